@@ -1,0 +1,1 @@
+"""JAX model code: imports neither the server nor any web library."""

@@ -1,0 +1,1 @@
+"""The API side: one service object, and one thin translator per protocol."""

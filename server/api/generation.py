@@ -1,0 +1,98 @@
+"""What a translator asks of the service and what it gets back.
+
+These types carry no transport and no engine detail: HTTP and gRPC fill and read the same ones, so
+the same request gives the same answer on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from server.engine.link import FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Sampling options as a client gave them: None means unset, and the default applies.
+
+    Defaults: `max_tokens` whatever the context still holds (the completions endpoint says 16),
+    `temperature` 1, `top_p` 1, `top_k` 0 or -1 for off, `seed` one drawn by the server. `logprobs`
+    is the number of alternatives per generated token (0 for only the token's own, None for none),
+    `prompt_logprobs` the same for the prompt's.
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One prompt, `n` choices.
+
+    `model` empty means the served one. `prompt` is text or token ids. `add_special_tokens` tells
+    whether the tokenizer may put its own in front (off for a rendered chat template).
+    `timeout_seconds` is what is left of the client's deadline, None where it set none.
+    """
+
+    prompt: str | tuple[int, ...]
+    model: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+    n: int = 1
+    add_special_tokens: bool = True
+    request_id: str = ""
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token's natural-log probability, its text and bytes, and the alternatives (best first)."""
+
+    token_id: int
+    token: str
+    token_bytes: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Delta:
+    """What came for one choice since the last delta of that choice was taken.
+
+    `token_ids` and `logprobs` run in parallel (`logprobs` is None when not asked for). `text` may
+    lag behind the tokens: an unfinished UTF-8 sequence and what may become a stop string are held
+    back. The last delta of a choice, and only it, has a `finish_reason`; `stop_reason` is then the
+    stop string or stop token id that was met, None for an end-of-sequence token or another reason.
+    """
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts of a whole request: all choices' generated tokens, the prompt once."""
+
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    num_cached_tokens: int

@@ -1,0 +1,1 @@
+"""The engine: scheduling, batching and the jitted step. Knows nothing of HTTP, gRPC or text."""

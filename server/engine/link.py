@@ -1,0 +1,197 @@
+"""The frames between an API process and the engine process, and how they travel.
+
+A frame is one msgpack-encoded struct behind a four-byte big-endian length, over a local stream
+socket. Each direction has its own tagged union, so the type says who may receive it. This module
+knows neither what the fields are used for nor who is at the other end.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+EngineErrorKind = Literal[
+    "invalid_request", "queue_full", "deadline_exceeded", "unavailable", "internal"
+]
+EngineState = Literal["starting", "ready", "draining"]
+
+MAX_FRAME_BYTES = 256 << 20
+_LENGTH_BYTES = 4
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one request wants its tokens drawn. Validated before it gets here.
+
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off.
+    `num_logprobs` and `num_prompt_logprobs`: -1 for none, 0 for the token's own, k for k
+    alternatives beside it. `seed` is unsigned, 64 bits. `stop_token_ids` end a choice and are part
+    of its tokens, as the model's own end tokens are (these only unless `ignore_eos`).
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    seed: int = 0
+    num_logprobs: int = -1
+    num_prompt_logprobs: int = -1
+
+
+class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defaults=True):
+    """Generate `n` choices for one prompt.
+
+    `request_id` is unique on its connection. `arrival` and `deadline` are seconds of the machine's
+    monotonic clock; no deadline is None.
+    """
+
+    request_id: int
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    n: int = 1
+    arrival: float
+    deadline: float | None = None
+
+
+class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort", omit_defaults=True):
+    """End choices early: the client went away, or the text reached a stop string.
+
+    `index` None means every choice of the request. `reason` is what the choice counts as; the
+    engine sends no event back for it.
+    """
+
+    request_id: int
+    index: int | None = None
+    reason: Literal["abort", "stop", "deadline_exceeded"] = "abort"
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """A request that never reached the engine, for its metrics: the name of the error."""
+
+    outcome: str
+
+
+type ToEngine = Submit | Abort | Refused
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural-log probability of one token under the raw logits, and the best alternatives.
+
+    `top` is (token id, log probability), best first.
+    """
+
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one step did for one choice.
+
+    Exactly one event of a choice has a `finish_reason`, and it is the last. `error` goes with
+    finish reason "error" only. `num_cached_tokens` and `prompt_logprobs` (one entry a prompt token,
+    None for the first) come with a choice's first event.
+    """
+
+    request_id: int
+    index: int = 0
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprobs] | None = None
+    finish_reason: FinishReason | None = None
+    error: EngineErrorKind | None = None
+    message: str = ""
+    num_cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
+    """Sent once, when the engine is ready to serve: what the API process validates against."""
+
+    model: str
+    version: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_num_seqs: int
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """All events of one step for one API process."""
+
+    events: list[TokenEvent]
+
+
+class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_defaults=True):
+    """Sent by a thread of its own several times a second, whatever the step loop does.
+
+    `progress_age` is seconds since the step loop last came round (0 while starting). `detail` says
+    what start-up is doing, `progress` how far that is, 0 to 1. `metrics` is the exposition text.
+    `queue_full` tells that the next request would be refused.
+    """
+
+    state: EngineState
+    progress_age: float = 0.0
+    detail: str = ""
+    progress: float = 0.0
+    metrics: bytes = b""
+    num_unfinished: int = 0
+    queue_full: bool = False
+
+
+class Fatal(msgspec.Struct, frozen=True, kw_only=True, tag="fatal"):
+    """The engine is about to exit: every stream ends with this message."""
+
+    message: str
+
+
+type ToApi = EngineInfo | Step | Pulse | Fatal
+
+
+class Codec[Sent, Received]:
+    """Frames of one direction out, frames of the other in. Not for several threads at once."""
+
+    def __init__(self, received: type[Received]) -> None:
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(received)
+
+    def encode(self, frame: Sent) -> bytes:
+        body = self._encoder.encode(frame)
+        return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+
+    def feed(self, buffer: bytearray) -> list[Received]:
+        """Take every whole frame off the front of `buffer`; ValueError for one too large."""
+        frames: list[Received] = []
+        start = 0
+        while (frame_end := self._frame_end(buffer, start)) is not None:
+            frames.append(self._decoder.decode(memoryview(buffer)[start + 4 : frame_end]))
+            start = frame_end
+        del buffer[:start]
+        return frames
+
+    @staticmethod
+    def _frame_end(buffer: bytearray, start: int) -> int | None:
+        body = start + _LENGTH_BYTES
+        if len(buffer) < body:
+            return None
+        length = int.from_bytes(buffer[start:body], "big")
+        if length > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame of {length} bytes exceeds {MAX_FRAME_BYTES}")
+        return body + length if len(buffer) >= body + length else None
+
+
+def engine_codec() -> Codec[ToApi, ToEngine]:
+    """The codec of the engine's end."""
+    return Codec(ToEngine.__value__)
+
+
+def api_codec() -> Codec[ToEngine, ToApi]:
+    """The codec of an API process's end."""
+    return Codec(ToApi.__value__)

@@ -1,0 +1,81 @@
+"""The one table of errors: what went wrong → gRPC code → HTTP status → OpenAI error type.
+
+Whoever finds a fault raises `ApiError` with a kind of this table and a sentence that says what was
+wrong and what to do; the translators only look the kind up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSpec:
+    """How one kind of error looks on each wire. `retry_after` is in seconds."""
+
+    grpc_code: grpc.StatusCode
+    http_status: int
+    openai_type: str
+    retry_after: int | None = None
+
+
+class ErrorKind(Enum):
+    """The kinds, by the name the engine and the metrics use."""
+
+    INVALID_REQUEST = "invalid_request"
+    UNAUTHENTICATED = "unauthenticated"
+    NOT_FOUND = "not_found"
+    TOO_LARGE = "too_large"
+    QUEUE_FULL = "queue_full"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    CANCELLED = "cancelled"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+    @property
+    def spec(self) -> ErrorSpec:
+        return _TABLE[self]
+
+
+_TABLE = {
+    ErrorKind.INVALID_REQUEST: ErrorSpec(
+        grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error"
+    ),
+    ErrorKind.UNAUTHENTICATED: ErrorSpec(
+        grpc.StatusCode.UNAUTHENTICATED, 401, "authentication_error"
+    ),
+    ErrorKind.NOT_FOUND: ErrorSpec(grpc.StatusCode.NOT_FOUND, 404, "not_found_error"),
+    ErrorKind.TOO_LARGE: ErrorSpec(
+        grpc.StatusCode.INVALID_ARGUMENT, 413, "invalid_request_error"
+    ),
+    ErrorKind.QUEUE_FULL: ErrorSpec(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "rate_limit_error", retry_after=1
+    ),
+    ErrorKind.DEADLINE_EXCEEDED: ErrorSpec(
+        grpc.StatusCode.DEADLINE_EXCEEDED, 504, "timeout_error"
+    ),
+    ErrorKind.CANCELLED: ErrorSpec(grpc.StatusCode.CANCELLED, 499, "cancelled_error"),
+    ErrorKind.UNAVAILABLE: ErrorSpec(
+        grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error", retry_after=1
+    ),
+    ErrorKind.INTERNAL: ErrorSpec(grpc.StatusCode.INTERNAL, 500, "internal_server_error"),
+}
+
+
+class ApiError(Exception):
+    """A request's failure, ready to be told to its client.
+
+    `param` names the offending field, `code` is a short machine-readable reason; both optional.
+    """
+
+    def __init__(
+        self, kind: ErrorKind, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.param = param
+        self.code = code
