@@ -48,15 +48,11 @@ _TABLE = {
         grpc.StatusCode.UNAUTHENTICATED, 401, "authentication_error"
     ),
     ErrorKind.NOT_FOUND: ErrorSpec(grpc.StatusCode.NOT_FOUND, 404, "not_found_error"),
-    ErrorKind.TOO_LARGE: ErrorSpec(
-        grpc.StatusCode.INVALID_ARGUMENT, 413, "invalid_request_error"
-    ),
+    ErrorKind.TOO_LARGE: ErrorSpec(grpc.StatusCode.INVALID_ARGUMENT, 413, "invalid_request_error"),
     ErrorKind.QUEUE_FULL: ErrorSpec(
         grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "rate_limit_error", retry_after=1
     ),
-    ErrorKind.DEADLINE_EXCEEDED: ErrorSpec(
-        grpc.StatusCode.DEADLINE_EXCEEDED, 504, "timeout_error"
-    ),
+    ErrorKind.DEADLINE_EXCEEDED: ErrorSpec(grpc.StatusCode.DEADLINE_EXCEEDED, 504, "timeout_error"),
     ErrorKind.CANCELLED: ErrorSpec(grpc.StatusCode.CANCELLED, 499, "cancelled_error"),
     ErrorKind.UNAVAILABLE: ErrorSpec(
         grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error", retry_after=1

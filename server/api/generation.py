@@ -62,7 +62,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token's natural-log probability, its text and bytes, and the alternatives (best first)."""
+    """One token's natural-log probability, its text and bytes, and alternatives (best first)."""
 
     token_id: int
     token: str
