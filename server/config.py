@@ -8,56 +8,259 @@ device.
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import msgspec
+import yaml
+
+ENVIRONMENT_PREFIX = "ANTIPODE_"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names its source and what is allowed."""
+
+
+def _field(
+    default: Any, description: str, *, low: float | None = None, high: float | None = None
+) -> Any:
+    """A dataclass field with its help text and, for a number, its inclusive bounds."""
+    metadata = {"description": description, "low": low, "high": high}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What the engine process needs. Token and sequence limits count whole-server, not per chip.
+    """What the engine process needs. Token and sequence limits count whole-server, not per chip."""
 
-    `dtype` auto is the checkpoint's; `kv_dtype` auto is `dtype`, but float32 on CPU.
-    `kv_cache_bytes` 0 sizes the pool from `hbm_utilization` of what the device has free (on CPU:
-    1 GiB). `num_blocks` 0 derives it from those bytes. `compile_cache_dir` empty turns the
-    persistent compilation cache off. `overlap` off is the plain loop, for debugging.
-    """
-
-    model: str = "smollm2-135m-instruct"
-    model_root: str = "models"
-    served_model_name: str = ""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    kv_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    max_num_seqs: int = 32
-    max_model_len: int = 0
-    max_num_batched_tokens: int = 512
-    max_queue_len: int = 256
-    block_size: int = 16
-    num_blocks: int = 0
-    kv_cache_bytes: int = 0
-    hbm_utilization: float = 0.9
-    tensor_parallel_size: int = 0
-    prefix_caching: bool = True
-    overlap: bool = True
-    compile_cache_dir: str = ".cache/xla"
+    model: str = _field(
+        "smollm2-135m-instruct",
+        "a checkpoint directory, or the name of an embedded model (smollm2-135m-instruct, tiny)",
+    )
+    model_root: str = _field("models", "the folder that holds models by name, <name>/<version>")
+    served_model_name: str = _field("", "the name requests use; empty takes it from the path")
+    dtype: Literal["auto", "float32", "bfloat16"] = _field(
+        "auto", "type of weights and activations; auto is the checkpoint's"
+    )
+    kv_dtype: Literal["auto", "float32", "bfloat16"] = _field(
+        "auto", "type of the KV cache; auto is dtype, but float32 on CPU"
+    )
+    max_num_seqs: int = _field(32, "sequences that run at once", low=1)
+    max_model_len: int = _field(
+        0, "tokens of prompt and generation together; 0 is what the model allows", low=0
+    )
+    max_num_batched_tokens: int = _field(512, "token budget of one step", low=1)
+    max_queue_len: int = _field(256, "requests that may wait; one more is refused", low=1)
+    block_size: int = _field(16, "tokens of one KV block", low=1)
+    num_blocks: int = _field(0, "KV blocks; 0 derives them from the bytes there are", low=0)
+    kv_cache_bytes: int = _field(
+        0, "bytes of KV cache; 0 takes what hbm_utilization leaves (on CPU 1 GiB)", low=0
+    )
+    hbm_utilization: float = _field(
+        0.9, "part of the device's memory to use, weights included", low=0.01, high=1
+    )
+    tensor_parallel_size: int = _field(
+        0, "chips that share each layer; 0 is every chip there is", low=0
+    )
+    prefix_caching: bool = _field(True, "reuse the KV blocks of equal prompt beginnings")
+    overlap: bool = _field(True, "dispatch a step before the last one's tokens are read")
+    compile_cache_dir: str = _field(
+        ".cache/xla", "folder of the persistent compilation cache; empty turns it off"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """What the main and API processes need.
+    """What the main and API processes need. Times are in seconds, sizes in bytes."""
 
-    `lame_duck_seconds`: after SIGTERM, not ready but still accepting. `drain_timeout_seconds`: then
-    running streams may finish for this long. `hang_timeout_seconds`: a step loop that has not come
-    round for this long makes /livez red. `max_body_bytes` bounds an HTTP body and a gRPC message.
+    host: str = _field("0.0.0.0", "address to listen on")
+    http_port: int = _field(8000, "port of the HTTP API; 0 picks a free one", low=0, high=65535)
+    grpc_port: int = _field(9000, "port of the gRPC API; 0 picks a free one", low=0, high=65535)
+    api_processes: int = _field(1, "API processes that share the ports", low=1, high=256)
+    lame_duck_seconds: float = _field(
+        0.0, "after SIGTERM, how long to be not ready but still accept requests", low=0
+    )
+    drain_timeout_seconds: float = _field(
+        20.0, "then, how long running streams may take to finish", low=0
+    )
+    hang_timeout_seconds: float = _field(
+        30.0, "without progress of the engine for so long, /livez fails", low=0.5
+    )
+    write_timeout_seconds: float = _field(
+        30.0, "a client that reads nothing for so long is cut off", low=0.1
+    )
+    max_body_bytes: int = _field(64 << 20, "largest HTTP body and gRPC message", low=1)
+    log_level: Literal["debug", "info", "warning", "error"] = _field("info", "least level logged")
+    log_format: Literal["text", "json"] = _field("text", "how a log line is written")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration of one server."""
+
+    engine: EngineConfig = EngineConfig()
+    server: ServerConfig = ServerConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of the configuration, its spellings and what it allows."""
+
+    section: Literal["engine", "server"]
+    key: str
+    type: Any
+    default: Any
+    description: str
+    low: float | None
+    high: float | None
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return ENVIRONMENT_PREFIX + self.key.upper()
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        return typing.get_args(self.type)
+
+    @property
+    def allowed(self) -> str:
+        """What a value must be, to end the sentence "it must be ..."."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        kind = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+        return kind[self.type] + self._range
+
+    @property
+    def _range(self) -> str:
+        if self.low is None:
+            return ""
+        if self.high is None:
+            return f" of at least {self.low}"
+        return f" from {self.low} to {self.high}"
+
+    def parse(self, raw: object, source: str) -> Any:
+        """Turn text, or a value of the file, into the field's type; ConfigError if it is none."""
+        try:
+            value = msgspec.convert(raw, self.type, strict=not isinstance(raw, str))
+        except msgspec.ValidationError:
+            value = None
+        if value is None or not self._is_in_range(value):
+            raise ConfigError(f"{source} is {raw!r}; it must be {self.allowed}")
+        return value
+
+    def _is_in_range(self, value: Any) -> bool:
+        if self.type not in (int, float):
+            return True
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        return bool(math.isfinite(value) and low <= value <= high)
+
+
+def settings() -> Iterator[Setting]:
+    """Every setting there is, in the order of the dataclasses."""
+    sections: list[tuple[Literal["engine", "server"], type]] = [
+        ("engine", EngineConfig),
+        ("server", ServerConfig),
+    ]
+    for section, cls in sections:
+        types = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            yield Setting(section, field.name, types[field.name], field.default, **field.metadata)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--config` and a flag for every setting; one that is not given leaves no attribute."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help=f"YAML file of settings (variable {ENVIRONMENT_PREFIX}CONFIG)",
+    )
+    for setting in settings():
+        parser.add_argument(
+            setting.flag,
+            metavar="|".join(setting.choices) or setting.type.__name__.upper(),
+            default=argparse.SUPPRESS,
+            help=f"{setting.description} (default: {_shown(setting.default)})".replace("%", "%%"),
+        )
+
+
+def _shown(default: object) -> str:
+    return "empty" if default == "" else str(default).lower()
+
+
+def load_config(flags: Mapping[str, str], environment: Mapping[str, str]) -> Config:
+    """Merge flags, variables and the configuration file over the defaults.
+
+    `flags` holds the given flags only, by field name. Variables of the prefix that name no setting
+    are ignored: Kubernetes adds such variables for a Service called antipode. ConfigError for a
+    wrong value, an unknown key, or settings that contradict each other.
     """
+    path = flags.get("config", environment.get(f"{ENVIRONMENT_PREFIX}CONFIG", ""))
+    file = _read_file(Path(path)) if path else {}
+    sections: dict[str, dict[str, Any]] = {"engine": {}, "server": {}}
+    for setting in settings():
+        key = setting.key
+        if key in flags:
+            value = setting.parse(flags[key], setting.flag)
+        elif setting.variable in environment:
+            value = setting.parse(environment[setting.variable], setting.variable)
+        elif key in file:
+            value = setting.parse(file[key], f"{key} in {path}")
+        else:
+            continue
+        sections[setting.section][key] = value
+    config = Config(
+        engine=EngineConfig(**sections["engine"]), server=ServerConfig(**sections["server"])
+    )
+    _check(config)
+    return config
 
-    host: str = "0.0.0.0"
-    http_port: int = 8000
-    grpc_port: int = 9000
-    api_processes: int = 1
-    lame_duck_seconds: float = 0.0
-    drain_timeout_seconds: float = 20.0
-    hang_timeout_seconds: float = 30.0
-    write_timeout_seconds: float = 30.0
-    max_body_bytes: int = 64 << 20
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+
+def _read_file(path: Path) -> dict[str, object]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the configuration file {path} is not YAML: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"the configuration file {path} must hold one mapping of settings")
+    known = [setting.key for setting in settings()]
+    for key in content:
+        if key not in known:
+            _refuse_key(str(key), path, known)
+    return content
+
+
+def _refuse_key(key: str, path: Path, known: list[str]) -> NoReturn:
+    near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see `antipode serve --help`"
+    raise ConfigError(f"{key} in {path} is no setting; {hint}")
+
+
+def _check(config: Config) -> None:
+    engine, server = config.engine, config.server
+    if engine.max_num_batched_tokens < engine.max_num_seqs:
+        raise ConfigError(
+            f"max_num_batched_tokens is {engine.max_num_batched_tokens}; it must be at least "
+            f"max_num_seqs, {engine.max_num_seqs}: each running sequence takes one token of a step"
+        )
+    if server.http_port == server.grpc_port != 0:
+        raise ConfigError(
+            f"http_port and grpc_port are both {server.http_port}; each needs a port of its own"
+        )
