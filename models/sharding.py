@@ -1,0 +1,84 @@
+"""Which mesh axis each logical axis of an array lies on, and which meshes a model allows.
+
+The step runs under one `shard_map` over a mesh of `data` and `tensor`; this module holds the one
+table from logical to mesh axes. It knows no layer and no weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from models.config import ModelConfig
+
+DATA = "data"
+TENSOR = "tensor"
+
+type LogicalAxes = tuple[str | None, ...]
+
+_RULES: dict[str, str | None] = {
+    "layers": None,
+    "embed": None,
+    "head_dim": None,
+    "blocks": None,
+    "seqs": None,
+    "q_heads": TENSOR,
+    "kv_heads": TENSOR,
+    "mlp": TENSOR,
+    "vocab": TENSOR,
+}
+
+
+class MeshError(ValueError):
+    """A mesh that the model or the devices do not allow; the message names those that would do."""
+
+
+def partition_spec(axes: LogicalAxes) -> PartitionSpec:
+    """The PartitionSpec of an array with these logical axes."""
+    return PartitionSpec(*(None if axis is None else _RULES[axis] for axis in axes))
+
+
+def named_sharding(mesh: Mesh, axes: LogicalAxes) -> NamedSharding:
+    """The sharding of an array with these logical axes on `mesh`."""
+    return NamedSharding(mesh, partition_spec(axes))
+
+
+def allowed_tensor_sizes(config: ModelConfig, num_devices: int) -> tuple[int, ...]:
+    """The tensor-parallel sizes up to `num_devices` that divide query heads and MLP.
+
+    KV heads are split where they divide, and repeated where there are fewer of them than shards.
+    """
+    return tuple(size for size in range(1, num_devices + 1) if _divides(config, size))
+
+
+def make_mesh(
+    config: ModelConfig, tensor_parallel_size: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of 1 x `tensor_parallel_size`; 0 takes the largest size the model allows.
+
+    Raises MeshError where the size does not divide the model or exceeds the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    allowed = allowed_tensor_sizes(config, len(devices))
+    size = tensor_parallel_size or max(allowed)
+    if size not in allowed:
+        raise MeshError(
+            f"tensor_parallel_size {size} does not suit this model ({config.num_heads} query heads,"
+            f" {config.num_kv_heads} KV heads, MLP {config.mlp_size}) on {len(devices)} devices;"
+            f" these would: {', '.join(map(str, allowed))}"
+        )
+    return Mesh(np.asarray(devices[:size]).reshape(1, size), (DATA, TENSOR))
+
+
+def tensor_size(mesh: Mesh) -> int:
+    """The number of shards along the tensor axis."""
+    return int(mesh.shape[TENSOR])
+
+
+def _divides(config: ModelConfig, size: int) -> bool:
+    kv_heads = config.num_kv_heads
+    kv_fits = kv_heads % size == 0 or size % kv_heads == 0
+    return kv_fits and config.num_heads % size == 0 and config.mlp_size % size == 0
