@@ -1,0 +1,340 @@
+"""The step loop: frames in, scheduled steps to the device, events out.
+
+One thread owns everything behind `run`; other threads only put messages into the inbox or read the
+load. It knows neither the model nor the transport: a runner executes batches, `send` delivers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol
+
+from server.engine import link
+from server.engine.scheduler import (
+    AdmissionError,
+    ScheduledBatch,
+    Scheduler,
+    SequenceEvent,
+    StepResult,
+)
+from server.engine.sequence import Sequence, SequenceState
+
+_IDLE_SECONDS = 0.25
+
+
+class Runner[InFlight](Protocol):
+    """Runs batches on the device, in the order they are given."""
+
+    def execute(self, batch: ScheduledBatch) -> InFlight:
+        """Dispatch a step without waiting for it; all it needs of the sequences is read now."""
+
+    def read(self, in_flight: InFlight) -> StepResult:
+        """Wait for a dispatched step and bring its results to the host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """One finished step. `duration` is the seconds it had the device, queueing left out.
+
+    `inter_token_seconds`: for every token but a choice's first, the time since the one before.
+    """
+
+    kind: Literal["prefill", "decode", "mixed"]
+    duration: float
+    num_tokens: int
+    num_padded_tokens: int
+    num_generated_tokens: int
+    inter_token_seconds: tuple[float, ...]
+
+
+class Observer(Protocol):
+    """What the engine tells the metrics. A request's outcome counts once, whatever its choices."""
+
+    def on_step(self, stats: StepStats) -> None: ...
+
+    def on_preempted(self, num_preempted: int) -> None: ...
+
+    def on_admitted(
+        self, queue_seconds: float, num_prompt_tokens: int, num_cached_tokens: int
+    ) -> None:
+        """A request's first choice runs for the first time."""
+
+    def on_first_token(self, seconds: float) -> None:
+        """Seconds from a request's arrival to its first token."""
+
+    def on_finished(self, outcome: str, seconds: float) -> None:
+        """An accepted request ended: stop, length, abort, or the name of an error."""
+
+    def on_refused(self, outcome: str) -> None:
+        """A request was not taken in: the name of the error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How busy the engine is, in requests, sequences and blocks."""
+
+    num_requests_waiting: int
+    num_sequences_running: int
+    num_unfinished: int
+    num_free_blocks: int
+    num_usable_blocks: int
+    is_queue_full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Dispatched[InFlight]:
+    """A step on its way; `start` is when it was dispatched."""
+
+    batch: ScheduledBatch
+    in_flight: InFlight
+    start: float
+
+
+class Engine[InFlight]:
+    """Serves sequences until told to drain and empty, or to stop.
+
+    `send` is called from the step loop with one frame per client and step, and must not block.
+    Without `overlap` every step is read before the next is scheduled: slower, and the same tokens.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner[InFlight],
+        observer: Observer,
+        send: Callable[[Hashable, link.Step], None],
+        *,
+        eos_token_ids: tuple[int, ...],
+        overlap: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._observer = observer
+        self._send = send
+        self._eos_token_ids = eos_token_ids
+        self._overlap = overlap
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._requests: dict[tuple[Hashable, int], list[Sequence]] = {}
+        self._events: defaultdict[Hashable, list[link.TokenEvent]] = defaultdict(list)
+        self._seq_ids = itertools.count()
+        self._is_draining = False
+        self._last_read = 0.0
+        self.last_progress = clock()
+
+    def put(self, client: Hashable, frame: link.ToEngine) -> None:
+        """Take a frame from a client. From any thread, as are the four methods below."""
+        self._inbox.put(partial(self._receive, client, frame))
+
+    def disconnect(self, client: Hashable) -> None:
+        """The client is gone: abort all it had."""
+        self._inbox.put(partial(self._disconnect, client))
+
+    def drain(self) -> None:
+        """Refuse new requests; `run` returns when the accepted ones have ended."""
+        self._inbox.put(self._drain)
+
+    def stop(self) -> None:
+        """End every request with an error now; `run` returns."""
+        self._inbox.put(self._stop)
+
+    def load(self) -> Load:
+        scheduler, blocks = self._scheduler, self._scheduler.block_manager
+        return Load(
+            num_requests_waiting=scheduler.num_waiting_requests,
+            num_sequences_running=scheduler.num_running,
+            num_unfinished=scheduler.num_unfinished,
+            num_free_blocks=blocks.num_free_blocks,
+            num_usable_blocks=blocks.num_usable_blocks,
+            is_queue_full=scheduler.is_queue_full,
+        )
+
+    def run(self) -> None:
+        """The step loop. Raises what the runner raises, or IntegrityError: both are fatal."""
+        dispatched: _Dispatched[InFlight] | None = None
+        while dispatched or self._scheduler.num_unfinished or not self._is_draining:
+            is_idle = not dispatched and not self._scheduler.num_unfinished
+            self._take_messages(wait=is_idle)
+            dispatched = self.step(dispatched)
+            self.last_progress = self._clock()
+
+    def step(self, dispatched: _Dispatched[InFlight] | None) -> _Dispatched[InFlight] | None:
+        """Once round the loop: dispatch the next step, then see what the one before it did."""
+        self._publish(self._scheduler.expire(self._clock()))
+        following = self._dispatch()
+        if not self._overlap:
+            dispatched, following = following, None
+        if dispatched:
+            self._finish(dispatched)
+        self._flush()
+        return following
+
+    def _take_messages(self, *, wait: bool) -> None:
+        try:
+            if wait:
+                self._inbox.get(timeout=_IDLE_SECONDS)()
+            # Only what is there now: senders must not keep the next step from being dispatched.
+            for _ in range(self._inbox.qsize()):
+                self._inbox.get_nowait()()
+        except queue.Empty:
+            self._scheduler.check_integrity()
+
+    def _receive(self, client: Hashable, frame: link.ToEngine) -> None:
+        match frame:
+            case link.Submit():
+                self._submit(client, frame)
+            case link.Abort():
+                self._abort(client, frame)
+            case link.Refused():
+                self._observer.on_refused(frame.outcome)
+
+    def _submit(self, client: Hashable, submit: link.Submit) -> None:
+        seqs = self._sequences(client, submit)
+        try:
+            if self._is_draining:
+                raise AdmissionError("unavailable", "the server is shutting down")
+            self._scheduler.add(seqs, self._clock())
+        except AdmissionError as error:
+            self._refuse(client, submit, error)
+        else:
+            self._requests[client, submit.request_id] = seqs
+
+    def _sequences(self, client: Hashable, submit: link.Submit) -> list[Sequence]:
+        return [
+            Sequence(
+                seq_id=next(self._seq_ids),
+                client=client,
+                request_id=submit.request_id,
+                index=index,
+                params=submit.params,
+                eos_token_ids=self._eos_token_ids,
+                token_ids=list(submit.prompt_token_ids),
+                arrival=submit.arrival,
+                deadline=submit.deadline,
+            )
+            for index in range(submit.n)
+        ]
+
+    def _refuse(self, client: Hashable, submit: link.Submit, error: AdmissionError) -> None:
+        self._observer.on_refused(error.kind)
+        self._events[client].extend(
+            link.TokenEvent(
+                request_id=submit.request_id,
+                index=index,
+                finish_reason="error",
+                error=error.kind,
+                message=error.message,
+            )
+            for index in range(submit.n)
+        )
+
+    def _abort(self, client: Hashable, abort: link.Abort) -> None:
+        for seq in self._unfinished(client, abort.request_id):
+            if abort.index not in (None, seq.index):
+                continue
+            if abort.reason == "deadline_exceeded":
+                self._scheduler.abort(seq, "error", "deadline_exceeded")
+            else:
+                self._scheduler.abort(seq, abort.reason)
+            self._retire(seq)
+
+    def _unfinished(self, client: Hashable, request_id: int) -> list[Sequence]:
+        seqs = self._requests.get((client, request_id), [])
+        return [seq for seq in seqs if seq.state is not SequenceState.FINISHED]
+
+    def _disconnect(self, client: Hashable) -> None:
+        for owner, request_id in list(self._requests):
+            if owner == client:
+                self._abort(client, link.Abort(request_id=request_id))
+        self._events.pop(client, None)
+
+    def _drain(self) -> None:
+        self._is_draining = True
+
+    def _stop(self) -> None:
+        self._is_draining = True
+        for client, request_id in list(self._requests):
+            for seq in self._unfinished(client, request_id):
+                event = self._scheduler.fail(seq, "unavailable", "the server is shutting down")
+                self._publish([(seq, event)])
+
+    def _dispatch(self) -> _Dispatched[InFlight] | None:
+        start = self._clock()
+        batch = self._scheduler.schedule(start)
+        if batch.num_preempted:
+            self._observer.on_preempted(batch.num_preempted)
+        if not batch:
+            return None
+        for row in batch.rows:
+            seq = row.seq
+            if seq.index == 0 and row.is_admitted and seq.first_scheduled_time == start:
+                self._observer.on_admitted(
+                    start - seq.arrival, seq.num_prompt_tokens, seq.num_cached_tokens
+                )
+        return _Dispatched(batch, self._runner.execute(batch), start)
+
+    def _finish(self, dispatched: _Dispatched[InFlight]) -> None:
+        result = self._runner.read(dispatched.in_flight)
+        now = self._clock()
+        events = self._scheduler.postprocess(dispatched.batch, result)
+        gaps = self._observe_tokens(events, now)
+        self._observer.on_step(
+            StepStats(
+                kind=_kind(dispatched.batch),
+                duration=now - max(dispatched.start, self._last_read),
+                num_tokens=dispatched.batch.num_tokens,
+                num_padded_tokens=result.num_padded_tokens,
+                num_generated_tokens=sum(len(event.token_ids) for _, event in events),
+                inter_token_seconds=gaps,
+            )
+        )
+        self._last_read = now
+        self._publish(events)
+
+    def _publish(self, events: list[SequenceEvent]) -> None:
+        for seq, event in events:
+            self._events[seq.client].append(event)
+            if event.finish_reason is not None:
+                self._retire(seq)
+
+    def _flush(self) -> None:
+        """One frame per client."""
+        for client, events in self._events.items():
+            self._send(client, link.Step(events=events))
+        self._events.clear()
+
+    def _retire(self, seq: Sequence) -> None:
+        """Forget a request when its last choice has ended, and count how it did."""
+        key = seq.client, seq.request_id
+        if self._unfinished(*key):
+            return
+        outcomes = [choice.outcome for choice in self._requests.pop(key)]
+        troubles = [outcome for outcome in outcomes if outcome not in ("stop", "length")]
+        outcome = (troubles or outcomes)[0]
+        self._observer.on_finished(outcome, self._clock() - seq.arrival)
+
+    def _observe_tokens(self, events: list[SequenceEvent], now: float) -> tuple[float, ...]:
+        """Stamp the choices that got a token; the gaps to their previous ones, in seconds."""
+        gaps = []
+        for seq, event in events:
+            if not event.token_ids:
+                continue
+            if seq.last_token_time is not None:
+                gaps.append(now - seq.last_token_time)
+            elif seq.index == 0:
+                self._observer.on_first_token(now - seq.arrival)
+            seq.last_token_time = now
+        return tuple(gaps)
+
+
+def _kind(batch: ScheduledBatch) -> Literal["prefill", "decode", "mixed"]:
+    if batch.rows[-1].is_decode:
+        return "decode"
+    return "mixed" if batch.rows[0].is_decode else "prefill"

@@ -1,0 +1,120 @@
+"""One choice of one request, as the engine's policy sees it: tokens, counts, blocks, times.
+
+Plain Python, owned by the step loop; nothing here decides anything. Counts of tokens run ahead of
+`token_ids` by what is in flight: sampled on the device, not yet read by the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from server.engine.link import EngineErrorKind, FinishReason, SamplingParams, TokenLogprobs
+
+
+class SequenceState(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sequence:
+    """A token stream being generated.
+
+    `token_ids` is the prompt and what was generated, as far as the host knows it.
+    `max_num_tokens` bounds prompt and generated tokens together; the scheduler sets it.
+    `num_cached_tokens` were found in the prefix cache when the sequence was first admitted.
+    `num_computed_tokens` have their KV, counting the steps in flight.
+    `num_in_flight_tokens`: 1 while a step that samples for it is unread, 2 between dispatching the
+    next such step and reading that one.
+    `slot` is its row of the device's per-sequence state, -1 while it is not running.
+    `prompt_logprobs` grows by position as chunks are read and is shared by a request's choices.
+    Times are seconds of the monotonic clock.
+    """
+
+    seq_id: int
+    client: Hashable
+    request_id: int
+    index: int
+    params: SamplingParams
+    eos_token_ids: tuple[int, ...]
+    token_ids: list[int]
+    arrival: float
+    deadline: float | None = None
+    leader: Sequence | None = None
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+
+    num_prompt_tokens: int = field(init=False)
+    stop_token_ids: frozenset[int] = field(init=False)
+    max_num_tokens: int = field(init=False)
+    state: SequenceState = field(default=SequenceState.WAITING, init=False)
+    finish_reason: FinishReason | None = field(default=None, init=False)
+    error: EngineErrorKind | None = field(default=None, init=False)
+    num_cached_tokens: int = field(default=0, init=False)
+    num_computed_tokens: int = field(default=0, init=False)
+    num_in_flight_tokens: int = field(default=0, init=False)
+    slot: int = field(default=-1, init=False)
+    block_table: list[int] = field(default_factory=list, init=False)
+    block_digests: list[bytes] = field(default_factory=list, init=False)
+    num_indexed_blocks: int = field(default=0, init=False)
+    first_scheduled_time: float | None = field(default=None, init=False)
+    last_token_time: float | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.num_prompt_tokens = len(self.token_ids)
+        self.max_num_tokens = self.num_prompt_tokens + self.params.max_tokens
+        eos_token_ids = () if self.params.ignore_eos else self.eos_token_ids
+        self.stop_token_ids = frozenset((*eos_token_ids, *self.params.stop_token_ids))
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and generated tokens, counting those in flight."""
+        return len(self.token_ids) + self.num_in_flight_tokens
+
+    @property
+    def num_generated_tokens(self) -> int:
+        """Generated tokens, counting those in flight."""
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens whose KV the next sampled token still needs; 0 when no more will be sampled.
+
+        The last token of a full sequence needs none, but a prompt is computed even for no token at
+        all: its log probabilities may be all that was asked for.
+        """
+        is_full = self.num_tokens >= self.max_num_tokens
+        end = self.num_prompt_tokens if is_full else self.num_tokens
+        return max(0, end - self.num_computed_tokens)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Only its newest token is left to compute."""
+        return (
+            self.num_computed_tokens >= self.num_prompt_tokens and self.num_uncomputed_tokens == 1
+        )
+
+    @property
+    def is_deferred(self) -> bool:
+        """A choice that waits for the first one to compute the prompt, to find it in the cache."""
+        leader = self.leader
+        return (
+            leader is not None
+            and leader.state is not SequenceState.FINISHED
+            and len(leader.token_ids) == leader.num_prompt_tokens
+        )
+
+    @property
+    def needs_whole_prompt(self) -> bool:
+        """Every prompt position must be computed here: its log probabilities are not known yet."""
+        return (
+            self.params.num_prompt_logprobs >= 0
+            and len(self.prompt_logprobs) < self.num_prompt_tokens
+        )
+
+    @property
+    def outcome(self) -> str:
+        """How a finished sequence counts in the metrics."""
+        return self.error or self.finish_reason or self.state.value
