@@ -48,7 +48,9 @@ class GenerateRequest:
 
     `model` empty means the served one. `prompt` is text or token ids. `add_special_tokens` tells
     whether the tokenizer may put its own in front (off for a rendered chat template).
-    `timeout_seconds` is what is left of the client's deadline, None where it set none.
+    `default_max_tokens` is for an unset `max_tokens`, as far as the context holds that many; None
+    is whatever it holds. `timeout_seconds` is what is left of the client's deadline, None where it
+    set none.
     """
 
     prompt: str | tuple[int, ...]
@@ -56,6 +58,7 @@ class GenerateRequest:
     sampling: Sampling = field(default_factory=Sampling)
     n: int = 1
     add_special_tokens: bool = True
+    default_max_tokens: int | None = None
     request_id: str = ""
     timeout_seconds: float | None = None
 
@@ -96,3 +99,23 @@ class Usage:
     num_prompt_tokens: int
     num_generated_tokens: int
     num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """What clients may know of the model being served. `created` is in seconds since the epoch."""
+
+    name: str
+    version: str
+    max_model_len: int
+    created: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """An answer to a probe: `state` in one word, `detail` in a sentence, `progress` 0 to 1."""
+
+    ok: bool
+    state: str
+    detail: str = ""
+    progress: float = 0.0

@@ -1,0 +1,100 @@
+"""One choice of one request: token events in, deltas of text and tokens out.
+
+Everything between two deltas is merged into the next, whoever reads them and however late. This
+module knows no transport and does not talk to the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.api.generation import Delta, Sampling, TokenLogprob
+from server.api.stop_strings import StopMatcher
+from server.api.tokenizer import Tokenizer
+from server.engine.link import FinishReason, TokenEvent, TokenLogprobs
+
+
+class Choice:
+    """Detokenises, watches for stop strings, and collects the next delta.
+
+    `num_tokens` counts all tokens of the choice. Once there is a `finish_reason`, further events
+    are ignored: the engine may run a step ahead of a stop string.
+    """
+
+    def __init__(self, index: int, sampling: Sampling, tokenizer: Tokenizer) -> None:
+        self.index = index
+        self.num_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self._sampling = sampling
+        self._tokenizer = tokenizer
+        self._detokenizer = tokenizer.detokenizer(skip_special_tokens=sampling.skip_special_tokens)
+        self._stop = StopMatcher(sampling.stop, include=sampling.include_stop_str_in_output)
+        self._delta: Delta | None = None
+
+    def advance(self, event: TokenEvent) -> None:
+        """Take what one step brought. Events of the same choice come in order."""
+        last = len(event.token_ids) - 1
+        for position, token_id in enumerate(event.token_ids):
+            if self.finish_reason is not None:
+                return
+            logprobs = event.logprobs[position] if event.logprobs else None
+            self._append(token_id, logprobs)
+            is_stop_token = position == last and event.finish_reason == "stop"
+            if not is_stop_token or self._sampling.include_stop_str_in_output:
+                self._append_text(self._detokenizer.step(token_id))
+        if self.finish_reason is None and event.finish_reason is not None:
+            self._finish(event)
+
+    def take(self) -> Delta | None:
+        """Everything since the last call, None if that is nothing."""
+        delta, self._delta = self._delta, None
+        return delta
+
+    def _pending(self) -> Delta:
+        if self._delta is None:
+            wants_logprobs = self._sampling.logprobs is not None
+            self._delta = Delta(index=self.index, logprobs=[] if wants_logprobs else None)
+        return self._delta
+
+    def _append(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
+        delta = self._pending()
+        delta.token_ids.append(token_id)
+        self.num_tokens += 1
+        if delta.logprobs is not None and logprobs is not None:
+            delta.logprobs.append(token_logprob(token_id, logprobs, self._tokenizer))
+
+    def _append_text(self, text: str) -> None:
+        if self.num_tokens <= (self._sampling.min_tokens or 0):
+            # No part of the text that has to come can end the choice.
+            self._pending().text += text
+            return
+        self._pending().text += self._stop.feed(text)
+        if self._stop.matched is not None:
+            self._end("stop", self._stop.matched)
+
+    def _finish(self, event: TokenEvent) -> None:
+        self._append_text(self._detokenizer.flush())
+        if self.finish_reason is not None or event.finish_reason is None:
+            return
+        self._pending().text += self._stop.flush()
+        token_id = event.token_ids[-1] if event.token_ids else None
+        is_requested = token_id in self._sampling.stop_token_ids
+        stopped_by = token_id if event.finish_reason == "stop" and is_requested else None
+        self._end(event.finish_reason, stopped_by)
+
+    def _end(self, finish_reason: FinishReason, stop_reason: str | int | None) -> None:
+        self.finish_reason = finish_reason
+        delta = self._pending()
+        delta.finish_reason = finish_reason
+        delta.stop_reason = stop_reason
+
+
+def token_logprob(token_id: int, logprobs: TokenLogprobs, tokenizer: Tokenizer) -> TokenLogprob:
+    """Give a token and its alternatives their texts and bytes."""
+
+    def named(token_id: int, logprob: float, top: Sequence[TokenLogprob] = ()) -> TokenLogprob:
+        token_bytes = tokenizer.token_bytes(token_id)
+        text = token_bytes.decode(errors="replace")
+        return TokenLogprob(token_id, text, token_bytes, logprob, tuple(top))
+
+    return named(token_id, logprobs.logprob, [named(*candidate) for candidate in logprobs.top])

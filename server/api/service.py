@@ -1,0 +1,281 @@
+"""What the server can do, without a transport: every protocol's translator calls this object.
+
+It resolves models, tokenises, validates, submits to the engine and says how healthy things are. It
+knows neither HTTP nor gRPC, and nothing of how the engine works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from server.api.engine_client import Engine
+from server.api.generation import GenerateRequest, Health, ServedModel
+from server.api.stream import Generation, GenerationGroup
+from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
+from server.api.validation import (
+    MAX_PROMPTS,
+    check_options,
+    check_prompt,
+    context_length_exceeded,
+    invalid,
+    sampling_params,
+)
+from server.engine.link import EngineInfo, SamplingParams
+from server.errors import ApiError, ErrorKind
+from server.lifecycle import Lifecycle, ServerState
+
+# Tokenising this many characters takes about a millisecond; longer texts go to a thread.
+MAX_INLINE_CHARS = 4096
+# A drawn seed is exact in a double, so no JSON reader can garble what is reported.
+DRAWN_SEED_BITS = 53
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request with nothing left to refuse."""
+
+    request: GenerateRequest
+    info: EngineInfo
+    prompt_token_ids: tuple[int, ...]
+    seed: int
+    params: SamplingParams
+
+
+class Service:
+    """One per API process. All methods belong to its event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        lifecycle: Lifecycle,
+        *,
+        hang_timeout_seconds: float,
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._lifecycle = lifecycle
+        self._hang_timeout_seconds = hang_timeout_seconds
+        self._created = int(time.time())
+
+    def model(self) -> ServedModel:
+        """The model being served; ApiError (unavailable) before it is ready."""
+        info = self._info()
+        return ServedModel(
+            name=info.model,
+            version=info.version,
+            max_model_len=info.max_model_len,
+            created=self._created,
+        )
+
+    def models(self) -> list[ServedModel]:
+        return [self.model()]
+
+    def find_model(self, name: str) -> ServedModel:
+        """The served model of that name (empty: whichever it is); ApiError (not found) if none."""
+        self._resolve(name)
+        return self.model()
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of any text, however long; ApiError for one that is no valid Unicode."""
+        try:
+            if len(text) <= MAX_INLINE_CHARS:
+                return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            return await asyncio.to_thread(
+                self._tokenizer.encode, text, add_special_tokens=add_special_tokens
+            )
+        except UnicodeError:
+            raise invalid("prompt must be valid Unicode, without lone surrogates") from None
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of any tokens, special ones included; ApiError for ids that do not exist."""
+        for token_id in token_ids:
+            if not 0 <= token_id < self._tokenizer.vocab_size:
+                raise invalid(f"tokens holds {token_id}, which is no token of this model", "tokens")
+        if len(token_ids) <= MAX_INLINE_CHARS:
+            return self._tokenizer.decode(token_ids)
+        return await asyncio.to_thread(self._tokenizer.decode, token_ids)
+
+    def token_text(self, token_id: int) -> str:
+        """One token by itself, for display."""
+        return self._tokenizer.token_text(token_id)
+
+    async def render_chat(
+        self,
+        messages: Messages,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt for these messages, to be tokenised without further special tokens."""
+        if not messages:
+            raise invalid("messages must not be empty", "messages")
+        if add_generation_prompt and continue_final_message:
+            raise invalid(
+                "continue_final_message needs add_generation_prompt to be false",
+                "continue_final_message",
+            )
+        try:
+            return await asyncio.to_thread(
+                self._tokenizer.render_chat,
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                template_options=template_options,
+            )
+        except ChatTemplateError as error:
+            raise invalid(str(error), "messages") from error
+
+    async def start(self, request: GenerateRequest) -> Generation:
+        """Submit one prompt; returns when the engine has begun to answer. The caller closes it.
+
+        ApiError for a request that is refused, before or by the engine (full queue, deadline).
+        """
+        return (await self.start_group([request])).generations[0]
+
+    async def start_group(self, requests: Sequence[GenerateRequest]) -> GenerationGroup:
+        """Submit several prompts at once: either all are accepted, or ApiError and none runs."""
+        with self._lifecycle.track():
+            try:
+                prepared = await self._prepare_all(requests)
+            except ApiError as error:
+                self._engine.refuse(error.kind.value)
+                raise
+            return await self._submit_all(prepared)
+
+    def liveness(self) -> Health:
+        """Whether the engine makes progress: false means that only a restart can help."""
+        if self._engine.failure:
+            return Health(ok=False, state="failed", detail=self._engine.failure)
+        pulse, limit = self._engine.pulse, self._hang_timeout_seconds
+        if (age := self._engine.pulse_age) > limit:
+            return Health(ok=False, state="hung", detail=f"no sign of the engine for {age:.1f} s")
+        if pulse is not None and (age := pulse.progress_age) > limit:
+            return Health(ok=False, state="hung", detail=f"no step has come round for {age:.1f} s")
+        return Health(ok=True, state="live", detail="the engine makes progress", progress=1.0)
+
+    def readiness(self) -> Health:
+        """Whether to send requests here: model loaded, engine alive, not draining."""
+        live = self.liveness()
+        if not live.ok:
+            return live
+        state, pulse = self._lifecycle.state, self._engine.pulse
+        if state is ServerState.READY and self._engine.info is not None:
+            return Health(ok=True, state=state.value, detail="the model is served", progress=1.0)
+        if state in (ServerState.DRAINING, ServerState.STOPPED):
+            return Health(ok=False, state=state.value, detail="the server is shutting down")
+        if pulse is None:
+            return Health(ok=False, state="starting", detail="the engine process is starting")
+        return Health(ok=False, state="starting", detail=pulse.detail, progress=pulse.progress)
+
+    def metrics(self) -> bytes:
+        """The engine's newest exposition text; empty before its first pulse."""
+        return self._engine.pulse.metrics if self._engine.pulse else b""
+
+    def _info(self) -> EngineInfo:
+        if self._engine.failure:
+            raise ApiError(ErrorKind.UNAVAILABLE, self._engine.failure)
+        info = self._engine.info
+        if info is None or self._lifecycle.state is ServerState.STARTING:
+            detail = self._engine.pulse.detail if self._engine.pulse else ""
+            raise ApiError(
+                ErrorKind.UNAVAILABLE, "the model is still loading" + (detail and f": {detail}")
+            )
+        return info
+
+    def _resolve(self, name: str) -> EngineInfo:
+        info = self._info()
+        if name not in ("", info.model, f"{info.model}@{info.version}"):
+            raise ApiError(
+                ErrorKind.NOT_FOUND,
+                f"the model {name[:200]!r} does not exist here; this server has {info.model!r}",
+                param="model",
+                code="model_not_found",
+            )
+        return info
+
+    async def _prepare_all(self, requests: Sequence[GenerateRequest]) -> list[_Prepared]:
+        if not self._lifecycle.is_accepting and self._lifecycle.state is not ServerState.STARTING:
+            raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
+        if not requests:
+            raise invalid("prompt must not be empty", "prompt")
+        if len(requests) > MAX_PROMPTS:
+            raise invalid(f"a request may hold at most {MAX_PROMPTS} prompts", "prompt")
+        return [await self._prepare(request) for request in requests]
+
+    async def _prepare(self, request: GenerateRequest) -> _Prepared:
+        info = self._resolve(request.model)
+        check_options(request, info)
+        if request.timeout_seconds is not None and request.timeout_seconds <= 0:
+            raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
+        prompt_token_ids = await self._prompt_token_ids(request, info)
+        check_prompt(prompt_token_ids, info)
+        seed = request.sampling.seed
+        if seed is None:
+            seed = secrets.randbits(DRAWN_SEED_BITS)
+        params = sampling_params(request, len(prompt_token_ids), seed, info)
+        return _Prepared(request, info, prompt_token_ids, seed, params)
+
+    async def _prompt_token_ids(
+        self, request: GenerateRequest, info: EngineInfo
+    ) -> tuple[int, ...]:
+        prompt = request.prompt
+        if not isinstance(prompt, str):
+            return prompt
+        # Every character is in some token, so this many cannot fit: spare the work of counting.
+        if len(prompt) > info.max_model_len * self._tokenizer.max_token_chars:
+            raise context_length_exceeded(f"has {len(prompt)} characters", info)
+        token_ids = await self.tokenize(prompt, add_special_tokens=request.add_special_tokens)
+        return tuple(token_ids)
+
+    async def _submit_all(self, prepared: Sequence[_Prepared]) -> GenerationGroup:
+        wakeup = asyncio.Event()
+        generations: list[Generation] = []
+        group = GenerationGroup(generations, wakeup)
+        try:
+            for request in prepared:
+                generations.append(self._submit(request, wakeup))
+            await group.wait_started()
+        except BaseException:
+            await group.aclose()
+            raise
+        return group
+
+    def _submit(self, prepared: _Prepared, wakeup: asyncio.Event) -> Generation:
+        request = prepared.request
+        timeout = request.timeout_seconds
+        stream = self._engine.submit(
+            prepared.prompt_token_ids,
+            prepared.params,
+            n=request.n,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            wakeup=wakeup,
+        )
+        generation = Generation(
+            request=request,
+            prompt_token_ids=prepared.prompt_token_ids,
+            seed=prepared.seed,
+            info=prepared.info,
+            engine=self._engine,
+            tokenizer=self._tokenizer,
+            stream=stream,
+            wakeup=wakeup,
+        )
+        generation.on_close(self._enter(generation, timeout).close)
+        return generation
+
+    def _enter(self, generation: Generation, timeout: float | None) -> ExitStack:
+        """What lasts until the request is closed. Its deadline holds even if the engine hangs."""
+        stack = ExitStack()
+        stack.enter_context(self._lifecycle.track())
+        if timeout is not None:
+            timer = asyncio.get_running_loop().call_later(timeout, generation.expire)
+            stack.callback(timer.cancel)
+        return stack

@@ -1,0 +1,224 @@
+"""Accepted requests as streams of deltas: one prompt, or several that are answered together.
+
+A reader gets everything that came since it last asked, one delta per choice: one that is behind
+gets fewer, larger deltas. However a stream ends early (client gone, cancelled, deadline passed),
+`aclose` tells the engine. This module knows no transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from server.api.choice import Choice, token_logprob
+from server.api.engine_client import AbortReason, Engine, EngineStream
+from server.api.generation import Delta, GenerateRequest, TokenLogprob, Usage
+from server.api.tokenizer import Tokenizer
+from server.engine.link import EngineInfo, TokenEvent
+from server.errors import ApiError, ErrorKind
+
+
+class Generation:
+    """One prompt's choices, being generated. Iterate for deltas; ApiError when it fails.
+
+    Every user closes it, best by `async with`. `seed` is the request's or the one drawn for it,
+    `usage` counts what has been taken so far, `has_started` tells that the engine has answered, be
+    it with an error.
+    """
+
+    def __init__(
+        self,
+        *,
+        request: GenerateRequest,
+        prompt_token_ids: tuple[int, ...],
+        seed: int,
+        info: EngineInfo,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        stream: EngineStream,
+        wakeup: asyncio.Event,
+    ) -> None:
+        self.request = request
+        self.prompt_token_ids = prompt_token_ids
+        self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+        self.seed = seed
+        self.model = info.model
+        self.version = info.version
+        self.error: ApiError | None = None
+        self.has_started = False
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._stream = stream
+        self._wakeup = wakeup
+        self._on_close: Callable[[], None] | None = None
+        self._choices = [Choice(index, request.sampling, tokenizer) for index in range(request.n)]
+        self._num_cached_tokens = 0
+        self._is_closed = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.error is not None or all(c.finish_reason is not None for c in self._choices)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            num_prompt_tokens=len(self.prompt_token_ids),
+            num_generated_tokens=sum(choice.num_tokens for choice in self._choices),
+            num_cached_tokens=self._num_cached_tokens,
+        )
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as the client gave it, or its tokens' text."""
+        prompt = self.request.prompt
+        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+
+    def take_nowait(self) -> list[Delta]:
+        """Everything that is there now, one delta per choice; sets `error` if that is the end."""
+        self.advance()
+        return [delta for choice in self._choices if (delta := choice.take())]
+
+    async def take(self) -> list[Delta]:
+        """Wait for deltas; an empty list is the end. ApiError when the request failed."""
+        return [delta for _, delta in await GenerationGroup([self], self._wakeup).take()]
+
+    def advance(self) -> None:
+        """Take the engine's events in, without waiting."""
+        for event in self._stream.take():
+            self.has_started = True
+            self._receive(event)
+
+    def expire(self) -> None:
+        """The client's deadline has passed: end with that error."""
+        if not self.is_finished:
+            self._abort("deadline_exceeded")
+            self._stream.fail("deadline_exceeded", "the request's deadline passed")
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        while deltas := await self.take():
+            for delta in deltas:
+                yield delta
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, when this is closed."""
+        self._on_close = callback
+
+    async def aclose(self) -> None:
+        """Give up whatever is not finished. May be called again."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if not self.is_finished:
+            self._abort("abort")
+        self._engine.release(self._stream)
+        if self._on_close is not None:
+            self._on_close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def _receive(self, event: TokenEvent) -> None:
+        if event.finish_reason == "error":
+            if not self.is_finished:
+                self.error = _error_of(event)
+            return
+        choice = self._choices[event.index]
+        if event.index == 0 and choice.num_tokens == 0:
+            self._receive_prompt(event)
+        was_finished = choice.finish_reason is not None
+        choice.advance(event)
+        if not was_finished and choice.finish_reason == "stop" and event.finish_reason is None:
+            self._abort("stop", event.index)
+
+    def _receive_prompt(self, event: TokenEvent) -> None:
+        """What comes once, with the first choice's first event."""
+        self._num_cached_tokens = event.num_cached_tokens
+        if event.prompt_logprobs is None or self.request.sampling.prompt_logprobs is None:
+            return
+        self.prompt_logprobs = tuple(
+            None if entry is None else token_logprob(token_id, entry, self._tokenizer)
+            for token_id, entry in zip(self.prompt_token_ids, event.prompt_logprobs, strict=True)
+        )
+
+    def _abort(self, reason: AbortReason, index: int | None = None) -> None:
+        self._engine.abort(self._stream, index=index, reason=reason)
+
+
+class GenerationGroup:
+    """Several prompts of one client request, read together. They share `wakeup`."""
+
+    def __init__(self, generations: Sequence[Generation], wakeup: asyncio.Event) -> None:
+        self.generations = generations
+        self._wakeup = wakeup
+
+    @property
+    def usage(self) -> Usage:
+        usages = [generation.usage for generation in self.generations]
+        return Usage(
+            num_prompt_tokens=sum(usage.num_prompt_tokens for usage in usages),
+            num_generated_tokens=sum(usage.num_generated_tokens for usage in usages),
+            num_cached_tokens=sum(usage.num_cached_tokens for usage in usages),
+        )
+
+    async def wait_started(self) -> None:
+        """Return when the engine has answered for every prompt; ApiError if with an error."""
+        while True:
+            self._wakeup.clear()
+            for generation in self.generations:
+                generation.advance()
+            self._raise_error()
+            if all(generation.has_started for generation in self.generations):
+                return
+            await self._wakeup.wait()
+
+    async def take(self) -> list[tuple[int, Delta]]:
+        """Wait for deltas, each with its prompt's position; an empty list is the end."""
+        while True:
+            self._wakeup.clear()
+            taken = [
+                (position, delta)
+                for position, generation in enumerate(self.generations)
+                for delta in generation.take_nowait()
+            ]
+            if taken:
+                return taken
+            self._raise_error()
+            if all(generation.is_finished for generation in self.generations):
+                return []
+            await self._wakeup.wait()
+
+    async def aclose(self) -> None:
+        for generation in self.generations:
+            await generation.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def _raise_error(self) -> None:
+        for generation in self.generations:
+            if generation.error is not None:
+                raise generation.error
+
+
+def _error_of(event: TokenEvent) -> ApiError:
+    kind = ErrorKind(event.error or "internal")
+    return ApiError(kind, event.message or f"the engine answered: {kind.value}")

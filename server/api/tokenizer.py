@@ -1,0 +1,181 @@
+"""A checkpoint's tokenizer: text to ids, ids to text, chat templates, and each token's bytes.
+
+The bytes of every token come from the tokenizer's own decoder rule, so a stream is detokenised one
+token at a time without looking back: joined bytes, decoded as UTF-8. Nothing here runs a model or
+needs torch.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer as FastTokenizer
+
+type Messages = Sequence[Mapping[str, Any]]
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class ChatTemplateError(ValueError):
+    """The messages do not fit the checkpoint's chat template, or it has none."""
+
+
+class Tokenizer:
+    """Wraps a transformers tokenizer; safe to use from several threads."""
+
+    def __init__(self, pretrained: Any) -> None:
+        self._pretrained = pretrained
+        self._fast: FastTokenizer = pretrained.backend_tokenizer
+        # A tokenizer file may carry its training's truncation, which would cut prompts silently.
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        self._special_ids = frozenset(pretrained.all_special_ids) | {
+            token_id
+            for token_id, token in self._fast.get_added_tokens_decoder().items()
+            if token.special
+        }
+        self._bytes = _token_bytes(self._fast)
+        self.max_token_chars = max(map(len, self._bytes), default=1)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        """Read the tokenizer files of a checkpoint folder; OSError or ValueError without them."""
+        # Read at import, which else advises to install torch.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        from transformers import AutoTokenizer
+
+        return cls(AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return len(self._bytes)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`. Gives other threads their turn. UnicodeError for lone surrogates."""
+        text.encode()
+        return self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of whole sequences, as the tokenizer itself decodes it."""
+        return self._fast.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes the token stands for; empty for an id that only pads the vocabulary."""
+        return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else b""
+
+    def token_text(self, token_id: int) -> str:
+        """One token by itself; a part of a UTF-8 character reads as U+FFFD."""
+        return self.token_bytes(token_id).decode(errors="replace")
+
+    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """For one stream of tokens."""
+        skipped = self._special_ids if skip_special_tokens else frozenset()
+        return Detokenizer(self.token_bytes, skipped)
+
+    def render_chat(
+        self,
+        messages: Messages,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt the chat template makes; ChatTemplateError if it refuses these messages."""
+        if not self._pretrained.chat_template:
+            raise ChatTemplateError("this model has no chat template; use the completions endpoint")
+        try:
+            rendered: str = self._pretrained.apply_chat_template(
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **(template_options or {}),
+            )
+        except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ChatTemplateError(
+                f"the model's chat template refuses these messages: {error}"
+            ) from error
+        return rendered
+
+
+class Detokenizer:
+    """Turns one stream of tokens into text, never half a character of it."""
+
+    __slots__ = ("_decoder", "_skipped", "_token_bytes")
+
+    def __init__(self, token_bytes: Callable[[int], bytes], skipped: frozenset[int]) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._token_bytes = token_bytes
+        self._skipped = skipped
+
+    def step(self, token_id: int) -> str:
+        """The text this token completes, often empty."""
+        if token_id in self._skipped:
+            return ""
+        return self._decoder.decode(self._token_bytes(token_id))
+
+    def flush(self) -> str:
+        """What is left when no more tokens come: U+FFFD for an unfinished character."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _token_bytes(fast: FastTokenizer) -> list[bytes]:
+    """Bytes by token id. Added tokens stand for their own text, the rest follow the decoder."""
+    to_bytes = _decoding_rule(fast)
+    vocab = fast.get_vocab(with_added_tokens=True)
+    table = [b""] * (max(vocab.values(), default=-1) + 1)
+    for token, token_id in vocab.items():
+        table[token_id] = to_bytes(token, token_id)
+    for token_id, added in fast.get_added_tokens_decoder().items():
+        table[token_id] = added.content.encode()
+    return table
+
+
+def _decoding_rule(fast: FastTokenizer) -> Callable[[str, int], bytes]:
+    """How the vocabulary's spelling of a token becomes bytes.
+
+    Byte-level vocabularies (GPT-2, Llama 3, Qwen) spell each byte as a character, sentencepiece
+    ones (Llama 2, Mistral, Gemma) a space as U+2581 and rare bytes as `<0xE2>`. Any other decoder
+    is asked for each token by itself.
+    """
+    kinds = set(_decoder_kinds(json.loads(fast.decoder.__getstate__()) if fast.decoder else {}))
+    if "ByteLevel" in kinds:
+        byte_of = _byte_of_character()
+        return lambda token, _: _from_byte_level(token, byte_of)
+    if kinds & {"ByteFallback", "Metaspace"}:
+        return lambda token, _: _from_sentencepiece(token)
+    return lambda _, token_id: fast.decode([token_id], skip_special_tokens=False).encode()
+
+
+def _decoder_kinds(decoder: Mapping[str, Any]) -> list[str]:
+    inner = [kind for part in decoder.get("decoders", ()) for kind in _decoder_kinds(part)]
+    return [decoder.get("type", ""), *inner]
+
+
+def _from_byte_level(token: str, byte_of: Mapping[str, int]) -> bytes:
+    try:
+        return bytes(byte_of[character] for character in token)
+    except KeyError:
+        return token.encode()
+
+
+def _from_sentencepiece(token: str) -> bytes:
+    if match := _BYTE_TOKEN.fullmatch(token):
+        return bytes.fromhex(match[1])
+    return token.replace("\u2581", " ").encode()
+
+
+def _byte_of_character() -> Mapping[str, int]:
+    """GPT-2's spelling of bytes: printable ones as themselves, the others from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in set(printable)]
+    shifted = {chr(0x100 + position): byte for position, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | shifted

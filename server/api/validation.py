@@ -1,0 +1,191 @@
+"""Every limit on what a client may ask for, and the sentences that say so.
+
+The ranges are data, so that the OpenAPI document can show the same ones. Nothing here knows a
+transport or does any work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from server.api.generation import GenerateRequest
+from server.engine.link import EngineInfo, SamplingParams
+from server.errors import ApiError, ErrorKind
+
+MAX_CHOICES = 128
+MAX_PROMPTS = 256
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 1024
+MAX_STOP_TOKEN_IDS = 64
+MAX_LOGIT_BIASES = 1024
+# Below this, the second-best token's share is nothing for any gap float32 logits can show.
+GREEDY_BELOW_TEMPERATURE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bounds of a number, both included unless `above_minimum`."""
+
+    minimum: float
+    maximum: float
+    above_minimum: bool = False
+
+    def holds(self, value: float) -> bool:
+        """False for NaN."""
+        if self.above_minimum and value == self.minimum:
+            return False
+        return self.minimum <= value <= self.maximum
+
+    def __str__(self) -> str:
+        low = f"above {self.minimum}" if self.above_minimum else f"at least {self.minimum}"
+        return f"{low} and at most {self.maximum}"
+
+    def schema(self) -> dict[str, Any]:
+        """As JSON schema keywords."""
+        low = "exclusiveMinimum" if self.above_minimum else "minimum"
+        return {low: self.minimum, "maximum": self.maximum}
+
+
+RANGES: Mapping[str, Range] = {
+    "temperature": Range(0, 2),
+    "top_p": Range(0, 1, above_minimum=True),
+    "top_k": Range(-1, 2**31 - 1),
+    "min_p": Range(0, 1),
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+    "repetition_penalty": Range(0, 100, above_minimum=True),
+    "max_tokens": Range(1, 2**31 - 1),
+    "min_tokens": Range(0, 2**31 - 1),
+    "logprobs": Range(0, 20),
+    "prompt_logprobs": Range(0, 20),
+    "seed": Range(-(2**63), 2**64 - 1),
+    "n": Range(1, MAX_CHOICES),
+}
+LOGIT_BIAS_RANGE = Range(-100, 100)
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """The error of a request that is the client's to mend."""
+    return ApiError(ErrorKind.INVALID_REQUEST, message, param=param, code=code)
+
+
+def check_options(request: GenerateRequest, info: EngineInfo) -> None:
+    """Refuse every option that is out of bounds whatever the prompt turns out to be."""
+    _check_ranges(request)
+    if request.n > info.max_num_seqs:
+        raise invalid(f"n must be at most {info.max_num_seqs} on this server", "n")
+    sampling = request.sampling
+    _check_stop(sampling.stop)
+    _check_count("stop_token_ids", sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
+    check_token_ids("stop_token_ids", sampling.stop_token_ids, info.vocab_size)
+    _check_logit_bias(sampling.logit_bias, info.vocab_size)
+    if sampling.max_tokens is not None and (sampling.min_tokens or 0) > sampling.max_tokens:
+        raise invalid("min_tokens must not exceed max_tokens", "min_tokens")
+
+
+def check_token_ids(param: str, token_ids: Iterable[int], vocab_size: int) -> None:
+    """Refuse ids the model has no embedding for."""
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise invalid(
+                f"{param} holds {token_id}, outside the vocabulary of {vocab_size} tokens", param
+            )
+
+
+def check_prompt(prompt_token_ids: tuple[int, ...], info: EngineInfo) -> None:
+    """Refuse a prompt that is empty, unknown to the vocabulary, or leaves no room for a token."""
+    if not prompt_token_ids:
+        raise invalid("prompt must not be empty", "prompt")
+    check_token_ids("prompt", prompt_token_ids, info.vocab_size)
+    if len(prompt_token_ids) >= info.max_model_len:
+        raise context_length_exceeded(f"has {len(prompt_token_ids)} tokens", info)
+
+
+def context_length_exceeded(prompt_is: str, info: EngineInfo) -> ApiError:
+    return invalid(
+        f"the prompt {prompt_is}, but the model's context holds {info.max_model_len} tokens, of "
+        "which one at least must be left to generate",
+        "prompt",
+        "context_length_exceeded",
+    )
+
+
+def sampling_params(
+    request: GenerateRequest, num_prompt_tokens: int, seed: int, info: EngineInfo
+) -> SamplingParams:
+    """Fill in every default of a checked request. Signed seeds wrap to 64 unsigned bits."""
+    sampling = request.sampling
+    return SamplingParams(
+        max_tokens=_max_tokens(request, num_prompt_tokens, info),
+        temperature=_temperature(sampling.temperature),
+        top_p=_or_default(sampling.top_p, 1.0),
+        top_k=max(0, sampling.top_k or 0),
+        min_p=sampling.min_p or 0.0,
+        presence_penalty=sampling.presence_penalty or 0.0,
+        frequency_penalty=sampling.frequency_penalty or 0.0,
+        repetition_penalty=_or_default(sampling.repetition_penalty, 1.0),
+        logit_bias=dict(sampling.logit_bias),
+        min_tokens=sampling.min_tokens or 0,
+        stop_token_ids=tuple(sampling.stop_token_ids),
+        ignore_eos=sampling.ignore_eos,
+        seed=seed % 2**64,
+        num_logprobs=_or_default(sampling.logprobs, -1),
+        num_prompt_logprobs=_or_default(sampling.prompt_logprobs, -1),
+    )
+
+
+def _max_tokens(request: GenerateRequest, num_prompt_tokens: int, info: EngineInfo) -> int:
+    room = info.max_model_len - num_prompt_tokens
+    wanted = request.sampling.max_tokens
+    if wanted is None:
+        wanted = min(_or_default(request.default_max_tokens, room), room)
+    if wanted > room:
+        raise invalid(
+            f"the prompt has {num_prompt_tokens} tokens and max_tokens is {wanted}, together more "
+            f"than the {info.max_model_len} the model's context holds; at most {room} can be "
+            "generated",
+            "max_tokens",
+            "context_length_exceeded",
+        )
+    if (request.sampling.min_tokens or 0) > wanted:
+        raise invalid(f"min_tokens must not exceed max_tokens, here {wanted}", "min_tokens")
+    return wanted
+
+
+def _temperature(temperature: float | None) -> float:
+    if temperature is None:
+        return 1.0
+    return temperature if temperature >= GREEDY_BELOW_TEMPERATURE else 0.0
+
+
+def _or_default[Number: (int, float)](value: Number | None, default: Number) -> Number:
+    return default if value is None else value
+
+
+def _check_ranges(request: GenerateRequest) -> None:
+    for name, bounds in RANGES.items():
+        value = request.n if name == "n" else getattr(request.sampling, name)
+        if value is not None and not bounds.holds(value):
+            raise invalid(f"{name} must be {bounds}", name)
+
+
+def _check_stop(stop: tuple[str, ...]) -> None:
+    _check_count("stop", stop, MAX_STOP_STRINGS)
+    if not all(stop):
+        raise invalid("stop must not hold an empty string", "stop")
+    if any(len(string) > MAX_STOP_CHARS for string in stop):
+        raise invalid(f"a stop string must have at most {MAX_STOP_CHARS} characters", "stop")
+
+
+def _check_logit_bias(logit_bias: Mapping[int, float], vocab_size: int) -> None:
+    _check_count("logit_bias", logit_bias, MAX_LOGIT_BIASES)
+    check_token_ids("logit_bias", logit_bias, vocab_size)
+    if not all(map(LOGIT_BIAS_RANGE.holds, logit_bias.values())):
+        raise invalid(f"a bias in logit_bias must be {LOGIT_BIAS_RANGE}", "logit_bias")
+
+
+def _check_count(param: str, values: Iterable[object], maximum: int) -> None:
+    if sum(1 for _ in values) > maximum:
+        raise invalid(f"{param} must hold at most {maximum} entries", param)

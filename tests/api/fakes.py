@@ -1,0 +1,161 @@
+"""An engine that says what a test tells it to, and a tokenizer small enough to read."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from server.api.engine_client import AbortReason, EngineStream
+from server.engine.link import EngineInfo, Pulse, SamplingParams, TokenEvent, TokenLogprobs
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("o", "r")]
+
+
+def small_pretrained(**options: object) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: the 256 bytes, a few merges, three special tokens, one plain added token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(left + right for left, right in MERGES)]
+    vocab = {token: token_id for token_id, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=MERGES))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True) for text in ("<|eos|>", "<|im_start|>", "<|im_end|>")]
+    )
+    tokenizer.add_tokens([AddedToken("<tool call>", special=False)])
+    pretrained = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|eos|>", chat_template=CHAT_TEMPLATE
+    )
+    for name, value in options.items():
+        setattr(pretrained, name, value)
+    return pretrained
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One request as the engine saw it."""
+
+    stream: EngineStream
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    n: int
+    deadline: float | None
+
+
+class FakeEngine:
+    """Answers with `script`: the token ids of each step, the same for every choice of a request.
+
+    The last step finishes with `finish_reason`. With `script` None a test emits events by hand.
+    """
+
+    def __init__(
+        self,
+        script: Sequence[Sequence[int]] | None = None,
+        *,
+        finish_reason: str = "stop",
+        vocab_size: int = 266,
+        max_model_len: int = 256,
+        eos_token_ids: tuple[int, ...] = (262,),
+    ) -> None:
+        self.info: EngineInfo | None = EngineInfo(
+            model="small",
+            version="1",
+            max_model_len=max_model_len,
+            vocab_size=vocab_size,
+            eos_token_ids=eos_token_ids,
+            max_num_seqs=8,
+        )
+        self.pulse: Pulse | None = Pulse(state="ready", metrics=b"up 1\n")
+        self.pulse_age = 0.0
+        self.failure = ""
+        self.script = script
+        self.finish_reason = finish_reason
+        self.submitted: list[Submission] = []
+        self.aborted: list[tuple[int, int | None, AbortReason]] = []
+        self.refused: list[str] = []
+        self.open: dict[int, EngineStream] = {}
+        self._request_ids = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        n: int,
+        deadline: float | None,
+        wakeup: asyncio.Event,
+    ) -> EngineStream:
+        stream = EngineStream(next(self._request_ids), wakeup)
+        self.open[stream.request_id] = stream
+        submission = Submission(stream, list(prompt_token_ids), params, n, deadline)
+        self.submitted.append(submission)
+        if self.script is not None:
+            task = asyncio.get_running_loop().create_task(self._play(submission, self.script))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return stream
+
+    def abort(
+        self, stream: EngineStream, *, index: int | None = None, reason: AbortReason = "abort"
+    ) -> None:
+        self.aborted.append((stream.request_id, index, reason))
+
+    def release(self, stream: EngineStream) -> None:
+        self.open.pop(stream.request_id, None)
+
+    def refuse(self, outcome: str) -> None:
+        self.refused.append(outcome)
+
+    def emit(self, token_ids: Sequence[int] = (), **fields: object) -> None:
+        """Send one event to the newest request."""
+        stream = self.submitted[-1].stream
+        event = TokenEvent(request_id=stream.request_id, token_ids=list(token_ids), **fields)
+        stream.put(event)
+
+    async def _play(self, submission: Submission, script: Sequence[Sequence[int]]) -> None:
+        for position, token_ids in enumerate(script):
+            await asyncio.sleep(0)
+            for index in range(submission.n):
+                is_last = position == len(script) - 1
+                self._say(submission, index, token_ids, is_first=position == 0, is_last=is_last)
+
+    def _say(
+        self,
+        submission: Submission,
+        index: int,
+        token_ids: Sequence[int],
+        *,
+        is_first: bool,
+        is_last: bool,
+    ) -> None:
+        params = submission.params
+        wants_prompt_logprobs = is_first and params.num_prompt_logprobs >= 0
+        prompt = [logprobs_of(i, params.num_prompt_logprobs) for i in submission.prompt_token_ids]
+        submission.stream.put(
+            TokenEvent(
+                request_id=submission.stream.request_id,
+                index=index,
+                token_ids=list(token_ids),
+                logprobs=[logprobs_of(i, params.num_logprobs) for i in token_ids]
+                if params.num_logprobs >= 0
+                else None,
+                finish_reason=self.finish_reason if is_last else None,
+                num_cached_tokens=2 if is_first else 0,
+                prompt_logprobs=[None, *prompt[1:]] if wants_prompt_logprobs else None,
+            )
+        )
+
+
+def logprobs_of(token_id: int, num_top: int) -> TokenLogprobs:
+    """The token first, then its neighbours, each half a unit less likely."""
+    return TokenLogprobs(-0.5, [(token_id + k, -0.5 * (k + 1)) for k in range(num_top)])
