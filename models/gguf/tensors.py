@@ -1,0 +1,116 @@
+"""A GGUF file's tensors as the weights of a Hugging Face checkpoint: names, row order, bf16.
+
+Nothing is read until a weight's bytes are asked for, and then in pieces of bounded size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from models.gguf.architectures import EMBEDDING, FINAL_NORM, HEAD, LAYER, Architecture, TensorName
+from models.gguf.reader import GgufError, GgufFile, GgufTensor
+from models.gguf.rope import FREQUENCY_DIVISORS
+
+_PIECE_ELEMENTS = 1 << 22
+_BF16_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One weight of the checkpoint; `row_order` says which stored row goes where (None: as is)."""
+
+    name: str
+    tensor: GgufTensor
+    row_order: NDArray[np.intp] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * _BF16_BYTES
+
+    def pieces(self) -> Iterator[bytes]:
+        """The weight's bf16 bytes, row by row, rounded to the nearest (ties to even)."""
+        step = max(1, _PIECE_ELEMENTS // math.prod(self.shape[1:]))
+        for start in range(0, self.shape[0], step):
+            rows = slice(start, start + step)
+            index = rows if self.row_order is None else self.row_order[rows]
+            yield self.tensor.rows(index).astype(ml_dtypes.bfloat16).tobytes()
+
+
+def weights(file: GgufFile, architecture: Architecture, config: dict[str, Any]) -> list[Weight]:
+    """Every weight the checkpoint needs, in file order of a Hugging Face checkpoint.
+
+    GgufError names a tensor that is missing, has another shape than the config says, or is one that
+    the architecture has no place for.
+    """
+    names = _names(architecture, config)
+    unknown = file.tensors.keys() - {name.gguf for name in names} - {FREQUENCY_DIVISORS}
+    if unknown:
+        raise GgufError(f"{file.path} has tensors the model does not: {sorted(unknown)[:8]}")
+    sizes = _sizes(config)
+    return [_weight(file, architecture, config, name, sizes) for name in names]
+
+
+def _names(architecture: Architecture, config: dict[str, Any]) -> list[TensorName]:
+    per_layer = LAYER + architecture.extras
+    if config["attention_bias"]:
+        per_layer += architecture.biases
+    names = [EMBEDDING]
+    for layer in range(config["num_hidden_layers"]):
+        names += [
+            TensorName(f"blk.{layer}.{n.gguf}", f"model.layers.{layer}.{n.hugging_face}", n.sizes)
+            for n in per_layer
+        ]
+    names.append(FINAL_NORM)
+    return names if config["tie_word_embeddings"] else [*names, HEAD]
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, int]:
+    return {
+        "D": config["hidden_size"],
+        "Q": config["num_attention_heads"] * config["head_dim"],
+        "K": config["num_key_value_heads"] * config["head_dim"],
+        "H": config["head_dim"],
+        "F": config["intermediate_size"],
+        "V": config["vocab_size"],
+    }
+
+
+def _weight(
+    file: GgufFile,
+    architecture: Architecture,
+    config: dict[str, Any],
+    name: TensorName,
+    sizes: dict[str, int],
+) -> Weight:
+    if name.gguf not in file.tensors:
+        raise GgufError(f"{file.path} has no tensor {name.gguf}")
+    tensor = file.tensors[name.gguf]
+    shape = tuple(sizes[letter] for letter in name.sizes)
+    if tensor.shape != shape:
+        raise GgufError(f"tensor {name.gguf} has shape {tensor.shape}, the metadata says {shape}")
+    rotated = ".attn_q." in name.gguf or ".attn_k." in name.gguf
+    order = None
+    if architecture.interleaved_rope and rotated:
+        order = rope_row_order(shape[0], config["head_dim"])
+    return Weight(name.hugging_face, tensor, order)
+
+
+def rope_row_order(num_rows: int, head_dim: int) -> NDArray[np.intp]:
+    """Which row of llama.cpp's q or k weight comes at each place of Hugging Face's.
+
+    llama.cpp rotates neighbours (0, 1), (2, 3), ... of a head; Hugging Face rotates the first half
+    against the second.
+    """
+    rows = np.arange(num_rows).reshape(-1, head_dim // 2, 2)
+    return rows.swapaxes(1, 2).reshape(num_rows)
