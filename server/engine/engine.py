@@ -10,20 +10,15 @@ import itertools
 import queue
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
 from server.engine import link
-from server.engine.scheduler import (
-    AdmissionError,
-    ScheduledBatch,
-    Scheduler,
-    SequenceEvent,
-    StepResult,
-)
+from server.engine.scheduler import AdmissionError, Scheduler, SequenceEvent
 from server.engine.sequence import Sequence, SequenceState
+from server.engine.step import ScheduledBatch, StepResult
 
 _IDLE_SECONDS = 0.25
 
@@ -88,7 +83,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class _Dispatched[InFlight]:
+class Dispatched[InFlight]:
     """A step on its way; `start` is when it was dispatched."""
 
     batch: ScheduledBatch
@@ -108,7 +103,7 @@ class Engine[InFlight]:
         scheduler: Scheduler,
         runner: Runner[InFlight],
         observer: Observer,
-        send: Callable[[Hashable, link.Step], None],
+        send: Callable[[int, link.Step], None],
         *,
         eos_token_ids: tuple[int, ...],
         overlap: bool = True,
@@ -122,18 +117,18 @@ class Engine[InFlight]:
         self._overlap = overlap
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._requests: dict[tuple[Hashable, int], list[Sequence]] = {}
-        self._events: defaultdict[Hashable, list[link.TokenEvent]] = defaultdict(list)
+        self._requests: dict[tuple[int, int], list[Sequence]] = {}
+        self._events: defaultdict[int, list[link.TokenEvent]] = defaultdict(list)
         self._seq_ids = itertools.count()
         self._is_draining = False
         self._last_read = 0.0
         self.last_progress = clock()
 
-    def put(self, client: Hashable, frame: link.ToEngine) -> None:
-        """Take a frame from a client. From any thread, as are the four methods below."""
-        self._inbox.put(partial(self._receive, client, frame))
+    def receive(self, client: int, frame: link.ToEngine) -> None:
+        """Take a frame from a client. For any thread, as are the four methods below."""
+        self._inbox.put(partial(self._on_frame, client, frame))
 
-    def disconnect(self, client: Hashable) -> None:
+    def disconnect(self, client: int) -> None:
         """The client is gone: abort all it had."""
         self._inbox.put(partial(self._disconnect, client))
 
@@ -158,15 +153,13 @@ class Engine[InFlight]:
 
     def run(self) -> None:
         """The step loop. Raises what the runner raises, or IntegrityError: both are fatal."""
-        dispatched: _Dispatched[InFlight] | None = None
+        dispatched: Dispatched[InFlight] | None = None
         while dispatched or self._scheduler.num_unfinished or not self._is_draining:
-            is_idle = not dispatched and not self._scheduler.num_unfinished
-            self._take_messages(wait=is_idle)
             dispatched = self.step(dispatched)
-            self.last_progress = self._clock()
 
-    def step(self, dispatched: _Dispatched[InFlight] | None) -> _Dispatched[InFlight] | None:
+    def step(self, dispatched: Dispatched[InFlight] | None) -> Dispatched[InFlight] | None:
         """Once round the loop: dispatch the next step, then see what the one before it did."""
+        self._take_messages(wait=not dispatched and not self._scheduler.num_unfinished)
         self._publish(self._scheduler.expire(self._clock()))
         following = self._dispatch()
         if not self._overlap:
@@ -174,6 +167,7 @@ class Engine[InFlight]:
         if dispatched:
             self._finish(dispatched)
         self._flush()
+        self.last_progress = self._clock()
         return following
 
     def _take_messages(self, *, wait: bool) -> None:
@@ -186,7 +180,7 @@ class Engine[InFlight]:
         except queue.Empty:
             self._scheduler.check_integrity()
 
-    def _receive(self, client: Hashable, frame: link.ToEngine) -> None:
+    def _on_frame(self, client: int, frame: link.ToEngine) -> None:
         match frame:
             case link.Submit():
                 self._submit(client, frame)
@@ -195,7 +189,7 @@ class Engine[InFlight]:
             case link.Refused():
                 self._observer.on_refused(frame.outcome)
 
-    def _submit(self, client: Hashable, submit: link.Submit) -> None:
+    def _submit(self, client: int, submit: link.Submit) -> None:
         seqs = self._sequences(client, submit)
         try:
             if self._is_draining:
@@ -206,7 +200,7 @@ class Engine[InFlight]:
         else:
             self._requests[client, submit.request_id] = seqs
 
-    def _sequences(self, client: Hashable, submit: link.Submit) -> list[Sequence]:
+    def _sequences(self, client: int, submit: link.Submit) -> list[Sequence]:
         return [
             Sequence(
                 seq_id=next(self._seq_ids),
@@ -222,7 +216,7 @@ class Engine[InFlight]:
             for index in range(submit.n)
         ]
 
-    def _refuse(self, client: Hashable, submit: link.Submit, error: AdmissionError) -> None:
+    def _refuse(self, client: int, submit: link.Submit, error: AdmissionError) -> None:
         self._observer.on_refused(error.kind)
         self._events[client].extend(
             link.TokenEvent(
@@ -235,7 +229,7 @@ class Engine[InFlight]:
             for index in range(submit.n)
         )
 
-    def _abort(self, client: Hashable, abort: link.Abort) -> None:
+    def _abort(self, client: int, abort: link.Abort) -> None:
         for seq in self._unfinished(client, abort.request_id):
             if abort.index not in (None, seq.index):
                 continue
@@ -245,11 +239,11 @@ class Engine[InFlight]:
                 self._scheduler.abort(seq, abort.reason)
             self._retire(seq)
 
-    def _unfinished(self, client: Hashable, request_id: int) -> list[Sequence]:
+    def _unfinished(self, client: int, request_id: int) -> list[Sequence]:
         seqs = self._requests.get((client, request_id), [])
         return [seq for seq in seqs if seq.state is not SequenceState.FINISHED]
 
-    def _disconnect(self, client: Hashable) -> None:
+    def _disconnect(self, client: int) -> None:
         for owner, request_id in list(self._requests):
             if owner == client:
                 self._abort(client, link.Abort(request_id=request_id))
@@ -265,7 +259,7 @@ class Engine[InFlight]:
                 event = self._scheduler.fail(seq, "unavailable", "the server is shutting down")
                 self._publish([(seq, event)])
 
-    def _dispatch(self) -> _Dispatched[InFlight] | None:
+    def _dispatch(self) -> Dispatched[InFlight] | None:
         start = self._clock()
         batch = self._scheduler.schedule(start)
         if batch.num_preempted:
@@ -278,9 +272,9 @@ class Engine[InFlight]:
                 self._observer.on_admitted(
                     start - seq.arrival, seq.num_prompt_tokens, seq.num_cached_tokens
                 )
-        return _Dispatched(batch, self._runner.execute(batch), start)
+        return Dispatched(batch, self._runner.execute(batch), start)
 
-    def _finish(self, dispatched: _Dispatched[InFlight]) -> None:
+    def _finish(self, dispatched: Dispatched[InFlight]) -> None:
         result = self._runner.read(dispatched.in_flight)
         now = self._clock()
         events = self._scheduler.postprocess(dispatched.batch, result)

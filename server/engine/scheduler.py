@@ -8,11 +8,10 @@ void.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from server.engine.block_manager import BlockManager, IntegrityError
-from server.engine.link import EngineErrorKind, FinishReason, TokenEvent, TokenLogprobs
+from server.engine.link import EngineErrorKind, FinishReason, TokenEvent
 from server.engine.sequence import Sequence, SequenceState
+from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
 
 class AdmissionError(Exception):
@@ -22,72 +21,6 @@ class AdmissionError(Exception):
         super().__init__(message)
         self.kind: EngineErrorKind = kind
         self.message = message
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledRow:
-    """One sequence's part of a step: positions [num_computed, num_computed + num_scheduled).
-
-    `is_sampling`: the chunk reaches the sequence's end, so the row draws the token at position
-    `end`. `is_admitted`: the sequence just got its slot, whose device-side state must be set; all
-    its tokens are then known. A position beyond `seq.token_ids` holds the token in flight.
-    """
-
-    seq: Sequence
-    num_computed_tokens: int
-    num_scheduled_tokens: int
-    is_sampling: bool
-    is_admitted: bool
-
-    @property
-    def end(self) -> int:
-        return self.num_computed_tokens + self.num_scheduled_tokens
-
-    @property
-    def is_decode(self) -> bool:
-        return (
-            self.is_sampling
-            and self.num_scheduled_tokens == 1
-            and self.num_computed_tokens >= self.seq.num_prompt_tokens
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledBatch:
-    """The rows of one step, decodes first; falsy when there is nothing to run."""
-
-    rows: tuple[ScheduledRow, ...]
-    num_preempted: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(row.num_scheduled_tokens for row in self.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class RowResult:
-    """What a step found for one row.
-
-    `token_id` is None where the row did not sample. `prompt_logprobs` has, where asked for, one
-    entry per scheduled position p that has a next prompt token: the log probability of the token
-    at p + 1. Not `is_finite`: the logits held NaN or infinity.
-    """
-
-    token_id: int | None
-    logprobs: TokenLogprobs | None = None
-    prompt_logprobs: tuple[TokenLogprobs | None, ...] | list[TokenLogprobs | None] = ()
-    is_finite: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """One result per row of the batch; `num_padded_tokens` is the size the step was padded to."""
-
-    rows: tuple[RowResult, ...]
-    num_padded_tokens: int = 0
 
 
 type SequenceEvent = tuple[Sequence, TokenEvent]

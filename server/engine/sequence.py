@@ -6,7 +6,6 @@ Plain Python, owned by the step loop; nothing here decides anything. Counts of t
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -23,6 +22,7 @@ class SequenceState(Enum):
 class Sequence:
     """A token stream being generated.
 
+    `client` numbers the API connection it came by.
     `token_ids` is the prompt and what was generated, as far as the host knows it.
     `max_num_tokens` bounds prompt and generated tokens together; the scheduler sets it.
     `num_cached_tokens` were found in the prefix cache when the sequence was first admitted.
@@ -35,7 +35,7 @@ class Sequence:
     """
 
     seq_id: int
-    client: Hashable
+    client: int
     request_id: int
     index: int
     params: SamplingParams

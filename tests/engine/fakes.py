@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from server.engine.link import SamplingParams, TokenLogprobs
-from server.engine.scheduler import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.engine.sequence import Sequence
+from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
 VOCAB_SIZE = 11
 EOS = 10

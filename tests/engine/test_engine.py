@@ -65,7 +65,7 @@ class Bench:
             max_model_len=max_model_len,
         )
         self.runner = FakeRunner(num_blocks, block_size, max_num_seqs, max_num_batched_tokens)
-        self.frames: list[tuple[str, link.Step]] = []
+        self.frames: list[tuple[int, link.Step]] = []
         self.engine = Engine(
             self.scheduler,
             self.runner,
@@ -76,9 +76,9 @@ class Bench:
             clock=lambda: self.now,
         )
 
-    def submit(self, request_id, prompt, *, client="api", n=1, deadline=None, **params):
+    def submit(self, request_id, prompt, *, client=1, n=1, deadline=None, **params):
         params = link.SamplingParams(**({"max_tokens": 8, "seed": request_id} | params))
-        self.engine.put(
+        self.engine.receive(
             client,
             link.Submit(
                 request_id=request_id,
@@ -91,7 +91,7 @@ class Bench:
         )
         return [expected_tokens(prompt, params, index=index) for index in range(n)]
 
-    def events(self, client="api"):
+    def events(self, client=1):
         events = defaultdict(list)
         for receiver, frame in self.frames:
             if receiver == client:
@@ -99,7 +99,7 @@ class Bench:
                     events[event.request_id, event.index].append(event)
         return events
 
-    def tokens(self, request_id, index=0, client="api"):
+    def tokens(self, request_id, index=0, client=1):
         events = self.events(client)[request_id, index]
         return [token for event in events for token in event.token_ids]
 
