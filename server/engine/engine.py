@@ -63,8 +63,14 @@ class Observer(Protocol):
     def on_first_token(self, seconds: float) -> None:
         """Seconds from a request's arrival to its first token."""
 
-    def on_finished(self, outcome: str, seconds: float) -> None:
-        """An accepted request ended: stop, length, abort, or the name of an error."""
+    def on_finished(
+        self, outcome: str, seconds: float, seconds_per_output_token: float | None
+    ) -> None:
+        """An accepted request ended, `seconds` after its arrival.
+
+        `outcome`: stop, length, abort, or the name of an error. `seconds_per_output_token` is the
+        mean over the first choice's tokens after the first, None when it has no such.
+        """
 
     def on_refused(self, outcome: str) -> None:
         """A request was not taken in: the name of the error."""
@@ -309,10 +315,14 @@ class Engine[InFlight]:
         key = seq.client, seq.request_id
         if self._unfinished(*key):
             return
-        outcomes = [choice.outcome for choice in self._requests.pop(key)]
+        choices = self._requests.pop(key)
+        outcomes = [choice.outcome for choice in choices]
         troubles = [outcome for outcome in outcomes if outcome not in ("stop", "length")]
-        outcome = (troubles or outcomes)[0]
-        self._observer.on_finished(outcome, self._clock() - seq.arrival)
+        self._observer.on_finished(
+            (troubles or outcomes)[0],
+            self._clock() - seq.arrival,
+            choices[0].seconds_per_output_token,
+        )
 
     def _observe_tokens(self, events: list[SequenceEvent], now: float) -> tuple[float, ...]:
         """Stamp the choices that got a token; the gaps to their previous ones, in seconds."""
@@ -322,8 +332,10 @@ class Engine[InFlight]:
                 continue
             if seq.last_token_time is not None:
                 gaps.append(now - seq.last_token_time)
-            elif seq.index == 0:
-                self._observer.on_first_token(now - seq.arrival)
+            else:
+                seq.first_token_time = now
+                if seq.index == 0:
+                    self._observer.on_first_token(now - seq.arrival)
             seq.last_token_time = now
         return tuple(gaps)
 

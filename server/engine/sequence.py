@@ -60,6 +60,7 @@ class Sequence:
     block_digests: list[bytes] = field(default_factory=list, init=False)
     num_indexed_blocks: int = field(default=0, init=False)
     first_scheduled_time: float | None = field(default=None, init=False)
+    first_token_time: float | None = field(default=None, init=False)
     last_token_time: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -118,3 +119,11 @@ class Sequence:
     def outcome(self) -> str:
         """How a finished sequence counts in the metrics."""
         return self.error or self.finish_reason or self.state.value
+
+    @property
+    def seconds_per_output_token(self) -> float | None:
+        """Mean over the tokens after the first; None while there is no such."""
+        num_gaps = len(self.token_ids) - self.num_prompt_tokens - 1
+        if self.first_token_time is None or self.last_token_time is None or num_gaps < 1:
+            return None
+        return (self.last_token_time - self.first_token_time) / num_gaps

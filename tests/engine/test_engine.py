@@ -32,7 +32,7 @@ class FakeObserver:
     def on_first_token(self, seconds):
         self.first_tokens.append(seconds)
 
-    def on_finished(self, outcome, seconds):
+    def on_finished(self, outcome, seconds, seconds_per_output_token):
         self.finished.append(outcome)
 
     def on_refused(self, outcome):
