@@ -1,0 +1,90 @@
+"""A checkpoint folder's tensors: which there are, their shapes, and reading parts of them.
+
+Hugging Face layout: one or more safetensors files, found by their headers, an index file being no
+more than a promise that is checked. Knows no model and no device.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+_INDEX = "model.safetensors.index.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message names the file or tensor and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    file: Path
+    shape: tuple[int, ...]
+
+
+class Checkpoint:
+    """The tensors of one folder. Opening reads headers only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = {path: _open(path) for path in _files(folder)}
+        self._tensors = {
+            name: _Tensor(path, tuple(handle.get_slice(name).get_shape()))
+            for path, handle in self._files.items()
+            for name in handle.keys()  # noqa: SIM118 - not a dict: it cannot be iterated
+        }
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """CheckpointError unless the tensor is there in this shape."""
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise CheckpointError(f"{self.folder}: tensor {name} is missing")
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} has shape {list(tensor.shape)}, "
+                f"but config.json asks for {list(shape)}"
+            )
+
+    def read(
+        self, name: str, rows: slice = slice(None), columns: slice | None = None
+    ) -> np.ndarray:
+        """The tensor, or these rows (and columns) of it, in the dtype it is stored in."""
+        tensor = self._tensors[name]
+        part = self._files[tensor.file].get_slice(name)
+        try:
+            value: np.ndarray = part[rows] if columns is None else part[rows, columns]
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{tensor.file}: reading {name} failed: {error}") from error
+        return value
+
+
+def _files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder; every one that its index names must be there."""
+    found = sorted(folder.glob("*.safetensors"))
+    index = folder / _INDEX
+    if index.exists():
+        try:
+            named = {folder / file for file in json.loads(index.read_text())["weight_map"].values()}
+        except (ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{index} cannot be read: {error!r}") from error
+        if missing := sorted(named - set(found)):
+            raise CheckpointError(f"{missing[0]} is missing, though {_INDEX} names it")
+        return sorted(named)
+    if not found:
+        raise CheckpointError(f"{folder} holds no *.safetensors file")
+    return found
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
