@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61ntipode/v1/generation.proto\x12\x0b\x61ntipode.v1\"\xb4\x02\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x15.antipode.v1.TokenIdsH\x00\x12!\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x11.antipode.v1.ChatH\x00\x12\r\n\x05model\x18\x04 \x01(\t\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.antipode.v1.Sampling\x12\x0e\n\x01n\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x18\n\x10return_token_ids\x18\x08 \x01(\x08\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\t \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06promptB\x04\n\x02_nB\x15\n\x13_add_special_tokensJ\x04\x08\n\x10\x10\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"2\n\x04\x43hat\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.antipode.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xf6\x05\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x38\n\nlogit_bias\x18\n \x03(\x0b\x32$.antipode.v1.Sampling.LogitBiasEntry\x12\x11\n\x04seed\x18\x0b \x01(\x04H\t\x88\x01\x01\x12\x0c\n\x04stop\x18\x0c \x03(\t\x12\x16\n\x0estop_token_ids\x18\r \x03(\r\x12\"\n\x1ainclude_stop_str_in_output\x18\x0e \x01(\x08\x12\x12\n\nignore_eos\x18\x0f \x01(\x08\x12 \n\x13skip_special_tokens\x18\x10 \x01(\x08H\n\x88\x01\x01\x12\x15\n\x08logprobs\x18\x11 \x01(\rH\x0b\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x12 \x01(\rH\x0c\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x16\n\x14_skip_special_tokensB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"\xa6\x02\n\x10GenerateResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12+\n\x08logprobs\x18\x04 \x03(\x0b\x32\x19.antipode.v1.TokenLogprob\x12\x30\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x19.antipode.v1.FinishReason\x12\x15\n\x0bstop_string\x18\x06 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x07 \x01(\rH\x00\x12!\n\x05start\x18\x08 \x01(\x0b\x32\x12.antipode.v1.Start\x12!\n\x05usage\x18\t \x01(\x0b\x32\x12.antipode.v1.UsageB\r\n\x0bstop_reason\"\x83\x01\n\x05Start\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x32\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32\x19.antipode.v1.TokenLogprob\"\x8e\x01\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\x12\x14\n\x07logprob\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12&\n\x03top\x18\x05 \x03(\x0b\x32\x19.antipode.v1.TokenLogprobB\n\n\x08_logprob\"[\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14num_generated_tokens\x18\x02 \x01(\r\x12\x19\n\x11num_cached_tokens\x18\x03 \x01(\r\"\x94\x01\n\x0fTokenizeRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x11.antipode.v1.ChatH\x00\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\x07\n\x05inputB\x15\n\x13_add_special_tokens\"<\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\"R\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x32\xef\x01\n\nGeneration\x12I\n\x08Generate\x12\x1c.antipode.v1.GenerateRequest\x1a\x1d.antipode.v1.GenerateResponse0\x01\x12G\n\x08Tokenize\x12\x1c.antipode.v1.TokenizeRequest\x1a\x1d.antipode.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.antipode.v1.DetokenizeRequest\x1a\x1f.antipode.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61ntipode/v1/generation.proto\x12\x0b\x61ntipode.v1\"\xb4\x02\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x15.antipode.v1.TokenIdsH\x00\x12!\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x11.antipode.v1.ChatH\x00\x12\r\n\x05model\x18\x04 \x01(\t\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.antipode.v1.Sampling\x12\x0e\n\x01n\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x18\n\x10return_token_ids\x18\x08 \x01(\x08\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\t \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06promptB\x04\n\x02_nB\x15\n\x13_add_special_tokensJ\x04\x08\n\x10\x10\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x90\x01\n\x04\x43hat\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.antipode.v1.ChatMessage\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x03 \x01(\x08\x42\x18\n\x16_add_generation_prompt\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xf6\x05\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x38\n\nlogit_bias\x18\n \x03(\x0b\x32$.antipode.v1.Sampling.LogitBiasEntry\x12\x11\n\x04seed\x18\x0b \x01(\x04H\t\x88\x01\x01\x12\x0c\n\x04stop\x18\x0c \x03(\t\x12\x16\n\x0estop_token_ids\x18\r \x03(\r\x12\"\n\x1ainclude_stop_str_in_output\x18\x0e \x01(\x08\x12\x12\n\nignore_eos\x18\x0f \x01(\x08\x12 \n\x13skip_special_tokens\x18\x10 \x01(\x08H\n\x88\x01\x01\x12\x15\n\x08logprobs\x18\x11 \x01(\rH\x0b\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x12 \x01(\rH\x0c\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x16\n\x14_skip_special_tokensB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"\xa6\x02\n\x10GenerateResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12+\n\x08logprobs\x18\x04 \x03(\x0b\x32\x19.antipode.v1.TokenLogprob\x12\x30\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x19.antipode.v1.FinishReason\x12\x15\n\x0bstop_string\x18\x06 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x07 \x01(\rH\x00\x12!\n\x05start\x18\x08 \x01(\x0b\x32\x12.antipode.v1.Start\x12!\n\x05usage\x18\t \x01(\x0b\x32\x12.antipode.v1.UsageB\r\n\x0bstop_reason\"\x9d\x01\n\x05Start\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x32\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32\x19.antipode.v1.TokenLogprob\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r\"\x8e\x01\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\x12\x14\n\x07logprob\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12&\n\x03top\x18\x05 \x03(\x0b\x32\x19.antipode.v1.TokenLogprobB\n\n\x08_logprob\"[\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14num_generated_tokens\x18\x02 \x01(\r\x12\x19\n\x11num_cached_tokens\x18\x03 \x01(\r\"\x95\x01\n\x0fTokenizeRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x11.antipode.v1.ChatH\x00\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\x08\n\x06promptB\x15\n\x13_add_special_tokens\"<\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\"5\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\r\n\x05model\x18\x02 \x01(\t\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x32\xef\x01\n\nGeneration\x12I\n\x08Generate\x12\x1c.antipode.v1.GenerateRequest\x1a\x1d.antipode.v1.GenerateResponse0\x01\x12G\n\x08Tokenize\x12\x1c.antipode.v1.TokenizeRequest\x1a\x1d.antipode.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.antipode.v1.DetokenizeRequest\x1a\x1f.antipode.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,36 +33,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=2242
-  _globals['_FINISHREASON']._serialized_end=2362
+  _globals['_FINISHREASON']._serialized_start=2335
+  _globals['_FINISHREASON']._serialized_end=2455
   _globals['_GENERATEREQUEST']._serialized_start=46
   _globals['_GENERATEREQUEST']._serialized_end=354
   _globals['_TOKENIDS']._serialized_start=356
   _globals['_TOKENIDS']._serialized_end=379
-  _globals['_CHAT']._serialized_start=381
-  _globals['_CHAT']._serialized_end=431
-  _globals['_CHATMESSAGE']._serialized_start=433
-  _globals['_CHATMESSAGE']._serialized_end=477
-  _globals['_SAMPLING']._serialized_start=480
-  _globals['_SAMPLING']._serialized_end=1238
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=982
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1030
-  _globals['_GENERATERESPONSE']._serialized_start=1241
-  _globals['_GENERATERESPONSE']._serialized_end=1535
-  _globals['_START']._serialized_start=1538
-  _globals['_START']._serialized_end=1669
-  _globals['_TOKENLOGPROB']._serialized_start=1672
-  _globals['_TOKENLOGPROB']._serialized_end=1814
-  _globals['_USAGE']._serialized_start=1816
-  _globals['_USAGE']._serialized_end=1907
-  _globals['_TOKENIZEREQUEST']._serialized_start=1910
-  _globals['_TOKENIZEREQUEST']._serialized_end=2058
-  _globals['_TOKENIZERESPONSE']._serialized_start=2060
-  _globals['_TOKENIZERESPONSE']._serialized_end=2120
-  _globals['_DETOKENIZEREQUEST']._serialized_start=2122
-  _globals['_DETOKENIZEREQUEST']._serialized_end=2204
-  _globals['_DETOKENIZERESPONSE']._serialized_start=2206
-  _globals['_DETOKENIZERESPONSE']._serialized_end=2240
-  _globals['_GENERATION']._serialized_start=2365
-  _globals['_GENERATION']._serialized_end=2604
+  _globals['_CHAT']._serialized_start=382
+  _globals['_CHAT']._serialized_end=526
+  _globals['_CHATMESSAGE']._serialized_start=528
+  _globals['_CHATMESSAGE']._serialized_end=572
+  _globals['_SAMPLING']._serialized_start=575
+  _globals['_SAMPLING']._serialized_end=1333
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1077
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1125
+  _globals['_GENERATERESPONSE']._serialized_start=1336
+  _globals['_GENERATERESPONSE']._serialized_end=1630
+  _globals['_START']._serialized_start=1633
+  _globals['_START']._serialized_end=1790
+  _globals['_TOKENLOGPROB']._serialized_start=1793
+  _globals['_TOKENLOGPROB']._serialized_end=1935
+  _globals['_USAGE']._serialized_start=1937
+  _globals['_USAGE']._serialized_end=2028
+  _globals['_TOKENIZEREQUEST']._serialized_start=2031
+  _globals['_TOKENIZEREQUEST']._serialized_end=2180
+  _globals['_TOKENIZERESPONSE']._serialized_start=2182
+  _globals['_TOKENIZERESPONSE']._serialized_end=2242
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2244
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2297
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2299
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2333
+  _globals['_GENERATION']._serialized_start=2458
+  _globals['_GENERATION']._serialized_end=2697
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,75 @@
+"""grpc.health.v1, answered from the service's readiness at the moment of asking.
+
+Nothing is cached, so a status cannot lag behind: a watch compares several times a second. Knows
+readiness only as a function that says yes or no.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2
+
+from server.api.grpc.status import Context
+
+WATCH_PERIOD_SECONDS = 0.1
+
+
+class Health:
+    """SERVING for the whole server ("") and each service while `is_ready()`, else NOT_SERVING."""
+
+    def __init__(self, is_ready: Callable[[], bool], service_names: Iterable[str]) -> None:
+        self._is_ready = is_ready
+        self._names = frozenset({"", *service_names})
+
+    async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
+        if request.service not in self._names:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return self._response(request.service)
+
+    async def list(self, request: health_pb2.HealthListRequest, context: Context) -> Any:
+        statuses = {name: self._response(name) for name in self._names}
+        return health_pb2.HealthListResponse(statuses=statuses)
+
+    async def watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        """Tell the status now and at each change; runs until the client goes or the server stops.
+
+        As the protocol has it, an unknown service is SERVICE_UNKNOWN here and no error.
+        """
+        told = None
+        while True:
+            if (response := self._response(request.service)) != told:
+                await context.write(response)
+                told = response
+            await asyncio.sleep(WATCH_PERIOD_SECONDS)
+
+    def _response(self, service: str) -> Any:
+        response = health_pb2.HealthCheckResponse
+        if service not in self._names:
+            return response(status=response.SERVICE_UNKNOWN)
+        return response(status=response.SERVING if self._is_ready() else response.NOT_SERVING)
+
+
+def add_health(
+    server: grpc.aio.Server, is_ready: Callable[[], bool], service_names: Iterable[str]
+) -> None:
+    """Answer health checks of these services, and of the health service itself, on `server`."""
+    servicer = Health(is_ready, [*service_names, health.SERVICE_NAME])
+    check, reply = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+    listing, listed = health_pb2.HealthListRequest, health_pb2.HealthListResponse
+    handlers = {
+        "Check": grpc.unary_unary_rpc_method_handler(
+            servicer.check, check.FromString, reply.SerializeToString
+        ),
+        "List": grpc.unary_unary_rpc_method_handler(
+            servicer.list, listing.FromString, listed.SerializeToString
+        ),
+        "Watch": grpc.unary_stream_rpc_method_handler(
+            servicer.watch, check.FromString, reply.SerializeToString
+        ),
+    }
+    generic = grpc.method_handlers_generic_handler(health.SERVICE_NAME, handlers)
+    server.add_generic_rpc_handlers((generic,))

@@ -1,0 +1,27 @@
+"""Server reflection, under both its names.
+
+grpcio ships v1alpha only; v1 has the same messages on the wire, so the same handler answers it.
+Only services whose descriptors are at hand are listed, so that a client can describe all it lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+_V1_NAME = "grpc.reflection.v1.ServerReflection"
+
+
+def add_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> None:
+    """Let clients ask `server` for the descriptors of these services and of reflection itself."""
+    servicer = reflection.aio.ReflectionServicer([*service_names, reflection.SERVICE_NAME])
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    for name in (_V1_NAME, reflection.SERVICE_NAME):
+        handlers = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
+        server.add_generic_rpc_handlers((handlers,))

@@ -1,0 +1,75 @@
+"""How a call is named in its metadata, and how an error of the service ends it.
+
+Only looks up what `server.errors` says of the error's kind; knows no method and no message.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Never
+
+import grpc
+
+from server.errors import ApiError, ErrorKind
+
+type Context = grpc.aio.ServicerContext[Any, Any]
+
+REQUEST_ID_KEY = "x-request-id"
+MAX_REQUEST_ID_LENGTH = 128
+
+# Trailers must fit the few kilobytes a peer accepts as metadata, whatever a message quotes.
+MAX_DETAILS_LENGTH = 1024
+
+_log = logging.getLogger(__name__)
+
+
+def adopt_request_id(context: Context, given: str = "") -> str:
+    """The id `given` with the request, or with the call's metadata, or else a new one.
+
+    Whatever becomes of the call, its trailing metadata will say it. ApiError for an id that cannot
+    stand in metadata.
+    """
+    metadata = dict(context.invocation_metadata() or ())
+    request_id = given or str(metadata.get(REQUEST_ID_KEY, "")) or uuid.uuid4().hex
+    if len(request_id) > MAX_REQUEST_ID_LENGTH or not _is_visible_ascii(request_id):
+        raise ApiError(
+            ErrorKind.INVALID_REQUEST,
+            f"a request id must be at most {MAX_REQUEST_ID_LENGTH} visible ASCII characters",
+            param="request_id",
+        )
+    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+    return request_id
+
+
+@asynccontextmanager
+async def errors_as_status(context: Context) -> AsyncIterator[None]:
+    """End the call with the status of an error that leaves the block; INTERNAL for one unforeseen.
+
+    What an unforeseen error says goes to the log only: it was not written for a client.
+    """
+    try:
+        yield
+    except ApiError as error:
+        await abort(context, error)
+    except grpc.aio.BaseError:
+        # The call itself has ended, so there is nobody to tell.
+        raise
+    except Exception:
+        _log.exception("a call failed")
+        await abort(context, ApiError(ErrorKind.INTERNAL, "internal error"))
+
+
+async def abort(context: Context, error: ApiError) -> Never:
+    """End the call with the error's status, and where a retry is worth it the time to wait."""
+    spec = error.kind.spec
+    trailing = tuple(context.trailing_metadata())
+    if spec.retry_after is not None:
+        trailing += (("grpc-retry-pushback-ms", str(spec.retry_after * 1000)),)
+    await context.abort(spec.grpc_code, error.message[:MAX_DETAILS_LENGTH], trailing)
+
+
+def _is_visible_ascii(text: str) -> bool:
+    return all("!" <= character <= "~" for character in text)

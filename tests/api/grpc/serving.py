@@ -1,0 +1,104 @@
+"""A real server on a loopback port, over the real service and an engine that follows a script."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import grpc
+import pytest
+
+from server.api._pb.antipode.v1 import generation_pb2 as pb
+from server.api._pb.antipode.v1.generation_pb2_grpc import GenerationStub
+from server.api.grpc.server import create_grpc_server
+from server.api.service import Service
+from server.api.tokenizer import Tokenizer
+from server.config import ServerConfig
+from server.lifecycle import Lifecycle
+from tests.api.fakes import FakeEngine, small_pretrained
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a test may touch: both ends, and what lies between them."""
+
+    channel: grpc.aio.Channel
+    stub: GenerationStub
+    engine: FakeEngine
+    lifecycle: Lifecycle
+    tokenizer: Tokenizer
+    address: str
+    server: grpc.aio.Server
+
+
+@contextmanager
+def reserved_port():
+    """A free port, kept from others; the server binds it beside us."""
+    with socket.socket() as reserving:
+        reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserving.bind(("127.0.0.1", 0))
+        yield reserving.getsockname()[1]
+
+
+@asynccontextmanager
+async def serving(
+    engine: FakeEngine, *, channel_options: tuple = (), **config: object
+) -> AsyncIterator[Serving]:
+    tokenizer, lifecycle = Tokenizer(small_pretrained()), Lifecycle()
+    lifecycle.mark_ready()
+    service = Service(engine, tokenizer, lifecycle, hang_timeout_seconds=30)
+    with reserved_port() as port:
+        server = create_grpc_server(
+            service, ServerConfig(host="127.0.0.1", grpc_port=port, **config)
+        )
+        await server.start()
+        address = f"127.0.0.1:{port}"
+        try:
+            async with grpc.aio.insecure_channel(address, options=channel_options) as channel:
+                stub = GenerationStub(channel)
+                yield Serving(channel, stub, engine, lifecycle, tokenizer, address, server)
+        finally:
+            await server.stop(None)
+
+
+async def collect(call) -> list[pb.GenerateResponse]:
+    """What is left of a stream; unlike iterating, this may follow other reads."""
+    responses = []
+    while (response := await call.read()) is not grpc.aio.EOF:
+        responses.append(response)
+    return responses
+
+
+def text_of(responses: list[pb.GenerateResponse], index: int = 0) -> str:
+    return "".join(response.text for response in responses if response.index == index)
+
+
+def token_ids_of(responses: list[pb.GenerateResponse], index: int = 0) -> list[int]:
+    return [
+        token_id
+        for response in responses
+        if response.index == index
+        for token_id in response.token_ids
+    ]
+
+
+async def until(condition) -> None:
+    """Wait until `condition()` holds, which must be soon."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def failure(call) -> grpc.aio.AioRpcError:
+    """The error a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await (collect(call) if hasattr(call, "read") else call)
+    return error.value
+
+
+def ids(text: str) -> list[int]:
+    """The small tokenizer's ids of `text`."""
+    return small_pretrained().backend_tokenizer.encode(text).ids
