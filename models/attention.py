@@ -10,7 +10,7 @@ scheduling.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,15 @@ _NEVER = -1e30
 _FAR = 2**31 - 1
 
 
+# An array; or, of the same tree, its shape or its PartitionSpec.
+type Leaf = Any
+
+
 class KVLayer(NamedTuple):
     """One layer's pool on one shard: [B, K, P, H] each, blocks x KV heads x slots x head size."""
 
-    k: jax.Array
-    v: jax.Array
+    k: Leaf
+    v: Leaf
 
 
 class Ragged(NamedTuple):

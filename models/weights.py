@@ -75,8 +75,10 @@ class _Vocabulary:
 
     def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
         each = padded_vocab(self.vocab, shard.count)
-        start = min(shard.index * each, self.vocab)
-        rows = checkpoint.read(self.name, slice(start, min(start + each, self.vocab)))
+        start, stop = shard.index * each, min((shard.index + 1) * each, self.vocab)
+        if start >= stop:
+            return np.zeros((each, self.hidden), np.float32)
+        rows = checkpoint.read(self.name, slice(start, stop))
         return np.pad(rows, ((0, each - len(rows)), (0, 0)))
 
 

@@ -1,0 +1,258 @@
+"""Packs a scheduled batch into the arrays of one compiled step.
+
+NumPy only: from rows to padded arrays, and the ladder of sizes they are padded to. Knows neither
+why a row was scheduled nor what the step computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from server.engine.sequence import Sequence
+from server.engine.step import ScheduledBatch, ScheduledRow
+
+# Token id that stands for "the one this slot drew last": the host does not know it yet.
+IN_FLIGHT = -1
+# No next prompt token whose log probability is wanted.
+NO_TARGET = -1
+
+# NumPy on the way in, traced inside the step.
+type Array = Any
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Bucket:
+    """A compiled size: `num_tokens` of the ragged token axis, `num_rows` sequences.
+
+    In a decode bucket the two are equal: every row has one token.
+    """
+
+    num_tokens: int
+    num_rows: int
+    decode_only: bool
+
+
+class SamplingInput(NamedTuple):
+    """How each row draws its token; one entry a row. `temperature` 0 is greedy.
+
+    `slot` is the row of the device's per-sequence state, the last one for rows that do not sample.
+    `position` is where the drawn token will stand in its sequence; with `seed` (two words) and
+    `choice` it keys the noise. `suppress_stops`: stop ids are not to be drawn yet.
+    """
+
+    slot: Array
+    is_sampling: Array
+    temperature: Array
+    top_p: Array
+    top_k: Array
+    min_p: Array
+    presence_penalty: Array
+    frequency_penalty: Array
+    repetition_penalty: Array
+    has_bias: Array
+    suppress_stops: Array
+    wants_logprobs: Array
+    seed: Array
+    choice: Array
+    position: Array
+
+
+class StepInput(NamedTuple):
+    """One step's host-side input. T and S are the bucket's sizes, B the blocks of a table.
+
+    Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
+    whose log probability is wanted, or NO_TARGET.
+    """
+
+    token_ids_T: Array
+    positions_T: Array
+    row_T: Array
+    target_T: Array
+    block_tables_SB: Array
+    seq_lens_S: Array
+    query_start_S1: Array
+    num_decodes: Array
+    sampling: SamplingInput
+
+
+class Ladder:
+    """The closed set of buckets: decode rows by powers of two, mixed token counts likewise."""
+
+    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int, smallest_mixed: int) -> None:
+        self._decode = [
+            Bucket(size, size, decode_only=True) for size in _powers(2, max(2, max_num_seqs))
+        ]
+        rows = self._decode[-1].num_rows
+        largest = max(max_num_batched_tokens, rows)
+        self._mixed = [
+            Bucket(size, rows, decode_only=False)
+            for size in _powers(max(smallest_mixed, rows), largest)
+        ]
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        return (*self._decode, *self._mixed)
+
+    def choose(self, batch: ScheduledBatch) -> Bucket:
+        """The smallest bucket that holds the batch."""
+        if all(row.is_decode for row in batch.rows):
+            return next(b for b in self._decode if b.num_rows >= len(batch.rows))
+        return next(b for b in self._mixed if b.num_tokens >= batch.num_tokens)
+
+
+def _powers(first: int, last: int) -> list[int]:
+    """Powers of two from `first`, rounded up, to the first that is at least `last`."""
+    sizes = [1 << (first - 1).bit_length()]
+    while sizes[-1] < last:
+        sizes.append(sizes[-1] * 2)
+    return sizes
+
+
+def empty_input(bucket: Bucket, table_size: int, scratch_slot: int) -> StepInput:
+    """All padding: what warm-up runs, and what `pack` fills."""
+    t, s = bucket.num_tokens, bucket.num_rows
+
+    def ints(*shape: int, fill: int = 0) -> np.ndarray:
+        return np.full(shape, fill, np.int32)
+
+    def floats(fill: float) -> np.ndarray:
+        return np.full(s, fill, np.float32)
+
+    sampling = SamplingInput(
+        slot=ints(s, fill=scratch_slot),
+        is_sampling=np.zeros(s, np.bool_),
+        temperature=floats(0.0),
+        top_p=floats(1.0),
+        top_k=ints(s),
+        min_p=floats(0.0),
+        presence_penalty=floats(0.0),
+        frequency_penalty=floats(0.0),
+        repetition_penalty=floats(1.0),
+        has_bias=np.zeros(s, np.bool_),
+        suppress_stops=np.zeros(s, np.bool_),
+        wants_logprobs=np.zeros(s, np.bool_),
+        seed=np.zeros((s, 2), np.uint32),
+        choice=np.zeros(s, np.uint32),
+        position=np.zeros(s, np.uint32),
+    )
+    return StepInput(
+        token_ids_T=ints(t),
+        positions_T=ints(t),
+        row_T=ints(t, fill=s),
+        target_T=ints(t, fill=NO_TARGET),
+        block_tables_SB=ints(s, table_size),
+        seq_lens_S=ints(s),
+        query_start_S1=ints(s + 1),
+        num_decodes=ints(1),
+        sampling=sampling,
+    )
+
+
+def pack(batch: ScheduledBatch, bucket: Bucket, table_size: int, scratch_slot: int) -> StepInput:
+    """The step input of a batch that fits `bucket`."""
+    step = empty_input(bucket, table_size, scratch_slot)
+    start = 0
+    for i, row in enumerate(batch.rows):
+        end = start + row.num_scheduled_tokens
+        _pack_tokens(step, i, row, slice(start, end))
+        _pack_row(step.sampling, i, row, scratch_slot)
+        step.query_start_S1[i] = start
+        start = end
+    step.query_start_S1[len(batch.rows) :] = start
+    step.num_decodes[0] = sum(row.is_decode for row in batch.rows)
+    return step
+
+
+def _pack_tokens(step: StepInput, i: int, row: ScheduledRow, where: slice) -> None:
+    seq, first, end = row.seq, row.num_computed_tokens, row.end
+    known = seq.token_ids[first:end]
+    step.token_ids_T[where] = known + [IN_FLIGHT] * (end - first - len(known))
+    step.positions_T[where] = np.arange(first, end)
+    step.row_T[where] = i
+    step.block_tables_SB[i, : len(seq.block_table)] = seq.block_table
+    step.seq_lens_S[i] = end
+    if seq.needs_whole_prompt:
+        targets = seq.token_ids[first + 1 : min(end + 1, seq.num_prompt_tokens)]
+        step.target_T[where.start : where.start + len(targets)] = targets
+
+
+def _pack_row(sampling: SamplingInput, i: int, row: ScheduledRow, scratch_slot: int) -> None:
+    if not row.is_sampling:
+        return
+    seq, params = row.seq, row.seq.params
+    sampling.slot[i] = seq.slot
+    sampling.is_sampling[i] = True
+    sampling.temperature[i] = params.temperature
+    sampling.top_p[i] = params.top_p
+    sampling.top_k[i] = params.top_k
+    sampling.min_p[i] = params.min_p
+    sampling.presence_penalty[i] = params.presence_penalty
+    sampling.frequency_penalty[i] = params.frequency_penalty
+    sampling.repetition_penalty[i] = params.repetition_penalty
+    sampling.has_bias[i] = bool(params.logit_bias)
+    sampling.suppress_stops[i] = row.end - seq.num_prompt_tokens < params.min_tokens
+    sampling.wants_logprobs[i] = params.num_logprobs >= 0
+    sampling.seed[i] = (params.seed & 0xFFFFFFFF, params.seed >> 32)
+    sampling.choice[i] = seq.index
+    sampling.position[i] = row.end
+
+
+class SlotInput(NamedTuple):
+    """What a slot's device state is set to when a sequence takes it. Unused places hold -1."""
+
+    slot: Array
+    prompt_ids: Array
+    output_ids: Array
+    bias_ids: Array
+    bias_values: Array
+    stop_ids: Array
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSizes:
+    """How much a slot's state holds: tokens, biased ids, stop ids."""
+
+    max_model_len: int
+    max_biases: int
+    max_stop_ids: int
+
+
+def needs_slot_state(seq: Sequence) -> bool:
+    """Whether any option of the sequence reads its slot's state beyond the last token."""
+    params = seq.params
+    return bool(
+        params.presence_penalty
+        or params.frequency_penalty
+        or params.repetition_penalty != 1.0
+        or params.logit_bias
+        or params.min_tokens
+    )
+
+
+def empty_slot(sizes: SlotSizes, slot: int) -> SlotInput:
+    """A slot without tokens, biases or stop ids."""
+    return SlotInput(
+        slot=np.int32(slot),
+        prompt_ids=np.full(sizes.max_model_len, -1, np.int32),
+        output_ids=np.full(sizes.max_model_len, -1, np.int32),
+        bias_ids=np.full(sizes.max_biases, -1, np.int32),
+        bias_values=np.zeros(sizes.max_biases, np.float32),
+        stop_ids=np.full(sizes.max_stop_ids, -1, np.int32),
+    )
+
+
+def pack_slot(seq: Sequence, sizes: SlotSizes) -> SlotInput:
+    """The state of the slot that `seq` has just been given; all its tokens are known."""
+    state = empty_slot(sizes, seq.slot)
+    prompt = seq.token_ids[: seq.num_prompt_tokens]
+    output = seq.token_ids[seq.num_prompt_tokens :]
+    bias = seq.params.logit_bias
+    state.prompt_ids[: len(prompt)] = prompt
+    state.output_ids[: len(output)] = output
+    state.bias_ids[: len(bias)] = list(bias)
+    state.bias_values[: len(bias)] = list(bias.values())
+    state.stop_ids[: len(seq.stop_token_ids)] = list(seq.stop_token_ids)
+    return state

@@ -1,0 +1,222 @@
+"""Runs scheduled batches on the device: weights, state and compiled programs of one model.
+
+All arrays of the engine are here and none of its policy. `execute` only dispatches; `read` waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from models.checkpoint import Checkpoint
+from models.config import ModelConfig, read_config
+from models.decoder import DecoderLayout
+from models.sharding import make_mesh, tensor_size
+from models.weights import abstract_decoder, leaf_shardings, load_leaves
+from server.config import EngineConfig
+from server.engine.batch import (
+    Bucket,
+    Ladder,
+    SlotSizes,
+    empty_input,
+    empty_slot,
+    needs_slot_state,
+    pack,
+    pack_slot,
+)
+from server.engine.link import TokenLogprobs
+from server.engine.program import DeviceState, Programs, StateSizes, StepOutput
+from server.engine.sampler import Logprobs
+from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
+
+type Progress = Callable[[str, float], None]
+
+MAX_LOGIT_BIASES = 300
+MAX_STOP_TOKEN_IDS = 64
+# Where the KV pool's size is given by neither flag nor device: on CPU, host memory is shared.
+_CPU_KV_BYTES = 1 << 30
+_SMALLEST_MIXED_BUCKET = 32
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A dispatched step: its batch, its bucket and the arrays it will fill."""
+
+    batch: ScheduledBatch
+    bucket: Bucket
+    output: StepOutput
+
+
+class ModelRunner:
+    """Made by `build`, ready to serve: every program compiled and run once."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        sizes: StateSizes,
+        mesh: Mesh,
+        ladder: Ladder,
+        leaves: list[jax.Array],
+        programs: Programs,
+    ) -> None:
+        self.config, self.sizes, self.mesh = config, sizes, mesh
+        self._ladder, self._leaves = ladder, leaves
+        self._programs = programs
+        self._steps: dict[Bucket, jax.stages.Compiled] = {}
+        self._state: DeviceState = programs.make_state()
+
+    @classmethod
+    def build(
+        cls,
+        checkpoint: Path,
+        engine: EngineConfig,
+        progress: Progress = lambda detail, fraction: None,
+    ) -> ModelRunner:
+        """Load the checkpoint, allocate the pool, compile and warm every program.
+
+        Raises ConfigError, CheckpointError or MeshError, each with a sentence for the operator.
+        """
+        config = read_config(checkpoint)
+        mesh = make_mesh(config, engine.tensor_parallel_size)
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        dtype = jnp.dtype(config.dtype if engine.dtype == "auto" else engine.dtype)
+        layout = DecoderLayout(tensor_size=tensor_size(mesh), stacked=not on_cpu, dtype=dtype)
+        model = abstract_decoder(config, layout)
+        leaves = load_leaves(model, Checkpoint(checkpoint), layout, mesh, progress)
+        sizes = _state_sizes(config, layout, engine, on_cpu)
+        ladder = Ladder(engine.max_num_seqs, engine.max_num_batched_tokens, _SMALLEST_MIXED_BUCKET)
+        runner = cls(config, sizes, mesh, ladder, leaves, Programs(model, layout, mesh, sizes))
+        runner._warm(progress, leaf_shardings(model, mesh))
+        return runner
+
+    @property
+    def max_model_len(self) -> int:
+        return self.sizes.slot.max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return self.config.eos_token_ids
+
+    @property
+    def num_blocks(self) -> int:
+        return self.sizes.num_blocks
+
+    @property
+    def block_size(self) -> int:
+        return self.sizes.block_size
+
+    @property
+    def programs(self) -> dict[Bucket, jax.stages.Compiled]:
+        """The compiled steps, by bucket."""
+        return dict(self._steps)
+
+    def execute(self, batch: ScheduledBatch) -> InFlight:
+        """Dispatch one step. All that is needed of the sequences is read before it returns."""
+        for row in batch.rows:
+            if row.is_admitted and needs_slot_state(row.seq):
+                self._state = self._state._replace(
+                    sampler=self._set_slot(self._state.sampler, pack_slot(row.seq, self.sizes.slot))
+                )
+        bucket = self._ladder.choose(batch)
+        inputs = pack(batch, bucket, self.sizes.table_size, self.sizes.scratch_slot)
+        output, self._state = self._steps[bucket](self._leaves, self._state, inputs)
+        return InFlight(batch, bucket, output)
+
+    def read(self, in_flight: InFlight) -> StepResult:
+        """Wait for a step and bring to the host what its rows asked for."""
+        batch, output = in_flight.batch, in_flight.output
+        tokens, finite = jax.device_get((output.drawn.token_S, output.drawn.is_finite_S))
+        wants_logprobs = any(row.seq.params.num_logprobs >= 0 for row in batch.rows)
+        logprobs = jax.device_get(output.drawn.logprobs) if wants_logprobs else None
+        wants_prompt = any(row.seq.params.num_prompt_logprobs >= 0 for row in batch.rows)
+        prompt = jax.device_get(output.prompt) if wants_prompt and output.prompt else None
+        rows, start = [], 0
+        for i, row in enumerate(batch.rows):
+            end = start + row.num_scheduled_tokens
+            rows.append(
+                RowResult(
+                    token_id=int(tokens[i]) if row.is_sampling else None,
+                    logprobs=_row_logprobs(logprobs, i, row) if logprobs else None,
+                    prompt_logprobs=_prompt_logprobs(prompt, start, row) if prompt else (),
+                    is_finite=bool(finite[i]) or not row.is_sampling,
+                )
+            )
+            start = end
+        return StepResult(tuple(rows), in_flight.bucket.num_tokens)
+
+    def _warm(self, progress: Progress, shardings: list[jax.NamedSharding]) -> None:
+        """Compile every program of the ladder and run each once, on padding."""
+        buckets = self._ladder.buckets
+        self._set_slot = self._programs.compile_set_slot()
+        empty = empty_slot(self.sizes.slot, self.sizes.scratch_slot)
+        self._state = self._state._replace(sampler=self._set_slot(self._state.sampler, empty))
+        for i, bucket in enumerate(buckets):
+            progress(f"compiling step {i + 1} of {len(buckets)}", i / len(buckets))
+            self._steps[bucket] = self._programs.compile_step(bucket, shardings)
+            padding = empty_input(bucket, self.sizes.table_size, self.sizes.scratch_slot)
+            _, self._state = self._steps[bucket](self._leaves, self._state, padding)
+        jax.block_until_ready(self._state)
+        progress("ready", 1.0)
+
+
+def _state_sizes(
+    config: ModelConfig, layout: DecoderLayout, engine: EngineConfig, on_cpu: bool
+) -> StateSizes:
+    auto_dtype = "float32" if on_cpu else layout.dtype
+    kv_dtype = jnp.dtype(auto_dtype if engine.kv_dtype == "auto" else engine.kv_dtype)
+    longest = min(engine.max_model_len or config.max_position, config.max_position)
+    token_bytes = 2 * config.num_layers * config.head_dim * kv_dtype.itemsize
+    block_bytes = token_bytes * layout.kv_heads(config) * engine.block_size
+    num_blocks = engine.num_blocks or _kv_bytes(engine, on_cpu) // block_bytes
+    return StateSizes(
+        num_blocks=num_blocks,
+        block_size=engine.block_size,
+        max_num_seqs=engine.max_num_seqs,
+        slot=SlotSizes(longest, MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS),
+        kv_dtype=kv_dtype,
+    )
+
+
+def _kv_bytes(engine: EngineConfig, on_cpu: bool) -> int:
+    """Bytes for the KV pool over all devices, from the flag or from what is free."""
+    if engine.kv_cache_bytes:
+        return engine.kv_cache_bytes
+    if on_cpu:
+        return _CPU_KV_BYTES
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    return sum(
+        int(s["bytes_limit"] * engine.hbm_utilization) - s["bytes_in_use"] for s in stats if s
+    )
+
+
+def _row_logprobs(logprobs: Logprobs, i: int, row: ScheduledRow) -> TokenLogprobs | None:
+    wanted = row.seq.params.num_logprobs
+    if not row.is_sampling or wanted < 0:
+        return None
+    return _token_logprobs(logprobs, i, wanted)
+
+
+def _prompt_logprobs(prompt: Logprobs, start: int, row: ScheduledRow) -> list[TokenLogprobs | None]:
+    """One entry per position of the chunk that has a next prompt token."""
+    wanted = row.seq.params.num_prompt_logprobs
+    if wanted < 0:
+        return []
+    last = min(row.end, row.seq.num_prompt_tokens - 1)
+    count = max(0, last - row.num_computed_tokens)
+    return [_token_logprobs(prompt, start + i, wanted) for i in range(count)]
+
+
+def _token_logprobs(logprobs: Logprobs, i: int, wanted: int) -> TokenLogprobs:
+    ids = np.asarray(logprobs.top_ids[i, :wanted]).tolist()
+    values = np.asarray(logprobs.top[i, :wanted]).tolist()
+    return TokenLogprobs(float(logprobs.chosen[i]), list(zip(ids, values, strict=True)))

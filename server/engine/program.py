@@ -1,0 +1,229 @@
+"""The programs the device runs: one step per bucket, and the setting of a slot.
+
+A program takes the weights as arguments with pinned shardings, so other weights of the same shape
+are a rebind, and the state donated, so the KV pool is written in place. Everything runs under one
+`shard_map`. Compiling is ahead of time: what is not in the ladder cannot be run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from models.attention import KVLayer, Ragged
+from models.decoder import Decoder, DecoderLayout, KVPool, padded_vocab
+from models.sharding import TENSOR
+from server.engine.batch import Bucket, SlotSizes, StepInput, empty_input, empty_slot
+from server.engine.sampler import (
+    MAX_LOGPROBS,
+    Drawn,
+    Logprobs,
+    SamplerState,
+    sample,
+    set_slot,
+    token_logprobs,
+)
+
+# Prompt tokens whose logits are held at once when their log probabilities are asked for.
+_LOGPROB_TILE = 32
+
+
+class DeviceState(NamedTuple):
+    """All the engine keeps on the device beside the weights; donated to every program."""
+
+    kv: KVPool
+    sampler: SamplerState
+
+
+class StepOutput(NamedTuple):
+    """What a step sends back. `prompt` has an entry per token, in mixed buckets only."""
+
+    drawn: Drawn
+    prompt: Logprobs | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSizes:
+    """The sizes of the device state."""
+
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    slot: SlotSizes
+    kv_dtype: Any
+
+    @property
+    def table_size(self) -> int:
+        """Blocks that the longest sequence needs."""
+        return -(-self.slot.max_model_len // self.block_size)
+
+    @property
+    def scratch_slot(self) -> int:
+        """The slot after the last, which takes the writes of rows that do not sample."""
+        return self.max_num_seqs
+
+
+class Programs:
+    """Compiles the programs of one model on one mesh. Holds no weights and no state."""
+
+    def __init__(
+        self, model: Decoder, layout: DecoderLayout, mesh: Mesh, sizes: StateSizes
+    ) -> None:
+        self._graphdef, weights = nnx.split(model)
+        leaves, self._treedef = jax.tree.flatten(weights)
+        self._leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        self._layout, self._mesh, self._sizes = layout, mesh, sizes
+        self._config = model.config
+
+    def compile_step(
+        self, bucket: Bucket, leaf_shardings: list[NamedSharding]
+    ) -> jax.stages.Compiled:
+        """`(leaves, state, input) -> (output, state)` for one bucket; `state` is donated."""
+        leaf_specs = [sharding.spec for sharding in leaf_shardings]
+        state_specs = self.state_specs()
+
+        def step(
+            leaves: list[jax.Array], state: DeviceState, inputs: StepInput
+        ) -> tuple[StepOutput, DeviceState]:
+            return self._step(leaves, state, inputs, bucket)
+
+        mapped = jax.shard_map(
+            step,
+            mesh=self._mesh,
+            in_specs=(leaf_specs, state_specs, PartitionSpec()),
+            out_specs=(PartitionSpec(), state_specs),
+            check_vma=False,
+        )
+        shardings = self._shardings((leaf_specs, state_specs))
+        replicated = NamedSharding(self._mesh, PartitionSpec())
+        jitted = jax.jit(
+            mapped,
+            in_shardings=(*shardings, replicated),
+            out_shardings=(replicated, shardings[1]),
+            donate_argnums=1,
+        )
+        inputs = empty_input(bucket, self._sizes.table_size, self._sizes.scratch_slot)
+        return jitted.lower(self._leaves, self.abstract_state(), inputs).compile()
+
+    def compile_set_slot(self) -> jax.stages.Compiled:
+        """`(sampler state, slot input) -> sampler state`; the state is donated."""
+        specs = self.state_specs().sampler
+        mapped = jax.shard_map(
+            set_slot,
+            mesh=self._mesh,
+            in_specs=(specs, PartitionSpec()),
+            out_specs=specs,
+            check_vma=False,
+        )
+        shardings = self._shardings(specs)
+        replicated = NamedSharding(self._mesh, PartitionSpec())
+        jitted = jax.jit(
+            mapped,
+            in_shardings=(shardings, replicated),
+            out_shardings=shardings,
+            donate_argnums=0,
+        )
+        inputs = empty_slot(self._sizes.slot, self._sizes.scratch_slot)
+        return jitted.lower(self.abstract_state().sampler, inputs).compile()
+
+    def abstract_state(self) -> DeviceState:
+        """Shapes and dtypes of the device state, all shards together."""
+        sizes, config, layout = self._sizes, self._config, self._layout
+        stacked_layers = config.num_layers if layout.stacked else 1
+        pool = jax.ShapeDtypeStruct(
+            (
+                sizes.num_blocks * stacked_layers,
+                layout.kv_heads(config),
+                sizes.block_size,
+                config.head_dim,
+            ),
+            sizes.kv_dtype,
+        )
+        slots, slot = sizes.max_num_seqs + 1, sizes.slot
+        vocab = padded_vocab(config.vocab_size, layout.tensor_size) * layout.tensor_size
+        sampler = SamplerState(
+            last_tokens_N=jax.ShapeDtypeStruct((slots,), jnp.int32),
+            output_counts_NV=jax.ShapeDtypeStruct((slots, vocab), jnp.int32),
+            prompt_mask_NV=jax.ShapeDtypeStruct((slots, vocab), jnp.bool_),
+            bias_ids_NM=jax.ShapeDtypeStruct((slots, slot.max_biases), jnp.int32),
+            bias_values_NM=jax.ShapeDtypeStruct((slots, slot.max_biases), jnp.float32),
+            stop_ids_NM=jax.ShapeDtypeStruct((slots, slot.max_stop_ids), jnp.int32),
+        )
+        num_pools = 1 if layout.stacked else config.num_layers
+        return DeviceState((KVLayer(pool, pool),) * num_pools, sampler)
+
+    def state_specs(self) -> DeviceState:
+        """How the state is split: the pool by KV heads, per-token counts by vocabulary."""
+        by_head = PartitionSpec(None, TENSOR)
+        everywhere = PartitionSpec()
+        num_pools = 1 if self._layout.stacked else self._config.num_layers
+        return DeviceState(
+            (KVLayer(by_head, by_head),) * num_pools,
+            SamplerState(everywhere, by_head, by_head, everywhere, everywhere, everywhere),
+        )
+
+    def make_state(self) -> DeviceState:
+        """A zeroed device state."""
+        shardings = self._shardings(self.state_specs())
+        abstract = self.abstract_state()
+
+        def zeros() -> DeviceState:
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+
+        return jax.jit(zeros, out_shardings=shardings)()
+
+    def _shardings(self, specs: Any) -> Any:
+        is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
+        return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), specs, is_leaf=is_spec)
+
+    def _step(
+        self, leaves: list[jax.Array], state: DeviceState, inputs: StepInput, bucket: Bucket
+    ) -> tuple[StepOutput, DeviceState]:
+        model: Decoder = nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
+        ragged, token_ids_T = _ragged(inputs, state.sampler)
+        x_TD, kv = model(token_ids_T, state.kv, ragged, decode_only=bucket.decode_only)
+        last_S = jnp.clip(inputs.query_start_S1[1:] - 1, 0)
+        rows = x_TD if bucket.decode_only else x_TD[last_S]
+        with jax.named_scope("sample"):
+            drawn, sampler = sample(model.logits(rows), state.sampler, inputs.sampling)
+        prompt = None if bucket.decode_only else _prompt_logprobs(model, x_TD, inputs.target_T)
+        return StepOutput(drawn, prompt), DeviceState(kv, sampler)
+
+
+def _ragged(inputs: StepInput, sampler: SamplerState) -> tuple[Ragged, jax.Array]:
+    """The step's geometry, and its token ids with those in flight filled in."""
+    num_rows = inputs.seq_lens_S.shape[0]
+    row_T = jnp.minimum(inputs.row_T, num_rows - 1)
+    drawn_T = sampler.last_tokens_N[inputs.sampling.slot[row_T]]
+    ragged = Ragged(
+        positions_T=inputs.positions_T,
+        row_T=row_T,
+        is_padding_T=inputs.row_T == num_rows,
+        block_tables_SB=inputs.block_tables_SB,
+        seq_lens_S=inputs.seq_lens_S,
+        query_start_S1=inputs.query_start_S1,
+        num_decodes=inputs.num_decodes[0],
+    )
+    return ragged, jnp.where(inputs.token_ids_T < 0, drawn_T, inputs.token_ids_T)
+
+
+def _prompt_logprobs(model: Decoder, x_TD: jax.Array, target_T: jax.Array) -> Logprobs:
+    """Log probability of each wanted next prompt token, a tile of tokens at a time."""
+    num_tokens = x_TD.shape[0]
+    tiles = (num_tokens // _LOGPROB_TILE, _LOGPROB_TILE)
+
+    def run() -> Logprobs:
+        split = (x_TD.reshape(*tiles, -1), target_T.reshape(tiles))
+        out = jax.lax.map(lambda tile: token_logprobs(model.logits(tile[0]), tile[1]), split)
+        return jax.tree.map(lambda leaf: leaf.reshape(num_tokens, *leaf.shape[2:]), out)
+
+    def skip() -> Logprobs:
+        none = jnp.zeros((num_tokens, MAX_LOGPROBS), jnp.float32)
+        return Logprobs(none[:, 0], none.astype(jnp.int32), none)
+
+    return jax.lax.cond(jnp.any(target_T >= 0), run, skip)
