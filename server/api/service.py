@@ -91,7 +91,9 @@ class Service:
                 self._tokenizer.encode, text, add_special_tokens=add_special_tokens
             )
         except UnicodeError:
-            raise invalid("prompt must be valid Unicode, without lone surrogates") from None
+            raise invalid(
+                "prompt must be valid Unicode, without lone surrogates", "prompt"
+            ) from None
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of any tokens, special ones included; ApiError for ids that do not exist."""

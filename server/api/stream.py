@@ -76,6 +76,10 @@ class Generation:
         prompt = self.request.prompt
         return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
 
+    def token_text(self, token_id: int) -> str:
+        """One token by itself."""
+        return self._tokenizer.token_text(token_id)
+
     def take_nowait(self) -> list[Delta]:
         """Everything that is there now, one delta per choice; sets `error` if that is the end."""
         self.advance()
@@ -173,14 +177,12 @@ class GenerationGroup:
 
     async def wait_started(self) -> None:
         """Return when the engine has answered for every prompt; ApiError if with an error."""
-        while True:
-            self._wakeup.clear()
-            for generation in self.generations:
-                generation.advance()
-            self._raise_error()
-            if all(generation.has_started for generation in self.generations):
-                return
-            await self._wakeup.wait()
+        await self._wait_until(lambda generation: generation.has_started)
+
+    async def finish(self) -> list[list[Delta]]:
+        """Wait for the end: for each prompt one delta per choice, which holds all of it."""
+        await self._wait_until(lambda generation: generation.is_finished)
+        return [generation.take_nowait() for generation in self.generations]
 
     async def take(self) -> list[tuple[int, Delta]]:
         """Wait for deltas, each with its prompt's position; an empty list is the end."""
@@ -212,6 +214,16 @@ class GenerationGroup:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    async def _wait_until(self, is_done: Callable[[Generation], bool]) -> None:
+        while True:
+            self._wakeup.clear()
+            for generation in self.generations:
+                generation.advance()
+            self._raise_error()
+            if all(map(is_done, self.generations)):
+                return
+            await self._wakeup.wait()
 
     def _raise_error(self) -> None:
         for generation in self.generations:

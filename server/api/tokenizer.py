@@ -12,10 +12,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from tokenizers import Tokenizer as FastTokenizer
 
 type Messages = Sequence[Mapping[str, Any]]
@@ -41,6 +41,8 @@ class Tokenizer:
             for token_id, token in self._fast.get_added_tokens_decoder().items()
             if token.special
         }
+        # The renderer's own parameters share a namespace with the template's variables.
+        self._reserved_options = frozenset(signature(pretrained.apply_chat_template).parameters)
         self._bytes = _token_bytes(self._fast)
         self.max_token_chars = max(map(len, self._bytes), default=1)
 
@@ -91,6 +93,8 @@ class Tokenizer:
         """The prompt the chat template makes; ChatTemplateError if it refuses these messages."""
         if not self._pretrained.chat_template:
             raise ChatTemplateError("this model has no chat template; use the completions endpoint")
+        if reserved := self._reserved_options.intersection(template_options or ()):
+            raise ChatTemplateError(f"chat_template_kwargs must not hold {min(reserved)!r}")
         try:
             rendered: str = self._pretrained.apply_chat_template(
                 list(messages),
@@ -99,7 +103,8 @@ class Tokenizer:
                 continue_final_message=continue_final_message,
                 **(template_options or {}),
             )
-        except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except Exception as error:
+            # The template is a program run on what the client sent: what it raises is about that.
             raise ChatTemplateError(
                 f"the model's chat template refuses these messages: {error}"
             ) from error

@@ -57,6 +57,8 @@ class FakeEngine:
     The last step finishes with `finish_reason`. With `script` None a test emits events by hand.
     """
 
+    EOS = (262,)
+
     def __init__(
         self,
         script: Sequence[Sequence[int]] | None = None,
@@ -64,14 +66,13 @@ class FakeEngine:
         finish_reason: str = "stop",
         vocab_size: int = 266,
         max_model_len: int = 256,
-        eos_token_ids: tuple[int, ...] = (262,),
     ) -> None:
         self.info: EngineInfo | None = EngineInfo(
             model="small",
             version="1",
             max_model_len=max_model_len,
             vocab_size=vocab_size,
-            eos_token_ids=eos_token_ids,
+            eos_token_ids=self.EOS,
             max_num_seqs=8,
         )
         self.pulse: Pulse | None = Pulse(state="ready", metrics=b"up 1\n")

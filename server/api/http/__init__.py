@@ -1,0 +1,1 @@
+"""The OpenAI-compatible HTTP surface: translators over the service, nothing that decides."""

@@ -1,0 +1,110 @@
+"""Every failure in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+
+Looks kinds up in the table of `server.errors`; decides nothing itself. What a client sent is never
+logged and never repeated in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from server.api.http.responses import ErrorBody, ErrorDetail
+from server.errors import ApiError, ErrorKind
+
+_KIND_OF_STATUS = {404: ErrorKind.NOT_FOUND, 413: ErrorKind.TOO_LARGE}
+
+
+def error_json(error: ApiError) -> bytes:
+    """The body that tells a client of `error`."""
+    detail = ErrorDetail(
+        # A message may quote what a client sent, and JSON can carry lone surrogates.
+        message=error.message.encode(errors="replace").decode(),
+        type=error.kind.spec.openai_type,
+        param=error.param,
+        code=error.code,
+    )
+    return msgspec.json.encode(ErrorBody(detail))
+
+
+def error_response(error: ApiError, status: int | None = None, **headers: str) -> Response:
+    spec = error.kind.spec
+    if spec.retry_after is not None:
+        headers["retry-after"] = str(spec.retry_after)
+    return Response(
+        error_json(error),
+        status_code=status or spec.http_status,
+        headers=headers,
+        media_type="application/json",
+    )
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Give every way to fail its answer."""
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_body)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_fault)
+
+
+async def _on_api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _on_http_exception(_: Request, error: Exception) -> Response:
+    """No such route, wrong method, a body that is too large or not readable as JSON."""
+    assert isinstance(error, HTTPException)
+    kind = _KIND_OF_STATUS.get(error.status_code, ErrorKind.INVALID_REQUEST)
+    message = _reading_fault(error.__cause__) or str(error.detail)
+    return error_response(ApiError(kind, message), error.status_code, **(error.headers or {}))
+
+
+async def _on_invalid_body(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        at = f"{first['ctx']['error']} at character {first['loc'][-1]}"
+        return error_response(_invalid(f"the body is not valid JSON: {at}"))
+    if first["loc"] == ("body",):
+        return error_response(_invalid(_body_fault(request)))
+    param = _param(first["loc"])
+    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return error_response(_invalid(f"{param}: {message[0].lower()}{message[1:]}", param))
+
+
+async def _on_fault(_: Request, __: Exception) -> Response:
+    return error_response(ApiError(ErrorKind.INTERNAL, "the server failed to handle this request"))
+
+
+def _invalid(message: str, param: str | None = None) -> ApiError:
+    return ApiError(ErrorKind.INVALID_REQUEST, message, param=param)
+
+
+def _body_fault(request: Request) -> str:
+    if "json" not in request.headers.get("content-type", ""):
+        return "send the body as JSON, with the header Content-Type: application/json"
+    return "the body must be a JSON object"
+
+
+def _reading_fault(cause: BaseException | None) -> str | None:
+    match cause:
+        case UnicodeDecodeError():
+            return "the body is not valid UTF-8"
+        case RecursionError():
+            return "the body is nested too deeply"
+        case ValueError():
+            return "the body holds a number that is too long to be read"
+    return None
+
+
+def _param(location: Sequence[Any]) -> str:
+    """`messages[0].content` from ("body", "messages", 0, "content")."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[1:]]
+    return "".join(parts).lstrip(".")

@@ -1,0 +1,97 @@
+"""What holds for every request, before any route: an id that its response repeats, a bounded body.
+
+Knows ASGI; decides by headers and lengths, never by what a body says.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.http.errors import error_response
+from server.api.validation import invalid
+from server.errors import ApiError, ErrorKind
+
+HEADER = "x-request-id"
+MAX_REQUEST_ID_CHARS = 128
+
+
+class RequestIdMiddleware:
+    """Takes the client's X-Request-Id, or makes one up, and puts it on the response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        state = scope.setdefault("state", {})
+        state["request_id"] = given if is_request_id(given) else uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[HEADER] = state["request_id"]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class BodyLimitMiddleware:
+    """Answers 413 to a longer body: at once if it declares its length, else when it gets there."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._max_body_bytes:
+            # Closing is what spares both sides the rest of the body.
+            response = error_response(self._too_large(), connection="close")
+            await response(scope, receive, send)
+            return
+        await self._app(scope, self._limited(receive), send)
+
+    def _limited(self, receive: Receive) -> Receive:
+        num_bytes = 0
+
+        async def limited_receive() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self._max_body_bytes:
+                raise HTTPException(413, self._too_large().message, {"connection": "close"})
+            return message
+
+        return limited_receive
+
+    def _too_large(self) -> ApiError:
+        limit = self._max_body_bytes
+        return ApiError(ErrorKind.TOO_LARGE, f"the body must have at most {limit} bytes")
+
+
+def is_request_id(text: str) -> bool:
+    """Visible ASCII, and not too long to be repeated in headers and logs."""
+    return 0 < len(text) <= MAX_REQUEST_ID_CHARS and all("!" <= c <= "~" for c in text)
+
+
+def adopt_request_id(request: Request, given: str | None) -> str:
+    """The request's id: its body's, if there is one, replaces what the middleware settled on."""
+    if given is not None:
+        if not is_request_id(given):
+            raise invalid(
+                f"request_id must be 1 to {MAX_REQUEST_ID_CHARS} visible ASCII characters",
+                "request_id",
+            )
+        request.state.request_id = given
+    request_id: str = request.state.request_id
+    return request_id

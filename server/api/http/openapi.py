@@ -1,0 +1,92 @@
+"""The OpenAPI document's part about answers, from the structs that are encoded.
+
+FastAPI describes the requests; this module says which response refers to which struct, and adds
+the structs' schemas.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from server.api.http import responses
+from server.api.http.responses import ErrorBody
+
+_REF = "#/components/schemas/{name}"
+_BODIES = (
+    responses.ChatCompletion,
+    responses.ChatCompletionChunk,
+    responses.Completion,
+    responses.Detokenized,
+    responses.ErrorBody,
+    responses.HealthBody,
+    responses.ModelCard,
+    responses.ModelList,
+    responses.Tokenized,
+    responses.VersionBody,
+)
+
+type Responses = dict[int | str, dict[str, Any]]
+
+
+def json_responses(body: type[msgspec.Struct]) -> Responses:
+    """For an endpoint that answers with `body`, or else with an error."""
+    return {200: {"description": "The answer.", "content": _json(body)}, **_errors()}
+
+
+def health_responses() -> Responses:
+    content = _json(responses.HealthBody)
+    return {
+        200: {"description": "Yes.", "content": content},
+        503: {"description": "No, and why.", "content": content},
+    }
+
+
+def generation_responses(whole: type[msgspec.Struct], chunk: type[msgspec.Struct]) -> Responses:
+    """For an endpoint that answers whole or, with `stream`, as server-sent events."""
+    document = json_responses(whole)
+    document[200]["description"] = (
+        f"The answer; with `stream`, events whose data is a {chunk.__name__} or an error, then "
+        "`[DONE]`."
+    )
+    document[200]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    return document
+
+
+def text_responses(media_type: str) -> Responses:
+    content = {media_type: {"schema": {"type": "string"}}}
+    return {200: {"description": "The text.", "content": content}}
+
+
+def describe(app: FastAPI) -> None:
+    """Make `app.openapi` return the complete document."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    _, components = msgspec.json.schema_components(_BODIES, ref_template=_REF)
+    document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+    return document
+
+
+def _json(body: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": _REF.format(name=body.__name__)}}}
+
+
+def _errors() -> Responses:
+    return {
+        "4XX": {"description": "The request cannot be met as it is.", "content": _json(ErrorBody)},
+        "5XX": {"description": "The server cannot meet it now.", "content": _json(ErrorBody)},
+    }

@@ -1,0 +1,121 @@
+"""Everything but generation: models, tokens, version, probes, metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from server.api.generation import Health, ServedModel
+from server.api.http.answers import json_response
+from server.api.http.openapi import health_responses, json_responses, text_responses
+from server.api.http.requests import DetokenizeBody, TokenizeBody
+from server.api.http.responses import (
+    Detokenized,
+    HealthBody,
+    ModelCard,
+    ModelList,
+    Tokenized,
+    VersionBody,
+)
+from server.api.service import Service
+from server.api.validation import invalid
+from server.errors import ApiError
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def operations_router(service: Service, *, release: str) -> APIRouter:
+    router = APIRouter(default_response_class=Response)
+    _add_models(router, service)
+    _add_tokens(router, service)
+    _add_probes(router, service)
+
+    @router.get("/version", summary="The release", responses=json_responses(VersionBody))
+    async def get_version() -> Response:
+        try:
+            model: ServedModel | None = service.model()
+        except ApiError:
+            model = None
+        name, version = (model.name, model.version) if model else (None, None)
+        return json_response(VersionBody(version=release, model=name, model_version=version))
+
+    @router.get("/metrics", summary="Prometheus metrics", responses=text_responses("text/plain"))
+    async def get_metrics() -> Response:
+        return Response(service.metrics(), headers={"content-type": METRICS_TYPE})
+
+    return router
+
+
+def _add_models(router: APIRouter, service: Service) -> None:
+    @router.get("/v1/models", summary="List models", responses=json_responses(ModelList))
+    async def list_models() -> Response:
+        return json_response(ModelList(data=[_card(model) for model in service.models()]))
+
+    @router.get("/v1/models/{model:path}", summary="A model", responses=json_responses(ModelCard))
+    async def get_model(model: str) -> Response:
+        return json_response(_card(service.find_model(model)))
+
+
+def _add_tokens(router: APIRouter, service: Service) -> None:
+    @router.post("/tokenize", summary="Text to token ids", responses=json_responses(Tokenized))
+    async def tokenize(body: TokenizeBody) -> Response:
+        model = service.find_model(body.model)
+        token_ids = await service.tokenize(
+            await _text(service, body), add_special_tokens=_adds_special_tokens(body)
+        )
+        names = [service.token_text(token_id) for token_id in token_ids]
+        return json_response(
+            Tokenized(
+                count=len(token_ids),
+                max_model_len=model.max_model_len,
+                tokens=token_ids,
+                token_strs=names if body.return_token_strs else None,
+            )
+        )
+
+    @router.post("/detokenize", summary="Token ids to text", responses=json_responses(Detokenized))
+    async def detokenize(body: DetokenizeBody) -> Response:
+        service.find_model(body.model)
+        return json_response(Detokenized(await service.detokenize(body.tokens)))
+
+
+def _add_probes(router: APIRouter, service: Service) -> None:
+    @router.get("/livez", summary="Does the engine make progress?", responses=health_responses())
+    async def livez() -> Response:
+        return _health_response(service.liveness())
+
+    @router.get("/health", summary="The same as /readyz", responses=health_responses())
+    @router.get("/readyz", summary="Can requests be served?", responses=health_responses())
+    async def readyz() -> Response:
+        return _health_response(service.readiness())
+
+
+def _health_response(health: Health) -> Response:
+    body = HealthBody(state=health.state, detail=health.detail, progress=health.progress)
+    return json_response(body, 200 if health.ok else 503)
+
+
+def _card(model: ServedModel) -> ModelCard:
+    return ModelCard(
+        id=model.name,
+        created=model.created,
+        root=model.name,
+        max_model_len=model.max_model_len,
+        model_version=model.version,
+    )
+
+
+async def _text(service: Service, body: TokenizeBody) -> str:
+    if (body.prompt is None) == (body.messages is None):
+        raise invalid("give either prompt or messages", "prompt")
+    if body.messages is None:
+        return body.prompt or ""
+    messages = [message.for_template() for message in body.messages]
+    return await service.render_chat(messages, **body.render_options)
+
+
+def _adds_special_tokens(body: TokenizeBody) -> bool:
+    """A chat template writes its own."""
+    if body.add_special_tokens is None:
+        return body.messages is None
+    return body.add_special_tokens

@@ -1,0 +1,99 @@
+"""Server-sent events: one write per wake-up, holding every event that is there, each one whole.
+
+A client that has gone or reads nothing has its request aborted. This module knows ASGI and when to
+write, not what the events say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import Protocol
+
+import msgspec
+from starlette.background import BackgroundTask
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from server.api.generation import Delta
+from server.api.http.disconnect import ClientGoneError, until_disconnect
+from server.api.http.errors import error_json
+from server.api.stream import GenerationGroup
+from server.errors import ApiError, ErrorKind
+
+logger = logging.getLogger(__name__)
+
+HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # Asks proxies of nginx's kind not to hold events back.
+    (b"x-accel-buffering", b"no"),
+)
+DONE = b"data: [DONE]\n\n"
+
+
+class Chunks(Protocol):
+    """How an endpoint words a stream."""
+
+    def chunks(self, taken: list[tuple[int, Delta]]) -> Iterable[msgspec.Struct]:
+        """The chunks for these deltas, each with its prompt's position; may be none."""
+
+    def closing(self) -> Iterable[msgspec.Struct]:
+        """The chunks after the last delta."""
+
+
+class EventStream(Response):
+    """Writes a group's deltas as they come, and closes the group however that ends."""
+
+    def __init__(
+        self, group: GenerationGroup, chunks: Chunks, *, write_timeout_seconds: float
+    ) -> None:
+        self.status_code = 200
+        self.background: BackgroundTask | None = None
+        self._group = group
+        self._chunks = chunks
+        self._write_timeout_seconds = write_timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with until_disconnect(receive):
+                await self._write(send)
+        except TimeoutError:
+            logger.warning("a client read nothing for %s s", self._write_timeout_seconds)
+        except (ClientGoneError, OSError):
+            logger.info("a client went away before its stream ended")
+        finally:
+            await self._group.aclose()
+
+    async def _write(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": list(HEADERS)}
+        await send(start)
+        async with aclosing(self._events()) as blocks:
+            async for events in blocks:
+                async with asyncio.timeout(self._write_timeout_seconds):
+                    await send({"type": "http.response.body", "body": events, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(self) -> AsyncGenerator[bytes]:
+        """Everything to write at each wake-up, to the end or an error."""
+        try:
+            while taken := await self._group.take():
+                if events := _encode(self._chunks.chunks(taken)):
+                    yield events
+            yield _encode(self._chunks.closing()) + DONE
+        except ApiError as error:
+            yield _event(error_json(error)) + DONE
+        except Exception:
+            logger.exception("a stream failed")
+            fault = ApiError(ErrorKind.INTERNAL, "the server failed to go on with this stream")
+            yield _event(error_json(fault)) + DONE
+
+
+def _encode(chunks: Iterable[msgspec.Struct]) -> bytes:
+    return b"".join(_event(msgspec.json.encode(chunk)) for chunk in chunks)
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"

@@ -1,0 +1,41 @@
+"""A service over a scripted engine, and its HTTP application in process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from server.api.service import Service
+from server.api.tokenizer import Tokenizer
+from server.lifecycle import Lifecycle
+from tests.api.fakes import FakeEngine, small_pretrained
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(small_pretrained())
+
+
+@pytest.fixture
+def engine(tokenizer: Tokenizer) -> FakeEngine:
+    """Says "hello world" in three steps, the end token in the last."""
+    words = [tokenizer.encode("hello"), tokenizer.encode(" wor")]
+    return FakeEngine([*words, [*tokenizer.encode("ld"), *FakeEngine.EOS]])
+
+
+@pytest.fixture
+def lifecycle() -> Lifecycle:
+    lifecycle = Lifecycle()
+    lifecycle.mark_ready()
+    return lifecycle
+
+
+@pytest.fixture
+def service(engine: FakeEngine, tokenizer: Tokenizer, lifecycle: Lifecycle) -> Service:
+    return Service(engine, tokenizer, lifecycle, hang_timeout_seconds=30)
+
+
+@pytest.fixture
+def ids(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
+    return tokenizer.encode
