@@ -4,7 +4,7 @@ RUN := .venv/bin/python -m
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format
+.PHONY: help setup serve test lint format golden
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,3 +27,14 @@ lint: setup ## check style, format and types
 
 format: setup ## rewrite the code in the project's format
 	$(RUN) ruff check --fix . && $(RUN) ruff format .
+
+# The only Python with a CPU build of PyTorch is 3.11.
+.cache/golden-venv/ready:
+	python3.11 -m venv .cache/golden-venv
+	.cache/golden-venv/bin/pip install --quiet --disable-pip-version-check \
+		torch==2.13.0 'transformers==5.23.*' gguf accelerate safetensors numpy
+	touch $@
+
+golden: setup .cache/golden-venv/ready ## make the reference outputs again; ARGS="qwen2 tiny-1" picks some
+	.venv/bin/python -c 'from models import demo; demo.ensure()'
+	.cache/golden-venv/bin/python -m scripts.golden $(ARGS)

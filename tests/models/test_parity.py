@@ -1,0 +1,114 @@
+"""Our model code against Hugging Face transformers, in float32, over the paged pool.
+
+Logits may differ by 1e-4 of the position's largest; a greedy token only where the reference's two
+best candidates lie within 1e-3. The references are made by `make golden`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from models import demo
+from tests.golden import random_models, references
+from tests.models.paged import PagedModel
+
+LOGIT_TOLERANCE = 1e-4
+MARGIN = 1e-3
+ON_MESHES = ["llama3-untied", "llama3-tied"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The folder a name stands for; made when it is not part of the repository."""
+
+    def folder(name: str) -> Path:
+        if name in random_models.CONFIGS:
+            return random_models.write(name, tmp_path_factory.mktemp(name))
+        if name.startswith("tiny-"):
+            return Path("models/tiny") / name.removeprefix("tiny-")
+        return demo.ensure()
+
+    return folder
+
+
+def assert_logits_agree(logits, reference):
+    rows = np.stack(
+        [
+            logits[prompt][position]
+            for prompt, position in zip(
+                reference.position_prompts, reference.positions, strict=True
+            )
+        ]
+    )
+    limit = LOGIT_TOLERANCE * reference.max_logits[:, None]
+    top = np.take_along_axis(rows, reference.top_ids, axis=1)
+    assert np.max(np.abs(top - reference.top_logits) / limit) <= 1
+    sampled = rows[:, reference.sampled_ids]
+    assert np.max(np.abs(sampled - reference.sampled_logits) / limit) <= 1
+    assert_allclose(np.abs(rows).max(1), reference.max_logits, rtol=LOGIT_TOLERANCE)
+    for prompt, expected in enumerate(reference.full_logits):
+        limit = LOGIT_TOLERANCE * np.abs(expected).max()
+        assert_allclose(logits[prompt][-1], expected, rtol=0, atol=limit)
+
+
+def greedy_differences(model, logits, reference):
+    """Decode with the reference's tokens as input; the margins where ours chose another.
+
+    Fed with the reference's tokens, a step is compared whatever an earlier close call gave.
+    """
+    best = np.stack([rows[-1].argmax() for rows in logits])
+    margins = []
+    for step in range(reference.greedy_ids.shape[1]):
+        expected = reference.greedy_ids[:, step]
+        margins += reference.margins[best != expected, step].tolist()
+        best = model.decode(expected).argmax(1)
+    return margins
+
+
+def check(folder, name, record_property, **layout):
+    reference = references.read(name)
+    model = PagedModel(folder, len(reference.prompts), **layout)
+    logits = model.prefill(reference.prompts)
+    assert_logits_agree(logits, reference)
+    margins = greedy_differences(model, logits, reference)
+    record_property("greedy_differences", len(margins))
+    print(f"{name}: {len(margins)} of {reference.greedy_ids.size} greedy tokens differ: {margins}")
+    assert all(margin < MARGIN for margin in margins)
+
+
+@pytest.mark.parametrize("name", references.names())
+def test_logits_and_greedy_tokens_agree(checkpoint, name, record_property):
+    check(checkpoint(name), name, record_property)
+
+
+@pytest.mark.parametrize("name", ["llama3-untied", "qwen3"])
+def test_stacked_layers_agree_too(checkpoint, name, record_property):
+    check(checkpoint(name), name, record_property, stacked=True)
+
+
+@pytest.mark.parametrize("name", ON_MESHES)
+@pytest.mark.parametrize("tensor_size", [2, 4, 8])
+def test_every_mesh_agrees(checkpoint, name, tensor_size, record_property):
+    if len(jax.devices()) < tensor_size:
+        pytest.skip(f"needs {tensor_size} devices")
+    check(checkpoint(name), name, record_property, tensor_size=tensor_size)
+
+
+def test_every_reference_is_large_enough():
+    for name in references.names():
+        reference = references.read(name)
+        assert len(reference.prompts) >= 20, name
+        assert reference.greedy_ids.shape == (len(reference.prompts), 64)
+
+
+def test_random_checkpoints_are_the_same_everywhere():
+    """Another machine's NumPy must not make other weights than those of the references."""
+    embedding = random_models.weights("qwen2")["model.embed_tokens.weight"]
+    expected = [-0.9720818996429443, 0.7485966682434082, -0.49848735332489014]
+    assert embedding[0, :3].tolist() == expected
+    assert random_models.prompts("qwen2")[1] == [362, 309, 205]
