@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 
 
-def forward(config: dict[str, Any], tensors: dict[str, np.ndarray], tokens: list[int]) -> np.ndarray:
+def forward(
+    config: dict[str, Any], tensors: dict[str, np.ndarray], tokens: list[int]
+) -> np.ndarray:
     """Logits of every position, float64 [tokens, V]."""
     w = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
     eps = config["rms_norm_eps"]
     x = w["model.embed_tokens.weight"][tokens]
     for layer in range(config["num_hidden_layers"]):
         name = f"model.layers.{layer}."
-        x = x + _attention(config, w, name + "self_attn.", _norm(x, w[name + "input_layernorm.weight"], eps))
+        x = x + _attention(
+            config, w, name + "self_attn.", _norm(x, w[name + "input_layernorm.weight"], eps)
+        )
         h = _norm(x, w[name + "post_attention_layernorm.weight"], eps)
         gate = h @ w[name + "mlp.gate_proj.weight"].T
         up = h @ w[name + "mlp.up_proj.weight"].T

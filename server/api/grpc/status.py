@@ -5,6 +5,7 @@ Only looks up what `server.errors` says of the error's kind; knows no method and
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator
@@ -48,18 +49,25 @@ def adopt_request_id(context: Context, given: str = "") -> str:
 async def errors_as_status(context: Context) -> AsyncIterator[None]:
     """End the call with the status of an error that leaves the block; INTERNAL for one unforeseen.
 
-    What an unforeseen error says goes to the log only: it was not written for a client.
+    A call that turns out to be over, because its client went away, counts as cancelled.
     """
     try:
-        yield
-    except ApiError as error:
-        await abort(context, error)
-    except grpc.aio.BaseError:
-        # The call itself has ended, so there is nobody to tell.
-        raise
-    except Exception:
-        _log.exception("a call failed")
-        await abort(context, ApiError(ErrorKind.INTERNAL, "internal error"))
+        try:
+            yield
+        except Exception as error:
+            await abort(context, _for_client(error))
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
+
+
+def _for_client(error: Exception) -> ApiError:
+    """What an unforeseen error says goes to the log only: it was not written for a client."""
+    if isinstance(error, grpc.aio.InternalError):
+        raise error
+    if isinstance(error, ApiError):
+        return error
+    _log.error("a call failed", exc_info=error)
+    return ApiError(ErrorKind.INTERNAL, "internal error")
 
 
 async def abort(context: Context, error: ApiError) -> Never:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
@@ -47,7 +48,7 @@ def reserved_port():
 async def serving(
     engine: FakeEngine, *, channel_options: tuple = (), **config: object
 ) -> AsyncIterator[Serving]:
-    tokenizer, lifecycle = Tokenizer(small_pretrained()), Lifecycle()
+    tokenizer, lifecycle = _small_tokenizer(), Lifecycle()
     lifecycle.mark_ready()
     service = Service(engine, tokenizer, lifecycle, hang_timeout_seconds=30)
     with reserved_port() as port:
@@ -101,4 +102,9 @@ async def failure(call) -> grpc.aio.AioRpcError:
 
 def ids(text: str) -> list[int]:
     """The small tokenizer's ids of `text`."""
-    return small_pretrained().backend_tokenizer.encode(text).ids
+    return _small_tokenizer().encode(text)
+
+
+@functools.cache
+def _small_tokenizer() -> Tokenizer:
+    return Tokenizer(small_pretrained())

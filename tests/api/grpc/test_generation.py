@@ -1,13 +1,18 @@
 import asyncio
+import contextlib
+import random
 
 import grpc
 import pytest
 
 from server.api._pb.antipode.v1 import generation_pb2 as pb
+from server.api._pb.antipode.v1.generation_pb2_grpc import GenerationStub
+from server.engine.link import TokenEvent
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import collect, failure, ids, serving, text_of, token_ids_of, until
 
 EOS = 262
+REQUEST = pb.GenerateRequest(text="x")
 
 
 class TestStream:
@@ -41,7 +46,7 @@ class TestStream:
     async def test_a_drawn_seed_is_told(self):
         engine = FakeEngine([[EOS]])
         async with serving(engine) as s:
-            responses = await collect(s.stub.Generate(pb.GenerateRequest(text="x")))
+            responses = await collect(s.stub.Generate(REQUEST))
         assert responses[0].start.seed == engine.submitted[0].params.seed
 
     @pytest.mark.parametrize("wanted", [False, True])
@@ -92,7 +97,7 @@ class TestStream:
     )
     async def test_other_finish_reasons(self, reason, expected):
         async with serving(FakeEngine([ids("a")], finish_reason=reason)) as s:
-            responses = await collect(s.stub.Generate(pb.GenerateRequest(text="x")))
+            responses = await collect(s.stub.Generate(REQUEST))
         assert responses[-1].finish_reason == expected
 
     async def test_logprobs_with_alternatives_for_every_token_and_the_prompt(self):
@@ -212,7 +217,7 @@ class TestInvalid:
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert said in error.details()
             assert not engine.submitted
-            assert await collect(s.stub.Generate(pb.GenerateRequest(text="x")))
+            assert await collect(s.stub.Generate(REQUEST))
 
     @pytest.mark.parametrize("data", [b"\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x7f"])
     @pytest.mark.parametrize("method", ["Generate", "Tokenize"])
@@ -236,7 +241,7 @@ class TestEnd:
     async def test_cancelling_aborts(self):
         engine = FakeEngine(None)
         async with serving(engine) as s:
-            call = s.stub.Generate(pb.GenerateRequest(text="x"))
+            call = s.stub.Generate(REQUEST)
             await until(lambda: engine.submitted)
             engine.emit(ids("a"))
             await call.read()
@@ -249,7 +254,7 @@ class TestEnd:
     async def test_cancelling_before_the_first_token_aborts(self):
         engine = FakeEngine(None)
         async with serving(engine) as s:
-            call = s.stub.Generate(pb.GenerateRequest(text="x"))
+            call = s.stub.Generate(REQUEST)
             await until(lambda: engine.submitted)
             call.cancel()
             await until(lambda: engine.aborted and not engine.open)
@@ -270,7 +275,7 @@ class TestEnd:
     async def test_the_deadline_of_the_call_is_the_request_s(self):
         engine = FakeEngine(None)
         async with serving(engine) as s:
-            error = await failure(s.stub.Generate(pb.GenerateRequest(text="x"), timeout=0.2))
+            error = await failure(s.stub.Generate(REQUEST, timeout=0.2))
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert engine.submitted[0].deadline is not None
             await until(lambda: engine.aborted and not engine.open)
@@ -278,13 +283,13 @@ class TestEnd:
     async def test_no_deadline_is_none(self):
         engine = FakeEngine([[EOS]])
         async with serving(engine) as s:
-            await collect(s.stub.Generate(pb.GenerateRequest(text="x")))
+            await collect(s.stub.Generate(REQUEST))
         assert engine.submitted[0].deadline is None
 
     async def test_an_engine_that_fails_ends_the_stream_with_its_reason(self):
         engine = FakeEngine(None)
         async with serving(engine) as s:
-            call = s.stub.Generate(pb.GenerateRequest(text="x"))
+            call = s.stub.Generate(REQUEST)
             await until(lambda: engine.submitted)
             engine.emit(ids("a"))
             assert (await call.read()).text == "a"
@@ -296,7 +301,7 @@ class TestEnd:
     async def test_what_came_before_a_failure_is_delivered(self):
         engine = FakeEngine(None)
         async with serving(engine) as s:
-            call = s.stub.Generate(pb.GenerateRequest(text="x"))
+            call = s.stub.Generate(REQUEST)
             await until(lambda: engine.submitted)
             engine.emit(ids("a"))
             first = await call.read()
@@ -307,6 +312,35 @@ class TestEnd:
         assert (first.text, last.text) == ("a", "b")
         assert not last.HasField("usage")
         assert error.code() is grpc.StatusCode.INTERNAL
+
+    async def test_calls_that_end_at_any_moment_leave_nothing_behind(self, caplog):
+        """Cancelled, out of time or disconnected, with a message on its way or an error."""
+        engine, chance = FakeEngine(None, max_model_len=10**6), random.Random(1)
+
+        async def emit() -> None:
+            while True:
+                for submission in engine.submitted:
+                    request_id = submission.stream.request_id
+                    submission.stream.put(TokenEvent(request_id=request_id, token_ids=ids("a")))
+                await asyncio.sleep(0.001)
+
+        async def use(stub) -> None:
+            call = stub.Generate(REQUEST, timeout=chance.choice([None, 0.03, 0.1]))
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                for _ in range(chance.randrange(30)):
+                    await call.read()
+            call.cancel()
+
+        async with serving(engine) as s:
+            emitting = asyncio.create_task(emit())
+            await asyncio.gather(*(use(s.stub) for _ in range(100)))
+            async with grpc.aio.insecure_channel(s.address) as channel:
+                calls = [GenerationStub(channel).Generate(REQUEST) for _ in range(20)]
+                await calls[0].read()
+            await until(lambda: s.lifecycle.num_in_flight == 0)
+            emitting.cancel()
+        assert not engine.open
+        assert not caplog.records
 
     async def test_a_client_that_reads_nothing_is_given_up(self):
         engine = FakeEngine(None, max_model_len=10**9)
