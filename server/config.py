@@ -44,7 +44,9 @@ class EngineConfig:
         "smollm2-135m-instruct",
         "a checkpoint directory, or the name of an embedded model (smollm2-135m-instruct, tiny)",
     )
-    model_root: str = _field("models", "the folder that holds models by name, <name>/<version>")
+    model_root: str = _field(
+        ".cache/models", "the folder that holds models by name, <name>/<version>"
+    )
     served_model_name: str = _field("", "the name requests use; empty takes it from the path")
     dtype: Literal["auto", "float32", "bfloat16"] = _field(
         "auto", "type of weights and activations; auto is the checkpoint's"

@@ -1,0 +1,81 @@
+"""The listening ports: checked, reserved, and shared by the API processes.
+
+A port is shared by SO_REUSEPORT, which would also let a stranger of the same user in unnoticed;
+that is why the main process looks first whether a port is free, and keeps it reserved.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from server.config import ServerConfig
+
+
+class PortError(Exception):
+    """A port cannot be had; the message says which and why."""
+
+
+@contextmanager
+def reserved_ports(config: ServerConfig) -> Iterator[ServerConfig]:
+    """Hold both ports for the length of the block; yields the config with port 0 made definite.
+
+    PortError when a port is taken, or the host is no address of this machine.
+    """
+    with (
+        _reserve(config.host, config.http_port, "--http-port") as http_port,
+        _reserve(config.host, config.grpc_port, "--grpc-port") as grpc_port,
+    ):
+        yield replace(config, http_port=http_port, grpc_port=grpc_port)
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens on a reserved port beside those of the other API processes."""
+    listener = _bound_socket(host, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+    listener.setblocking(False)
+    return listener
+
+
+def address(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def _reserve(host: str, port: int, flag: str) -> Iterator[int]:
+    """Bind without listening: no connection comes here, and nobody else can have the port."""
+    try:
+        # Without SO_REUSEPORT this fails if anybody listens; it is the check, not the reservation.
+        _bound_socket(host, port, socket.SO_REUSEADDR).close()
+        reservation = _bound_socket(host, port, socket.SO_REUSEPORT)
+    except OSError as error:
+        raise PortError(_reason(host, port, flag, error)) from error
+    with reservation:
+        yield reservation.getsockname()[1]
+
+
+def _bound_socket(host: str, port: int, *options: int) -> socket.socket:
+    family, kind, protocol, _, where = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        for option in options:
+            bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind(where)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _reason(host: str, port: int, flag: str, error: OSError) -> str:
+    where = address(host, port)
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use by another process; end that one or choose another {flag}"
+    if error.errno == errno.EACCES:
+        return f"{where} needs more rights than this user has; choose a {flag} above 1023"
+    return f"{where} cannot be listened on: {error.strerror or error}"

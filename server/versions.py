@@ -1,0 +1,88 @@
+"""Which checkpoint is served, and under which name and version.
+
+A model is a folder, a version of it a folder inside whose name is an integer; a checkpoint is a
+folder with a config.json. This module looks at names only; it opens no weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from server.config import EngineConfig
+
+DEMO_MODEL = "smollm2-135m-instruct"
+
+
+class ModelNotFoundError(Exception):
+    """There is no checkpoint to serve at the place that was named; the message says what is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A checkpoint's folder and what it is served as; `version` is "" where the path names none."""
+
+    path: Path
+    name: str
+    version: str
+
+
+def find_model(config: EngineConfig) -> ServedModel:
+    """Find the checkpoint that `config.model` names, and its served name.
+
+    A path wins over a name; of a folder of versions the highest is taken. ModelNotFoundError when
+    neither leads to a folder with a config.json.
+    """
+    candidates = [Path(config.model), Path(config.model_root) / config.model]
+    candidates += [folder / config.model for folder in _embedded_model_folders()]
+    for candidate in candidates:
+        if (checkpoint := _checkpoint_in(candidate)) is not None:
+            return _served(checkpoint.resolve(), config.served_model_name)
+    if Path(config.model).is_dir():
+        raise ModelNotFoundError(
+            f"{config.model} holds neither a config.json nor a version's folder"
+        )
+    raise ModelNotFoundError(
+        f"model {config.model!r} is neither a folder nor a model in {config.model_root}; "
+        f"embedded models are {DEMO_MODEL} and tiny"
+    )
+
+
+def prepare_model(config: EngineConfig) -> ServedModel:
+    """`find_model`, after converting the demo model if that is what is asked for."""
+    if config.model == DEMO_MODEL and not Path(config.model).exists():
+        # The conversion needs packages that serving a checkpoint does not.
+        from models.demo import DemoModelError, ensure
+
+        try:
+            ensure(Path(config.model_root))
+        except DemoModelError as error:
+            raise ModelNotFoundError(str(error)) from error
+    return find_model(config)
+
+
+def _embedded_model_folders() -> list[Path]:
+    spec = find_spec("models")
+    return [Path(path) for path in (spec and spec.submodule_search_locations) or ()]
+
+
+def _checkpoint_in(folder: Path) -> Path | None:
+    """The folder itself, or its highest version, whichever is a checkpoint."""
+    if (folder / "config.json").is_file():
+        return folder
+    if not folder.is_dir():
+        return None
+    versions = [entry for entry in folder.iterdir() if _is_version(entry.name)]
+    checkpoints = [entry for entry in versions if (entry / "config.json").is_file()]
+    return max(checkpoints, key=lambda entry: int(entry.name), default=None)
+
+
+def _served(path: Path, name: str) -> ServedModel:
+    if _is_version(path.name) and path.parent.name:
+        return ServedModel(path, name or path.parent.name, path.name)
+    return ServedModel(path, name or path.name, "")
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdigit()
