@@ -1,0 +1,80 @@
+"""The command line: `antipode serve`, `antipode version`.
+
+It parses, loads the configuration and hands over; a wrong setting ends in one sentence and exit
+code 2. Nothing here imports JAX: the process that stays is the supervisor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
+
+from server.config import ConfigError, add_flags, load_config
+
+_USAGE_ERROR = 2
+
+_SERVE_EPILOG = """\
+Every flag is also an environment variable (--max-num-seqs is ANTIPODE_MAX_NUM_SEQS) and a key of
+the configuration file (max_num_seqs). A flag beats a variable, a variable beats the file."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake with one sentence instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE_ERROR, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="antipode",
+        description="Serve a language model over gRPC and the OpenAI HTTP API.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve_parser = commands.add_parser(
+        "serve",
+        help="run the server",
+        description="Run the server until SIGTERM or SIGINT.",
+        epilog=_SERVE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add_flags(serve_parser)
+    commands.add_parser("version", help="print the release", allow_abbrev=False)
+    return parser
+
+
+def serve(flags: dict[str, str]) -> int:
+    """Run the server with the given flags over environment and file; the exit code."""
+    # Supervisor and checkpoint code is not needed, and not paid for, by `version` and `--help`.
+    from server.ports import PortError
+    from server.supervisor import run_supervisor
+    from server.versions import ModelNotFoundError
+
+    try:
+        return run_supervisor(load_config(flags, os.environ))
+    except ConfigError as error:
+        print(f"antipode serve: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    except (ModelNotFoundError, PortError) as error:
+        print(f"antipode serve: {error}", file=sys.stderr)
+        return 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the process's exit code."""
+    arguments = vars(build_parser().parse_args(argv))
+    if arguments.pop("command") == "version":
+        print(f"antipode {version('antipode-server')}")
+        return 0
+    return serve(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""The engine process: builds the runner, runs the step loop, and says how it is doing.
+
+The main thread loads, compiles and steps; a pulse thread reports several times a second whatever
+the main thread does, so that compiling is never mistaken for hanging. It ends when told to, or with
+a last frame to everyone when the step loop fails: then main restarts nothing and exits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version as release_of
+from pathlib import Path
+from typing import Any, Protocol
+
+from server.config import EngineConfig
+from server.control import Command, receive_task, watch_commands
+from server.engine.block_manager import BlockManager
+from server.engine.engine import Engine, Runner
+from server.engine.link import EngineInfo, EngineState, Fatal, Pulse, ToEngine
+from server.engine.link_server import LinkServer
+from server.engine.scheduler import Scheduler
+from server.logs import set_up_logging
+from server.metrics import Gauges, Metrics
+from server.versions import ServedModel, find_model
+
+PULSE_SECONDS = 0.1
+_FLUSH_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
+
+# Told what start-up is doing and how far that is, 0 to 1.
+type Progress = Callable[[str, float], None]
+
+
+class ServingRunner(Runner[Any], Protocol):
+    """A runner that is loaded and warm, and what the policy above it must know of it."""
+
+    @property
+    def max_model_len(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def num_blocks(self) -> int:
+        """The padding block included."""
+
+    @property
+    def block_size(self) -> int: ...
+
+
+class RunnerBuilder(Protocol):
+    """Loads and warms a runner. ValueError or OSError for a checkpoint that cannot be served."""
+
+    def __call__(
+        self, config: EngineConfig, progress: Progress, on_compilation: Callable[[], None]
+    ) -> ServingRunner: ...
+
+
+class EngineProcess:
+    """Everything of this process but the step loop itself."""
+
+    def __init__(self, config: EngineConfig, model: ServedModel, link_path: Path) -> None:
+        self._config = config
+        self._model = model
+        self._started = time.monotonic()
+        self._link = LinkServer(link_path, self)
+        self._metrics = Metrics(
+            model=model.name,
+            version=model.version,
+            release=release_of("antipode-server"),
+            block_size=config.block_size,
+        )
+        self._engine: Engine[Any] | None = None
+        self._num_blocks = 0
+        self._load_seconds = 0.0
+        self._is_draining = False
+        self._progress = ("starting", 0.0)
+        self._ended = threading.Event()
+
+    def run(self, build: RunnerBuilder) -> int:
+        """Serve until told to stop; the process's exit code."""
+        self._link.start()
+        pulse = threading.Thread(target=self._send_pulses, name="pulse", daemon=True)
+        pulse.start()
+        try:
+            self._serve(build)
+        except Exception as error:
+            self._fail(error)
+            return 1
+        finally:
+            self._ended.set()
+            pulse.join()
+            self._link.close(_FLUSH_SECONDS)
+        _log.info("stopped")
+        return 0
+
+    def receive(self, client: int, frame: ToEngine) -> None:
+        """A frame of an API process. None can come before the engine has been announced."""
+        if self._engine is not None:
+            self._engine.receive(client, frame)
+
+    def disconnect(self, client: int) -> None:
+        """An API process is gone."""
+        if self._engine is not None:
+            self._engine.disconnect(client)
+
+    def command(self, command: Command) -> None:
+        """What the main process wants. What a drain lets in is the API processes' business."""
+        self._is_draining = True
+        if command == "stop":
+            if self._engine is None:
+                # Nothing is being served, and a compilation cannot be interrupted.
+                _log.info("stopped while starting")
+                logging.shutdown()
+                os._exit(0)
+            self._engine.stop()
+
+    def pulse(self) -> Pulse:
+        """How the engine is doing, now."""
+        engine = self._engine
+        if engine is None:
+            detail, progress = self._progress
+            metrics = self._metrics.render(Gauges(state=self._state))
+            return Pulse(state=self._state, detail=detail, progress=progress, metrics=metrics)
+        load = engine.load()
+        age = max(0.0, time.monotonic() - engine.last_progress)
+        gauges = Gauges(
+            state=self._state,
+            num_requests_waiting=load.num_requests_waiting,
+            num_requests_running=load.num_sequences_running,
+            kv_cache_usage_ratio=1 - load.num_free_blocks / load.num_usable_blocks,
+            num_blocks=self._num_blocks,
+            step_age_seconds=age // 1,
+            model_load_seconds=self._load_seconds,
+        )
+        return Pulse(
+            state=self._state,
+            progress_age=age,
+            progress=1.0,
+            metrics=self._metrics.render(gauges),
+            num_unfinished=load.num_unfinished,
+            queue_full=load.is_queue_full,
+        )
+
+    @property
+    def _state(self) -> EngineState:
+        if self._is_draining:
+            return "draining"
+        return "starting" if self._engine is None else "ready"
+
+    def _serve(self, build: RunnerBuilder) -> None:
+        runner = build(self._config, self._report, self._on_compilation)
+        engine = self._build_engine(runner)
+        self._load_seconds = time.monotonic() - self._started
+        self._num_blocks = runner.num_blocks
+        self._engine = engine
+        self._link.announce(self._info(runner))
+        self._log_ready(runner)
+        engine.run()
+
+    def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
+        config = self._config
+        blocks = BlockManager(
+            runner.num_blocks,
+            runner.block_size,
+            seed=f"{self._model.name}/{self._model.version}",
+            prefix_caching=config.prefix_caching,
+        )
+        scheduler = Scheduler(
+            blocks,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_queue_len=config.max_queue_len,
+            max_model_len=runner.max_model_len,
+        )
+        return Engine(
+            scheduler,
+            runner,
+            self._metrics,
+            self._link.send,
+            eos_token_ids=runner.eos_token_ids,
+            overlap=config.overlap,
+        )
+
+    def _info(self, runner: ServingRunner) -> EngineInfo:
+        return EngineInfo(
+            model=self._model.name,
+            version=self._model.version,
+            max_model_len=runner.max_model_len,
+            vocab_size=runner.vocab_size,
+            eos_token_ids=runner.eos_token_ids,
+            max_num_seqs=self._config.max_num_seqs,
+        )
+
+    def _report(self, detail: str, progress: float) -> None:
+        if detail != self._progress[0]:
+            _log.info("%s", detail)
+        self._progress = (detail, progress)
+
+    def _on_compilation(self) -> None:
+        self._metrics.on_compilation(is_ready=self._engine is not None)
+
+    def _send_pulses(self) -> None:
+        while not self._ended.wait(PULSE_SECONDS):
+            self._link.broadcast(self.pulse())
+
+    def _log_ready(self, runner: ServingRunner) -> None:
+        _log.info(
+            "engine ready in %.1f s",
+            self._load_seconds,
+            extra={
+                "max_model_len": runner.max_model_len,
+                "max_num_seqs": self._config.max_num_seqs,
+                "max_num_batched_tokens": self._config.max_num_batched_tokens,
+                "num_blocks": runner.num_blocks,
+                "block_size": runner.block_size,
+            },
+        )
+
+    def _fail(self, error: Exception) -> None:
+        """Say once, to everyone, why this process ends."""
+        if self._engine is not None:
+            _log.critical("the step loop failed", exc_info=error)
+            self._link.broadcast(Fatal(message="its step loop failed; the log says why"))
+            return
+        # A checkpoint that cannot be served explains itself in a sentence; all else is a bug.
+        is_explained = isinstance(error, ValueError | OSError)
+        _log.critical("cannot start: %s", error, exc_info=None if is_explained else error)
+        self._link.broadcast(Fatal(message=f"it could not start: {error}"))
+
+
+def run_engine_process(build: RunnerBuilder) -> int:
+    """The whole life of the process: take the task, serve, and give the exit code."""
+    task = receive_task()
+    set_up_logging(task.config.server, task.name)
+    config = task.config.engine
+    process = EngineProcess(config, find_model(config), Path(task.link))
+    watch_commands(process.command)
+    return process.run(build)
+
+
+def build_model_runner(
+    config: EngineConfig, progress: Progress, on_compilation: Callable[[], None]
+) -> ServingRunner:
+    """The runner that ships. JAX is imported here, after its settings are in the environment."""
+    progress("importing JAX", 0.0)
+    _set_compilation_cache(config)
+    import jax
+
+    from server.engine.model_runner import ModelRunner
+
+    def on_duration(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            on_compilation()
+
+    jax.monitoring.register_event_duration_secs_listener(on_duration)
+    devices = jax.local_devices()
+    _log.info("devices", extra={"count": len(devices), "kind": devices[0].device_kind})
+    return ModelRunner.build(Path(config.model), config, progress)
+
+
+def _set_compilation_cache(config: EngineConfig) -> None:
+    """Keep every compiled program, however small or quick: start-up is the sum of them."""
+    if not config.compile_cache_dir:
+        return
+    folder = str(Path(config.compile_cache_dir).absolute())
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+if __name__ == "__main__":
+    sys.exit(run_engine_process(build_model_runner))

@@ -1,0 +1,172 @@
+"""The main process: starts the others, passes signals on, and answers for all of them.
+
+SIGTERM or SIGINT drains: API processes finish their streams and exit, then the engine stops, and
+the exit code is 0; a second signal ends everything at once. A process that ends unasked ends the
+server: without its engine it is useless, and an API process is not replaced but left to whoever
+runs the server (Kubernetes restarts the pod), since a port with one listener less would lose the
+connections that hash to it. The exit code is then 1. This process knows no model and no protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version as release_of
+from pathlib import Path
+
+from server.config import Config
+from server.control import Child, Command, Task
+from server.logs import set_up_logging
+from server.ports import address, reserved_ports
+from server.versions import prepare_model
+
+ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.engine.process")
+API_COMMAND = (sys.executable, "-P", "-m", "server.app")
+
+_ASKING = (signal.SIGTERM, signal.SIGINT)
+_WATCHED = (*_ASKING, signal.SIGCHLD)
+# How long a child may take to end once nothing it serves is left.
+_STOP_SECONDS = 5.0
+_FAILED = 1
+_IMPATIENT = 130
+
+_log = logging.getLogger(__name__)
+
+
+def run_supervisor(
+    config: Config,
+    *,
+    engine_command: Sequence[str] = ENGINE_COMMAND,
+    api_command: Sequence[str] = API_COMMAND,
+) -> int:
+    """Run the server; the exit code. Must be called on the main thread of the process.
+
+    Raises ModelNotFoundError when there is no such model and PortError when a port is taken.
+    """
+    set_up_logging(config.server, "main")
+    model = prepare_model(config.engine)
+    engine = replace(config.engine, model=str(model.path), served_model_name=model.name)
+    with (
+        reserved_ports(config.server) as server,
+        tempfile.TemporaryDirectory(prefix="antipode-") as folder,
+        _blocked_signals(),
+    ):
+        _log.info(
+            "starting",
+            extra={
+                "release": release_of("antipode-server"),
+                "model": model.name,
+                "version": model.version or "none",
+                "http": address(server.host, server.http_port),
+                "grpc": address(server.host, server.grpc_port),
+                "api_processes": server.api_processes,
+            },
+        )
+        resolved = Config(engine=engine, server=server)
+        return _Supervisor(resolved, Path(folder) / "engine.sock").run(engine_command, api_command)
+
+
+class _SecondSignalError(Exception):
+    """Somebody does not want to wait for the drain."""
+
+
+class _Supervisor:
+    """The children and what has been asked of them."""
+
+    def __init__(self, config: Config, link: Path) -> None:
+        self._config = config
+        self._link = link
+        self._children: list[Child] = []
+
+    def run(self, engine_command: Sequence[str], api_command: Sequence[str]) -> int:
+        try:
+            engine = self._start("engine", engine_command)
+            apis = [
+                self._start(f"api-{number}", api_command)
+                for number in range(self._config.server.api_processes)
+            ]
+            return self._serve(engine, apis)
+        except _SecondSignalError:
+            _log.warning("ending at once")
+            return _IMPATIENT
+        finally:
+            for child in self._running(self._children):
+                child.kill()
+
+    def _serve(self, engine: Child, apis: list[Child]) -> int:
+        ended = self._wait_signal_or_end()
+        if ended is not None:
+            _log.critical("%s ended with %s; stopping", ended.name, _meaning(ended))
+            self._end([child for child in self._children if child is not ended], "stop")
+            return _FAILED
+        server = self._config.server
+        patience = server.lame_duck_seconds + server.drain_timeout_seconds + _STOP_SECONDS
+        _log.info("draining", extra={"timeout_seconds": server.drain_timeout_seconds})
+        engine.send("drain")
+        is_clean = self._end(apis, "drain", patience) and engine.exit_code() is None
+        self._end([engine], "stop")
+        _log.info("stopped")
+        return 0 if is_clean else _FAILED
+
+    def _start(self, name: str, command: Sequence[str]) -> Child:
+        task = Task(name=name, config=self._config, link=str(self._link), parent_pid=os.getpid())
+        child = Child(list(command), task)
+        self._children.append(child)
+        return child
+
+    def _wait_signal_or_end(self) -> Child | None:
+        """Return the child that ended, or None when a signal asks for a drain."""
+        while len(running := self._running(self._children)) == len(self._children):
+            if _next_signal() in _ASKING:
+                return None
+        return next(child for child in self._children if child not in running)
+
+    def _end(
+        self, children: list[Child], command: Command, patience: float = _STOP_SECONDS
+    ) -> bool:
+        """Tell children to end and see to it that they do; whether all ended well by themselves."""
+        for child in children:
+            child.send(command)
+        deadline = time.monotonic() + patience
+        while self._running(children) and (left := deadline - time.monotonic()) > 0:
+            if _next_signal(left) in _ASKING:
+                raise _SecondSignalError
+        for child in self._running(children):
+            _log.error("%s did not end in time; killing it", child.name)
+            child.kill()
+        return all(child.exit_code() == 0 for child in children)
+
+    @staticmethod
+    def _running(children: list[Child]) -> list[Child]:
+        return [child for child in children if child.exit_code() is None]
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Keep signals for `_next_signal`. Children start with them blocked and so cannot miss one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _next_signal(timeout: float | None = None) -> int | None:
+    if timeout is None:
+        return signal.sigwaitinfo(_WATCHED).si_signo
+    info = signal.sigtimedwait(_WATCHED, timeout)
+    return None if info is None else info.si_signo
+
+
+def _meaning(child: Child) -> str:
+    code = child.exit_code()
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    return f"signal {signal.Signals(-code).name}"
