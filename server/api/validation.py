@@ -20,6 +20,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1024
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIASES = 1024
+MAX_REQUEST_ID_CHARS = 128
 # Below this, the second-best token's share is nothing for any gap float32 logits can show.
 GREEDY_BELOW_TEMPERATURE = 1e-3
 
@@ -69,6 +70,20 @@ LOGIT_BIAS_RANGE = Range(-100, 100)
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """The error of a request that is the client's to mend."""
     return ApiError(ErrorKind.INVALID_REQUEST, message, param=param, code=code)
+
+
+def is_request_id(text: str) -> bool:
+    """Visible ASCII, and not too long to be repeated in headers and logs."""
+    return 0 < len(text) <= MAX_REQUEST_ID_CHARS and all("!" <= c <= "~" for c in text)
+
+
+def check_request_id(text: str) -> None:
+    """Refuse an id that a request names for itself and that cannot be repeated."""
+    if not is_request_id(text):
+        raise invalid(
+            f"request_id must be 1 to {MAX_REQUEST_ID_CHARS} visible ASCII characters",
+            "request_id",
+        )
 
 
 def check_options(request: GenerateRequest, info: EngineInfo) -> None:

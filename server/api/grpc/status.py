@@ -14,12 +14,12 @@ from typing import Any, Never
 
 import grpc
 
+from server.api.validation import check_request_id, is_request_id
 from server.errors import ApiError, ErrorKind
 
 type Context = grpc.aio.ServicerContext[Any, Any]
 
 REQUEST_ID_KEY = "x-request-id"
-MAX_REQUEST_ID_LENGTH = 128
 
 # Trailers must fit the few kilobytes a peer accepts as metadata, whatever a message quotes.
 MAX_DETAILS_LENGTH = 1024
@@ -28,21 +28,22 @@ _log = logging.getLogger(__name__)
 
 
 def adopt_request_id(context: Context, given: str = "") -> str:
-    """The id `given` with the request, or with the call's metadata, or else a new one.
+    """The id `given` by the request, or that of the call's metadata, or else a new one.
 
-    Whatever becomes of the call, its trailing metadata will say it. ApiError for an id that cannot
-    stand in metadata.
+    Whatever becomes of the call, its trailing metadata will say it. ApiError for a given one that
+    metadata cannot carry.
     """
-    metadata = dict(context.invocation_metadata() or ())
-    request_id = given or str(metadata.get(REQUEST_ID_KEY, "")) or uuid.uuid4().hex
-    if len(request_id) > MAX_REQUEST_ID_LENGTH or not _is_visible_ascii(request_id):
-        raise ApiError(
-            ErrorKind.INVALID_REQUEST,
-            f"a request id must be at most {MAX_REQUEST_ID_LENGTH} visible ASCII characters",
-            param="request_id",
-        )
+    if given:
+        check_request_id(given)
+    request_id = given or _metadata_id(context) or uuid.uuid4().hex
     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
     return request_id
+
+
+def _metadata_id(context: Context) -> str:
+    """Empty where there is none, or one that is not fit to be repeated."""
+    request_id = str(dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, ""))
+    return request_id if is_request_id(request_id) else ""
 
 
 @asynccontextmanager
@@ -77,7 +78,3 @@ async def abort(context: Context, error: ApiError) -> Never:
     if spec.retry_after is not None:
         trailing += (("grpc-retry-pushback-ms", str(spec.retry_after * 1000)),)
     await context.abort(spec.grpc_code, error.message[:MAX_DETAILS_LENGTH], trailing)
-
-
-def _is_visible_ascii(text: str) -> bool:
-    return all("!" <= character <= "~" for character in text)

@@ -13,11 +13,10 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
-from server.api.validation import invalid
+from server.api.validation import check_request_id, is_request_id
 from server.errors import ApiError, ErrorKind
 
 HEADER = "x-request-id"
-MAX_REQUEST_ID_CHARS = 128
 
 
 class RequestIdMiddleware:
@@ -79,19 +78,10 @@ class BodyLimitMiddleware:
         return ApiError(ErrorKind.TOO_LARGE, f"the body must have at most {limit} bytes")
 
 
-def is_request_id(text: str) -> bool:
-    """Visible ASCII, and not too long to be repeated in headers and logs."""
-    return 0 < len(text) <= MAX_REQUEST_ID_CHARS and all("!" <= c <= "~" for c in text)
-
-
 def adopt_request_id(request: Request, given: str | None) -> str:
     """The request's id: its body's, if there is one, replaces what the middleware settled on."""
     if given is not None:
-        if not is_request_id(given):
-            raise invalid(
-                f"request_id must be 1 to {MAX_REQUEST_ID_CHARS} visible ASCII characters",
-                "request_id",
-            )
+        check_request_id(given)
         request.state.request_id = given
     request_id: str = request.state.request_id
     return request_id

@@ -33,6 +33,7 @@ class Serving:
     tokenizer: Tokenizer
     address: str
     server: grpc.aio.Server
+    service: Service
 
 
 @contextmanager
@@ -60,7 +61,7 @@ async def serving(
         try:
             async with grpc.aio.insecure_channel(address, options=channel_options) as channel:
                 stub = GenerationStub(channel)
-                yield Serving(channel, stub, engine, lifecycle, tokenizer, address, server)
+                yield Serving(channel, stub, engine, lifecycle, tokenizer, address, server, service)
         finally:
             await server.stop(None)
 

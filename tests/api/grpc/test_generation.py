@@ -190,7 +190,7 @@ class TestInvalid:
             (pb.GenerateRequest(text="x", n=9), "n must be at most 8"),
             (pb.GenerateRequest(text="x", request_id="a b"), "visible ASCII"),
             (pb.GenerateRequest(text="x", request_id="é"), "visible ASCII"),
-            (pb.GenerateRequest(text="x", request_id="a" * 129), "at most 128"),
+            (pb.GenerateRequest(text="x", request_id="a" * 129), "1 to 128"),
             (pb.GenerateRequest(text="x", sampling=pb.Sampling(max_tokens=0)), "max_tokens"),
             (pb.GenerateRequest(text="x", sampling=pb.Sampling(max_tokens=999)), "max_tokens"),
             (pb.GenerateRequest(text="x", sampling=pb.Sampling(temperature=-1)), "temperature"),

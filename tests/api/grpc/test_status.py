@@ -120,6 +120,13 @@ class TestRequestId:
             responses = await collect(call)
         assert responses[0].start.request_id == "from-metadata"
 
+    @pytest.mark.parametrize("unfit", ["a b", "a" * 129])
+    async def test_one_of_the_metadata_s_that_is_unfit_is_passed_over(self, unfit):
+        async with serving(FakeEngine([[EOS]])) as s:
+            call = s.stub.Generate(REQUEST, metadata=(("x-request-id", unfit),))
+            responses = await collect(call)
+        assert responses[0].start.request_id not in ("", unfit)
+
     async def test_one_is_made_up_for_each_request_without(self):
         async with serving(FakeEngine([[EOS]])) as s:
             made_up = {
