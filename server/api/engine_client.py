@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from server.engine.link import (
     Abort,
@@ -189,8 +189,8 @@ class EngineClient(asyncio.Protocol):
         self._send(Refused(outcome=outcome))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A cast, not a check: uvloop's transports are none of asyncio's by inheritance.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
