@@ -1,0 +1,291 @@
+"""The service: who may ask what, in which state, and what is said when not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from server.api.generation import GenerateRequest, Sampling
+from server.api.service import MAX_INLINE_CHARS, Service
+from server.api.tokenizer import Tokenizer
+from server.engine.link import Pulse
+from server.errors import ApiError, ErrorKind
+from server.lifecycle import Lifecycle
+from tests.api.fakes import FakeEngine
+
+
+async def text_of(service: Service, request: GenerateRequest) -> str:
+    async with await service.start(request) as generation:
+        return "".join([delta.text async for delta in generation])
+
+
+async def refusal(service: Service, request: GenerateRequest) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        await service.start(request)
+    return caught.value
+
+
+async def test_a_prompt_is_tokenised_submitted_and_answered(service, engine, tokenizer):
+    assert await text_of(service, GenerateRequest(prompt="hello wörld")) == "hello world"
+    (submission,) = engine.submitted
+    assert submission.prompt_token_ids == tokenizer.encode("hello wörld")
+    assert submission.params.max_tokens == 256 - len(submission.prompt_token_ids)
+    assert engine.open == {}
+
+
+async def test_token_ids_are_taken_as_they_are(service, engine):
+    await text_of(service, GenerateRequest(prompt=(1, 2, 3)))
+    assert engine.submitted[0].prompt_token_ids == [1, 2, 3]
+
+
+@pytest.mark.parametrize("model", ["", "small", "small@1"])
+async def test_names_of_the_served_model(service, model):
+    async with await service.start(GenerateRequest(prompt="x", model=model)) as generation:
+        assert (generation.model, generation.version) == ("small", "1")
+    assert service.find_model(model).name == "small"
+
+
+@pytest.mark.parametrize("model", ["other", "small@2", "smal"])
+async def test_other_models_do_not_exist(service, engine, model):
+    error = await refusal(service, GenerateRequest(prompt="x", model=model))
+    assert (error.kind, error.param, error.code) == (
+        *(ErrorKind.NOT_FOUND, "model"),
+        "model_not_found",
+    )
+    assert engine.submitted == []
+    assert engine.refused == ["not_found"]
+
+
+async def test_a_drawn_seed_is_reported_and_differs(service, engine):
+    seeds = set()
+    for _ in range(3):
+        async with await service.start(GenerateRequest(prompt="x")) as generation:
+            seeds.add(generation.seed)
+            assert engine.submitted[-1].params.seed == generation.seed < 2**53
+    assert len(seeds) == 3
+
+
+async def test_a_given_seed_is_reported_as_given(service, engine):
+    request = GenerateRequest(prompt="x", sampling=Sampling(seed=-1))
+    async with await service.start(request) as generation:
+        assert generation.seed == -1
+    assert engine.submitted[0].params.seed == 2**64 - 1
+
+
+async def test_a_refused_request_is_counted_and_never_submitted(service, engine):
+    error = await refusal(service, GenerateRequest(prompt="x", sampling=Sampling(top_p=0.0)))
+    assert error.param == "top_p"
+    assert engine.refused == ["invalid_request"]
+    assert engine.submitted == []
+
+
+@pytest.mark.parametrize("prompt", ["", ()])
+async def test_an_empty_prompt_is_refused(service, prompt):
+    assert "empty" in (await refusal(service, GenerateRequest(prompt=prompt))).message
+
+
+async def test_a_prompt_that_is_no_unicode_is_refused(service):
+    error = await refusal(service, GenerateRequest(prompt="a\ud800"))
+    assert (error.kind, error.param) == (ErrorKind.INVALID_REQUEST, "prompt")
+
+
+async def test_a_text_that_cannot_fit_is_refused_unread(service, tokenizer, monkeypatch):
+    monkeypatch.setattr(Tokenizer, "encode", None)
+    prompt = "x" * (256 * tokenizer.max_token_chars + 1)
+    error = await refusal(service, GenerateRequest(prompt=prompt))
+    assert error.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("num_prompts", [0, 257])
+async def test_number_of_prompts(service, num_prompts):
+    with pytest.raises(ApiError) as caught:
+        await service.start_group([GenerateRequest(prompt="x")] * num_prompts)
+    assert caught.value.param == "prompt"
+
+
+async def test_one_bad_prompt_keeps_the_whole_group_from_starting(service, engine):
+    with pytest.raises(ApiError):
+        await service.start_group([GenerateRequest(prompt="x"), GenerateRequest(prompt="")])
+    assert engine.submitted == []
+
+
+@pytest.mark.parametrize("kind", ["queue_full", "deadline_exceeded", "unavailable", "internal"])
+async def test_an_error_before_the_first_token_is_raised_by_start(service, engine, lifecycle, kind):
+    engine.script = None
+    starting = asyncio.create_task(service.start(GenerateRequest(prompt="x")))
+    while not engine.submitted:
+        await asyncio.sleep(0)
+    engine.emit(finish_reason="error", error=kind, message="why")
+    with pytest.raises(ApiError, match="why") as caught:
+        await starting
+    assert caught.value.kind is ErrorKind(kind)
+    assert engine.open == {}
+    assert lifecycle.num_in_flight == 0
+
+
+async def test_cancelling_start_aborts_the_request(service, engine, lifecycle):
+    engine.script = None
+    starting = asyncio.create_task(service.start(GenerateRequest(prompt="x")))
+    while not engine.submitted:
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert engine.aborted == [(1, None, "abort")]
+    assert engine.open == {}
+    assert lifecycle.num_in_flight == 0
+
+
+async def test_a_passed_deadline_is_refused(service, engine):
+    error = await refusal(service, GenerateRequest(prompt="x", timeout_seconds=0.0))
+    assert error.kind is ErrorKind.DEADLINE_EXCEEDED
+    assert engine.submitted == []
+
+
+async def test_a_deadline_holds_even_if_the_engine_hangs(service, engine):
+    engine.script = None
+    error = await refusal(service, GenerateRequest(prompt="x", timeout_seconds=0.01))
+    assert error.kind is ErrorKind.DEADLINE_EXCEEDED
+    assert engine.submitted[0].deadline is not None
+    assert engine.aborted == [(1, None, "deadline_exceeded")]
+
+
+async def test_requests_are_in_flight_until_they_are_closed(service, lifecycle):
+    generation = await service.start(GenerateRequest(prompt="x"))
+    assert lifecycle.num_in_flight == 1
+    await generation.aclose()
+    assert lifecycle.num_in_flight == 0
+
+
+async def test_a_draining_server_accepts_until_told_not_to(service, lifecycle, engine):
+    lifecycle.begin_drain()
+    assert await text_of(service, GenerateRequest(prompt="x")) == "hello world"
+    lifecycle.stop_accepting()
+    error = await refusal(service, GenerateRequest(prompt="x"))
+    assert error.kind is ErrorKind.UNAVAILABLE
+    assert "shutting down" in error.message
+    assert engine.refused == ["unavailable"]
+
+
+async def test_before_the_model_is_loaded_requests_are_unavailable(engine, tokenizer):
+    engine.info = None
+    engine.pulse = Pulse(state="starting", detail="compiling 3 of 9", progress=0.5)
+    service = Service(engine, tokenizer, Lifecycle(), hang_timeout_seconds=30)
+    error = await refusal(service, GenerateRequest(prompt="x"))
+    assert error.kind is ErrorKind.UNAVAILABLE
+    assert error.message == "the model is still loading: compiling 3 of 9"
+    with pytest.raises(ApiError, match="still loading"):
+        service.models()
+
+
+async def test_after_the_engine_has_failed_requests_are_unavailable(service, engine):
+    engine.failure = "the engine process has ended"
+    error = await refusal(service, GenerateRequest(prompt="x"))
+    assert (error.kind, error.message) == (ErrorKind.UNAVAILABLE, engine.failure)
+
+
+def test_readiness_follows_start_up(engine, tokenizer):
+    lifecycle = Lifecycle()
+    service = Service(engine, tokenizer, lifecycle, hang_timeout_seconds=30)
+    engine.info, engine.pulse = None, None
+    assert not service.readiness().ok
+    engine.pulse = Pulse(state="starting", detail="loading weights", progress=0.25)
+    health = service.readiness()
+    assert (health.ok, health.detail, health.progress) == (False, "loading weights", 0.25)
+    engine.info = FakeEngine().info
+    lifecycle.mark_ready()
+    assert service.readiness().ok
+
+
+def test_a_draining_server_is_not_ready_but_lives(service, lifecycle):
+    lifecycle.begin_drain()
+    assert (service.readiness().ok, service.readiness().state) == (False, "draining")
+    assert service.liveness().ok
+
+
+@pytest.mark.parametrize("state", ["starting", "ready"])
+def test_a_hung_step_loop_is_neither_live_nor_ready(service, engine, state):
+    engine.pulse = Pulse(state=state, progress_age=30.5)
+    assert (service.liveness().ok, service.liveness().state) == (False, "hung")
+    assert not service.readiness().ok
+    assert "30.5 s" in service.liveness().detail
+
+
+def test_an_engine_that_says_nothing_is_not_live(service, engine):
+    engine.pulse_age = 31.0
+    assert (service.liveness().ok, service.liveness().state) == (False, "hung")
+
+
+def test_a_busy_or_compiling_engine_is_live(service, engine):
+    engine.pulse = Pulse(state="starting", detail="compiling")
+    assert service.liveness().ok
+    engine.pulse = Pulse(state="ready", progress_age=29.0)
+    assert service.liveness().ok
+
+
+def test_a_failed_engine_is_not_live_and_says_why(service, engine):
+    engine.failure = "the engine process has ended"
+    assert (service.liveness().ok, service.liveness().detail) == (False, engine.failure)
+
+
+def test_metrics_are_the_newest_pulses(service, engine):
+    assert service.metrics() == b"up 1\n"
+    engine.pulse = None
+    assert service.metrics() == b""
+
+
+@pytest.mark.parametrize("num_chars", [5, MAX_INLINE_CHARS + 1])
+async def test_tokenise_and_back(service, num_chars):
+    text = "hello"[:num_chars].ljust(num_chars, "x")
+    token_ids = await service.tokenize(text)
+    assert await service.detokenize(token_ids) == text
+
+
+async def test_a_long_text_does_not_hold_the_loop_up(service, tokenizer, monkeypatch):
+    """While a thread tokenises, the loop goes on: it is what lets the thread finish."""
+    going_on = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def encode(text: str, *, add_special_tokens: bool) -> list[int]:
+        asyncio.run_coroutine_threadsafe(going_on.wait(), loop).result(timeout=5)
+        return [1]
+
+    monkeypatch.setattr(tokenizer, "encode", encode)
+    tokenizing = asyncio.create_task(service.tokenize("x" * (MAX_INLINE_CHARS + 1)))
+    await asyncio.sleep(0)
+    going_on.set()
+    assert await tokenizing == [1]
+
+
+async def test_special_tokens_are_part_of_detokenised_text(service):
+    assert await service.detokenize([262]) == "<|eos|>"
+
+
+@pytest.mark.parametrize("token_id", [-1, 266])
+async def test_ids_that_do_not_exist_have_no_text(service, token_id):
+    with pytest.raises(ApiError, match="no token of this model"):
+        await service.detokenize([token_id])
+
+
+async def test_chat_messages_are_rendered(service):
+    rendered = await service.render_chat([{"role": "user", "content": "hi"}])
+    assert rendered == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "param"),
+    [
+        ([], {}, "messages"),
+        (
+            [{"role": "user", "content": "x"}],
+            {"continue_final_message": True},
+            "continue_final_message",
+        ),
+        ([{"role": "user", "content": "x"}], {"template_options": {"tools": 1}}, "messages"),
+    ],
+)
+async def test_chats_that_cannot_be_rendered(service, messages, options, param):
+    with pytest.raises(ApiError) as caught:
+        await service.render_chat(messages, **options)
+    assert (caught.value.kind, caught.value.param) == (ErrorKind.INVALID_REQUEST, param)
