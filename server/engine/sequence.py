@@ -18,7 +18,8 @@ class SequenceState(Enum):
     FINISHED = "finished"
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+# No generated repr: it would carry prompt and completion into logs and tracebacks.
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Sequence:
     """A token stream being generated.
 

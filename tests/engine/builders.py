@@ -1,0 +1,50 @@
+"""Small sequences and schedulers, with limits a test can count on its fingers."""
+
+from __future__ import annotations
+
+from server.engine.block_manager import BlockManager
+from server.engine.link import SamplingParams
+from server.engine.scheduler import Scheduler
+from server.engine.sequence import Sequence
+from tests.engine.fakes import EOS
+
+
+def make_sequence(
+    prompt, *, request_id=0, index=0, arrival=0.0, deadline=None, **params
+) -> Sequence:
+    return Sequence(
+        seq_id=request_id * 100 + index,
+        client=1,
+        request_id=request_id,
+        index=index,
+        params=SamplingParams(**({"max_tokens": 8} | params)),
+        eos_token_ids=(EOS,),
+        token_ids=list(prompt),
+        arrival=arrival,
+        deadline=deadline,
+    )
+
+
+def make_choices(prompt, n, *, request_id=0, **params) -> list[Sequence]:
+    return [
+        make_sequence(prompt, request_id=request_id, index=index, **params) for index in range(n)
+    ]
+
+
+def make_scheduler(
+    *,
+    num_blocks=32,
+    block_size=4,
+    prefix_caching=True,
+    max_num_seqs=4,
+    max_num_batched_tokens=8,
+    max_queue_len=8,
+    max_model_len=64,
+) -> Scheduler:
+    return Scheduler(
+        BlockManager(num_blocks, block_size, prefix_caching=prefix_caching),
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_queue_len=max_queue_len,
+        max_model_len=max_model_len,
+    )
