@@ -313,9 +313,11 @@ class Engine[InFlight]:
     def _retire(self, seq: Sequence) -> None:
         """Forget a request when its last choice has ended, and count how it did."""
         key = seq.client, seq.request_id
-        if self._unfinished(*key):
+        choices = self._requests.get(key)
+        # None: choices that end in one step retire their request with the first of them.
+        if choices is None or self._unfinished(*key):
             return
-        choices = self._requests.pop(key)
+        del self._requests[key]
         outcomes = [choice.outcome for choice in choices]
         troubles = [outcome for outcome in outcomes if outcome not in ("stop", "length")]
         self._observer.on_finished(

@@ -98,9 +98,8 @@ class Scheduler:
         num_preempted = num_running - self.num_running
         budget = self._max_num_batched_tokens - len(rows)
         chunks = self._schedule_chunks(budget)
-        if not num_preempted:
-            budget -= sum(row.num_scheduled_tokens for row in chunks)
-            chunks += self._schedule_admissions(budget, now)
+        budget -= sum(row.num_scheduled_tokens for row in chunks)
+        chunks += self._schedule_admissions(budget, now)
         rows += sorted(chunks, key=lambda row: not row.is_decode)
         return ScheduledBatch(tuple(rows), num_preempted)
 

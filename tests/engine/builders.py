@@ -10,14 +10,15 @@ from tests.engine.fakes import EOS
 
 
 def make_sequence(
-    prompt, *, request_id=0, index=0, arrival=0.0, deadline=None, **params
+    prompt, *, request_id=0, index=0, arrival=0.0, deadline=None, params=None, **fields
 ) -> Sequence:
+    """`fields` are sampling parameters, unless `params` has them all."""
     return Sequence(
         seq_id=request_id * 100 + index,
         client=1,
         request_id=request_id,
         index=index,
-        params=SamplingParams(**({"max_tokens": 8} | params)),
+        params=params or SamplingParams(**({"max_tokens": 8} | fields)),
         eos_token_ids=(EOS,),
         token_ids=list(prompt),
         arrival=arrival,

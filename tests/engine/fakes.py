@@ -7,6 +7,7 @@ or not computed therefore shows as a wrong token, and `expected_tokens` says whi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from server.engine.link import SamplingParams, TokenLogprobs
@@ -15,6 +16,7 @@ from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResu
 
 VOCAB_SIZE = 11
 EOS = 10
+POISON = -1
 
 
 def next_token(context: list[int], seed: int, index: int) -> int:
@@ -26,16 +28,21 @@ def next_token(context: list[int], seed: int, index: int) -> int:
 
 
 def expected_tokens(
-    prompt: list[int], params: SamplingParams, *, index: int = 0, max_model_len: int = 10**9
+    prompt: list[int], params: SamplingParams, *, index: int = 0, max_num_tokens: int = 10**9
 ) -> list[int]:
     """What a choice must generate, computed without engine, blocks or batches."""
     stops = set(params.stop_token_ids) | (set() if params.ignore_eos else {EOS})
     tokens = list(prompt)
-    while len(tokens) < min(len(prompt) + params.max_tokens, max_model_len):
+    while len(tokens) < min(len(prompt) + params.max_tokens, max_num_tokens):
         tokens.append(next_token(tokens, params.seed, index))
         if tokens[-1] in stops and len(tokens) - len(prompt) > params.min_tokens:
             break
     return tokens[len(prompt) :]
+
+
+def expected_prompt_logprobs(prompt: list[int]) -> list[TokenLogprobs | None]:
+    """One entry per prompt token, none for the first."""
+    return [None, *(logprob_of(prompt[:end], prompt[end]) for end in range(1, len(prompt)))]
 
 
 def logprob_of(context: list[int], token: int) -> TokenLogprobs:
@@ -53,6 +60,7 @@ class FakeRunner:
     poisoned_request_ids: set[int] = field(default_factory=set)
     batches: list[list[tuple[int, int, int, int]]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    on_read: Callable[[], None] = lambda: None
     pool: list[list[int | None]] = field(init=False)
     last_tokens: list[int | None] = field(init=False)
     slot_owners: list[int | None] = field(init=False)
@@ -85,6 +93,7 @@ class FakeRunner:
 
     def read(self, in_flight: tuple[int, StepResult]) -> StepResult:
         number, result = in_flight
+        self.on_read()
         self.log.append(f"read {number}")
         return result
 
@@ -117,7 +126,8 @@ class FakeRunner:
         for position, token in enumerate(tokens, row.num_computed_tokens):
             block = row.seq.block_table[position // self.block_size]
             assert block > 0, "block 0 is for padding"
-            self.pool[block][position % self.block_size] = token
+            is_poisoned = row.seq.request_id in self.poisoned_request_ids
+            self.pool[block][position % self.block_size] = POISON if is_poisoned else token
 
     def _context(self, seq: Sequence, length: int) -> list[int]:
         table, size = seq.block_table, self.block_size
@@ -129,7 +139,8 @@ class FakeRunner:
     def _row_result(self, row: ScheduledRow) -> RowResult:
         seq = row.seq
         context = self._context(seq, row.end)
-        if seq.request_id in self.poisoned_request_ids:
+        if POISON in context:
+            self.last_tokens[seq.slot] = 0
             return RowResult(0 if row.is_sampling else None, is_finite=False)
         prompt_logprobs = [
             logprob_of(context[: position + 1], seq.token_ids[position + 1])

@@ -1,30 +1,33 @@
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from server.engine import link
-from server.engine.block_manager import BlockManager
+from server.engine.block_manager import IntegrityError
 from server.engine.engine import Engine, StepStats
-from server.engine.scheduler import Scheduler
-from tests.engine.fakes import EOS, FakeRunner, expected_tokens
+from tests.engine.builders import make_scheduler
+from tests.engine.fakes import EOS, VOCAB_SIZE, FakeRunner, expected_tokens
 
 
 class FakeObserver:
     def __init__(self):
         self.steps: list[StepStats] = []
-        self.preempted = 0
+        self.num_preempted = 0
         self.admitted: list[tuple[float, int, int]] = []
         self.first_tokens: list[float] = []
-        self.finished: list[str] = []
+        self.finished: list[tuple[str, float, float | None]] = []
         self.refused: list[str] = []
 
     def on_step(self, stats):
         self.steps.append(stats)
 
     def on_preempted(self, num_preempted):
-        self.preempted += num_preempted
+        self.num_preempted += num_preempted
 
     def on_admitted(self, queue_seconds, num_prompt_tokens, num_cached_tokens):
         self.admitted.append((queue_seconds, num_prompt_tokens, num_cached_tokens))
@@ -33,38 +36,30 @@ class FakeObserver:
         self.first_tokens.append(seconds)
 
     def on_finished(self, outcome, seconds, seconds_per_output_token):
-        self.finished.append(outcome)
+        self.finished.append((outcome, seconds, seconds_per_output_token))
 
     def on_refused(self, outcome):
         self.refused.append(outcome)
 
+    @property
+    def outcomes(self):
+        return [outcome for outcome, _, _ in self.finished]
+
 
 class Bench:
-    """An engine on a fake device with a clock set by hand, and all the events it sent."""
+    """An engine on a fake device with a clock set by hand, and all the frames it sent."""
 
-    def __init__(
-        self,
-        *,
-        overlap=True,
-        num_blocks=12,
-        block_size=4,
-        max_num_seqs=4,
-        max_num_batched_tokens=8,
-        max_queue_len=8,
-        max_model_len=64,
-        prefix_caching=True,
-    ):
+    def __init__(self, *, overlap=True, clock=None, **limits):
+        limits = {"num_blocks": 32, "block_size": 4} | limits
         self.now = 0.0
         self.observer = FakeObserver()
-        self.blocks = BlockManager(num_blocks, block_size, prefix_caching=prefix_caching)
-        self.scheduler = Scheduler(
-            self.blocks,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            max_queue_len=max_queue_len,
-            max_model_len=max_model_len,
+        self.scheduler = make_scheduler(**limits)
+        self.runner = FakeRunner(
+            limits["num_blocks"],
+            limits["block_size"],
+            limits.get("max_num_seqs", 4),
+            limits.get("max_num_batched_tokens", 8),
         )
-        self.runner = FakeRunner(num_blocks, block_size, max_num_seqs, max_num_batched_tokens)
         self.frames: list[tuple[int, link.Step]] = []
         self.engine = Engine(
             self.scheduler,
@@ -73,25 +68,36 @@ class Bench:
             lambda client, frame: self.frames.append((client, frame)),
             eos_token_ids=(EOS,),
             overlap=overlap,
-            clock=lambda: self.now,
+            clock=clock or (lambda: self.now),
         )
+        self.dispatched = None
 
     def submit(self, request_id, prompt, *, client=1, n=1, deadline=None, **params):
-        params = link.SamplingParams(**({"max_tokens": 8, "seed": request_id} | params))
+        """Submit; returns what every choice must generate."""
+        params = link.SamplingParams(**({"max_tokens": 8, "ignore_eos": True} | params))
         self.engine.receive(
             client,
             link.Submit(
                 request_id=request_id,
-                prompt_token_ids=prompt,
+                prompt_token_ids=list(prompt),
                 params=params,
                 n=n,
                 arrival=self.now,
                 deadline=deadline,
             ),
         )
-        return [expected_tokens(prompt, params, index=index) for index in range(n)]
+        return [expected_tokens(list(prompt), params, index=index) for index in range(n)]
+
+    def abort(self, request_id, index=None, reason="abort", client=1):
+        abort = link.Abort(request_id=request_id, index=index, reason=reason)
+        self.engine.receive(client, abort)
+
+    def step(self, num_steps=1):
+        for _ in range(num_steps):
+            self.dispatched = self.engine.step(self.dispatched)
 
     def events(self, client=1):
+        """By (request, choice), in the order they were sent."""
         events = defaultdict(list)
         for receiver, frame in self.frames:
             if receiver == client:
@@ -103,23 +109,447 @@ class Bench:
         events = self.events(client)[request_id, index]
         return [token for event in events for token in event.token_ids]
 
-    def run(self):
+    def ends(self, request_id, n=1, client=1):
+        """How each choice ended, having checked that it did so once and last."""
+        ends = []
+        for index in range(n):
+            *rest, last = self.events(client)[request_id, index]
+            assert not any(event.finish_reason for event in rest)
+            ends.append(last.error or last.finish_reason)
+        return ends
+
+    @property
+    def num_held_blocks(self):
+        load = self.engine.load()
+        return load.num_usable_blocks - load.num_free_blocks
+
+    def drain(self):
+        """Run until empty, and see that nothing is left behind."""
         self.engine.drain()
+        while self.dispatched or self.scheduler.num_unfinished:
+            self.step()
         self.engine.run()
         self.scheduler.check_integrity()
-        assert self.blocks.num_free_blocks == self.blocks.num_usable_blocks
+        assert self.num_held_blocks == 0
 
 
-@pytest.mark.parametrize("overlap", [True, False])
-def test_every_choice_gets_its_tokens_and_one_terminal_event(overlap):
-    bench = Bench(overlap=overlap)
-    prompts = {i: [1, 2, 3, 4, 5, 6, 7, 8, i] for i in range(6)}
-    expected = {i: bench.submit(i, prompt, n=2, max_tokens=20) for i, prompt in prompts.items()}
-    bench.run()
-    for i, choices in expected.items():
-        for index, tokens in enumerate(choices):
-            assert bench.tokens(i, index) == tokens
-            finishes = [event.finish_reason for event in bench.events()[i, index]]
-            assert finishes[-1] in ("stop", "length")
-            assert set(finishes[:-1]) <= {None}
-    assert bench.observer.preempted > 0
+class TestLoop:
+    def test_the_next_step_is_dispatched_before_the_last_is_read(self):
+        bench = Bench()
+        bench.submit(1, [1, 2], max_tokens=3)
+        bench.drain()
+        assert bench.runner.log == [
+            *("execute 1", "execute 2", "read 1"),
+            *("execute 3", "read 2", "read 3"),
+        ]
+
+    def test_the_plain_loop_reads_each_step_first(self):
+        bench = Bench(overlap=False)
+        bench.submit(1, [1, 2], max_tokens=2)
+        bench.drain()
+        assert bench.runner.log == ["execute 1", "read 1", "execute 2", "read 2"]
+
+    def test_a_stop_token_is_found_one_step_late_and_the_token_after_it_dropped(self):
+        prompt = [1, 2]
+        overlapped, plain = Bench(), Bench(overlap=False)
+        second = expected_tokens(prompt, link.SamplingParams(max_tokens=2, ignore_eos=True))[1]
+        for bench in (overlapped, plain):
+            bench.submit(1, prompt, stop_token_ids=(second,))
+            bench.drain()
+            assert bench.tokens(1)[-1] == second
+            assert bench.ends(1) == ["stop"]
+        assert overlapped.tokens(1) == plain.tokens(1)
+        assert len(overlapped.runner.batches) == len(plain.runner.batches) + 1
+
+    def test_a_length_limit_costs_no_extra_step(self):
+        overlapped, plain = Bench(), Bench(overlap=False)
+        for bench in (overlapped, plain):
+            bench.submit(1, [1, 2], max_tokens=5)
+            bench.drain()
+        assert len(overlapped.runner.batches) == len(plain.runner.batches) == 5
+
+    def test_one_frame_for_each_client_and_step(self):
+        bench = Bench()
+        for client in (1, 2):
+            for request_id in (1, 2):
+                bench.submit(request_id, [client, request_id], client=client, max_tokens=1)
+        bench.step(2)
+        assert [(client, len(frame.events)) for client, frame in bench.frames] == [(1, 2), (2, 2)]
+
+    def test_what_the_runner_raises_ends_the_loop(self):
+        bench = Bench()
+
+        def lose_device():
+            raise RuntimeError("device lost")
+
+        bench.runner.on_read = lose_device
+        bench.submit(1, [1])
+        with pytest.raises(RuntimeError, match="device lost"):
+            bench.engine.run()
+
+    def test_each_time_round_counts_as_progress(self):
+        bench = Bench()
+        bench.submit(1, [1, 2])
+        for now in (1.0, 2.0):
+            bench.now = now
+            bench.step()
+            assert bench.engine.last_progress == now
+
+    def test_an_idle_loop_makes_progress_and_checks_integrity(self, monkeypatch):
+        monkeypatch.setattr("server.engine.engine._IDLE_SECONDS", 0.001)
+        bench = Bench()
+        bench.now = 7.0
+        bench.step()
+        assert bench.engine.last_progress == 7.0
+        bench.scheduler._free_slots.pop()
+        with pytest.raises(IntegrityError):
+            bench.step()
+
+    def test_frames_may_come_from_any_thread(self):
+        bench = Bench(max_queue_len=100)
+        loop = threading.Thread(target=bench.engine.run)
+        loop.start()
+        expected = {}
+
+        def send(client):
+            for request_id in range(10):
+                expected[client, request_id] = bench.submit(
+                    request_id, [client, request_id], client=client
+                )
+
+        senders = [threading.Thread(target=send, args=(client,)) for client in range(3)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        bench.engine.drain()
+        loop.join(timeout=30)
+        assert not loop.is_alive()
+        for (client, request_id), [tokens] in expected.items():
+            assert bench.tokens(request_id, client=client) == tokens
+
+
+requests = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.integers(1, 3),
+        st.fixed_dictionaries(
+            {
+                "prompt": st.lists(st.integers(0, 2), min_size=1, max_size=14),
+                "max_tokens": st.integers(0, 10),
+                "min_tokens": st.integers(0, 3),
+                "seed": st.integers(0, 3),
+                "ignore_eos": st.booleans(),
+                "stop_token_ids": st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=1).map(tuple),
+            }
+        ),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+class TestOracle:
+    @settings(max_examples=60, deadline=None)
+    @given(requests=requests, num_blocks=st.integers(8, 14), prefix_caching=st.booleans())
+    def test_overlapped_or_not_every_choice_gets_the_same_tokens_in_the_same_order(
+        self, requests, num_blocks, prefix_caching
+    ):
+        limits = {"num_blocks": num_blocks, "prefix_caching": prefix_caching, "max_queue_len": 99}
+        overlapped = self.streams(requests, overlap=True, **limits)
+        assert overlapped == self.streams(requests, overlap=False, **limits)
+
+    def streams(self, requests, **limits):
+        """The tokens of every choice, each request coming in some steps after the last."""
+        bench = Bench(**limits)
+        expected = {}
+        for request_id, (num_steps, n, fields) in enumerate(requests):
+            for index, tokens in enumerate(bench.submit(request_id, n=n, **fields)):
+                expected[request_id, index] = tokens
+            bench.step(num_steps)
+        bench.drain()
+        streams = {key: bench.tokens(*key) for key in bench.events()}
+        assert streams == expected
+        for request_id, (_, n, _) in enumerate(requests):
+            assert set(bench.ends(request_id, n)) <= {"stop", "length"}
+        return streams
+
+    @pytest.mark.parametrize("overlap", [True, False])
+    def test_preempted_and_resumed_the_tokens_are_the_same(self, overlap):
+        bench = Bench(overlap=overlap, num_blocks=12)
+        expected = {
+            i: bench.submit(i, [1, 2, 3, 4, 5, 6, 7, 8, i], n=2, max_tokens=20) for i in range(6)
+        }
+        bench.drain()
+        assert bench.observer.num_preempted > 0
+        for i, choices in expected.items():
+            assert [bench.tokens(i, index) for index in range(2)] == choices
+            assert bench.ends(i, 2) == ["length", "length"]
+
+
+class TestAbort:
+    @pytest.mark.parametrize("num_steps", range(6))
+    @pytest.mark.parametrize("overlap", [True, False])
+    def test_it_frees_the_blocks_within_one_step_in_every_state(self, num_steps, overlap):
+        """Not yet taken in, prefilling in chunks, decoding; with a step in flight or without."""
+        bench = Bench(overlap=overlap)
+        bench.submit(1, range(18), n=2)
+        bench.submit(2, [1], max_tokens=20)
+        bench.step(num_steps)
+        num_sent = {key: len(events) for key, events in bench.events().items()}
+        bench.abort(1)
+        bench.step()
+        assert bench.num_held_blocks <= 2, "only the other request holds any"
+        bench.drain()
+        for index in range(2):
+            events = bench.events()[1, index]
+            assert len(events) == num_sent.get((1, index), 0), "nothing is sent after an abort"
+        assert bench.ends(2) == ["length"]
+        assert bench.observer.outcomes == ["abort", "length"]
+
+    def test_while_waiting(self):
+        bench = Bench(max_num_seqs=1)
+        bench.submit(1, [1], max_tokens=4)
+        bench.submit(2, [2])
+        bench.step(2)
+        bench.abort(2)
+        bench.drain()
+        assert (2, 0) not in bench.events()
+        assert bench.observer.outcomes == ["abort", "length"]
+
+    def test_while_preempted(self):
+        bench = Bench(num_blocks=5, max_num_seqs=2)
+        bench.submit(1, [1, 2, 3], max_tokens=12)
+        bench.submit(2, [4, 5, 6], max_tokens=12)
+        while not bench.observer.num_preempted:
+            bench.step()
+        bench.abort(2)
+        bench.drain()
+        assert bench.observer.outcomes == ["abort", "length"]
+
+    def test_of_one_choice_leaves_the_others(self):
+        bench = Bench()
+        expected = bench.submit(1, [1, 2], n=3)
+        bench.step(3)
+        bench.abort(1, index=1, reason="stop")
+        bench.drain()
+        assert bench.tokens(1, 0) == expected[0]
+        assert bench.tokens(1, 2) == expected[2]
+        assert len(bench.tokens(1, 1)) < len(expected[1])
+        assert bench.observer.outcomes == ["length"], "a request counts once"
+
+    @pytest.mark.parametrize("reason", ["abort", "stop", "deadline_exceeded"])
+    def test_counts_as_its_reason(self, reason):
+        bench = Bench()
+        bench.submit(1, [1, 2])
+        bench.step(3)
+        bench.abort(1, reason=reason)
+        bench.drain()
+        assert bench.observer.outcomes == [reason]
+
+    def test_of_what_is_unknown_or_ended_is_nothing(self):
+        bench = Bench()
+        bench.submit(1, [1], max_tokens=1, n=2)
+        bench.submit(2, [1], max_tokens=6)
+        bench.step(3)
+        bench.abort(1)
+        bench.abort(99)
+        bench.abort(2, index=5)
+        bench.abort(2, client=7)
+        bench.drain()
+        assert bench.ends(2) == ["length"]
+        assert bench.observer.outcomes == ["length", "length"]
+
+    def test_right_behind_its_request(self):
+        bench = Bench()
+        bench.submit(1, [1])
+        bench.abort(1)
+        bench.drain()
+        assert bench.runner.batches == []
+        assert bench.observer.outcomes == ["abort"]
+
+    def test_a_client_that_is_gone_takes_all_it_had_with_it(self):
+        bench = Bench()
+        for client in (1, 2):
+            bench.submit(1, [client], client=client)
+            bench.submit(2, [client, 9], client=client, n=2)
+        bench.step(3)
+        num_frames = sum(client == 1 for client, _ in bench.frames)
+        bench.engine.disconnect(1)
+        bench.drain()
+        assert sum(client == 1 for client, _ in bench.frames) == num_frames
+        assert bench.ends(1, client=2) == ["length"]
+        assert bench.ends(2, n=2, client=2) == ["length", "length"]
+        assert sorted(bench.observer.outcomes) == ["abort", "abort", "length", "length"]
+
+
+class TestRefusal:
+    def refusal(self, bench, request_id, n=1):
+        events = [bench.events()[request_id, index] for index in range(n)]
+        assert all(len(choice) == 1 for choice in events), "one terminal event for each choice"
+        assert {choice[0].finish_reason for choice in events} == {"error"}
+        return {choice[0].error for choice in events}
+
+    def test_a_full_queue_is_told_at_once_for_every_choice(self):
+        bench = Bench(max_queue_len=1)
+        bench.submit(1, [1])
+        bench.submit(2, [2], n=3)
+        bench.step()
+        assert self.refusal(bench, 2, n=3) == {"queue_full"}
+        assert bench.observer.refused == ["queue_full"]
+        bench.drain()
+        assert bench.ends(1) == ["length"]
+
+    def test_what_never_fits_is_told_with_numbers(self):
+        bench = Bench(num_blocks=3)
+        bench.submit(1, range(8))
+        bench.step()
+        assert self.refusal(bench, 1) == {"invalid_request"}
+        assert "needs 3 KV blocks" in bench.events()[1, 0][0].message
+        bench.drain()
+
+    def test_while_draining(self):
+        bench = Bench()
+        bench.submit(1, [1])
+        bench.step()
+        bench.engine.drain()
+        bench.submit(2, [1])
+        bench.drain()
+        assert self.refusal(bench, 2) == {"unavailable"}
+        assert bench.ends(1) == ["length"]
+
+    def test_a_deadline_that_has_passed(self):
+        bench = Bench()
+        bench.now = 2.0
+        bench.submit(1, [1], deadline=1.0)
+        bench.step()
+        assert self.refusal(bench, 1) == {"deadline_exceeded"}
+        bench.drain()
+
+    def test_those_that_never_came_here_are_counted(self):
+        bench = Bench()
+        bench.engine.receive(1, link.Refused(outcome="not_found"))
+        bench.step()
+        assert bench.observer.refused == ["not_found"]
+        assert bench.frames == []
+
+
+class TestEnding:
+    def test_a_deadline_ends_a_running_request_and_frees_its_blocks_within_one_step(self):
+        bench = Bench()
+        bench.submit(1, [1, 2], deadline=5.0, n=2)
+        bench.step(3)
+        bench.now = 5.0
+        bench.step()
+        assert bench.num_held_blocks == 0
+        bench.drain()
+        assert bench.ends(1, n=2) == ["deadline_exceeded", "deadline_exceeded"]
+        assert bench.observer.outcomes == ["deadline_exceeded"]
+
+    def test_a_deadline_ends_a_waiting_request(self):
+        bench = Bench(max_num_seqs=1)
+        bench.submit(1, [1], max_tokens=10)
+        bench.submit(2, [2], deadline=1.0)
+        bench.step()
+        bench.now = 1.0
+        bench.drain()
+        assert bench.ends(2) == ["deadline_exceeded"]
+        assert bench.ends(1) == ["length"]
+
+    def test_a_drain_finishes_what_was_accepted_also_what_waits(self):
+        bench = Bench(max_num_seqs=1)
+        expected = {i: bench.submit(i, [i]) for i in range(4)}
+        bench.engine.drain()
+        bench.engine.run()
+        for i, [tokens] in expected.items():
+            assert bench.tokens(i) == tokens
+
+    def test_a_stop_ends_everything_with_an_error_at_once(self):
+        bench = Bench(max_num_seqs=1)
+        bench.submit(1, [1], n=2)
+        bench.submit(2, [2])
+        bench.step(3)
+        bench.engine.stop()
+        bench.step()
+        assert bench.num_held_blocks == 0
+        bench.drain()
+        assert bench.ends(1, n=2) == ["unavailable", "unavailable"]
+        assert bench.ends(2) == ["unavailable"]
+        assert bench.observer.outcomes == ["unavailable", "unavailable"]
+
+    def test_logits_that_are_not_finite_end_only_their_own_request(self):
+        bench = Bench()
+        bench.runner.poisoned_request_ids.add(1)
+        bench.submit(1, range(9))
+        [expected] = bench.submit(2, range(9))
+        bench.drain()
+        assert bench.ends(1) == ["internal"]
+        assert bench.tokens(2) == expected
+        assert sorted(bench.observer.outcomes) == ["internal", "length"]
+
+
+class TestObservation:
+    def test_queue_first_token_and_per_token_times(self):
+        bench = Bench(overlap=False)
+        bench.submit(1, [1, 2], max_tokens=3)
+        bench.now = 2.0
+        bench.step()
+        bench.now = 5.0
+        bench.step()
+        bench.now = 6.0
+        bench.step()
+        assert bench.observer.admitted == [(2.0, 2, 0)]
+        assert bench.observer.first_tokens == [2.0]
+        assert [stats.inter_token_seconds for stats in bench.observer.steps] == [(), (3.0,), (1.0,)]
+        assert bench.observer.finished == [("length", 6.0, 2.0)]
+
+    def test_a_request_is_admitted_once_whatever_its_choices_and_preemptions(self):
+        bench = Bench(num_blocks=8)
+        bench.submit(1, range(9), n=3, max_tokens=12)
+        bench.drain()
+        assert bench.observer.num_preempted > 0
+        assert bench.observer.admitted == [(0.0, 9, 0)]
+        assert len(bench.observer.first_tokens) == 1
+        assert bench.observer.outcomes == ["length"]
+
+    def test_cached_tokens_are_told_on_admission(self):
+        bench = Bench()
+        bench.submit(1, range(8), max_tokens=1)
+        bench.step(2)
+        bench.submit(2, range(8), max_tokens=1)
+        bench.drain()
+        assert bench.observer.admitted == [(0.0, 8, 0), (0.0, 8, 4)]
+
+    def test_steps_are_told_by_kind_with_their_tokens(self):
+        bench = Bench()
+        bench.submit(1, [1, 2, 3], max_tokens=3)
+        bench.step()
+        bench.submit(2, [4, 5], max_tokens=2)
+        bench.drain()
+        told = [
+            (stats.kind, stats.num_tokens, stats.num_padded_tokens, stats.num_generated_tokens)
+            for stats in bench.observer.steps
+        ]
+        assert told == [("prefill", 3, 8, 1), ("mixed", 3, 8, 2), ("decode", 2, 8, 2)]
+
+    def test_a_step_lasts_from_when_the_device_was_free_for_it(self):
+        """Overlapped: the second is dispatched at 0, but the device runs the first until 3."""
+        bench = Bench()
+        bench.submit(1, [1], max_tokens=2)
+        bench.runner.on_read = lambda: setattr(bench, "now", bench.now + 3.0)
+        bench.drain()
+        assert [stats.duration for stats in bench.observer.steps] == [3.0, 3.0]
+
+    def test_the_load_counts_requests_sequences_and_blocks(self):
+        bench = Bench(max_num_seqs=2, num_blocks=9, max_queue_len=1)
+        bench.submit(1, range(3), n=2)
+        bench.step()
+        bench.submit(2, range(3), n=2)
+        bench.step()
+        load = bench.engine.load()
+        assert (load.num_requests_waiting, load.num_sequences_running) == (1, 2)
+        assert load.num_unfinished == 4
+        assert (load.num_free_blocks, load.num_usable_blocks) == (6, 8)
+        assert load.is_queue_full
+        bench.drain()
+        assert not bench.engine.load().is_queue_full

@@ -1,0 +1,208 @@
+"""Any interleaving of requests, steps, aborts, deadlines and faults, on a device that would notice.
+
+The fake device reads every row's context out of its block pool, so a block that is shared, freed or
+indexed at the wrong moment shows as a wrong token, whichever operation it was that did it.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from server.engine.link import SamplingParams
+from server.engine.scheduler import AdmissionError
+from server.engine.sequence import Sequence, SequenceState
+from tests.engine.builders import make_choices, make_scheduler
+from tests.engine.fakes import (
+    VOCAB_SIZE,
+    FakeRunner,
+    expected_prompt_logprobs,
+    expected_tokens,
+)
+
+tokens = st.integers(0, VOCAB_SIZE - 1)
+# Few distinct prompts, so that prefixes are shared; some longer than the pool.
+prompts = st.builds(
+    lambda token, length, tail: [token] * length + tail,
+    st.integers(1, 2),
+    st.integers(0, 14),
+    st.lists(tokens, min_size=1, max_size=3),
+)
+params = st.builds(
+    SamplingParams,
+    max_tokens=st.integers(0, 12),
+    min_tokens=st.integers(0, 2),
+    stop_token_ids=st.lists(tokens, max_size=1).map(tuple),
+    ignore_eos=st.booleans(),
+    seed=st.integers(0, 3),
+    num_logprobs=st.sampled_from([-1, 0]),
+    num_prompt_logprobs=st.sampled_from([-1, -1, 0]),
+)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    @initialize(
+        num_blocks=st.integers(3, 14),
+        block_size=st.integers(1, 4),
+        max_num_seqs=st.integers(1, 4),
+        extra_budget=st.integers(0, 8),
+        max_queue_len=st.integers(1, 4),
+        max_model_len=st.integers(4, 30),
+        prefix_caching=st.booleans(),
+        overlap=st.booleans(),
+    )
+    def create(self, extra_budget, overlap, **limits):
+        limits["max_num_batched_tokens"] = limits["max_num_seqs"] + extra_budget
+        self.limits = limits
+        self.overlap = overlap
+        self.scheduler = make_scheduler(**limits)
+        self.runner = FakeRunner(
+            limits["num_blocks"],
+            limits["block_size"],
+            limits["max_num_seqs"],
+            limits["max_num_batched_tokens"],
+        )
+        self.unread = None
+        self.now = 0.0
+        self.seqs: list[Sequence] = []
+        self.events: dict[Sequence, list] = {}
+        self.num_requests = 0
+
+    @rule(
+        prompt=prompts,
+        params=params,
+        n=st.sampled_from([1, 1, 1, 2, 3]),
+        patience=st.none() | st.integers(0, 9),
+        is_poisoned=st.sampled_from([False] * 9 + [True]),
+    )
+    def submit(self, prompt, params, n, patience, is_poisoned):
+        request_id, self.num_requests = self.num_requests, self.num_requests + 1
+        deadline = None if patience is None else self.now + patience
+        seqs = make_choices(prompt, n, request_id=request_id, deadline=deadline, params=params)
+        was_full = self.scheduler.is_queue_full
+        num_unfinished = self.scheduler.num_unfinished
+        try:
+            self.scheduler.add(seqs, self.now)
+        except AdmissionError:
+            assert self.scheduler.num_unfinished == num_unfinished
+            return
+        assert not was_full
+        if is_poisoned:
+            self.runner.poisoned_request_ids.add(request_id)
+        self.seqs += seqs
+        self.events.update({seq: [] for seq in seqs})
+
+    @rule()
+    def step(self):
+        """Once round the loop, as the engine does it."""
+        batch = self.scheduler.schedule(self.now)
+        self.check_fairness(batch)
+        following = (batch, self.runner.execute(batch)) if batch else None
+        self.read()
+        self.unread = following
+        if not self.overlap:
+            self.read()
+
+    @rule()
+    def read(self):
+        """The loop may read a step without dispatching another."""
+        if self.unread:
+            batch, in_flight = self.unread
+            self.unread = None
+            self.record(self.scheduler.postprocess(batch, self.runner.read(in_flight)))
+
+    @precondition(lambda self: self.unfinished())
+    @rule(data=st.data())
+    def abort(self, data):
+        seq = data.draw(st.sampled_from(self.unfinished()))
+        held, free = set(seq.block_table), self.scheduler.block_manager.num_free_blocks
+        self.scheduler.abort(seq, data.draw(st.sampled_from(["abort", "stop"])))
+        assert seq.block_table == []
+        shared = {block for other in self.seqs for block in other.block_table}
+        assert self.scheduler.block_manager.num_free_blocks == free + len(held - shared)
+
+    @rule(seconds=st.integers(1, 4))
+    def pass_time(self, seconds):
+        self.now += seconds
+        self.record(self.scheduler.expire(self.now))
+        assert all(seq.deadline is None or seq.deadline > self.now for seq in self.unfinished())
+
+    @invariant()
+    def is_sound(self):
+        if hasattr(self, "scheduler"):
+            self.scheduler.check_integrity()
+
+    def teardown(self):
+        if not hasattr(self, "scheduler"):
+            return
+        # Every step reads a token or computes a chunk; preemption alone can undo work, and the
+        # oldest sequence is never its victim while another runs.
+        for _ in range(2000):
+            if not self.unfinished() and not self.unread:
+                break
+            self.step()
+        assert not self.unfinished(), "the scheduler came to a standstill"
+        self.scheduler.check_integrity()
+        blocks = self.scheduler.block_manager
+        assert blocks.num_free_blocks == blocks.num_usable_blocks
+        assert self.scheduler.num_unfinished == 0
+        for seq in self.seqs:
+            self.check_stream(seq)
+
+    def unfinished(self):
+        return [seq for seq in self.seqs if seq.state is not SequenceState.FINISHED]
+
+    def record(self, events):
+        for seq, event in events:
+            assert (event.request_id, event.index) == (seq.request_id, seq.index)
+            assert not any(earlier.finish_reason for earlier in self.events[seq]), "after the end"
+            self.events[seq].append(event)
+
+    def check_fairness(self, batch):
+        """Every sequence that can decode does, unless it was preempted; spare budget is used."""
+        scheduled = {row.seq for row in batch.rows}
+        running = [seq for seq in self.seqs if seq.state is SequenceState.RUNNING]
+        could_run = [seq for seq in running if seq not in scheduled and seq.num_uncomputed_tokens]
+        spare = self.limits["max_num_batched_tokens"] - batch.num_tokens
+        assert not any(seq.is_decoding for seq in could_run)
+        assert not spare or not could_run
+        waiting = [seq for seq in self.unfinished() if seq not in running and not seq.is_deferred]
+        if waiting and spare and not running and not batch.num_preempted:
+            assert any(seq.num_in_flight_tokens for seq in waiting), "an empty pool admits anybody"
+
+    def check_stream(self, seq):
+        events = self.events[seq]
+        generated = [token for event in events for token in event.token_ids]
+        expected = expected_tokens(
+            seq.token_ids[: seq.num_prompt_tokens],
+            seq.params,
+            index=seq.index,
+            max_num_tokens=seq.max_num_tokens,
+        )
+        assert seq.token_ids[seq.num_prompt_tokens :] == generated
+        terminal = [event for event in events if event.finish_reason]
+        if not terminal:
+            assert seq.outcome in ("abort", "stop"), "ended from outside"
+            assert generated == expected[: len(generated)]
+        elif terminal[0].error is None:
+            assert generated == expected
+            is_stop = bool(generated) and generated[-1] in seq.stop_token_ids
+            assert seq.finish_reason == "length" or is_stop
+        else:
+            is_poisoned = seq.request_id in self.runner.poisoned_request_ids
+            assert seq.error == "deadline_exceeded" or (seq.error == "internal" and is_poisoned)
+            assert generated == expected[: len(generated)]
+        self.check_logprobs(seq, events, generated)
+
+    def check_logprobs(self, seq, events, generated):
+        given = [entry for event in events for entry in event.logprobs or []]
+        assert len(given) == (len(generated) if seq.params.num_logprobs >= 0 else 0)
+        told = [event.prompt_logprobs for event in events if event.prompt_logprobs is not None]
+        wants = seq.params.num_prompt_logprobs >= 0 and any(e.error is None for e in events)
+        prompt = seq.token_ids[: seq.num_prompt_tokens]
+        assert told == ([expected_prompt_logprobs(prompt)] if wants else [])
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
