@@ -131,9 +131,14 @@ class ApiProcess:
             self._lifecycle,
             lame_duck_seconds=self._config.lame_duck_seconds,
             drain_timeout_seconds=self._config.drain_timeout_seconds,
-            stop_accepting=self._http.close_idle_connections,
+            stop_accepting=self._turn_away,
             end_streams=self._engine.close,
         )
+
+    def _turn_away(self) -> None:
+        """Have clients with a connection look for another server."""
+        self._http.close_idle_connections()
+        self._grpc.stop_accepting()
 
 
 def _uvicorn_config(app: object) -> uvicorn.Config:

@@ -56,8 +56,8 @@ class Health:
 def add_health(
     server: grpc.aio.Server, is_ready: Callable[[], bool], service_names: Iterable[str]
 ) -> None:
-    """Answer health checks of these services, and of the health service itself, on `server`."""
-    servicer = Health(is_ready, [*service_names, health.SERVICE_NAME])
+    """Answer health checks of these services on `server`."""
+    servicer = Health(is_ready, service_names)
     check, reply = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
     listing, listed = health_pb2.HealthListRequest, health_pb2.HealthListResponse
     handlers = {

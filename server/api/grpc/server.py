@@ -5,8 +5,11 @@ Knows the service under it only to hand it to the translator and to ask whether 
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
 
 from server.api.grpc.generation import SERVICE_NAME, add_generation
 from server.api.grpc.health import add_health
@@ -23,18 +26,41 @@ KEEPALIVE_TIMEOUT_MS = 20_000
 MIN_PING_INTERVAL_MS = 10_000
 
 
-def create_grpc_server(service: Service, config: ServerConfig) -> grpc.aio.Server:
-    """A server bound to `config.grpc_port` but not started, to be used on the running event loop.
+# Longer than any drain: `stop` is what ends the wait.
+_UNTIL_STOPPED_SECONDS = 86_400.0
 
-    Several processes may bind the same port. RuntimeError if it cannot be bound. Health watches
-    end with the server only, so stop it with little grace once the requests in flight are done.
-    """
+
+class GrpcServer:
+    """A bound server, not started. Belongs to the event loop it is created in."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+        self._refusal: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    def stop_accepting(self) -> None:
+        """Close the port and send clients elsewhere (GOAWAY); calls that run go on until `stop`."""
+        self._refusal = asyncio.create_task(self._server.stop(_UNTIL_STOPPED_SECONDS))
+
+    async def stop(self, grace: float) -> None:
+        """End every call within `grace` seconds, which health watches always take."""
+        if self._refusal is not None:
+            self._refusal.cancel()
+            await asyncio.wait([self._refusal])
+        await self._server.stop(grace)
+
+
+def create_grpc_server(service: Service, config: ServerConfig) -> GrpcServer:
+    """A server on `config.grpc_port`, which others may share; RuntimeError if it is taken."""
     server = grpc.aio.server(options=_options(config))
+    names = [SERVICE_NAME, health.SERVICE_NAME]
     add_generation(server, service, config.write_timeout_seconds)
-    add_health(server, lambda: service.readiness().ok, [SERVICE_NAME])
-    add_reflection(server, [SERVICE_NAME, health.SERVICE_NAME])
+    add_health(server, lambda: service.readiness().ok, [*names, reflection.SERVICE_NAME])
+    add_reflection(server, names)
     server.add_insecure_port(_address(config.host, config.grpc_port))
-    return server
+    return GrpcServer(server)
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

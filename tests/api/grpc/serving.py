@@ -14,7 +14,7 @@ import pytest
 
 from server.api._pb.antipode.v1 import generation_pb2 as pb
 from server.api._pb.antipode.v1.generation_pb2_grpc import GenerationStub
-from server.api.grpc.server import create_grpc_server
+from server.api.grpc.server import GrpcServer, create_grpc_server
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig
@@ -32,7 +32,7 @@ class Serving:
     lifecycle: Lifecycle
     tokenizer: Tokenizer
     address: str
-    server: grpc.aio.Server
+    server: GrpcServer
     service: Service
 
 
@@ -63,7 +63,7 @@ async def serving(
                 stub = GenerationStub(channel)
                 yield Serving(channel, stub, engine, lifecycle, tokenizer, address, server, service)
         finally:
-            await server.stop(None)
+            await server.stop(0)
 
 
 async def collect(call) -> list[pb.GenerateResponse]:

@@ -34,7 +34,7 @@ async def check(stub: health_pb2_grpc.HealthStub, service: str = "") -> int:
     return response.status
 
 
-@pytest.mark.parametrize("service", ["", "antipode.v1.Generation", "grpc.health.v1.Health"])
+@pytest.mark.parametrize("service", ["", "antipode.v1.Generation"])
 async def test_check_follows_readiness_at_once(service):
     readiness = FakeReadiness()
     async with health_stub(lambda: readiness.ok) as stub:
@@ -61,7 +61,6 @@ async def test_list_has_every_service():
     assert {name: entry.status for name, entry in response.statuses.items()} == {
         "": NOT_SERVING,
         "antipode.v1.Generation": NOT_SERVING,
-        "grpc.health.v1.Health": NOT_SERVING,
     }
 
 

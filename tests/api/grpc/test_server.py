@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 
 import grpc
 import pytest
@@ -16,6 +17,12 @@ from tests.api.fakes import FakeEngine, small_pretrained
 from tests.api.grpc.serving import collect, failure, ids, reserved_port, serving, until
 
 EOS = 262
+SERVICES = [
+    "antipode.v1.Generation",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1alpha.ServerReflection",
+]
+REQUEST = pb.GenerateRequest(text="x")
 SETTINGS, PING, GOAWAY = 4, 6, 7
 NO_LIMIT = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
@@ -36,6 +43,16 @@ async def next_frame_kind(reader: asyncio.StreamReader) -> int:
     return header[3]
 
 
+async def until_refused(address: str) -> None:
+    """Wait until nobody listens there any more."""
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionRefusedError):
+            while True:
+                _, writer = await asyncio.open_connection(*address.split(":"))
+                writer.close()
+                await asyncio.sleep(0.005)
+
+
 def small_service() -> Service:
     lifecycle = Lifecycle()
     lifecycle.mark_ready()
@@ -44,7 +61,7 @@ def small_service() -> Service:
 
 
 class TestHealth:
-    @pytest.mark.parametrize("service", ["", "antipode.v1.Generation"])
+    @pytest.mark.parametrize("service", ["", *SERVICES])
     async def test_serving_means_ready(self, service):
         async with serving(FakeEngine()) as s:
             assert await status_of(s.channel, service) == health_pb2.HealthCheckResponse.SERVING
@@ -66,11 +83,7 @@ class TestReflection:
             stream = reflection_pb2_grpc.ServerReflectionStub(s.channel).ServerReflectionInfo()
             await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
             response = await stream.read()
-        assert [service.name for service in response.list_services_response.service] == [
-            "antipode.v1.Generation",
-            "grpc.health.v1.Health",
-            "grpc.reflection.v1alpha.ServerReflection",
-        ]
+        assert [service.name for service in response.list_services_response.service] == SERVICES
 
 
 class TestSizes:
@@ -99,11 +112,11 @@ class TestPort:
             servers = [create_grpc_server(small_service(), config) for _ in range(2)]
             for server in servers:
                 await server.start()
-            await servers[0].stop(None)
+            await servers[0].stop(0)
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                call = GenerationStub(channel).Generate(pb.GenerateRequest(text="x"))
+                call = GenerationStub(channel).Generate(REQUEST)
                 assert await collect(call)
-            await servers[1].stop(None)
+            await servers[1].stop(0)
 
     async def test_an_ipv6_host_needs_no_brackets(self):
         with reserved_port() as port:
@@ -111,7 +124,7 @@ class TestPort:
             await server.start()
             async with grpc.aio.insecure_channel(f"[::1]:{port}") as channel:
                 assert await status_of(channel) == health_pb2.HealthCheckResponse.SERVING
-            await server.stop(None)
+            await server.stop(0)
 
     async def test_a_host_that_is_not_ours_cannot_be_bound(self):
         with pytest.raises(RuntimeError):
@@ -137,22 +150,53 @@ async def test_pings_do_not_end_a_connection():
 async def test_many_streams_at_once_each_get_their_own_answer():
     engine = FakeEngine([[token_id] for token_id in [*ids("abcdefgh"), EOS]])
     async with serving(engine) as s:
-        calls = [s.stub.Generate(pb.GenerateRequest(text="x")) for _ in range(64)]
+        calls = [s.stub.Generate(REQUEST) for _ in range(64)]
         answers = await asyncio.gather(*map(collect, calls))
         assert s.lifecycle.num_in_flight == 0
     assert {"".join(r.text for r in responses) for responses in answers} == {"abcdefgh"}
     assert not engine.aborted
 
 
-async def test_stopping_lets_a_running_stream_finish_within_the_grace():
-    engine = FakeEngine(None)
-    async with serving(engine) as s:
-        call = s.stub.Generate(pb.GenerateRequest(text="x"))
-        await until(lambda: engine.submitted)
-        stopping = asyncio.create_task(s.server.stop(5))
-        engine.emit(ids("a"))
-        assert (await call.read()).text == "a"
-        engine.emit([EOS], finish_reason="stop")
-        responses = await collect(call)
-        await stopping
-    assert responses[-1].finish_reason == pb.FINISH_REASON_STOP
+class TestStop:
+    async def test_a_running_stream_may_finish_within_the_grace(self):
+        engine = FakeEngine(None)
+        async with serving(engine) as s:
+            call = s.stub.Generate(REQUEST)
+            await until(lambda: engine.submitted)
+            stopping = asyncio.create_task(s.server.stop(5))
+            engine.emit([*ids("a"), EOS], finish_reason="stop")
+            responses = await collect(call)
+            await stopping
+        assert responses[-1].finish_reason == pb.FINISH_REASON_STOP
+
+    async def test_no_longer_accepting_leaves_running_calls_alone_and_sends_new_ones_away(self):
+        engine = FakeEngine(None)
+        async with serving(engine) as s:
+            call = s.stub.Generate(REQUEST)
+            await until(lambda: engine.submitted)
+            s.server.stop_accepting()
+            await until_refused(s.address)
+            error = await failure(s.stub.Generate(REQUEST))
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            engine.emit([*ids("a"), EOS], finish_reason="stop")
+            responses = await collect(call)
+        assert responses[-1].finish_reason == pb.FINISH_REASON_STOP
+
+    async def test_a_health_watch_does_not_outlast_the_grace(self):
+        async with serving(FakeEngine()) as s:
+            stub = health_pb2_grpc.HealthStub(s.channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest())
+            await watch.read()
+            s.server.stop_accepting()
+            await asyncio.wait_for(s.server.stop(0.1), timeout=5)
+            error = await failure(watch)
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+    async def test_a_call_that_runs_at_the_end_is_aborted(self):
+        engine = FakeEngine(None)
+        async with serving(engine) as s:
+            call = s.stub.Generate(REQUEST)
+            await until(lambda: engine.submitted)
+            await s.server.stop(0)
+            await until(lambda: engine.aborted and not engine.open)
+            assert (await failure(call)).code() is grpc.StatusCode.UNAVAILABLE
