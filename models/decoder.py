@@ -8,6 +8,7 @@ weights at every step. Knows no sampling and no scheduling.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from models.rope import apply_rope, rope_tables
 from models.sharding import TENSOR
 
 type KVPool = tuple[KVLayer, ...]
+type Rope = tuple[jax.Array, jax.Array]
 
 # A shard's vocabulary is a multiple of this: the width of a TPU register, and even for the noise.
 VOCAB_TILE = 128
@@ -67,7 +69,7 @@ class DecoderLayer(nnx.Module):
         x_TD: jax.Array,
         kv: KVLayer,
         ragged: Ragged,
-        rope: tuple[jax.Array, jax.Array],
+        rope: Rope,
         decode_only: bool,
     ) -> tuple[jax.Array, KVLayer]:
         with jax.named_scope("attention"):
@@ -130,26 +132,19 @@ class Decoder(nnx.Module):
         return jnp.where(token_id < self.config.vocab_size, logits, -jnp.inf)
 
     def _unroll(
-        self,
-        x_TD: jax.Array,
-        kv: KVPool,
-        ragged: Ragged,
-        rope: tuple[jax.Array, jax.Array],
-        decode_only: bool,
+        self, x_TD: jax.Array, kv: KVPool, ragged: Ragged, rope: Rope, decode_only: bool
     ) -> tuple[jax.Array, KVPool]:
         written = []
         for layer, layer_kv in zip(self.layers, kv, strict=True):
-            x_TD, layer_kv = layer(x_TD, layer_kv, ragged, rope, decode_only)
+            graphdef, weights = nnx.split(layer)
+            x_TD, layer_kv = _run_layer(
+                graphdef, weights, x_TD, layer_kv, ragged, rope, decode_only=decode_only
+            )
             written.append(layer_kv)
         return x_TD, tuple(written)
 
     def _scan(
-        self,
-        x_TD: jax.Array,
-        kv: KVPool,
-        ragged: Ragged,
-        rope: tuple[jax.Array, jax.Array],
-        decode_only: bool,
+        self, x_TD: jax.Array, kv: KVPool, ragged: Ragged, rope: Rope, decode_only: bool
     ) -> tuple[jax.Array, KVPool]:
         """One pool for all layers: layer l's blocks start at l x blocks per layer.
 
@@ -163,11 +158,30 @@ class Decoder(nnx.Module):
         def body(
             carry: tuple[jax.Array, KVLayer], index: jax.Array
         ) -> tuple[tuple[jax.Array, KVLayer], None]:
-            x_TD, pool = carry
-            layer = nnx.merge(graphdef, jax.tree.map(lambda w: w[index], weights))
+            own_weights = jax.tree.map(lambda w: w[index], weights)
             tables = ragged.block_tables_SB + index * blocks
             own = ragged._replace(block_tables_SB=tables)
-            return layer(x_TD, pool, own, rope, decode_only), None
+            return _run_layer(
+                graphdef, own_weights, *carry, own, rope, decode_only=decode_only
+            ), None
 
         (x_TD, pool), _ = jax.lax.scan(body, (x_TD, kv[0]), jnp.arange(num_layers))
         return x_TD, (pool,)
+
+
+# Jitted so that the layers of an unrolled model, alike as they are, are traced once.
+@partial(jax.jit, static_argnums=0, static_argnames="decode_only")
+def _run_layer(
+    graphdef: nnx.GraphDef[DecoderLayer],
+    weights: nnx.State,
+    x_TD: jax.Array,
+    kv: KVLayer,
+    ragged: Ragged,
+    rope: Rope,
+    *,
+    decode_only: bool,
+) -> tuple[jax.Array, KVLayer]:
+    out: tuple[jax.Array, KVLayer] = nnx.merge(graphdef, weights)(
+        x_TD, kv, ragged, rope, decode_only
+    )
+    return out

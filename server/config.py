@@ -58,7 +58,9 @@ class EngineConfig:
     max_model_len: int = _field(
         0, "tokens of prompt and generation together; 0 is what the model allows", low=0
     )
-    max_num_batched_tokens: int = _field(512, "token budget of one step", low=1)
+    max_num_batched_tokens: int = _field(
+        0, "token budget of one step; 0 is 128 on CPU and 2048 elsewhere", low=0
+    )
     max_queue_len: int = _field(256, "requests that may wait; one more is refused", low=1)
     block_size: int = _field(16, "tokens of one KV block", low=1)
     num_blocks: int = _field(0, "KV blocks; 0 derives them from the bytes there are", low=0)
@@ -257,7 +259,7 @@ def _refuse_key(key: str, path: Path, known: list[str]) -> NoReturn:
 
 def _check(config: Config) -> None:
     engine, server = config.engine, config.server
-    if engine.max_num_batched_tokens < engine.max_num_seqs:
+    if 0 < engine.max_num_batched_tokens < engine.max_num_seqs:
         raise ConfigError(
             f"max_num_batched_tokens is {engine.max_num_batched_tokens}; it must be at least "
             f"max_num_seqs, {engine.max_num_seqs}: each running sequence takes one token of a step"

@@ -85,6 +85,7 @@ class Ladder:
         self._decode = [
             Bucket(size, size, decode_only=True) for size in _powers(2, max(2, max_num_seqs))
         ]
+        self.max_num_batched_tokens = max_num_batched_tokens
         rows = self._decode[-1].num_rows
         largest = max(max_num_batched_tokens, rows)
         self._mixed = [

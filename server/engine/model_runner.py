@@ -6,6 +6,7 @@ All arrays of the engine are here and none of its policy. `execute` only dispatc
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,10 @@ MAX_STOP_TOKEN_IDS = 64
 # Where the KV pool's size is given by neither flag nor device: on CPU, host memory is shared.
 _CPU_KV_BYTES = 1 << 30
 _SMALLEST_MIXED_BUCKET = 32
+# XLA compiles one program mostly on one core.
+_COMPILE_THREADS = 4
+# On CPU a step of 128 tokens is compute-bound already: a larger one only delays the others.
+_CPU_TOKEN_BUDGET, _TOKEN_BUDGET = 128, 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,9 @@ class ModelRunner:
         model = abstract_decoder(config, layout)
         leaves = load_leaves(model, Checkpoint(checkpoint), layout, mesh, progress)
         sizes = _state_sizes(config, layout, engine, on_cpu)
-        ladder = Ladder(engine.max_num_seqs, engine.max_num_batched_tokens, _SMALLEST_MIXED_BUCKET)
+        auto_budget = max(_CPU_TOKEN_BUDGET if on_cpu else _TOKEN_BUDGET, 2 * engine.max_num_seqs)
+        budget = engine.max_num_batched_tokens or auto_budget
+        ladder = Ladder(engine.max_num_seqs, budget, _SMALLEST_MIXED_BUCKET)
         runner = cls(config, sizes, mesh, ladder, leaves, Programs(model, layout, mesh, sizes))
         runner._warm(progress, leaf_shardings(model, mesh))
         return runner
@@ -114,6 +121,10 @@ class ModelRunner:
     @property
     def block_size(self) -> int:
         return self.sizes.block_size
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        return self._ladder.max_num_batched_tokens
 
     @property
     def programs(self) -> dict[Bucket, jax.stages.Compiled]:
@@ -155,18 +166,24 @@ class ModelRunner:
         return StepResult(tuple(rows), in_flight.bucket.num_tokens)
 
     def _warm(self, progress: Progress, shardings: list[jax.NamedSharding]) -> None:
-        """Compile every program of the ladder and run each once, on padding."""
-        buckets = self._ladder.buckets
-        self._set_slot = self._programs.compile_set_slot()
+        """Compile every program of the ladder, several at once, and run each once, on padding."""
+        buckets = sorted(self._ladder.buckets, reverse=True)
+        with ThreadPoolExecutor(_COMPILE_THREADS) as pool:
+            slot = pool.submit(self._programs.compile_set_slot)
+            steps = {
+                pool.submit(self._programs.compile_step, bucket, shardings): bucket
+                for bucket in buckets
+            }
+            for i, done in enumerate(as_completed(steps)):
+                self._steps[steps[done]] = done.result()
+                progress(f"compiled {i + 1} of {len(buckets)} programs", (i + 1) / len(buckets))
+            self._set_slot = slot.result()
         empty = empty_slot(self.sizes.slot, self.sizes.scratch_slot)
         self._state = self._state._replace(sampler=self._set_slot(self._state.sampler, empty))
-        for i, bucket in enumerate(buckets):
-            progress(f"compiling step {i + 1} of {len(buckets)}", i / len(buckets))
-            self._steps[bucket] = self._programs.compile_step(bucket, shardings)
+        for bucket, step in self._steps.items():
             padding = empty_input(bucket, self.sizes.table_size, self.sizes.scratch_slot)
-            _, self._state = self._steps[bucket](self._leaves, self._state, padding)
+            _, self._state = step(self._leaves, self._state, padding)
         jax.block_until_ready(self._state)
-        progress("ready", 1.0)
 
 
 def _state_sizes(

@@ -56,6 +56,9 @@ class ServingRunner(Runner[Any], Protocol):
     @property
     def block_size(self) -> int: ...
 
+    @property
+    def max_num_batched_tokens(self) -> int: ...
+
 
 class RunnerBuilder(Protocol):
     """Loads and warms a runner. ValueError or OSError for a checkpoint that cannot be served."""
@@ -178,7 +181,7 @@ class EngineProcess:
         scheduler = Scheduler(
             blocks,
             max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_num_batched_tokens=runner.max_num_batched_tokens,
             max_queue_len=config.max_queue_len,
             max_model_len=runner.max_model_len,
         )
@@ -220,7 +223,7 @@ class EngineProcess:
             extra={
                 "max_model_len": runner.max_model_len,
                 "max_num_seqs": self._config.max_num_seqs,
-                "max_num_batched_tokens": self._config.max_num_batched_tokens,
+                "max_num_batched_tokens": runner.max_num_batched_tokens,
                 "num_blocks": runner.num_blocks,
                 "block_size": runner.block_size,
             },
