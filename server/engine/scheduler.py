@@ -158,20 +158,21 @@ class Scheduler:
             raise IntegrityError("a waiting sequence holds blocks or a slot")
 
     def _check(self, seq: Sequence, now: float) -> None:
-        num_needed = self.block_manager.num_blocks_for(seq.num_prompt_tokens + 1)
-        num_usable = self.block_manager.num_usable_blocks
-        if not seq.num_prompt_tokens:
+        num_prompt_tokens, blocks = seq.num_prompt_tokens, self.block_manager
+        num_tokens = num_prompt_tokens + min(1, seq.params.max_tokens)
+        num_blocks = blocks.num_blocks_for(num_tokens)
+        if not num_prompt_tokens:
             raise AdmissionError("invalid_request", "the prompt is empty")
-        if num_needed > num_usable:
+        if num_blocks > blocks.num_usable_blocks:
             raise AdmissionError(
                 "invalid_request",
-                f"a prompt of {seq.num_prompt_tokens} tokens needs {num_needed} KV blocks "
-                f"of {self.block_manager.block_size} tokens, but there are {num_usable}",
+                f"a prompt of {num_prompt_tokens} tokens needs {num_blocks} KV blocks "
+                f"of {blocks.block_size} tokens, but there are {blocks.num_usable_blocks}",
             )
-        if seq.num_prompt_tokens + min(1, seq.params.max_tokens) > self._max_num_tokens:
+        if num_tokens > self._max_num_tokens:
             raise AdmissionError(
                 "invalid_request",
-                f"a prompt of {seq.num_prompt_tokens} tokens leaves no room for another "
+                f"a prompt of {num_prompt_tokens} tokens leaves no room for another "
                 f"in the limit of {self._max_num_tokens}",
             )
         if seq.deadline is not None and seq.deadline <= now:
@@ -220,9 +221,10 @@ class Scheduler:
     def _admit(self, seq: Sequence, now: float) -> bool:
         """Give `seq` its slot and blocks, leaving each running sequence one block to grow into."""
         # A preempted sequence comes back with all its tokens known or not at all.
-        if seq.num_in_flight_tokens or not self.block_manager.allocate(
-            seq, seq.num_tokens + 1, num_spare=self.num_running
-        ):
+        if seq.num_in_flight_tokens:
+            return False
+        num_tokens = min(seq.num_tokens + 1, seq.max_num_tokens)
+        if not self.block_manager.allocate(seq, num_tokens, num_spare=self.num_running):
             return False
         self._waiting.remove(seq)
         self._running.append(seq)

@@ -554,6 +554,15 @@ class TestAdmission:
         assert self.refusal(scheduler, range(10))[0] == "invalid_request"
         add(scheduler, range(10), max_tokens=0)
 
+    def test_a_sequence_never_holds_more_blocks_than_its_longest_end_needs(self):
+        scheduler = make_scheduler(max_model_len=8, num_blocks=3)
+        seq = add(scheduler, range(8), max_tokens=0)
+        run(scheduler)
+        assert seq.outcome == "length"
+        seq = add(scheduler, range(7), request_id=1)
+        scheduler.schedule(0.0)
+        assert len(seq.block_table) == 2
+
     def test_an_empty_prompt_is_refused(self):
         assert self.refusal(make_scheduler(), [])[0] == "invalid_request"
 

@@ -31,28 +31,44 @@ prompts = st.builds(
 )
 params = st.builds(
     SamplingParams,
-    max_tokens=st.integers(0, 12),
+    max_tokens=st.sampled_from([20, 12, 6, 1, 0]),
     min_tokens=st.integers(0, 2),
-    stop_token_ids=st.lists(tokens, max_size=1).map(tuple),
-    ignore_eos=st.booleans(),
+    stop_token_ids=st.sampled_from([(), (), (3,)]),
+    ignore_eos=st.sampled_from([True, True, False]),
     seed=st.integers(0, 3),
     num_logprobs=st.sampled_from([-1, 0]),
     num_prompt_logprobs=st.sampled_from([-1, -1, 0]),
 )
 
 
+bursts = st.lists(
+    st.fixed_dictionaries(
+        {
+            "prompt": prompts,
+            "params": params,
+            "n": st.sampled_from([1, 1, 2, 3]),
+            "patience": st.sampled_from([None, None, None, 0, 9]),
+            "is_poisoned": st.sampled_from([False] * 6 + [True]),
+        }
+    ),
+    min_size=2,
+    max_size=5,
+)
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
-        num_blocks=st.integers(3, 14),
-        block_size=st.integers(1, 4),
-        max_num_seqs=st.integers(1, 4),
+        num_blocks=st.integers(5, 10),
+        block_size=st.sampled_from([4, 2, 3, 1]),
+        max_num_seqs=st.sampled_from([4, 3, 2, 1]),
         extra_budget=st.integers(0, 8),
-        max_queue_len=st.integers(1, 4),
-        max_model_len=st.integers(4, 30),
-        prefix_caching=st.booleans(),
-        overlap=st.booleans(),
+        max_queue_len=st.sampled_from([9, 2]),
+        max_model_len=st.sampled_from([40, 20, 5]),
+        prefix_caching=st.sampled_from([True, True, False]),
+        overlap=st.sampled_from([True, True, False]),
+        burst=bursts,
     )
-    def create(self, extra_budget, overlap, **limits):
+    def create(self, extra_budget, overlap, burst, **limits):
         limits["max_num_batched_tokens"] = limits["max_num_seqs"] + extra_budget
         self.limits = limits
         self.overlap = overlap
@@ -68,14 +84,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.seqs: list[Sequence] = []
         self.events: dict[Sequence, list] = {}
         self.num_requests = 0
+        self.arrive(burst)
 
-    @rule(
-        prompt=prompts,
-        params=params,
-        n=st.sampled_from([1, 1, 1, 2, 3]),
-        patience=st.none() | st.integers(0, 9),
-        is_poisoned=st.sampled_from([False] * 9 + [True]),
-    )
+    @rule(burst=bursts)
+    def arrive(self, burst):
+        for request in burst:
+            self.submit(**request)
+
     def submit(self, prompt, params, n, patience, is_poisoned):
         request_id, self.num_requests = self.num_requests, self.num_requests + 1
         deadline = None if patience is None else self.now + patience
@@ -93,7 +108,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.seqs += seqs
         self.events.update({seq: [] for seq in seqs})
 
-    @rule()
+    @rule(num_steps=st.integers(1, 5))
+    def run(self, num_steps):
+        for _ in range(num_steps):
+            self.step()
+
     def step(self):
         """Once round the loop, as the engine does it."""
         batch = self.scheduler.schedule(self.now)
@@ -113,8 +132,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.record(self.scheduler.postprocess(batch, self.runner.read(in_flight)))
 
     @precondition(lambda self: self.unfinished())
-    @rule(data=st.data())
-    def abort(self, data):
+    @rule(data=st.data(), is_meant=st.sampled_from([False, False, True]))
+    def abort(self, data, is_meant):
+        if not is_meant:
+            return
         seq = data.draw(st.sampled_from(self.unfinished()))
         held, free = set(seq.block_table), self.scheduler.block_manager.num_free_blocks
         self.scheduler.abort(seq, data.draw(st.sampled_from(["abort", "stop"])))
@@ -130,8 +151,12 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def is_sound(self):
-        if hasattr(self, "scheduler"):
-            self.scheduler.check_integrity()
+        if not hasattr(self, "scheduler"):
+            return
+        self.scheduler.check_integrity()
+        size = self.limits["block_size"]
+        for seq in self.seqs:
+            assert len(seq.block_table) <= -(-seq.max_num_tokens // size)
 
     def teardown(self):
         if not hasattr(self, "scheduler"):
