@@ -23,6 +23,8 @@ MAX_LOGIT_BIASES = 1024
 MAX_REQUEST_ID_CHARS = 128
 # Below this, the second-best token's share is nothing for any gap float32 logits can show.
 GREEDY_BELOW_TEMPERATURE = 1e-3
+# Smaller ones would round to zero on the device; this one already keeps only the best token.
+SMALLEST_TOP_P = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ RANGES: Mapping[str, Range] = {
     "min_p": Range(0, 1),
     "presence_penalty": Range(-2, 2),
     "frequency_penalty": Range(-2, 2),
-    "repetition_penalty": Range(0, 100, above_minimum=True),
+    "repetition_penalty": Range(0.01, 100),
     "max_tokens": Range(1, 2**31 - 1),
     "min_tokens": Range(0, 2**31 - 1),
     "logprobs": Range(0, 20),
@@ -135,7 +137,7 @@ def sampling_params(
     return SamplingParams(
         max_tokens=_max_tokens(request, num_prompt_tokens, info),
         temperature=_temperature(sampling.temperature),
-        top_p=_or_default(sampling.top_p, 1.0),
+        top_p=max(_or_default(sampling.top_p, 1.0), SMALLEST_TOP_P),
         top_k=max(0, sampling.top_k or 0),
         min_p=sampling.min_p or 0.0,
         presence_penalty=sampling.presence_penalty or 0.0,

@@ -39,7 +39,7 @@ REFUSED = [
     ({"min_p": 1.5}, "min_p must be"),
     ({"presence_penalty": 2.5}, "presence_penalty must be at least -2 and at most 2"),
     ({"frequency_penalty": -2.5}, "frequency_penalty must be"),
-    ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0"),
+    ({"repetition_penalty": 0.0}, "repetition_penalty must be at least 0.01 and at most 100"),
     ({"repetition_penalty": INF}, "repetition_penalty must be"),
     ({"max_tokens": 0}, "max_tokens must be at least 1"),
     ({"min_tokens": -1}, "min_tokens must be at least 0"),
@@ -179,6 +179,10 @@ def test_min_tokens_counts_against_the_default_too():
 @pytest.mark.parametrize(("given", "meant"), [(0.0, 0.0), (1e-9, 0.0), (0.001, 0.001), (2.0, 2.0)])
 def test_a_temperature_next_to_zero_is_greedy(given, meant):
     assert params(temperature=given).temperature == meant
+
+
+def test_a_top_p_too_small_for_the_device_is_its_smallest():
+    assert params(top_p=5e-324).top_p == 1e-6
 
 
 @pytest.mark.parametrize("top_k", [-1, 0])

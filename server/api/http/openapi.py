@@ -52,7 +52,7 @@ def generation_responses(whole: type[msgspec.Struct], chunk: type[msgspec.Struct
         f"The answer; with `stream`, events whose data is a {chunk.__name__} or an error, then "
         "`[DONE]`."
     )
-    document[200]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    document[200]["content"]["text/event-stream"] = {"schema": _event(chunk)}
     return document
 
 
@@ -83,6 +83,14 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 def _json(body: type[msgspec.Struct]) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": _REF.format(name=body.__name__)}}}
+
+
+def _event(chunk: type[msgspec.Struct]) -> dict[str, Any]:
+    """One server-sent event, whose data is a chunk or an error in JSON, or the word of the end."""
+    bodies = [{"$ref": _REF.format(name=body.__name__)} for body in (chunk, ErrorBody)]
+    document = {"contentMediaType": "application/json", "contentSchema": {"anyOf": bodies}}
+    data = {"type": "string", "anyOf": [{"const": "[DONE]"}, document]}
+    return {"type": "object", "required": ["data"], "properties": {"data": data}}
 
 
 def _errors() -> Responses:

@@ -22,8 +22,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from server.api.generation import Sampling
-from server.api.validation import LOGIT_BIAS_RANGE, RANGES, invalid
-from server.errors import ApiError
+from server.api.validation import (
+    LOGIT_BIAS_RANGE,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
+    RANGES,
+    invalid,
+)
 
 # Fields of the OpenAI API and of other servers that would change the answer, and the values with
 # which they would not.
@@ -70,15 +76,27 @@ def said_plainly(sentence: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
-type _Texts = Annotated[list[str], FailFast()]
-type _TokenIds = Annotated[list[int], FailFast()]
-type _TokenIdLists = Annotated[list[_TokenIds], FailFast()]
+# Bounds in `json_schema_extra` are shown, not checked: the service says them in better words.
+type _Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
+type _TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+type _Texts = Annotated[list[_Text], FailFast(), Field(json_schema_extra={"minItems": 1})]
+type _TokenIds = Annotated[list[_TokenId], FailFast()]
+type _Tokens = Annotated[list[_TokenId], FailFast(), Field(json_schema_extra={"minItems": 1})]
+type _TokenLists = Annotated[list[_Tokens], FailFast(), Field(json_schema_extra={"minItems": 1})]
+type _StopString = Annotated[
+    str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_STOP_CHARS})
+]
+type _StopStrings = Annotated[
+    list[_StopString], FailFast(), Field(json_schema_extra={"maxItems": MAX_STOP_STRINGS})
+]
 
 Prompt = Annotated[
-    str | _Texts | _TokenIds | _TokenIdLists,
+    _Text | _Texts | _Tokens | _TokenLists,
     said_plainly("must be a string, a list of strings, of token ids, or of lists of token ids"),
 ]
-Stop = Annotated[str | _Texts | None, said_plainly("must be a string or a list of strings")]
+Stop = Annotated[
+    _StopString | _StopStrings | None, said_plainly("must be a string or a list of strings")
+]
 
 
 def bounds(name: str) -> dict[str, Any]:
@@ -136,7 +154,9 @@ class SamplingBody(_Body):
         None, json_schema_extra=bounds("seed"), description="Unset: one is drawn and reported."
     )
     stop: Stop = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: _TokenIds | None = Field(
+        None, json_schema_extra={"maxItems": MAX_STOP_TOKEN_IDS}
+    )
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = Field(None, description="Unset is true.")
@@ -246,7 +266,7 @@ class ChatOptions(_Body):
 
 
 class ChatBody(SamplingBody, ChatOptions):
-    messages: list[Message]
+    messages: list[Message] = Field(json_schema_extra={"minItems": 1})
     max_completion_tokens: int | None = Field(
         None, json_schema_extra=bounds("max_tokens"), description="The newer name of max_tokens."
     )
@@ -266,7 +286,7 @@ class TokenizeBody(ChatOptions):
 
     model: str = ""
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: list[Message] | None = Field(None, json_schema_extra={"minItems": 1})
     add_special_tokens: bool | None = Field(
         None, description="Unset is true for a prompt, false for messages."
     )
@@ -284,9 +304,5 @@ def _logit_bias(logit_bias: Mapping[str, float]) -> dict[int, float]:
 
 def _token_id(key: str) -> int:
     if not (key.isascii() and key.isdecimal() and len(key) < 10):
-        raise _not_a_token_id(key)
+        raise invalid(f"logit_bias has the key {key[:40]!r}, which is no token id", "logit_bias")
     return int(key)
-
-
-def _not_a_token_id(key: str) -> ApiError:
-    return invalid(f"logit_bias has the key {key[:40]!r}, which is no token id", "logit_bias")
