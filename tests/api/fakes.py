@@ -123,6 +123,11 @@ class FakeEngine:
         event = TokenEvent(request_id=stream.request_id, token_ids=list(token_ids), **fields)
         stream.put(event)
 
+    async def until_read(self) -> None:
+        """Wait until the service has taken everything the newest request was sent."""
+        while self.submitted[-1].stream._events:
+            await asyncio.sleep(0)
+
     async def _play(self, submission: Submission, script: Sequence[Sequence[int]]) -> None:
         for position, token_ids in enumerate(script):
             await asyncio.sleep(0)

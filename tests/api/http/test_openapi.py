@@ -1,0 +1,90 @@
+"""The document itself: complete, self-contained, and in step with the types that are encoded."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import msgspec
+import pytest
+
+from server.api.http.responses import ChatCompletion, ChatCompletionChunk, Completion
+from server.api.validation import RANGES
+from tests.api.http.asgi import events
+
+
+@pytest.fixture
+async def document(client):
+    return (await client.get("/openapi.json")).json()
+
+
+@pytest.fixture
+def schemas(document):
+    return document["components"]["schemas"]
+
+
+async def test_every_reference_leads_somewhere(document, schemas):
+    names = re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document))
+    assert set(names) <= set(schemas)
+    assert "HTTPValidationError" not in schemas
+
+
+async def test_every_route_is_described(document):
+    assert set(document["paths"]) == {
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/tokenize",
+        "/detokenize",
+        "/version",
+        "/livez",
+        "/readyz",
+        "/health",
+        "/metrics",
+    }
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            assert operation["summary"]
+            assert "422" not in operation["responses"]
+
+
+@pytest.mark.parametrize("name", sorted(set(RANGES) - {"logprobs"}))
+@pytest.mark.parametrize("body", ["CompletionBody", "ChatBody"])
+async def test_bounds_are_the_ones_that_hold(schemas, body, name):
+    shown = schemas[body]["properties"][name]
+    assert RANGES[name].schema().items() <= shown.items()
+
+
+async def test_bounds_of_logprobs(schemas):
+    assert schemas["CompletionBody"]["properties"]["logprobs"]["maximum"] == 20
+    assert schemas["ChatBody"]["properties"]["top_logprobs"]["maximum"] == 20
+
+
+async def test_unknown_fields_are_allowed(schemas):
+    assert schemas["CompletionBody"]["additionalProperties"] is True
+
+
+@pytest.mark.parametrize(
+    ("path", "whole", "chunk"),
+    [
+        ("/v1/completions", Completion, Completion),
+        ("/v1/chat/completions", ChatCompletion, ChatCompletionChunk),
+    ],
+)
+async def test_answers_and_chunks_decode_as_what_they_are_described_as(client, path, whole, chunk):
+    body = {
+        "prompt": "x",
+        "messages": [{"role": "user", "content": "x"}],
+        "logprobs": True if "chat" in path else 1,
+        "return_token_ids": True,
+        "prompt_logprobs": 1,
+    }
+    response = await client.post(path, json=body)
+    msgspec.json.decode(response.content, type=whole)
+    include_usage = {"stream": True, "stream_options": {"include_usage": True}}
+    response = await client.post(path, json=body | include_usage)
+    *chunks, _ = events(response.content)
+    assert len(chunks) > 3
+    for one in chunks:
+        msgspec.convert(one, chunk)
