@@ -292,7 +292,7 @@ class TestPreemption:
             order += [row.seq for row in batch.rows if row.is_admitted]
         assert order[0] is new
 
-    def test_nobody_is_admitted_in_the_step_that_preempts(self):
+    def test_nobody_overtakes_the_preempted(self):
         scheduler, _, _ = self.crowd(max_num_seqs=3)
         add(scheduler, [7], request_id=3)
         batch = self.run_until_preempted(scheduler)
