@@ -1,4 +1,4 @@
-"""The decoder once more, in NumPy, float64, one sequence at a time and with no cache: the oracle."""
+"""The decoder in NumPy: float64, one sequence at a time, no cache. The oracle of other tests."""
 
 from __future__ import annotations
 

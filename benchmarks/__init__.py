@@ -1,0 +1,1 @@
+"""Measurements, each printed beside a limit computed on the same machine in the same run."""
