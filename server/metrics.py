@@ -25,8 +25,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from server.engine.engine import StepStats
 from server.engine.link import EngineState
+from server.engine.observer import StepStats
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "too_large",

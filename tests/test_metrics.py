@@ -5,7 +5,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.engine.engine import StepStats
+from server.engine.observer import StepStats
 from server.errors import ErrorKind
 from server.metrics import OUTCOMES, BusyRatio, Gauges, Histogram, Metrics
 

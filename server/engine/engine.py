@@ -13,9 +13,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 from server.engine import link
+from server.engine.observer import Observer, StepKind, StepStats
 from server.engine.scheduler import AdmissionError, Scheduler, SequenceEvent
 from server.engine.sequence import Sequence, SequenceState
 from server.engine.step import ScheduledBatch, StepResult
@@ -31,49 +32,6 @@ class Runner[InFlight](Protocol):
 
     def read(self, in_flight: InFlight) -> StepResult:
         """Wait for a dispatched step and bring its results to the host."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepStats:
-    """One finished step. `duration` is the seconds it had the device, queueing left out.
-
-    `inter_token_seconds`: for every token but a choice's first, the time since the one before.
-    """
-
-    kind: Literal["prefill", "decode", "mixed"]
-    duration: float
-    num_tokens: int
-    num_padded_tokens: int
-    num_generated_tokens: int
-    inter_token_seconds: tuple[float, ...]
-
-
-class Observer(Protocol):
-    """What the engine tells the metrics. A request's outcome counts once, whatever its choices."""
-
-    def on_step(self, stats: StepStats) -> None: ...
-
-    def on_preempted(self, num_preempted: int) -> None: ...
-
-    def on_admitted(
-        self, queue_seconds: float, num_prompt_tokens: int, num_cached_tokens: int
-    ) -> None:
-        """A request's first choice runs for the first time."""
-
-    def on_first_token(self, seconds: float) -> None:
-        """Seconds from a request's arrival to its first token."""
-
-    def on_finished(
-        self, outcome: str, seconds: float, seconds_per_output_token: float | None
-    ) -> None:
-        """An accepted request ended, `seconds` after its arrival.
-
-        `outcome`: stop, length, abort, or the name of an error. `seconds_per_output_token` is the
-        mean over the first choice's tokens after the first, None when it has no such.
-        """
-
-    def on_refused(self, outcome: str) -> None:
-        """A request was not taken in: the name of the error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +141,7 @@ class Engine[InFlight]:
             # Only what is there now: senders must not keep the next step from being dispatched.
             for _ in range(self._inbox.qsize()):
                 self._inbox.get_nowait()()
-        except queue.Empty:
+        except queue.Empty:  # Idle: a good time to look for lost blocks.
             self._scheduler.check_integrity()
 
     def _on_frame(self, client: int, frame: link.ToEngine) -> None:
@@ -240,9 +198,9 @@ class Engine[InFlight]:
             if abort.index not in (None, seq.index):
                 continue
             if abort.reason == "deadline_exceeded":
-                self._scheduler.abort(seq, "error", "deadline_exceeded")
+                self._scheduler.finish(seq, "error", "deadline_exceeded")
             else:
-                self._scheduler.abort(seq, abort.reason)
+                self._scheduler.finish(seq, abort.reason)
             self._retire(seq)
 
     def _unfinished(self, client: int, request_id: int) -> list[Sequence]:
@@ -342,7 +300,7 @@ class Engine[InFlight]:
         return tuple(gaps)
 
 
-def _kind(batch: ScheduledBatch) -> Literal["prefill", "decode", "mixed"]:
+def _kind(batch: ScheduledBatch) -> StepKind:
     if batch.rows[-1].is_decode:
         return "decode"
     return "mixed" if batch.rows[0].is_decode else "prefill"

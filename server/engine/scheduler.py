@@ -13,17 +13,16 @@ from server.engine.link import EngineErrorKind, FinishReason, TokenEvent
 from server.engine.sequence import Sequence, SequenceState
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
+type SequenceEvent = tuple[Sequence, TokenEvent]
+
 
 class AdmissionError(Exception):
     """A request that cannot be taken in."""
 
     def __init__(self, kind: EngineErrorKind, message: str) -> None:
         super().__init__(message)
-        self.kind: EngineErrorKind = kind
+        self.kind = kind
         self.message = message
-
-
-type SequenceEvent = tuple[Sequence, TokenEvent]
 
 
 class Scheduler:
@@ -125,8 +124,8 @@ class Scheduler:
         return [(seq, self.fail(seq, "deadline_exceeded", "the deadline passed")) for seq in late]
 
     def fail(self, seq: Sequence, error: EngineErrorKind, message: str) -> TokenEvent:
-        """End an unfinished sequence with an error; its terminal event."""
-        self.abort(seq, "error", error)
+        """Finish a sequence with an error; its terminal event."""
+        self.finish(seq, "error", error)
         return TokenEvent(
             request_id=seq.request_id,
             index=seq.index,
@@ -135,10 +134,13 @@ class Scheduler:
             message=message,
         )
 
-    def abort(
+    def finish(
         self, seq: Sequence, reason: FinishReason, error: EngineErrorKind | None = None
     ) -> None:
-        """End an unfinished sequence at once, whatever is in flight for it, and free its blocks."""
+        """End an unfinished sequence in any state; its blocks are free at once.
+
+        What is in flight for it comes to nothing.
+        """
         if seq.state is SequenceState.RUNNING:
             self._running.remove(seq)
             self._release(seq)
@@ -287,7 +289,7 @@ class Scheduler:
             self.block_manager.index(seq, row.end)
         reason = self._finish_reason(row, result.token_id)
         if reason is not None:
-            self.abort(seq, reason)
+            self.finish(seq, reason)
         if reason is None and result.token_id is None:
             return None
         return self._event(row, result)

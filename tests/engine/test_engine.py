@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from server.engine import link
 from server.engine.block_manager import IntegrityError
-from server.engine.engine import Engine, StepStats
+from server.engine.engine import Engine
+from server.engine.observer import StepStats
 from tests.engine.builders import make_scheduler
 from tests.engine.fakes import EOS, VOCAB_SIZE, FakeRunner, expected_tokens
 
@@ -285,6 +286,57 @@ class TestOracle:
         for i, choices in expected.items():
             assert [bench.tokens(i, index) for index in range(2)] == choices
             assert bench.ends(i, 2) == ["length", "length"]
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("submit"), st.integers(1, 3), st.sampled_from([None, None, 4.0])),
+        st.tuples(st.just("abort"), st.integers(0, 9), st.sampled_from([None, None, 0, 1])),
+        st.tuples(st.just("step"), st.integers(1, 4), st.none()),
+        st.tuples(st.just("wait"), st.integers(1, 3), st.none()),
+        st.tuples(st.just("disconnect"), st.integers(1, 2), st.none()),
+    ),
+    min_size=5,
+    max_size=30,
+)
+
+
+class TestTerminalEvents:
+    @settings(max_examples=80, deadline=None)
+    @given(operations=operations, overlap=st.booleans())
+    def test_every_choice_ends_exactly_once_or_was_called_off(self, operations, overlap):
+        bench = Bench(overlap=overlap, num_blocks=8, max_queue_len=3)
+        choices, called_off = set(), set()
+        for number, (name, amount, option) in enumerate(operations):
+            client = number % 2 + 1
+            if name == "submit":
+                deadline = option and bench.now + option
+                bench.submit(number, range(9), client=client, n=amount, deadline=deadline)
+                choices |= {(client, number, index) for index in range(amount)}
+            elif name == "abort" and choices:
+                owner, request_id, _ = sorted(choices)[amount % len(choices)]
+                bench.abort(request_id, index=option, client=owner)
+                called_off |= {
+                    choice
+                    for choice in choices
+                    if choice[:2] == (owner, request_id) and option in (None, choice[2])
+                }
+            elif name == "disconnect":
+                bench.engine.disconnect(amount)
+                called_off |= {choice for choice in choices if choice[0] == amount}
+            elif name == "wait":
+                bench.now += amount
+            elif bench.dispatched or bench.scheduler.num_unfinished:
+                bench.step(1)
+        bench.drain()
+        for client, request_id, index in choices:
+            events = bench.events(client)[request_id, index]
+            num_ends = sum(event.finish_reason is not None for event in events)
+            is_called_off = (client, request_id, index) in called_off
+            assert num_ends == 1 or (num_ends == 0 and is_called_off)
+            assert not events or not num_ends or events[-1].finish_reason
+        num_requests = len({choice[:2] for choice in choices})
+        assert len(bench.observer.finished) + len(bench.observer.refused) == num_requests
 
 
 class TestAbort:

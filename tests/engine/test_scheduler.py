@@ -98,7 +98,7 @@ class TestBudget:
         scheduler = make_scheduler(max_num_seqs=2)
         seqs = [add(scheduler, [1], request_id=request_id) for request_id in range(4)]
         run(scheduler)
-        scheduler.abort(seqs[0], "abort")
+        scheduler.finish(seqs[0], "abort")
         batch, _ = run(scheduler)
         assert [(row.seq.request_id, row.seq.slot) for row in batch.rows] == [(1, 1), (2, 0)]
 
@@ -333,7 +333,7 @@ class TestPreemption:
 
     def test_it_is_not_admitted_before_that_token_is_known(self):
         scheduler, _, _, old, new = self.preempt_in_flight()
-        scheduler.abort(old, "abort")
+        scheduler.finish(old, "abort")
         assert not scheduler.schedule(0.0)
         assert new.state is SequenceState.WAITING
 
@@ -348,7 +348,7 @@ class TestPreemption:
     def test_it_may_be_aborted_while_it_waits(self):
         scheduler, unread, batch, old, new = self.preempt_in_flight()
         num_known = len(new.token_ids)
-        scheduler.abort(new, "abort")
+        scheduler.finish(new, "abort")
         assert [seq for seq, _ in scheduler.postprocess(unread, results(unread))] == [old]
         assert [seq for seq, _ in scheduler.postprocess(batch, results(batch))] == [old]
         assert len(new.token_ids) == num_known
@@ -396,7 +396,7 @@ class TestPrefixCache:
         scheduler = make_scheduler()
         seq = add(scheduler, range(9), request_id=1)
         unread = scheduler.schedule(0.0)
-        scheduler.abort(seq, "abort")
+        scheduler.finish(seq, "abort")
         scheduler.postprocess(unread, results(unread))
         again = add(scheduler, range(9), request_id=2)
         run(scheduler)
@@ -422,7 +422,7 @@ class TestChoices:
         scheduler = make_scheduler()
         leader, *_ = add(scheduler, range(10), n=3)
         run(scheduler)
-        scheduler.abort(leader, "abort")
+        scheduler.finish(leader, "abort")
         assert shape(run(scheduler)[0]) == [(0, 8, 2), (0, 8, 2)]
         finish_all(scheduler)
 
@@ -590,7 +590,7 @@ class TestEndingEarly:
             if unread:
                 scheduler.postprocess(unread, results(unread))
             unread = batch
-        scheduler.abort(seq, "abort")
+        scheduler.finish(seq, "abort")
         blocks = scheduler.block_manager
         assert blocks.num_free_blocks == blocks.num_usable_blocks
         assert (scheduler.num_unfinished, seq.outcome) == (0, "abort")

@@ -138,7 +138,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         seq = data.draw(st.sampled_from(self.unfinished()))
         held, free = set(seq.block_table), self.scheduler.block_manager.num_free_blocks
-        self.scheduler.abort(seq, data.draw(st.sampled_from(["abort", "stop"])))
+        self.scheduler.finish(seq, data.draw(st.sampled_from(["abort", "stop"])))
         assert seq.block_table == []
         shared = {block for other in self.seqs for block in other.block_table}
         assert self.scheduler.block_manager.num_free_blocks == free + len(held - shared)
