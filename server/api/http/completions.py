@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request
 from msgspec import UNSET, UnsetType
@@ -22,7 +22,12 @@ from server.api.http.answers import (
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
 from server.api.http.requests import CompletionBody
-from server.api.http.responses import Completion, CompletionChoice, CompletionLogprobs
+from server.api.http.responses import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    PromptLogprobs,
+)
 from server.api.service import Service
 from server.api.stream import Generation, GenerationGroup
 
@@ -80,12 +85,15 @@ class CompletionWording:
     def __init__(
         self, body: CompletionBody, group: GenerationGroup, *, includes_usage: bool
     ) -> None:
-        self._body = body
         self._group = group
         self._head = head("cmpl", group.generations[0])
         self._chunk_usage: UnsetType | None = None if includes_usage else UNSET
         self._includes_usage = includes_usage
-        self._logprobs: dict[tuple[int, int], _LogprobsWriter] = {}
+        self._writers = {
+            (position, index): _ChoiceWriter(body, generation, position, index)
+            for position, generation in enumerate(group.generations)
+            for index in range(generation.request.n)
+        }
 
     def whole(self, answers: list[list[Delta]]) -> Completion:
         taken = [(position, delta) for position, deltas in enumerate(answers) for delta in deltas]
@@ -98,7 +106,7 @@ class CompletionWording:
     def chunks(self, taken: list[tuple[int, Delta]]) -> Iterator[Completion]:
         for position, delta in taken:
             choice = self._choice(position, delta)
-            if choice.text or choice.finish_reason or choice.token_ids or choice.logprobs:
+            if _says_something(choice):
                 yield Completion(**self._head, choices=[choice], usage=self._chunk_usage)
 
     def closing(self) -> Iterable[Completion]:
@@ -107,67 +115,82 @@ class CompletionWording:
         return [Completion(**self._head, choices=[], usage=usage_body(self._group.usage))]
 
     def _choice(self, position: int, delta: Delta) -> CompletionChoice:
-        generation = self._group.generations[position]
-        is_first = (position, delta.index) not in self._logprobs
-        writer = self._logprobs.setdefault((position, delta.index), _LogprobsWriter())
-        echoes = is_first and bool(self._body.echo)
-        echoed = generation.prompt_text if echoes else ""
-        returns_ids = bool(self._body.return_token_ids)
-        return CompletionChoice(
-            index=position * generation.request.n + delta.index,
-            text=echoed + delta.text,
-            logprobs=self._logprobs_of(writer, generation, delta, echoes=echoes),
-            finish_reason=delta.finish_reason,
-            stop_reason=delta.stop_reason,
-            seed=generation.seed,
-            token_ids=delta.token_ids if returns_ids else UNSET,
-            prompt_token_ids=list(generation.prompt_token_ids)
-            if returns_ids and is_first
-            else UNSET,
-            prompt_logprobs=prompt_logprobs(generation)
-            if is_first and self._body.prompt_logprobs is not None
-            else UNSET,
-        )
-
-    def _logprobs_of(
-        self, writer: _LogprobsWriter, generation: Generation, delta: Delta, *, echoes: bool
-    ) -> CompletionLogprobs | None:
-        if delta.logprobs is None:
-            return None
-        entries: list[TokenLogprob | None] = list(delta.logprobs)
-        if not echoes or generation.prompt_logprobs is None:
-            return writer.write(entries, "")
-        first_token = self._first_prompt_token(generation)
-        return writer.write([*generation.prompt_logprobs, *entries], first_token)
-
-    def _first_prompt_token(self, generation: Generation) -> str:
-        """Its text, which no log probability carries."""
-        return generation.token_text(generation.prompt_token_ids[0])
+        return self._writers[position, delta.index].write(delta)
 
 
-class _LogprobsWriter:
-    """OpenAI's parallel lists for one choice; offsets go on from one call to the next."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opening:
+    """What a choice says of its prompt, once. `logprobs` begins with the unscored `first_token`."""
 
-    def __init__(self) -> None:
+    text: str = ""
+    first_token: str = ""
+    logprobs: tuple[TokenLogprob | None, ...] = ()
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+
+
+class _ChoiceWriter:
+    """Words the deltas of one choice, the first of them with the opening."""
+
+    def __init__(
+        self, body: CompletionBody, generation: Generation, position: int, index: int
+    ) -> None:
+        self._returns_ids = bool(body.return_token_ids)
+        self._index = position * generation.request.n + index
+        self._seed = generation.seed
+        self._opening = _opening(body, generation)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._offset = 0
 
-    def write(
-        self, entries: Sequence[TokenLogprob | None], unscored_token: str
-    ) -> CompletionLogprobs:
-        """An entry None, the first of an echoed prompt, stands for `unscored_token`."""
-        return CompletionLogprobs(
-            tokens=[unscored_token if entry is None else entry.token for entry in entries],
-            token_logprobs=[None if entry is None else finite(entry.logprob) for entry in entries],
-            top_logprobs=[None if entry is None else _top(entry) for entry in entries],
-            text_offset=[self._advance(entry, unscored_token) for entry in entries],
+    def write(self, delta: Delta) -> CompletionChoice:
+        opening, self._opening = self._opening, _Opening()
+        logprobs = None if delta.logprobs is None else [*opening.logprobs, *delta.logprobs]
+        return CompletionChoice(
+            index=self._index,
+            text=opening.text + delta.text,
+            logprobs=None if logprobs is None else self._logprobs(logprobs, opening.first_token),
+            finish_reason=delta.finish_reason,
+            stop_reason=delta.stop_reason,
+            seed=self._seed,
+            token_ids=delta.token_ids if self._returns_ids else UNSET,
+            prompt_token_ids=opening.prompt_token_ids,
+            prompt_logprobs=opening.prompt_logprobs,
         )
 
-    def _advance(self, entry: TokenLogprob | None, unscored_token: str) -> int:
+    def _logprobs(
+        self, entries: Sequence[TokenLogprob | None], first_token: str
+    ) -> CompletionLogprobs:
+        """OpenAI's parallel lists; offsets into the text go on from one call to the next."""
+        return CompletionLogprobs(
+            tokens=[first_token if entry is None else entry.token for entry in entries],
+            token_logprobs=[None if entry is None else finite(entry.logprob) for entry in entries],
+            top_logprobs=[None if entry is None else _top(entry) for entry in entries],
+            text_offset=[self._advance(entry, first_token) for entry in entries],
+        )
+
+    def _advance(self, entry: TokenLogprob | None, first_token: str) -> int:
         offset = self._offset
-        data = unscored_token.encode() if entry is None else entry.token_bytes
+        data = first_token.encode() if entry is None else entry.token_bytes
         self._offset += len(self._decoder.decode(data))
         return offset
+
+
+def _opening(body: CompletionBody, generation: Generation) -> _Opening:
+    prompt_token_ids = generation.prompt_token_ids
+    echoes_logprobs = bool(body.echo) and body.logprobs is not None
+    return _Opening(
+        text=generation.prompt_text if body.echo else "",
+        first_token=generation.token_text(prompt_token_ids[0]),
+        logprobs=generation.prompt_logprobs or () if echoes_logprobs else (),
+        prompt_token_ids=list(prompt_token_ids) if body.return_token_ids else UNSET,
+        prompt_logprobs=UNSET if body.prompt_logprobs is None else prompt_logprobs(generation),
+    )
+
+
+def _says_something(choice: CompletionChoice) -> bool:
+    """False while all there is to say is held back."""
+    extras = choice.logprobs or choice.token_ids or choice.prompt_logprobs
+    return bool(choice.text or choice.finish_reason or extras)
 
 
 def _top(entry: TokenLogprob) -> dict[str, float]:
