@@ -57,6 +57,8 @@ class ModelConfig:
 
 type _Fields = dict[str, Any]
 
+_DTYPES = ("bfloat16", "float16", "float32")
+
 # What an architecture adds to the common fields.
 _ARCHITECTURES: Mapping[str, Callable[[Mapping[str, Any]], _Fields]] = {
     "LlamaForCausalLM": lambda hf: {
@@ -65,7 +67,7 @@ _ARCHITECTURES: Mapping[str, Callable[[Mapping[str, Any]], _Fields]] = {
         "mlp_bias": bool(hf.get("mlp_bias", False)),
         "sliding_window": None,
     },
-    "MistralForCausalLM": lambda hf: {"sliding_window": hf.get("sliding_window")},
+    "MistralForCausalLM": lambda hf: {"sliding_window": _window(hf)},
     "Qwen2ForCausalLM": lambda hf: {"qkv_bias": True, "sliding_window": _qwen_window(hf)},
     "Qwen3ForCausalLM": lambda hf: {
         "qkv_bias": bool(hf.get("attention_bias", False)),
@@ -108,13 +110,13 @@ def parse_config(hf: Mapping[str, Any]) -> ModelConfig:
         "head_dim": _integer(hf, "head_dim", hidden // heads),
         "mlp_size": _integer(hf, "intermediate_size"),
         "max_position": _integer(hf, "max_position_embeddings"),
-        "rms_norm_eps": float(hf.get("rms_norm_eps", 1e-6)),
+        "rms_norm_eps": _number(hf, "rms_norm_eps", 1e-6),
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
         "qkv_bias": False,
         "output_bias": False,
         "mlp_bias": False,
         "qk_norm": False,
-        "dtype": str(hf.get("dtype") or hf.get("torch_dtype") or "bfloat16"),
+        "dtype": _dtype(hf),
         "eos_token_ids": _token_ids(hf.get("eos_token_id")),
         **_rope(hf),
     }
@@ -137,6 +139,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _architecture(hf: Mapping[str, Any]) -> str:
     names = hf.get("architectures") or []
+    if not isinstance(names, list):
+        raise ConfigError(f"config.json: architectures must be a list, not {names!r}")
     for name in names:
         if name in _ARCHITECTURES:
             return str(name)
@@ -161,17 +165,44 @@ def _integer(hf: Mapping[str, Any], key: str, default: int | None = None) -> int
     return value
 
 
+def _number(hf: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    value = hf.get(key)
+    if value is None:
+        value = default
+    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        raise ConfigError(f"config.json: {key} must be a positive number, not {value!r}")
+    return float(value)
+
+
+def _dtype(hf: Mapping[str, Any]) -> str:
+    dtype = hf.get("dtype") or hf.get("torch_dtype") or "bfloat16"
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is not supported; these are: {', '.join(_DTYPES)}")
+    return str(dtype)
+
+
 def _token_ids(value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
-    return tuple(value) if isinstance(value, list) else (int(value),)
+    token_ids = value if isinstance(value, list) else [value]
+    if not all(type(token_id) is int and token_id >= 0 for token_id in token_ids):
+        raise ConfigError(f"eos_token_id must be a token id or a list of them, not {value!r}")
+    return tuple(token_ids)
 
 
 def _rope(hf: Mapping[str, Any]) -> _Fields:
     """`rope_theta` and `rope_scaling`, from the old top-level form or the newer rope_parameters."""
-    parameters = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    theta = parameters.get("rope_theta") or hf.get("rope_theta") or 10_000.0
-    return {"rope_theta": float(theta), "rope_scaling": _rope_scaling(parameters, hf)}
+    key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+    parameters = hf.get(key) or {}
+    if not isinstance(parameters, dict):
+        raise ConfigError(f"config.json: {key} must be an object, not {parameters!r}")
+    rotated = parameters.get("partial_rotary_factor", 1.0)
+    if rotated != 1.0:
+        raise ConfigError(f"partial_rotary_factor {rotated!r} is not supported; only 1.0 is")
+    return {
+        "rope_theta": _number({**hf, **parameters}, "rope_theta", 10_000.0),
+        "rope_scaling": _rope_scaling(parameters, hf),
+    }
 
 
 def _rope_scaling(parameters: Mapping[str, Any], hf: Mapping[str, Any]) -> RopeScaling | None:
@@ -179,29 +210,37 @@ def _rope_scaling(parameters: Mapping[str, Any], hf: Mapping[str, Any]) -> RopeS
     if kind == "default":
         return None
     if kind == "linear":
-        return RopeScaling(kind="linear", factor=float(parameters["factor"]))
+        return RopeScaling(kind="linear", factor=_number(parameters, "factor"))
     if kind == "llama3":
-        original = parameters.get("original_max_position_embeddings")
+        max_position = _integer(hf, "max_position_embeddings")
         return RopeScaling(
             kind="llama3",
-            factor=float(parameters["factor"]),
-            low_freq_factor=float(parameters["low_freq_factor"]),
-            high_freq_factor=float(parameters["high_freq_factor"]),
-            original_max_position=int(original or hf["max_position_embeddings"]),
+            factor=_number(parameters, "factor"),
+            low_freq_factor=_number(parameters, "low_freq_factor"),
+            high_freq_factor=_number(parameters, "high_freq_factor"),
+            original_max_position=_integer(
+                parameters, "original_max_position_embeddings", max_position
+            ),
         )
     raise ConfigError(f"rope type {kind!r} is not supported; default, linear and llama3 are")
 
 
+def _window(hf: Mapping[str, Any]) -> int | None:
+    return None if hf.get("sliding_window") is None else _integer(hf, "sliding_window")
+
+
 def _qwen_window(hf: Mapping[str, Any]) -> int | None:
     """Qwen's window, which counts only where every layer uses it."""
-    if not hf.get("use_sliding_window") or not hf.get("sliding_window"):
+    window = _window(hf) if hf.get("use_sliding_window") else None
+    if window is None:
         return None
-    kinds = set(hf.get("layer_types") or ["sliding_attention"])
-    if kinds == {"full_attention"}:
-        return None
-    if len(kinds) > 1 or hf.get("max_window_layers", 0):
+    num_layers, num_full = hf["num_hidden_layers"], hf.get("max_window_layers", 28)
+    kinds = hf.get("layer_types") or [
+        "full_attention" if layer < num_full else "sliding_attention" for layer in range(num_layers)
+    ]
+    if len(set(kinds)) > 1:
         raise ConfigError("sliding windows on some layers only are not supported")
-    return int(hf["sliding_window"])
+    return window if kinds[0] == "sliding_attention" else None
 
 
 def _check(config: ModelConfig) -> None:

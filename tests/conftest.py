@@ -1,13 +1,19 @@
 """Every test sees eight CPU devices, whatever the machine has, so that meshes run for real.
 
-Set before anything imports jax, which reads its environment once.
+Set before anything imports jax, which reads its environment once. Compiled programs are kept
+between runs. A test that starts a process gives it an environment without XLA_FLAGS: a server has
+the devices of its machine.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(".cache/xla-tests").absolute())
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

@@ -56,7 +56,7 @@ def _attention(
         return y
 
     q, k, v = project("q", heads), project("k", kv_heads), project("v", kv_heads)
-    q, k = _rotate(config, q), _rotate(config, k)
+    q, k = rotate(config, q), rotate(config, k)
     k, v = (np.repeat(y, heads // kv_heads, axis=1) for y in (k, v))
     scores = np.einsum("qhd,khd->hqk", q, k) / math.sqrt(q.shape[-1])
     positions = np.arange(length)
@@ -70,7 +70,7 @@ def _attention(
     return out @ w[f"{name}o_proj.weight"].T
 
 
-def _rotate(config: dict[str, Any], x: np.ndarray) -> np.ndarray:
+def rotate(config: dict[str, Any], x: np.ndarray) -> np.ndarray:
     half = x.shape[-1] // 2
     frequencies = _stretch(config, config["rope_theta"] ** (-np.arange(half) / half))
     angles = np.arange(len(x))[:, None, None] * frequencies

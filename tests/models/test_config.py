@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from models.config import (
+    ConfigError,
+    RopeScaling,
+    parse_config,
+    read_config,
+    supported_architectures,
+)
+from tests.models.checkpoints import LLAMA
+
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+LLAMA3_SCALING = RopeScaling(kind="llama3", factor=8.0, original_max_position=8192)
+QWEN2 = LLAMA | {"architectures": ["Qwen2ForCausalLM"]}
+QWEN3 = LLAMA | {"architectures": ["Qwen3ForCausalLM"]}
+MISTRAL = LLAMA | {"architectures": ["MistralForCausalLM"]}
+
+
+def without(hf, *keys):
+    return {key: value for key, value in hf.items() if key not in keys}
+
+
+def test_a_plain_llama():
+    config = parse_config(LLAMA)
+    assert (config.vocab_size, config.hidden_size, config.num_layers) == (300, 64, 2)
+    assert (config.num_heads, config.num_kv_heads, config.head_dim) == (8, 4, 8)
+    assert (config.mlp_size, config.max_position) == (96, 256)
+    assert (config.rms_norm_eps, config.rope_theta, config.rope_scaling) == (1e-5, 1e4, None)
+    assert (config.tie_embeddings, config.dtype, config.eos_token_ids) == (True, "float32", (2,))
+    assert not config.qkv_bias
+    assert not config.qk_norm
+    assert config.sliding_window is None
+
+
+def test_it_is_a_compile_time_constant():
+    assert hash(parse_config(LLAMA)) == hash(parse_config(dict(reversed(LLAMA.items()))))
+
+
+@pytest.mark.parametrize(
+    ("missing", "field", "default"),
+    [
+        ("num_key_value_heads", "num_kv_heads", 8),
+        ("rope_theta", "rope_theta", 10_000.0),
+        ("rms_norm_eps", "rms_norm_eps", 1e-6),
+        ("tie_word_embeddings", "tie_embeddings", False),
+        ("eos_token_id", "eos_token_ids", ()),
+        ("dtype", "dtype", "bfloat16"),
+    ],
+)
+def test_what_may_be_missing(missing, field, default):
+    assert getattr(parse_config(without(LLAMA, missing)), field) == default
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value"),
+    [
+        ({"head_dim": 32}, "head_dim", 32),
+        ({"head_dim": None}, "head_dim", 8),
+        ({"num_key_value_heads": None}, "num_kv_heads", 8),
+        ({"dtype": None, "torch_dtype": "float16"}, "dtype", "float16"),
+        ({"eos_token_id": [7, 8]}, "eos_token_ids", (7, 8)),
+        ({"eos_token_id": None}, "eos_token_ids", ()),
+        ({"rms_norm_eps": 1}, "rms_norm_eps", 1.0),
+        ({"rms_norm_eps": None}, "rms_norm_eps", 1e-6),
+        ({"sliding_window": 64}, "sliding_window", None),
+        ({"architectures": ["Unknown", "LlamaForCausalLM"]}, "architecture", "LlamaForCausalLM"),
+    ],
+)
+def test_what_a_field_may_say(change, field, value):
+    assert getattr(parse_config(LLAMA | change), field) == value
+
+
+@pytest.mark.parametrize(
+    ("change", "theta", "scaling"),
+    [
+        ({"rope_theta": 5e5}, 5e5, None),
+        ({"rope_scaling": None}, 1e4, None),
+        ({"rope_scaling": {"rope_type": "default"}}, 1e4, None),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5, None),
+        ({"rope_parameters": {"rope_theta": 5e5}}, 5e5, None),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            1e4,
+            RopeScaling(kind="linear", factor=2.0),
+        ),
+        ({"rope_scaling": {"rope_type": "llama3", **LLAMA3}}, 1e4, LLAMA3_SCALING),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}},
+            5e5,
+            LLAMA3_SCALING,
+        ),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    **without(LLAMA3, "original_max_position_embeddings"),
+                }
+            },
+            1e4,
+            RopeScaling(kind="llama3", factor=8.0, original_max_position=256),
+        ),
+    ],
+)
+def test_rope_in_its_old_and_new_spelling(change, theta, scaling):
+    config = parse_config(LLAMA | change)
+    assert config.rope_theta == theta
+    assert config.rope_scaling == scaling
+
+
+@pytest.mark.parametrize(
+    ("hf", "fields"),
+    [
+        (LLAMA | {"attention_bias": True}, {"qkv_bias": True, "output_bias": True}),
+        (LLAMA | {"mlp_bias": True}, {"mlp_bias": True, "qkv_bias": False}),
+        (QWEN2, {"qkv_bias": True, "output_bias": False, "qk_norm": False}),
+        (QWEN3, {"qkv_bias": False, "qk_norm": True}),
+        (QWEN3 | {"attention_bias": True}, {"qkv_bias": True, "output_bias": True}),
+        (MISTRAL, {"qkv_bias": False, "qk_norm": False}),
+    ],
+)
+def test_what_an_architecture_adds(hf, fields):
+    config = parse_config(hf)
+    assert {field: getattr(config, field) for field in fields} == fields
+
+
+SLIDING = {"use_sliding_window": True, "sliding_window": 32}
+
+
+@pytest.mark.parametrize(
+    ("hf", "window"),
+    [
+        (MISTRAL | {"sliding_window": 32}, 32),
+        (MISTRAL | {"sliding_window": None}, None),
+        (MISTRAL, None),
+        (QWEN2 | {"sliding_window": 32}, None),
+        (QWEN2 | {"use_sliding_window": False, "sliding_window": 32}, None),
+        (QWEN2 | {"use_sliding_window": True, "sliding_window": None}, None),
+        (QWEN2 | SLIDING | {"max_window_layers": 0}, 32),
+        (QWEN2 | SLIDING | {"max_window_layers": 2}, None),
+        (QWEN3 | SLIDING | {"layer_types": ["full_attention"] * 2}, None),
+        (
+            QWEN3 | SLIDING | {"layer_types": ["sliding_attention"] * 2, "max_window_layers": 28},
+            32,
+        ),
+    ],
+)
+def test_the_window_counts_where_every_layer_uses_it(hf, window):
+    assert parse_config(hf).sliding_window == window
+
+
+@pytest.mark.parametrize(
+    ("hf", "sentence"),
+    [
+        (LLAMA | {"architectures": ["MambaForCausalLM"]}, r"\['MambaForCausalLM'\] is not"),
+        (LLAMA | {"architectures": ["X"]}, "these are: LlamaForCausalLM, Mistral"),
+        (without(LLAMA, "architectures"), "architecture unnamed is not supported"),
+        (LLAMA | {"architectures": "LlamaForCausalLM"}, "architectures must be a list"),
+        (LLAMA | {"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        (LLAMA | {"quantization_config": {"quant_method": "awq"}}, "quantized .* bfloat16"),
+        (without(LLAMA, "hidden_size"), "hidden_size must be a positive integer, not None"),
+        (without(LLAMA, "intermediate_size"), "intermediate_size must be a positive integer"),
+        (LLAMA | {"vocab_size": "300"}, "vocab_size must be a positive integer, not '300'"),
+        (LLAMA | {"num_hidden_layers": 2.0}, "num_hidden_layers must be a positive integer"),
+        (LLAMA | {"num_attention_heads": 0}, "num_attention_heads must be a positive integer"),
+        (LLAMA | {"num_attention_heads": True}, "must be a positive integer, not True"),
+        (LLAMA | {"head_dim": -8}, "head_dim must be a positive integer, not -8"),
+        (LLAMA | {"head_dim": 7}, "head_dim 7 is odd"),
+        (LLAMA | {"num_key_value_heads": 3}, "num_key_value_heads 3 does not divide .* 8"),
+        (LLAMA | {"rms_norm_eps": "small"}, "rms_norm_eps must be a positive number, not 'small'"),
+        (LLAMA | {"rope_theta": "10000"}, "rope_theta must be a positive number, not '10000'"),
+        (LLAMA | {"eos_token_id": "</s>"}, "eos_token_id must be a token id .* not '</s>'"),
+        (LLAMA | {"eos_token_id": [2, "3"]}, "eos_token_id must be a token id or a list of them"),
+        (LLAMA | {"eos_token_id": [-1]}, "eos_token_id must be"),
+        (LLAMA | {"dtype": "int8"}, "dtype 'int8' is not supported; .* bfloat16"),
+        (LLAMA | {"rope_scaling": "linear"}, "rope_scaling must be an object, not 'linear'"),
+        (LLAMA | {"rope_scaling": {"type": "yarn", "factor": 4}}, "'yarn' is not supported"),
+        (LLAMA | {"rope_scaling": {"type": "linear"}}, "factor must be a positive number"),
+        (
+            LLAMA | {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+            "low_freq_factor must be a positive number, not None",
+        ),
+        (
+            LLAMA | {"rope_parameters": {"partial_rotary_factor": 0.5}},
+            "partial_rotary_factor 0.5 is not supported",
+        ),
+        (MISTRAL | {"sliding_window": "32"}, "sliding_window must be a positive integer"),
+        (QWEN2 | SLIDING | {"max_window_layers": 1}, "on some layers only are not supported"),
+        (
+            QWEN3 | SLIDING | {"layer_types": ["full_attention", "sliding_attention"]},
+            "on some layers only are not supported",
+        ),
+    ],
+)
+def test_what_is_refused_says_why(hf, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        parse_config(hf)
+
+
+def test_every_supported_architecture_parses():
+    for name in supported_architectures():
+        assert parse_config(LLAMA | {"architectures": [name]}).architecture == name
+
+
+def write(folder, **files):
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(
+            content if isinstance(content, str) else json.dumps(content)
+        )
+    return folder
+
+
+def test_the_end_tokens_of_generation_config_win(tmp_path):
+    write(tmp_path, config=LLAMA, generation_config={"eos_token_id": [5, 6]})
+    assert read_config(tmp_path).eos_token_ids == (5, 6)
+
+
+def test_a_generation_config_without_end_tokens_changes_nothing(tmp_path):
+    write(tmp_path, config=LLAMA, generation_config={"temperature": 0.6})
+    assert read_config(tmp_path).eos_token_ids == (2,)
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({}, r"config\.json is missing: is this a checkpoint folder"),
+        ({"config": "{"}, r"config\.json cannot be read"),
+        ({"config": "[]"}, r"config\.json is not a JSON object"),
+        ({"config": LLAMA, "generation_config": "no"}, r"generation_config\.json cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, files, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        read_config(write(tmp_path, **files))
