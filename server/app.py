@@ -31,6 +31,7 @@ from server.versions import find_model
 
 _READY_POLL_SECONDS = 0.02
 _FLUSH_SECONDS = 2.0
+_FAILED = 1
 # Google's load balancers keep idle connections for 600 s, and must not find them closed.
 _KEEP_ALIVE_SECONDS = 620
 
@@ -67,6 +68,7 @@ class ApiProcess:
         self._grpc = create_grpc_server(service, config.server)
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
+        self._has_hung_up = False
 
     def command(self, command: Command) -> None:
         """What the main process wants; on the event loop."""
@@ -111,19 +113,19 @@ class ApiProcess:
         drained = asyncio.create_task(self._drain())
         stopped = asyncio.create_task(self._stop_asked.wait())
         lost = asyncio.create_task(self._engine.wait_lost())
-        ends = [drained, stopped, lost]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([drained, stopped, lost], return_when=asyncio.FIRST_COMPLETED)
+        if is_lost := lost.done() and not self._has_hung_up:
+            _log.error("the engine is gone: %s", self._engine.failure)
+        elif not stopped.done():
+            await asyncio.wait([drained, stopped], return_when=asyncio.FIRST_COMPLETED)
         if not drained.done():
             self._lifecycle.begin_drain()
             self._lifecycle.stop_accepting()
-            self._engine.close()
+            self._end_streams()
             await self._lifecycle.wait_idle(_FLUSH_SECONDS)
-        for task in ends:
+        for task in (drained, stopped, lost):
             task.cancel()
-        if not lost.done():
-            return 0
-        _log.error("the engine is gone: %s", self._engine.failure)
-        return 1
+        return _FAILED if is_lost else 0
 
     async def _drain(self) -> None:
         await self._drain_asked.wait()
@@ -132,13 +134,18 @@ class ApiProcess:
             lame_duck_seconds=self._config.lame_duck_seconds,
             drain_timeout_seconds=self._config.drain_timeout_seconds,
             stop_accepting=self._turn_away,
-            end_streams=self._engine.close,
+            end_streams=self._end_streams,
         )
 
     def _turn_away(self) -> None:
         """Have clients with a connection look for another server."""
         self._http.close_idle_connections()
         self._grpc.stop_accepting()
+
+    def _end_streams(self) -> None:
+        """End what still runs: each stream says that the server is stopping."""
+        self._has_hung_up = True
+        self._engine.close()
 
 
 def _uvicorn_config(app: object) -> uvicorn.Config:
@@ -175,7 +182,7 @@ def main() -> int:
         tokenizer = Tokenizer.load(Path(model.path))
     except (OSError, ValueError) as error:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
-        return 1
+        return _FAILED
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(task.config, task.link, tokenizer))
 

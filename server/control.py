@@ -9,6 +9,7 @@ signals to the main process. Nothing here knows what the children do.
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import subprocess
@@ -84,7 +85,7 @@ def receive_task() -> Task:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _die_with_parent()
-    line = sys.stdin.buffer.readline()
+    line = _pipe().readline()
     if not line:
         os._exit(_ORPHANED)
     task = msgspec.json.decode(line, type=Task)
@@ -96,10 +97,15 @@ def receive_task() -> Task:
 def watch_commands(on_command: Callable[[Command], None]) -> threading.Thread:
     """Start the thread that calls `on_command` for each command and ends an orphan."""
     thread = threading.Thread(
-        target=_watch, args=(sys.stdin.buffer, on_command), name="control", daemon=True
+        target=_watch, args=(_pipe(), on_command), name="control", daemon=True
     )
     thread.start()
     return thread
+
+
+def _pipe() -> io.FileIO:
+    """Standard input without a buffer: its lock, held by a waiting thread, would forbid to exit."""
+    return io.FileIO(sys.stdin.fileno(), closefd=False)
 
 
 def _watch(pipe: Iterable[bytes], on_command: Callable[[Command], None]) -> None:

@@ -218,7 +218,7 @@ class EngineProcess:
 
     def _log_ready(self, runner: ServingRunner) -> None:
         _log.info(
-            "engine ready in %.1f s",
+            "loaded and warm in %.1f s",
             self._load_seconds,
             extra={
                 "max_model_len": runner.max_model_len,
