@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import pytest
+
+from tests.e2e.checkpoints import write_serving_checkpoint
+from tests.e2e.servers import FAKE, REAL, RunningServer, is_running, wait_for
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    return write_serving_checkpoint(tmp_path_factory.mktemp("bucket") / "toy" / "1")
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("xla")
+
+
+@pytest.fixture
+def start(tmp_path, checkpoint, compile_cache):
+    """Start servers; none of their processes may be left at the end of the test."""
+    servers = []
+
+    def start_one(module=FAKE, *flags, model=checkpoint, **environment):
+        sizes = {
+            FAKE: ("--max-num-seqs=64", "--max-num-batched-tokens=256", "--num-blocks=4096"),
+            REAL: ("--max-num-seqs=8", "--max-num-batched-tokens=32", "--num-blocks=512"),
+        }
+        server = RunningServer(
+            tmp_path / f"server-{len(servers)}.log",
+            module,
+            f"--model={model}",
+            f"--compile-cache-dir={compile_cache}",
+            *sizes[module],
+            *flags,
+            **environment,
+        )
+        servers.append(server)
+        return server
+
+    yield start_one
+    for server in servers:
+        children = server.children() if is_running(server.pid) else []
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGKILL)
+        server.process.wait()
+        wait_for(lambda pids=children: not any(map(is_running, pids)), "the end of the children")
+
+
+@pytest.fixture
+def start_ready(start):
+    """Start a server with the fake engine, by flags, and wait until it serves."""
+
+    def start_one(*flags, **environment):
+        return start(FAKE, *flags, **environment).wait_ready()
+
+    return start_one

@@ -1,0 +1,46 @@
+"""The engine process with a device made of integers: real sockets, threads, signals and frames.
+
+A step takes FAKE_STEP_SECONDS, loading FAKE_LOAD_SECONDS, so that a test can act meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.config import EngineConfig
+from server.engine.process import Progress, run_engine_process
+from tests.engine.fakes import EOS, FakeRunner
+
+
+@dataclass(slots=True)
+class SlowRunner(FakeRunner):
+    max_model_len: int = 2048
+    vocab_size: int = 260
+    eos_token_ids: tuple[int, ...] = (EOS,)
+    step_seconds: float = 0.0
+
+    def read(self, in_flight):
+        time.sleep(self.step_seconds)
+        return FakeRunner.read(self, in_flight)
+
+
+def build(
+    config: EngineConfig, progress: Progress, on_compilation: Callable[[], None]
+) -> SlowRunner:
+    progress("loading weights", 0.5)
+    time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
+    return SlowRunner(
+        num_blocks=config.num_blocks,
+        block_size=config.block_size,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        step_seconds=float(os.environ.get("FAKE_STEP_SECONDS", "0.01")),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_engine_process(build))

@@ -1,0 +1,141 @@
+"""A server in processes of its own, as an operator starts it, and what can be seen from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+PROJECT = Path(__file__).parents[2]
+REAL = "server"
+FAKE = "tests.e2e.fake_server"
+START_SECONDS = 200.0
+
+
+class RunningServer:
+    """Started on ephemeral ports. `module` is REAL, or FAKE for an engine without a device."""
+
+    def __init__(self, log_path: Path, module: str, *flags: str, **environment: str) -> None:
+        self.log_path = log_path
+        ports = ("--host=127.0.0.1", "--http-port=0", "--grpc-port=0", "--log-format=json")
+        # Tests run on eight forced devices; a server is started as on a plain machine.
+        inherited = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+        with log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, "serve", *ports, *flags],
+                cwd=PROJECT,
+                env=inherited | environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> list[dict[str, str]]:
+        """The log lines so far; a line that is no JSON is a message alone."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return [json.loads(line) if line[:1] == "{" else {"message": line} for line in lines]
+
+    def logged(self, message: str) -> dict[str, str] | None:
+        return next((line for line in self.log if message in line["message"]), None)
+
+    @property
+    def http(self) -> str:
+        return "http://" + self._start_line["http"]
+
+    @property
+    def grpc(self) -> str:
+        return self._start_line["grpc"]
+
+    @property
+    def _start_line(self) -> dict[str, str]:
+        return wait_for(lambda: self.logged("starting"), "the start line")
+
+    def wait_ready(self, num_api_processes: int = 1) -> RunningServer:
+        def is_ready() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended:\n{self.log_path.read_text()}")
+            return sum(line["message"] == "ready" for line in self.log) == num_api_processes
+
+        wait_for(is_ready, "ready", START_SECONDS)
+        return self
+
+    def children(self, name: str = "") -> list[int]:
+        """Pids of the running children, all or those whose command line holds `name`."""
+        return [pid for pid in _children_of(self.pid) if name in _command_line(pid)]
+
+    def engine(self) -> int:
+        return wait_for(lambda: self.children("engine"), "the engine process")[0]
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait_exit(self, timeout: float = 30.0) -> int:
+        return self.process.wait(timeout)
+
+    def get(self, path: str) -> httpx.Response:
+        """One request on a connection of its own."""
+        with httpx.Client(trust_env=False) as client:
+            return client.get(self.http + path, timeout=10)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return metric_of(self.get("/metrics").text, name, **labels)
+
+
+def metric_of(text: str, name: str, **labels: str) -> float:
+    """The value of the first series of that name with those labels."""
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return sample.value
+    raise AssertionError(f"{name} {labels} is not there")
+
+
+def wait_for[T](condition: Callable[[], T], what: str, timeout: float = 20.0) -> T:
+    """Ask until the answer is true, and return it."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if answer := condition():
+            return answer
+        time.sleep(0.02)
+    raise AssertionError(f"{what} took more than {timeout} s")
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        return _stat(pid)[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _children_of(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and is_running(pid := int(entry.name)):
+            try:
+                if int(_stat(pid)[1]) == parent:
+                    found.append(pid)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, ... as in /proc: what follows the command's closing parenthesis."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+
+
+def _command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()

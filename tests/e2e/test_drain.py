@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+from tests.e2e.clients import Stream, client, read_stream, start_streams
+from tests.e2e.servers import FAKE, wait_for
+
+
+def is_draining(server):
+    answer = server.get("/readyz")
+    return answer.status_code == 503 and answer.json()["state"] == "draining"
+
+
+async def test_an_idle_server_ends_at_once_with_code_0(start_ready):
+    server = start_ready()
+    server.terminate()
+    assert server.wait_exit() == 0
+
+
+async def test_running_streams_finish_and_new_requests_are_refused(start_ready):
+    server = start_ready("--drain-timeout-seconds=30", FAKE_STEP_SECONDS="0.02")
+    async with client(server) as http:
+        streams = await start_streams(http, 8, max_tokens=100)
+        server.terminate()
+        await asyncio.to_thread(wait_for, lambda: is_draining(server), "not ready")
+        refused = await read_stream(http, Stream(), max_tokens=1)
+        assert refused.status == 503
+        assert refused.error == "the server is shutting down"
+        assert server.get("/livez").status_code == 200
+        wait_for(lambda: server.metric("antipode_draining") == 1, "the metric")
+        for stream, task in streams:
+            await task
+            assert (len(stream.token_ids), stream.finish_reason) == (100, "length")
+            assert stream.is_done
+    assert server.wait_exit() == 0
+
+
+async def test_the_lame_duck_still_accepts(start_ready):
+    server = start_ready("--lame-duck-seconds=3", FAKE_STEP_SECONDS="0.001")
+    server.terminate()
+    await asyncio.to_thread(wait_for, lambda: is_draining(server), "not ready")
+    async with client(server) as http:
+        late = await read_stream(http, Stream(), max_tokens=5)
+    assert (late.status, late.finish_reason) == (200, "length")
+    assert server.wait_exit() == 0
+
+
+async def test_streams_that_do_not_finish_in_time_end_with_an_error(start_ready):
+    server = start_ready("--drain-timeout-seconds=0.3", FAKE_STEP_SECONDS="0.05")
+    async with client(server) as http:
+        streams = await start_streams(http, 4, max_tokens=1000)
+        server.terminate()
+        for stream, task in streams:
+            await task
+            assert stream.error == "the server is stopping"
+            assert not stream.is_broken
+    assert server.wait_exit() == 0
+
+
+async def test_an_idle_connection_is_closed_by_the_drain(start_ready):
+    server = start_ready(FAKE_STEP_SECONDS="0.02")
+    host, _, port = server.http.removeprefix("http://").rpartition(":")
+    async with client(server) as http:
+        [(_, task)] = await start_streams(http, 1, max_tokens=100)
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        server.terminate()
+        await asyncio.wait_for(reader.read(), 5)
+        assert not task.done()
+        writer.close()
+        await task
+    assert server.wait_exit() == 0
+
+
+async def test_a_second_signal_ends_at_once(start_ready):
+    server = start_ready("--drain-timeout-seconds=60", FAKE_STEP_SECONDS="0.05")
+    async with client(server) as http:
+        [(stream, task)] = await start_streams(http, 1, max_tokens=1000)
+        server.terminate()
+        await asyncio.to_thread(wait_for, lambda: is_draining(server), "not ready")
+        server.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(server.wait_exit, 5) == 130
+        await task
+        assert stream.finish_reason is None
+
+
+async def test_a_signal_during_the_start_ends_with_code_0(start):
+    server = start(FAKE, FAKE_LOAD_SECONDS="60")
+    wait_for(lambda: server.logged("loading weights"), "loading")
+    server.process.send_signal(signal.SIGINT)
+    assert server.wait_exit() == 0
+
+
+async def test_draining_a_hung_engine_ends_streams_and_exits(start_ready):
+    server = start_ready("--drain-timeout-seconds=0.3", FAKE_STEP_SECONDS="0.05")
+    async with client(server) as http:
+        [(stream, task)] = await start_streams(http, 1, max_tokens=1000)
+        os.kill(server.engine(), signal.SIGSTOP)
+        server.terminate()
+        await task
+        assert stream.error == "the server is stopping"
+    assert server.wait_exit() == 0
+    assert server.logged("engine did not end in time")

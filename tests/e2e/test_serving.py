@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+
+import grpc
+import pytest
+
+from server.api._pb.antipode.v1 import generation_pb2 as pb
+from server.api._pb.antipode.v1.generation_pb2_grpc import GenerationStub
+from tests.e2e.clients import Stream, client, read_stream, start_streams
+from tests.e2e.servers import REAL, metric_of, wait_for
+
+
+async def generate(server, prompt, max_tokens):
+    """Token ids of a gRPC stream with the settings of `clients.body`."""
+    sampling = pb.Sampling(max_tokens=max_tokens, ignore_eos=True, seed=7)
+    request = pb.GenerateRequest(text=prompt, sampling=sampling, return_token_ids=True)
+    token_ids = []
+    async with grpc.aio.insecure_channel(server.grpc) as channel:
+        async for response in GenerationStub(channel).Generate(request):
+            token_ids += response.token_ids
+    return token_ids
+
+
+def num_accepted(server):
+    """Requests that wait, run or have ended."""
+    text = server.get("/metrics").text
+    return (
+        metric_of(text, "antipode_num_requests_waiting")
+        + metric_of(text, "antipode_num_requests_running")
+        + metric_of(text, "antipode_requests_total", outcome="length")
+    )
+
+
+async def test_it_streams_over_http_and_grpc_and_ends_cleanly_under_load(start):
+    """One server for the whole story, because compiling its programs takes a while."""
+    server = start(REAL, "--drain-timeout-seconds=120").wait_ready()
+    assert server.get("/readyz").status_code == 200
+
+    async with client(server) as http:
+        over_http = await read_stream(http, Stream(), prompt="alpha", max_tokens=20)
+        assert (len(over_http.token_ids), over_http.finish_reason) == (20, "length")
+        assert await generate(server, "alpha", 20) == over_http.token_ids
+
+        streams = await start_streams(http, 64, num_started=8, max_tokens=200)
+        await asyncio.to_thread(wait_for, lambda: num_accepted(server) == 64 + 2, "64 streams")
+        cancelled, kept = streams[::2], streams[1::2]
+        for _, task in cancelled:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in cancelled), return_exceptions=True)
+        server.terminate()
+        assert not any(task.done() for _, task in kept[-8:])
+        await asyncio.gather(*(task for _, task in kept))
+        for stream, _ in kept:
+            assert (stream.error, stream.is_broken, stream.is_done) == (None, False, True)
+            assert (len(stream.token_ids), stream.finish_reason) == (200, "length")
+    assert server.wait_exit() == 0
+    assert not [line for line in server.log if line.get("severity") in ("ERROR", "CRITICAL")]
+
+
+async def test_cancelled_and_finished_streams_leave_no_block_behind(start):
+    server = start(REAL).wait_ready()
+    async with client(server) as http:
+        streams = await start_streams(http, 32, num_started=8, max_tokens=100)
+        for _, task in streams[::2]:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in streams), return_exceptions=True)
+
+    def is_free():
+        return (
+            server.metric("antipode_num_requests_running") == 0
+            and server.metric("antipode_num_requests_waiting") == 0
+            and server.metric("antipode_kv_cache_usage_ratio") == 0
+            and server.metric("antipode_device_busy_ratio") == 0
+        )
+
+    await asyncio.to_thread(wait_for, is_free, "all blocks free")
+    ended = {
+        outcome: server.metric("antipode_requests_total", outcome=outcome)
+        for outcome in ("length", "abort")
+    }
+    assert ended["length"] >= 16
+    assert sum(ended.values()) == 32
+    assert server.metric("antipode_compilations_total") > 0
+    assert server.metric("antipode_compilations_after_ready_total") == 0
+
+
+@pytest.fixture
+def damaged(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / "broken" / "1")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("missing shard", "holds no *.safetensors file"),
+        ("truncated shard", "model.safetensors"),
+        ("unknown architecture", "MambaForCausalLM"),
+        ("wrong shapes", "has shape [300, 64], but config.json asks for [300, 128]"),
+    ],
+)
+async def test_a_checkpoint_that_cannot_be_served_is_one_line_and_code_1(
+    start, damaged, damage, words
+):
+    weights = damaged / "model.safetensors"
+    config = json.loads((damaged / "config.json").read_text())
+    match damage:
+        case "missing shard":
+            weights.unlink()
+        case "truncated shard":
+            weights.write_bytes(weights.read_bytes()[:-1000])
+        case "unknown architecture":
+            config["architectures"] = ["MambaForCausalLM"]
+        case "wrong shapes":
+            config["hidden_size"] *= 2
+    (damaged / "config.json").write_text(json.dumps(config))
+    server = start(REAL, model=damaged)
+    assert await asyncio.to_thread(server.wait_exit, 60) == 1
+    line = server.logged("cannot start")
+    assert words in line["message"]
+    assert "exception" not in line
