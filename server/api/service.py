@@ -11,12 +11,11 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from server.api.engine_client import Engine
 from server.api.generation import GenerateRequest, Health, ServedModel
-from server.api.stream import Generation, GenerationGroup
+from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
 from server.api.validation import (
     MAX_PROMPTS,
@@ -26,7 +25,7 @@ from server.api.validation import (
     invalid,
     sampling_params,
 )
-from server.engine.link import EngineInfo, SamplingParams
+from server.engine.link import EngineInfo
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
 
@@ -34,17 +33,6 @@ from server.lifecycle import Lifecycle, ServerState
 MAX_INLINE_CHARS = 4096
 # A drawn seed is exact in a double, so no JSON reader can garble what is reported.
 DRAWN_SEED_BITS = 53
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A request with nothing left to refuse."""
-
-    request: GenerateRequest
-    info: EngineInfo
-    prompt_token_ids: tuple[int, ...]
-    seed: int
-    params: SamplingParams
 
 
 class Service:
@@ -203,7 +191,7 @@ class Service:
             )
         return info
 
-    async def _prepare_all(self, requests: Sequence[GenerateRequest]) -> list[_Prepared]:
+    async def _prepare_all(self, requests: Sequence[GenerateRequest]) -> list[PreparedRequest]:
         if not self._lifecycle.is_accepting and self._lifecycle.state is not ServerState.STARTING:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
         if not requests:
@@ -212,7 +200,7 @@ class Service:
             raise invalid(f"a request may hold at most {MAX_PROMPTS} prompts", "prompt")
         return [await self._prepare(request) for request in requests]
 
-    async def _prepare(self, request: GenerateRequest) -> _Prepared:
+    async def _prepare(self, request: GenerateRequest) -> PreparedRequest:
         info = self._resolve(request.model)
         check_options(request, info)
         if request.timeout_seconds is not None and request.timeout_seconds <= 0:
@@ -223,7 +211,7 @@ class Service:
         if seed is None:
             seed = secrets.randbits(DRAWN_SEED_BITS)
         params = sampling_params(request, len(prompt_token_ids), seed, info)
-        return _Prepared(request, info, prompt_token_ids, seed, params)
+        return PreparedRequest(request, info, prompt_token_ids, seed, params)
 
     async def _prompt_token_ids(
         self, request: GenerateRequest, info: EngineInfo
@@ -237,7 +225,7 @@ class Service:
         token_ids = await self.tokenize(prompt, add_special_tokens=request.add_special_tokens)
         return tuple(token_ids)
 
-    async def _submit_all(self, prepared: Sequence[_Prepared]) -> GenerationGroup:
+    async def _submit_all(self, prepared: Sequence[PreparedRequest]) -> GenerationGroup:
         wakeup = asyncio.Event()
         generations: list[Generation] = []
         group = GenerationGroup(generations, wakeup)
@@ -250,7 +238,7 @@ class Service:
             raise
         return group
 
-    def _submit(self, prepared: _Prepared, wakeup: asyncio.Event) -> Generation:
+    def _submit(self, prepared: PreparedRequest, wakeup: asyncio.Event) -> Generation:
         request = prepared.request
         timeout = request.timeout_seconds
         stream = self._engine.submit(
@@ -260,16 +248,7 @@ class Service:
             deadline=None if timeout is None else time.monotonic() + timeout,
             wakeup=wakeup,
         )
-        generation = Generation(
-            request=request,
-            prompt_token_ids=prepared.prompt_token_ids,
-            seed=prepared.seed,
-            info=prepared.info,
-            engine=self._engine,
-            tokenizer=self._tokenizer,
-            stream=stream,
-            wakeup=wakeup,
-        )
+        generation = Generation(prepared, self._engine, self._tokenizer, stream, wakeup)
         generation.on_close(self._enter(generation, timeout).close)
         return generation
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -16,8 +17,19 @@ from server.api.choice import Choice, token_logprob
 from server.api.engine_client import AbortReason, Engine, EngineStream
 from server.api.generation import Delta, GenerateRequest, TokenLogprob, Usage
 from server.api.tokenizer import Tokenizer
-from server.engine.link import EngineInfo, TokenEvent
+from server.engine.link import EngineInfo, SamplingParams, TokenEvent
 from server.errors import ApiError, ErrorKind
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A request with nothing left to refuse. `seed` is as reported, `params` has it unsigned."""
+
+    request: GenerateRequest
+    info: EngineInfo
+    prompt_token_ids: tuple[int, ...]
+    seed: int
+    params: SamplingParams
 
 
 class Generation:
@@ -30,22 +42,19 @@ class Generation:
 
     def __init__(
         self,
-        *,
-        request: GenerateRequest,
-        prompt_token_ids: tuple[int, ...],
-        seed: int,
-        info: EngineInfo,
+        prepared: PreparedRequest,
         engine: Engine,
         tokenizer: Tokenizer,
         stream: EngineStream,
         wakeup: asyncio.Event,
     ) -> None:
+        request = prepared.request
         self.request = request
-        self.prompt_token_ids = prompt_token_ids
+        self.prompt_token_ids = prepared.prompt_token_ids
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-        self.seed = seed
-        self.model = info.model
-        self.version = info.version
+        self.seed = prepared.seed
+        self.model = prepared.info.model
+        self.version = prepared.info.version
         self.error: ApiError | None = None
         self.has_started = False
         self._engine = engine

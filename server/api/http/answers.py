@@ -29,6 +29,7 @@ from server.api.stream import Generation, GenerationGroup
 
 # JSON has no infinity; this is what a token that cannot be drawn gets.
 LOWEST_LOGPROB = -9999.0
+MAX_TIMEOUT_DIGITS = 9
 
 
 class Wording(Chunks, Protocol):
@@ -63,7 +64,9 @@ def json_response(body: msgspec.Struct, status: int = 200) -> Response:
 def timeout_seconds(request: Request) -> float | None:
     """What is left of the gateway's deadline, if the gateway (Envoy's header) says so."""
     value = request.headers.get("x-envoy-expected-rq-timeout-ms", "")
-    return int(value) / 1000 if value.isascii() and value.isdecimal() and int(value) else None
+    is_number = value.isascii() and value.isdecimal() and len(value) <= MAX_TIMEOUT_DIGITS
+    # Envoy's word for no deadline is 0.
+    return int(value) / 1000 if is_number and int(value) else None
 
 
 def head(prefix: str, generation: Generation) -> dict[str, Any]:

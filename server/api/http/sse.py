@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 from starlette.background import BackgroundTask
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from server.api.generation import Delta
 from server.api.http.disconnect import ClientGoneError, until_disconnect
@@ -69,12 +69,17 @@ class EventStream(Response):
 
     async def _write(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": list(HEADERS)}
-        await send(start)
+        await self._send(send, start)
         async with aclosing(self._events()) as blocks:
             async for events in blocks:
-                async with asyncio.timeout(self._write_timeout_seconds):
-                    await send({"type": "http.response.body", "body": events, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                body = {"type": "http.response.body", "body": events, "more_body": True}
+                await self._send(send, body)
+        await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, message: Message) -> None:
+        """TimeoutError if the client leaves no room to write in."""
+        async with asyncio.timeout(self._write_timeout_seconds):
+            await send(message)
 
     async def _events(self) -> AsyncGenerator[bytes]:
         """Everything to write at each wake-up, to the end or an error."""

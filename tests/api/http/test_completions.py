@@ -243,6 +243,9 @@ async def test_the_gateways_deadline_is_the_requests(client, engine):
     assert engine.submitted[0].deadline is not None
 
 
-async def test_without_a_gateway_there_is_no_deadline(client, engine):
-    await complete(client)
+@pytest.mark.parametrize("value", ["", "0", "soon", "-5", "1" * 5000])
+async def test_without_a_sensible_word_of_the_gateway_there_is_no_deadline(client, engine, value):
+    headers = {"x-envoy-expected-rq-timeout-ms": value}
+    response = await client.post(PATH, json={"prompt": "x"}, headers=headers)
+    assert response.status_code == 200
     assert engine.submitted[0].deadline is None

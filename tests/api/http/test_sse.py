@@ -180,6 +180,19 @@ async def test_text_that_is_held_back_makes_no_event(app, engine, ids):
     assert texts(exchange.bodies[0]) == ["abx"]
 
 
+async def test_what_a_first_chunk_has_to_say_without_text(app, engine, ids):
+    exchange = Exchange(app, COMPLETIONS, stream_body(return_token_ids=True))
+    await submitted(engine)
+    engine.emit(ids("é")[:1])
+    await exchange.until_written(1)
+    (chunk,) = events(exchange.bodies[0])
+    (choice,) = chunk["choices"]
+    assert (choice["text"], choice["token_ids"]) == ("", ids("é")[:1])
+    assert choice["prompt_token_ids"] == ids("hello")
+    exchange.disconnect()
+    await exchange.task
+
+
 async def test_a_stop_string_is_never_seen(app, engine, ids):
     exchange = Exchange(app, COMPLETIONS, stream_body(stop="STOP"))
     await submitted(engine)
