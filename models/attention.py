@@ -144,6 +144,7 @@ def _over_context(
     tables_NB = jnp.pad(tables_NB, ((0, 0), (0, -tables_NB.shape[1] % blocks)))
     q = q_NKQGH.reshape(n, kv_heads, q_len * group, head_dim).astype(layer.k.dtype)
     limit = jnp.repeat(position_NQ, group, axis=1)[:, None, None, :, None]
+    last_seen = jnp.max(position_NQ, axis=1)[:, None, None, None, None]
 
     def chunk(i: jax.Array, state: _Softmax) -> _Softmax:
         ids = jax.lax.dynamic_slice_in_dim(tables_NB, i * blocks, blocks, 1)
@@ -152,7 +153,9 @@ def _over_context(
         seen = position <= limit
         if window is not None:
             seen &= position > limit - window
-        return _fold(state, q, layer.k[ids], layer.v[ids], seen)
+        # A weight of zero would not keep out a NaN that a failed sequence left in a free slot.
+        v = jnp.where(position[:, :, :, 0, :, None] <= last_seen, layer.v[ids], 0)
+        return _fold(state, q, layer.k[ids], v, seen)
 
     first: int | jax.Array = 0
     if window is not None:

@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.api.generation import GenerateRequest
-from server.engine.link import EngineInfo, SamplingParams
+from server.engine.link import (
+    MAX_LOGIT_BIASES,
+    MAX_STOP_TOKEN_IDS,
+    EngineInfo,
+    SamplingParams,
+)
 from server.errors import ApiError, ErrorKind
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 256
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1024
-MAX_STOP_TOKEN_IDS = 64
-MAX_LOGIT_BIASES = 1024
 MAX_REQUEST_ID_CHARS = 128
 # Below this, the second-best token's share is nothing for any gap float32 logits can show.
 GREEDY_BELOW_TEMPERATURE = 1e-3

@@ -18,6 +18,9 @@ EngineErrorKind = Literal[
 EngineState = Literal["starting", "ready", "draining"]
 
 MAX_FRAME_BYTES = 256 << 20
+# What the engine keeps per sequence on the device, so the most that a request may ask for.
+MAX_LOGIT_BIASES = 300
+MAX_STOP_TOKEN_IDS = 64
 _LENGTH_BYTES = 4
 
 

@@ -31,15 +31,13 @@ from server.engine.batch import (
     pack,
     pack_slot,
 )
-from server.engine.link import TokenLogprobs
+from server.engine.link import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, TokenLogprobs
 from server.engine.program import DeviceState, Programs, StateSizes, StepOutput
 from server.engine.sampler import Logprobs
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
 type Progress = Callable[[str, float], None]
 
-MAX_LOGIT_BIASES = 300
-MAX_STOP_TOKEN_IDS = 64
 # Where the KV pool's size is given by neither flag nor device: on CPU, host memory is shared.
 _CPU_KV_BYTES = 1 << 30
 _SMALLEST_MIXED_BUCKET = 32
@@ -195,11 +193,12 @@ def _state_sizes(
     token_bytes = 2 * config.num_layers * config.head_dim * kv_dtype.itemsize
     block_bytes = token_bytes * layout.kv_heads(config) * engine.block_size
     num_blocks = engine.num_blocks or _kv_bytes(engine, on_cpu) // block_bytes
+    max_stop_ids = MAX_STOP_TOKEN_IDS + len(config.eos_token_ids)
     return StateSizes(
         num_blocks=num_blocks,
         block_size=engine.block_size,
         max_num_seqs=engine.max_num_seqs,
-        slot=SlotSizes(longest, MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS),
+        slot=SlotSizes(longest, MAX_LOGIT_BIASES, max_stop_ids),
         kv_dtype=kv_dtype,
     )
 

@@ -8,16 +8,14 @@ import pytest
 
 from server.api.generation import GenerateRequest, Sampling
 from server.api.validation import (
-    MAX_LOGIT_BIASES,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
-    MAX_STOP_TOKEN_IDS,
     RANGES,
     check_options,
     check_prompt,
     sampling_params,
 )
-from server.engine.link import EngineInfo
+from server.engine.link import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, EngineInfo
 from server.errors import ApiError, ErrorKind
 
 INFO = EngineInfo(

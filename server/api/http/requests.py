@@ -26,10 +26,10 @@ from server.api.validation import (
     LOGIT_BIAS_RANGE,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
-    MAX_STOP_TOKEN_IDS,
     RANGES,
     invalid,
 )
+from server.engine.link import MAX_STOP_TOKEN_IDS
 
 # Fields of the OpenAI API and of other servers that would change the answer, and the values with
 # which they would not.
