@@ -1,9 +1,12 @@
-"""The layers of a dense decoder as Flax NNX modules: each weight is declared here, once.
+"""The layers of a decoder as Flax NNX modules: each weight is declared here, once.
 
 A declaration is shape, dtype, logical axes and initializer. From it come the abstract tree, the
 shardings, random weights and the slots that a checkpoint fills. The modules compute on one shard
 of a `shard_map` over the `tensor` axis: sizes are read off the weights, sums over shards are
 explicit. They know no KV pool, no batch and no file.
+
+The weight of a norm in front of a product is folded into the matrix when it is loaded, so that the
+norm itself is a scale a token, applied after the product.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import ModelConfig
-from models.sharding import TENSOR, LogicalAxes
+from models.layout import DecoderLayout
+from models.parallel import Residual
+from models.sharding import TENSOR, LogicalAxes, is_split
 
 type Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
 
+_F32 = jnp.dtype(jnp.float32)
 _NORMAL: Initializer = jax.nn.initializers.normal(0.02)
 _ONES: Initializer = jax.nn.initializers.ones
 _ZEROS: Initializer = jax.nn.initializers.zeros
@@ -35,90 +41,126 @@ def declare(
     return nnx.Param(initializer(rngs.params(), shape, dtype), logical_axes=axes)
 
 
-def sum_over_shards(x: jax.Array) -> jax.Array:
-    """Add up the shards' partial results along the tensor axis."""
-    return jax.lax.psum(x, TENSOR)
+def int8_noise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """The initializer of a quantized matrix, beside which the scales are `int8_scale`."""
+    return jax.random.randint(key, shape, -127, 128, dtype)
 
 
-def dot(x: jax.Array, w: jax.Array) -> jax.Array:
-    """`x` [T, in] times `w` [in, out], summed in float32.
+def int8_scale(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Brings `int8_noise` to the deviation of the other matrices."""
+    return jnp.full(shape, 0.02 / 73.0, dtype)
 
-    The operands meet in the weight's dtype and the result is asked for in float32: otherwise XLA
-    for CPU converts the whole weight to float32 at every step.
+
+def inverse_rms(x_TD: jax.Array, eps: float) -> jax.Array:
+    """What root-mean-square norm (Zhang and Sennrich, 2019) multiplies a token by: [T, 1]."""
+    x_TD = x_TD.astype(jnp.float32)
+    return jax.lax.rsqrt(jnp.mean(x_TD * x_TD, axis=-1, keepdims=True) + eps)
+
+
+def dot(x: jax.Array, w: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """`x` [T, in] times `w` [in, out], multiplied in `dtype` and summed in float32.
+
+    The result is asked for in float32: otherwise XLA for CPU converts the whole weight to float32
+    at every step.
     """
-    return jnp.dot(x.astype(w.dtype), w, preferred_element_type=jnp.float32)
+    return jnp.dot(x.astype(dtype), w.astype(dtype), preferred_element_type=jnp.float32)
 
 
 class Linear(nnx.Module):
-    """A matrix [in, out] and an optional bias."""
+    """A matrix [in, out] and an optional bias; int8 with a scale a column where quantized.
+
+    Where the input axis is split, every shard has scales of its own: [shards, out].
+    """
 
     def __init__(
         self,
         rngs: nnx.Rngs,
         shape: tuple[int, int],
         axes: tuple[str, str],
-        dtype: jnp.dtype,
+        layout: DecoderLayout,
         bias: bool,
     ) -> None:
-        self.kernel = declare(rngs, shape, axes, dtype)
-        self.bias = declare(rngs, shape[1:], axes[1:], dtype, _ZEROS) if bias else None
+        self.dtype = layout.dtype
+        if layout.quantized:
+            shards = layout.tensor_size if is_split(axes[0]) else 1
+            self.kernel = declare(rngs, shape, axes, jnp.dtype(jnp.int8), int8_noise)
+            rows = ("shards",) if is_split(axes[0]) else (None,)
+            self.scale = declare(rngs, (shards, shape[1]), (*rows, axes[1]), _F32, int8_scale)
+        else:
+            self.kernel = declare(rngs, shape, axes, layout.dtype)
+            self.scale = None
+        self.bias = declare(rngs, shape[1:], axes[1:], layout.dtype, _ZEROS) if bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = dot(x, self.kernel[...])
-        return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
+    def product(self, x: jax.Array) -> jax.Array:
+        """The matrix product alone: float32 [T, out]."""
+        y = dot(x, self.kernel[...], self.dtype)
+        return y if self.scale is None else y * self.scale[...]
 
-    def partial(self, x: jax.Array) -> jax.Array:
-        """The product with an input split over shards: summed, then the bias, once."""
-        y = sum_over_shards(dot(x, self.kernel[...]))
-        return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
+    def __call__(self, x_TD: jax.Array, norm_T1: jax.Array) -> jax.Array:
+        """The product with a normed input, in x's dtype: [T, out]."""
+        y = self.product(x_TD) * norm_T1
+        return (y if self.bias is None else y + self.bias[...].astype(_F32)).astype(x_TD.dtype)
+
+    def partial(self, x: jax.Array, residual: Residual) -> jax.Array:
+        """The product with an input split over shards: added up, then the bias, once."""
+        y = residual.reduce(self.product(x).astype(x.dtype))
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
 class RmsNorm(nnx.Module):
-    """Root-mean-square norm over the last axis (Zhang and Sennrich, 2019), in float32."""
+    """A norm that stands alone: its weight is not folded into any matrix. Over the last axis."""
 
-    def __init__(self, rngs: nnx.Rngs, size: int, eps: float, dtype: jnp.dtype) -> None:
-        self.scale = declare(rngs, (size,), (None,), dtype, _ONES)
+    def __init__(self, rngs: nnx.Rngs, size: int, eps: float) -> None:
+        self.scale = declare(rngs, (size,), (None,), _F32, _ONES)
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        variance = jnp.mean(x * x, axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(variance + self.eps) * self.scale[...].astype(jnp.float32)
+        y = x.astype(jnp.float32) * inverse_rms(x, self.eps) * self.scale[...]
+        return y.astype(x.dtype)
 
 
 class QkvProjection(nnx.Module):
     """Queries, keys and values in one matrix, KV head by KV head: its query group, its k, its v.
 
     Grouped so, the flat output axis splits over shards without cutting a head. With more shards
-    than KV heads, `kv_heads` counts each copy.
+    than KV heads, the layout's `kv_heads` counts each copy.
     """
 
-    def __init__(
-        self, rngs: nnx.Rngs, config: ModelConfig, kv_heads: int, dtype: jnp.dtype
-    ) -> None:
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        kv_heads = layout.kv_heads(config)
         self.group = config.num_heads // kv_heads
         self.head_dim = config.head_dim
-        size = kv_heads * (self.group + 2) * config.head_dim
-        shape, axes = (config.hidden_size, size), ("embed", "kv_heads")
-        self.linear = Linear(rngs, shape, axes, dtype, config.qkv_bias)
+        shape = (config.hidden_size, kv_heads * (self.group + 2) * config.head_dim)
+        self.linear = Linear(rngs, shape, ("embed", "kv_heads"), layout, config.qkv_bias)
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def __call__(
+        self, x_TD: jax.Array, norm_T1: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """q [T, K, G, H], k [T, K, H] and v [T, K, H] of this shard's KV heads."""
-        y = self.linear(x).reshape(x.shape[0], -1, self.group + 2, self.head_dim)
+        y = self.linear(x_TD, norm_T1).reshape(x_TD.shape[0], -1, self.group + 2, self.head_dim)
         return y[:, :, : self.group], y[:, :, self.group], y[:, :, self.group + 1]
 
 
 class Mlp(nnx.Module):
-    """SwiGLU (Shazeer, 2020). Gate and up share one matrix, side by side within each shard."""
+    """A gated MLP (Shazeer, 2020). Gate and up share a matrix, side by side within each shard."""
 
-    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, dtype: jnp.dtype) -> None:
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         d, f = config.hidden_size, config.mlp_size
-        self.gate_up = Linear(rngs, (d, 2 * f), ("embed", "mlp"), dtype, config.mlp_bias)
-        self.down = Linear(rngs, (f, d), ("mlp", "embed"), dtype, config.mlp_bias)
+        self.activate = ACTIVATIONS[config.activation]
+        self.gate_up = Linear(rngs, (d, 2 * f), ("embed", "mlp"), layout, config.mlp_bias)
+        self.down = Linear(rngs, (f, d), ("mlp", "embed"), layout, config.mlp_bias)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
-        return self.down.partial(jax.nn.silu(gate) * up)
+    def __call__(self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual) -> jax.Array:
+        gate, up = jnp.split(self.gate_up(x_TD, norm_T1), 2, axis=-1)
+        return self.down.partial(self.activate(gate) * up, residual)
+
+
+class KvScale(nnx.Module):
+    """The units that keys and values are kept in, by KV head; see `quantization`."""
+
+    def __init__(self, rngs: nnx.Rngs, kv_heads: int) -> None:
+        self.k = declare(rngs, (kv_heads,), ("kv_heads",), _F32, _ONES)
+        self.v = declare(rngs, (kv_heads,), ("kv_heads",), _F32, _ONES)
 
 
 class Embedding(nnx.Module):
@@ -127,13 +169,13 @@ class Embedding(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, vocab: int, hidden: int, dtype: jnp.dtype) -> None:
         self.table = declare(rngs, (vocab, hidden), ("vocab", "embed"), dtype)
 
-    def __call__(self, token_ids_T: jax.Array) -> jax.Array:
-        """Token vectors, float32 [T, D], from the shards that own the ids."""
+    def partial(self, token_ids_T: jax.Array) -> jax.Array:
+        """The vectors of the ids that this shard owns, zeros for the others: [T, D]."""
         table = self.table[...]
         local = token_ids_T - jax.lax.axis_index(TENSOR) * table.shape[0]
         owned = (local >= 0) & (local < table.shape[0])
-        rows = table[jnp.clip(local, 0, table.shape[0] - 1)].astype(jnp.float32)
-        return sum_over_shards(jnp.where(owned[:, None], rows, 0.0))
+        rows = table[jnp.clip(local, 0, table.shape[0] - 1)]
+        return jnp.where(owned[:, None], rows, jnp.zeros_like(rows))
 
     def logits(self, x: jax.Array) -> jax.Array:
         """This shard's part of the logits, float32 [T, V / shards]."""
@@ -144,3 +186,14 @@ class Embedding(nnx.Module):
             (((1,), (1,)), ((), ())),
             preferred_element_type=jnp.float32,
         )
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU in its tanh form (Hendrycks and Gimpel, 2016)."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": gelu_tanh,
+}

@@ -29,6 +29,8 @@ _RULES: dict[str, str | None] = {
     "kv_heads": TENSOR,
     "mlp": TENSOR,
     "vocab": TENSOR,
+    "experts": TENSOR,
+    "shards": TENSOR,
 }
 
 
@@ -41,13 +43,18 @@ def partition_spec(axes: LogicalAxes) -> PartitionSpec:
     return PartitionSpec(*(None if axis is None else _RULES[axis] for axis in axes))
 
 
+def is_split(axis: str | None) -> bool:
+    """Whether arrays are split along this logical axis."""
+    return axis is not None and _RULES[axis] is not None
+
+
 def named_sharding(mesh: Mesh, axes: LogicalAxes) -> NamedSharding:
     """The sharding of an array with these logical axes on `mesh`."""
     return NamedSharding(mesh, partition_spec(axes))
 
 
 def allowed_tensor_sizes(config: ModelConfig, num_devices: int) -> tuple[int, ...]:
-    """The tensor-parallel sizes up to `num_devices` that divide query heads and MLP.
+    """The tensor-parallel sizes up to `num_devices` that divide query heads and MLP or experts.
 
     KV heads are split where they divide, and repeated where there are fewer of them than shards.
     """
@@ -81,4 +88,5 @@ def tensor_size(mesh: Mesh) -> int:
 def _divides(config: ModelConfig, size: int) -> bool:
     kv_heads = config.num_kv_heads
     kv_fits = kv_heads % size == 0 or size % kv_heads == 0
-    return kv_fits and config.num_heads % size == 0 and config.mlp_size % size == 0
+    split = config.mlp_size if config.moe is None else config.moe.num_experts
+    return kv_fits and config.num_heads % size == 0 and split % size == 0

@@ -51,8 +51,14 @@ class EngineConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = _field(
         "auto", "type of weights and activations; auto is the checkpoint's"
     )
-    kv_dtype: Literal["auto", "float32", "bfloat16"] = _field(
+    kv_dtype: Literal["auto", "float32", "bfloat16", "fp8", "int8"] = _field(
         "auto", "type of the KV cache; auto is dtype, but float32 on CPU"
+    )
+    weight_dtype: Literal["auto", "int8"] = _field(
+        "auto", "int8 quantizes the matrices as they are loaded; auto keeps them in dtype"
+    )
+    attention_backend: Literal["auto", "tokamax", "pallas", "xla"] = _field(
+        "auto", "what computes attention; auto is tokamax on TPU and xla elsewhere"
     )
     max_num_seqs: int = _field(32, "sequences that run at once", low=1)
     max_model_len: int = _field(

@@ -61,7 +61,8 @@ class SamplingInput(NamedTuple):
 
 
 class StepInput(NamedTuple):
-    """One step's host-side input. T and S are the bucket's sizes, B the blocks of a table.
+    """One step's host-side input. T and S are the bucket's sizes, K the kinds of
+    layers, B the blocks of a table.
 
     Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
     whose log probability is wanted, or NO_TARGET.
@@ -71,7 +72,7 @@ class StepInput(NamedTuple):
     positions_T: Array
     row_T: Array
     target_T: Array
-    block_tables_SB: Array
+    block_tables_KSB: Array
     seq_lens_S: Array
     query_start_S1: Array
     num_decodes: Array
@@ -112,7 +113,9 @@ def _powers(first: int, last: int) -> list[int]:
     return sizes
 
 
-def empty_input(bucket: Bucket, table_size: int, scratch_slot: int) -> StepInput:
+def empty_input(
+    bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: int
+) -> StepInput:
     """All padding: what warm-up runs, and what `pack` fills."""
     t, s = bucket.num_tokens, bucket.num_rows
 
@@ -144,7 +147,7 @@ def empty_input(bucket: Bucket, table_size: int, scratch_slot: int) -> StepInput
         positions_T=ints(t),
         row_T=ints(t, fill=s),
         target_T=ints(t, fill=NO_TARGET),
-        block_tables_SB=ints(s, table_size),
+        block_tables_KSB=ints(num_kinds, s, table_size),
         seq_lens_S=ints(s),
         query_start_S1=ints(s + 1),
         num_decodes=ints(1),
@@ -152,9 +155,11 @@ def empty_input(bucket: Bucket, table_size: int, scratch_slot: int) -> StepInput
     )
 
 
-def pack(batch: ScheduledBatch, bucket: Bucket, table_size: int, scratch_slot: int) -> StepInput:
+def pack(
+    batch: ScheduledBatch, bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: int
+) -> StepInput:
     """The step input of a batch that fits `bucket`."""
-    step = empty_input(bucket, table_size, scratch_slot)
+    step = empty_input(bucket, num_kinds, table_size, scratch_slot)
     start = 0
     for i, row in enumerate(batch.rows):
         end = start + row.num_scheduled_tokens
@@ -173,7 +178,7 @@ def _pack_tokens(step: StepInput, i: int, row: ScheduledRow, where: slice) -> No
     step.token_ids_T[where] = known + [IN_FLIGHT] * (end - first - len(known))
     step.positions_T[where] = np.arange(first, end)
     step.row_T[where] = i
-    step.block_tables_SB[i, : len(seq.block_table)] = seq.block_table
+    step.block_tables_KSB[:, i, : len(seq.block_table)] = seq.block_table
     step.seq_lens_S[i] = end
     if seq.needs_whole_prompt:
         targets = seq.token_ids[first + 1 : min(end + 1, seq.num_prompt_tokens)]

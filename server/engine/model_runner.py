@@ -16,8 +16,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from models.checkpoint import Checkpoint
-from models.config import ModelConfig, read_config
-from models.decoder import DecoderLayout
+from models.attention.choice import choose_backend
+from models.config import ModelConfig
+from models.hf_config import read_config
+from models.layout import DecoderLayout
 from models.sharding import make_mesh, tensor_size
 from models.weights import abstract_decoder, leaf_shardings, load_leaves
 from server.config import EngineConfig
@@ -25,7 +27,6 @@ from server.engine.batch import (
     Bucket,
     Ladder,
     SlotSizes,
-    empty_input,
     empty_slot,
     needs_slot_state,
     pack,
@@ -88,10 +89,9 @@ class ModelRunner:
         config = read_config(checkpoint)
         mesh = make_mesh(config, engine.tensor_parallel_size)
         on_cpu = mesh.devices.flat[0].platform == "cpu"
-        dtype = jnp.dtype(config.dtype if engine.dtype == "auto" else engine.dtype)
-        layout = DecoderLayout(tensor_size=tensor_size(mesh), stacked=not on_cpu, dtype=dtype)
+        layout = choose_layout(config, engine, mesh)
         model = abstract_decoder(config, layout)
-        leaves = load_leaves(model, Checkpoint(checkpoint), layout, mesh, progress)
+        leaves = load_leaves(model, Checkpoint(checkpoint), mesh, progress)
         sizes = _state_sizes(config, layout, engine, on_cpu)
         auto_budget = max(_CPU_TOKEN_BUDGET if on_cpu else _TOKEN_BUDGET, 2 * engine.max_num_seqs)
         budget = engine.max_num_batched_tokens or auto_budget
@@ -114,7 +114,7 @@ class ModelRunner:
 
     @property
     def num_blocks(self) -> int:
-        return self.sizes.num_blocks
+        return self.sizes.num_blocks[0]
 
     @property
     def block_size(self) -> int:
@@ -137,7 +137,10 @@ class ModelRunner:
                     sampler=self._set_slot(self._state.sampler, pack_slot(row.seq, self.sizes.slot))
                 )
         bucket = self._ladder.choose(batch)
-        inputs = pack(batch, bucket, self.sizes.table_size, self.sizes.scratch_slot)
+        sizes = self.sizes
+        inputs = pack(
+            batch, bucket, len(sizes.num_blocks), sizes.table_size, sizes.scratch_slot
+        )
         output, self._state = self._steps[bucket](self._leaves, self._state, inputs)
         return InFlight(batch, bucket, output)
 
@@ -179,27 +182,52 @@ class ModelRunner:
         empty = empty_slot(self.sizes.slot, self.sizes.scratch_slot)
         self._state = self._state._replace(sampler=self._set_slot(self._state.sampler, empty))
         for bucket, step in self._steps.items():
-            padding = empty_input(bucket, self.sizes.table_size, self.sizes.scratch_slot)
-            _, self._state = step(self._leaves, self._state, padding)
+            _, self._state = step(self._leaves, self._state, self.sizes.empty_input(bucket))
         jax.block_until_ready(self._state)
+
+
+def choose_layout(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> DecoderLayout:
+    """How the model lies on the mesh's devices. Raises BackendError."""
+    platform = mesh.devices.flat[0].platform
+    on_cpu = platform == "cpu"
+    dtype = jnp.dtype(config.dtype if engine.dtype == "auto" else engine.dtype)
+    # A CPU computes in float32 in any case; to keep less would only lose digits.
+    wide = jnp.dtype(jnp.float32) if on_cpu else dtype
+    return DecoderLayout(
+        tensor_size=tensor_size(mesh),
+        stacked=not on_cpu,
+        dtype=dtype,
+        activation_dtype=wide,
+        kv_dtype=wide if engine.kv_dtype == "auto" else _KV_DTYPES[engine.kv_dtype],
+        backend=choose_backend(engine.attention_backend, platform, config, tensor_size(mesh)),
+        quantized=engine.weight_dtype == "int8",
+    )
+
+
+_KV_DTYPES = {
+    name: jnp.dtype(dtype)
+    for name, dtype in (
+        ("float32", jnp.float32),
+        ("bfloat16", jnp.bfloat16),
+        ("int8", jnp.int8),
+        ("fp8", jnp.float8_e4m3fn),
+    )
+}
 
 
 def _state_sizes(
     config: ModelConfig, layout: DecoderLayout, engine: EngineConfig, on_cpu: bool
 ) -> StateSizes:
-    auto_dtype = "float32" if on_cpu else layout.dtype
-    kv_dtype = jnp.dtype(auto_dtype if engine.kv_dtype == "auto" else engine.kv_dtype)
     longest = min(engine.max_model_len or config.max_position, config.max_position)
-    token_bytes = 2 * config.num_layers * config.head_dim * kv_dtype.itemsize
+    token_bytes = 2 * config.num_layers * config.head_dim * layout.kv_dtype.itemsize
     block_bytes = token_bytes * layout.kv_heads(config) * engine.block_size
     num_blocks = engine.num_blocks or _kv_bytes(engine, on_cpu) // block_bytes
     max_stop_ids = MAX_STOP_TOKEN_IDS + len(config.eos_token_ids)
     return StateSizes(
-        num_blocks=num_blocks,
+        num_blocks=(num_blocks,) * len(config.windows),
         block_size=engine.block_size,
         max_num_seqs=engine.max_num_seqs,
         slot=SlotSizes(longest, MAX_LOGIT_BIASES, max_stop_ids),
-        kv_dtype=kv_dtype,
     )
 
 

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models.attention import KVLayer, Ragged
-from models.decoder import Decoder, DecoderLayout, KVPool, padded_vocab
+from models.attention.base import Ragged
+from models.decoder import Decoder, KVPools, pool_shapes
+from models.layout import DecoderLayout
 from models.sharding import TENSOR
 from server.engine.batch import Bucket, SlotSizes, StepInput, empty_input, empty_slot
 from server.engine.sampler import (
@@ -36,7 +37,7 @@ _LOGPROB_TILE = 32
 class DeviceState(NamedTuple):
     """All the engine keeps on the device beside the weights; donated to every program."""
 
-    kv: KVPool
+    kv: KVPools
     sampler: SamplerState
 
 
@@ -49,18 +50,21 @@ class StepOutput(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSizes:
-    """The sizes of the device state."""
+    """The sizes of the device state; `num_blocks` has an entry a kind of layers."""
 
-    num_blocks: int
+    num_blocks: tuple[int, ...]
     block_size: int
     max_num_seqs: int
     slot: SlotSizes
-    kv_dtype: Any
 
     @property
     def table_size(self) -> int:
         """Blocks that the longest sequence needs."""
         return -(-self.slot.max_model_len // self.block_size)
+
+    def empty_input(self, bucket: Bucket) -> StepInput:
+        """A step of nothing but padding."""
+        return empty_input(bucket, len(self.num_blocks), self.table_size, self.scratch_slot)
 
     @property
     def scratch_slot(self) -> int:
@@ -107,7 +111,7 @@ class Programs:
             out_shardings=(replicated, shardings[1]),
             donate_argnums=1,
         )
-        inputs = empty_input(bucket, self._sizes.table_size, self._sizes.scratch_slot)
+        inputs = self._sizes.empty_input(bucket)
         return jitted.lower(self._leaves, self.abstract_state(), inputs).compile()
 
     def compile_set_slot(self) -> jax.stages.Compiled:
@@ -134,18 +138,10 @@ class Programs:
     def abstract_state(self) -> DeviceState:
         """Shapes and dtypes of the device state, all shards together."""
         sizes, config, layout = self._sizes, self._config, self._layout
-        stacked_layers = config.num_layers if layout.stacked else 1
-        pool = jax.ShapeDtypeStruct(
-            (
-                sizes.num_blocks * stacked_layers,
-                layout.kv_heads(config),
-                sizes.block_size,
-                config.head_dim,
-            ),
-            sizes.kv_dtype,
-        )
+        shapes = pool_shapes(config, layout, sizes.num_blocks, sizes.block_size)
+        pools = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
         slots, slot = sizes.max_num_seqs + 1, sizes.slot
-        vocab = padded_vocab(config.vocab_size, layout.tensor_size) * layout.tensor_size
+        vocab = layout.vocab_rows(config)
         sampler = SamplerState(
             last_tokens_N=jax.ShapeDtypeStruct((slots,), jnp.int32),
             output_counts_NV=jax.ShapeDtypeStruct((slots, vocab), jnp.int32),
@@ -154,17 +150,15 @@ class Programs:
             bias_values_NM=jax.ShapeDtypeStruct((slots, slot.max_biases), jnp.float32),
             stop_ids_NM=jax.ShapeDtypeStruct((slots, slot.max_stop_ids), jnp.int32),
         )
-        num_pools = 1 if layout.stacked else config.num_layers
-        return DeviceState((KVLayer(pool, pool),) * num_pools, sampler)
+        return DeviceState(pools, sampler)
 
     def state_specs(self) -> DeviceState:
         """How the state is split: the pool by KV heads, per-token counts by vocabulary."""
-        by_head = PartitionSpec(None, TENSOR)
-        everywhere = PartitionSpec()
-        num_pools = 1 if self._layout.stacked else self._config.num_layers
+        by_token, everywhere = PartitionSpec(None, TENSOR), PartitionSpec()
+        num_pools = len(self.abstract_state().kv)
         return DeviceState(
-            (KVLayer(by_head, by_head),) * num_pools,
-            SamplerState(everywhere, by_head, by_head, everywhere, everywhere, everywhere),
+            (self._layout.backend.pool_specs(),) * num_pools,
+            SamplerState(everywhere, by_token, by_token, everywhere, everywhere, everywhere),
         )
 
     def make_state(self) -> DeviceState:
@@ -204,10 +198,11 @@ def _ragged(inputs: StepInput, sampler: SamplerState) -> tuple[Ragged, jax.Array
         positions_T=inputs.positions_T,
         row_T=row_T,
         is_padding_T=inputs.row_T == num_rows,
-        block_tables_SB=inputs.block_tables_SB,
+        block_tables_KSB=inputs.block_tables_KSB,
         seq_lens_S=inputs.seq_lens_S,
         query_start_S1=inputs.query_start_S1,
         num_decodes=inputs.num_decodes[0],
+        num_rows=jnp.sum(jnp.diff(inputs.query_start_S1) > 0, dtype=jnp.int32),
     )
     return ragged, jnp.where(inputs.token_ids_T < 0, drawn_T, inputs.token_ids_T)
 

@@ -12,10 +12,12 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from numpy.typing import NDArray
 
-from models.attention import KVLayer, Ragged
+from models.attention.base import Ragged
+from models.attention.xla import XlaAttention
 from models.checkpoint import Checkpoint
-from models.config import read_config
-from models.decoder import DecoderLayout
+from models.decoder import pool_shapes
+from models.hf_config import read_config
+from models.layout import DecoderLayout
 from models.sharding import TENSOR, make_mesh
 from models.weights import abstract_decoder, leaf_shardings, load_leaves
 
@@ -32,19 +34,27 @@ class PagedModel:
     ) -> None:
         config = read_config(folder)
         mesh = make_mesh(config, tensor_size)
-        layout = DecoderLayout(tensor_size=tensor_size, stacked=stacked, dtype=jnp.dtype("float32"))
+        f32 = jnp.dtype("float32")
+        layout = DecoderLayout(
+            tensor_size=tensor_size,
+            stacked=stacked,
+            dtype=f32,
+            activation_dtype=f32,
+            kv_dtype=f32,
+            backend=XlaAttention(),
+        )
         model = abstract_decoder(config, layout)
-        self._leaves = load_leaves(model, Checkpoint(folder), layout, mesh)
+        self._leaves = load_leaves(model, Checkpoint(folder), mesh)
         self._vocab_size = config.vocab_size
         self._lens = np.zeros(num_rows, np.int32)
         blocks = MAX_TOKENS // BLOCK_SIZE
         # Block 0 takes the writes of padding; neighbours in a sequence are not neighbours here.
         self._tables = 1 + np.arange(num_rows * blocks).reshape(blocks, num_rows).T
-        layers = config.num_layers
-        num_blocks = (1 + num_rows * blocks) * (layers if stacked else 1)
-        shape = (num_blocks, layout.kv_heads(config), BLOCK_SIZE, config.head_dim)
-        pools = range(1 if stacked else layers)
-        self._kv = tuple(KVLayer(jnp.zeros(shape), jnp.zeros(shape)) for _ in pools)
+        num_blocks = (1 + num_rows * blocks,) * len(config.windows)
+        shapes = pool_shapes(config, layout, num_blocks, BLOCK_SIZE)
+        abstract = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
+        self._kv = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+        self._num_kinds = len(config.windows)
         graphdef, weights = nnx.split(model)
         treedef = jax.tree.structure(weights)
 
@@ -93,10 +103,11 @@ class PagedModel:
             positions_T=_pad(position, padded),
             row_T=_pad(row, padded),
             is_padding_T=np.arange(padded) >= total,
-            block_tables_SB=self._tables.astype(np.int32),
+            block_tables_KSB=np.stack([self._tables.astype(np.int32)] * self._num_kinds),
             seq_lens_S=self._lens.copy(),
             query_start_S1=start.astype(np.int32),
             num_decodes=np.int32(num_decodes),
+            num_rows=np.int32(len(rows)),
         )
         logits, self._kv = program(self._leaves, self._kv, _pad(tokens, padded), ragged)
         return np.asarray(logits)[:total, : self._vocab_size]

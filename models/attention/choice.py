@@ -1,0 +1,42 @@
+"""Which attention backend a platform and a model's shape allow."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+from models.attention.base import Backend
+from models.attention.pallas_rpa import HEAD_DIM, KV_HEADS, PallasAttention
+from models.attention.tokamax_rpa import TokamaxAttention
+from models.attention.xla import XlaAttention
+from models.config import ModelConfig
+
+type BackendName = Literal["auto", "tokamax", "pallas", "xla"]
+
+
+class BackendError(ValueError):
+    """A backend that the platform or the model does not allow; the message says what would do."""
+
+
+def choose_backend(
+    name: BackendName, platform: str, config: ModelConfig, tensor_size: int
+) -> Backend:
+    """The named backend, or for `auto` the best there is. Raises BackendError."""
+    if name == "xla" or (name == "auto" and platform != "tpu"):
+        return XlaAttention()
+    if platform != "tpu":
+        raise BackendError(f"attention backend {name} runs on TPU only; on {platform} use xla")
+    has_tokamax = find_spec("tokamax") is not None
+    if name == "tokamax" or (name == "auto" and has_tokamax):
+        if not has_tokamax:
+            raise BackendError("attention backend tokamax needs the package tokamax (extra tpu)")
+        return TokamaxAttention()
+    kv_heads = max(1, config.num_kv_heads // tensor_size)
+    if config.head_dim == HEAD_DIM and kv_heads in KV_HEADS:
+        return PallasAttention()
+    if name == "auto":
+        return XlaAttention()
+    raise BackendError(
+        f"attention backend pallas needs head_dim {HEAD_DIM} and KV heads on a chip among "
+        f"{KV_HEADS}; this model has head_dim {config.head_dim} and {kv_heads}: use tokamax"
+    )

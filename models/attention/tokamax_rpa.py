@@ -1,0 +1,137 @@
+"""The TPU backend of choice: tokamax's ragged paged attention, planned once a step.
+
+The public entry point computes its schedule and launches three kernels in every layer. The
+schedule depends on lengths alone, so here it is made once for all layers of a kind, and only the
+kernel that the program's rows need is launched: 1 + L launches a step in place of 6 L. That takes
+tokamax's inner modules, which is why its version is pinned exactly. The kernel writes keys and
+values itself, in place. Compiled for TPU only; its arithmetic runs in the dtype of the queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from models.attention.base import AttentionSpec, PoolShape, Ragged
+from models.sharding import TENSOR
+
+# Tuned sizes: query and context tokens a round, and rows or tiles worked on together.
+_DECODE_BLOCKS = {"bq_sz": 1, "bq_c_sz": 1, "batch_size": 8}
+_PREFILL_BLOCKS = {"bq_sz": 128, "bq_c_sz": 64, "batch_size": 2}
+_CONTEXT_TOKENS, _NUM_BUFFERS = 512, 3
+
+
+class Lengths(NamedTuple):
+    """The kernel's view of the rows: query ends, first positions, cached and new tokens."""
+
+    query_start_S1: jax.Array
+    first_position_S: jax.Array
+    num_cached_S: jax.Array
+    num_new_S: jax.Array
+
+
+class RpaPlan(NamedTuple):
+    lengths: Lengths
+    schedule: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TokamaxAttention:
+    """A `Backend` over one array of interleaved keys and values: [B, P, 2K / pack, pack, H]."""
+
+    def abstract_pool(self, shape: PoolShape) -> jax.ShapeDtypeStruct:
+        pack = _packing(shape.dtype)
+        lanes = -(-shape.head_dim // 128) * 128
+        size = (shape.num_blocks, shape.block_size, 2 * shape.kv_heads // pack, pack, lanes)
+        return jax.ShapeDtypeStruct(size, shape.dtype)
+
+    def pool_specs(self) -> PartitionSpec:
+        return PartitionSpec(None, None, TENSOR)
+
+    def block_size(self, pool: jax.Array) -> int:
+        return int(pool.shape[1])
+
+    def plan(self, spec: AttentionSpec, ragged: Ragged) -> RpaPlan:
+        from tokamax._src.ops.batched_rpa.kernel import schedule
+
+        num_new = jnp.diff(ragged.query_start_S1)
+        first = ragged.seq_lens_S - num_new
+        lengths = Lengths(ragged.query_start_S1, first, first, num_new)
+        # A bucket of decodes is one kernel's, any other the mixed one's, decodes included.
+        rows = ragged.num_rows
+        ends = (rows, rows, rows) if spec.decode_only else (jnp.zeros_like(rows),) * 2 + (rows,)
+        num_tokens = ragged.positions_T.shape[0]
+        cfgs = _configs(spec, num_tokens, ragged.block_tables_KSB.shape[1:])
+        return RpaPlan(
+            lengths, schedule.generate_rpa_metadata(*lengths, jnp.stack(ends), cfgs=cfgs)
+        )
+
+    def attend(
+        self,
+        spec: AttentionSpec,
+        plan: RpaPlan,
+        q_TKGH: jax.Array,
+        k_TKH: jax.Array,
+        v_TKH: jax.Array,
+        pool: jax.Array,
+        table_SB: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        from tokamax._src.ops.batched_rpa.kernel import kernel, wrapper
+
+        dtype, num_tokens = q_TKGH.dtype, q_TKGH.shape[0]
+        flat = q_TKGH.reshape(num_tokens, -1, spec.head_dim)
+        q, kv = wrapper.prepare_inputs(flat, k_TKH, v_TKH, dtype, spec.kv_dtype)
+        cfgs = _configs(spec, num_tokens, table_SB.shape, dtype)
+        out, pool, _ = kernel.rpa_kernel(
+            *plan.lengths, table_SB.reshape(-1), plan.schedule, q, kv, pool, None, cfgs=cfgs
+        )
+        heads = wrapper.prepare_outputs(out)[:, :, : spec.group, : spec.head_dim]
+        return heads.swapaxes(0, 1), pool
+
+
+def _packing(dtype: jnp.dtype) -> int:
+    return 4 // dtype.itemsize
+
+
+def _configs(
+    spec: AttentionSpec,
+    num_tokens: int,
+    table: tuple[int, ...],
+    dtype: jnp.dtype = jnp.dtype(jnp.bfloat16),
+) -> Any:
+    """The kernel's static description; `table` is rows and blocks a row."""
+    from jax.experimental.pallas import tpu as pltpu
+    from tokamax._src.ops.batched_rpa.kernel import configs
+
+    blocks = _DECODE_BLOCKS if spec.decode_only else _PREFILL_BLOCKS
+    one = 1.0 if spec.kv_dtype.itemsize == 1 else None
+    return configs.RpaConfigs(
+        block=configs.BlockSizes(bkv_sz=_CONTEXT_TOKENS, n_buffer=_NUM_BUFFERS, **blocks),
+        mode=configs.RpaCase.DECODE if spec.decode_only else configs.RpaCase.MIXED,
+        model=configs.ModelConfigs(
+            num_q_heads=spec.kv_heads * spec.group,
+            num_kv_heads=spec.kv_heads,
+            head_dim=spec.head_dim,
+            soft_cap=spec.softcap,
+            sliding_window=spec.window,
+            sm_scale=spec.scale,
+            mask_value=float(jnp.finfo(dtype).min),
+        ),
+        serve=configs.ServingConfigs(
+            num_seqs=table[0],
+            num_page_indices=table[0] * table[1],
+            total_q_tokens=num_tokens,
+            dtype_q=dtype,
+            dtype_out=dtype,
+            dtype_kv=spec.kv_dtype,
+            page_size=spec.block_size,
+            per_token_scale=False,
+            scale_k=one,
+            scale_v=one,
+        ),
+        vmem_limit_bytes=pltpu.get_tpu_info().vmem_capacity_bytes,
+    )

@@ -1,0 +1,226 @@
+"""The XLA backend: attention in plain array operations, for CPU and GPU, and the oracle of others.
+
+The pool is KV-head-major, keys and values apart, so that a block feeds a batched product without
+being transposed. The context is walked in chunks with a running softmax (Milakov and Gimelshein,
+2018) that stops at the longest row's end, so the cost follows the real lengths and no program
+depends on the context.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from models.attention.base import AttentionSpec, PoolShape, Ragged
+from models.sharding import TENSOR
+
+# Context tokens per round of the running softmax; measured best on CPU between 64 and 256.
+_CHUNK_TOKENS = 128
+# Query tokens per tile of a prefill, and tiles worked on together.
+_TILE_TOKENS = 32
+_TILE_GROUP = 4
+_NEVER = -1e30
+_FAR = 2**31 - 1
+
+# An array; or, of the same tree, its shape or its PartitionSpec.
+type Leaf = Any
+
+
+class KVBlocks(NamedTuple):
+    """A pool on one shard: [B, K, P, H] each, blocks x KV heads x slots x head size."""
+
+    k: Leaf
+    v: Leaf
+
+
+@dataclass(frozen=True, slots=True)
+class XlaAttention:
+    """A `Backend` that runs wherever XLA does."""
+
+    def abstract_pool(self, shape: PoolShape) -> KVBlocks:
+        blocks = (shape.num_blocks, shape.kv_heads, shape.block_size, shape.head_dim)
+        leaf = jax.ShapeDtypeStruct(blocks, shape.dtype)
+        return KVBlocks(leaf, leaf)
+
+    def pool_specs(self) -> KVBlocks:
+        by_head = PartitionSpec(None, TENSOR)
+        return KVBlocks(by_head, by_head)
+
+    def block_size(self, pool: KVBlocks) -> int:
+        return int(pool.k.shape[2])
+
+    def plan(self, spec: AttentionSpec, ragged: Ragged) -> Ragged:
+        return ragged
+
+    def attend(
+        self,
+        spec: AttentionSpec,
+        plan: Ragged,
+        q_TKGH: jax.Array,
+        k_TKH: jax.Array,
+        v_TKH: jax.Array,
+        pool: KVBlocks,
+        table_SB: jax.Array,
+    ) -> tuple[jax.Array, KVBlocks]:
+        pool = _write(pool, plan, table_SB, k_TKH, v_TKH)
+        scaled = q_TKGH.astype(jnp.float32) * spec.scale
+        out = _attend(_Context(pool, plan, table_SB, spec), scaled)
+        return out.astype(q_TKGH.dtype), pool
+
+
+class _Context(NamedTuple):
+    """Where a layer's queries look."""
+
+    pool: KVBlocks
+    ragged: Ragged
+    table_SB: jax.Array
+    spec: AttentionSpec
+
+
+class _Softmax(NamedTuple):
+    """The running softmax of N groups of queries: maximum, sum, weighted values."""
+
+    maximum: jax.Array
+    total: jax.Array
+    values: jax.Array
+
+
+def _write(
+    pool: KVBlocks, ragged: Ragged, table_SB: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array
+) -> KVBlocks:
+    """Put this step's keys and values into their slots."""
+    block_size = pool.k.shape[2]
+    block_T = table_SB[ragged.row_T, ragged.positions_T // block_size]
+    block_T = jnp.where(ragged.is_padding_T, 0, block_T)
+    slot_T = ragged.positions_T % block_size
+    return KVBlocks(
+        pool.k.at[block_T, :, slot_T].set(k_TKH.astype(pool.k.dtype)),
+        pool.v.at[block_T, :, slot_T].set(v_TKH.astype(pool.v.dtype)),
+    )
+
+
+def _attend(context: _Context, q_TKGH: jax.Array) -> jax.Array:
+    """Causal attention of every token over its own sequence: float32 [T, K, G, H]."""
+    num_rows = context.ragged.seq_lens_S.shape[0]
+    out = _attend_decodes(context, q_TKGH[:num_rows])
+    if context.spec.decode_only:
+        return out
+    out = jnp.zeros(q_TKGH.shape, jnp.float32).at[:num_rows].set(out[: q_TKGH.shape[0]])
+    return _attend_prefills(context, q_TKGH, out)
+
+
+def _attend_decodes(context: _Context, q_SKGH: jax.Array) -> jax.Array:
+    """One query a row, for the first `num_decodes` rows; the others give zeros."""
+    ragged, num_queries = context.ragged, q_SKGH.shape[0]
+    is_decode = jnp.arange(num_queries) < ragged.num_decodes
+    lens_S = jnp.where(is_decode, ragged.seq_lens_S[:num_queries], 0)
+    tables = context.table_SB[:num_queries]
+    out = _over_context(context, q_SKGH[:, :, None], (lens_S - 1)[:, None], tables)
+    return out[:, :, 0]
+
+
+def _attend_prefills(context: _Context, q_TKGH: jax.Array, out: jax.Array) -> jax.Array:
+    """Rows of several tokens, cut into tiles; a loop runs as many groups of tiles as there are."""
+    ragged, num_tokens = context.ragged, q_TKGH.shape[0]
+    num_rows = ragged.seq_lens_S.shape[0]
+    query_lens = jnp.diff(ragged.query_start_S1)
+    is_prefill = jnp.arange(num_rows) >= ragged.num_decodes
+    num_tiles_S = jnp.where(is_prefill, -(-query_lens // _TILE_TOKENS), 0)
+    last_tile_S = jnp.cumsum(num_tiles_S)
+
+    def group(i: jax.Array, out: jax.Array) -> jax.Array:
+        tile = i * _TILE_GROUP + jnp.arange(_TILE_GROUP)
+        row = jnp.clip(jnp.searchsorted(last_tile_S, tile, side="right"), 0, num_rows - 1)
+        first = (tile - (last_tile_S - num_tiles_S)[row]) * _TILE_TOKENS
+        offset = first[:, None] + jnp.arange(_TILE_TOKENS)
+        is_real = (tile < last_tile_S[-1])[:, None] & (offset < query_lens[row][:, None])
+        token = jnp.where(is_real, ragged.query_start_S1[row][:, None] + offset, num_tokens)
+        q = q_TKGH.at[token].get(mode="fill", fill_value=0.0)
+        position = jnp.where(is_real, ragged.positions_T.at[token].get(mode="fill"), -1)
+        o = _over_context(context, q.swapaxes(1, 2), position, context.table_SB[row])
+        return out.at[token].set(o.swapaxes(1, 2), mode="drop")
+
+    return jax.lax.fori_loop(0, -(-last_tile_S[-1] // _TILE_GROUP), group, out)
+
+
+def _over_context(
+    context: _Context, q_NKQGH: jax.Array, position_NQ: jax.Array, tables_NB: jax.Array
+) -> jax.Array:
+    """Attention of N groups of Q queries, each group over one block table: [N, K, Q, G, H].
+
+    A query at position p sees positions 0..p; p = -1 sees nothing and gives zeros.
+    """
+    n, kv_heads, q_len, group, head_dim = q_NKQGH.shape
+    pool, spec = context.pool, context.spec
+    dtype = _product_dtype(spec)
+    blocks = max(1, min(_CHUNK_TOKENS // spec.block_size, tables_NB.shape[1]))
+    tables_NB = jnp.pad(tables_NB, ((0, 0), (0, -tables_NB.shape[1] % blocks)))
+    q = q_NKQGH.reshape(n, kv_heads, q_len * group, head_dim).astype(dtype)
+    limit = jnp.repeat(position_NQ, group, axis=1)[:, None, None, :, None]
+    last_seen = jnp.max(position_NQ, axis=1)[:, None, None, None, None]
+
+    def chunk(i: jax.Array, state: _Softmax) -> _Softmax:
+        ids = jax.lax.dynamic_slice_in_dim(tables_NB, i * blocks, blocks, 1)
+        slots = jnp.arange(blocks * spec.block_size).reshape(blocks, spec.block_size)
+        position = (i * slots.size + slots)[None, :, None, None, :]
+        seen = position <= limit
+        if spec.window is not None:
+            seen &= position > limit - spec.window
+        # A weight of zero would not keep out a NaN that a failed sequence left in a free slot.
+        is_kept = position[:, :, :, 0, :, None] <= last_seen
+        v = jnp.where(is_kept, pool.v[ids].astype(dtype), 0)
+        return _fold(state, q, pool.k[ids].astype(dtype), v, seen, spec.softcap)
+
+    first, last = _chunks(position_NQ, blocks * spec.block_size, spec.window)
+    shape = (n, kv_heads, q_len * group)
+    start = _Softmax(
+        jnp.full(shape, _NEVER), jnp.zeros(shape), jnp.zeros((*shape, head_dim), jnp.float32)
+    )
+    state = jax.lax.fori_loop(first, last, chunk, start)
+    out = state.values / jnp.maximum(state.total, 1e-30)[..., None]
+    return out.reshape(q_NKQGH.shape)
+
+
+def _product_dtype(spec: AttentionSpec) -> jnp.dtype:
+    """Products run in the pool's dtype, unless that is a byte, which is kept in but not computed."""
+    return jnp.dtype(jnp.float32) if spec.kv_dtype.itemsize == 1 else spec.kv_dtype
+
+
+def _chunks(
+    position_NQ: jax.Array, chunk_tokens: int, window: int | None
+) -> tuple[int | jax.Array, jax.Array]:
+    """The chunks of context that any query sees: first, and one past the last."""
+    last = -(-(jnp.max(position_NQ) + 1) // chunk_tokens)
+    if window is None:
+        return 0, last
+    earliest = jnp.min(jnp.where(position_NQ < 0, _FAR, position_NQ))
+    return jnp.maximum(earliest - window + 1, 0) // chunk_tokens, last
+
+
+def _fold(
+    state: _Softmax,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    seen: jax.Array,
+    softcap: float | None,
+) -> _Softmax:
+    """Add a chunk of blocks [N, C, K, P, H] to the running softmax of `q` [N, K, R, H]."""
+    f32 = jnp.float32
+    scores = jnp.einsum("nkrh,nckph->nckrp", q, k, preferred_element_type=f32)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    scores = jnp.where(seen, scores, _NEVER)
+    maximum = jnp.maximum(state.maximum, jnp.max(scores, axis=(1, 4)))
+    rescale = jnp.exp(state.maximum - maximum)
+    weights = jnp.where(seen, jnp.exp(scores - maximum[:, None, :, :, None]), 0.0)
+    values = jnp.einsum("nckrp,nckph->nkrh", weights.astype(v.dtype), v, preferred_element_type=f32)
+    return _Softmax(
+        maximum,
+        state.total * rescale + jnp.sum(weights, axis=(1, 4)),
+        state.values * rescale[..., None] + values,
+    )

@@ -1,0 +1,342 @@
+"""Reads a Hugging Face config.json into a `ModelConfig`, or refuses it by name.
+
+Fields are taken from both of their spellings where there are two (rope_scaling and the newer
+rope_parameters, torch_dtype and dtype). What the decoder does not compute is an error here, never
+ignored. Reads no weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from models.config import ConfigError, ModelConfig, MoeConfig, RopeConfig, RopeScaling
+
+type _HF = Mapping[str, Any]
+type _Fields = dict[str, Any]
+
+_DTYPES = ("bfloat16", "float16", "float32")
+_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+
+
+def supported_architectures() -> tuple[str, ...]:
+    """The names a config.json may carry under `architectures`."""
+    return tuple(_ARCHITECTURES)
+
+
+def read_config(checkpoint: Path) -> ModelConfig:
+    """Read `config.json` (and the end tokens of `generation_config.json`) of a checkpoint folder.
+
+    Raises ConfigError where a file is missing, is not JSON, or asks for what is not supported.
+    """
+    hf = _read_json(checkpoint / "config.json")
+    generation = checkpoint / "generation_config.json"
+    eos = _read_json(generation).get("eos_token_id") if generation.exists() else None
+    return parse_config(hf | ({"eos_token_id": eos} if eos is not None else {}))
+
+
+def parse_config(hf: _HF) -> ModelConfig:
+    """A `ModelConfig` from the fields of a Hugging Face config.json."""
+    architecture = _architecture(hf)
+    hf = _text_fields(architecture, hf)
+    _refuse_unsupported(hf)
+    common = _common(architecture, hf)
+    config = ModelConfig(**(common | _ARCHITECTURES[architecture](hf)))
+    _check(config)
+    return config
+
+
+def _common(architecture: str, hf: _HF) -> _Fields:
+    heads = _integer(hf, "num_attention_heads")
+    hidden = _integer(hf, "hidden_size")
+    head_dim = _integer(hf, "head_dim", max(1, hidden // heads))
+    num_layers = _integer(hf, "num_hidden_layers")
+    rope = _rope(hf, _rope_parameters(hf, "full_attention"))
+    return {
+        "architecture": architecture,
+        "vocab_size": _integer(hf, "vocab_size"),
+        "hidden_size": hidden,
+        "num_layers": num_layers,
+        "num_heads": heads,
+        "num_kv_heads": _integer(hf, "num_key_value_heads", heads),
+        "head_dim": head_dim,
+        "mlp_size": _integer(hf, "intermediate_size"),
+        "max_position": _integer(hf, "max_position_embeddings"),
+        "rms_norm_eps": _number(hf, "rms_norm_eps", 1e-6),
+        "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
+        "activation": _activation(hf),
+        "dtype": _dtype(hf),
+        "eos_token_ids": _token_ids(hf.get("eos_token_id")),
+        "rope": rope,
+        "local_rope": rope,
+        "attention_scale": head_dim**-0.5,
+        "layer_windows": (None,) * num_layers,
+    }
+
+
+def _llama(hf: _HF) -> _Fields:
+    bias = bool(hf.get("attention_bias", False))
+    mlp_bias = bool(hf.get("mlp_bias", False))
+    return {"qkv_bias": bias, "output_bias": bias, "mlp_bias": mlp_bias}
+
+
+def _mistral(hf: _HF) -> _Fields:
+    return {"layer_windows": (_window(hf),) * _integer(hf, "num_hidden_layers")}
+
+
+def _qwen2(hf: _HF) -> _Fields:
+    return {"qkv_bias": True, "layer_windows": _qwen_windows(hf)}
+
+
+def _qwen3(hf: _HF) -> _Fields:
+    bias = bool(hf.get("attention_bias", False))
+    return {
+        "qkv_bias": bias,
+        "output_bias": bias,
+        "qk_norm": True,
+        "layer_windows": _qwen_windows(hf),
+    }
+
+
+def _qwen3_moe(hf: _HF) -> _Fields:
+    if hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1:
+        raise ConfigError("experts on some layers only (mlp_only_layers) are not supported")
+    moe = MoeConfig(
+        num_experts=_integer(hf, "num_experts"),
+        num_experts_per_token=_integer(hf, "num_experts_per_tok"),
+        expert_size=_integer(hf, "moe_intermediate_size"),
+        renormalize=bool(hf.get("norm_topk_prob", False)),
+    )
+    if moe.num_experts_per_token > moe.num_experts:
+        raise ConfigError("config.json: num_experts_per_tok is greater than num_experts")
+    return _qwen3(hf) | {"moe": moe}
+
+
+def _gemma2(hf: _HF) -> _Fields:
+    return _gemma(hf, local=lambda layer: layer % 2 == 0) | {
+        "attention_softcap": _optional_number(hf, "attn_logit_softcapping"),
+        "logit_softcap": _optional_number(hf, "final_logit_softcapping"),
+    }
+
+
+def _gemma3(hf: _HF) -> _Fields:
+    period = _integer(hf, "sliding_window_pattern", 6)
+    fields = _gemma(hf, local=lambda layer: (layer + 1) % period != 0)
+    local = _rope_parameters(hf, "sliding_attention")
+    if not hf.get("rope_parameters"):
+        local = {"rope_theta": _number(hf, "rope_local_base_freq", 10_000.0)}
+    return fields | {"qk_norm": True, "local_rope": _rope(hf, local)}
+
+
+def _gemma(hf: _HF, local: Callable[[int], bool]) -> _Fields:
+    for unsupported in ("attention_bias", "use_bidirectional_attention"):
+        if hf.get(unsupported):
+            raise ConfigError(f"{unsupported} is not supported for this architecture")
+    return {
+        "unit_offset": True,
+        "post_norms": True,
+        "embedding_scale": _integer(hf, "hidden_size") ** 0.5,
+        "attention_scale": _number(hf, "query_pre_attn_scalar", 256) ** -0.5,
+        "layer_windows": _layer_windows(hf, local),
+        "tie_embeddings": bool(hf.get("tie_word_embeddings", True)),
+    }
+
+
+# What an architecture adds to the common fields.
+_ARCHITECTURES: Mapping[str, Callable[[_HF], _Fields]] = {
+    "LlamaForCausalLM": _llama,
+    "MistralForCausalLM": _mistral,
+    "Qwen2ForCausalLM": _qwen2,
+    "Qwen3ForCausalLM": _qwen3,
+    "Qwen3MoeForCausalLM": _qwen3_moe,
+    "Gemma2ForCausalLM": _gemma2,
+    "Gemma3ForCausalLM": _gemma3,
+    "Gemma3ForConditionalGeneration": lambda hf: (
+        _gemma3(hf) | {"tensor_prefix": "language_model.model"}
+    ),
+}
+
+# Published Gemma configurations leave out what equals the architecture's own default.
+_GEMMA: _Fields = {
+    "vocab_size": 256_000,
+    "head_dim": 256,
+    "max_position_embeddings": 8192,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 4096,
+}
+_DEFAULTS: Mapping[str, _Fields] = {
+    "Gemma2ForCausalLM": _GEMMA,
+    "Gemma3ForCausalLM": _GEMMA
+    | {
+        "vocab_size": 262_208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131_072,
+        "rope_theta": 1_000_000.0,
+    },
+}
+
+
+def _text_fields(architecture: str, hf: _HF) -> _Fields:
+    """The decoder's own fields: of a multimodal checkpoint those of its text model."""
+    fields = {key: value for key, value in hf.items() if value is not None}
+    if architecture == "Gemma3ForConditionalGeneration":
+        text = fields.get("text_config")
+        if not isinstance(text, dict):
+            raise ConfigError("config.json: text_config must be an object")
+        outer = {key: fields[key] for key in ("eos_token_id", "dtype", "torch_dtype") if key in fields}
+        fields = {key: value for key, value in text.items() if value is not None} | outer
+        architecture = "Gemma3ForCausalLM"
+    return _DEFAULTS.get(architecture, {}) | fields
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing: is this a checkpoint folder?") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is not a JSON object")
+    return value
+
+
+def _architecture(hf: _HF) -> str:
+    names = hf.get("architectures") or []
+    if not isinstance(names, list):
+        raise ConfigError(f"config.json: architectures must be a list, not {names!r}")
+    for name in names:
+        if name in _ARCHITECTURES:
+            return str(name)
+    known = ", ".join(_ARCHITECTURES)
+    raise ConfigError(f"architecture {names or 'unnamed'} is not supported; these are: {known}")
+
+
+def _refuse_unsupported(hf: _HF) -> None:
+    if hf.get("quantization_config"):
+        raise ConfigError(
+            "a quantized checkpoint is not supported; publish it in bfloat16 and set weight_dtype"
+        )
+
+
+def _activation(hf: _HF) -> str:
+    name = hf.get("hidden_activation") or hf.get("hidden_act", "silu")
+    if name not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise ConfigError(f"hidden_act {name!r} is not supported; these are: {known}")
+    return _ACTIVATIONS[name]
+
+
+def _integer(hf: _HF, key: str, default: int | None = None) -> int:
+    value = hf.get(key)
+    if value is None:
+        value = default
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ConfigError(f"config.json: {key} must be a positive integer, not {value!r}")
+    return value
+
+
+def _number(hf: _HF, key: str, default: float | None = None) -> float:
+    value = hf.get(key)
+    if value is None:
+        value = default
+    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        raise ConfigError(f"config.json: {key} must be a positive number, not {value!r}")
+    return float(value)
+
+
+def _optional_number(hf: _HF, key: str) -> float | None:
+    return None if hf.get(key) is None else _number(hf, key)
+
+
+def _dtype(hf: _HF) -> str:
+    dtype = hf.get("dtype") or hf.get("torch_dtype") or "bfloat16"
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is not supported; these are: {', '.join(_DTYPES)}")
+    return str(dtype)
+
+
+def _token_ids(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    token_ids = value if isinstance(value, list) else [value]
+    if not all(type(token_id) is int and token_id >= 0 for token_id in token_ids):
+        raise ConfigError(f"eos_token_id must be a token id or a list of them, not {value!r}")
+    return tuple(token_ids)
+
+
+def _rope_parameters(hf: _HF, kind: str) -> _HF:
+    """The rope fields of one kind of layers, from whichever of the three forms is there."""
+    key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+    parameters = hf.get(key) or {}
+    if isinstance(parameters, dict):
+        parameters = parameters.get(kind, parameters)
+    if not isinstance(parameters, dict):
+        raise ConfigError(f"config.json: {key} must be an object, not {parameters!r}")
+    return parameters
+
+
+def _rope(hf: _HF, parameters: _HF) -> RopeConfig:
+    rotated = parameters.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0))
+    if rotated != 1.0:
+        raise ConfigError(f"partial_rotary_factor {rotated!r} is not supported; only 1.0 is")
+    theta = _number({**hf, **parameters}, "rope_theta", 10_000.0)
+    return RopeConfig(theta=theta, scaling=_rope_scaling(parameters, hf))
+
+
+def _rope_scaling(parameters: _HF, hf: _HF) -> RopeScaling | None:
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return RopeScaling(kind="linear", factor=_number(parameters, "factor"))
+    if kind == "llama3":
+        max_position = _integer(hf, "max_position_embeddings")
+        return RopeScaling(
+            kind="llama3",
+            factor=_number(parameters, "factor"),
+            low_freq_factor=_number(parameters, "low_freq_factor"),
+            high_freq_factor=_number(parameters, "high_freq_factor"),
+            original_max_position=_integer(
+                parameters, "original_max_position_embeddings", max_position
+            ),
+        )
+    raise ConfigError(f"rope type {kind!r} is not supported; default, linear and llama3 are")
+
+
+def _window(hf: _HF) -> int | None:
+    return None if hf.get("sliding_window") is None else _integer(hf, "sliding_window")
+
+
+def _qwen_windows(hf: _HF) -> tuple[int | None, ...]:
+    num_layers = _integer(hf, "num_hidden_layers")
+    if not hf.get("use_sliding_window") or _window(hf) is None:
+        return (None,) * num_layers
+    num_full = hf.get("max_window_layers", 28)
+    return _layer_windows(hf, lambda layer: layer >= num_full)
+
+
+def _layer_windows(hf: _HF, local: Callable[[int], bool]) -> tuple[int | None, ...]:
+    """Each layer's window, by `layer_types` where given, else by what the architecture does."""
+    num_layers, window = _integer(hf, "num_hidden_layers"), _window(hf)
+    kinds = hf.get("layer_types") or [
+        "sliding_attention" if local(layer) else "full_attention" for layer in range(num_layers)
+    ]
+    if not isinstance(kinds, list) or len(kinds) != num_layers:
+        raise ConfigError(f"config.json: layer_types must list {num_layers} layers")
+    if unknown := set(kinds) - {"sliding_attention", "full_attention"}:
+        raise ConfigError(f"layer types {sorted(unknown)} are not supported")
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _check(config: ModelConfig) -> None:
+    if config.num_heads % config.num_kv_heads:
+        raise ConfigError(
+            f"num_key_value_heads {config.num_kv_heads} does not divide "
+            f"num_attention_heads {config.num_heads}"
+        )
+    if config.head_dim % 2:
+        raise ConfigError(f"head_dim {config.head_dim} is odd; rotary embedding needs an even one")
