@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from models.checkpoint import Checkpoint
 from models.attention.choice import choose_backend
+from models.checkpoint import Checkpoint
 from models.config import ModelConfig
 from models.hf_config import read_config
 from models.layout import DecoderLayout

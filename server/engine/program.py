@@ -18,15 +18,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from models.attention.base import Ragged
 from models.decoder import Decoder, KVPools, pool_shapes
 from models.layout import DecoderLayout
-from models.sharding import TENSOR
 from server.engine.batch import Bucket, SlotSizes, StepInput, empty_input, empty_slot
 from server.engine.sampler import (
     MAX_LOGPROBS,
     Drawn,
     Logprobs,
     SamplerState,
+    abstract_state,
     sample,
     set_slot,
+    state_specs,
     token_logprobs,
 )
 
@@ -140,26 +141,13 @@ class Programs:
         sizes, config, layout = self._sizes, self._config, self._layout
         shapes = pool_shapes(config, layout, sizes.num_blocks, sizes.block_size)
         pools = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
-        slots, slot = sizes.max_num_seqs + 1, sizes.slot
-        vocab = layout.vocab_rows(config)
-        sampler = SamplerState(
-            last_tokens_N=jax.ShapeDtypeStruct((slots,), jnp.int32),
-            output_counts_NV=jax.ShapeDtypeStruct((slots, vocab), jnp.int32),
-            prompt_mask_NV=jax.ShapeDtypeStruct((slots, vocab), jnp.bool_),
-            bias_ids_NM=jax.ShapeDtypeStruct((slots, slot.max_biases), jnp.int32),
-            bias_values_NM=jax.ShapeDtypeStruct((slots, slot.max_biases), jnp.float32),
-            stop_ids_NM=jax.ShapeDtypeStruct((slots, slot.max_stop_ids), jnp.int32),
-        )
+        sampler = abstract_state(sizes.max_num_seqs, layout.vocab_rows(config), sizes.slot)
         return DeviceState(pools, sampler)
 
     def state_specs(self) -> DeviceState:
-        """How the state is split: the pool by KV heads, per-token counts by vocabulary."""
-        by_token, everywhere = PartitionSpec(None, TENSOR), PartitionSpec()
+        """How the state is split: the pools by KV heads, the sampler's as it says."""
         num_pools = len(self.abstract_state().kv)
-        return DeviceState(
-            (self._layout.backend.pool_specs(),) * num_pools,
-            SamplerState(everywhere, by_token, by_token, everywhere, everywhere, everywhere),
-        )
+        return DeviceState((self._layout.backend.pool_specs(),) * num_pools, state_specs())
 
     def make_state(self) -> DeviceState:
         """A zeroed device state."""

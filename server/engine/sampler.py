@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
+from jax.sharding import PartitionSpec
 
 from models.sharding import TENSOR
-from server.engine.batch import SamplingInput, SlotInput
+from server.engine.batch import SamplingInput, SlotInput, SlotSizes
 
 # Alternatives a log-probability request may ask for; the OpenAI API's limit.
 MAX_LOGPROBS = 20
@@ -40,6 +41,28 @@ class SamplerState(NamedTuple):
     bias_ids_NM: Leaf
     bias_values_NM: Leaf
     stop_ids_NM: Leaf
+
+
+def abstract_state(num_slots: int, vocab: int, sizes: SlotSizes) -> SamplerState:
+    """Shapes and dtypes of the state, all shards together; one slot more takes void writes."""
+
+    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((num_slots + 1, *shape), dtype)
+
+    return SamplerState(
+        last_tokens_N=array(),
+        output_counts_NV=array(vocab),
+        prompt_mask_NV=array(vocab, dtype=jnp.bool_),
+        bias_ids_NM=array(sizes.max_biases),
+        bias_values_NM=array(sizes.max_biases, dtype=jnp.float32),
+        stop_ids_NM=array(sizes.max_stop_ids),
+    )
+
+
+def state_specs() -> SamplerState:
+    """How the state is split: what is kept per token, by vocabulary."""
+    by_token, everywhere = PartitionSpec(None, TENSOR), PartitionSpec()
+    return SamplerState(everywhere, by_token, by_token, everywhere, everywhere, everywhere)
 
 
 class Logprobs(NamedTuple):
