@@ -88,7 +88,8 @@ class ModelConfig:
     @property
     def windows(self) -> tuple[int | None, ...]:
         """The kinds of layers by window: every distinct one, global first."""
-        return tuple(sorted(set(self.layer_windows), key=lambda window: (window is not None, window)))
+        local = {window for window in self.layer_windows if window is not None}
+        return (*((None,) if None in self.layer_windows else ()), *sorted(local))
 
     @property
     def pattern(self) -> tuple[int | None, ...]:

@@ -18,12 +18,12 @@ from flax import nnx
 
 from models.attention.base import AttentionSpec, Plan, Pool, PoolShape, Ragged
 from models.config import ModelConfig
-from models.layers import Embedding, KvScale, Linear, Mlp, QkvProjection, RmsNorm, inverse_rms
+from models.layers import AttentionProjections, Embedding, KvScale, Mlp, RmsNorm, inverse_rms
 from models.layout import DecoderLayout
 from models.moe import Layer, Moe
 from models.parallel import Residual
 from models.quantization import quantize_kv
-from models.rope import RopeTables, apply_rope, rope_tables
+from models.rope import RopeTables, rope_tables, rotate_keys, rotate_queries
 from models.sharding import TENSOR
 
 # Stacked, a pool for each of the config's `windows`; listed, one for each layer.
@@ -52,12 +52,10 @@ class DecoderLayer(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         d, eps, head_dim = config.hidden_size, config.rms_norm_eps, config.head_dim
-        self.qkv = QkvProjection(rngs, config, layout)
+        self.projections = AttentionProjections(rngs, config, layout)
         self.q_norm = RmsNorm(rngs, head_dim, eps) if config.qk_norm else None
         self.k_norm = RmsNorm(rngs, head_dim, eps) if config.qk_norm else None
         self.kv_scale = KvScale(rngs, layout.kv_heads(config)) if layout.scales_kv else None
-        shape = (config.num_heads * head_dim, d)
-        self.output = Linear(rngs, shape, ("q_heads", "embed"), layout, config.output_bias)
         self.attention_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
         self.mlp = Mlp(rngs, config, layout) if config.moe is None else Moe(rngs, config, layout)
         self.mlp_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
@@ -69,9 +67,9 @@ class DecoderLayer(nnx.Module):
         residual, eps = kind.residual, self.config.rms_norm_eps
         with jax.named_scope("attention"):
             norm_T1 = residual.gather(inverse_rms(x_TD, eps))
-            q, k, v = self._heads(residual.gather(x_TD), norm_T1, inputs.rope)
-            out, pool = self._attend(q, k, v, pool, inputs, kind)
-            out = self.output.partial(out.reshape(out.shape[0], -1), residual)
+            q_KTGH, kv_TK2H = self._heads(residual.gather(x_TD), norm_T1, inputs.rope)
+            out, pool = self._attend(q_KTGH, kv_TK2H, pool, inputs, kind)
+            out = self.projections.back(out, residual)
             x_TD = x_TD + (out if self.attention_norm is None else self.attention_norm(out))
         with jax.named_scope("mlp"):
             norm_T1 = residual.gather(inverse_rms(x_TD, eps))
@@ -84,17 +82,18 @@ class DecoderLayer(nnx.Module):
 
     def _heads(
         self, x_TD: jax.Array, norm_T1: jax.Array, rope: RopeTables
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q, k, v = self.qkv(x_TD, norm_T1)
+    ) -> tuple[jax.Array, jax.Array]:
+        q_KTGH, kv_TK2H = self.projections.heads(x_TD, norm_T1)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        return apply_rope(q, rope), apply_rope(k, rope), v
+            is_key = (jnp.arange(2) == 0)[:, None]
+            q_KTGH = self.q_norm(q_KTGH)
+            kv_TK2H = jnp.where(is_key, self.k_norm(kv_TK2H), kv_TK2H)
+        return rotate_queries(q_KTGH, rope), rotate_keys(kv_TK2H, rope)
 
     def _attend(
         self,
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
+        q_KTGH: jax.Array,
+        kv_TK2H: jax.Array,
         pool: Pool,
         inputs: KindInputs,
         kind: Kind,
@@ -102,13 +101,14 @@ class DecoderLayer(nnx.Module):
         backend, dtype = self.layout.backend, self.layout.kv_dtype
         spec = _attention_spec(self.config, self.layout, kind, pool)
         if self.kv_scale is None:
-            k, v = k.astype(dtype), v.astype(dtype)
-            return backend.attend(spec, inputs.plan, q, k, v, pool, inputs.table_SB)
-        scales = self.kv_scale.k[...], self.kv_scale.v[...]
-        q = (q * scales[0][:, None, None]).astype(q.dtype)
-        k, v = (quantize_kv(x, s, dtype) for x, s in zip((k, v), scales, strict=True))
-        out, pool = backend.attend(spec, inputs.plan, q, k, v, pool, inputs.table_SB)
-        return (out * scales[1][:, None, None]).astype(out.dtype), pool
+            kv_TK2H = kv_TK2H.astype(dtype)
+            return backend.attend(spec, inputs.plan, q_KTGH, kv_TK2H, pool, inputs.table_SB)
+        units = self.kv_scale.units[...]
+        k_unit, v_unit = (units[:, i, None, None, None] for i in range(2))
+        q_KTGH = (q_KTGH * k_unit).astype(q_KTGH.dtype)
+        kv_TK2H = quantize_kv(kv_TK2H, units, dtype)
+        out, pool = backend.attend(spec, inputs.plan, q_KTGH, kv_TK2H, pool, inputs.table_SB)
+        return (out * v_unit).astype(out.dtype), pool
 
 
 class Decoder(nnx.Module):

@@ -179,6 +179,10 @@ _DEFAULTS: Mapping[str, _Fields] = {
 }
 
 
+# What a multimodal configuration says once for all its parts.
+_OUTER_FIELDS = ("eos_token_id", "dtype", "torch_dtype")
+
+
 def _text_fields(architecture: str, hf: _HF) -> _Fields:
     """The decoder's own fields: of a multimodal checkpoint those of its text model."""
     fields = {key: value for key, value in hf.items() if value is not None}
@@ -186,7 +190,7 @@ def _text_fields(architecture: str, hf: _HF) -> _Fields:
         text = fields.get("text_config")
         if not isinstance(text, dict):
             raise ConfigError("config.json: text_config must be an object")
-        outer = {key: fields[key] for key in ("eos_token_id", "dtype", "torch_dtype") if key in fields}
+        outer = {key: fields[key] for key in _OUTER_FIELDS if key in fields}
         fields = {key: value for key, value in text.items() if value is not None} | outer
         architecture = "Gemma3ForCausalLM"
     return _DEFAULTS.get(architecture, {}) | fields

@@ -57,15 +57,6 @@ def inverse_rms(x_TD: jax.Array, eps: float) -> jax.Array:
     return jax.lax.rsqrt(jnp.mean(x_TD * x_TD, axis=-1, keepdims=True) + eps)
 
 
-def dot(x: jax.Array, w: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """`x` [T, in] times `w` [in, out], multiplied in `dtype` and summed in float32.
-
-    The result is asked for in float32: otherwise XLA for CPU converts the whole weight to float32
-    at every step.
-    """
-    return jnp.dot(x.astype(dtype), w.astype(dtype), preferred_element_type=jnp.float32)
-
-
 class Linear(nnx.Module):
     """A matrix [in, out] and an optional bias; int8 with a scale a column where quantized.
 
@@ -91,9 +82,17 @@ class Linear(nnx.Module):
             self.scale = None
         self.bias = declare(rngs, shape[1:], axes[1:], layout.dtype, _ZEROS) if bias else None
 
-    def product(self, x: jax.Array) -> jax.Array:
-        """The matrix product alone: float32 [T, out]."""
-        y = dot(x, self.kernel[...], self.dtype)
+    def product(
+        self, x: jax.Array, formula: str = "ti,io->to", heads: tuple[int, ...] = ()
+    ) -> jax.Array:
+        """The matrix product alone, summed in float32: [T, out]. `heads` divide the input axis.
+
+        The result is asked for in float32: otherwise XLA for CPU converts the whole weight to
+        float32 at every step.
+        """
+        w = self.kernel[...].astype(self.dtype)
+        w = w.reshape(*heads, -1, w.shape[1]) if heads else w
+        y = jnp.einsum(formula, x.astype(self.dtype), w, preferred_element_type=jnp.float32)
         return y if self.scale is None else y * self.scale[...]
 
     def __call__(self, x_TD: jax.Array, norm_T1: jax.Array) -> jax.Array:
@@ -101,9 +100,15 @@ class Linear(nnx.Module):
         y = self.product(x_TD) * norm_T1
         return (y if self.bias is None else y + self.bias[...].astype(_F32)).astype(x_TD.dtype)
 
-    def partial(self, x: jax.Array, residual: Residual) -> jax.Array:
+    def partial(
+        self,
+        x: jax.Array,
+        residual: Residual,
+        formula: str = "ti,io->to",
+        heads: tuple[int, ...] = (),
+    ) -> jax.Array:
         """The product with an input split over shards: added up, then the bias, once."""
-        y = residual.reduce(self.product(x).astype(x.dtype))
+        y = residual.reduce(self.product(x, formula, heads).astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
@@ -119,26 +124,31 @@ class RmsNorm(nnx.Module):
         return y.astype(x.dtype)
 
 
-class QkvProjection(nnx.Module):
-    """Queries, keys and values in one matrix, KV head by KV head: its query group, its k, its v.
+class AttentionProjections(nnx.Module):
+    """The matrices around attention: to queries, to keys and values, and back.
 
-    Grouped so, the flat output axis splits over shards without cutting a head. With more shards
-    than KV heads, the layout's `kv_heads` counts each copy.
+    Keys and values lie head by head, k then v, which is how a TPU's KV pool keeps them. With more
+    shards than KV heads, the layout's `kv_heads` counts each copy.
     """
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
-        kv_heads = layout.kv_heads(config)
-        self.group = config.num_heads // kv_heads
-        self.head_dim = config.head_dim
-        shape = (config.hidden_size, kv_heads * (self.group + 2) * config.head_dim)
-        self.linear = Linear(rngs, shape, ("embed", "kv_heads"), layout, config.qkv_bias)
+        d, h, kv_heads = config.hidden_size, config.head_dim, layout.kv_heads(config)
+        self.group, self.head_dim = config.num_heads // kv_heads, h
+        q_shape, kv_shape = (d, config.num_heads * h), (d, kv_heads * 2 * h)
+        self.q = Linear(rngs, q_shape, ("embed", "q_heads"), layout, config.qkv_bias)
+        self.kv = Linear(rngs, kv_shape, ("embed", "kv_heads"), layout, config.qkv_bias)
+        self.output = Linear(rngs, q_shape[::-1], ("q_heads", "embed"), layout, config.output_bias)
 
-    def __call__(
-        self, x_TD: jax.Array, norm_T1: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """q [T, K, G, H], k [T, K, H] and v [T, K, H] of this shard's KV heads."""
-        y = self.linear(x_TD, norm_T1).reshape(x_TD.shape[0], -1, self.group + 2, self.head_dim)
-        return y[:, :, : self.group], y[:, :, self.group], y[:, :, self.group + 1]
+    def heads(self, x_TD: jax.Array, norm_T1: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Queries [K, T, G, H] and keys with values [T, K, 2, H] of this shard's KV heads."""
+        tokens, h = x_TD.shape[0], self.head_dim
+        q = self.q(x_TD, norm_T1).reshape(tokens, -1, self.group, h).swapaxes(0, 1)
+        return q, self.kv(x_TD, norm_T1).reshape(tokens, -1, 2, h)
+
+    def back(self, out_KTGH: jax.Array, residual: Residual) -> jax.Array:
+        """What attention gave, added up over the heads of all shards: [T, D]."""
+        k, _, g, _ = out_KTGH.shape
+        return self.output.partial(out_KTGH, residual, "ktgh,kghd->td", (k, g))
 
 
 class Mlp(nnx.Module):
@@ -152,15 +162,16 @@ class Mlp(nnx.Module):
 
     def __call__(self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual) -> jax.Array:
         gate, up = jnp.split(self.gate_up(x_TD, norm_T1), 2, axis=-1)
-        return self.down.partial(self.activate(gate) * up, residual)
+        # Fused into the next product, the activation would be computed anew for each of its tiles.
+        hidden = jax.lax.optimization_barrier(self.activate(gate) * up)
+        return self.down.partial(hidden, residual)
 
 
 class KvScale(nnx.Module):
-    """The units that keys and values are kept in, by KV head; see `quantization`."""
+    """The units [K, 2] that each KV head's keys and values are kept in; see `quantization`."""
 
     def __init__(self, rngs: nnx.Rngs, kv_heads: int) -> None:
-        self.k = declare(rngs, (kv_heads,), ("kv_heads",), _F32, _ONES)
-        self.v = declare(rngs, (kv_heads,), ("kv_heads",), _F32, _ONES)
+        self.units = declare(rngs, (kv_heads, 2), ("kv_heads", None), _F32, _ONES)
 
 
 class Embedding(nnx.Module):

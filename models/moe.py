@@ -45,12 +45,12 @@ class Experts(nnx.Module):
         """Experts of this shard."""
         return int(self.gate_up.shape[-3])
 
-    def dense(self, x_TD: jax.Array, norm_T1: jax.Array, gate_TE: jax.Array, layer: Layer) -> jax.Array:
+    def dense(
+        self, x_TD: jax.Array, norm_T1: jax.Array, gate_TE: jax.Array, layer: Layer
+    ) -> jax.Array:
         """Every local expert on every token, weighted by `gate_TE`: float32 [T, D]."""
         up, down = self._of(self.gate_up, layer), self._of(self.down, layer)
-        y_ETF = jnp.einsum(
-            "td,edf->etf", x_TD.astype(self.dtype), up, preferred_element_type=_F32
-        )
+        y_ETF = jnp.einsum("td,edf->etf", x_TD.astype(self.dtype), up, preferred_element_type=_F32)
         if self.gate_up_scale is not None:
             y_ETF = y_ETF * _slice(self.gate_up_scale[...], layer, 2)[:, None]
         y_ETF = self._gated(y_ETF * norm_T1, x_TD.dtype) * gate_TE.T[..., None].astype(x_TD.dtype)
@@ -63,7 +63,9 @@ class Experts(nnx.Module):
         )
         return jnp.sum(out * _slice(self.down_scale[...], layer, 2)[:, None], axis=0)
 
-    def grouped(self, x_RD: jax.Array, norm_R1: jax.Array, sizes_E: jax.Array, layer: Layer) -> jax.Array:
+    def grouped(
+        self, x_RD: jax.Array, norm_R1: jax.Array, sizes_E: jax.Array, layer: Layer
+    ) -> jax.Array:
         """Rows sorted by local expert, `sizes_E` to each: float32 [R, D]; rows past them, junk."""
         y_RF = self._ragged_dot(x_RD, self.gate_up, self.gate_up_scale, sizes_E, layer)
         y_RF = self._gated(y_RF * norm_R1, x_RD.dtype)

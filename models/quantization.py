@@ -37,8 +37,8 @@ def kv_scale(largest: np.ndarray, dtype: jnp.dtype) -> np.ndarray:
     return np.where(wanted > 0, wanted, np.float32(1))
 
 
-def quantize_kv(x_TKH: jax.Array, scale_K: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """`x` in units of its head's scale, cut off at the ends of the dtype's range."""
+def quantize_kv(kv_TK2H: jax.Array, units_K2: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Keys and values in their head's units, cut off at the ends of the dtype's range."""
     largest = _LARGEST[dtype]
-    scaled = jnp.clip(x_TKH.astype(jnp.float32) / scale_K[:, None], -largest, largest)
+    scaled = jnp.clip(kv_TK2H.astype(jnp.float32) / units_K2[..., None], -largest, largest)
     return (jnp.rint(scaled) if dtype == jnp.int8 else scaled).astype(dtype)

@@ -37,14 +37,25 @@ def rope_tables(config: RopeConfig, head_dim: int, positions_T: jax.Array) -> Ro
     return RopeTables(jnp.cos(angles), jnp.sin(angles))
 
 
-def apply_rope(x: jax.Array, tables: RopeTables) -> jax.Array:
-    """Rotate the pairs (i, i + H/2) of `x` [T, ..., H]: computed in float32, returned in x's dtype.
+def rotate_queries(q_KTGH: jax.Array, tables: RopeTables) -> jax.Array:
+    """Rotate every query; computed in float32, returned in its dtype."""
+    cos, sin = (jnp.concatenate([t, t], axis=-1)[:, None] for t in tables)
+    return _rotate(q_KTGH, cos, sin)
+
+
+def rotate_keys(kv_TK2H: jax.Array, tables: RopeTables) -> jax.Array:
+    """Rotate the keys and let the values pass: taken apart, they would have to be joined again."""
+    is_key = (jnp.arange(2) == 0)[:, None]
+    cos, sin = (jnp.concatenate([t, t], axis=-1)[:, None, None] for t in tables)
+    return _rotate(kv_TK2H, jnp.where(is_key, cos, 1.0), jnp.where(is_key, sin, 0.0))
+
+
+def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotate the pairs (i, i + H/2) of x's last axis.
 
     The halves change places by a product with a 0/1 matrix, which is exact: moving lanes costs a
     TPU more than the product does, and a CPU no less.
     """
-    shape = (x.shape[0],) + (1,) * (x.ndim - 2) + (-1,)
-    cos, sin = (jnp.concatenate([t, t], axis=-1).reshape(shape) for t in tables)
     exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     swapped = jnp.dot(
         x, _swap_halves(x.shape[-1], x.dtype), precision=exact, preferred_element_type=jnp.float32

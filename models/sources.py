@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 
 from models.checkpoint import Checkpoint
-from models.config import ModelConfig
 from models.layout import padded_vocab
 from models.quantization import column_scales, quantize_columns
 
@@ -77,15 +76,15 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Ones:
-    """Not in the checkpoint: ones, `size` of them over all shards."""
+    """Not in the checkpoint: ones of this shape over all shards, split along the first axis."""
 
-    size: int
+    shape: tuple[int, ...]
 
     def tensors(self) -> Needed:
         yield from ()
 
     def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
-        return np.ones(self.size // shard.count, np.float32)
+        return np.ones((self.shape[0] // shard.count, *self.shape[1:]), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,37 +142,45 @@ class GateUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Qkv:
-    """Queries, keys and values grouped by KV head. `tail` is the input axis, empty for a bias."""
+class Rows:
+    """A matrix stored [out, in] whose output axis is split; the leaf is [in, out]. Or a bias."""
 
-    prefix: str
-    suffix: str
-    config: ModelConfig
+    name: str
+    size: int
     tail: tuple[int, ...]
 
     def tensors(self) -> Needed:
-        config = self.config
-        for letter, heads in (
-            ("q", config.num_heads),
-            ("k", config.num_kv_heads),
-            ("v", config.num_kv_heads),
-        ):
-            yield self._name(letter), (heads * config.head_dim, *self.tail)
+        yield self.name, (self.size, *self.tail)
 
     def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
-        head_dim, kv_heads = self.config.head_dim, self.config.num_kv_heads
-        copies = max(1, shard.count // kv_heads)
-        local = shard.part(kv_heads * copies)
-        own = slice(local.start // copies, -(-local.stop // copies))
-        num_local = local.stop - local.start
-        parts = [checkpoint.read(self._name("q"), shard.part(self.config.num_heads * head_dim))]
-        rows = slice(own.start * head_dim, own.stop * head_dim)
-        parts += [checkpoint.read(self._name(letter), rows) for letter in ("k", "v")]
-        heads = [part.reshape(num_local, -1, head_dim, *self.tail) for part in parts]
-        return np.concatenate(heads, axis=1).reshape(-1, *self.tail).T
+        return checkpoint.read(self.name, shard.part(self.size)).T
 
-    def _name(self, letter: str) -> str:
-        return f"{self.prefix}.{letter}_proj.{self.suffix}"
+
+@dataclass(frozen=True, slots=True)
+class KeysValues:
+    """Keys and values KV head by head, k then v. `tail` is the input axis, empty for a bias.
+
+    With more shards than KV heads, neighbouring shards hold copies of one head.
+    """
+
+    key: str
+    value: str
+    kv_heads: int
+    head_dim: int
+    tail: tuple[int, ...]
+
+    def tensors(self) -> Needed:
+        for name in (self.key, self.value):
+            yield name, (self.kv_heads * self.head_dim, *self.tail)
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        copies = max(1, shard.count // self.kv_heads)
+        local = shard.part(self.kv_heads * copies)
+        first, last = local.start // copies, -(-local.stop // copies)
+        rows = slice(first * self.head_dim, last * self.head_dim)
+        parts = [checkpoint.read(name, rows) for name in (self.key, self.value)]
+        heads = [part.reshape(last - first, 1, self.head_dim, *self.tail) for part in parts]
+        return np.concatenate(heads, axis=1).reshape(-1, *self.tail).T
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from models.sources import (
     Experts,
     Folded,
     GateUp,
+    KeysValues,
     Norm,
     Ones,
-    Qkv,
+    Rows,
     Source,
     SplitInput,
     Vocabulary,
@@ -57,7 +58,7 @@ class _Layer:
     def source(self, path: Path, is_int8: bool) -> Source:
         if path[-1] in ("gate_up_scale", "down_scale"):
             return expert_scales_of(self._matrix((*path[:-1], path[-1].removesuffix("_scale"))))
-        if path[-1] == "scale" and path[0] in ("qkv", "output", "mlp"):
+        if path[-1] == "scale" and path[0] in ("projections", "mlp"):
             return scales_of(self._matrix((*path[:-1], "kernel")))
         source = self._matrix(path)
         return quantized(source) if is_int8 else source
@@ -72,8 +73,8 @@ class _Layer:
                 name = f"{self._prefix}.self_attn.{path[0]}.weight"
                 return Norm(name, self._config.head_dim, self._config.unit_offset)
             case "kv_scale":
-                return Ones(self._kv_heads)
-            case "qkv" | "output":
+                return Ones((self._kv_heads, 2))
+            case "projections":
                 return self._attention(path)
             case _ if self._config.moe is not None:
                 return self._moe(path)
@@ -90,14 +91,17 @@ class _Layer:
 
     def _attention(self, path: Path) -> Source:
         config, name = self._config, f"{self._prefix}.self_attn"
-        d, is_bias = config.hidden_size, path[-1] == "bias"
-        if path[0] == "output":
+        d, h, is_bias = config.hidden_size, config.head_dim, path[-1] == "bias"
+        suffix, tail = ("bias", ()) if is_bias else ("weight", (d,))
+        if path[1] == "output":
             if is_bias:
                 return Whole(f"{name}.o_proj.bias", (d,))
-            return SplitInput(f"{name}.o_proj.weight", d, config.num_heads * config.head_dim)
-        if is_bias:
-            return Qkv(name, "bias", config, ())
-        return Folded(Qkv(name, "weight", config, (d,)), self._norm("input_layernorm"))
+            return SplitInput(f"{name}.o_proj.weight", d, config.num_heads * h)
+        names = [f"{name}.{letter}_proj.{suffix}" for letter in "qkv"]
+        source: Source = Rows(names[0], config.num_heads * h, tail)
+        if path[1] == "kv":
+            source = KeysValues(names[1], names[2], config.num_kv_heads, h, tail)
+        return source if is_bias else Folded(source, self._norm("input_layernorm"))
 
     def _mlp(self, path: Path) -> Source:
         d, f, name = self._config.hidden_size, self._config.mlp_size, f"{self._prefix}.mlp"

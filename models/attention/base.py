@@ -88,13 +88,12 @@ class Backend(Protocol):
         self,
         spec: AttentionSpec,
         plan: Plan,
-        q_TKGH: jax.Array,
-        k_TKH: jax.Array,
-        v_TKH: jax.Array,
+        q_KTGH: jax.Array,
+        kv_TK2H: jax.Array,
         pool: Pool,
         table_SB: jax.Array,
     ) -> tuple[jax.Array, Pool]:
-        """Write k and v (of the pool's dtype) into their slots, then attend causally.
+        """Write keys and values (of the pool's dtype) into their slots, then attend causally.
 
-        `table_SB` counts blocks of the whole pool. Returns [T, K, G, H] in q's dtype.
+        `table_SB` counts blocks of the whole pool. Returns [K, T, G, H] in q's dtype.
         """

@@ -45,18 +45,17 @@ class PallasAttention:
         self,
         spec: AttentionSpec,
         plan: Ragged,
-        q_TKGH: jax.Array,
-        k_TKH: jax.Array,
-        v_TKH: jax.Array,
+        q_KTGH: jax.Array,
+        kv_TK2H: jax.Array,
         pool: jax.Array,
         table_SB: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 
-        pool = _write(pool, plan, table_SB, k_TKH, v_TKH)
+        pool = _write(pool, plan, table_SB, kv_TK2H)
         one = 1.0 if spec.kv_dtype.itemsize == 1 else None
         out = ragged_paged_attention(
-            q_TKGH.reshape(q_TKGH.shape[0], -1, spec.head_dim),
+            q_KTGH.swapaxes(0, 1).reshape(q_KTGH.shape[1], -1, spec.head_dim),
             pool,
             plan.seq_lens_S,
             table_SB,
@@ -67,18 +66,17 @@ class PallasAttention:
             soft_cap=spec.softcap,
             k_scale=one,
             v_scale=one,
-            num_kv_pages_per_block=max(1, min(table_SB.shape[1], _CONTEXT_TOKENS // spec.block_size)),
+            num_kv_pages_per_block=min(table_SB.shape[1], -(-_CONTEXT_TOKENS // spec.block_size)),
             num_queries_per_block=_DECODE_QUERIES if spec.decode_only else _PREFILL_QUERIES,
         )
-        return out.reshape(q_TKGH.shape), pool
+        k, t, g, h = q_KTGH.shape
+        return out.reshape(t, k, g, h).swapaxes(0, 1), pool
 
 
-def _write(
-    pool: jax.Array, ragged: Ragged, table_SB: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array
-) -> jax.Array:
+def _write(pool: jax.Array, ragged: Ragged, table_SB: jax.Array, kv_TK2H: jax.Array) -> jax.Array:
     """Put this step's keys and values into their slots: K0, V0, K1, V1 and so on."""
     block_size = pool.shape[1]
     block_T = table_SB[ragged.row_T, ragged.positions_T // block_size]
     block_T = jnp.where(ragged.is_padding_T, 0, block_T)
-    kv = jnp.stack([k_TKH, v_TKH], axis=2).reshape(k_TKH.shape[0], -1, k_TKH.shape[2])
-    return pool.at[block_T, ragged.positions_T % block_size].set(kv.astype(pool.dtype))
+    kv = kv_TK2H.reshape(kv_TK2H.shape[0], -1, kv_TK2H.shape[-1])
+    return pool.at[block_T, ragged.positions_T % block_size].set(kv)

@@ -23,6 +23,7 @@ from models.sharding import TENSOR
 _DECODE_BLOCKS = {"bq_sz": 1, "bq_c_sz": 1, "batch_size": 8}
 _PREFILL_BLOCKS = {"bq_sz": 128, "bq_c_sz": 64, "batch_size": 2}
 _CONTEXT_TOKENS, _NUM_BUFFERS = 512, 3
+_LANES = 128
 
 
 class Lengths(NamedTuple):
@@ -45,8 +46,8 @@ class TokamaxAttention:
 
     def abstract_pool(self, shape: PoolShape) -> jax.ShapeDtypeStruct:
         pack = _packing(shape.dtype)
-        lanes = -(-shape.head_dim // 128) * 128
-        size = (shape.num_blocks, shape.block_size, 2 * shape.kv_heads // pack, pack, lanes)
+        lanes = -(-shape.head_dim // _LANES) * _LANES
+        size = (shape.num_blocks, shape.block_size, -(-2 * shape.kv_heads // pack), pack, lanes)
         return jax.ShapeDtypeStruct(size, shape.dtype)
 
     def pool_specs(self) -> PartitionSpec:
@@ -65,7 +66,9 @@ class TokamaxAttention:
         rows = ragged.num_rows
         ends = (rows, rows, rows) if spec.decode_only else (jnp.zeros_like(rows),) * 2 + (rows,)
         num_tokens = ragged.positions_T.shape[0]
-        cfgs = _configs(spec, num_tokens, ragged.block_tables_KSB.shape[1:])
+        # The schedule is the same for every dtype.
+        table = ragged.block_tables_KSB.shape[1:]
+        cfgs = _configs(spec, num_tokens, table, jnp.dtype(jnp.bfloat16))
         return RpaPlan(
             lengths, schedule.generate_rpa_metadata(*lengths, jnp.stack(ends), cfgs=cfgs)
         )
@@ -74,23 +77,44 @@ class TokamaxAttention:
         self,
         spec: AttentionSpec,
         plan: RpaPlan,
-        q_TKGH: jax.Array,
-        k_TKH: jax.Array,
-        v_TKH: jax.Array,
+        q_KTGH: jax.Array,
+        kv_TK2H: jax.Array,
         pool: jax.Array,
         table_SB: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        from tokamax._src.ops.batched_rpa.kernel import kernel, wrapper
+        from tokamax._src.ops.batched_rpa.kernel import kernel
 
-        dtype, num_tokens = q_TKGH.dtype, q_TKGH.shape[0]
-        flat = q_TKGH.reshape(num_tokens, -1, spec.head_dim)
-        q, kv = wrapper.prepare_inputs(flat, k_TKH, v_TKH, dtype, spec.kv_dtype)
+        dtype, num_tokens = q_KTGH.dtype, q_KTGH.shape[1]
         cfgs = _configs(spec, num_tokens, table_SB.shape, dtype)
         out, pool, _ = kernel.rpa_kernel(
-            *plan.lengths, table_SB.reshape(-1), plan.schedule, q, kv, pool, None, cfgs=cfgs
+            *plan.lengths,
+            table_SB.reshape(-1),
+            plan.schedule,
+            _pack_queries(q_KTGH),
+            _pack_keys(kv_TK2H),
+            pool,
+            None,
+            cfgs=cfgs,
         )
-        heads = wrapper.prepare_outputs(out)[:, :, : spec.group, : spec.head_dim]
-        return heads.swapaxes(0, 1), pool
+        k, t, g, h = q_KTGH.shape
+        return out.reshape(k, t, -1, out.shape[-1])[:, :, :g, :h], pool
+
+
+def _pack_queries(q_KTGH: jax.Array) -> jax.Array:
+    """[K, T, G / pack, pack, H], the group and head size padded to whole tiles."""
+    k, t, g, h = q_KTGH.shape
+    pack = _packing(q_KTGH.dtype)
+    padded = jnp.pad(q_KTGH, ((0, 0), (0, 0), (0, -g % pack), (0, -h % _LANES)))
+    return padded.reshape(k, t, -1, pack, padded.shape[-1])
+
+
+def _pack_keys(kv_TK2H: jax.Array) -> jax.Array:
+    """[T, 2K / pack, pack, H]: K0, V0, K1, V1 and so on, padded to whole tiles."""
+    t, k, _, h = kv_TK2H.shape
+    pack = _packing(kv_TK2H.dtype)
+    flat = kv_TK2H.reshape(t, 2 * k, h)
+    padded = jnp.pad(flat, ((0, 0), (0, -(2 * k) % pack), (0, -h % _LANES)))
+    return padded.reshape(t, -1, pack, padded.shape[-1])
 
 
 def _packing(dtype: jnp.dtype) -> int:
@@ -101,7 +125,7 @@ def _configs(
     spec: AttentionSpec,
     num_tokens: int,
     table: tuple[int, ...],
-    dtype: jnp.dtype = jnp.dtype(jnp.bfloat16),
+    dtype: jnp.dtype,
 ) -> Any:
     """The kernel's static description; `table` is rows and blocks a row."""
     from jax.experimental.pallas import tpu as pltpu

@@ -60,16 +60,15 @@ class XlaAttention:
         self,
         spec: AttentionSpec,
         plan: Ragged,
-        q_TKGH: jax.Array,
-        k_TKH: jax.Array,
-        v_TKH: jax.Array,
+        q_KTGH: jax.Array,
+        kv_TK2H: jax.Array,
         pool: KVBlocks,
         table_SB: jax.Array,
     ) -> tuple[jax.Array, KVBlocks]:
-        pool = _write(pool, plan, table_SB, k_TKH, v_TKH)
-        scaled = q_TKGH.astype(jnp.float32) * spec.scale
+        pool = _write(pool, plan, table_SB, kv_TK2H)
+        scaled = q_KTGH.swapaxes(0, 1).astype(jnp.float32) * spec.scale
         out = _attend(_Context(pool, plan, table_SB, spec), scaled)
-        return out.astype(q_TKGH.dtype), pool
+        return out.astype(q_KTGH.dtype).swapaxes(0, 1), pool
 
 
 class _Context(NamedTuple):
@@ -89,17 +88,15 @@ class _Softmax(NamedTuple):
     values: jax.Array
 
 
-def _write(
-    pool: KVBlocks, ragged: Ragged, table_SB: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array
-) -> KVBlocks:
+def _write(pool: KVBlocks, ragged: Ragged, table_SB: jax.Array, kv_TK2H: jax.Array) -> KVBlocks:
     """Put this step's keys and values into their slots."""
     block_size = pool.k.shape[2]
     block_T = table_SB[ragged.row_T, ragged.positions_T // block_size]
     block_T = jnp.where(ragged.is_padding_T, 0, block_T)
     slot_T = ragged.positions_T % block_size
     return KVBlocks(
-        pool.k.at[block_T, :, slot_T].set(k_TKH.astype(pool.k.dtype)),
-        pool.v.at[block_T, :, slot_T].set(v_TKH.astype(pool.v.dtype)),
+        pool.k.at[block_T, :, slot_T].set(kv_TK2H[:, :, 0]),
+        pool.v.at[block_T, :, slot_T].set(kv_TK2H[:, :, 1]),
     )
 
 
@@ -186,7 +183,7 @@ def _over_context(
 
 
 def _product_dtype(spec: AttentionSpec) -> jnp.dtype:
-    """Products run in the pool's dtype, unless that is a byte, which is kept in but not computed."""
+    """Products run in the pool's dtype, unless that is one byte wide, which is for keeping only."""
     return jnp.dtype(jnp.float32) if spec.kv_dtype.itemsize == 1 else spec.kv_dtype
 
 

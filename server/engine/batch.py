@@ -113,9 +113,7 @@ def _powers(first: int, last: int) -> list[int]:
     return sizes
 
 
-def empty_input(
-    bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: int
-) -> StepInput:
+def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: int) -> StepInput:
     """All padding: what warm-up runs, and what `pack` fills."""
     t, s = bucket.num_tokens, bucket.num_rows
 

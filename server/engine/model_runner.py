@@ -138,9 +138,7 @@ class ModelRunner:
                 )
         bucket = self._ladder.choose(batch)
         sizes = self.sizes
-        inputs = pack(
-            batch, bucket, len(sizes.num_blocks), sizes.table_size, sizes.scratch_slot
-        )
+        inputs = pack(batch, bucket, len(sizes.num_blocks), sizes.table_size, sizes.scratch_slot)
         output, self._state = self._steps[bucket](self._leaves, self._state, inputs)
         return InFlight(batch, bucket, output)
 

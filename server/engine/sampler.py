@@ -1,10 +1,8 @@
 """Draws one token a row from logits split over shards by vocabulary, never gathering them.
 
-Every option is per row, and a branch that no row of the step asks for is not run. Filters are
-exact for any top_k and top_p: the cut is found by bisection over the ordered bits of the logits,
-counting as it goes, with no sort. Noise is a hash of (seed, choice, position, token id) only, so a
-request draws the same tokens in any batch, on any mesh and on any replica. Runs inside the step's
-`shard_map`; knows no model.
+Every option is per row, and a branch that no row of the step asks for is not run. Here are the
+per-slot state, penalties, biases, log probabilities and the order of it all; `draw` picks the
+token. Runs inside the step's `shard_map`; knows no model.
 """
 
 from __future__ import annotations
@@ -14,15 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.random import threefry_2x32
 from jax.sharding import PartitionSpec
 
 from models.sharding import TENSOR
 from server.engine.batch import SamplingInput, SlotInput, SlotSizes
+from server.engine.draw import draw
+from server.engine.vocab import local_columns, row_argmax, row_max, row_sum, row_top
 
 # Alternatives a log-probability request may ask for; the OpenAI API's limit.
 MAX_LOGPROBS = 20
-_INT32_MAX = 2**31 - 1
 
 # An array; or, of the same tree, its shape or its PartitionSpec.
 type Leaf = Any
@@ -89,10 +87,10 @@ def sample(
         jnp.any(inputs.wants_logprobs), lambda t: token_logprobs(logits_SV, t), _no_logprobs
     )
     adjusted = _adjust(logits_SV, state, inputs)
-    greedy_S = _argmax(adjusted)
+    greedy_S = row_argmax(adjusted)
     token_S = jax.lax.cond(
         jnp.any(inputs.temperature > 0),
-        lambda: jnp.where(inputs.temperature > 0, _draw(adjusted, inputs), greedy_S),
+        lambda: jnp.where(inputs.temperature > 0, draw(adjusted, inputs), greedy_S),
         lambda: greedy_S,
     )
     drawn = Drawn(token_S, _is_finite(logits_SV), logprobs_of(token_S))
@@ -105,7 +103,8 @@ def set_slot(state: SamplerState, inputs: SlotInput) -> SamplerState:
     counts = jnp.zeros(num_tokens, state.output_counts_NV.dtype)
     seen = jnp.zeros(num_tokens, jnp.bool_)
     slot = inputs.slot
-    output, prompt = (_local(ids, num_tokens) for ids in (inputs.output_ids, inputs.prompt_ids))
+    output = local_columns(inputs.output_ids, num_tokens)
+    prompt = local_columns(inputs.prompt_ids, num_tokens)
     return state._replace(
         output_counts_NV=state.output_counts_NV.at[slot].set(counts.at[output].add(1, mode="drop")),
         prompt_mask_NV=state.prompt_mask_NV.at[slot].set(seen.at[prompt].set(True, mode="drop")),
@@ -118,16 +117,11 @@ def set_slot(state: SamplerState, inputs: SlotInput) -> SamplerState:
 def token_logprobs(logits_RV: jax.Array, token_R: jax.Array) -> Logprobs:
     """Log probabilities under the raw logits: of `token_R`, and of the best MAX_LOGPROBS."""
     num_tokens = logits_RV.shape[1]
-    maximum = jax.lax.pmax(jnp.max(logits_RV, axis=1), TENSOR)
-    total = jax.lax.psum(jnp.sum(jnp.exp(logits_RV - maximum[:, None]), axis=1), TENSOR)
-    normalizer = maximum + jnp.log(total)
-    own = jnp.arange(num_tokens) == _local(token_R, num_tokens)[:, None]
-    chosen = jax.lax.psum(jnp.sum(jnp.where(own, logits_RV, 0.0), axis=1), TENSOR)
-    top, ids = jax.lax.top_k(logits_RV, min(MAX_LOGPROBS, num_tokens))
-    top = jax.lax.all_gather(top, TENSOR, axis=1, tiled=True)
-    ids = jax.lax.all_gather(ids + _first_id(num_tokens), TENSOR, axis=1, tiled=True)
-    top, order = jax.lax.top_k(top, MAX_LOGPROBS)
-    ids = jnp.take_along_axis(ids, order, axis=1)
+    maximum = row_max(logits_RV)
+    normalizer = maximum + jnp.log(row_sum(jnp.exp(logits_RV - maximum[:, None])))
+    own = jnp.arange(num_tokens) == local_columns(token_R, num_tokens)[:, None]
+    chosen = row_sum(jnp.where(own, logits_RV, 0.0))
+    top, ids = row_top(logits_RV, MAX_LOGPROBS)
     return Logprobs(chosen - normalizer, ids, top - normalizer[:, None])
 
 
@@ -141,17 +135,6 @@ def _gate[Out](
     wanted: jax.Array, run: Callable[[jax.Array], Out], skip: Callable[[jax.Array], Out]
 ) -> Callable[[jax.Array], Out]:
     return lambda operand: jax.lax.cond(wanted, run, skip, operand)
-
-
-def _first_id(num_tokens: int) -> jax.Array:
-    """The token id of this shard's first column."""
-    return jax.lax.axis_index(TENSOR) * num_tokens
-
-
-def _local(token_ids: jax.Array, num_tokens: int) -> jax.Array:
-    """Columns of this shard for token ids; those of other shards, and -1, fall out of range."""
-    local = token_ids - _first_id(num_tokens)
-    return jnp.where((token_ids >= 0) & (local >= 0), local, num_tokens)
 
 
 def _adjust(logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput) -> jax.Array:
@@ -185,87 +168,13 @@ def _bias(logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput) -> j
     ids = state.bias_ids_NM[inputs.slot]
     values = jnp.where(inputs.has_bias[:, None], state.bias_values_NM[inputs.slot], 0.0)
     rows = jnp.arange(ids.shape[0])[:, None]
-    return logits_SV.at[rows, _local(ids, logits_SV.shape[1])].add(values, mode="drop")
+    return logits_SV.at[rows, local_columns(ids, logits_SV.shape[1])].add(values, mode="drop")
 
 
 def _suppress(logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput) -> jax.Array:
     ids = jnp.where(inputs.suppress_stops[:, None], state.stop_ids_NM[inputs.slot], -1)
     rows = jnp.arange(ids.shape[0])[:, None]
-    return logits_SV.at[rows, _local(ids, logits_SV.shape[1])].set(-jnp.inf, mode="drop")
-
-
-def _argmax(logits_SV: jax.Array) -> jax.Array:
-    """The id of the largest logit over all shards; the smallest id where several are."""
-    best = jnp.max(logits_SV, axis=1)
-    token_id = jnp.argmax(logits_SV, axis=1).astype(jnp.int32) + _first_id(logits_SV.shape[1])
-    is_best = best == jax.lax.pmax(best, TENSOR)
-    return jax.lax.pmin(jnp.where(is_best, token_id, _INT32_MAX), TENSOR)
-
-
-def _draw(logits_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
-    """Draw by the Gumbel-max trick from what the filters keep."""
-    temperature = jnp.where(inputs.temperature > 0, inputs.temperature, 1.0)
-    scaled = logits_SV / temperature[:, None]
-    has_filter = (inputs.top_k > 0) | (inputs.top_p < 1) | (inputs.min_p > 0)
-    kept = jax.lax.cond(jnp.any(has_filter), lambda x: _filter(x, inputs), lambda x: x, scaled)
-    return _argmax(kept + _gumbel(inputs, logits_SV.shape[1]))
-
-
-def _filter(scaled_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
-    """min_p, then top_k, then top_p of what is left; what falls out becomes -inf."""
-    best = jax.lax.pmax(jnp.max(scaled_SV, axis=1), TENSOR)[:, None]
-    weight = jnp.exp(scaled_SV - best)
-    weight = jnp.where(weight >= inputs.min_p[:, None], weight, 0.0)
-    keys = _ordered_bits(scaled_SV)
-    top_k = jnp.where(inputs.top_k > 0, inputs.top_k, _INT32_MAX)
-    ones = (weight > 0).astype(jnp.float32)
-    cut = _bisect(keys, ones, jnp.minimum(top_k.astype(jnp.float32), _total(ones)))
-    weight = jnp.where(keys >= cut[:, None], weight, 0.0)
-    # Below 1 - 2^-24 of the mass a float sum may never arrive; top_p 1 keeps everything.
-    goal = jnp.where(inputs.top_p < 1, inputs.top_p * _total(weight), 0.0)
-    cut = jnp.where(inputs.top_p < 1, _bisect(keys, weight, goal), jnp.uint32(0))
-    return jnp.where((weight > 0) & (keys >= cut[:, None]), scaled_SV, -jnp.inf)
-
-
-def _total(weight_SV: jax.Array) -> jax.Array:
-    return jax.lax.psum(jnp.sum(weight_SV, axis=1), TENSOR)
-
-
-def _ordered_bits(x: jax.Array) -> jax.Array:
-    """Unsigned integers in the order of the floats."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    sign = jnp.uint32(1 << 31)
-    return jnp.where(bits >= sign, ~bits, bits | sign)
-
-
-def _bisect(keys_SV: jax.Array, weight_SV: jax.Array, goal_S: jax.Array) -> jax.Array:
-    """The largest key for which what stands at or above it still weighs `goal_S`."""
-
-    def bit(i: jax.Array, cut_S: jax.Array) -> jax.Array:
-        higher = cut_S | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
-        reached = _total(jnp.where(keys_SV >= higher[:, None], weight_SV, 0.0)) >= goal_S
-        return jnp.where(reached, higher, cut_S)
-
-    return jax.lax.fori_loop(0, 32, bit, jnp.zeros(goal_S.shape, jnp.uint32))
-
-
-def _gumbel(inputs: SamplingInput, num_tokens: int) -> jax.Array:
-    """Gumbel noise [S, V] of this shard: element v hashes (seed, choice, position, v).
-
-    Threefry-2x32 (Salmon et al., 2011) hashes two counters to two words: ids are taken in pairs,
-    which is why a shard's vocabulary is even.
-    """
-    pairs = (jnp.arange(num_tokens // 2) + _first_id(num_tokens) // 2).astype(jnp.uint32)
-    counters = jnp.concatenate([pairs, jnp.zeros_like(pairs)])
-
-    def row(seed: jax.Array, choice: jax.Array, position: jax.Array) -> jax.Array:
-        key = threefry_2x32(seed, jnp.stack([choice, position]))
-        first, second = jnp.split(threefry_2x32(key, counters), 2)
-        return jnp.stack([first, second], axis=1).reshape(-1)
-
-    bits = jax.vmap(row)(inputs.seed, inputs.choice, inputs.position)
-    uniform = ((bits >> 8).astype(jnp.float32) + 0.5) * 2.0**-24
-    return -jnp.log(-jnp.log(uniform))
+    return logits_SV.at[rows, local_columns(ids, logits_SV.shape[1])].set(-jnp.inf, mode="drop")
 
 
 def _is_finite(logits_SV: jax.Array) -> jax.Array:
@@ -282,7 +191,8 @@ def _note(
     """Remember the drawn tokens: as the next step's input, and in the counts."""
     counts = state.output_counts_NV
     one = inputs.is_sampling.astype(counts.dtype)
+    column_S = local_columns(token_S, num_tokens)
     return state._replace(
         last_tokens_N=state.last_tokens_N.at[inputs.slot].set(token_S),
-        output_counts_NV=counts.at[inputs.slot, _local(token_S, num_tokens)].add(one, mode="drop"),
+        output_counts_NV=counts.at[inputs.slot, column_S].add(one, mode="drop"),
     )

@@ -1,0 +1,56 @@
+"""Row-wise questions about logits that are split over shards by vocabulary.
+
+Each is answered by a reduction of a few numbers a row; the logits are never gathered. Runs inside a
+`shard_map` over the tensor axis; every shard holds the same number of columns.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from models.sharding import TENSOR
+
+_INT32_MAX = 2**31 - 1
+
+
+def first_id(num_columns: int) -> jax.Array:
+    """The token id of this shard's first column."""
+    return jax.lax.axis_index(TENSOR) * num_columns
+
+
+def local_columns(token_ids: jax.Array, num_columns: int) -> jax.Array:
+    """Columns of this shard for token ids; those of other shards, and -1, fall out of range."""
+    local = token_ids - first_id(num_columns)
+    return jnp.where((token_ids >= 0) & (local >= 0), local, num_columns)
+
+
+def row_max(x_SV: jax.Array) -> jax.Array:
+    """[S]."""
+    return jax.lax.pmax(jnp.max(x_SV, axis=1), TENSOR)
+
+
+def row_sum(x_SV: jax.Array) -> jax.Array:
+    """[S]."""
+    return jax.lax.psum(jnp.sum(x_SV, axis=1), TENSOR)
+
+
+def row_argmax(x_SV: jax.Array) -> jax.Array:
+    """The id of the largest entry over all shards; the smallest id where several are: [S]."""
+    best = jnp.max(x_SV, axis=1)
+    token_id = jnp.argmax(x_SV, axis=1).astype(jnp.int32) + first_id(x_SV.shape[1])
+    is_best = best == jax.lax.pmax(best, TENSOR)
+    return jax.lax.pmin(jnp.where(is_best, token_id, _INT32_MAX), TENSOR)
+
+
+def row_top(x_SV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The largest entries of every row, in order, and their token ids: [S, count] each.
+
+    Fewer than `count` where there are not as many columns.
+    """
+    num_columns = x_SV.shape[1]
+    top, column = jax.lax.top_k(x_SV, min(count, num_columns))
+    top = jax.lax.all_gather(top, TENSOR, axis=1, tiled=True)
+    ids = jax.lax.all_gather(column + first_id(num_columns), TENSOR, axis=1, tiled=True)
+    top, order = jax.lax.top_k(top, min(count, top.shape[1]))
+    return top, jnp.take_along_axis(ids, order, axis=1)
