@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 
 from models import demo
 from tests.golden import random_models, references
@@ -18,6 +17,8 @@ from tests.models.paged import PagedModel
 
 LOGIT_TOLERANCE = 1e-4
 MARGIN = 1e-3
+# References whose decoder is not written yet.
+AHEAD = {"gemma2", "gemma3", "gemma3-vlm", "qwen2-mixed-window", "qwen3-moe"}
 
 
 @pytest.fixture(scope="module")
@@ -32,26 +33,6 @@ def checkpoint(tmp_path_factory):
         return demo.ensure()
 
     return folder
-
-
-def assert_logits_agree(logits, reference):
-    rows = np.stack(
-        [
-            logits[prompt][position]
-            for prompt, position in zip(
-                reference.position_prompts, reference.positions, strict=True
-            )
-        ]
-    )
-    limit = LOGIT_TOLERANCE * reference.max_logits[:, None]
-    top = np.take_along_axis(rows, reference.top_ids, axis=1)
-    assert np.max(np.abs(top - reference.top_logits) / limit) <= 1
-    sampled = rows[:, reference.sampled_ids]
-    assert np.max(np.abs(sampled - reference.sampled_logits) / limit) <= 1
-    assert_allclose(np.abs(rows).max(1), reference.max_logits, rtol=LOGIT_TOLERANCE)
-    for prompt, expected in enumerate(reference.full_logits):
-        limit = LOGIT_TOLERANCE * np.abs(expected).max()
-        assert_allclose(logits[prompt][-1], expected, rtol=0, atol=limit)
 
 
 def greedy_differences(model, logits, reference):
@@ -70,16 +51,17 @@ def greedy_differences(model, logits, reference):
 
 def check(folder, name, record_property, **layout):
     reference = references.read(name)
-    model = PagedModel(folder, len(reference.prompts), **layout)
+    max_tokens = max(map(len, reference.prompts)) + reference.greedy_ids.shape[1]
+    model = PagedModel(folder, len(reference.prompts), max_tokens, **layout)
     logits = model.prefill(reference.prompts)
-    assert_logits_agree(logits, reference)
+    assert reference.error(logits) <= LOGIT_TOLERANCE
     margins = greedy_differences(model, logits, reference)
     record_property("greedy_differences", len(margins))
     print(f"{name}: {len(margins)} of {reference.greedy_ids.size} greedy tokens differ: {margins}")
     assert all(margin < MARGIN for margin in margins)
 
 
-@pytest.mark.parametrize("name", references.names())
+@pytest.mark.parametrize("name", sorted(set(references.names()) - AHEAD))
 def test_logits_and_greedy_tokens_agree(checkpoint, name, record_property):
     check(checkpoint(name), name, record_property)
 
@@ -110,3 +92,4 @@ def test_random_checkpoints_are_the_same_everywhere():
     expected = [-0.9720818996429443, 0.7485966682434082, -0.49848735332489014]
     assert embedding[0, :3].tolist() == expected
     assert random_models.prompts("qwen2")[1] == [362, 309, 205]
+    assert random_models.prompts("gemma2")[1] == [172, 490, 202]
