@@ -12,13 +12,21 @@ import numpy as np
 import pytest
 
 from models import demo
+from models.config import parse_config
 from tests.golden import random_models, references
 from tests.models.paged import PagedModel
 
 LOGIT_TOLERANCE = 1e-4
 MARGIN = 1e-3
-# References whose decoder is not written yet.
-AHEAD = {"gemma2", "gemma3", "gemma3-vlm", "qwen2-mixed-window", "qwen3-moe"}
+# What differs by layer, by expert or by name is computed on every mesh and in both layouts.
+EVERYWHERE = [
+    "gemma2",
+    "gemma3",
+    "gemma3-vlm",
+    "mistral-window",
+    "qwen2-mixed-window",
+    "qwen3-moe",
+]
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +69,16 @@ def check(folder, name, record_property, **layout):
     assert all(margin < MARGIN for margin in margins)
 
 
-@pytest.mark.parametrize("name", sorted(set(references.names()) - AHEAD))
+@pytest.mark.parametrize("name", sorted(set(references.names()) - set(EVERYWHERE)))
 def test_logits_and_greedy_tokens_agree(checkpoint, name, record_property):
     check(checkpoint(name), name, record_property)
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["listed", "stacked"])
+@pytest.mark.parametrize("tensor_size", [1, 2, 4])
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_every_mesh_and_layout_agrees(checkpoint, name, tensor_size, stacked, record_property):
+    check(checkpoint(name), name, record_property, tensor_size=tensor_size, stacked=stacked)
 
 
 @pytest.mark.parametrize("name", ["llama3-untied", "qwen3"])
@@ -77,6 +92,12 @@ def test_stacked_layers_agree_too(checkpoint, name, record_property):
 )
 def test_every_mesh_agrees(checkpoint, name, tensor_size, record_property):
     check(checkpoint(name), name, record_property, tensor_size=tensor_size)
+
+
+@pytest.mark.parametrize("name", random_models.CONFIGS)
+def test_the_config_that_transformers_writes_is_the_same_model(name):
+    saved = parse_config(references.saved_config(name))
+    assert saved == parse_config(random_models.CONFIGS[name])
 
 
 def test_every_reference_is_large_enough():
