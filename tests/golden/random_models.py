@@ -1,8 +1,7 @@
 """Small random checkpoints, the same to the bit wherever they are made: nothing is stored but this.
 
-One for every way the dense family differs: rope scaling (in both spellings of config.json), a tied
-or untied head, biases, q/k norm, an explicit head size, the number of KV heads. Needs NumPy and
-safetensors only, and Python 3.11: the reference environment makes them too.
+Their shapes are those of `configs`. Needs NumPy and safetensors only, and Python 3.11: the
+reference environment makes them too.
 """
 
 from __future__ import annotations
@@ -16,75 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-_COMMON = {
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 256,
-    "rms_norm_eps": 1e-5,
-    "hidden_act": "silu",
-    "tie_word_embeddings": False,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "dtype": "float32",
-}
-# The blended part of the scaling lies within the positions of the prompts.
-_LLAMA3 = {
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-
-CONFIGS: dict[str, dict[str, Any]] = {
-    "llama3-untied": _COMMON
-    | {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "head_dim": 16,
-        "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, **_LLAMA3},
-    },
-    "llama3-tied": _COMMON
-    | {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "tie_word_embeddings": True,
-        "rope_theta": 10000.0,
-        "rope_scaling": {"rope_type": "llama3", **_LLAMA3},
-    },
-    "qwen2": _COMMON
-    | {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "use_sliding_window": False,
-        "sliding_window": 128,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
-    },
-    "qwen3": _COMMON
-    | {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "tie_word_embeddings": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
-    },
-    "mistral": _COMMON
-    | {
-        "architectures": ["MistralForCausalLM"],
-        "model_type": "mistral",
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "sliding_window": None,
-        "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
-    },
-}
+from tests.golden.configs import CONFIGS
 
 
 def write(name: str, folder: Path) -> Path:
@@ -97,57 +28,132 @@ def write(name: str, folder: Path) -> Path:
 
 def weights(name: str) -> dict[str, NDArray[np.float32]]:
     """Every weight, float32, under its Hugging Face name."""
-    tied = CONFIGS[name]["tie_word_embeddings"]
-    found = {}
-    for weight, shape in _shapes(CONFIGS[name]).items():
-        values = _uniform(f"{name}/{weight}", shape)
-        if "norm" in weight:
-            values = 1 + values / 4
-        elif "proj.weight" in weight:
-            values = values * np.float32(2 / np.sqrt(shape[1]))
-        elif "embed" in weight and tied:
-            # Small beside what the layers add: else the best token is always the one just read.
-            values = values / 8
-        found[weight] = values
-    return found
+    config = CONFIGS[name]
+    return {
+        weight: _scaled(config, weight, _uniform(f"{name}/{weight}", shape))
+        for weight, shape in _shapes(config).items()
+    }
 
 
 def prompts(name: str, count: int = 24) -> list[list[int]]:
-    """Token ids of `count` prompts of 1 to 47 tokens."""
-    vocab_size = CONFIGS[name]["vocab_size"]
-    raw = _raw(f"{name}/prompts", count * 48).reshape(count, 48)
-    return [(row[: 1 + 2 * i % 48] % vocab_size).tolist() for i, row in enumerate(raw)]
+    """Token ids of `count` prompts of 1 to 47 tokens; where there is a window, to 188.
+
+    Those leave the window far behind, and the first chunk of keys that attention reads.
+    """
+    text = _text(CONFIGS[name])
+    has_window = text.get("sliding_window") and text.get("use_sliding_window", True)
+    longest = 192 if has_window else 48
+    raw = _raw(f"{name}/prompts", count * longest).reshape(count, longest)
+    lengths = [1 + 2 * i % 48 for i in range(count)]
+    if has_window:
+        lengths = [length * (4 if i % 6 == 5 else 1) for i, length in enumerate(lengths)]
+    rows = zip(raw, lengths, strict=True)
+    return [(row[:length] % text["vocab_size"]).tolist() for row, length in rows]
+
+
+def _scaled(
+    config: dict[str, Any], weight: str, values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Of a size that keeps activations near one, and away from where a mistake would not show."""
+    if "norm" in weight:
+        return values / 4 if _is_gemma(config) else 1 + values / 4
+    if weight.endswith(("proj.weight", "gate.weight")):
+        return values * np.float32(2 / np.sqrt(values.shape[1]))
+    if "embed_tokens" in weight and _is_tied(config):
+        # Small beside what the layers add: else the best token is always the one just read.
+        return values / (32 if _is_gemma(config) else 8)
+    return values
+
+
+def _text(config: dict[str, Any]) -> dict[str, Any]:
+    return config.get("text_config", config)
+
+
+def _is_gemma(config: dict[str, Any]) -> bool:
+    """Gemma scales by one plus the weight of a norm, and ties its head by default."""
+    return config["model_type"].startswith("gemma")
+
+
+def _is_tied(config: dict[str, Any]) -> bool:
+    return config.get("tie_word_embeddings", _is_gemma(config))
 
 
 def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    hidden, mlp = config["hidden_size"], config["intermediate_size"]
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    head_dim = config.get("head_dim", hidden // heads)
+    text = _text(config)
+    hidden = text["hidden_size"]
+    layer = _attention_shapes(text) | _mlp_shapes(text) | _norm_shapes(text)
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (text["vocab_size"], hidden)}
+    for i in range(text["num_hidden_layers"]):
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+    shapes["model.norm.weight"] = (hidden,)
+    if not _is_tied(config):
+        shapes["lm_head.weight"] = (text["vocab_size"], hidden)
+    if "vision_config" in config:
+        shapes = {f"language_model.{name}": shape for name, shape in shapes.items()}
+        shapes |= _vision_shapes(config["vision_config"], hidden)
+    return shapes
+
+
+def _attention_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    # The number of heads that a vision checkpoint leaves out.
+    hidden, heads = text["hidden_size"], text.get("num_attention_heads", 8)
+    kv_heads = text.get("num_key_value_heads", 4)
+    head_dim = text.get("head_dim", hidden // heads)
     q, kv = heads * head_dim, kv_heads * head_dim
-    layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
+    shapes: dict[str, tuple[int, ...]] = {
         "self_attn.q_proj.weight": (q, hidden),
         "self_attn.k_proj.weight": (kv, hidden),
         "self_attn.v_proj.weight": (kv, hidden),
         "self_attn.o_proj.weight": (hidden, q),
-        "post_attention_layernorm.weight": (hidden,),
-        "mlp.gate_proj.weight": (mlp, hidden),
-        "mlp.up_proj.weight": (mlp, hidden),
-        "mlp.down_proj.weight": (hidden, mlp),
     }
-    if config["model_type"] == "qwen2":
-        layer |= {f"self_attn.{n}_proj.bias": (q if n == "q" else kv,) for n in "qkv"}
-    if config["model_type"] == "qwen3":
-        layer |= {f"self_attn.{n}_norm.weight": (head_dim,) for n in "qk"}
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (config["vocab_size"], hidden)
-    }
-    for i in range(config["num_hidden_layers"]):
-        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
-    shapes["model.norm.weight"] = (hidden,)
-    if not config["tie_word_embeddings"]:
-        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+    if text["model_type"] == "qwen2":
+        shapes |= {f"self_attn.{n}_proj.bias": (q if n == "q" else kv,) for n in "qkv"}
+    if text["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text"):
+        shapes |= {f"self_attn.{n}_norm.weight": (head_dim,) for n in "qk"}
     return shapes
+
+
+def _mlp_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, experts = text["hidden_size"], text.get("num_experts", 0)
+    mlp = text["moe_intermediate_size"] if experts else text["intermediate_size"]
+    one = {
+        "gate_proj.weight": (mlp, hidden),
+        "up_proj.weight": (mlp, hidden),
+        "down_proj.weight": (hidden, mlp),
+    }
+    if not experts:
+        return {f"mlp.{name}": shape for name, shape in one.items()}
+    shapes = {f"mlp.experts.{i}.{name}": one[name] for i in range(experts) for name in one}
+    return shapes | {"mlp.gate.weight": (experts, hidden)}
+
+
+def _norm_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    names = ["input_layernorm", "post_attention_layernorm"]
+    if _is_gemma(text):
+        names += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+    return {f"{name}.weight": (text["hidden_size"],) for name in names}
+
+
+def _vision_shapes(vision: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:
+    """A tower of one layer as wide inside as out; no text depends on it, but it is there."""
+    size, patch = vision["hidden_size"], vision["patch_size"]
+    layer = "encoder.layers.0."
+    linear = [f"{layer}self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
+    linear += [layer + "mlp.fc1", layer + "mlp.fc2"]
+    norms = [layer + "layer_norm1", layer + "layer_norm2", "post_layernorm"]
+    tower: dict[str, tuple[int, ...]] = {
+        "embeddings.patch_embedding.weight": (size, 3, patch, patch),
+        "embeddings.patch_embedding.bias": (size,),
+        "embeddings.position_embedding.weight": ((vision["image_size"] // patch) ** 2, size),
+    }
+    tower |= {f"{name}.weight": (size, size) for name in linear}
+    tower |= {f"{name}.weight": (size,) for name in norms}
+    tower |= {f"{name}.bias": (size,) for name in linear + norms}
+    shapes = {f"vision_tower.vision_model.{name}": shape for name, shape in tower.items()}
+    return shapes | {
+        "multi_modal_projector.mm_input_projection_weight": (size, hidden),
+        "multi_modal_projector.mm_soft_emb_norm.weight": (size,),
+    }
 
 
 def _uniform(key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,22 @@ class Reference:
     greedy_ids: NDArray[np.int32]
     margins: NDArray[np.float32]
 
+    def error(self, logits: list[NDArray[Any]]) -> float:
+        """How far logits [tokens, V] of every prompt are off, in parts of a position's largest."""
+        checked = zip(self.position_prompts, self.positions, strict=True)
+        rows = np.stack([logits[prompt][position] for prompt, position in checked])
+        last = np.stack([logits[prompt][-1] for prompt in range(len(self.full_logits))])
+        pairs = [
+            (np.take_along_axis(rows, self.top_ids, axis=1), self.top_logits, self.max_logits),
+            (rows[:, self.sampled_ids], self.sampled_logits, self.max_logits),
+            (np.abs(rows).max(1, keepdims=True), self.max_logits[:, None], self.max_logits),
+            (last, self.full_logits, np.abs(self.full_logits).max(1)),
+        ]
+        return max(
+            float(np.max(np.abs(found - expected) / largest[:, None]))
+            for found, expected, largest in pairs
+        )
+
 
 def names() -> list[str]:
     """The models that have a reference."""
@@ -39,3 +57,8 @@ def read(name: str) -> Reference:
     ends = np.cumsum(arrays.pop("prompt_lengths"))
     prompts = np.split(arrays.pop("prompt_ids"), ends[:-1])
     return Reference([prompt.tolist() for prompt in prompts], **arrays)
+
+
+def saved_config(name: str) -> dict[str, Any]:
+    """The config.json of a random model as transformers writes it."""
+    return json.loads((FOLDER / f"{name}.json").read_text())

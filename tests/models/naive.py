@@ -1,94 +1,246 @@
-"""The decoder in NumPy: float64, one sequence at a time, no cache. The oracle of other tests."""
+"""The decoder families in NumPy: float64, one sequence at a time, no cache. Other tests' oracle.
+
+It reads config.json itself, in its published spelling and in the one that transformers 5 writes,
+and shares no code with what it checks.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+type Tensors = Mapping[str, np.ndarray]
 
-def forward(
-    config: dict[str, Any], tensors: dict[str, np.ndarray], tokens: list[int]
-) -> np.ndarray:
+
+@dataclass(frozen=True)
+class Reading:
+    """What a config.json says, defaults filled in. Lists have one entry a layer."""
+
+    num_heads: int
+    num_kv_heads: int
+    windows: list[int | None]
+    frequencies: list[np.ndarray]
+    query_scale: float
+    attention_cap: float | None
+    logit_cap: float | None
+    eps: float
+    norm_offset: float
+    embedding_scale: float
+    activation: str
+    experts_per_token: int
+    renormalise: bool
+
+
+def read(config: dict[str, Any]) -> Reading:
+    is_gemma = config["architectures"][0].startswith("Gemma")
+    hf = gemma_fields(config) if is_gemma else config
+    kinds = layer_kinds(hf)
+    head_dim = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
+    return Reading(
+        num_heads=hf["num_attention_heads"],
+        num_kv_heads=hf["num_key_value_heads"],
+        windows=[hf["sliding_window"] if kind == "sliding_attention" else None for kind in kinds],
+        frequencies=[frequencies(hf, head_dim, kind) for kind in kinds],
+        query_scale=hf.get("query_pre_attn_scalar", head_dim) ** -0.5,
+        attention_cap=hf.get("attn_logit_softcapping"),
+        logit_cap=hf.get("final_logit_softcapping"),
+        eps=hf["rms_norm_eps"],
+        norm_offset=1.0 if is_gemma else 0.0,
+        embedding_scale=math.sqrt(hf["hidden_size"]) if is_gemma else 1.0,
+        activation=hf["hidden_activation"] if is_gemma else hf.get("hidden_act", "silu"),
+        experts_per_token=hf.get("num_experts_per_tok", 0),
+        renormalise=hf.get("norm_topk_prob", False),
+    )
+
+
+def gemma_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """The text model's fields, with those that published checkpoints leave out."""
+    text = config.get("text_config", config)
+    defaults = {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": 1e-6,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+    }
+    if text["model_type"] == "gemma2":
+        defaults |= {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+        defaults |= {"rope_theta": 10_000.0, "sliding_window_pattern": 2}
+    else:
+        defaults |= {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0}
+        defaults |= {"sliding_window_pattern": 6}
+    return defaults | text
+
+
+def layer_kinds(hf: dict[str, Any]) -> list[str]:
+    """`full_attention` or `sliding_attention` of every layer."""
+    if hf.get("layer_types"):
+        return hf["layer_types"]
+    layers = range(hf["num_hidden_layers"])
+    if not hf.get("sliding_window") or not hf.get("use_sliding_window", True):
+        return ["full_attention" for _ in layers]
+    if "sliding_window_pattern" in hf:
+        full = [(layer + 1) % hf["sliding_window_pattern"] == 0 for layer in layers]
+    else:
+        full = [layer < hf.get("max_window_layers", 0) for layer in layers]
+    return ["full_attention" if is_full else "sliding_attention" for is_full in full]
+
+
+def forward(config: dict[str, Any], tensors: Tensors, tokens: list[int]) -> np.ndarray:
     """Logits of every position, float64 [tokens, V]."""
-    w = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
-    eps = config["rms_norm_eps"]
-    x = w["model.embed_tokens.weight"][tokens]
-    for layer in range(config["num_hidden_layers"]):
-        name = f"model.layers.{layer}."
-        x = x + _attention(
-            config, w, name + "self_attn.", _norm(x, w[name + "input_layernorm.weight"], eps)
-        )
-        h = _norm(x, w[name + "post_attention_layernorm.weight"], eps)
-        gate = h @ w[name + "mlp.gate_proj.weight"].T
-        up = h @ w[name + "mlp.up_proj.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * up) @ w[name + "mlp.down_proj.weight"].T
+    return logits(read(config), tensors, tokens)
+
+
+def logits(reading: Reading, tensors: Tensors, tokens: list[int]) -> np.ndarray:
+    w = {
+        name.removeprefix("language_model."): tensor.astype(np.float64)
+        for name, tensor in tensors.items()
+    }
+    x = w["model.embed_tokens.weight"][tokens] * reading.embedding_scale
+    for layer in range(len(reading.windows)):
+        x = _layer(reading, w, layer, x)
     head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
-    return _norm(x, w["model.norm.weight"], eps) @ head.T
+    return _cap(_norm(reading, w, "model.norm", x) @ head.T, reading.logit_cap)
 
 
-def greedy(
-    config: dict[str, Any], tensors: dict[str, np.ndarray], prompt: list[int], count: int
-) -> list[int]:
-    """The next `count` tokens, each the most likely one."""
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(int(np.argmax(forward(config, tensors, tokens)[-1])))
-    return tokens[len(prompt) :]
+def _layer(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.ndarray:
+    """Gemma norms what attention and MLP are given and what they return, the others the former."""
+    name = f"model.layers.{layer}."
+
+    def norm(which: str, y: np.ndarray) -> np.ndarray:
+        return _norm(reading, w, f"{name}{which}_layernorm", y)
+
+    attended = _attention(reading, w, layer, norm("input", x))
+    if f"{name}pre_feedforward_layernorm.weight" not in w:
+        x = x + attended
+        return x + _mlp(reading, w, name + "mlp.", norm("post_attention", x))
+    x = x + norm("post_attention", attended)
+    out = _mlp(reading, w, name + "mlp.", norm("pre_feedforward", x))
+    return x + norm("post_feedforward", out)
 
 
-def _norm(x: np.ndarray, scale: np.ndarray, eps: float) -> np.ndarray:
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * scale
+def _norm(reading: Reading, w: Tensors, name: str, x: np.ndarray) -> np.ndarray:
+    scale = reading.norm_offset + w[name + ".weight"]
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + reading.eps) * scale
 
 
-def _attention(
-    config: dict[str, Any], w: dict[str, np.ndarray], name: str, x: np.ndarray
-) -> np.ndarray:
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    length = len(x)
+def _cap(x: np.ndarray, cap: float | None) -> np.ndarray:
+    return x if cap is None else cap * np.tanh(x / cap)
+
+
+def _attention(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.ndarray:
+    name = f"model.layers.{layer}.self_attn."
+    heads, kv_heads = reading.num_heads, reading.num_kv_heads
+    length, window = len(x), reading.windows[layer]
 
     def project(letter: str, count: int) -> np.ndarray:
         y = x @ w[f"{name}{letter}_proj.weight"].T + w.get(f"{name}{letter}_proj.bias", 0.0)
         y = y.reshape(length, count, -1)
-        if f"{name}{letter}_norm.weight" in w:
-            y = _norm(y, w[f"{name}{letter}_norm.weight"], config["rms_norm_eps"])
-        return y
+        return _norm(reading, w, f"{name}{letter}_norm", y) if has_norm(letter) else y
+
+    def has_norm(letter: str) -> bool:
+        return f"{name}{letter}_norm.weight" in w
 
     q, k, v = project("q", heads), project("k", kv_heads), project("v", kv_heads)
-    q, k = rotate(config, q), rotate(config, k)
+    q, k = (turn(reading.frequencies[layer], y) for y in (q, k))
     k, v = (np.repeat(y, heads // kv_heads, axis=1) for y in (k, v))
-    scores = np.einsum("qhd,khd->hqk", q, k) / math.sqrt(q.shape[-1])
-    positions = np.arange(length)
-    seen = positions[None, :] <= positions[:, None]
-    if config.get("sliding_window"):
-        seen &= positions[None, :] > positions[:, None] - config["sliding_window"]
-    scores = np.where(seen, scores, -np.inf)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
+    scores = np.einsum("qhd,khd->hqk", q, k) * reading.query_scale
+    distance = np.arange(length)[:, None] - np.arange(length)
+    seen = (distance >= 0) & (distance < (window or length))
+    weights = _softmax(np.where(seen, _cap(scores, reading.attention_cap), -np.inf))
     out = np.einsum("hqk,khd->qhd", weights, v).reshape(length, -1)
     return out @ w[f"{name}o_proj.weight"].T
 
 
+def _softmax(x: np.ndarray) -> np.ndarray:
+    weights = np.exp(x - x.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _mlp(reading: Reading, w: Tensors, name: str, x: np.ndarray) -> np.ndarray:
+    if name + "gate.weight" in w:
+        return _experts(reading, w, name, x)
+    gate = ACTIVATIONS[reading.activation](x @ w[name + "gate_proj.weight"].T)
+    return (gate * (x @ w[name + "up_proj.weight"].T)) @ w[name + "down_proj.weight"].T
+
+
+def _experts(reading: Reading, w: Tensors, name: str, x: np.ndarray) -> np.ndarray:
+    shares = route(reading, x @ w[name + "gate.weight"].T)
+    out = np.zeros_like(x)
+    for expert, share in enumerate(shares.T):
+        rows = np.flatnonzero(share)
+        dense = _mlp(reading, w, f"{name}experts.{expert}.", x[rows])
+        out[rows] += share[rows, None] * dense
+    return out
+
+
+def route(reading: Reading, scores: np.ndarray) -> np.ndarray:
+    """The share that every expert has in a token, [tokens, experts]: zero but for the chosen."""
+    shares = _softmax(scores)
+    refused = np.argsort(shares, axis=-1)[:, : -reading.experts_per_token]
+    np.put_along_axis(shares, refused, 0.0, axis=-1)
+    return shares / shares.sum(-1, keepdims=True) if reading.renormalise else shares
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": _gelu,
+    "gelu_pytorch_tanh": _gelu_tanh,
+}
+
+
 def rotate(config: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    half = x.shape[-1] // 2
-    frequencies = _stretch(config, config["rope_theta"] ** (-np.arange(half) / half))
+    """Rows of [tokens, heads, head_dim] turned by their positions, as the full layers do."""
+    return turn(frequencies(config, x.shape[-1], "full_attention"), x)
+
+
+def turn(frequencies: np.ndarray, x: np.ndarray) -> np.ndarray:
     angles = np.arange(len(x))[:, None, None] * frequencies
-    first, second = x[..., :half], x[..., half:]
+    first, second = np.split(x, 2, axis=-1)
     cos, sin = np.cos(angles), np.sin(angles)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def _stretch(config: dict[str, Any], frequencies: np.ndarray) -> np.ndarray:
-    scaling = config.get("rope_scaling")
-    if not scaling:
+def frequencies(hf: dict[str, Any], head_dim: int, kind: str) -> np.ndarray:
+    """Radians a position, of each pair of the head: in Gemma 3 its windows have their own."""
+    rope = _rope(hf, kind)
+    half = head_dim // 2
+    return _stretch(rope, rope["rope_theta"] ** (-np.arange(half) / half))
+
+
+def _rope(hf: dict[str, Any], kind: str) -> dict[str, Any]:
+    new = hf.get("rope_parameters") or {}
+    if new:
+        return new.get(kind, new)
+    if kind == "sliding_attention" and "rope_local_base_freq" in hf:
+        return {"rope_theta": hf["rope_local_base_freq"]}
+    return {"rope_theta": hf["rope_theta"]} | (hf.get("rope_scaling") or {})
+
+
+def _stretch(rope: dict[str, Any], frequencies: np.ndarray) -> np.ndarray:
+    kind = rope.get("rope_type", "default")
+    if kind == "default":
         return frequencies
-    if scaling["rope_type"] == "linear":
-        return frequencies / scaling["factor"]
+    if kind == "linear":
+        return frequencies / rope["factor"]
     stretched = []
     for frequency in frequencies:
-        turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        turns = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         keep = min(1.0, max(0.0, (turns - low) / (high - low)))
-        stretched.append(frequency * keep + frequency / scaling["factor"] * (1 - keep))
+        stretched.append(frequency * keep + frequency / rope["factor"] * (1 - keep))
     return np.array(stretched)

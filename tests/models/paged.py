@@ -22,15 +22,20 @@ from models.sharding import TENSOR, make_mesh
 from models.weights import abstract_decoder, leaf_shardings, load_leaves
 
 BLOCK_SIZE = 16
-MAX_TOKENS = 128
 _PAD_TO = 64
 
 
 class PagedModel:
-    """One checkpoint, `num_rows` sequences side by side, every one with blocks for 128 tokens."""
+    """One checkpoint, `num_rows` sequences side by side, each with blocks for `max_tokens`."""
 
     def __init__(
-        self, folder: Path, num_rows: int, *, tensor_size: int = 1, stacked: bool = False
+        self,
+        folder: Path,
+        num_rows: int,
+        max_tokens: int,
+        *,
+        tensor_size: int = 1,
+        stacked: bool = False,
     ) -> None:
         config = read_config(folder)
         mesh = make_mesh(config, tensor_size)
@@ -47,7 +52,7 @@ class PagedModel:
         self._leaves = load_leaves(model, Checkpoint(folder), mesh)
         self._vocab_size = config.vocab_size
         self._lens = np.zeros(num_rows, np.int32)
-        blocks = MAX_TOKENS // BLOCK_SIZE
+        blocks = -(-max_tokens // BLOCK_SIZE)
         # Block 0 takes the writes of padding; neighbours in a sequence are not neighbours here.
         self._tables = 1 + np.arange(num_rows * blocks).reshape(blocks, num_rows).T
         num_blocks = (1 + num_rows * blocks,) * len(config.windows)

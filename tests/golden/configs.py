@@ -1,0 +1,191 @@
+"""The config.json of every small random checkpoint, in the spellings that are published.
+
+One for every way the families differ: rope scaling (in both spellings), a tied or untied head,
+biases, norms, head sizes, windows by layer, soft caps, experts, and the text model of a vision
+checkpoint. Python 3.11 can read this file: the reference environment does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_COMMON = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "dtype": "float32",
+}
+# The blended part of the scaling lies within the positions of the prompts.
+_LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+# Published Gemma checkpoints leave tie_word_embeddings and more to their family's defaults. The
+# hidden size has a root that bfloat16 cannot hold, and is not heads times head size.
+_GEMMA = {
+    "vocab_size": 512,
+    "hidden_size": 96,
+    "num_attention_heads": 8,
+    "head_dim": 16,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-6,
+    "attention_bias": False,
+    "query_pre_attn_scalar": 24,
+    "sliding_window": 8,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "dtype": "float32",
+}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama3-untied": _COMMON
+    | {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "head_dim": 16,
+        "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, **_LLAMA3},
+    },
+    "llama3-tied": _COMMON
+    | {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "tie_word_embeddings": True,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"rope_type": "llama3", **_LLAMA3},
+    },
+    "qwen2": _COMMON
+    | {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "use_sliding_window": False,
+        "sliding_window": 128,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    },
+    "qwen3": _COMMON
+    | {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    },
+    "mistral": _COMMON
+    | {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "sliding_window": None,
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+    },
+    "mistral-window": _COMMON
+    | {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "num_key_value_heads": 2,
+        "sliding_window": 20,
+        "rope_theta": 10000.0,
+    },
+    "qwen2-mixed-window": _COMMON
+    | {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "max_window_layers": 2,
+        "rope_theta": 1000000.0,
+    },
+    "qwen3-moe": _COMMON
+    | {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "num_hidden_layers": 3,
+        "head_dim": 16,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 48,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "max_window_layers": 3,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+    },
+    # Caps as low as these random logits are small, so that they bend.
+    "gemma2": _GEMMA
+    | {
+        "architectures": ["Gemma2ForCausalLM"],
+        "model_type": "gemma2",
+        "intermediate_size": 160,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 4,
+        "hidden_act": "gelu_pytorch_tanh",
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 0.7,
+        "rope_theta": 10000.0,
+    },
+    "gemma3": _GEMMA
+    | {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "intermediate_size": 96,
+        "num_hidden_layers": 7,
+        "num_key_value_heads": 2,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "sliding_window_pattern": 3,
+        "rope_theta": 50000.0,
+        "rope_local_base_freq": 500.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    },
+    # The text model of a vision checkpoint, which names only what differs from the defaults.
+    "gemma3-vlm": {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "eos_token_id": [1, 3],
+        "mm_tokens_per_image": 4,
+        "text_config": {
+            "model_type": "gemma3_text",
+            "vocab_size": 512,
+            "hidden_size": 96,
+            "intermediate_size": 96,
+            "num_hidden_layers": 7,
+            "head_dim": 16,
+            "sliding_window": 8,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+        "dtype": "float32",
+    },
+}

@@ -1,0 +1,157 @@
+"""The naive decoder against transformers; and the references against mistakes.
+
+A reference proves something only if a missing norm or a wrong window would show in it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from tests.golden import random_models, references
+from tests.golden.configs import CONFIGS
+from tests.models import naive
+
+TOLERANCE = 1e-5
+MARGIN = 1e-4
+# Twice what a decoder may be off, at half of all positions or more.
+VISIBLE = 2e-4
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_computes_what_transformers_does(name):
+    reference = references.read(name)
+    reading, weights = naive.read(CONFIGS[name]), random_models.weights(name)
+    logits = []
+    for prompt, greedy, margins in zip(
+        reference.prompts, reference.greedy_ids, reference.margins, strict=True
+    ):
+        rows = naive.logits(reading, weights, prompt + greedy.tolist())
+        logits.append(rows[: len(prompt)])
+        best = rows[len(prompt) - 1 : -1].argmax(1)
+        assert np.all(margins[best != greedy] < MARGIN)
+    assert reference.error(logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_spelling_of_transformers_means_the_same(name):
+    weights, prompt = random_models.weights(name), random_models.prompts(name)[17]
+    published = naive.forward(CONFIGS[name], weights, prompt)
+    saved = naive.forward(references.saved_config(name), weights, prompt)
+    assert_allclose(saved, published, rtol=0, atol=1e-9)
+
+
+def change(name, reading, weights):
+    """How far off a mistake puts the median position's logits, in parts of its largest."""
+    prompt = random_models.prompts(name)[17]
+    right = naive.forward(CONFIGS[name], random_models.weights(name), prompt)
+    wrong = naive.logits(reading, weights, prompt)
+    return np.median(np.abs(wrong - right).max(1) / np.abs(right).max(1))
+
+
+GEMMA = {
+    "norms by the weight alone": lambda r: {"norm_offset": 0.0},
+    "an unscaled embedding": lambda r: {"embedding_scale": 1.0},
+    "an embedding scaled by the root in bfloat16": lambda r: {"embedding_scale": 9.8125},
+    "queries scaled by the head size": lambda r: {"query_scale": 16**-0.5},
+    "queries scaled by hidden size over heads": lambda r: {"query_scale": 12**-0.5},
+    "silu": lambda r: {"activation": "silu"},
+    "the exact gelu": lambda r: {"activation": "gelu"},
+}
+WINDOWS = {
+    "no windows": lambda r: {"windows": [None for _ in r.windows]},
+    "windows everywhere": lambda r: {"windows": [max(w or 0 for w in r.windows)] * len(r.windows)},
+    "windows one wider": lambda r: {"windows": [w and w + 1 for w in r.windows]},
+    "windows one narrower": lambda r: {"windows": [w and w - 1 for w in r.windows]},
+    "windows one layer on": lambda r: {"windows": [*r.windows[-1:], *r.windows[:-1]]},
+}
+ROPES = {
+    "the local rope everywhere": lambda r: {"frequencies": [r.frequencies[0] for _ in r.windows]},
+    "the global rope everywhere": lambda r: {"frequencies": [r.frequencies[5] for _ in r.windows]},
+    "no scaling": lambda r: {"frequencies": scaled(r, on_local=1, on_global=8)},
+    "scaling everywhere": lambda r: {"frequencies": scaled(r, on_local=1 / 8, on_global=1)},
+}
+MISTAKES = {
+    "gemma2": GEMMA
+    | WINDOWS
+    | {
+        "no cap on attention": lambda r: {"attention_cap": None},
+        "no cap on logits": lambda r: {"logit_cap": None},
+    },
+    "gemma3": GEMMA | WINDOWS | ROPES,
+    "gemma3-vlm": GEMMA | WINDOWS | ROPES,
+    "qwen2-mixed-window": WINDOWS,
+    "mistral-window": {
+        name: WINDOWS[name] for name in ("no windows", "windows one wider", "windows one narrower")
+    },
+    "qwen3-moe": {
+        "one expert": lambda r: {"experts_per_token": 1},
+        "three experts": lambda r: {"experts_per_token": 3},
+        "shares of all experts": lambda r: {"renormalise": False},
+    },
+}
+
+
+def scaled(reading, on_local, on_global):
+    pairs = zip(reading.windows, reading.frequencies, strict=True)
+    return [frequencies * (on_local if window else on_global) for window, frequencies in pairs]
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        pytest.param(name, mistake, id=f"{name}-{what}")
+        for name, mistakes in MISTAKES.items()
+        for what, mistake in mistakes.items()
+    ],
+)
+def test_a_mistake_shows(name, mistake):
+    reading = naive.read(CONFIGS[name])
+    assert change(name, replace(reading, **mistake(reading)), random_models.weights(name)) > VISIBLE
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_norm_or_bias_that_is_left_out_shows(name):
+    reading, weights = naive.read(CONFIGS[name]), random_models.weights(name)
+    kinds = {kind(weight) for weight in weights if is_norm_or_bias(weight)}
+    assert len(kinds) >= 3
+    for left_out in kinds:
+        neutral = 0.0 if "bias" in left_out or reading.norm_offset else 1.0
+        without = {
+            weight: np.full_like(values, neutral) if kind(weight) == left_out else values
+            for weight, values in weights.items()
+        }
+        assert change(name, reading, without) > VISIBLE, left_out
+
+
+def kind(weight):
+    return re.sub(r"\.\d+\.", ".", weight)
+
+
+def is_norm_or_bias(weight):
+    of_text = not weight.startswith(("vision_tower.", "multi_modal_projector."))
+    return of_text and ("norm" in weight or "bias" in weight)
+
+
+def test_no_choice_of_experts_is_close(monkeypatch):
+    """Rounding must not send a token to another expert: all its logits would differ."""
+    gaps, chosen = [], []
+
+    def route(reading, scores):
+        ranked = np.sort(scores)
+        last = -reading.experts_per_token
+        gaps.append(ranked[:, last] - ranked[:, last - 1])
+        chosen.append(naive_route(reading, scores).sum(0) > 0)
+        return naive_route(reading, scores)
+
+    naive_route = naive.route
+    monkeypatch.setattr(naive, "route", route)
+    reference, weights = references.read("qwen3-moe"), random_models.weights("qwen3-moe")
+    for prompt, greedy in zip(reference.prompts, reference.greedy_ids, strict=True):
+        naive.forward(CONFIGS["qwen3-moe"], weights, prompt + greedy.tolist())
+    assert np.min(np.concatenate(gaps)) > 2e-5
+    assert np.all(np.any(chosen, axis=0))
