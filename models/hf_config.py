@@ -104,7 +104,9 @@ def _qwen3_moe(hf: _HF) -> _Fields:
     if hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1:
         raise ConfigError("experts on some layers only (mlp_only_layers) are not supported")
     moe = MoeConfig(
-        num_experts=_integer(hf, "num_experts"),
+        num_experts=_integer(
+            hf, "num_local_experts" if "num_local_experts" in hf else "num_experts"
+        ),
         num_experts_per_token=_integer(hf, "num_experts_per_tok"),
         expert_size=_integer(hf, "moe_intermediate_size"),
         renormalize=bool(hf.get("norm_topk_prob", False)),

@@ -17,10 +17,16 @@ from models.config import RopeConfig, RopeScaling
 
 
 class RopeTables(NamedTuple):
-    """Cosine and sine of every token's angles: float32 [T, head_dim / 2] each."""
+    """Cosine and sine of every token's angles, float32, as the rotations take them.
 
-    cos: jax.Array
-    sin: jax.Array
+    [T, 1, H] for queries, and [T, 1, 2, H] for keys with values, which turn by no angle. Made once
+    a step: within a scan of layers they would be made in each.
+    """
+
+    q_cos: jax.Array
+    q_sin: jax.Array
+    kv_cos: jax.Array
+    kv_sin: jax.Array
 
 
 def rope_frequencies(config: RopeConfig, head_dim: int) -> np.ndarray:
@@ -34,20 +40,20 @@ def rope_tables(config: RopeConfig, head_dim: int, positions_T: jax.Array) -> Ro
     """The tables of these positions."""
     frequencies = jnp.asarray(rope_frequencies(config, head_dim))
     angles = positions_T.astype(jnp.float32)[:, None] * frequencies
-    return RopeTables(jnp.cos(angles), jnp.sin(angles))
+    cos, sin = (jnp.concatenate([t, t], axis=-1) for t in (jnp.cos(angles), jnp.sin(angles)))
+    kv_cos = jnp.stack([cos, jnp.ones_like(cos)], axis=1)
+    kv_sin = jnp.stack([sin, jnp.zeros_like(sin)], axis=1)
+    return RopeTables(cos[:, None], sin[:, None], kv_cos[:, None], kv_sin[:, None])
 
 
 def rotate_queries(q_KTGH: jax.Array, tables: RopeTables) -> jax.Array:
     """Rotate every query; computed in float32, returned in its dtype."""
-    cos, sin = (jnp.concatenate([t, t], axis=-1)[:, None] for t in tables)
-    return _rotate(q_KTGH, cos, sin)
+    return _rotate(q_KTGH, tables.q_cos, tables.q_sin)
 
 
 def rotate_keys(kv_TK2H: jax.Array, tables: RopeTables) -> jax.Array:
     """Rotate the keys and let the values pass: taken apart, they would have to be joined again."""
-    is_key = (jnp.arange(2) == 0)[:, None]
-    cos, sin = (jnp.concatenate([t, t], axis=-1)[:, None, None] for t in tables)
-    return _rotate(kv_TK2H, jnp.where(is_key, cos, 1.0), jnp.where(is_key, sin, 0.0))
+    return _rotate(kv_TK2H, tables.kv_cos, tables.kv_sin)
 
 
 def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

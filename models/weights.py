@@ -39,6 +39,11 @@ def leaf_shardings(model: Decoder, mesh: Mesh) -> list[NamedSharding]:
     return [_sharding(variable, mesh) for _, variable in _variables(model)]
 
 
+def is_kv_unit(model: Decoder) -> list[bool]:
+    """Of every leaf, in flattening order, whether it holds the units of keys and values."""
+    return ["kv_scale" in path for path, _ in _variables(model)]
+
+
 def load_leaves(
     model: Decoder,
     checkpoint: Checkpoint,

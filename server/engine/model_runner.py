@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from models.attention.choice import choose_backend
+from models.calibration import calibrate
 from models.checkpoint import Checkpoint
 from models.config import ModelConfig
 from models.hf_config import read_config
@@ -91,7 +92,7 @@ class ModelRunner:
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         layout = choose_layout(config, engine, mesh)
         model = abstract_decoder(config, layout)
-        leaves = load_leaves(model, Checkpoint(checkpoint), mesh, progress)
+        leaves = calibrate(model, load_leaves(model, Checkpoint(checkpoint), mesh, progress), mesh)
         sizes = _state_sizes(config, layout, engine, on_cpu)
         auto_budget = max(_CPU_TOKEN_BUDGET if on_cpu else _TOKEN_BUDGET, 2 * engine.max_num_seqs)
         budget = engine.max_num_batched_tokens or auto_budget

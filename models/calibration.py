@@ -1,0 +1,120 @@
+"""Finds the units that 8-bit keys and values are kept in: one run over sample tokens in full width.
+
+Every layer and KV head gets the largest magnitude seen, with room to spare (`quantization`). The
+sample is drawn from the vocabulary by a fixed seed, so the same weights always get the same units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from models.attention.base import Ragged
+from models.attention.xla import KVBlocks, XlaAttention
+from models.config import ModelConfig
+from models.decoder import Decoder, KVPools, pool_shapes
+from models.layout import DecoderLayout
+from models.quantization import kv_scale
+from models.sharding import TENSOR
+from models.weights import abstract_decoder, is_kv_unit, leaf_shardings
+
+_NUM_TOKENS = 256
+_BLOCK_SIZE = 16
+
+
+def calibrate(model: Decoder, leaves: list[jax.Array], mesh: Mesh) -> list[jax.Array]:
+    """The leaves with the units of keys and values measured; as they are where none are kept."""
+    layout = model.layout
+    if not layout.scales_kv:
+        return leaves
+    wide = replace(layout, kv_dtype=layout.activation_dtype, backend=XlaAttention())
+    is_unit = is_kv_unit(model)
+    kept = [leaf for leaf, unit in zip(leaves, is_unit, strict=True) if not unit]
+    largest_LK2 = _measure(abstract_decoder(model.config, wide), kept, mesh)
+    units_LK2 = kv_scale(largest_LK2, layout.kv_dtype)
+    values = iter([units_LK2] if layout.stacked else list(units_LK2))
+    shardings = leaf_shardings(model, mesh)
+    return [
+        jax.device_put(next(values), sharding) if unit else leaf
+        for leaf, unit, sharding in zip(leaves, is_unit, shardings, strict=True)
+    ]
+
+
+def _measure(model: Decoder, leaves: list[jax.Array], mesh: Mesh) -> np.ndarray:
+    """The largest magnitude of each layer's keys and values by KV head: float32 [L, K, 2]."""
+    graphdef, state = nnx.split(model)
+    treedef = jax.tree.structure(state)
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, _NUM_TOKENS)
+
+    def run(leaves: list[jax.Array], tokens: jax.Array) -> jax.Array:
+        decoder: Decoder = nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
+        pools = _empty_pools(model.config, model.layout)
+        ragged = _one_prompt(len(model.config.windows))
+        return _largest(model, decoder(tokens, pools, ragged, decode_only=False)[1])
+
+    specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
+    mapped = jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(specs, PartitionSpec()),
+        out_specs=PartitionSpec(None, TENSOR),
+        check_vma=False,
+    )
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    largest = jax.jit(mapped, out_shardings=everywhere)(leaves, tokens.astype(np.int32))
+    return np.asarray(largest)
+
+
+def _empty_pools(config: ModelConfig, layout: DecoderLayout) -> KVPools:
+    """One shard's pools, with blocks for the sample."""
+    blocks = (_NUM_TOKENS // _BLOCK_SIZE + 1,) * len(config.windows)
+
+    def local(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        shape = (leaf.shape[0], leaf.shape[1] // layout.tensor_size, *leaf.shape[2:])
+        return jnp.zeros(shape, leaf.dtype)
+
+    shapes = pool_shapes(config, layout, blocks, _BLOCK_SIZE)
+    return tuple(jax.tree.map(local, layout.backend.abstract_pool(shape)) for shape in shapes)
+
+
+def _one_prompt(num_kinds: int) -> Ragged:
+    table = 1 + jnp.arange(_NUM_TOKENS // _BLOCK_SIZE, dtype=jnp.int32)
+    return Ragged(
+        positions_T=jnp.arange(_NUM_TOKENS, dtype=jnp.int32),
+        row_T=jnp.zeros(_NUM_TOKENS, jnp.int32),
+        is_padding_T=jnp.zeros(_NUM_TOKENS, jnp.bool_),
+        block_tables_KSB=jnp.broadcast_to(table, (num_kinds, 1, table.size)),
+        seq_lens_S=jnp.full(1, _NUM_TOKENS, jnp.int32),
+        query_start_S1=jnp.array([0, _NUM_TOKENS], jnp.int32),
+        num_decodes=jnp.int32(0),
+        num_rows=jnp.int32(1),
+    )
+
+
+def _largest(model: Decoder, pools: KVPools) -> jax.Array:
+    """[L, K, 2] of this shard's KV heads, out of the pools of all layers."""
+    config = model.config
+    if not model.layout.stacked:
+        return jnp.stack([_of_blocks(pool, 1)[0] for pool in pools])
+    counts = [config.layer_windows.count(window) for window in config.windows]
+    by_kind = {
+        window: iter(_of_blocks(pool, count))
+        for window, pool, count in zip(config.windows, pools, counts, strict=True)
+    }
+    return jnp.stack([next(by_kind[window]) for window in config.layer_windows])
+
+
+def _of_blocks(pool: KVBlocks, num_layers: int) -> jax.Array:
+    """[layers, K, 2]."""
+
+    def largest(leaf: Any) -> jax.Array:
+        split = jnp.abs(leaf).reshape(num_layers, -1, *leaf.shape[1:])
+        return jnp.max(split, axis=(1, 3, 4)).astype(jnp.float32)
+
+    return jnp.stack([largest(pool.k), largest(pool.v)], axis=-1)
