@@ -24,9 +24,6 @@ from models.sharding import TENSOR, LogicalAxes, is_split
 
 type Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
 
-# Up to so many tokens reading a matrix takes longer than multiplying with it.
-FEW_TOKENS = 256
-
 _F32 = jnp.dtype(jnp.float32)
 _NORMAL: Initializer = jax.nn.initializers.normal(0.02)
 _ONES: Initializer = jax.nn.initializers.ones
@@ -85,24 +82,20 @@ class Linear(nnx.Module):
             self.scale = None
         self.bias = declare(rngs, shape[1:], axes[1:], layout.dtype, _ZEROS) if bias else None
 
-    def product(self, x: jax.Array, columns: slice = slice(None)) -> jax.Array:
-        """The matrix product alone, of all or these columns, summed in float32: [T, out].
+    def product(self, x: jax.Array) -> jax.Array:
+        """The matrix product alone, summed in float32: [T, out].
 
         The result is asked for in float32: otherwise XLA for CPU converts the whole weight to
         float32 at every step.
         """
-        w = self.kernel[...][:, columns].astype(self.dtype)
+        w = self.kernel[...].astype(self.dtype)
         y = jnp.dot(x.astype(self.dtype), w, preferred_element_type=jnp.float32)
-        return y if self.scale is None else y * self.scale[...][:, columns]
+        return y if self.scale is None else y * self.scale[...]
 
-    def __call__(
-        self, x_TD: jax.Array, norm_T1: jax.Array, columns: slice = slice(None)
-    ) -> jax.Array:
+    def __call__(self, x_TD: jax.Array, norm_T1: jax.Array) -> jax.Array:
         """The product with a normed input, in x's dtype: [T, out]."""
-        y = self.product(x_TD, columns) * norm_T1
-        if self.bias is not None:
-            y = y + self.bias[...][columns].astype(_F32)
-        return y.astype(x_TD.dtype)
+        y = self.product(x_TD) * norm_T1
+        return (y if self.bias is None else y + self.bias[...].astype(_F32)).astype(x_TD.dtype)
 
     def partial(self, x: jax.Array, residual: Residual) -> jax.Array:
         """The product with an input split over shards: added up, then the bias, once."""
@@ -150,11 +143,7 @@ class AttentionProjections(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """A gated MLP (Shazeer, 2020). Gate and up share a matrix, side by side within each shard.
-
-    Few tokens are multiplied with both at once, which saves an operation; many with one after the
-    other, so that the activation is part of the second product and not an operation of its own.
-    """
+    """A gated MLP (Shazeer, 2020). Gate and up share a matrix, side by side within each shard."""
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         d, f = config.hidden_size, config.mlp_size
@@ -163,14 +152,8 @@ class Mlp(nnx.Module):
         self.down = Linear(rngs, (f, d), ("mlp", "embed"), layout, config.mlp_bias)
 
     def __call__(self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual) -> jax.Array:
-        f = self.down.kernel.shape[0]
-        if x_TD.shape[0] <= FEW_TOKENS:
-            gate, up = jnp.split(self.gate_up(x_TD, norm_T1), 2, axis=-1)
-            return self.down.partial(self.activate(gate) * up, residual)
-        up = self.gate_up(x_TD, norm_T1, slice(f, 2 * f))
-        gate = self.activate(self.gate_up(x_TD, norm_T1, slice(0, f)))
-        # Kept apart: in the next product it would be computed anew for each of that one's tiles.
-        return self.down.partial(jax.lax.optimization_barrier(gate * up), residual)
+        gate, up = jnp.split(self.gate_up(x_TD, norm_T1), 2, axis=-1)
+        return self.down.partial(self.activate(gate) * up, residual)
 
 
 class KvScale(nnx.Module):

@@ -13,10 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import ModelConfig
-from models.layers import ACTIVATIONS, FEW_TOKENS, declare, int8_noise, int8_scale
+from models.layers import ACTIVATIONS, declare, int8_noise, int8_scale
 from models.layout import DecoderLayout
 from models.parallel import Residual
 from models.sharding import TENSOR
+
+# Up to so many tokens the dense form costs no more than reading the experts does.
+DENSE_TOKENS = 256
 
 _F32 = jnp.dtype(jnp.float32)
 
@@ -114,7 +117,7 @@ class Moe(nnx.Module):
         weight_Tk, expert_Tk = self._route(x_TD, norm_T1)
         first = jax.lax.axis_index(TENSOR) * self.experts.num_local()
         local_Tk = expert_Tk - first
-        run = self._dense if x_TD.shape[0] <= FEW_TOKENS else self._grouped
+        run = self._dense if x_TD.shape[0] <= DENSE_TOKENS else self._grouped
         out = run(x_TD, norm_T1, weight_Tk, local_Tk, layer)
         return residual.reduce(out.astype(x_TD.dtype))
 
