@@ -322,6 +322,8 @@ def _qwen_windows(hf: _HF) -> tuple[int | None, ...]:
     if not hf.get("use_sliding_window") or _window(hf) is None:
         return (None,) * num_layers
     num_full = hf.get("max_window_layers", 28)
+    if not isinstance(num_full, int):
+        raise ConfigError(f"config.json: max_window_layers must be an integer, not {num_full!r}")
     return _layer_windows(hf, lambda layer: layer >= num_full)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from models.attention.base import Ragged
 from models.attention.xla import XlaAttention
+from models.calibration import calibrate
 from models.checkpoint import Checkpoint
 from models.decoder import pool_shapes
 from models.hf_config import read_config
@@ -23,6 +24,20 @@ from models.weights import abstract_decoder, leaf_shardings, load_leaves
 
 BLOCK_SIZE = 16
 _PAD_TO = 64
+
+
+def make_layout(**fields: Any) -> DecoderLayout:
+    """Float32 throughout, layers listed, on one shard, unless told otherwise."""
+    f32 = jnp.dtype("float32")
+    defaults: dict[str, Any] = {
+        "tensor_size": 1,
+        "stacked": False,
+        "dtype": f32,
+        "activation_dtype": f32,
+        "kv_dtype": f32,
+        "backend": XlaAttention(),
+    }
+    return DecoderLayout(**(defaults | fields))
 
 
 class PagedModel:
@@ -35,21 +50,13 @@ class PagedModel:
         max_tokens: int,
         *,
         tensor_size: int = 1,
-        stacked: bool = False,
+        **layout_fields: Any,
     ) -> None:
         config = read_config(folder)
         mesh = make_mesh(config, tensor_size)
-        f32 = jnp.dtype("float32")
-        layout = DecoderLayout(
-            tensor_size=tensor_size,
-            stacked=stacked,
-            dtype=f32,
-            activation_dtype=f32,
-            kv_dtype=f32,
-            backend=XlaAttention(),
-        )
+        layout = make_layout(tensor_size=tensor_size, **layout_fields)
         model = abstract_decoder(config, layout)
-        self._leaves = load_leaves(model, Checkpoint(folder), mesh)
+        self._leaves = calibrate(model, load_leaves(model, Checkpoint(folder), mesh), mesh)
         self._vocab_size = config.vocab_size
         self._lens = np.zeros(num_rows, np.int32)
         blocks = -(-max_tokens // BLOCK_SIZE)

@@ -4,13 +4,8 @@ import json
 
 import pytest
 
-from models.config import (
-    ConfigError,
-    RopeScaling,
-    parse_config,
-    read_config,
-    supported_architectures,
-)
+from models.config import ConfigError, MoeConfig, RopeConfig, RopeScaling
+from models.hf_config import parse_config, read_config, supported_architectures
 from tests.models.checkpoints import LLAMA
 
 LLAMA3 = {
@@ -23,6 +18,40 @@ LLAMA3_SCALING = RopeScaling(kind="llama3", factor=8.0, original_max_position=81
 QWEN2 = LLAMA | {"architectures": ["Qwen2ForCausalLM"]}
 QWEN3 = LLAMA | {"architectures": ["Qwen3ForCausalLM"]}
 MISTRAL = LLAMA | {"architectures": ["MistralForCausalLM"]}
+MOE = LLAMA | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
+GEMMA2 = LLAMA | {
+    "architectures": ["Gemma2ForCausalLM"],
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "query_pre_attn_scalar": 144,
+    "sliding_window": 32,
+}
+GEMMA3 = LLAMA | {
+    "architectures": ["Gemma3ForCausalLM"],
+    "num_hidden_layers": 7,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    "sliding_window": 32,
+}
+# A published vision checkpoint says of its text model only what is not the default.
+VISION = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "eos_token_id": [1, 106],
+    "torch_dtype": "bfloat16",
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "sliding_window": 1024,
+    },
+}
 
 
 def without(hf, *keys):
@@ -34,11 +63,12 @@ def test_a_plain_llama():
     assert (config.vocab_size, config.hidden_size, config.num_layers) == (300, 64, 2)
     assert (config.num_heads, config.num_kv_heads, config.head_dim) == (8, 4, 8)
     assert (config.mlp_size, config.max_position) == (96, 256)
-    assert (config.rms_norm_eps, config.rope_theta, config.rope_scaling) == (1e-5, 1e4, None)
+    assert (config.rms_norm_eps, config.rope) == (1e-5, RopeConfig(theta=1e4))
+    assert config.attention_scale == pytest.approx(8**-0.5)
     assert (config.tie_embeddings, config.dtype, config.eos_token_ids) == (True, "float32", (2,))
     assert not config.qkv_bias
     assert not config.qk_norm
-    assert config.sliding_window is None
+    assert config.layer_windows == (None, None)
 
 
 def test_it_is_a_compile_time_constant():
@@ -49,7 +79,7 @@ def test_it_is_a_compile_time_constant():
     ("missing", "field", "default"),
     [
         ("num_key_value_heads", "num_kv_heads", 8),
-        ("rope_theta", "rope_theta", 10_000.0),
+        ("rope_theta", "rope", RopeConfig(theta=10_000.0)),
         ("rms_norm_eps", "rms_norm_eps", 1e-6),
         ("tie_word_embeddings", "tie_embeddings", False),
         ("eos_token_id", "eos_token_ids", ()),
@@ -71,7 +101,7 @@ def test_what_may_be_missing(missing, field, default):
         ({"eos_token_id": None}, "eos_token_ids", ()),
         ({"rms_norm_eps": 1}, "rms_norm_eps", 1.0),
         ({"rms_norm_eps": None}, "rms_norm_eps", 1e-6),
-        ({"sliding_window": 64}, "sliding_window", None),
+        ({"sliding_window": 64}, "layer_windows", (None, None)),
         ({"architectures": ["Unknown", "LlamaForCausalLM"]}, "architecture", "LlamaForCausalLM"),
     ],
 )
@@ -111,9 +141,7 @@ def test_what_a_field_may_say(change, field, value):
     ],
 )
 def test_rope_in_its_old_and_new_spelling(change, theta, scaling):
-    config = parse_config(LLAMA | change)
-    assert config.rope_theta == theta
-    assert config.rope_scaling == scaling
+    assert parse_config(LLAMA | change).rope == RopeConfig(theta=theta, scaling=scaling)
 
 
 @pytest.mark.parametrize(
@@ -132,29 +160,68 @@ def test_what_an_architecture_adds(hf, fields):
     assert {field: getattr(config, field) for field in fields} == fields
 
 
+def test_gemma_2():
+    config = parse_config(GEMMA2)
+    assert config.layer_windows == (32, None)
+    assert (config.attention_softcap, config.logit_softcap) == (50.0, 30.0)
+    assert config.attention_scale == pytest.approx(1 / 12)
+    assert (config.post_norms, config.unit_offset, config.qk_norm) == (True, True, False)
+    assert config.embedding_scale == 8.0
+    assert config.local_rope == config.rope
+
+
+def test_gemma_3():
+    config = parse_config(GEMMA3)
+    assert config.layer_windows == (32,) * 5 + (None, 32)
+    assert config.pattern == (32,) * 5 + (None,)
+    assert config.windows == (None, 32)
+    scaling = RopeScaling(kind="linear", factor=8.0)
+    assert config.rope_of(None) == RopeConfig(theta=1e6, scaling=scaling)
+    assert config.rope_of(32) == RopeConfig(theta=1e4)
+    assert config.qk_norm
+    assert config.logit_softcap is None
+
+
+def test_the_text_model_of_a_vision_checkpoint():
+    config = parse_config(VISION)
+    assert (config.vocab_size, config.num_heads, config.num_kv_heads) == (262_208, 8, 4)
+    assert (config.head_dim, config.max_position) == (256, 131_072)
+    assert config.layer_windows.count(None) == 5
+    assert config.rope.theta == 1e6
+    assert (config.eos_token_ids, config.dtype) == ((1, 106), "bfloat16")
+
+
+def test_experts():
+    expected = MoeConfig(num_experts=8, num_experts_per_token=2, expert_size=32, renormalize=False)
+    assert parse_config(MOE).moe == expected
+    assert parse_config(MOE | {"norm_topk_prob": True}).moe.renormalize
+    assert parse_config(MOE).qk_norm
+
+
 SLIDING = {"use_sliding_window": True, "sliding_window": 32}
 
 
 @pytest.mark.parametrize(
-    ("hf", "window"),
+    ("hf", "windows"),
     [
-        (MISTRAL | {"sliding_window": 32}, 32),
-        (MISTRAL | {"sliding_window": None}, None),
-        (MISTRAL, None),
-        (QWEN2 | {"sliding_window": 32}, None),
-        (QWEN2 | {"use_sliding_window": False, "sliding_window": 32}, None),
-        (QWEN2 | {"use_sliding_window": True, "sliding_window": None}, None),
-        (QWEN2 | SLIDING | {"max_window_layers": 0}, 32),
-        (QWEN2 | SLIDING | {"max_window_layers": 2}, None),
-        (QWEN3 | SLIDING | {"layer_types": ["full_attention"] * 2}, None),
+        (MISTRAL | {"sliding_window": 32}, (32, 32)),
+        (MISTRAL | {"sliding_window": None}, (None, None)),
+        (MISTRAL, (None, None)),
+        (QWEN2 | {"sliding_window": 32}, (None, None)),
+        (QWEN2 | {"use_sliding_window": False, "sliding_window": 32}, (None, None)),
+        (QWEN2 | {"use_sliding_window": True, "sliding_window": None}, (None, None)),
+        (QWEN2 | SLIDING | {"max_window_layers": 0}, (32, 32)),
+        (QWEN2 | SLIDING | {"max_window_layers": 1}, (None, 32)),
+        (QWEN2 | SLIDING | {"max_window_layers": 2}, (None, None)),
+        (QWEN3 | SLIDING | {"layer_types": ["full_attention"] * 2}, (None, None)),
         (
             QWEN3 | SLIDING | {"layer_types": ["sliding_attention"] * 2, "max_window_layers": 28},
-            32,
+            (32, 32),
         ),
     ],
 )
-def test_the_window_counts_where_every_layer_uses_it(hf, window):
-    assert parse_config(hf).sliding_window == window
+def test_the_window_of_every_layer(hf, windows):
+    assert parse_config(hf).layer_windows == windows
 
 
 @pytest.mark.parametrize(
@@ -193,11 +260,15 @@ def test_the_window_counts_where_every_layer_uses_it(hf, window):
             "partial_rotary_factor 0.5 is not supported",
         ),
         (MISTRAL | {"sliding_window": "32"}, "sliding_window must be a positive integer"),
-        (QWEN2 | SLIDING | {"max_window_layers": 1}, "on some layers only are not supported"),
-        (
-            QWEN3 | SLIDING | {"layer_types": ["full_attention", "sliding_attention"]},
-            "on some layers only are not supported",
-        ),
+        (QWEN2 | SLIDING | {"max_window_layers": "1"}, "max_window_layers must be an integer"),
+        (QWEN3 | SLIDING | {"layer_types": ["full_attention"]}, "layer_types must list 2 layers"),
+        (QWEN3 | SLIDING | {"layer_types": ["linear"] * 2}, r"layer types \['linear'\] are not"),
+        (MOE | {"decoder_sparse_step": 2}, "experts on some layers only"),
+        (MOE | {"num_experts": None}, "num_experts must be a positive integer"),
+        (MOE | {"num_experts_per_tok": 9}, "num_experts_per_tok is greater than num_experts"),
+        (GEMMA3 | {"use_bidirectional_attention": True}, "use_bidirectional_attention is not"),
+        (GEMMA2 | {"hidden_activation": "relu"}, "hidden_act 'relu' is not supported"),
+        (VISION | {"text_config": 3}, "text_config must be an object"),
     ],
 )
 def test_what_is_refused_says_why(hf, sentence):
@@ -207,7 +278,8 @@ def test_what_is_refused_says_why(hf, sentence):
 
 def test_every_supported_architecture_parses():
     for name in supported_architectures():
-        assert parse_config(LLAMA | {"architectures": [name]}).architecture == name
+        hf = MOE | {"architectures": [name], "text_config": LLAMA}
+        assert parse_config(hf).architecture == name
 
 
 def write(folder, **files):
