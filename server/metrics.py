@@ -46,6 +46,8 @@ class Gauges:
     """What is read, not counted, at the moment of rendering.
 
     `kv_cache_usage_ratio` is 0 to 1 and leaves out cached blocks that may be reused at once.
+    Where layers differ in what they keep, it is that of the fullest pool, and `num_blocks` that of
+    the layers that keep everything.
     `step_age_seconds` is how long the step loop has not come round; `model_load_seconds` is 0 until
     the model is loaded and warm.
     """

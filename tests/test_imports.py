@@ -14,7 +14,8 @@ TRANSPORTS = ("server.api.http", "server.api.grpc")
 WEB_LIBRARIES = ("fastapi", "starlette", "uvicorn", "httptools", "grpc", "grpc_health")
 ARRAY_LIBRARIES = ("jax", "jaxlib", "numpy", "flax")
 POLICY = tuple(
-    f"server.engine.{name}" for name in ("sequence", "step", "block_manager", "scheduler")
+    f"server.engine.{name}"
+    for name in ("sequence", "step", "kv_kinds", "block_pool", "block_manager", "scheduler")
 )
 
 

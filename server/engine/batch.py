@@ -61,9 +61,10 @@ class SamplingInput(NamedTuple):
 
 
 class StepInput(NamedTuple):
-    """One step's host-side input. T and S are the bucket's sizes, K the kinds of
-    layers, B the blocks of a table.
+    """One step's host-side input. T and S are the bucket's sizes, K the kinds of layers, B the
+    blocks of a table.
 
+    In a table, 0 is a block that is not there yet or has been given back.
     Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
     whose log probability is wanted, or NO_TARGET.
     """
@@ -176,7 +177,8 @@ def _pack_tokens(step: StepInput, i: int, row: ScheduledRow, where: slice) -> No
     step.token_ids_T[where] = known + [IN_FLIGHT] * (end - first - len(known))
     step.positions_T[where] = np.arange(first, end)
     step.row_T[where] = i
-    step.block_tables_KSB[:, i, : len(seq.block_table)] = seq.block_table
+    for kind, table in enumerate(seq.block_tables):
+        step.block_tables_KSB[kind, i, : len(table)] = table
     step.seq_lens_S[i] = end
     if seq.needs_whole_prompt:
         targets = seq.token_ids[first + 1 : min(end + 1, seq.num_prompt_tokens)]

@@ -36,7 +36,7 @@ class Runner[InFlight](Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """How busy the engine is, in requests, sequences and blocks."""
+    """How busy the engine is, in requests, sequences and blocks: of that kind which is fullest."""
 
     num_requests_waiting: int
     num_sequences_running: int
@@ -105,7 +105,8 @@ class Engine[InFlight]:
         self._inbox.put(self._stop)
 
     def load(self) -> Load:
-        scheduler, blocks = self._scheduler, self._scheduler.block_manager
+        scheduler = self._scheduler
+        blocks = scheduler.block_manager.fullest
         return Load(
             num_requests_waiting=scheduler.num_waiting_requests,
             num_sequences_running=scheduler.num_running,

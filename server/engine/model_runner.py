@@ -33,6 +33,7 @@ from server.engine.batch import (
     pack,
     pack_slot,
 )
+from server.engine.kv_kinds import KVKind
 from server.engine.link import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, TokenLogprobs
 from server.engine.program import DeviceState, Programs, StateSizes, StepOutput
 from server.engine.sampler import Logprobs
@@ -114,8 +115,8 @@ class ModelRunner:
         return self.config.eos_token_ids
 
     @property
-    def num_blocks(self) -> int:
-        return self.sizes.num_blocks[0]
+    def kinds(self) -> tuple[KVKind, ...]:
+        return self.sizes.kinds
 
     @property
     def block_size(self) -> int:
@@ -139,7 +140,7 @@ class ModelRunner:
                 )
         bucket = self._ladder.choose(batch)
         sizes = self.sizes
-        inputs = pack(batch, bucket, len(sizes.num_blocks), sizes.table_size, sizes.scratch_slot)
+        inputs = pack(batch, bucket, len(sizes.kinds), sizes.table_size, sizes.scratch_slot)
         output, self._state = self._steps[bucket](self._leaves, self._state, inputs)
         return InFlight(batch, bucket, output)
 
@@ -223,7 +224,7 @@ def _state_sizes(
     num_blocks = engine.num_blocks or _kv_bytes(engine, on_cpu) // block_bytes
     max_stop_ids = MAX_STOP_TOKEN_IDS + len(config.eos_token_ids)
     return StateSizes(
-        num_blocks=(num_blocks,) * len(config.windows),
+        kinds=tuple(KVKind(window, num_blocks) for window in config.windows),
         block_size=engine.block_size,
         max_num_seqs=engine.max_num_seqs,
         slot=SlotSizes(longest, MAX_LOGIT_BIASES, max_stop_ids),

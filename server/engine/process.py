@@ -21,6 +21,7 @@ from server.config import EngineConfig
 from server.control import Command, receive_task, watch_commands
 from server.engine.block_manager import BlockManager
 from server.engine.engine import Engine, Runner
+from server.engine.kv_kinds import KVKind
 from server.engine.link import EngineInfo, EngineState, Fatal, Pulse, ToEngine
 from server.engine.link_server import LinkServer
 from server.engine.scheduler import Scheduler
@@ -50,8 +51,8 @@ class ServingRunner(Runner[Any], Protocol):
     def eos_token_ids(self) -> tuple[int, ...]: ...
 
     @property
-    def num_blocks(self) -> int:
-        """The padding block included."""
+    def kinds(self) -> tuple[KVKind, ...]:
+        """The kinds of layers, the one without a window, if any, first."""
 
     @property
     def block_size(self) -> int: ...
@@ -164,7 +165,7 @@ class EngineProcess:
         runner = build(self._config, self._report, self._on_compilation)
         engine = self._build_engine(runner)
         self._load_seconds = time.monotonic() - self._started
-        self._num_blocks = runner.num_blocks
+        self._num_blocks = runner.kinds[0].num_blocks
         self._engine = engine
         self._link.announce(self._info(runner))
         self._log_ready(runner)
@@ -173,7 +174,7 @@ class EngineProcess:
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
         config = self._config
         blocks = BlockManager(
-            runner.num_blocks,
+            runner.kinds,
             runner.block_size,
             seed=f"{self._model.name}/{self._model.version}",
             prefix_caching=config.prefix_caching,
@@ -224,7 +225,7 @@ class EngineProcess:
                 "max_model_len": runner.max_model_len,
                 "max_num_seqs": self._config.max_num_seqs,
                 "max_num_batched_tokens": runner.max_num_batched_tokens,
-                "num_blocks": runner.num_blocks,
+                "num_blocks": [kind.num_blocks for kind in runner.kinds],
                 "block_size": runner.block_size,
             },
         )

@@ -19,6 +19,7 @@ from models.attention.base import Ragged
 from models.decoder import Decoder, KVPools, pool_shapes
 from models.layout import DecoderLayout
 from server.engine.batch import Bucket, SlotSizes, StepInput, empty_input, empty_slot
+from server.engine.kv_kinds import KVKind
 from server.engine.sampler import (
     MAX_LOGPROBS,
     Drawn,
@@ -51,12 +52,17 @@ class StepOutput(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSizes:
-    """The sizes of the device state; `num_blocks` has an entry a kind of layers."""
+    """The sizes of the device state; `kinds` has an entry for each of the config's windows."""
 
-    num_blocks: tuple[int, ...]
+    kinds: tuple[KVKind, ...]
     block_size: int
     max_num_seqs: int
     slot: SlotSizes
+
+    @property
+    def num_blocks(self) -> tuple[int, ...]:
+        """Of a layer, by kind."""
+        return tuple(kind.num_blocks for kind in self.kinds)
 
     @property
     def table_size(self) -> int:
@@ -65,7 +71,7 @@ class StateSizes:
 
     def empty_input(self, bucket: Bucket) -> StepInput:
         """A step of nothing but padding."""
-        return empty_input(bucket, len(self.num_blocks), self.table_size, self.scratch_slot)
+        return empty_input(bucket, len(self.kinds), self.table_size, self.scratch_slot)
 
     @property
     def scratch_slot(self) -> int:

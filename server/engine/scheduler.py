@@ -8,7 +8,8 @@ void.
 
 from __future__ import annotations
 
-from server.engine.block_manager import BlockManager, IntegrityError
+from server.engine.block_manager import BlockManager
+from server.engine.block_pool import IntegrityError
 from server.engine.link import EngineErrorKind, FinishReason, TokenEvent
 from server.engine.sequence import Sequence, SequenceState
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
@@ -29,8 +30,8 @@ class Scheduler:
     """Owns every unfinished sequence, the slots, and through the block manager the KV blocks.
 
     Each step holds every decode, then chunks of prompts under way, then new admissions, first come
-    first served, within `max_num_batched_tokens` tokens and `max_num_seqs` slots. A decode that
-    finds no block preempts the most recently admitted sequence.
+    first served, within `max_num_batched_tokens` tokens and `max_num_seqs` slots. A chunk is cut to
+    what there are blocks for. Who finds no block preempts the most recently admitted sequence.
     """
 
     def __init__(
@@ -53,8 +54,8 @@ class Scheduler:
         self._max_queue_len = max_queue_len
         # A sequence alone in the pool must be able to run to its end, or it would preempt itself
         # and never fit again.
-        pool_tokens = block_manager.num_usable_blocks * block_manager.block_size
-        self._max_num_tokens = min(max_model_len, pool_tokens)
+        self._max_num_tokens = min(max_model_len, block_manager.max_num_tokens)
+        block_manager.check_windows(max_num_batched_tokens, self._max_num_tokens)
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []  # in the order of admission
@@ -93,13 +94,13 @@ class Scheduler:
     def schedule(self, now: float) -> ScheduledBatch:
         """Choose the rows of the next step and advance their counts as if it had run."""
         num_running = self.num_running
-        rows = self._schedule_decodes()
+        rows = self._schedule_running()
         num_preempted = num_running - self.num_running
-        budget = self._max_num_batched_tokens - len(rows)
-        chunks = self._schedule_chunks(budget)
-        budget -= sum(row.num_scheduled_tokens for row in chunks)
-        chunks += self._schedule_admissions(budget, now)
-        rows += sorted(chunks, key=lambda row: not row.is_decode)
+        # Who was preempted must not come back before what is in flight for it was read.
+        if not num_preempted:
+            num_tokens = sum(row.num_scheduled_tokens for row in rows)
+            rows += self._schedule_admissions(self._max_num_batched_tokens - num_tokens, now)
+        rows.sort(key=lambda row: not row.is_decode)
         return ScheduledBatch(tuple(rows), num_preempted)
 
     def postprocess(self, batch: ScheduledBatch, result: StepResult) -> list[SequenceEvent]:
@@ -152,24 +153,24 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless every block and slot is free or held by who runs."""
-        self.block_manager.check_integrity(seq.block_table for seq in self._running)
+        self.block_manager.check_integrity(self._running)
         slots = [*self._free_slots, *(seq.slot for seq in self._running)]
         if sorted(slots) != list(range(self._max_num_seqs)):
             raise IntegrityError("slots are lost or held twice")
-        if any(seq.block_table or seq.slot >= 0 for seq in self._waiting):
+        if any(seq.block_tables or seq.slot >= 0 for seq in self._waiting):
             raise IntegrityError("a waiting sequence holds blocks or a slot")
 
     def _check(self, seq: Sequence, now: float) -> None:
         num_prompt_tokens, blocks = seq.num_prompt_tokens, self.block_manager
         num_tokens = num_prompt_tokens + min(1, seq.params.max_tokens)
-        num_blocks = blocks.num_blocks_for(num_tokens)
         if not num_prompt_tokens:
             raise AdmissionError("invalid_request", "the prompt is empty")
-        if num_blocks > blocks.num_usable_blocks:
+        if num_tokens > blocks.max_num_tokens:
             raise AdmissionError(
                 "invalid_request",
-                f"a prompt of {num_prompt_tokens} tokens needs {num_blocks} KV blocks "
-                f"of {blocks.block_size} tokens, but there are {blocks.num_usable_blocks}",
+                f"a prompt of {num_prompt_tokens} tokens needs {blocks.num_blocks_for(num_tokens)} "
+                f"KV blocks of {blocks.block_size} tokens, but there are "
+                f"{blocks.num_blocks_for(blocks.max_num_tokens)}",
             )
         if num_tokens > self._max_num_tokens:
             raise AdmissionError(
@@ -184,25 +185,17 @@ class Scheduler:
                 "queue_full", f"{self._max_queue_len} requests wait already; try again later"
             )
 
-    def _schedule_decodes(self) -> list[ScheduledRow]:
+    def _schedule_running(self) -> list[ScheduledRow]:
+        """Every decode, and chunks of prompts under way with what those leave of the budget."""
         rows = []
+        budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in self._running)
         for seq in tuple(self._running):
-            if (
-                seq.state is SequenceState.RUNNING
-                and seq.is_decoding
-                and self._make_room(seq, seq.num_computed_tokens + 1)
-            ):
-                rows.append(self._run(seq, 1))
-        return rows
-
-    def _schedule_chunks(self, budget: int) -> list[ScheduledRow]:
-        """Chunks of prompts under way; their blocks were allocated on admission."""
-        rows = []
-        for seq in self._running:
-            num_tokens = min(budget, seq.num_uncomputed_tokens)
-            if num_tokens and not seq.is_decoding:
+            is_decoding = seq.is_decoding
+            wanted = 1 if is_decoding else min(budget, seq.num_uncomputed_tokens)
+            num_tokens = self._make_room(seq, wanted)
+            if num_tokens:
                 rows.append(self._run(seq, num_tokens))
-                budget -= num_tokens
+                budget -= 0 if is_decoding else num_tokens
         return rows
 
     def _schedule_admissions(self, budget: int, now: float) -> list[ScheduledRow]:
@@ -213,20 +206,22 @@ class Scheduler:
             if seq.is_deferred:
                 continue
             # No one overtakes: a small request must not keep a large one out for ever.
-            if not self._admit(seq, now):
+            if not self._admit(seq, budget, now):
                 break
             num_tokens = min(budget, seq.num_uncomputed_tokens)
             rows.append(self._run(seq, num_tokens, is_admitted=True))
             budget -= num_tokens
         return rows
 
-    def _admit(self, seq: Sequence, now: float) -> bool:
+    def _admit(self, seq: Sequence, max_chunk: int, now: float) -> bool:
         """Give `seq` its slot and blocks, leaving each running sequence one block to grow into."""
         # A preempted sequence comes back with all its tokens known or not at all.
         if seq.num_in_flight_tokens:
             return False
         num_tokens = min(seq.num_tokens + 1, seq.max_num_tokens)
-        if not self.block_manager.allocate(seq, num_tokens, num_spare=self.num_running):
+        if not self.block_manager.allocate(
+            seq, num_tokens, max_chunk=max_chunk, others=self._running
+        ):
             return False
         self._waiting.remove(seq)
         self._running.append(seq)
@@ -251,17 +246,19 @@ class Scheduler:
             seq, num_computed_tokens, num_scheduled_tokens, is_sampling, is_admitted
         )
 
-    def _make_room(self, seq: Sequence, num_tokens: int) -> bool:
-        """Grow `seq`, preempting from the end; False when it had to preempt itself.
+    def _make_room(self, seq: Sequence, wanted: int) -> int:
+        """How many of the next `wanted` tokens of `seq` have blocks now.
 
-        Decodes are scheduled in the order of admission, so a victim has no row in this step yet.
+        At least one, preempting from the end; 0 if `seq` was or is now preempted itself. Rows are
+        scheduled in the order of admission, so a victim has none in this step yet.
         """
-        while not self.block_manager.grow(seq, num_tokens):
-            victim = self._running[-1]
-            self._preempt(victim)
-            if victim is seq:
-                return False
-        return True
+        others = self._running if wanted > 1 else ()
+        while wanted and seq.state is SequenceState.RUNNING:
+            num_tokens = self.block_manager.grow(seq, wanted, others=others)
+            if num_tokens:
+                return num_tokens
+            self._preempt(self._running[-1])
+        return 0
 
     def _preempt(self, seq: Sequence) -> None:
         """Back to the head of the queue. What is in flight for it is still read and kept."""
@@ -287,6 +284,7 @@ class Scheduler:
         # A preempted sequence has lost the blocks this step wrote.
         if seq.state is SequenceState.RUNNING:
             self.block_manager.index(seq, row.end)
+            self.block_manager.slide(seq, row.end)
         reason = self._finish_reason(row, result.token_id)
         if reason is not None:
             self.finish(seq, reason)

@@ -31,6 +31,7 @@ class Sequence:
     `num_in_flight_tokens`: 1 while a step that samples for it is unread, 2 between dispatching the
     next such step and reading that one.
     `slot` is its row of the device's per-sequence state, -1 while it is not running.
+    `block_tables` are its blocks by kind of layers, 0 for those given back; none while not running.
     `prompt_logprobs` grows by position as chunks are read and is shared by a request's choices.
     Times are seconds of the monotonic clock.
     """
@@ -57,7 +58,7 @@ class Sequence:
     num_computed_tokens: int = field(default=0, init=False)
     num_in_flight_tokens: int = field(default=0, init=False)
     slot: int = field(default=-1, init=False)
-    block_table: list[int] = field(default_factory=list, init=False)
+    block_tables: tuple[list[int], ...] = field(default=(), init=False)
     block_digests: list[bytes] = field(default_factory=list, init=False)
     num_indexed_blocks: int = field(default=0, init=False)
     first_scheduled_time: float | None = field(default=None, init=False)

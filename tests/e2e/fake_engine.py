@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.config import EngineConfig
+from server.engine.kv_kinds import KVKind
 from server.engine.process import Progress, run_engine_process
 from tests.engine.fakes import EOS, FakeRunner
 
@@ -34,7 +35,7 @@ def build(
     progress("loading weights", 0.5)
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
     return SlowRunner(
-        num_blocks=config.num_blocks,
+        kinds=(KVKind(None, config.num_blocks),),
         block_size=config.block_size,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.engine.block_manager import BlockManager
+from server.engine.kv_kinds import KVKind
 from server.engine.link import SamplingParams
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
@@ -32,9 +33,19 @@ def make_choices(prompt, n, *, request_id=0, **params) -> list[Sequence]:
     ]
 
 
+def is_all_free(blocks: BlockManager) -> bool:
+    return all(pool.num_free_blocks == pool.num_usable_blocks for pool in blocks.pools)
+
+
+def make_blocks(num_blocks, block_size, **options) -> BlockManager:
+    """Of layers that all keep whole sequences."""
+    return BlockManager((KVKind(None, num_blocks),), block_size, **options)
+
+
 def make_scheduler(
     *,
     num_blocks=32,
+    kinds=None,
     block_size=4,
     prefix_caching=True,
     max_num_seqs=4,
@@ -43,7 +54,9 @@ def make_scheduler(
     max_model_len=64,
 ) -> Scheduler:
     return Scheduler(
-        BlockManager(num_blocks, block_size, prefix_caching=prefix_caching),
+        BlockManager(
+            kinds or (KVKind(None, num_blocks),), block_size, prefix_caching=prefix_caching
+        ),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_queue_len=max_queue_len,

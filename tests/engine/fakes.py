@@ -1,25 +1,29 @@
 """A device made of plain integers, exact about what a real one would and would not know.
 
-It keeps a KV pool of tokens, block by block, and per-slot state; a row's next token is a function
-of the tokens found in the pool along its block table. A block handed out too early, shared wrongly
-or not computed therefore shows as a wrong token, and `expected_tokens` says which are right.
+It keeps a KV pool for each kind of layers, and per-slot state. A slot of a pool remembers which
+tokens led up to it; a row must find its own along its block tables, wherever a layer of the kind
+would look. A block given back or handed out too early, shared wrongly or not computed therefore
+fails in the step that reads it. `expected_tokens` says which tokens a sequence must end up with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from server.engine.kv_kinds import KVKind
 from server.engine.link import SamplingParams, TokenLogprobs
-from server.engine.sequence import Sequence
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
 VOCAB_SIZE = 11
 EOS = 10
-POISON = -1
+POISON = (-1,)
+
+# All tokens of a sequence up to a slot's own; None where nothing was ever written.
+type Content = tuple[int, ...] | None
 
 
-def next_token(context: list[int], seed: int, index: int) -> int:
+def next_token(context: Sequence[int], seed: int, index: int) -> int:
     """Depends on every token before it and its position, on the seed and on the choice."""
     value = seed * 7 + index
     for token in context:
@@ -45,7 +49,7 @@ def expected_prompt_logprobs(prompt: list[int]) -> list[TokenLogprobs | None]:
     return [None, *(logprob_of(prompt[:end], prompt[end]) for end in range(1, len(prompt)))]
 
 
-def logprob_of(context: list[int], token: int) -> TokenLogprobs:
+def logprob_of(context: Sequence[int], token: int) -> TokenLogprobs:
     return TokenLogprobs(-float(len(context)) - token / VOCAB_SIZE, [])
 
 
@@ -53,7 +57,7 @@ def logprob_of(context: list[int], token: int) -> TokenLogprobs:
 class FakeRunner:
     """Executes at once, in order; results come with `read`, as from a device one step behind."""
 
-    num_blocks: int
+    kinds: tuple[KVKind, ...]
     block_size: int
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -61,12 +65,14 @@ class FakeRunner:
     batches: list[list[tuple[int, int, int, int]]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     on_read: Callable[[], None] = lambda: None
-    pool: list[list[int | None]] = field(init=False)
+    pools: list[list[list[Content]]] = field(init=False)
     last_tokens: list[int | None] = field(init=False)
     slot_owners: list[int | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pool = [[None] * self.block_size for _ in range(self.num_blocks)]
+        self.pools = [
+            [[None] * self.block_size for _ in range(kind.num_blocks)] for kind in self.kinds
+        ]
         self.last_tokens = [None] * self.max_num_seqs
         self.slot_owners = [None] * self.max_num_seqs
 
@@ -88,7 +94,7 @@ class FakeRunner:
         inputs = [self._inputs(row) for row in batch.rows]
         for row, tokens in zip(batch.rows, inputs, strict=True):
             self._write(row, tokens)
-        rows = tuple(self._row_result(row) for row in batch.rows)
+        rows = tuple(map(self._row_result, batch.rows, inputs))
         return number, StepResult(rows, num_padded_tokens=self.max_num_batched_tokens)
 
     def read(self, in_flight: tuple[int, StepResult]) -> StepResult:
@@ -105,8 +111,8 @@ class FakeRunner:
         kinds = [row.is_decode for row in batch.rows]
         assert kinds == sorted(kinds, reverse=True), "decodes come first"
 
-    def _inputs(self, row: ScheduledRow) -> list[int]:
-        """The tokens of the scheduled positions: known to the host, or the slot's last one."""
+    def _inputs(self, row: ScheduledRow) -> tuple[int, ...]:
+        """All tokens up to the scheduled ones: known to the host, or the slot's last one."""
         seq = row.seq
         assert row.num_scheduled_tokens > 0
         if row.is_admitted:
@@ -114,34 +120,41 @@ class FakeRunner:
             self.slot_owners[seq.slot] = seq.seq_id
             self.last_tokens[seq.slot] = None
         assert self.slot_owners[seq.slot] == seq.seq_id, "the slot holds another's state"
-        tokens = seq.token_ids[row.num_computed_tokens : row.end]
-        if len(tokens) < row.num_scheduled_tokens:
+        tokens = seq.token_ids[: row.end]
+        if len(tokens) < row.end:
             last_token = self.last_tokens[seq.slot]
             assert last_token is not None, "no token is in flight"
             tokens.append(last_token)
-        assert len(tokens) == row.num_scheduled_tokens, "more than one token is in flight"
-        return tokens
+        assert len(tokens) == row.end, "more than one token is in flight"
+        return tuple(tokens)
 
-    def _write(self, row: ScheduledRow, tokens: list[int]) -> None:
-        for position, token in enumerate(tokens, row.num_computed_tokens):
-            block = row.seq.block_table[position // self.block_size]
-            assert block > 0, "block 0 is for padding"
-            is_poisoned = row.seq.request_id in self.poisoned_request_ids
-            self.pool[block][position % self.block_size] = POISON if is_poisoned else token
+    def _write(self, row: ScheduledRow, tokens: tuple[int, ...]) -> None:
+        is_poisoned = row.seq.request_id in self.poisoned_request_ids
+        for position in range(row.num_computed_tokens, row.end):
+            content = POISON if is_poisoned else tokens[: position + 1]
+            for pool, table in zip(self.pools, row.seq.block_tables, strict=True):
+                pool[self._block(table, position)][position % self.block_size] = content
 
-    def _context(self, seq: Sequence, length: int) -> list[int]:
-        table, size = seq.block_table, self.block_size
-        found = [self.pool[table[p // size]][p % size] for p in range(length)]
-        context = [token for token in found if token is not None]
-        assert len(context) == length, "a position was never computed"
-        return context
+    def _block(self, table: list[int], position: int) -> int:
+        block = table[position // self.block_size]
+        assert block > 0, "block 0 is for padding"
+        return block
 
-    def _row_result(self, row: ScheduledRow) -> RowResult:
-        seq = row.seq
-        context = self._context(seq, row.end)
-        if POISON in context:
+    def _seen(self, row: ScheduledRow) -> Iterator[tuple[int, Content]]:
+        """Every position that a layer of any kind looks at, and what it finds there."""
+        for kind, pool, table in zip(self.kinds, self.pools, row.seq.block_tables, strict=True):
+            window = row.end if kind.window is None else kind.window
+            for position in range(max(0, row.num_computed_tokens - window + 1), row.end):
+                content = pool[self._block(table, position)][position % self.block_size]
+                yield position, content
+
+    def _row_result(self, row: ScheduledRow, context: tuple[int, ...]) -> RowResult:
+        seq, seen = row.seq, list(self._seen(row))
+        if any(content == POISON for _, content in seen):
             self.last_tokens[seq.slot] = 0
             return RowResult(0 if row.is_sampling else None, is_finite=False)
+        for position, content in seen:
+            assert content == context[: position + 1], "what is in the pool is not its own"
         prompt_logprobs = [
             logprob_of(context[: position + 1], seq.token_ids[position + 1])
             for position in range(row.num_computed_tokens, row.end)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine import link
-from server.engine.block_manager import IntegrityError
+from server.engine.block_pool import IntegrityError
 from server.engine.engine import Engine
+from server.engine.kv_kinds import KVKind
 from server.engine.observer import StepStats
 from tests.engine.builders import make_scheduler
 from tests.engine.fakes import EOS, VOCAB_SIZE, FakeRunner, expected_tokens
@@ -50,13 +51,13 @@ class FakeObserver:
 class Bench:
     """An engine on a fake device with a clock set by hand, and all the frames it sent."""
 
-    def __init__(self, *, overlap=True, clock=None, **limits):
-        limits = {"num_blocks": 32, "block_size": 4} | limits
+    def __init__(self, *, overlap=True, clock=None, num_blocks=32, **limits):
+        limits = {"kinds": (KVKind(None, num_blocks),), "block_size": 4} | limits
         self.now = 0.0
         self.observer = FakeObserver()
         self.scheduler = make_scheduler(**limits)
         self.runner = FakeRunner(
-            limits["num_blocks"],
+            limits["kinds"],
             limits["block_size"],
             limits.get("max_num_seqs", 4),
             limits.get("max_num_batched_tokens", 8),
@@ -252,11 +253,17 @@ requests = st.lists(
 
 class TestOracle:
     @settings(max_examples=60, deadline=None)
-    @given(requests=requests, num_blocks=st.integers(8, 14), prefix_caching=st.booleans())
+    @given(
+        requests=requests,
+        num_blocks=st.integers(8, 14),
+        windows=st.sampled_from([(), (), (KVKind(3, 6),), (KVKind(6, 8),)]),
+        prefix_caching=st.booleans(),
+    )
     def test_overlapped_or_not_every_choice_gets_the_same_tokens_in_the_same_order(
-        self, requests, num_blocks, prefix_caching
+        self, requests, num_blocks, windows, prefix_caching
     ):
-        limits = {"num_blocks": num_blocks, "prefix_caching": prefix_caching, "max_queue_len": 99}
+        kinds = (KVKind(None, num_blocks), *windows)
+        limits = {"kinds": kinds, "prefix_caching": prefix_caching, "max_queue_len": 99}
         overlapped = self.streams(requests, overlap=True, **limits)
         assert overlapped == self.streams(requests, overlap=False, **limits)
 
@@ -605,3 +612,12 @@ class TestObservation:
         assert load.is_queue_full
         bench.drain()
         assert not bench.engine.load().is_queue_full
+
+    def test_the_load_is_that_of_the_fullest_kind_of_layers(self):
+        bench = Bench(kinds=(KVKind(None, 9), KVKind(3, 6)))
+        bench.submit(1, range(4))
+        bench.step()
+        assert bench.num_held_blocks == 2
+        load = bench.engine.load()
+        assert (load.num_free_blocks, load.num_usable_blocks) == (3, 5)
+        bench.drain()

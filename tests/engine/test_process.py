@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.config import EngineConfig
+from server.engine.kv_kinds import KVKind
 from server.engine.link import (
     Abort,
     EngineInfo,
@@ -41,7 +42,12 @@ class ServingFakeRunner(FakeRunner):
 
 
 def fake_runner(cls=ServingFakeRunner, **changes):
-    sizes = {"num_blocks": 33, "block_size": 4, "max_num_seqs": 4, "max_num_batched_tokens": 16}
+    sizes = {
+        "kinds": (KVKind(None, 33),),
+        "block_size": 4,
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 16,
+    }
     return cls(**(sizes | changes))
 
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.block_manager import IntegrityError
+from server.engine.block_pool import IntegrityError
+from server.engine.kv_kinds import KVKind
 from server.engine.scheduler import AdmissionError
 from server.engine.sequence import SequenceState
 from server.engine.step import RowResult, StepResult
-from tests.engine.builders import make_choices, make_scheduler, make_sequence
+from tests.engine.builders import is_all_free, make_choices, make_scheduler, make_sequence
 from tests.engine.fakes import EOS, logprob_of
 
 
@@ -41,8 +42,7 @@ def finish_all(scheduler):
     while scheduler.num_unfinished:
         run(scheduler)
     scheduler.check_integrity()
-    blocks = scheduler.block_manager
-    assert blocks.num_free_blocks == blocks.num_usable_blocks
+    assert is_all_free(scheduler.block_manager)
 
 
 class TestBudget:
@@ -215,13 +215,13 @@ class TestFinishing:
         scheduler = make_scheduler(num_blocks=3, max_num_seqs=1)
         old = add(scheduler, range(6), request_id=1)
         first = scheduler.schedule(0.0)
-        table = old.block_table
+        [table] = map(list, old.block_tables)
         late = scheduler.schedule(0.0)
         scheduler.postprocess(first, results(first, EOS))
         new = add(scheduler, range(50, 56), request_id=2, max_tokens=1)
         following = scheduler.schedule(0.0)
         assert new.slot == 0
-        assert sorted(new.block_table) == sorted(table)
+        assert sorted(new.block_tables[0]) == sorted(table)
         assert scheduler.postprocess(late, results(late, 5)) == []
         [(seq, event)] = scheduler.postprocess(following, results(following, 6))
         assert (seq, event.token_ids) == (new, [6])
@@ -267,7 +267,7 @@ class TestPreemption:
         scheduler, old, new = self.crowd()
         batch = self.run_until_preempted(scheduler)
         assert [row.seq for row in batch.rows] == [old]
-        assert (new.state, new.slot, new.block_table) == (SequenceState.WAITING, -1, [])
+        assert (new.state, new.slot, new.block_tables) == (SequenceState.WAITING, -1, ())
         assert new.num_computed_tokens == 0
         scheduler.check_integrity()
         finish_all(scheduler)
@@ -353,6 +353,152 @@ class TestPreemption:
         assert [seq for seq, _ in scheduler.postprocess(batch, results(batch))] == [old]
         assert len(new.token_ids) == num_known
         finish_all(scheduler)
+
+
+class TestWindows:
+    """Some layers keep everything, others the last 8 tokens only, in blocks of 4."""
+
+    def scheduler(self, num_window_blocks, **limits):
+        kinds = (KVKind(None, 32), KVKind(8, 1 + num_window_blocks))
+        return make_scheduler(kinds=kinds, **limits)
+
+    def num_free(self, scheduler):
+        return [pool.num_free_blocks for pool in scheduler.block_manager.pools]
+
+    def test_a_pool_too_small_for_a_window_and_a_step_is_refused(self):
+        self.scheduler(5, max_num_batched_tokens=8)
+        with pytest.raises(ValueError, match=r"5 KV blocks of 4 tokens .* of 9 tokens needs 6"):
+            self.scheduler(5, max_num_batched_tokens=9)
+        self.scheduler(5, max_num_batched_tokens=9, max_model_len=20)
+
+    def test_a_sequence_alone_runs_in_whole_chunks_however_long_it_is(self):
+        scheduler = self.scheduler(5)
+        add(scheduler, range(50))
+        unread = scheduler.schedule(0.0)
+        shapes = shape(unread)
+        while not unread.rows[0].is_sampling:
+            batch = scheduler.schedule(0.0)
+            scheduler.postprocess(unread, results(unread))
+            shapes += shape(batch)
+            unread = batch
+        assert shapes == [(0, start, 8) for start in range(0, 48, 8)] + [(0, 48, 2)]
+        scheduler.postprocess(unread, results(unread))
+        finish_all(scheduler)
+
+    def test_more_sequences_fit_than_whole_ones_would(self):
+        scheduler = self.scheduler(9)
+        for i in range(3):
+            add(scheduler, range(i, i + 23), request_id=i, max_tokens=20)
+        for _ in range(20):
+            batch, _ = run(scheduler)
+            assert not batch.num_preempted
+        assert len(batch.rows) == 3
+        finish_all(scheduler)
+
+    def test_a_prompt_longer_than_the_pool_is_no_obstacle_where_all_layers_have_windows(self):
+        scheduler = make_scheduler(kinds=(KVKind(8, 6),))
+        add(scheduler, range(60), max_tokens=2)
+        finish_all(scheduler)
+
+    def test_a_chunk_is_cut_so_as_to_leave_others_their_blocks(self):
+        """Of 6 blocks one is held by a sequence that will want another."""
+        scheduler = self.scheduler(6, max_num_batched_tokens=12)
+        add(scheduler, [1, 2], request_id=1)
+        run(scheduler)
+        add(scheduler, range(40), request_id=2)
+        assert shape(scheduler.schedule(0.0)) == [(1, 2, 1), (2, 0, 11)]
+        assert self.num_free(scheduler)[1] == 2
+        assert shape(scheduler.schedule(0.0)) == [(1, 3, 1), (2, 11, 9)]
+        assert self.num_free(scheduler)[1] == 1
+
+    def crowd(self):
+        """An old sequence has grown into the block that a new one's prompt needs next."""
+        scheduler = self.scheduler(5, max_num_batched_tokens=5)
+        old = add(scheduler, [1, 2, 3], request_id=1, max_tokens=9)
+        run(scheduler)
+        new = add(scheduler, range(40), request_id=2, max_tokens=2)
+        batch, _ = run(scheduler)
+        while not batch.num_preempted:
+            assert [row.seq for row in batch.rows] == [old, new]
+            batch, _ = run(scheduler)
+        return scheduler, batch, old, new
+
+    def test_a_prompt_that_finds_no_block_at_all_preempts_the_youngest(self):
+        scheduler, batch, old, new = self.crowd()
+        assert shape(batch) == [(1, 8, 1)]
+        assert (new.state, new.block_tables) == (SequenceState.WAITING, ())
+        finish_all(scheduler)
+        assert (len(old.token_ids), len(new.token_ids)) == (12, 42)
+
+    def test_what_it_computed_is_found_when_it_comes_back(self):
+        scheduler, _, _, new = self.crowd()
+        while new.state is SequenceState.WAITING:
+            batch, _ = run(scheduler)
+        row = next(row for row in batch.rows if row.seq is new)
+        assert row.num_computed_tokens == 20
+        finish_all(scheduler)
+
+    def test_nobody_is_admitted_by_a_step_that_had_to_preempt(self):
+        """Else the victim's step in flight would be taken for one that filled its new blocks."""
+        scheduler = self.scheduler(11, max_num_batched_tokens=24, prefix_caching=False)
+        add(scheduler, range(6), request_id=1)
+        run(scheduler)
+        victim = add(scheduler, range(50), request_id=2)
+        run(scheduler)
+        unread = scheduler.schedule(0.0)
+        assert shape(unread) == [(1, 7, 1), (2, 23, 23)]
+        blocks = scheduler.block_manager
+        assert blocks.allocate(make_sequence([1]), 4, max_chunk=4), "the last block is gone"
+        batch = scheduler.schedule(0.0)
+        assert shape(batch) == [(1, 8, 1)]
+        assert batch.num_preempted == 1
+        assert self.num_free(scheduler)[1] == 7, "enough for a chunk of the victim's"
+        scheduler.postprocess(unread, results(unread))
+        assert victim.state is SequenceState.WAITING
+
+    def test_a_shared_prefix_is_found_though_it_was_out_of_sight_before_it_was_read(self):
+        """Whichever step computed it, the one in flight after it goes far beyond its window."""
+        for shared in (12, 44):
+            scheduler = self.scheduler(40, max_num_batched_tokens=32, max_model_len=128)
+            add(scheduler, range(62), request_id=1, max_tokens=1)
+            unread = scheduler.schedule(0.0)
+            for _ in range(shared // 32 + 1):
+                following = scheduler.schedule(0.0)
+                scheduler.postprocess(unread, results(unread))
+                unread = following
+            add(scheduler, [*range(shared), *range(70, 72)], request_id=2)
+            assert (2, shared, 2) in shape(scheduler.schedule(0.0))
+
+    def test_what_is_not_finite_is_not_found_again_though_it_was_given_back(self):
+        scheduler = make_scheduler(kinds=(KVKind(4, 20),))
+        add(scheduler, range(18), request_id=1)
+        run(scheduler)
+        run(scheduler)
+        _, [(_, event)] = run(scheduler, is_finite=False)
+        assert event.error == "internal"
+        again = add(scheduler, range(9), request_id=2)
+        run(scheduler)
+        assert again.num_cached_tokens == 0
+        finish_all(scheduler)
+
+    def test_an_abort_frees_the_blocks_of_every_kind(self):
+        scheduler = self.scheduler(8)
+        seq = add(scheduler, range(30))
+        run(scheduler)
+        run(scheduler)
+        assert all(any(table) for table in seq.block_tables)
+        scheduler.finish(seq, "abort")
+        assert is_all_free(scheduler.block_manager)
+        scheduler.check_integrity()
+
+    def test_a_block_lost_of_any_kind_is_noticed(self):
+        for kind in range(2):
+            scheduler = self.scheduler(8)
+            seq = add(scheduler, range(6))
+            run(scheduler)
+            seq.block_tables[kind].pop()
+            with pytest.raises(IntegrityError, match="free blocks"):
+                scheduler.check_integrity()
 
 
 class TestPrefixCache:
@@ -561,7 +707,7 @@ class TestAdmission:
         assert seq.outcome == "length"
         seq = add(scheduler, range(7), request_id=1)
         scheduler.schedule(0.0)
-        assert len(seq.block_table) == 2
+        assert len(seq.block_tables[0]) == 2
 
     def test_an_empty_prompt_is_refused(self):
         assert self.refusal(make_scheduler(), [])[0] == "invalid_request"
@@ -591,8 +737,7 @@ class TestEndingEarly:
                 scheduler.postprocess(unread, results(unread))
             unread = batch
         scheduler.finish(seq, "abort")
-        blocks = scheduler.block_manager
-        assert blocks.num_free_blocks == blocks.num_usable_blocks
+        assert is_all_free(scheduler.block_manager)
         assert (scheduler.num_unfinished, seq.outcome) == (0, "abort")
         if unread:
             assert scheduler.postprocess(unread, results(unread)) == []
@@ -635,7 +780,7 @@ class TestIntegrity:
         scheduler = make_scheduler()
         seq = add(scheduler, range(6))
         run(scheduler)
-        seq.block_table.pop()
+        seq.block_tables[0].pop()
         with pytest.raises(IntegrityError, match="free blocks"):
             scheduler.check_integrity()
 
@@ -643,6 +788,6 @@ class TestIntegrity:
         scheduler = make_scheduler()
         seq = make_sequence([1])
         scheduler.add([seq], 0.0)
-        seq.block_table = [1]
+        seq.block_tables = ([1],)
         with pytest.raises(IntegrityError, match="waiting"):
             scheduler.check_integrity()

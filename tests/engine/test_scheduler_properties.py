@@ -1,7 +1,8 @@
 """Any interleaving of requests, steps, aborts, deadlines and faults, on a device that would notice.
 
-The fake device reads every row's context out of its block pool, so a block that is shared, freed or
-indexed at the wrong moment shows as a wrong token, whichever operation it was that did it.
+The fake device looks at every row's context in its block pools, of each kind of layers as far back
+as those look, so a block that is shared, given back or indexed at the wrong moment fails the step
+that reads it, whichever operation it was that did it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from server.engine.kv_kinds import KVKind
 from server.engine.link import SamplingParams
 from server.engine.scheduler import AdmissionError
 from server.engine.sequence import Sequence, SequenceState
-from tests.engine.builders import make_choices, make_scheduler
+from tests.engine.builders import is_all_free, make_choices, make_scheduler
 from tests.engine.fakes import (
     VOCAB_SIZE,
     FakeRunner,
@@ -26,7 +28,7 @@ tokens = st.integers(0, VOCAB_SIZE - 1)
 prompts = st.builds(
     lambda token, length, tail: [token] * length + tail,
     st.integers(1, 2),
-    st.integers(0, 14),
+    st.one_of(st.integers(0, 14), st.integers(0, 30)),
     st.lists(tokens, min_size=1, max_size=3),
 )
 params = st.builds(
@@ -56,25 +58,48 @@ bursts = st.lists(
 )
 
 
+def make_kinds(windows, num_blocks, num_more, block_size, max_chunk, max_model_len):
+    """Pools as small as they may be; those of windows by `num_more` blocks larger."""
+    longest = max_model_len if None not in windows else (num_blocks - 1) * block_size
+    longest = min(longest, max_model_len)
+
+    def size(window):
+        if window is None:
+            return num_blocks
+        needed = KVKind(window, 0).blocks_for_one(max_chunk, longest, block_size)
+        return 1 + needed + num_more
+
+    return tuple(KVKind(window, size(window)) for window in windows)
+
+
+limits = {
+    "block_size": st.sampled_from([4, 2, 3, 1]),
+    "max_num_seqs": st.sampled_from([4, 3, 2, 1]),
+    "extra_budget": st.integers(0, 8),
+    "max_queue_len": st.sampled_from([9, 2]),
+    "max_model_len": st.sampled_from([40, 20, 5]),
+    "prefix_caching": st.sampled_from([True, True, False]),
+    "overlap": st.sampled_from([True, True, False]),
+    "burst": bursts,
+}
+
+
 class SchedulerMachine(RuleBasedStateMachine):
-    @initialize(
-        num_blocks=st.integers(5, 10),
-        block_size=st.sampled_from([4, 2, 3, 1]),
-        max_num_seqs=st.sampled_from([4, 3, 2, 1]),
-        extra_budget=st.integers(0, 8),
-        max_queue_len=st.sampled_from([9, 2]),
-        max_model_len=st.sampled_from([40, 20, 5]),
-        prefix_caching=st.sampled_from([True, True, False]),
-        overlap=st.sampled_from([True, True, False]),
-        burst=bursts,
-    )
-    def create(self, extra_budget, overlap, burst, **limits):
+    def create(self, windows, num_more, num_blocks, extra_budget, overlap, burst, **limits):
         limits["max_num_batched_tokens"] = limits["max_num_seqs"] + extra_budget
+        limits["kinds"] = make_kinds(
+            windows,
+            num_blocks,
+            num_more,
+            limits["block_size"],
+            limits["max_num_batched_tokens"],
+            limits["max_model_len"],
+        )
         self.limits = limits
         self.overlap = overlap
         self.scheduler = make_scheduler(**limits)
         self.runner = FakeRunner(
-            limits["num_blocks"],
+            limits["kinds"],
             limits["block_size"],
             limits["max_num_seqs"],
             limits["max_num_batched_tokens"],
@@ -137,11 +162,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not is_meant:
             return
         seq = data.draw(st.sampled_from(self.unfinished()))
-        held, free = set(seq.block_table), self.scheduler.block_manager.num_free_blocks
+        pools = self.scheduler.block_manager.pools
+        held, free = list(map(set, seq.block_tables)), [pool.num_free_blocks for pool in pools]
         self.scheduler.finish(seq, data.draw(st.sampled_from(["abort", "stop"])))
-        assert seq.block_table == []
-        shared = {block for other in self.seqs for block in other.block_table}
-        assert self.scheduler.block_manager.num_free_blocks == free + len(held - shared)
+        assert seq.block_tables == ()
+        holders = [other for other in self.seqs if other.block_tables]
+        for i in range(len(held)):
+            shared = {block for other in holders for block in other.block_tables[i]}
+            assert pools[i].num_free_blocks == free[i] + len(held[i] - shared - {0})
 
     @rule(seconds=st.integers(1, 4))
     def pass_time(self, seconds):
@@ -154,9 +182,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "scheduler"):
             return
         self.scheduler.check_integrity()
-        size = self.limits["block_size"]
+        size, chunk = self.limits["block_size"], self.limits["max_num_batched_tokens"]
         for seq in self.seqs:
-            assert len(seq.block_table) <= -(-seq.max_num_tokens // size)
+            for kind, table in zip(self.limits["kinds"], seq.block_tables, strict=False):
+                assert len(table) <= -(-seq.max_num_tokens // size)
+                # Beside the window, the chunk in flight and the one after it.
+                most = kind.blocks_for_one(2 * chunk, seq.max_num_tokens, size)
+                assert sum(block > 0 for block in table) <= most
 
     def teardown(self):
         if not hasattr(self, "scheduler"):
@@ -169,8 +201,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.step()
         assert not self.unfinished(), "the scheduler came to a standstill"
         self.scheduler.check_integrity()
-        blocks = self.scheduler.block_manager
-        assert blocks.num_free_blocks == blocks.num_usable_blocks
+        assert is_all_free(self.scheduler.block_manager)
         assert self.scheduler.num_unfinished == 0
         for seq in self.seqs:
             self.check_stream(seq)
@@ -185,13 +216,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.events[seq].append(event)
 
     def check_fairness(self, batch):
-        """Every sequence that can decode does, unless it was preempted; spare budget is used."""
+        """Every sequence that can run does, unless it was preempted; spare budget is used.
+
+        All but what was set aside for decodes that were preempted then.
+        """
         scheduled = {row.seq for row in batch.rows}
         running = [seq for seq in self.seqs if seq.state is SequenceState.RUNNING]
         could_run = [seq for seq in running if seq not in scheduled and seq.num_uncomputed_tokens]
         spare = self.limits["max_num_batched_tokens"] - batch.num_tokens
         assert not any(seq.is_decoding for seq in could_run)
-        assert not spare or not could_run
+        assert spare <= batch.num_preempted or not could_run
         waiting = [seq for seq in self.unfinished() if seq not in running and not seq.is_deferred]
         if waiting and spare and not running and not batch.num_preempted:
             assert any(seq.num_in_flight_tokens for seq in waiting), "an empty pool admits anybody"
@@ -229,5 +263,28 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert told == ([expected_prompt_logprobs(prompt)] if wants else [])
 
 
-TestSchedulerMachine = SchedulerMachine.TestCase
-TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+class WholeMachine(SchedulerMachine):
+    """Layers that keep whole sequences, in a pool that few of those fit."""
+
+    @initialize(num_blocks=st.integers(5, 10), **limits)
+    def begin(self, **drawn):
+        self.create(windows=(None,), num_more=0, **drawn)
+
+
+class WindowedMachine(SchedulerMachine):
+    """Pools of windowed layers hardly larger than one sequence needs, beside one of the others."""
+
+    @initialize(
+        windows=st.sampled_from([(None, 3), (None, 7), (None, 1), (4,), (None, 5, 2)]),
+        num_more=st.integers(0, 3),
+        num_blocks=st.integers(6, 30),
+        **limits,
+    )
+    def begin(self, **drawn):
+        self.create(**drawn)
+
+
+TestWholeMachine = WholeMachine.TestCase
+TestWholeMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWindowedMachine = WindowedMachine.TestCase
+TestWindowedMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
