@@ -103,9 +103,7 @@ class BakedFolder:
         ]
         if not near:
             raise BakedError("it was not baked")
-        raise BakedError(
-            "it was baked for another " + " and ".join(sorted(near, key=len)[0])
-        )
+        raise BakedError("it was baked for another " + " and ".join(sorted(near, key=len)[0]))
 
     def load(
         self, entry: BakedProgram, lowered: jax.stages.Lowered, mesh: Mesh
