@@ -1,4 +1,4 @@
-"""The command line: `antipode serve`, `antipode version`.
+"""The command line: `antipode serve`, `antipode plan`, `antipode version`.
 
 It parses, loads the configuration and hands over; a wrong setting ends in one sentence and exit
 code 2. Nothing here imports JAX: the process that stays is the supervisor.
@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from server.config import ConfigError, add_flags, load_config
+from server.plan import command as plan_command
 
 _USAGE_ERROR = 2
 
@@ -46,6 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_flags(serve_parser)
+    plan_parser = commands.add_parser(
+        "plan",
+        help="compile the server's programs for a slice that is not there",
+        description=plan_command.DESCRIPTION,
+        allow_abbrev=False,
+    )
+    plan_command.add_arguments(plan_parser)
     commands.add_parser("version", help="print the release", allow_abbrev=False)
     return parser
 
@@ -70,9 +78,12 @@ def serve(flags: dict[str, str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the process's exit code."""
     arguments = vars(build_parser().parse_args(argv))
-    if arguments.pop("command") == "version":
+    command = arguments.pop("command")
+    if command == "version":
         print(f"antipode {version('antipode-server')}")
         return 0
+    if command == "plan":
+        return plan_command.run(argparse.Namespace(**arguments))
     return serve(arguments)
 
 

@@ -68,10 +68,16 @@ class EngineConfig:
         0, "token budget of one step; 0 is 128 on CPU and 2048 elsewhere", low=0
     )
     max_queue_len: int = _field(256, "requests that may wait; one more is refused", low=1)
-    block_size: int = _field(16, "tokens of one KV block", low=1)
+    block_size: int = _field(0, "tokens of one KV block; 0 is 16 on CPU and 128 elsewhere", low=0)
     num_blocks: int = _field(0, "KV blocks; 0 derives them from the bytes there are", low=0)
     kv_cache_bytes: int = _field(
         0, "bytes of KV cache; 0 takes what hbm_utilization leaves (on CPU 1 GiB)", low=0
+    )
+    kv_context: int = _field(
+        0,
+        "context length that KV memory is divided for between layers that keep all of it and layers"
+        " that keep a window; 0 is max_model_len, 8192 at most",
+        low=0,
     )
     hbm_utilization: float = _field(
         0.9, "part of the device's memory to use, weights included", low=0.01, high=1
@@ -83,6 +89,11 @@ class EngineConfig:
     overlap: bool = _field(True, "dispatch a step before the last one's tokens are read")
     compile_cache_dir: str = _field(
         ".cache/xla", "folder of the persistent compilation cache; empty turns it off"
+    )
+    baked_dir: str = _field(
+        "",
+        "folder of programs that `antipode plan --bake` compiled; loading one runs code in it, so"
+        " name only a folder you trust",
     )
 
 

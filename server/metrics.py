@@ -47,9 +47,8 @@ class Gauges:
 
     `kv_cache_usage_ratio` is 0 to 1 and leaves out cached blocks that may be reused at once.
     Where layers differ in what they keep, it is that of the fullest pool, and `num_blocks` that of
-    the layers that keep everything.
-    `step_age_seconds` is how long the step loop has not come round; `model_load_seconds` is 0 until
-    the model is loaded and warm.
+    the layers that keep everything. `step_age_seconds` is how long the step loop has not come
+    round. `num_blocks`, `block_size` and `model_load_seconds` are 0 until the model is loaded.
     """
 
     state: EngineState = "starting"
@@ -57,6 +56,7 @@ class Gauges:
     num_requests_running: int = 0
     kv_cache_usage_ratio: float = 0.0
     num_blocks: int = 0
+    block_size: int = 0
     step_age_seconds: float = 0.0
     model_load_seconds: float = 0.0
 
@@ -94,14 +94,12 @@ class Metrics(Collector):
         model: str,
         version: str,
         release: str,
-        block_size: int,
         clock: Callable[[], float] = time.monotonic,
         started: float | None = None,
     ) -> None:
         self._model = model
         self._version = version
         self._release = release
-        self._block_size = block_size
         self._clock = clock
         self._started = time.time() if started is None else started
         self._counts: Counter[str] = Counter()
@@ -190,7 +188,7 @@ class Metrics(Collector):
         yield _gauge("vllm:num_requests_waiting", _AS_VLLM, gauges.num_requests_waiting, name)
         yield _gauge("vllm:num_requests_running", _AS_VLLM, gauges.num_requests_running, name)
         yield _gauge("vllm:kv_cache_usage_perc", _AS_VLLM, gauges.kv_cache_usage_ratio, name)
-        cache = {"block_size": str(self._block_size), "num_gpu_blocks": str(gauges.num_blocks)}
+        cache = {"block_size": str(gauges.block_size), "num_gpu_blocks": str(gauges.num_blocks)}
         yield _gauge("vllm:cache_config_info", _AS_VLLM, 1, cache)
         adapters = {"max_lora": "0", "running_lora_adapters": "", "waiting_lora_adapters": ""}
         yield _gauge("vllm:lora_requests_info", _AS_VLLM, self._started, adapters)
@@ -210,7 +208,7 @@ class Metrics(Collector):
             "Part of the KV blocks that sequences hold, 0 to 1.",
             gauges.kv_cache_usage_ratio,
         )
-        cache = {"block_size": str(self._block_size), "num_blocks": str(gauges.num_blocks)}
+        cache = {"block_size": str(gauges.block_size), "num_blocks": str(gauges.num_blocks)}
         yield _gauge("antipode_cache_config_info", "Shape of the KV cache.", 1, cache)
         yield _gauge(
             "antipode_device_busy_ratio",

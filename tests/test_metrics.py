@@ -59,9 +59,7 @@ def clock():
 
 @pytest.fixture
 def metrics(clock):
-    return Metrics(
-        model="tiny", version="2", release="0.1.0", block_size=16, clock=clock, started=1.79e9
-    )
+    return Metrics(model="tiny", version="2", release="0.1.0", clock=clock, started=1.79e9)
 
 
 def step(**changes):
@@ -120,6 +118,7 @@ def test_the_gateway_families_read_as_a_gateway_expects(metrics):
         num_requests_running=5,
         kv_cache_usage_ratio=0.25,
         num_blocks=4096,
+        block_size=16,
     )
     text = metrics.render(gauges).decode()
     assert (
@@ -144,7 +143,7 @@ def test_our_own_gauges_say_the_same(metrics):
 
 def test_the_cache_series_is_replaced_not_added_when_the_pool_is_known(metrics):
     metrics.render(Gauges())
-    rendered = families(metrics.render(Gauges(num_blocks=64)))
+    rendered = families(metrics.render(Gauges(num_blocks=64, block_size=16)))
     labels = [sample.labels for sample in rendered["antipode_cache_config_info"].samples]
     assert labels == [{"block_size": "16", "num_blocks": "64"}]
 
@@ -231,7 +230,7 @@ def test_nothing_new_is_not_rendered_again(metrics):
 
 
 def test_labels_are_escaped():
-    metrics = Metrics(model='a"b\\c\nd', version="", release="0", block_size=1)
+    metrics = Metrics(model='a"b\\c\nd', version="", release="0")
     assert value(metrics, "vllm:num_requests_running", model_name='a"b\\c\nd') == 0
 
 

@@ -83,9 +83,16 @@ class StepInput(NamedTuple):
 class Ladder:
     """The closed set of buckets: decode rows by powers of two, mixed token counts likewise."""
 
-    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int, smallest_mixed: int) -> None:
+    def __init__(
+        self,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        smallest_mixed: int,
+        smallest_decode: int = 2,
+    ) -> None:
+        most = max(smallest_decode, max_num_seqs)
         self._decode = [
-            Bucket(size, size, decode_only=True) for size in _powers(2, max(2, max_num_seqs))
+            Bucket(size, size, decode_only=True) for size in _powers(smallest_decode, most)
         ]
         self.max_num_batched_tokens = max_num_batched_tokens
         rows = self._decode[-1].num_rows

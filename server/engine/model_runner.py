@@ -5,49 +5,37 @@ All arrays of the engine are here and none of its policy. `execute` only dispatc
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from models.attention.choice import choose_backend
 from models.calibration import calibrate
 from models.checkpoint import Checkpoint
-from models.config import ModelConfig
 from models.hf_config import read_config
-from models.layout import DecoderLayout
-from models.sharding import make_mesh, tensor_size
-from models.weights import abstract_decoder, leaf_shardings, load_leaves
+from models.sharding import make_mesh
+from models.weights import load_leaves
 from server.config import EngineConfig
-from server.engine.batch import (
-    Bucket,
-    Ladder,
-    SlotSizes,
-    empty_slot,
-    needs_slot_state,
-    pack,
-    pack_slot,
-)
+from server.engine.baked import BakedCounts, BakedFolder, Compiler
+from server.engine.batch import Bucket, empty_slot, needs_slot_state, pack, pack_slot
+from server.engine.blueprint import Blueprint, draw_blueprint
 from server.engine.kv_kinds import KVKind
-from server.engine.link import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, TokenLogprobs
-from server.engine.program import DeviceState, Programs, StateSizes, StepOutput
+from server.engine.link import TokenLogprobs
+from server.engine.program import DeviceState, ProgramName, StepOutput
 from server.engine.sampler import Logprobs
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
 type Progress = Callable[[str, float], None]
 
-# Where the KV pool's size is given by neither flag nor device: on CPU, host memory is shared.
-_CPU_KV_BYTES = 1 << 30
-_SMALLEST_MIXED_BUCKET = 32
 # XLA compiles one program mostly on one core.
 _COMPILE_THREADS = 4
-# On CPU a step of 128 tokens is compute-bound already: a larger one only delays the others.
-_CPU_TOKEN_BUDGET, _TOKEN_BUDGET = 128, 2048
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +50,12 @@ class InFlight:
 class ModelRunner:
     """Made by `build`, ready to serve: every program compiled and run once."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        sizes: StateSizes,
-        mesh: Mesh,
-        ladder: Ladder,
-        leaves: list[jax.Array],
-        programs: Programs,
-    ) -> None:
-        self.config, self.sizes, self.mesh = config, sizes, mesh
-        self._ladder, self._leaves = ladder, leaves
-        self._programs = programs
+    def __init__(self, blueprint: Blueprint, leaves: list[jax.Array]) -> None:
+        self.config, self.sizes, self.mesh = blueprint.config, blueprint.sizes, blueprint.mesh
+        self._ladder, self._leaves = blueprint.ladder, leaves
+        self._programs = blueprint.programs()
         self._steps: dict[Bucket, jax.stages.Compiled] = {}
-        self._state: DeviceState = programs.make_state()
+        self._state: DeviceState
 
     @classmethod
     def build(
@@ -86,20 +66,16 @@ class ModelRunner:
     ) -> ModelRunner:
         """Load the checkpoint, allocate the pool, compile and warm every program.
 
-        Raises ConfigError, CheckpointError or MeshError, each with a sentence for the operator.
+        Raises ConfigError, CheckpointError, MeshError, BackendError or SizeError, each with a
+        sentence for the operator.
         """
         config = read_config(checkpoint)
         mesh = make_mesh(config, engine.tensor_parallel_size)
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        layout = choose_layout(config, engine, mesh)
-        model = abstract_decoder(config, layout)
-        leaves = calibrate(model, load_leaves(model, Checkpoint(checkpoint), mesh, progress), mesh)
-        sizes = _state_sizes(config, layout, engine, on_cpu)
-        auto_budget = max(_CPU_TOKEN_BUDGET if on_cpu else _TOKEN_BUDGET, 2 * engine.max_num_seqs)
-        budget = engine.max_num_batched_tokens or auto_budget
-        ladder = Ladder(engine.max_num_seqs, budget, _SMALLEST_MIXED_BUCKET)
-        runner = cls(config, sizes, mesh, ladder, leaves, Programs(model, layout, mesh, sizes))
-        runner._warm(progress, leaf_shardings(model, mesh))
+        blueprint = draw_blueprint(config, engine, mesh, _chip_bytes(mesh))
+        leaves = load_leaves(blueprint.model, Checkpoint(checkpoint), mesh, progress)
+        runner = cls(blueprint, calibrate(blueprint.model, leaves, mesh))
+        folder = BakedFolder(Path(engine.baked_dir)) if engine.baked_dir else None
+        runner._warm(progress, Compiler(mesh, folder))
         return runner
 
     @property
@@ -166,19 +142,26 @@ class ModelRunner:
             start = end
         return StepResult(tuple(rows), in_flight.bucket.num_tokens)
 
-    def _warm(self, progress: Progress, shardings: list[jax.NamedSharding]) -> None:
-        """Compile every program of the ladder, several at once, and run each once, on padding."""
-        buckets = sorted(self._ladder.buckets, reverse=True)
+    def _warm(self, progress: Progress, compiler: Compiler) -> None:
+        """Compile every program, several at once, and run each once, on padding."""
+        buckets: list[ProgramName] = [*sorted(self._ladder.buckets, reverse=True)]
+        names = [*buckets, "set_slot", "make_state"]
+        compiled: dict[ProgramName, jax.stages.Compiled] = {}
         with ThreadPoolExecutor(_COMPILE_THREADS) as pool:
-            slot = pool.submit(self._programs.compile_set_slot)
-            steps = {
-                pool.submit(self._programs.compile_step, bucket, shardings): bucket
-                for bucket in buckets
-            }
-            for i, done in enumerate(as_completed(steps)):
-                self._steps[steps[done]] = done.result()
-                progress(f"compiled {i + 1} of {len(buckets)} programs", (i + 1) / len(buckets))
-            self._set_slot = slot.result()
+            running = {pool.submit(self._compile, name, compiler): name for name in names}
+            for i, done in enumerate(as_completed(running)):
+                compiled[running[done]] = done.result()
+                progress(f"compiled {i + 1} of {len(names)} programs", (i + 1) / len(names))
+        self._set_slot = compiled.pop("set_slot")
+        self._state = compiled.pop("make_state")()
+        self._steps = {name: step for name, step in compiled.items() if isinstance(name, Bucket)}
+        _log_counts(compiler.counts)
+        self._run_once()
+
+    def _compile(self, name: ProgramName, compiler: Compiler) -> jax.stages.Compiled:
+        return compiler.compile(name, self._programs.lower(name))
+
+    def _run_once(self) -> None:
         empty = empty_slot(self.sizes.slot, self.sizes.scratch_slot)
         self._state = self._state._replace(sampler=self._set_slot(self._state.sampler, empty))
         for bucket, step in self._steps.items():
@@ -186,61 +169,20 @@ class ModelRunner:
         jax.block_until_ready(self._state)
 
 
-def choose_layout(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> DecoderLayout:
-    """How the model lies on the mesh's devices. Raises BackendError."""
-    platform = mesh.devices.flat[0].platform
-    on_cpu = platform == "cpu"
-    dtype = jnp.dtype(config.dtype if engine.dtype == "auto" else engine.dtype)
-    # A CPU computes in float32 in any case; to keep less would only lose digits.
-    wide = jnp.dtype(jnp.float32) if on_cpu else dtype
-    return DecoderLayout(
-        tensor_size=tensor_size(mesh),
-        stacked=not on_cpu,
-        dtype=dtype,
-        activation_dtype=wide,
-        kv_dtype=wide if engine.kv_dtype == "auto" else _KV_DTYPES[engine.kv_dtype],
-        backend=choose_backend(engine.attention_backend, platform, config, tensor_size(mesh)),
-        quantized=engine.weight_dtype == "int8",
-    )
+def _chip_bytes(mesh: Mesh) -> int | None:
+    """Memory of the smallest of this host's devices, where it is not the host's own."""
+    stats = [device.memory_stats() for device in mesh.local_devices]
+    return min((s["bytes_limit"] for s in stats if s and "bytes_limit" in s), default=None)
 
 
-_KV_DTYPES = {
-    name: jnp.dtype(dtype)
-    for name, dtype in (
-        ("float32", jnp.float32),
-        ("bfloat16", jnp.bfloat16),
-        ("int8", jnp.int8),
-        ("fp8", jnp.float8_e4m3fn),
-    )
-}
-
-
-def _state_sizes(
-    config: ModelConfig, layout: DecoderLayout, engine: EngineConfig, on_cpu: bool
-) -> StateSizes:
-    longest = min(engine.max_model_len or config.max_position, config.max_position)
-    token_bytes = 2 * config.num_layers * config.head_dim * layout.kv_dtype.itemsize
-    block_bytes = token_bytes * layout.kv_heads(config) * engine.block_size
-    num_blocks = engine.num_blocks or _kv_bytes(engine, on_cpu) // block_bytes
-    max_stop_ids = MAX_STOP_TOKEN_IDS + len(config.eos_token_ids)
-    return StateSizes(
-        kinds=tuple(KVKind(window, num_blocks) for window in config.windows),
-        block_size=engine.block_size,
-        max_num_seqs=engine.max_num_seqs,
-        slot=SlotSizes(longest, MAX_LOGIT_BIASES, max_stop_ids),
-    )
-
-
-def _kv_bytes(engine: EngineConfig, on_cpu: bool) -> int:
-    """Bytes for the KV pool over all devices, from the flag or from what is free."""
-    if engine.kv_cache_bytes:
-        return engine.kv_cache_bytes
-    if on_cpu:
-        return _CPU_KV_BYTES
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    return sum(
-        int(s["bytes_limit"] * engine.hbm_utilization) - s["bytes_in_use"] for s in stats if s
-    )
+def _log_counts(counts: BakedCounts) -> None:
+    if counts.hits + counts.misses:
+        _log.info(
+            "baked programs: %d loaded, %d compiled, about %.1f s saved",
+            counts.hits,
+            counts.misses,
+            counts.saved_seconds,
+        )
 
 
 def _row_logprobs(logprobs: Logprobs, i: int, row: ScheduledRow) -> TokenLogprobs | None:

@@ -81,10 +81,9 @@ class EngineProcess:
             model=model.name,
             version=model.version,
             release=release_of("antipode-server"),
-            block_size=config.block_size,
         )
         self._engine: Engine[Any] | None = None
-        self._num_blocks = 0
+        self._num_blocks = self._block_size = 0
         self._load_seconds = 0.0
         self._is_draining = False
         self._progress = ("starting", 0.0)
@@ -143,6 +142,7 @@ class EngineProcess:
             num_requests_running=load.num_sequences_running,
             kv_cache_usage_ratio=1 - load.num_free_blocks / load.num_usable_blocks,
             num_blocks=self._num_blocks,
+            block_size=self._block_size,
             step_age_seconds=age // 1,
             model_load_seconds=self._load_seconds,
         )
@@ -165,7 +165,7 @@ class EngineProcess:
         runner = build(self._config, self._report, self._on_compilation)
         engine = self._build_engine(runner)
         self._load_seconds = time.monotonic() - self._started
-        self._num_blocks = runner.kinds[0].num_blocks
+        self._num_blocks, self._block_size = runner.kinds[0].num_blocks, runner.block_size
         self._engine = engine
         self._link.announce(self._info(runner))
         self._log_ready(runner)

@@ -2,13 +2,14 @@
 
 A program takes the weights as arguments with pinned shardings, so other weights of the same shape
 are a rebind, and the state donated, so the KV pool is written in place. Everything runs under one
-`shard_map`. Compiling is ahead of time: what is not in the ladder cannot be run.
+`shard_map`. Programs are lowered here and compiled ahead of time, by the server for its devices and
+by `plan` for those of a slice that is not there: what is not in the ladder cannot be run.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from models.attention.base import Ragged
 from models.decoder import Decoder, KVPools, pool_shapes
 from models.layout import DecoderLayout
+from models.weights import leaf_shardings
 from server.engine.batch import Bucket, SlotSizes, StepInput, empty_input, empty_slot
 from server.engine.kv_kinds import KVKind
 from server.engine.sampler import (
@@ -31,6 +33,9 @@ from server.engine.sampler import (
     state_specs,
     token_logprobs,
 )
+
+# A step's bucket, or what a program beside the steps does.
+type ProgramName = Bucket | Literal["set_slot", "make_state"]
 
 # Prompt tokens whose logits are held at once when their log probabilities are asked for.
 _LOGPROB_TILE = 32
@@ -80,7 +85,7 @@ class StateSizes:
 
 
 class Programs:
-    """Compiles the programs of one model on one mesh. Holds no weights and no state."""
+    """Lowers the programs of one model on one mesh. Holds no weights and no state."""
 
     def __init__(
         self, model: Decoder, layout: DecoderLayout, mesh: Mesh, sizes: StateSizes
@@ -88,14 +93,18 @@ class Programs:
         self._graphdef, weights = nnx.split(model)
         leaves, self._treedef = jax.tree.flatten(weights)
         self._leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        self._leaf_specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
         self._layout, self._mesh, self._sizes = layout, mesh, sizes
         self._config = model.config
 
-    def compile_step(
-        self, bucket: Bucket, leaf_shardings: list[NamedSharding]
-    ) -> jax.stages.Compiled:
+    def lower(self, name: ProgramName) -> jax.stages.Lowered:
+        """The named program, ready to be compiled."""
+        if name == "make_state":
+            return self._lower_make_state()
+        return self._lower_set_slot() if name == "set_slot" else self._lower_step(name)
+
+    def _lower_step(self, bucket: Bucket) -> jax.stages.Lowered:
         """`(leaves, state, input) -> (output, state)` for one bucket; `state` is donated."""
-        leaf_specs = [sharding.spec for sharding in leaf_shardings]
         state_specs = self.state_specs()
 
         def step(
@@ -106,11 +115,11 @@ class Programs:
         mapped = jax.shard_map(
             step,
             mesh=self._mesh,
-            in_specs=(leaf_specs, state_specs, PartitionSpec()),
+            in_specs=(self._leaf_specs, state_specs, PartitionSpec()),
             out_specs=(PartitionSpec(), state_specs),
             check_vma=False,
         )
-        shardings = self._shardings((leaf_specs, state_specs))
+        shardings = self._shardings((self._leaf_specs, state_specs))
         replicated = NamedSharding(self._mesh, PartitionSpec())
         jitted = jax.jit(
             mapped,
@@ -119,9 +128,9 @@ class Programs:
             donate_argnums=1,
         )
         inputs = self._sizes.empty_input(bucket)
-        return jitted.lower(self._leaves, self.abstract_state(), inputs).compile()
+        return jitted.lower(self._leaves, self.abstract_state(), inputs)
 
-    def compile_set_slot(self) -> jax.stages.Compiled:
+    def _lower_set_slot(self) -> jax.stages.Lowered:
         """`(sampler state, slot input) -> sampler state`; the state is donated."""
         specs = self.state_specs().sampler
         mapped = jax.shard_map(
@@ -140,7 +149,16 @@ class Programs:
             donate_argnums=0,
         )
         inputs = empty_slot(self._sizes.slot, self._sizes.scratch_slot)
-        return jitted.lower(self.abstract_state().sampler, inputs).compile()
+        return jitted.lower(self.abstract_state().sampler, inputs)
+
+    def _lower_make_state(self) -> jax.stages.Lowered:
+        """`() -> state`, all zeros."""
+        abstract = self.abstract_state()
+
+        def zeros() -> DeviceState:
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+
+        return jax.jit(zeros, out_shardings=self._shardings(self.state_specs())).lower()
 
     def abstract_state(self) -> DeviceState:
         """Shapes and dtypes of the device state, all shards together."""
@@ -154,16 +172,6 @@ class Programs:
         """How the state is split: the pools by KV heads, the sampler's as it says."""
         num_pools = len(self.abstract_state().kv)
         return DeviceState((self._layout.backend.pool_specs(),) * num_pools, state_specs())
-
-    def make_state(self) -> DeviceState:
-        """A zeroed device state."""
-        shardings = self._shardings(self.state_specs())
-        abstract = self.abstract_state()
-
-        def zeros() -> DeviceState:
-            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
-
-        return jax.jit(zeros, out_shardings=shardings)()
 
     def _shardings(self, specs: Any) -> Any:
         is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731

@@ -36,7 +36,7 @@ def build(
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
     return SlowRunner(
         kinds=(KVKind(None, config.num_blocks),),
-        block_size=config.block_size,
+        block_size=config.block_size or 16,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         step_seconds=float(os.environ.get("FAKE_STEP_SECONDS", "0.01")),

@@ -1,0 +1,55 @@
+"""Published models as data: the shape of each, and the slice and limits to plan it for.
+
+A preset has the fields of a Hugging Face config.json and no weights. It says what a model of that
+shape needs, not that a given checkpoint is of that shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from models.config import ConfigError, ModelConfig
+from models.hf_config import parse_config
+
+_SUFFIX = ".yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommended:
+    """Where a preset fits: the slice, and the sequences of `context` tokens to serve at once."""
+
+    slice: str
+    max_num_seqs: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """One file of this folder."""
+
+    name: str
+    config: ModelConfig
+    recommended: Recommended
+
+
+def preset_names() -> tuple[str, ...]:
+    """The presets there are."""
+    files = (entry.name for entry in resources.files(__package__).iterdir())
+    return tuple(sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)))
+
+
+def load_preset(name: str) -> Preset:
+    """The preset of this name. Raises ConfigError where there is none."""
+    if name not in preset_names():
+        raise ConfigError(f"{name!r} is no preset; these are: {', '.join(preset_names())}")
+    text = resources.files(__package__).joinpath(name + _SUFFIX).read_text(encoding="utf-8")
+    fields: dict[str, Any] = yaml.safe_load(text)
+    return Preset(
+        name=name,
+        config=parse_config(fields["config"]),
+        recommended=Recommended(**fields["recommended"]),
+    )

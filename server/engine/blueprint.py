@@ -1,0 +1,206 @@
+"""From a model's shape, the settings and the devices to all that determines the programs.
+
+The server draws a blueprint for the devices it has, `plan` for those of a slice that is not there;
+both compile what it says, so both compile the same. It reads no weights and allocates nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from models.attention.choice import choose_backend
+from models.config import ModelConfig
+from models.decoder import Decoder
+from models.layout import DecoderLayout
+from models.sharding import tensor_size
+from models.weights import abstract_decoder
+from server.config import EngineConfig
+from server.engine.batch import Ladder, SlotSizes
+from server.engine.kv_kinds import KVKind, split_blocks
+from server.engine.link import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
+from server.engine.program import Programs, StateSizes
+from server.engine.sampler import abstract_state, state_specs
+from server.engine.sizing import (
+    ChipMemory,
+    SizeError,
+    block_bytes,
+    check_table,
+    count_blocks,
+    tree_bytes,
+    weight_bytes,
+)
+
+# On CPU the KV pool's size is not what the device leaves: host memory is shared.
+_CPU_KV_BYTES = 1 << 30
+# The context that memory is divided for where layers differ in what they keep of it.
+_TYPICAL_CONTEXT = 8192
+# Sizes of a block that the TPU's attention kernels were compiled with.
+_TPU_BLOCK_SIZES = (16, 32, 64, 128, 256)
+
+_KV_DTYPES = {
+    name: jnp.dtype(dtype)
+    for name, dtype in (
+        ("float32", jnp.float32),
+        ("bfloat16", jnp.bfloat16),
+        ("int8", jnp.int8),
+        ("fp8", jnp.float8_e4m3fn),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Defaults:
+    """What a platform takes where the operator says nothing.
+
+    On CPU a step of 128 tokens is compute-bound already: a larger one only delays the others.
+    Elsewhere few sizes keep the programs few, and a small step costs what its weights cost.
+    """
+
+    block_size: int
+    token_budget: int
+    smallest_decode: int
+    smallest_mixed: int
+
+
+_CPU = _Defaults(block_size=16, token_budget=128, smallest_decode=2, smallest_mixed=32)
+_ACCELERATOR = _Defaults(block_size=128, token_budget=2048, smallest_decode=8, smallest_mixed=256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """A model on a mesh with its sizes. `memory` is None on CPU, where it bounds nothing."""
+
+    config: ModelConfig
+    layout: DecoderLayout
+    mesh: Mesh
+    model: Decoder
+    sizes: StateSizes
+    ladder: Ladder
+    memory: ChipMemory | None
+
+    def programs(self) -> Programs:
+        """What the server compiles."""
+        return Programs(self.model, self.layout, self.mesh, self.sizes)
+
+
+def draw_blueprint(
+    config: ModelConfig, engine: EngineConfig, mesh: Mesh, chip_bytes: int | None
+) -> Blueprint:
+    """The blueprint of a server whose chips have `chip_bytes` of memory each.
+
+    Raises BackendError, or SizeError where the sizes exceed what a chip holds.
+    """
+    platform = mesh.devices.flat[0].platform
+    defaults = _CPU if platform == "cpu" else _ACCELERATOR
+    layout = choose_layout(config, engine, mesh)
+    model = abstract_decoder(config, layout)
+    slot = _slot_sizes(config, engine)
+    block_size = engine.block_size or defaults.block_size
+    if platform == "tpu":
+        _check_tpu(engine, slot, block_size)
+    memory = None
+    if chip_bytes is not None and platform != "cpu":
+        memory = measure(model, layout, mesh, engine, chip_bytes)
+    ladder = _ladder(engine, defaults)
+    sizes = StateSizes(
+        kinds=_kinds(config, engine, layout, memory, slot, block_size, ladder),
+        block_size=block_size,
+        max_num_seqs=engine.max_num_seqs,
+        slot=slot,
+    )
+    return Blueprint(
+        config=config,
+        layout=layout,
+        mesh=mesh,
+        model=model,
+        sizes=sizes,
+        ladder=ladder,
+        memory=memory,
+    )
+
+
+def choose_layout(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> DecoderLayout:
+    """How the model lies on the mesh's devices. Raises BackendError."""
+    platform = mesh.devices.flat[0].platform
+    on_cpu = platform == "cpu"
+    dtype = jnp.dtype(config.dtype if engine.dtype == "auto" else engine.dtype)
+    # A CPU computes in float32 in any case; to keep less would only lose digits.
+    wide = jnp.dtype(jnp.float32) if on_cpu else dtype
+    return DecoderLayout(
+        tensor_size=tensor_size(mesh),
+        stacked=not on_cpu,
+        dtype=dtype,
+        activation_dtype=wide,
+        kv_dtype=wide if engine.kv_dtype == "auto" else _KV_DTYPES[engine.kv_dtype],
+        backend=choose_backend(engine.attention_backend, platform, config, tensor_size(mesh)),
+        quantized=engine.weight_dtype == "int8",
+    )
+
+
+def measure(
+    model: Decoder, layout: DecoderLayout, mesh: Mesh, engine: EngineConfig, chip_bytes: int
+) -> ChipMemory:
+    """What is taken of a chip's memory before any KV."""
+    slot = _slot_sizes(model.config, engine)
+    sampler = abstract_state(engine.max_num_seqs, layout.vocab_rows(model.config), slot)
+    return ChipMemory(
+        usable=int(chip_bytes * engine.hbm_utilization),
+        weights=weight_bytes(model, mesh),
+        sampler=tree_bytes(sampler, state_specs(), mesh),
+    )
+
+
+def _slot_sizes(config: ModelConfig, engine: EngineConfig) -> SlotSizes:
+    longest = min(engine.max_model_len or config.max_position, config.max_position)
+    return SlotSizes(longest, MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS + len(config.eos_token_ids))
+
+
+def _ladder(engine: EngineConfig, defaults: _Defaults) -> Ladder:
+    budget = engine.max_num_batched_tokens or max(defaults.token_budget, 2 * engine.max_num_seqs)
+    return Ladder(
+        engine.max_num_seqs,
+        budget,
+        defaults.smallest_mixed,
+        smallest_decode=defaults.smallest_decode,
+    )
+
+
+def _kinds(
+    config: ModelConfig,
+    engine: EngineConfig,
+    layout: DecoderLayout,
+    memory: ChipMemory | None,
+    slot: SlotSizes,
+    block_size: int,
+    ladder: Ladder,
+) -> tuple[KVKind, ...]:
+    """The blocks of every kind of layers: as many as asked for, or what the bytes hold."""
+    if engine.num_blocks:
+        return tuple(KVKind(window, engine.num_blocks) for window in config.windows)
+    of_layer = block_bytes(config, layout, block_size) // config.num_layers
+    longest = slot.max_model_len
+    return split_blocks(
+        count_blocks(_kv_bytes(engine, layout, memory), of_layer, config.num_layers),
+        [(window, config.layer_windows.count(window)) for window in config.windows],
+        block_size=block_size,
+        context=min(engine.kv_context or _TYPICAL_CONTEXT, longest),
+        max_model_len=longest,
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=ladder.max_num_batched_tokens,
+    )
+
+
+def _kv_bytes(engine: EngineConfig, layout: DecoderLayout, memory: ChipMemory | None) -> int:
+    if engine.kv_cache_bytes or memory is None:
+        return (engine.kv_cache_bytes or _CPU_KV_BYTES) // layout.tensor_size
+    return memory.for_kv
+
+
+def _check_tpu(engine: EngineConfig, slot: SlotSizes, block_size: int) -> None:
+    if block_size not in _TPU_BLOCK_SIZES:
+        allowed = ", ".join(map(str, _TPU_BLOCK_SIZES))
+        raise SizeError(f"block_size is {block_size}; on TPU it must be one of {allowed}")
+    check_table(engine.max_num_seqs, slot.max_model_len, block_size)

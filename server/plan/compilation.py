@@ -1,0 +1,208 @@
+"""Compiles the programs of a blueprint and reads off what each needs.
+
+The very programs that the server lowers; the devices may be those of a slice that is not there, for
+which they can be compiled and not run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from server.engine.baked import BakedFolder, ProgramKey, program_key, spell
+from server.engine.batch import Bucket
+from server.engine.blueprint import Blueprint
+from server.engine.program import ProgramName, Programs
+from server.plan.cost import Cost, aliased_bytes, cost_of
+from server.plan.hlo import Shape, parse_module
+from server.plan.report import Kind, ProgramReport
+from server.plan.results import ResultStore
+
+_EXHAUSTED = "RESOURCE_EXHAUSTED"
+_USED = re.compile(r"memory space (\w+)\. Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?)")
+_TEMPORARIES = re.compile(r"HLO temporaries \(([\d.]+[KMGT]?)\) exceeds available HBM \(([^)]+)\)")
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_HLO_TYPES = {
+    jnp.dtype(dtype): name
+    for dtype, name in (
+        (jnp.bfloat16, "bf16"),
+        (jnp.float32, "f32"),
+        (jnp.int8, "s8"),
+        (jnp.float8_e4m3fn, "f8e4m3fn"),
+    )
+}
+
+# Told the program that is ready, how many are, and how many there are.
+type Progress = Callable[[str, int, int], None]
+
+
+class OutOfMemoryError(Exception):
+    """The compiler's verdict that a program does not fit: `used` bytes of `limit` in `space`."""
+
+    def __init__(self, program: str, space: str, used: int, limit: int) -> None:
+        super().__init__(f"{program} needs {used} bytes of {limit} in {space}")
+        self.program, self.space, self.used, self.limit = program, space, used, limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Where to put what was compiled. With `results` alone, what is there is not compiled again."""
+
+    hlo_dir: Path | None = None
+    baked: BakedFolder | None = None
+    results: ResultStore | None = None
+
+    def find(self, key: ProgramKey) -> ProgramReport | None:
+        """A report that makes compiling needless."""
+        if self.results is None or self.hlo_dir is not None or self.baked is not None:
+            return None
+        return self.results.find(key)
+
+
+def program_names(blueprint: Blueprint) -> list[ProgramName]:
+    """Every program of a server, its largest steps first."""
+    return [*sorted(blueprint.ladder.buckets, reverse=True), "set_slot", "make_state"]
+
+
+def compile_programs(
+    blueprint: Blueprint,
+    names: list[ProgramName],
+    *,
+    jobs: int = 1,
+    keep: Keep | None = None,
+    progress: Progress = lambda name, done, total: None,
+) -> list[ProgramReport]:
+    """Compile these programs, `jobs` at once. Raises OutOfMemoryError for the first that fails."""
+    programs, reports = blueprint.programs(), []
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [
+            pool.submit(_compile, blueprint, programs, name, keep or Keep()) for name in names
+        ]
+        try:
+            for done, (name, future) in enumerate(zip(names, running, strict=True), start=1):
+                reports.append(future.result())
+                progress(spell(name), done, len(names))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return reports
+
+
+def _compile(
+    blueprint: Blueprint, programs: Programs, name: ProgramName, keep: Keep
+) -> ProgramReport:
+    lowered = lower(blueprint, programs, name)
+    key = program_key(lowered, blueprint.mesh)
+    if (kept := keep.find(key)) is not None:
+        return kept
+    started = time.monotonic()
+    compiled = _compile_lowered(lowered, spell(name))
+    seconds = time.monotonic() - started
+    text = compiled.as_text() or ""
+    report = _report(name, compiled, text, pool_shapes(programs, blueprint), seconds, key.program)
+    if keep.results is not None:
+        keep.results.keep(key, report)
+    if keep.baked is not None:
+        keep.baked.add(spell(name), key, compiled, seconds)
+    if keep.hlo_dir is not None:
+        keep.hlo_dir.mkdir(parents=True, exist_ok=True)
+        (keep.hlo_dir / f"{spell(name)}.hlo").write_text(text)
+    return report
+
+
+def lower(blueprint: Blueprint, programs: Programs, name: ProgramName) -> jax.stages.Lowered:
+    """The program as the server lowers it, also where its devices are not there."""
+    with _absent(blueprint.mesh.devices.flat[0]):
+        return programs.lower(name)
+
+
+def _compile_lowered(lowered: jax.stages.Lowered, spelled: str) -> jax.stages.Compiled:
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if _EXHAUSTED in str(error):
+            raise _out_of_memory(spelled, str(error)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _absent(device: jax.Device) -> Iterator[None]:
+    """Kernels ask for the hardware they are for; here they must not."""
+    if device.platform != "tpu":
+        yield
+        return
+    import tokamax
+
+    with tokamax.config.cross_compile(True):
+        yield
+
+
+def pool_shapes(programs: Programs, blueprint: Blueprint) -> list[Shape]:
+    """The KV pools' arrays as one chip has them."""
+    shapes = []
+    pools, specs = programs.abstract_state().kv, programs.state_specs().kv
+    for leaf, spec in zip(jax.tree.leaves(pools), jax.tree.leaves(specs), strict=True):
+        sharding = jax.NamedSharding(blueprint.mesh, spec)
+        shapes.append(Shape(_HLO_TYPES[leaf.dtype], sharding.shard_shape(leaf.shape), False))
+    return shapes
+
+
+def _report(
+    name: ProgramName,
+    compiled: jax.stages.Compiled,
+    text: str,
+    pools: list[Shape],
+    seconds: float,
+    program_hash: str,
+) -> ProgramReport:
+    memory: Any = compiled.memory_analysis()
+    module = parse_module(text)
+    cost: Cost = cost_of(module)
+    arguments, results = memory.argument_size_in_bytes, memory.output_size_in_bytes
+    held = arguments + results - memory.alias_size_in_bytes
+    return ProgramReport(
+        kind=_kind(name),
+        bucket=spell(name),
+        tokens=name.num_tokens if isinstance(name, Bucket) else 0,
+        rows=name.num_rows if isinstance(name, Bucket) else 0,
+        compile_s=round(seconds, 2),
+        temp_bytes=memory.temp_size_in_bytes,
+        alias_bytes=memory.alias_size_in_bytes,
+        pool_alias_bytes=aliased_bytes(module, pools),
+        total_bytes=held + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        cycles=cost.cycles,
+        conditional_cycles=cost.conditional_cycles,
+        pallas_calls=cost.pallas_calls,
+        collectives=cost.collectives,
+        collective_bytes=cost.collective_bytes,
+        prefetch_bytes=cost.prefetch_bytes,
+        unknown_loops=cost.unknown_loops,
+        program_hash=program_hash,
+    )
+
+
+def _kind(name: ProgramName) -> Kind:
+    if not isinstance(name, Bucket):
+        return "other"
+    return "decode" if name.decode_only else "prefill"
+
+
+def _out_of_memory(spelled: str, message: str) -> OutOfMemoryError:
+    if (found := _USED.search(message)) is not None:
+        return OutOfMemoryError(spelled, found[1], _bytes(found[2]), _bytes(found[3]))
+    if (found := _TEMPORARIES.search(message)) is not None:
+        return OutOfMemoryError(spelled, "hbm", _bytes(found[1]), _bytes(found[2]))
+    return OutOfMemoryError(spelled, "hbm", 0, 0)
+
+
+def _bytes(text: str) -> int:
+    unit = _UNITS.get(text[-1], 1)
+    return int(float(text.rstrip("KMGT")) * unit)

@@ -1,0 +1,209 @@
+"""`make plan-ci`: every preset on its recommended slice, held to fixed limits and golden numbers.
+
+A change that copies the KV pool, needs more working memory, more cycles, kernels or collectives is
+seen here before a TPU sees it. Compiled programs are remembered by their hash, so a run that was
+broken off goes on where it was, and a change recompiles what it changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from server.config import EngineConfig
+from server.plan.command import ProgressLines, check_packages
+from server.plan.slices import find_slice
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+    from models.presets import Preset
+    from server.plan.question import Question
+    from server.plan.report import ProgramReport, Report
+
+GOLDEN = Path("benchmarks/plan_golden.json")
+_RESULTS = Path(".cache/plan")
+# What `.ci/run` compiles: the largest steps of one preset.
+_SMALL = ("llama-3.1-8b",)
+
+_DECODE_TEMP_BYTES, _PREFILL_TEMP_BYTES = 50_000_000, 128_000_000
+_PREFILL_TOKENS = 2048
+_TOLERANCE = 0.05
+_KERNELS_OF_STEP = 2
+
+
+class GoldenProgram(msgspec.Struct, frozen=True, kw_only=True):
+    """The recorded numbers of one program."""
+
+    cycles: int
+    temp_bytes: int
+    pallas_calls: int
+    collectives: int
+    collective_bytes: int
+
+
+class Exempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A program that may exceed a limit, up to another, and why."""
+
+    temp_bytes: int
+    reason: str
+
+
+class GoldenPreset(msgspec.Struct, frozen=True, kw_only=True):
+    """A preset as it was recorded; `reason` where it does not fit."""
+
+    fits: bool
+    reason: str = ""
+    programs: dict[str, GoldenProgram] = {}
+    exempt: dict[str, Exempt] = {}
+
+
+type Golden = dict[str, GoldenPreset]
+
+
+def violations(report: Report, config: ModelConfig, golden: GoldenPreset | None) -> list[str]:
+    """What of a report breaks a limit or left its golden numbers, a sentence each."""
+    return [f"{report.model}: {sentence}" for sentence in _violations(report, config, golden)]
+
+
+def _violations(report: Report, config: ModelConfig, golden: GoldenPreset | None) -> Iterator[str]:
+    if golden is None:
+        yield "it has no golden numbers; record them with --update"
+        golden = GoldenPreset(fits=report.fits)
+    if report.fits != golden.fits:
+        yield f"it {'fits' if report.fits else 'does not fit'} now: {report.reason}"
+    for program in report.programs:
+        exempt, recorded = golden.exempt.get(program.bucket), golden.programs.get(program.bucket)
+        sentences = [*_limits(program, config, report.hbm_bytes_per_chip.kv, exempt)]
+        sentences += _drift(program, recorded) if recorded else []
+        yield from (f"{program.bucket}: {sentence}" for sentence in sentences)
+
+
+def _limits(
+    program: ProgramReport, config: ModelConfig, pool_bytes: int, exempt: Exempt | None
+) -> Iterator[str]:
+    if program.kind == "other":
+        return
+    if program.pool_alias_bytes != pool_bytes:
+        yield f"{program.pool_alias_bytes:,} of the KV pool's {pool_bytes:,} bytes are aliased"
+    limit = exempt.temp_bytes if exempt else _temp_limit(program)
+    if limit and program.temp_bytes > limit:
+        yield f"temporaries of {program.temp_bytes:,} bytes exceed {limit:,}"
+    most = config.num_layers + _KERNELS_OF_STEP
+    if program.kind == "decode" and config.moe is None and program.pallas_calls > most:
+        yield f"{program.pallas_calls} kernel launches exceed one a layer and {_KERNELS_OF_STEP}"
+
+
+def _temp_limit(program: ProgramReport) -> int:
+    """0 for none: what a larger prefill needs is its own business."""
+    if program.kind == "decode":
+        return _DECODE_TEMP_BYTES
+    return _PREFILL_TEMP_BYTES if program.tokens <= _PREFILL_TOKENS else 0
+
+
+def _drift(program: ProgramReport, golden: GoldenProgram) -> Iterator[str]:
+    for name in ("cycles", "collective_bytes"):
+        now, then = getattr(program, name), getattr(golden, name)
+        if abs(now - then) > _TOLERANCE * then:
+            yield f"{name} are {now:,}, were {then:,}; record a wanted change with --update"
+    for name in ("pallas_calls", "collectives"):
+        now, then = getattr(program, name), getattr(golden, name)
+        if now > then:
+            yield f"{name} are {now}, were {then}"
+
+
+def recorded(report: Report, before: GoldenPreset | None) -> GoldenPreset:
+    """The golden numbers of a report, exemptions kept."""
+    programs = {
+        program.bucket: GoldenProgram(
+            **{name: getattr(program, name) for name in GoldenProgram.__struct_fields__}
+        )
+        for program in report.programs
+    }
+    return GoldenPreset(
+        fits=report.fits,
+        reason=report.reason,
+        programs=(before.programs if before else {}) | programs,
+        exempt=before.exempt if before else {},
+    )
+
+
+def question_of(preset: Preset) -> Question:
+    """The preset on its recommended slice."""
+    from server.plan.question import Question
+
+    asked = preset.recommended
+    engine = EngineConfig(
+        model=preset.name, max_num_seqs=asked.max_num_seqs, max_model_len=asked.context
+    )
+    return Question(
+        model=preset.name,
+        config=preset.config,
+        slice=find_slice(asked.slice),
+        engine=engine,
+        context=asked.context,
+    )
+
+
+def read_golden(path: Path) -> Golden:
+    """The recorded presets; none where nothing was recorded yet."""
+    if not path.exists():
+        return {}
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, GoldenPreset])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check the named presets, or all; the exit code says whether all hold."""
+    parser = argparse.ArgumentParser(prog="make plan-ci", description=__doc__)
+    parser.add_argument("presets", nargs="*", metavar="PRESET")
+    parser.add_argument("--small", action="store_true", help="only the largest steps of one preset")
+    parser.add_argument("--update", action="store_true", help="record the numbers as golden")
+    parser.add_argument("--jobs", type=int, default=1)
+    arguments = parser.parse_args(argv)
+
+    from models.presets import load_preset, preset_names
+
+    names = arguments.presets or (_SMALL if arguments.small else preset_names())
+    presets = [load_preset(name) for name in names]
+    first = find_slice(presets[0].recommended.slice)
+    check_packages(first)
+    first.set_environment(os.environ)
+    golden, broken = read_golden(GOLDEN), []
+    for preset in presets:
+        report = _make(preset, arguments)
+        if arguments.update:
+            golden[preset.name] = recorded(report, golden.get(preset.name))
+            content = msgspec.json.encode(dict(sorted(golden.items())))
+            GOLDEN.write_bytes(msgspec.json.format(content) + b"\n")
+        broken += violations(report, preset.config, golden.get(preset.name))
+    for sentence in broken:
+        print(sentence, file=sys.stderr)
+    print(f"plan-ci: {len(presets)} presets, {len(broken)} violations")
+    return 1 if broken else 0
+
+
+def _make(preset: Preset, arguments: argparse.Namespace) -> Report:
+    from server.plan.compilation import Keep
+    from server.plan.plan import largest_steps, make_plan
+    from server.plan.report import render
+    from server.plan.results import ResultStore
+
+    question = question_of(preset)
+    report = make_plan(
+        question,
+        names=largest_steps(question) if arguments.small else None,
+        jobs=arguments.jobs,
+        keep=Keep(results=ResultStore(_RESULTS)),
+        progress=ProgressLines(),
+    )
+    print(render(report))
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

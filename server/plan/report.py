@@ -1,0 +1,238 @@
+"""What a plan found, as data with stable names (its JSON) and as a table for a terminal.
+
+All bytes are of one chip. It computes nothing but sums and units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+_GIB = 1 << 30
+
+type Kind = Literal["decode", "prefill", "other"]
+
+
+class ProgramReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one compiled program needs of one chip.
+
+    `tokens` and `rows` are a step's sizes. `total_bytes` is all that it holds while it runs.
+    """
+
+    kind: Kind
+    bucket: str
+    tokens: int
+    rows: int
+    compile_s: float
+    temp_bytes: int
+    alias_bytes: int
+    pool_alias_bytes: int
+    total_bytes: int
+    cycles: int
+    conditional_cycles: int
+    pallas_calls: int
+    collectives: int
+    collective_bytes: int
+    prefetch_bytes: int
+    unknown_loops: int
+    program_hash: str
+
+
+class HbmBytes(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory of one chip. `total` is what the largest program holds while it runs."""
+
+    weights: int
+    kv: int
+    sampler: int
+    temp: int
+    total: int
+    limit: int
+
+
+class MeshSize(msgspec.Struct, frozen=True, kw_only=True):
+    """`data` servers of `tensor` chips each share the slice."""
+
+    data: int
+    tensor: int
+
+
+class Decode(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of `batch` sequences with `context` tokens each. `conditional_ms` comes on top where
+    sampling takes every option there is."""
+
+    batch: int
+    context: int
+    predicted_ms: float
+    roofline_ms: float
+    roofline_fraction: float
+    tokens_per_s_per_chip: float
+    attention_ms: float
+    conditional_ms: float
+
+
+class Prefill(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk of `tokens`, as the mean over one prompt of `context` tokens."""
+
+    tokens: int
+    context: int
+    predicted_ms: float
+    roofline_ms: float
+    roofline_fraction: float
+    tokens_per_s_per_chip: float
+    attention_ms: float
+    conditional_ms: float
+
+
+class Software(msgspec.Struct, frozen=True, kw_only=True):
+    jax: str
+    jaxlib: str
+    libtpu: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole plan. Where it does not fit, `reason` says why and `nearest_change` what would do.
+
+    `concurrent_sequences` of `context` tokens have room in the KV pool; beside a second version of
+    the weights it is `concurrent_sequences_of_two`.
+    """
+
+    model: str
+    slice: str
+    devices: int
+    hosts: int
+    mesh: MeshSize
+    weight_dtype: str
+    kv_dtype: str
+    max_num_seqs: int
+    context: int
+    hbm_bytes_per_chip: HbmBytes
+    software: Software
+    fits: bool = False
+    two_versions_fit: bool = False
+    kv_tokens: int = 0
+    concurrent_sequences: int = 0
+    concurrent_sequences_of_two: int = 0
+    decode: Decode | None = None
+    prefill: Prefill | None = None
+    programs: list[ProgramReport] = []
+    leaves_out: list[str] = []
+    serve_flags: list[str] = []
+    reason: str = ""
+    nearest_change: str = ""
+
+
+def render(report: Report) -> str:
+    """The report as text of about 100 columns."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    mesh = report.mesh
+    servers = "" if mesh.data == 1 else f", {mesh.data} servers of {mesh.tensor} beside each other"
+    yield (
+        f"{report.model} on {report.slice}: {report.devices} chips, {report.hosts} host"
+        f"{'s' * (report.hosts > 1)}; tensor parallel {mesh.tensor}{servers}; weights "
+        f"{report.weight_dtype}, KV {report.kv_dtype}"
+    )
+    yield ""
+    yield from _verdict(report)
+    yield ""
+    yield from _memory(report)
+    if report.programs:
+        yield ""
+        yield from _programs(report.programs)
+    if report.decode is not None and report.prefill is not None:
+        yield ""
+        yield from _times(report.decode, report.prefill)
+    if report.leaves_out:
+        yield ""
+        yield "The prediction leaves out:"
+        yield from (f"- {sentence}" for sentence in report.leaves_out)
+    if report.fits:
+        yield ""
+        yield "antipode serve " + " ".join(report.serve_flags)
+
+
+def _verdict(report: Report) -> Iterator[str]:
+    if not report.fits:
+        yield f"does not fit: {report.reason}"
+        if report.nearest_change:
+            yield f"nearest change that fits: {report.nearest_change}"
+        return
+    yield (
+        f"fits: {report.kv_tokens:,} tokens of KV, {report.concurrent_sequences:,} sequences of "
+        f"{report.context:,} tokens at once ({report.max_num_seqs:,} asked for)"
+    )
+    of_two = f"{report.concurrent_sequences_of_two:,} such sequences"
+    answer = "fit" if report.two_versions_fit else "do not fit"
+    yield f"two versions of the weights {answer} beside the KV of those asked for: {of_two} do"
+
+
+def _memory(report: Report) -> Iterator[str]:
+    memory = report.hbm_bytes_per_chip
+    rows = [
+        ("weights", memory.weights),
+        ("KV pool", memory.kv),
+        ("sampler", memory.sampler),
+        ("temporaries", memory.temp),
+        ("total", memory.total),
+        ("limit", memory.limit),
+    ]
+    yield from table(
+        ["a chip's memory", "GiB"], [[name, f"{size / _GIB:.2f}"] for name, size in rows if size]
+    )
+
+
+def _programs(programs: Sequence[ProgramReport]) -> list[str]:
+    header = ["program", "compile s", "temp MB", "aliased MB", "pool aliased MB", "kcycles"]
+    header += ["kernels", "collectives", "sent MB"]
+    rows = [
+        [
+            program.bucket,
+            f"{program.compile_s:.1f}",
+            f"{program.temp_bytes / 1e6:,.1f}",
+            f"{program.alias_bytes / 1e6:,.0f}",
+            f"{program.pool_alias_bytes / 1e6:,.0f}",
+            f"{program.cycles / 1e3:,.0f}",
+            f"{program.pallas_calls}",
+            f"{program.collectives}",
+            f"{program.collective_bytes / 1e6:,.1f}",
+        ]
+        for program in programs
+    ]
+    return table(header, rows)
+
+
+def _times(decode: Decode, prefill: Prefill) -> list[str]:
+    header = ["a step", "predicted ms", "of it attention", "roofline ms", "of roofline"]
+    header += ["tokens/s a chip"]
+    steps: list[tuple[str, Decode | Prefill]] = [
+        (f"decode, {decode.batch} x {decode.context:,}", decode),
+        (f"prefill, {prefill.tokens:,} of {prefill.context:,}", prefill),
+    ]
+    rows = [
+        [
+            name,
+            f"{step.predicted_ms:.2f}",
+            f"{step.attention_ms:.2f}",
+            f"{step.roofline_ms:.2f}",
+            f"{step.roofline_fraction:.0%}",
+            f"{step.tokens_per_s_per_chip:,.0f}",
+        ]
+        for name, step in steps
+    ]
+    return table(header, rows)
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Columns as wide as their longest cell, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in [header, *rows]:
+        first, *others = (cell for cell in row)
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines

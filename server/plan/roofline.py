@@ -1,0 +1,133 @@
+"""The least time a step can take on a chip, and the part of it that attention takes.
+
+A step reads its weights and the KV of its context once, and multiplies what it must; the roofline
+is the longer of the two at the chip's bandwidth and peak. Kernels carry no cycles, so a prediction
+adds attention at its own roofline to the compiler's cycles. Sizes come from the shapes that are
+compiled; nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+
+from models.config import ModelConfig
+from models.weights import leaf_shardings
+from server.engine.blueprint import Blueprint
+from server.engine.sizing import block_bytes
+from server.plan.slices import Chip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One chip's share of a model. `*_params` count numbers, `*_bytes` what they take.
+
+    The embedding counts where it is the head too; looking up a few of its rows does not.
+    """
+
+    config: ModelConfig
+    tensor_size: int
+    dense_bytes: int
+    dense_params: int
+    head_params: int
+    expert_bytes: int
+    expert_params: int
+    kv_bytes_of_token: float
+
+    def decode(self, chip: Chip, *, batch: int, context: int) -> Roofline:
+        """A step of one token for each of `batch` sequences of `context` tokens."""
+        attended = sum(min(window or context, context) for window in self.config.layer_windows)
+        layers = self.config.num_layers
+        kv = batch * attended * self.kv_bytes_of_token / layers
+        flops = 2 * batch * (self._params_of_token + self.head_params)
+        attention = 4 * batch * attended * self._heads_size
+        return Roofline(
+            memory_s=(self._read_bytes(batch) + kv) / chip.hbm_bytes_per_s,
+            compute_s=(flops + attention) / chip.flops,
+            attention_s=kv / chip.hbm_bytes_per_s,
+        )
+
+    def prefill(self, chip: Chip, *, tokens: int, context: int, logit_rows: int = 1) -> Roofline:
+        """A chunk of `tokens`, as the mean over a prompt of `context` tokens."""
+        windows = [min(window or context, context) for window in self.config.layer_windows]
+        kv = sum(windows) * self.kv_bytes_of_token / self.config.num_layers
+        # A token at position p sees min(p + 1, window): in the mean, w - w^2 / 2c.
+        attended = sum(window - window**2 / (2 * context) for window in windows)
+        flops = 2 * tokens * self._params_of_token + 2 * logit_rows * self.head_params
+        attention = 4 * tokens * attended * self._heads_size
+        return Roofline(
+            memory_s=(self._read_bytes(tokens) + kv) / chip.hbm_bytes_per_s,
+            compute_s=(flops + attention) / chip.flops,
+            attention_s=max(kv / chip.hbm_bytes_per_s, attention / chip.flops),
+        )
+
+    @property
+    def _heads_size(self) -> float:
+        return self.config.num_heads / self.tensor_size * self.config.head_dim
+
+    @property
+    def _params_of_token(self) -> float:
+        moe = self.config.moe
+        used = 0.0 if moe is None else moe.num_experts_per_token / moe.num_experts
+        return self.dense_params + used * self.expert_params
+
+    def _read_bytes(self, tokens: int) -> float:
+        """Weights that some token needs: of the experts, those that are expected to be chosen."""
+        moe = self.config.moe
+        if moe is None:
+            return self.dense_bytes
+        missed = (1 - moe.num_experts_per_token / moe.num_experts) ** tokens
+        return self.dense_bytes + (1 - missed) * self.expert_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roofline:
+    """Seconds: to read, to multiply, and of either what attention takes."""
+
+    memory_s: float
+    compute_s: float
+    attention_s: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.memory_s, self.compute_s)
+
+    def predict(self, cycles: int, chip: Chip) -> float:
+        """Seconds of a program of so many cycles, attention at its roofline."""
+        return cycles / chip.clock_hz + self.attention_s
+
+
+def work_of(blueprint: Blueprint) -> Work:
+    """One chip's work, read off the shapes of the blueprint's arrays."""
+    counts = {"dense": [0, 0], "head": [0, 0], "expert": [0, 0], "lookup": [0, 0]}
+    model, config = blueprint.model, blueprint.config
+    variables = nnx.to_flat_state(nnx.state(model))
+    for (path, leaf), sharding in zip(
+        variables, leaf_shardings(model, blueprint.mesh), strict=True
+    ):
+        size = math.prod(sharding.shard_shape(leaf.shape))
+        count = counts[_role(path, config.tie_embeddings)]
+        count[0] += size
+        count[1] += size * leaf.dtype.itemsize
+    block_size = blueprint.sizes.block_size
+    return Work(
+        config=config,
+        tensor_size=blueprint.layout.tensor_size,
+        dense_bytes=counts["dense"][1] + counts["head"][1],
+        dense_params=counts["dense"][0],
+        head_params=counts["head"][0],
+        expert_bytes=counts["expert"][1],
+        expert_params=counts["expert"][0],
+        kv_bytes_of_token=block_bytes(config, blueprint.layout, block_size) / block_size,
+    )
+
+
+def _role(path: tuple[Any, ...], tie_embeddings: bool) -> str:
+    if path[0] == "head" or (path[0] == "embedding" and tie_embeddings):
+        return "head"
+    if path[0] == "embedding":
+        return "lookup"
+    return "expert" if "experts" in path else "dense"

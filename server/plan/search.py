@@ -1,0 +1,181 @@
+"""Tries splits, dtypes and batch sizes, and keeps the few that decode best for a target.
+
+The roofline bounds every candidate from above and costs nothing; candidates are compiled in the
+order of that bound, until no bound left is better than the worst kept or enough were compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import msgspec
+
+from models.attention.choice import BackendError
+from models.sharding import MeshError, allowed_tensor_sizes
+from server.engine.batch import Bucket
+from server.engine.blueprint import Blueprint
+from server.engine.sizing import SizeError
+from server.plan.compilation import OutOfMemoryError, compile_programs
+from server.plan.question import Question, draw, sequences_at
+from server.plan.report import table
+from server.plan.roofline import work_of
+
+_SMALLEST_BATCH = 8
+_KEPT = 5
+_MOST_COMPILED = 10
+
+# Told which candidate is compiled now, how many were, and the most there will be.
+type Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """With a step time, the most tokens a second within it; with a rate of the whole slice, the
+    shortest step that reaches it; with neither, the most tokens a second."""
+
+    step_ms: float = 0.0
+    tokens_per_s: float = 0.0
+
+    def score(self, step_ms: float, tokens_per_s: float) -> tuple[bool, float]:
+        """Greater is better; the first says whether the target is met."""
+        if self.tokens_per_s:
+            return tokens_per_s >= self.tokens_per_s, -step_ms
+        return not self.step_ms or step_ms <= self.step_ms, tokens_per_s
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that was compiled: `data` servers of `tensor` chips."""
+
+    data: int
+    tensor: int
+    weight_dtype: str
+    kv_dtype: str
+    max_num_seqs: int
+    predicted_ms: float
+    roofline_ms: float
+    tokens_per_s_per_chip: float
+    meets_target: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    question: Question
+    blueprint: Blueprint
+    batch: int
+    roofline_ms: float
+
+    @property
+    def tensor(self) -> int:
+        return self.blueprint.layout.tensor_size
+
+    def tokens_per_s(self, step_ms: float) -> float:
+        """Of the whole slice."""
+        servers = self.question.slice.devices // self.tensor
+        return self.batch * servers / step_ms * 1e3
+
+    @property
+    def label(self) -> str:
+        engine = self.question.engine
+        return (
+            f"tensor {self.tensor}, weights {engine.weight_dtype}, KV {engine.kv_dtype}, "
+            f"{self.batch} sequences"
+        )
+
+
+def search(
+    question: Question, target: Target, progress: Progress = lambda label, done, most: None
+) -> list[Found]:
+    """The best candidates, best first; fewer where few have room."""
+
+    def bound(candidate: _Candidate) -> tuple[bool, float]:
+        best_ms = candidate.roofline_ms
+        return target.score(best_ms, candidate.tokens_per_s(best_ms))
+
+    found: list[tuple[tuple[bool, float], Found]] = []
+    candidates = sorted(_candidates(question), key=bound, reverse=True)
+    most = min(_MOST_COMPILED, len(candidates))
+    for done, candidate in enumerate(candidates[:most]):
+        if len(found) == _KEPT and found[-1][0] >= bound(candidate):
+            break
+        progress(candidate.label, done, most)
+        if (one := _compiled(candidate, target)) is not None:
+            found = sorted([*found, one], key=lambda pair: pair[0], reverse=True)[:_KEPT]
+    return [one for _, one in found]
+
+
+def render_found(found: list[Found]) -> str:
+    """The candidates as a table."""
+    header = ["split", "weights", "KV", "sequences", "step ms", "roofline ms", "tokens/s a chip"]
+    rows = [
+        [
+            f"{one.data} x tensor {one.tensor}",
+            one.weight_dtype,
+            one.kv_dtype,
+            f"{one.max_num_seqs}",
+            f"{one.predicted_ms:.2f}",
+            f"{one.roofline_ms:.2f}",
+            f"{one.tokens_per_s_per_chip:,.0f}" + ("" if one.meets_target else " (off target)"),
+        ]
+        for one in found
+    ]
+    return "\n".join(table(header, rows)) + "\n"
+
+
+def _candidates(question: Question) -> Iterator[_Candidate]:
+    devices, largest = question.slice.devices, question.engine.max_num_seqs
+    sizes = [size for size in allowed_tensor_sizes(question.config, devices) if devices % size == 0]
+    for size, weights, kv in product(sizes, ("auto", "int8"), ("auto", "fp8")):
+        split = question.changed(tensor_parallel_size=size, weight_dtype=weights, kv_dtype=kv)
+        batch = _SMALLEST_BATCH
+        while batch <= largest:
+            candidate = _candidate(split.changed(max_num_seqs=batch), batch)
+            if candidate is None:
+                break
+            yield candidate
+            batch *= 2
+
+
+def _candidate(question: Question, batch: int) -> _Candidate | None:
+    """None where there is no room for the batch."""
+    try:
+        blueprint = draw(question)
+    except (SizeError, MeshError, BackendError):
+        return None
+    if sequences_at(blueprint, question.context) < batch:
+        return None
+    roofline = work_of(blueprint).decode(question.slice.chip, batch=batch, context=question.context)
+    return _Candidate(
+        question=question,
+        blueprint=blueprint,
+        batch=batch,
+        roofline_ms=roofline.seconds * 1e3,
+    )
+
+
+def _compiled(candidate: _Candidate, target: Target) -> tuple[tuple[bool, float], Found] | None:
+    """The candidate's decode step, with its score; None where the compiler has no room for it."""
+    chip, engine = candidate.question.slice.chip, candidate.question.engine
+    rows = max(bucket.num_rows for bucket in candidate.blueprint.ladder.buckets)
+    bucket = Bucket(rows, rows, decode_only=True)
+    try:
+        (program,) = compile_programs(candidate.blueprint, [bucket])
+    except OutOfMemoryError:
+        return None
+    roofline = work_of(candidate.blueprint).decode(
+        chip, batch=candidate.batch, context=candidate.question.context
+    )
+    step_ms = roofline.predict(program.cycles, chip) * 1e3
+    score = target.score(step_ms, candidate.tokens_per_s(step_ms))
+    return score, Found(
+        data=candidate.question.slice.devices // candidate.tensor,
+        tensor=candidate.tensor,
+        weight_dtype=engine.weight_dtype,
+        kv_dtype=engine.kv_dtype,
+        max_num_seqs=candidate.batch,
+        predicted_ms=round(step_ms, 3),
+        roofline_ms=round(candidate.roofline_ms, 3),
+        tokens_per_s_per_chip=round(candidate.batch / step_ms * 1e3 / candidate.tensor, 1),
+        meets_target=score[0],
+    )
