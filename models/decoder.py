@@ -73,15 +73,24 @@ class DecoderLayer(nnx.Module):
         decode_only: bool,
     ) -> tuple[jax.Array, KVLayer]:
         with jax.named_scope("attention"):
-            q, k, v = self.qkv(self.input_norm(x_TD))
-            if self.q_norm is not None and self.k_norm is not None:
-                q, k = self.q_norm(q), self.k_norm(k)
-            q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+            q, k, v = self.project(x_TD, rope)
             kv = write_kv(kv, ragged, k, v)
             out = attend(kv, ragged, q, window=self.window, decode_only=decode_only)
-            x_TD = x_TD + self.output.partial(out.reshape(x_TD.shape[0], -1))
+        return self.extend(x_TD, out), kv
+
+    def project(self, x_TD: jax.Array, rope: Rope) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What attention works on: q [T, K, G, H] and k [T, K, H], rotated, and v [T, K, H]."""
+        q, k, v = self.qkv(self.input_norm(x_TD))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return apply_rope(q, *rope), apply_rope(k, *rope), v
+
+    def extend(self, x_TD: jax.Array, out_TKGH: jax.Array) -> jax.Array:
+        """The residual stream with attention's result and the MLP added."""
+        with jax.named_scope("attention"):
+            x_TD = x_TD + self.output.partial(out_TKGH.reshape(x_TD.shape[0], -1))
         with jax.named_scope("mlp"):
-            return x_TD + self.mlp(self.post_norm(x_TD)), kv
+            return x_TD + self.mlp(self.post_norm(x_TD))
 
 
 class Decoder(nnx.Module):
