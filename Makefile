@@ -4,7 +4,7 @@ RUN := .venv/bin/python -m
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format golden
+.PHONY: help setup serve test lint format golden train-tiny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,3 +38,6 @@ format: setup ## rewrite the code in the project's format
 golden: setup .cache/golden-venv/ready ## make the reference outputs again; ARGS="qwen2 tiny-1" picks some
 	.venv/bin/python -c 'from models import demo; demo.ensure()'
 	.cache/golden-venv/bin/python -m scripts.golden $(ARGS)
+
+train-tiny: setup ## make models/tiny again, in an hour or two; ARGS=--figures only measures it
+	JAX_PLATFORMS=cpu $(RUN) models.training $(ARGS)

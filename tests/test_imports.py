@@ -79,6 +79,11 @@ def test_models_know_neither_the_server_nor_the_web():
     assert imported_by(within("models"), "server", *WEB_LIBRARIES) == []
 
 
+def test_training_is_needed_by_nothing_and_alone_needs_its_optimizer():
+    others = [module for module in sources() if not is_within(module, "models.training")]
+    assert imported_by(others, "models.training", "optax") == []
+
+
 def test_the_engine_knows_no_api():
     assert imported_by(within("server.engine"), "server.api", "server.app", *WEB_LIBRARIES) == []
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import models
 from server.config import EngineConfig
 from server.versions import ModelNotFoundError, ServedModel, find_model
 
@@ -71,3 +74,8 @@ def test_a_folder_without_a_checkpoint_is_named(root):
 def test_an_unknown_name_says_what_there_is(root):
     with pytest.raises(ModelNotFoundError, match="embedded models are smollm2-135m-instruct and"):
         find("gpt-7", model_root=str(root))
+
+
+def test_the_embedded_model_is_found_by_its_name():
+    found = find("tiny")
+    assert found == ServedModel(Path(models.__file__).parent / "tiny" / "2", "tiny", "2")
