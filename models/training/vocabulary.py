@@ -26,9 +26,11 @@ _WORDS = Regex(
     r"|\s+(?!\S)"
     r"|\s+"
 )
-# The model continues code and knows no roles: a chat is its messages, one after the other.
+# The model continues code and knows no roles: a chat is its messages, a line break between them.
 _CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ message['content'] }}{% if not loop.last %}{{ '\\n' }}{% endif %}"
+    "{% endfor %}"
 )
 
 

@@ -25,7 +25,7 @@ def test_branches_leave_the_trunk_one_after_the_other():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_heads", 8), ("num_kv_heads", 4), ("tie_embeddings", True), ("rope_theta", 10000.0)],
+    [("num_heads", 8), ("num_kv_heads", 4), ("tie_embeddings", True)],
 )
 def test_the_shape_is_one_that_splits_over_a_slice(field, value):
     assert getattr(parse_config(CONFIG), field) == value
