@@ -179,5 +179,7 @@ def _hash(inputs: SamplingInput, pairs_SN: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def _to_gumbel(bits: jax.Array) -> jax.Array:
-    uniform = ((bits >> 8).astype(jnp.float32) + 0.5) * 2.0**-24
-    return -jnp.log(-jnp.log(uniform))
+    # The largest words would round up to 1, whose noise is infinite. Small ones, the winners', keep
+    # all their bits.
+    tail = jnp.minimum((bits.astype(jnp.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)
+    return -jnp.log(-jnp.log1p(-tail))
