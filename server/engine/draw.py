@@ -126,8 +126,8 @@ def _filter(scaled_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
-    """Unsigned integers in the order of the floats."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    """Unsigned integers in the order of the floats; the two zeros are one."""
+    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.uint32)
     sign = jnp.uint32(1 << 31)
     return jnp.where(bits >= sign, ~bits, bits | sign)
 
@@ -179,5 +179,7 @@ def _hash(inputs: SamplingInput, pairs_SN: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def _to_gumbel(bits: jax.Array) -> jax.Array:
-    uniform = ((bits >> 8).astype(jnp.float32) + 0.5) * 2.0**-24
-    return -jnp.log(-jnp.log(uniform))
+    # The largest words would round up to 1, whose noise is infinite. Small ones, the winners', keep
+    # all their bits.
+    tail = jnp.minimum((bits.astype(jnp.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)
+    return -jnp.log(-jnp.log1p(-tail))
