@@ -24,6 +24,7 @@ class CheckpointError(ValueError):
 @dataclass(frozen=True, slots=True)
 class _Tensor:
     file: Path
+    stored_name: str
     shape: tuple[int, ...]
 
 
@@ -34,7 +35,7 @@ class Checkpoint:
         self.folder = folder
         self._files = {path: _open(path) for path in _files(folder)}
         self._tensors = {
-            name: _Tensor(path, tuple(handle.get_slice(name).get_shape()))
+            _published(name): _Tensor(path, name, tuple(handle.get_slice(name).get_shape()))
             for path, handle in self._files.items()
             for name in handle.keys()  # noqa: SIM118 - not a dict: it cannot be iterated
         }
@@ -58,12 +59,20 @@ class Checkpoint:
     ) -> np.ndarray:
         """The tensor, or these rows (and columns) of it, in the dtype it is stored in."""
         tensor = self._tensors[name]
-        part = self._files[tensor.file].get_slice(name)
+        part = self._files[tensor.file].get_slice(tensor.stored_name)
         try:
             value: np.ndarray = part[rows] if columns is None else part[rows, columns]
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{tensor.file}: reading {name} failed: {error}") from error
         return value
+
+
+def _published(name: str) -> str:
+    """The name under which vision checkpoints were published, for what was saved again since."""
+    renamed = "model.language_model."
+    return (
+        "language_model.model." + name.removeprefix(renamed) if name.startswith(renamed) else name
+    )
 
 
 def _files(folder: Path) -> list[Path]:

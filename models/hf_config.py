@@ -113,7 +113,8 @@ def _qwen3_moe(hf: _HF) -> _Fields:
     )
     if moe.num_experts_per_token > moe.num_experts:
         raise ConfigError("config.json: num_experts_per_tok is greater than num_experts")
-    return _qwen3(hf) | {"moe": moe}
+    # Unlike its dense relatives this architecture lets every layer slide, or none.
+    return _qwen3({**hf, "max_window_layers": 0}) | {"moe": moe}
 
 
 def _gemma2(hf: _HF) -> _Fields:
@@ -124,6 +125,8 @@ def _gemma2(hf: _HF) -> _Fields:
 
 
 def _gemma3(hf: _HF) -> _Fields:
+    if hf.get("final_logit_softcapping") is not None:
+        raise ConfigError("final_logit_softcapping is not supported for this architecture")
     period = _integer(hf, "sliding_window_pattern", 6)
     fields = _gemma(hf, local=lambda layer: (layer + 1) % period != 0)
     local = _rope_parameters(hf, "sliding_attention")
@@ -169,7 +172,7 @@ _GEMMA: _Fields = {
     "sliding_window": 4096,
 }
 _DEFAULTS: Mapping[str, _Fields] = {
-    "Gemma2ForCausalLM": _GEMMA,
+    "Gemma2ForCausalLM": _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     "Gemma3ForCausalLM": _GEMMA
     | {
         "vocab_size": 262_208,
@@ -181,13 +184,15 @@ _DEFAULTS: Mapping[str, _Fields] = {
 }
 
 
+# Fields whose null is not the same as their absence.
+_NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping")
 # What a multimodal configuration says once for all its parts.
 _OUTER_FIELDS = ("eos_token_id", "dtype", "torch_dtype")
 
 
 def _text_fields(architecture: str, hf: _HF) -> _Fields:
     """The decoder's own fields: of a multimodal checkpoint those of its text model."""
-    fields = {key: value for key, value in hf.items() if value is not None}
+    fields = {k: v for k, v in hf.items() if v is not None or k in _NULLABLE}
     if architecture == "Gemma3ForConditionalGeneration":
         text = fields.get("text_config")
         if not isinstance(text, dict):

@@ -36,10 +36,13 @@ class Experts(nnx.Module):
         axes = ("experts", None, None)
         self.gate_up = declare(rngs, (e, d, 2 * f), axes, kernel_dtype, *init)
         self.down = declare(rngs, (e, f, d), axes, kernel_dtype, *init)
-        self.gate_up_scale = self.down_scale = None
-        if layout.quantized:
-            self.gate_up_scale = declare(rngs, (e, 2 * f), axes[:2], _F32, int8_scale)
-            self.down_scale = declare(rngs, (e, d), axes[:2], _F32, int8_scale)
+
+        def scale(columns: int) -> nnx.Param[jax.Array] | None:
+            if not layout.quantized:
+                return None
+            return declare(rngs, (e, columns), axes[:2], _F32, int8_scale)
+
+        self.gate_up_scale, self.down_scale = scale(2 * f), scale(d)
 
     def num_local(self) -> int:
         """Experts of this shard."""

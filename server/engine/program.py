@@ -101,10 +101,16 @@ class Programs:
         """The named program, ready to be compiled."""
         if name == "make_state":
             return self._lower_make_state()
-        return self._lower_set_slot() if name == "set_slot" else self._lower_step(name)
+        if name == "set_slot":
+            return self._lower_set_slot()
+        jitted, arguments = self.step(name)
+        return jitted.lower(*arguments)
 
-    def _lower_step(self, bucket: Bucket) -> jax.stages.Lowered:
-        """`(leaves, state, input) -> (output, state)` for one bucket; `state` is donated."""
+    def step(self, bucket: Bucket) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
+        """`(leaves, state, input) -> (output, state)` for one bucket, and its arguments' shapes.
+
+        `state` is donated.
+        """
         state_specs = self.state_specs()
 
         def step(
@@ -127,8 +133,7 @@ class Programs:
             out_shardings=(replicated, shardings[1]),
             donate_argnums=1,
         )
-        inputs = self._sizes.empty_input(bucket)
-        return jitted.lower(self._leaves, self.abstract_state(), inputs)
+        return jitted, (self._leaves, self.abstract_state(), self._sizes.empty_input(bucket))
 
     def _lower_set_slot(self) -> jax.stages.Lowered:
         """`(sampler state, slot input) -> sampler state`; the state is donated."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import pytest
 from jax import export
@@ -11,6 +10,7 @@ from models.hf_config import parse_config
 from models.sharding import make_mesh
 from models.weights import abstract_decoder
 from server.engine.batch import Bucket, SlotSizes
+from server.engine.kv_kinds import KVKind
 from server.engine.program import Programs, StateSizes
 from tests.golden.random_models import CONFIGS
 from tests.models.paged import make_layout
@@ -25,12 +25,12 @@ def test_a_stacked_step_lowers_for_cuda(name, bucket):
     bf16 = jnp.dtype(jnp.bfloat16)
     layout = make_layout(stacked=True, dtype=bf16, activation_dtype=bf16, kv_dtype=bf16)
     sizes = StateSizes(
-        num_blocks=(9,) * len(config.windows),
+        kinds=tuple(KVKind(window, 9) for window in config.windows),
         block_size=16,
         max_num_seqs=4,
         slot=SlotSizes(max_model_len=64, max_biases=4, max_stop_ids=4),
     )
     programs = Programs(abstract_decoder(config, layout), layout, make_mesh(config, 1), sizes)
     step, arguments = programs.step(bucket)
-    exported = export.export(jax.jit(step), platforms=["cuda"])(*arguments)
+    exported = export.export(step, platforms=["cuda"])(*arguments)
     assert exported.platforms == ("cuda",)

@@ -170,6 +170,19 @@ def test_gemma_2():
     assert config.local_rope == config.rope
 
 
+def test_a_cap_left_out_is_not_a_cap_that_is_null():
+    caps = ("attn_logit_softcapping", "final_logit_softcapping")
+    config = parse_config(without(GEMMA2, *caps))
+    assert (config.attention_softcap, config.logit_softcap) == (50.0, 30.0)
+    config = parse_config(GEMMA2 | dict.fromkeys(caps))
+    assert (config.attention_softcap, config.logit_softcap) == (None, None)
+
+
+def test_experts_slide_in_every_layer_or_in_none():
+    assert parse_config(MOE | SLIDING | {"max_window_layers": 1}).layer_windows == (32, 32)
+    assert parse_config(MOE | {"sliding_window": 32}).layer_windows == (None, None)
+
+
 def test_gemma_3():
     config = parse_config(GEMMA3)
     assert config.layer_windows == (32,) * 5 + (None, 32)
@@ -267,6 +280,7 @@ def test_the_window_of_every_layer(hf, windows):
         (MOE | {"num_experts": None}, "num_experts must be a positive integer"),
         (MOE | {"num_experts_per_tok": 9}, "num_experts_per_tok is greater than num_experts"),
         (GEMMA3 | {"use_bidirectional_attention": True}, "use_bidirectional_attention is not"),
+        (GEMMA3 | {"final_logit_softcapping": 30.0}, "final_logit_softcapping is not supported"),
         (GEMMA2 | {"hidden_activation": "relu"}, "hidden_act 'relu' is not supported"),
         (VISION | {"text_config": 3}, "text_config must be an object"),
     ],
