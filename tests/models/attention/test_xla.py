@@ -50,7 +50,7 @@ def attend(spec, step):
     return jax.jit(run)(step.q_KTGH, step.kv_TK2H, step.pool, step.table, step.ragged)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(spec=specs, rows=rows, seed=st.integers(0, 2**32 - 1))
 def test_every_row_attends_to_its_own_history(spec, rows, seed):
     step = make_step(spec, rows, seed)
@@ -61,7 +61,7 @@ def test_every_row_attends_to_its_own_history(spec, rows, seed):
         assert_allclose(ours, expected, atol=2e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(spec=specs, rows=rows, seed=st.integers(0, 2**32 - 1))
 def test_it_is_the_reference_of_the_tpu_kernels(spec, rows, seed):
     tokamax = pytest.importorskip("tokamax", reason="tokamax comes with the extra tpu")
