@@ -1,7 +1,8 @@
 """Random steps over a paged pool, for any backend: what was written before, and what comes new.
 
-Every slot that a step must not read holds NaN: free blocks, the padding block, the end of a row's
-last block. Sizes of arrays do not depend on the rows, so that one program serves them all.
+Every slot that a step must not read holds NaN: free blocks, blocks outside of the window, the
+padding block, the end of a row's last block. Sizes of arrays do not depend on the rows, so that one
+program serves them all.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def make_step(spec: AttentionSpec, rows: list[Row], seed: int = 0, fill: float =
     table_size = -(-MAX_LEN // spec.block_size)
     shape = (1 + MAX_ROWS * table_size, spec.kv_heads, spec.block_size, spec.head_dim)
     queries = rng.standard_normal((spec.kv_heads, num_tokens, spec.group, spec.head_dim))
-    table_SB = _table(rng, rows, spec.block_size, table_size)
+    table_SB = _table(rng, rows, spec, table_size)
     step = Step(
         rows=rows,
         histories=histories,
@@ -97,9 +98,10 @@ def make_step(spec: AttentionSpec, rows: list[Row], seed: int = 0, fill: float =
         kv_TK2H=np.concatenate([*new, padding]).astype(spec.kv_dtype),
     )
     for i, (row, history) in enumerate(zip(rows, histories, strict=True)):
-        block, slot = step.place(i, np.arange(row.cached))
-        step.pool.k[block, :, slot] = history[: row.cached, :, 0]
-        step.pool.v[block, :, slot] = history[: row.cached, :, 1]
+        held = np.arange(_first_held(spec, row) * spec.block_size, row.cached)
+        block, slot = step.place(i, held)
+        step.pool.k[block, :, slot] = history[held, :, 0]
+        step.pool.v[block, :, slot] = history[held, :, 1]
     return step
 
 
@@ -128,15 +130,20 @@ def _draw(rng: np.random.Generator, spec: AttentionSpec, count: int) -> Floats:
     return rng.standard_normal((count, spec.kv_heads, 2, spec.head_dim)).astype(np.float32)
 
 
+def _first_held(spec: AttentionSpec, row: Row) -> int:
+    """The first block that the row has not given back."""
+    return 0 if spec.window is None else max(0, row.cached - spec.window + 1) // spec.block_size
+
+
 def _table(
-    rng: np.random.Generator, rows: list[Row], block_size: int, table_size: int
+    rng: np.random.Generator, rows: list[Row], spec: AttentionSpec, table_size: int
 ) -> NDArray[np.int32]:
-    """Unused entries are 0, as packing leaves them."""
+    """Entries of blocks that are not there yet, or have been given back, are 0."""
     blocks = 1 + rng.permutation(MAX_ROWS * table_size).reshape(MAX_ROWS, table_size)
     table_SB = np.zeros((MAX_ROWS, table_size), np.int32)
     for i, row in enumerate(rows):
-        used = -(-(row.cached + row.new) // block_size)
-        table_SB[i, :used] = blocks[i, :used]
+        held = slice(_first_held(spec, row), -(-(row.cached + row.new) // spec.block_size))
+        table_SB[i, held] = blocks[i, held]
     return table_SB
 
 
