@@ -15,6 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 _INDEX = "model.safetensors.index.json"
+# What a weight may be stored as. Narrower types need scales, which nothing here would apply.
+_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class CheckpointError(ValueError):
@@ -25,6 +27,7 @@ class CheckpointError(ValueError):
 class _Tensor:
     file: Path
     shape: tuple[int, ...]
+    dtype: str
 
 
 class Checkpoint:
@@ -34,7 +37,7 @@ class Checkpoint:
         self.folder = folder
         self._files = {path: _open(path) for path in _files(folder)}
         self._tensors = {
-            name: _Tensor(path, tuple(handle.get_slice(name).get_shape()))
+            name: _tensor(path, handle.get_slice(name))
             for path, handle in self._files.items()
             for name in handle.keys()  # noqa: SIM118 - not a dict: it cannot be iterated
         }
@@ -43,7 +46,7 @@ class Checkpoint:
         return name in self._tensors
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """CheckpointError unless the tensor is there in this shape."""
+        """CheckpointError unless the tensor is there in this shape, stored as floats."""
         tensor = self._tensors.get(name)
         if tensor is None:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing")
@@ -51,6 +54,11 @@ class Checkpoint:
             raise CheckpointError(
                 f"{tensor.file}: tensor {name} has shape {list(tensor.shape)}, "
                 f"but config.json asks for {list(shape)}"
+            )
+        if tensor.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} is stored as {tensor.dtype}, which is not supported;"
+                f" these are: {', '.join(_DTYPES)}"
             )
 
     def read(
@@ -64,6 +72,10 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{tensor.file}: reading {name} failed: {error}") from error
         return value
+
+
+def _tensor(path: Path, part: Any) -> _Tensor:
+    return _Tensor(path, tuple(part.get_shape()), part.get_dtype())
 
 
 def _files(folder: Path) -> list[Path]:
