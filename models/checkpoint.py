@@ -85,7 +85,7 @@ def _files(folder: Path) -> list[Path]:
     if index.exists():
         try:
             named = {folder / file for file in json.loads(index.read_text())["weight_map"].values()}
-        except (ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index} cannot be read: {error!r}") from error
         if missing := sorted(named - set(found)):
             raise CheckpointError(f"{missing[0]} is missing, though {_INDEX} names it")
