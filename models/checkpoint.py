@@ -15,6 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 _INDEX = "model.safetensors.index.json"
+# What a weight may be stored as. Narrower types need scales, which nothing here would apply.
+_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class CheckpointError(ValueError):
@@ -26,6 +28,7 @@ class _Tensor:
     file: Path
     stored_name: str
     shape: tuple[int, ...]
+    dtype: str
 
 
 class Checkpoint:
@@ -35,7 +38,7 @@ class Checkpoint:
         self.folder = folder
         self._files = {path: _open(path) for path in _files(folder)}
         self._tensors = {
-            _published(name): _Tensor(path, name, tuple(handle.get_slice(name).get_shape()))
+            _published(name): _tensor(path, name, handle.get_slice(name))
             for path, handle in self._files.items()
             for name in handle.keys()  # noqa: SIM118 - not a dict: it cannot be iterated
         }
@@ -44,7 +47,7 @@ class Checkpoint:
         return name in self._tensors
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """CheckpointError unless the tensor is there in this shape."""
+        """CheckpointError unless the tensor is there in this shape, stored as floats."""
         tensor = self._tensors.get(name)
         if tensor is None:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing")
@@ -52,6 +55,11 @@ class Checkpoint:
             raise CheckpointError(
                 f"{tensor.file}: tensor {name} has shape {list(tensor.shape)}, "
                 f"but config.json asks for {list(shape)}"
+            )
+        if tensor.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} is stored as {tensor.dtype}, which is not supported;"
+                f" these are: {', '.join(_DTYPES)}"
             )
 
     def read(
@@ -70,9 +78,13 @@ class Checkpoint:
 def _published(name: str) -> str:
     """The name under which vision checkpoints were published, for what was saved again since."""
     renamed = "model.language_model."
-    return (
-        "language_model.model." + name.removeprefix(renamed) if name.startswith(renamed) else name
-    )
+    if not name.startswith(renamed):
+        return name
+    return "language_model.model." + name.removeprefix(renamed)
+
+
+def _tensor(path: Path, name: str, part: Any) -> _Tensor:
+    return _Tensor(path, name, tuple(part.get_shape()), part.get_dtype())
 
 
 def _files(folder: Path) -> list[Path]:
@@ -82,7 +94,7 @@ def _files(folder: Path) -> list[Path]:
     if index.exists():
         try:
             named = {folder / file for file in json.loads(index.read_text())["weight_map"].values()}
-        except (ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index} cannot be read: {error!r}") from error
         if missing := sorted(named - set(found)):
             raise CheckpointError(f"{missing[0]} is missing, though {_INDEX} names it")

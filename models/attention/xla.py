@@ -158,7 +158,7 @@ def _over_context(
     tables_NB = jnp.pad(tables_NB, ((0, 0), (0, -tables_NB.shape[1] % blocks)))
     q = q_NKQGH.reshape(n, kv_heads, q_len * group, head_dim).astype(dtype)
     limit = jnp.repeat(position_NQ, group, axis=1)[:, None, None, :, None]
-    last_seen = jnp.max(position_NQ, axis=1)[:, None, None, None, None]
+    first_seen, last_seen = _span(position_NQ, spec.window)
 
     def chunk(i: jax.Array, state: _Softmax) -> _Softmax:
         ids = jax.lax.dynamic_slice_in_dim(tables_NB, i * blocks, blocks, 1)
@@ -167,12 +167,13 @@ def _over_context(
         seen = position <= limit
         if spec.window is not None:
             seen &= position > limit - spec.window
-        # A weight of zero would not keep out a NaN that a failed sequence left in a free slot.
-        is_kept = position[:, :, :, 0, :, None] <= last_seen
-        v = jnp.where(is_kept, pool.v[ids].astype(dtype), 0)
+        # A weight of zero would not keep out a NaN, of a failed sequence or in the padding block.
+        is_kept = (position >= _per_group(first_seen)) & (position <= _per_group(last_seen))
+        v = jnp.where(is_kept[:, :, :, 0, :, None], pool.v[ids].astype(dtype), 0)
         return _fold(state, q, pool.k[ids].astype(dtype), v, seen, spec.softcap)
 
-    first, last = _chunks(position_NQ, blocks * spec.block_size, spec.window)
+    chunk_tokens = blocks * spec.block_size
+    first, last = jnp.min(first_seen) // chunk_tokens, -(-(jnp.max(last_seen) + 1) // chunk_tokens)
     shape = (n, kv_heads, q_len * group)
     start = _Softmax(
         jnp.full(shape, _NEVER), jnp.zeros(shape), jnp.zeros((*shape, head_dim), jnp.float32)
@@ -187,15 +188,17 @@ def _product_dtype(spec: AttentionSpec) -> jnp.dtype:
     return jnp.dtype(jnp.float32) if spec.kv_dtype.itemsize == 1 else spec.kv_dtype
 
 
-def _chunks(
-    position_NQ: jax.Array, chunk_tokens: int, window: int | None
-) -> tuple[int | jax.Array, jax.Array]:
-    """The chunks of context that any query sees: first, and one past the last."""
-    last = -(-(jnp.max(position_NQ) + 1) // chunk_tokens)
+def _span(position_NQ: jax.Array, window: int | None) -> tuple[jax.Array, jax.Array]:
+    """The first and the last position that any query of each group sees: [N] each."""
+    last = jnp.max(position_NQ, axis=1)
     if window is None:
-        return 0, last
-    earliest = jnp.min(jnp.where(position_NQ < 0, _FAR, position_NQ))
-    return jnp.maximum(earliest - window + 1, 0) // chunk_tokens, last
+        return jnp.zeros_like(last), last
+    earliest = jnp.min(jnp.where(position_NQ < 0, _FAR, position_NQ), axis=1)
+    return jnp.maximum(earliest - window + 1, 0), last
+
+
+def _per_group(x_N: jax.Array) -> jax.Array:
+    return x_N[:, None, None, None, None]
 
 
 def _fold(

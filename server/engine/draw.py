@@ -105,13 +105,17 @@ def _draw_from_all(
     scaled_SV: jax.Array, is_filtered: jax.Array, inputs: SamplingInput
 ) -> jax.Array:
     kept_SV = jax.lax.cond(
-        jnp.any(is_filtered), lambda x: _filter(x, inputs), lambda x: x, scaled_SV
+        jnp.any(is_filtered), lambda x: filter_logits(x, inputs), lambda x: x, scaled_SV
     )
     return row_argmax(kept_SV + _gumbel(inputs, scaled_SV.shape[1]))
 
 
-def _filter(scaled_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
-    """min_p, then top_k, then top_p of what is left; what falls out becomes -inf."""
+def filter_logits(scaled_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
+    """min_p, then top_k, then top_p of what is left; what falls out becomes -inf.
+
+    What ties with the last that is kept is kept too. What weighs nothing beside the best falls out
+    first: no noise could have made it win.
+    """
     weight = jnp.exp(scaled_SV - row_max(scaled_SV)[:, None])
     weight = jnp.where(weight >= inputs.min_p[:, None], weight, 0.0)
     keys = _ordered_bits(scaled_SV)

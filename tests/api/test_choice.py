@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.api.choice import Choice, token_logprob
@@ -127,7 +127,6 @@ def test_stop_strings_do_not_count_before_min_tokens():
     assert (delta.text, delta.finish_reason) == (" ", "stop")
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from("ab🙂 "), min_size=1, max_size=10), st.data())
 def test_how_events_are_merged_changes_nothing(letters, data):
     """One token an event, or any grouping of them: the same text, tokens and end."""

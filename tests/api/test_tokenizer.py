@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers
@@ -55,19 +55,16 @@ def word_level() -> Tokenizer:
     return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=fast))
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_text_survives_the_round_trip(text):
     assert SMALL.decode(SMALL.encode(text)) == text
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_a_stream_adds_up_to_the_text(text):
     assert "".join(stream(SMALL, SMALL.encode(text))) == text.replace("<|eos|>", "")
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 261)))
 def test_a_stream_of_any_bytes_reads_as_the_tokenizer_decodes_them(token_ids):
     assert "".join(stream(SMALL, token_ids)) == SMALL.decode(token_ids)

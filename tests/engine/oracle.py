@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,9 +11,17 @@ from server.engine.link import SamplingParams
 
 type Floats = NDArray[np.float64]
 
+# Sums of weights in float32 differ by less than this part of them.
+SLACK = 1e-5
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 # Below this part of the best token's weight a token falls out: a float32 holds no less.
 _SMALLEST_WEIGHT = 2.0**-126
+
+
+def gap(token: int, logits: Floats, *sequence: Any, **fields: Any) -> float:
+    """By how much the token's score falls short of the best, wherever rounding puts the cuts."""
+    both = [scores(logits, *sequence, **fields, slack=slack) for slack in (SLACK, -SLACK)]
+    return min(float(found.max() - found[token]) for found in both)
 
 
 def scores(
@@ -20,16 +30,21 @@ def scores(
     prompt: list[int],
     output: list[int],
     *,
+    position: int | None = None,
     choice: int = 0,
     stop_token_ids: frozenset[int] = frozenset(),
     slack: float = 0.0,
 ) -> Floats:
-    """What the next token is the argmax of, noise included; -inf for what must not be drawn."""
+    """What the next token is the argmax of, noise included; -inf for what must not be drawn.
+
+    `position` is where the token will stand: after the output, unless told.
+    """
     adjusted = adjust(logits, params, prompt, output, stop_token_ids)
     if params.temperature == 0:
         return adjusted
     scaled = adjusted / params.temperature
-    noise = gumbel(params.seed, choice, len(prompt) + len(output), len(logits))
+    position = len(prompt) + len(output) if position is None else position
+    noise = gumbel(params.seed, choice, position, len(logits))
     return np.where(kept(scaled, params, slack), scaled + noise, -np.inf)
 
 
@@ -60,14 +75,14 @@ def kept(scaled: Floats, params: SamplingParams, slack: float = 0.0) -> NDArray[
     `slack` moves the cuts of min_p and top_p by that part of them: up keeps more, down less.
     """
     weights = np.exp(scaled - scaled.max())
-    weights[weights < max(params.min_p * (1 - slack), _SMALLEST_WEIGHT)] = 0
+    weights[weights < max(min(params.min_p * (1 - slack), 1), _SMALLEST_WEIGHT)] = 0
     if 0 < params.top_k < np.count_nonzero(weights):
         weights[scaled < np.sort(scaled)[-params.top_k]] = 0
-    if params.top_p < 1:
-        values = np.unique(scaled)[::-1]
-        mass = np.array([weights[scaled >= value].sum() for value in values])
-        goal = min(params.top_p * (1 + slack), 1) * mass[-1]
-        weights[scaled < values[np.argmax(mass >= goal)]] = 0
+    top_p = params.top_p * (1 + slack) if params.top_p < 1 else 1
+    if top_p < 1:
+        order = np.argsort(-scaled)
+        mass = np.cumsum(weights[order])
+        weights[scaled < scaled[order[np.argmax(mass >= top_p * mass[-1])]]] = 0
     return weights > 0
 
 

@@ -252,7 +252,7 @@ requests = st.lists(
 
 
 class TestOracle:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         requests=requests,
         num_blocks=st.integers(8, 14),
@@ -309,7 +309,7 @@ operations = st.lists(
 
 
 class TestTerminalEvents:
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     @given(operations=operations, overlap=st.booleans())
     def test_every_choice_ends_exactly_once_or_was_called_off(self, operations, overlap):
         bench = Bench(overlap=overlap, num_blocks=8, max_queue_len=3)
