@@ -205,7 +205,7 @@ class Metrics(Collector):
         )
         yield _gauge(
             "antipode_kv_cache_usage_ratio",
-            "Part of the KV blocks that sequences hold, 0 to 1.",
+            "Part of the KV blocks that sequences hold, 0 to 1; of the fullest pool.",
             gauges.kv_cache_usage_ratio,
         )
         cache = {"block_size": str(gauges.block_size), "num_blocks": str(gauges.num_blocks)}

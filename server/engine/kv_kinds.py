@@ -53,6 +53,7 @@ def split_blocks(
 
     As many sequences of `context` tokens fit as the budget allows, `max_num_seqs` at most. Kinds
     with a window get what those need; the first kind, the one without if there is one, the rest.
+    Raises ValueError where that is nothing.
     """
 
     def num_blocks(window: int | None, num_seqs: int) -> int:
@@ -72,4 +73,11 @@ def split_blocks(
     (first, num_first), *others = layers
     kinds = [KVKind(window, num_blocks(window, num_seqs)) for window, _ in others]
     taken = sum(count * kind.num_blocks for (_, count), kind in zip(others, kinds, strict=True))
-    return KVKind(first, (budget - taken) // num_first), *kinds
+    left = (budget - taken) // num_first
+    if left < 2:
+        raise ValueError(
+            f"{budget} KV blocks, all layers together, are too few: those with a window need "
+            f"{taken}, each other one 2 or more; give KV more memory or lower "
+            "max_num_batched_tokens"
+        )
+    return KVKind(first, left), *kinds

@@ -73,16 +73,19 @@ def test_sequences_shorter_than_the_window_need_no_more_of_it_than_they_are_long
     assert whole.num_blocks == 10_000 - 29
 
 
-@pytest.mark.parametrize("budget", [20, 100, 1000])
+@pytest.mark.parametrize("budget", [40, 100, 1000])
 def test_one_sequence_can_always_run_in_the_windowed_layers(budget):
     limits = LIMITS | {"context": 4}
     *_, windowed = split_blocks(budget, [(None, 1), (40, 1)], **limits)
     assert windowed.num_blocks > windowed.blocks_for_one(16, 100, 4)
 
 
-def test_a_budget_too_small_for_anything_is_refused_where_it_is_used():
-    with pytest.raises(ValueError, match="hold nothing"):
-        BlockManager(split_blocks(20, [(None, 2), (8, 4)], **LIMITS), 4)
+def test_a_budget_too_small_for_anything_is_refused():
+    """A window and a chunk are 7 blocks, with padding 8 in each of 4 layers."""
+    layers = [(None, 2), (8, 4)]
+    assert split_blocks(36, layers, **LIMITS) == (KVKind(None, 2), KVKind(8, 8))
+    with pytest.raises(ValueError, match=r"35 KV blocks.* those with a window need 32"):
+        split_blocks(35, layers, **LIMITS)
 
 
 class TestGemma27B:
