@@ -64,8 +64,13 @@ class _Defaults:
     smallest_mixed: int
 
 
+# A few hundred kilobytes a transfer: what the attention kernels of TPUs like.
+ACCELERATOR_BLOCK_SIZE = 128
+
 _CPU = _Defaults(block_size=16, token_budget=128, smallest_decode=2, smallest_mixed=32)
-_ACCELERATOR = _Defaults(block_size=128, token_budget=2048, smallest_decode=8, smallest_mixed=256)
+_ACCELERATOR = _Defaults(
+    block_size=ACCELERATOR_BLOCK_SIZE, token_budget=2048, smallest_decode=8, smallest_mixed=256
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

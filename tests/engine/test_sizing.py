@@ -51,11 +51,11 @@ def test_a_block_is_keys_and_values_of_all_layers_and_a_devices_heads(num_device
 
 
 def test_blocks_are_whole_and_none_is_promised_that_has_no_room():
-    assert count_blocks(1000, 64) == 15
+    assert count_blocks(1000, 64, 3) == 15
     with pytest.raises(SizeError, match="no room for KV"):
-        count_blocks(127, 64)
+        count_blocks(383, 64, 3)
     with pytest.raises(SizeError, match=r"1\.00 GiB a chip are missing"):
-        count_blocks(128 - (1 << 30), 64)
+        count_blocks(384 - (1 << 30), 64, 3)
 
 
 def test_tables_fit_up_to_what_was_seen_to_compile():

@@ -54,7 +54,8 @@ def ask():
 
     def make(slice_name="v6e:2x2", config=None, context=1024, **settings):
         engine = EngineConfig(
-            **{"max_num_seqs": 8, "max_model_len": context, "num_blocks": 64} | settings
+            **{"max_num_seqs": 8, "max_model_len": context, "kv_context": context, "num_blocks": 64}
+            | settings
         )
         return Question(
             model="tiny",
