@@ -17,7 +17,7 @@ from models.decoder import Decoder
 from models.layout import DecoderLayout
 from models.sharding import tensor_size
 from models.weights import abstract_decoder
-from server.config import EngineConfig
+from server.config import ConfigError, EngineConfig
 from server.engine.batch import Ladder, SlotSizes
 from server.engine.kv_kinds import KVKind, split_blocks
 from server.engine.link import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
@@ -25,7 +25,6 @@ from server.engine.program import Programs, StateSizes
 from server.engine.sampler import abstract_state, state_specs
 from server.engine.sizing import (
     ChipMemory,
-    SizeError,
     block_bytes,
     check_table,
     count_blocks,
@@ -65,8 +64,13 @@ class _Defaults:
     smallest_mixed: int
 
 
+# A few hundred kilobytes a transfer: what the attention kernels of TPUs like.
+ACCELERATOR_BLOCK_SIZE = 128
+
 _CPU = _Defaults(block_size=16, token_budget=128, smallest_decode=2, smallest_mixed=32)
-_ACCELERATOR = _Defaults(block_size=128, token_budget=2048, smallest_decode=8, smallest_mixed=256)
+_ACCELERATOR = _Defaults(
+    block_size=ACCELERATOR_BLOCK_SIZE, token_budget=2048, smallest_decode=8, smallest_mixed=256
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,7 @@ def draw_blueprint(
 ) -> Blueprint:
     """The blueprint of a server whose chips have `chip_bytes` of memory each.
 
-    Raises BackendError, or SizeError where the sizes exceed what a chip holds.
+    Raises BackendError or ConfigError, or SizeError where the sizes exceed what a chip holds.
     """
     platform = mesh.devices.flat[0].platform
     defaults = _CPU if platform == "cpu" else _ACCELERATOR
@@ -202,5 +206,5 @@ def _kv_bytes(engine: EngineConfig, layout: DecoderLayout, memory: ChipMemory | 
 def _check_tpu(engine: EngineConfig, slot: SlotSizes, block_size: int) -> None:
     if block_size not in _TPU_BLOCK_SIZES:
         allowed = ", ".join(map(str, _TPU_BLOCK_SIZES))
-        raise SizeError(f"block_size is {block_size}; on TPU it must be one of {allowed}")
+        raise ConfigError(f"block_size is {block_size}; on TPU it must be one of {allowed}")
     check_table(engine.max_num_seqs, slot.max_model_len, block_size)

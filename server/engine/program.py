@@ -85,14 +85,17 @@ class StateSizes:
 
 
 class Programs:
-    """Lowers the programs of one model on one mesh. Holds no weights and no state."""
+    """Lowers the programs of one model on one mesh. Holds no weights and no state.
+
+    `abstract_leaves` are the weights they take, as shapes.
+    """
 
     def __init__(
         self, model: Decoder, layout: DecoderLayout, mesh: Mesh, sizes: StateSizes
     ) -> None:
         self._graphdef, weights = nnx.split(model)
         leaves, self._treedef = jax.tree.flatten(weights)
-        self._leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        self.abstract_leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         self._leaf_specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
         self._layout, self._mesh, self._sizes = layout, mesh, sizes
         self._config = model.config
@@ -133,7 +136,8 @@ class Programs:
             out_shardings=(replicated, shardings[1]),
             donate_argnums=1,
         )
-        return jitted, (self._leaves, self.abstract_state(), self._sizes.empty_input(bucket))
+        inputs = self._sizes.empty_input(bucket)
+        return jitted, (self.abstract_leaves, self.abstract_state(), inputs)
 
     def _lower_set_slot(self) -> jax.stages.Lowered:
         """`(sampler state, slot input) -> sampler state`; the state is donated."""

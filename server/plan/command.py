@@ -150,6 +150,7 @@ def _question(arguments: argparse.Namespace, where: Slice) -> Question:
         model=model,
         max_num_seqs=arguments.max_num_seqs,
         max_model_len=arguments.context,
+        kv_context=arguments.context,
         max_num_batched_tokens=arguments.max_num_batched_tokens,
         tensor_parallel_size=arguments.tensor_parallel_size,
         block_size=arguments.block_size,

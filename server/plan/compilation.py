@@ -129,7 +129,7 @@ def _compile_lowered(lowered: jax.stages.Lowered, spelled: str) -> jax.stages.Co
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if _EXHAUSTED in str(error):
-            raise _out_of_memory(spelled, str(error)) from error
+            raise out_of_memory(spelled, str(error)) from error
         raise
 
 
@@ -195,7 +195,7 @@ def _kind(name: ProgramName) -> Kind:
     return "decode" if name.decode_only else "prefill"
 
 
-def _out_of_memory(spelled: str, message: str) -> OutOfMemoryError:
+def out_of_memory(spelled: str, message: str) -> OutOfMemoryError:
     if (found := _USED.search(message)) is not None:
         return OutOfMemoryError(spelled, found[1], _bytes(found[2]), _bytes(found[3]))
     if (found := _TEMPORARIES.search(message)) is not None:

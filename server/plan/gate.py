@@ -139,7 +139,10 @@ def question_of(preset: Preset) -> Question:
 
     asked = preset.recommended
     engine = EngineConfig(
-        model=preset.name, max_num_seqs=asked.max_num_seqs, max_model_len=asked.context
+        model=preset.name,
+        max_num_seqs=asked.max_num_seqs,
+        max_model_len=asked.context,
+        kv_context=asked.context,
     )
     return Question(
         model=preset.name,

@@ -24,7 +24,7 @@ from server.plan.compilation import (
     program_names,
 )
 from server.plan.prediction import leaves_out, predict_decode, predict_prefill
-from server.plan.question import Question, draw, need_of, sequences_at, sequences_of_two
+from server.plan.question import Question, draw, kv_tokens, need_of, sequences_at, sequences_of_two
 from server.plan.remedy import less_of, nearest_change
 from server.plan.report import HbmBytes, MeshSize, ProgramReport, Report, Software
 from server.plan.slices import GIB
@@ -62,14 +62,14 @@ def largest_steps(question: Question) -> list[ProgramName]:
 
 def _report(question: Question, blueprint: Blueprint, programs: list[ProgramReport]) -> Report:
     context, chip = question.context, question.slice.chip
-    held, of_two = sequences_at(blueprint, context), sequences_of_two(blueprint, context)
+    held, of_two = sequences_at(blueprint.sizes, context), sequences_of_two(question, blueprint)
     batch = min(held, question.engine.max_num_seqs)
     return Report(
         **_asked(question, tensor_size(blueprint.mesh)),
         fits=True,
         two_versions_fit=of_two >= question.engine.max_num_seqs,
         hbm_bytes_per_chip=_hbm(question, blueprint, programs),
-        kv_tokens=_kv_tokens(blueprint),
+        kv_tokens=kv_tokens(blueprint.sizes),
         concurrent_sequences=held,
         concurrent_sequences_of_two=of_two,
         decode=predict_decode(blueprint, chip, programs, batch, context),
@@ -140,10 +140,6 @@ def _hbm(question: Question, blueprint: Blueprint, programs: list[ProgramReport]
     return HbmBytes(weights=weights, kv=kv, sampler=sampler, temp=temp, total=total, limit=limit)
 
 
-def _kv_tokens(blueprint: Blueprint) -> int:
-    return (min(blueprint.sizes.num_blocks) - 1) * blueprint.sizes.block_size
-
-
 def serve_flags(question: Question, blueprint: Blueprint) -> list[str]:
     """The flags with which a server compiles these programs and no others."""
     engine, sizes = question.engine, blueprint.sizes
@@ -154,8 +150,13 @@ def serve_flags(question: Question, blueprint: Blueprint) -> list[str]:
         "max_model_len": sizes.slot.max_model_len,
         "max_num_batched_tokens": blueprint.ladder.max_num_batched_tokens,
         "block_size": sizes.block_size,
-        "num_blocks": sizes.num_blocks[0],
+        "kv_context": question.context,
     }
+    if engine.num_blocks:
+        settings["num_blocks"] = engine.num_blocks
+    elif blueprint.memory is not None:
+        # Not what the chip has left by its own count, which may differ by a block.
+        settings["kv_cache_bytes"] = blueprint.memory.for_kv * blueprint.layout.tensor_size
     settings |= {
         key: value
         for key in ("dtype", "kv_dtype", "weight_dtype", "attention_backend")

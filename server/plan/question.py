@@ -14,7 +14,15 @@ from models.config import ModelConfig
 from models.sharding import MeshError, make_mesh
 from models.weights import abstract_decoder
 from server.config import EngineConfig
-from server.engine.blueprint import Blueprint, choose_layout, draw_blueprint, measure
+from server.engine.blueprint import (
+    ACCELERATOR_BLOCK_SIZE,
+    Blueprint,
+    choose_layout,
+    draw_blueprint,
+    measure,
+)
+from server.engine.kv_kinds import KVKind
+from server.engine.program import StateSizes
 from server.engine.sizing import ChipMemory, SizeError, block_bytes
 from server.plan.slices import Slice
 
@@ -35,7 +43,7 @@ class Question:
 
     def shortened(self, context: int) -> Question:
         """The same question of shorter sequences."""
-        return replace(self.changed(max_model_len=context), context=context)
+        return replace(self.changed(max_model_len=context, kv_context=context), context=context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +58,17 @@ class Need:
 def draw(question: Question) -> Blueprint:
     """The server's blueprint.
 
-    Raises MeshError or BackendError, or SizeError where not even one sequence has room.
+    Raises MeshError, BackendError or ConfigError, or SizeError where not even one sequence has
+    room.
     """
     devices = question.slice.find_devices()
     mesh = make_mesh(question.config, question.engine.tensor_parallel_size, devices)
     chip_bytes = question.slice.chip.hbm_bytes
     blueprint = draw_blueprint(question.config, question.engine, mesh, chip_bytes)
-    if sequences_at(blueprint, question.context) == 0:
-        tokens = (min(blueprint.sizes.num_blocks) - 1) * blueprint.sizes.block_size
+    if sequences_at(blueprint.sizes, question.context) == 0:
         raise SizeError(
-            f"there is room for the KV of {tokens:,} tokens, less than one sequence of "
-            f"{question.context:,}"
+            f"there is room for the KV of {kv_tokens(blueprint.sizes):,} tokens, less than one "
+            f"sequence of {question.context:,}"
         )
     return blueprint
 
@@ -71,12 +79,14 @@ def need_of(question: Question) -> Need:
     mesh = make_mesh(config, engine.tensor_parallel_size, question.slice.find_devices())
     layout = choose_layout(config, engine, mesh)
     model = abstract_decoder(config, layout)
-    block_size = engine.block_size or 128
-    blocks = 1 + -(-question.context // block_size)
+    block_size = engine.block_size or ACCELERATOR_BLOCK_SIZE
+    of_layer = block_bytes(config, layout, block_size) // config.num_layers
+    kinds = [KVKind(window, 0) for window in config.layer_windows]
+    blocks = sum(1 + _blocks_of(kind, question.context, block_size) for kind in kinds)
     return Need(
         tensor_size=layout.tensor_size,
         memory=measure(model, layout, mesh, engine, question.slice.chip.hbm_bytes),
-        kv=blocks * block_bytes(config, layout, block_size),
+        kv=blocks * of_layer,
     )
 
 
@@ -89,17 +99,33 @@ def has_room(question: Question) -> bool:
     return True
 
 
-def sequences_at(blueprint: Blueprint, context: int) -> int:
+def kv_tokens(sizes: StateSizes) -> int:
+    """Tokens that the KV pool holds, in the layers that keep all of a sequence if there are any."""
+    return (sizes.kinds[0].num_blocks - 1) * sizes.block_size
+
+
+def sequences_at(sizes: StateSizes, context: int) -> int:
     """Sequences of `context` tokens that the KV pool holds at once."""
-    sizes = blueprint.sizes
-    return (min(sizes.num_blocks) - 1) // -(-context // sizes.block_size)
+    return min(
+        (kind.num_blocks - 1) // _blocks_of(kind, context, sizes.block_size) for kind in sizes.kinds
+    )
 
 
-def sequences_of_two(blueprint: Blueprint, context: int) -> int:
+def sequences_of_two(question: Question, blueprint: Blueprint) -> int:
     """The same for the pool that is left where a second version of the weights has room too."""
-    memory, block_size = blueprint.memory, blueprint.sizes.block_size
-    if memory is None:
+    memory = blueprint.memory
+    if memory is None or memory.for_kv <= memory.weights:
         return 0
-    of_block = block_bytes(blueprint.config, blueprint.layout, block_size)
-    num_blocks = max(0, memory.for_kv - memory.weights) // of_block
-    return max(0, num_blocks - 1) // -(-context // block_size)
+    kv_bytes = (memory.for_kv - memory.weights) * blueprint.layout.tensor_size
+    settings = replace(question.engine, num_blocks=0, kv_cache_bytes=kv_bytes)
+    chip_bytes = question.slice.chip.hbm_bytes
+    try:
+        beside = draw_blueprint(question.config, settings, blueprint.mesh, chip_bytes)
+    except SizeError:
+        return 0
+    return sequences_at(beside.sizes, question.context)
+
+
+def _blocks_of(kind: KVKind, context: int, block_size: int) -> int:
+    """Blocks of one layer that a sequence of `context` tokens holds."""
+    return min(kind.share(block_size), -(-context // block_size))

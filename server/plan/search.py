@@ -143,7 +143,7 @@ def _candidate(question: Question, batch: int) -> _Candidate | None:
         blueprint = draw(question)
     except (SizeError, MeshError, BackendError):
         return None
-    if sequences_at(blueprint, question.context) < batch:
+    if sequences_at(blueprint.sizes, question.context) < batch:
         return None
     roofline = work_of(blueprint).decode(question.slice.chip, batch=batch, context=question.context)
     return _Candidate(

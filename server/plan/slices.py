@@ -104,6 +104,8 @@ class Slice:
         environment["TPU_WORKER_HOSTNAMES"] = "localhost"
         # Several plans may be made at once; the library is only used to compile.
         environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+        # A client that can only compile cannot load what a cache holds.
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
         environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
         environment.setdefault("TPU_MIN_LOG_LEVEL", "3")
         environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -88,6 +89,11 @@ class RunningServer:
         """One request on a connection of its own."""
         with httpx.Client(trust_env=False) as client:
             return client.get(self.http + path, timeout=10)
+
+    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """The same with a body."""
+        with httpx.Client(trust_env=False) as client:
+            return client.post(self.http + path, json=body, timeout=30)
 
     def metric(self, name: str, **labels: str) -> float:
         return metric_of(self.get("/metrics").text, name, **labels)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from models.config import ConfigError
+from models.presets import load_preset, preset_names
+from models.sharding import allowed_tensor_sizes
+
+
+def test_every_promised_model_is_there():
+    assert set(preset_names()) == {
+        "gemma-2-9b", "gemma-3-12b", "gemma-3-1b", "gemma-3-27b", "gemma-3-4b", "llama-3.1-8b",
+        "llama-3.3-70b", "mistral-7b", "qwen3-30b-a3b", "qwen3-32b", "qwen3-8b",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("gemma-2-9b", 9.24),
+        ("gemma-3-12b", 11.8),
+        ("gemma-3-1b", 1.0),
+        ("gemma-3-27b", 27.0),
+        ("gemma-3-4b", 3.88),
+        ("llama-3.1-8b", 8.03),
+        ("llama-3.3-70b", 70.6),
+        ("mistral-7b", 7.25),
+        ("qwen3-30b-a3b", 30.5),
+        ("qwen3-32b", 32.8),
+        ("qwen3-8b", 8.19),
+    ],
+)
+def test_a_preset_has_as_many_parameters_as_was_published(name, billions):
+    config = load_preset(name).config
+    heads = config.num_heads + 2 * config.num_kv_heads
+    attention = config.hidden_size * config.head_dim * (heads + config.num_heads)
+    moe = config.moe
+    width = config.mlp_size if moe is None else moe.num_experts * moe.expert_size
+    layer = attention + 3 * config.hidden_size * width
+    tables = 1 if config.tie_embeddings else 2
+    total = config.num_layers * layer + tables * config.vocab_size * config.hidden_size
+    assert total / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_divides_over_the_chips_it_is_recommended_for(name):
+    preset = load_preset(name)
+    rows, columns = preset.recommended.slice.split(":")[1].split("x")
+    assert int(rows) * int(columns) in allowed_tensor_sizes(preset.config, 16)
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"'gpt-7' is no preset; these are: gemma-2-9b, .*"):
+        load_preset("gpt-7")

@@ -1,0 +1,173 @@
+"""The server's own step of a small model, compiled for slices that are not there."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import pytest
+
+from server.engine.batch import Bucket
+from server.plan.compilation import (
+    Keep,
+    OutOfMemoryError,
+    compile_programs,
+    lower,
+    out_of_memory,
+    program_names,
+)
+from server.plan.gate import violations
+from server.plan.plan import make_plan
+from server.plan.question import draw
+from server.plan.results import ResultStore
+
+DECODE = Bucket(8, 8, decode_only=True)
+PREFILL = Bucket(256, 8, decode_only=False)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return ResultStore(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def report(ask, results):
+    return make_plan(ask(), names=[DECODE, PREFILL], keep=Keep(results=results))
+
+
+@pytest.fixture(scope="module")
+def steps(report):
+    return {program.kind: program for program in report.programs}
+
+
+@pytest.mark.parametrize("kind", ["decode", "prefill"])
+def test_the_kv_pool_is_written_in_place(report, steps, kind):
+    assert steps[kind].pool_alias_bytes == report.hbm_bytes_per_chip.kv > 0
+
+
+@pytest.mark.parametrize("kind", ["decode", "prefill"])
+def test_a_step_needs_little_more_than_its_arguments(report, steps, kind):
+    assert 0 < steps[kind].temp_bytes < 20_000_000
+    memory = report.hbm_bytes_per_chip
+    arguments = memory.weights + memory.kv + memory.sampler
+    assert arguments < steps[kind].total_bytes < arguments + 40_000_000
+
+
+def test_attention_is_one_kernel_a_layer_and_one_schedule_a_step(steps):
+    assert steps["decode"].pallas_calls == 3 + 1
+
+
+def test_layers_communicate_on_four_chips(steps):
+    """Two sums a layer, one for the embedding, and what sampling needs."""
+    assert steps["decode"].collectives >= 2 * 3 + 1
+    assert steps["decode"].collective_bytes > 7 * 1.5 * 8 * 256 * 2
+
+
+def test_the_compiler_gives_cycles(steps):
+    assert 0 < steps["decode"].cycles < steps["prefill"].cycles
+    assert steps["decode"].unknown_loops == 0
+
+
+def test_predictions_exceed_the_roofline(report):
+    for step in (report.decode, report.prefill):
+        assert step.predicted_ms > step.roofline_ms > 0
+        assert step.roofline_fraction == pytest.approx(
+            step.roofline_ms / step.predicted_ms, rel=0.1
+        )
+
+
+def test_a_report_within_the_limits_passes_the_gate(report, ask):
+    sentences = violations(report, ask().config, None)
+    assert sentences == ["tiny: it has no golden numbers; record them with --update"]
+
+
+def test_a_step_that_does_not_donate_its_state_fails_the_gate(ask, monkeypatch):
+    monkeypatch.setattr(jax, "jit", partial(_jit_without_donation, jax.jit))
+    report = make_plan(ask(), names=[DECODE])
+    sentences = violations(report, ask().config, None)
+    pool = report.hbm_bytes_per_chip.kv
+    assert f"tiny: decode-8: 0 of the KV pool's {pool:,} bytes are aliased" in sentences
+
+
+def _jit_without_donation(jit, *args, donate_argnums=None, **kwargs):
+    return jit(*args, **kwargs)
+
+
+def test_one_chip_alone_communicates_nothing(ask):
+    report = make_plan(ask("v6e:1x1"), names=[DECODE])
+    (decode,) = report.programs
+    assert decode.pool_alias_bytes == report.hbm_bytes_per_chip.kv
+    assert decode.temp_bytes < 20_000_000
+    assert decode.pallas_calls == 3 + 1
+    assert (decode.collectives, decode.collective_bytes) == (0, 0)
+
+
+def test_what_was_compiled_once_is_not_compiled_again(ask, results, report, monkeypatch):
+    monkeypatch.setattr(jax.stages.Lowered, "compile", None)
+    again = make_plan(ask(), names=[DECODE, PREFILL], keep=Keep(results=results))
+    assert again == report
+
+
+def test_a_program_is_the_same_however_often_it_is_lowered(ask):
+    texts = [
+        lower(blueprint, blueprint.programs(), DECODE).as_text()
+        for blueprint in (draw(ask()), draw(ask()))
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_the_programs_are_all_that_the_server_has(ask):
+    names = program_names(draw(ask(max_num_seqs=16)))
+    decodes = [Bucket(rows, rows, decode_only=True) for rows in (8, 16)]
+    mixed = [Bucket(tokens, 16, decode_only=False) for tokens in (256, 512, 1024, 2048)]
+    assert set(names) == {*decodes, *mixed, "set_slot", "make_state"}
+
+
+def test_the_hlo_is_kept_where_it_is_asked_for(ask, tmp_path):
+    compile_programs(draw(ask()), ["set_slot"], keep=Keep(hlo_dir=tmp_path / "hlo"))
+    assert (tmp_path / "hlo" / "set_slot.hlo").read_text().startswith("HloModule")
+
+
+def test_programs_are_reported_as_they_are_ready(ask):
+    seen = []
+    names = ["make_state", "set_slot"]
+    compile_programs(draw(ask()), names, jobs=2, progress=lambda *step: seen.append(step))
+    assert seen == [("make_state", 1, 2), ("set_slot", 2, 2)]
+
+
+def test_a_pool_beyond_the_chip_is_the_compilers_refusal(ask):
+    with pytest.raises(OutOfMemoryError) as caught:
+        compile_programs(draw(ask(num_blocks=300_000)), ["make_state"])
+    assert (caught.value.program, caught.value.space) == ("make_state", "hbm")
+    assert caught.value.used > caught.value.limit > 31 << 30
+
+
+@pytest.mark.parametrize(
+    ("message", "space", "used", "limit"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 37.90G of 31.25G hbm. "
+            "Exceeded hbm capacity by 6.65G.",
+            "hbm",
+            int(37.9 * 2**30),
+            int(31.25 * 2**30),
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space smem. Used 1.04M of 1.00M smem.",
+            "smem",
+            int(1.04 * 2**20),
+            1 << 20,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
+            "memory required for HLO temporaries (240.00G) exceeds available HBM (31.24G).",
+            "hbm",
+            240 << 30,
+            int(31.24 * 2**30),
+        ),
+        ("RESOURCE_EXHAUSTED: something new", "hbm", 0, 0),
+    ],
+)
+def test_the_compilers_numbers_are_read(message, space, used, limit):
+    error = out_of_memory("decode-8", message)
+    assert (error.program, error.space, error.used, error.limit) == ("decode-8", space, used, limit)
