@@ -24,6 +24,7 @@ from server.engine.engine import Engine, Runner
 from server.engine.kv_kinds import KVKind
 from server.engine.link import EngineInfo, EngineState, Fatal, Pulse, ToEngine
 from server.engine.link_server import LinkServer
+from server.engine.platforms import choose_platform
 from server.engine.scheduler import Scheduler
 from server.logs import set_up_logging
 from server.metrics import Gauges, Metrics
@@ -257,6 +258,7 @@ def build_model_runner(
 ) -> ServingRunner:
     """The runner that ships. JAX is imported here, after its settings are in the environment."""
     progress("importing JAX", 0.0)
+    choose_platform(os.environ)
     _set_compilation_cache(config)
     import jax
 

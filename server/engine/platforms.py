@@ -1,0 +1,26 @@
+"""Which of JAX's platforms to ask for, told from the device files; before JAX is imported.
+
+Where the TPU's library is installed, JAX asks it for chips first, and on a machine without any that
+ends in errors or a long wait. A choice made in JAX_PLATFORMS is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from importlib.util import find_spec
+from pathlib import Path
+
+_TPU_FILES = ("accel[0-9]*", "vfio/[0-9]*")
+_GPU_FILES = ("nvidia[0-9]*",)
+
+
+def choose_platform(environment: MutableMapping[str, str], dev: Path = Path("/dev")) -> None:
+    """Keep JAX from looking for a TPU where the library is and the chips are not."""
+    has_library = find_spec("libtpu") is not None
+    if "JAX_PLATFORMS" in environment or not has_library or _has_any(dev, _TPU_FILES):
+        return
+    environment["JAX_PLATFORMS"] = "cuda,cpu" if _has_any(dev, _GPU_FILES) else "cpu"
+
+
+def _has_any(dev: Path, patterns: tuple[str, ...]) -> bool:
+    return any(True for pattern in patterns for _ in dev.glob(pattern))
