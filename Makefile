@@ -13,7 +13,7 @@ help: ## list the targets
 	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 
 setup: $(filter .uv/bin/uv,$(UV)) ## install everything that tests and lint need into .venv
-	$(UV) sync --frozen --all-groups --extra demo
+	$(UV) sync --frozen --all-groups --extra demo --extra tpu
 
 serve: $(filter .uv/bin/uv,$(UV)) ## start the server on the demo model; ARGS="--http-port 8001" adds flags
 	$(UV) sync --frozen --no-default-groups --extra demo --inexact
@@ -27,6 +27,9 @@ lint: setup ## check style, format and types
 
 format: setup ## rewrite the code in the project's format
 	$(RUN) ruff check --fix . && $(RUN) ruff format .
+
+plan-ci: setup ## compile every preset for its slice, check its limits; ARGS=--small does two programs
+	$(RUN) server.plan.gate $(ARGS)
 
 # The only Python with a CPU build of PyTorch is 3.11.
 .cache/golden-venv/ready:
