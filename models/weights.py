@@ -141,4 +141,9 @@ def _load(
         shard = Shard(start // each, count)
         return np.ascontiguousarray(source.read(checkpoint, shard).astype(dtype))
 
-    return jax.make_array_from_callback(shape, sharding, read)
+    # Not `make_array_from_callback`: it would hold the shards of all devices at once.
+    parts = [
+        jax.device_put(read(index), device).block_until_ready()
+        for device, index in sharding.addressable_devices_indices_map(shape).items()
+    ]
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
