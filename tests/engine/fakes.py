@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from server.engine.kv_kinds import KVKind
 from server.engine.link import SamplingParams, TokenLogprobs
+from server.engine.observer import StepStats
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
 VOCAB_SIZE = 11
@@ -166,3 +167,37 @@ class FakeRunner:
         self.last_tokens[seq.slot] = token
         logprobs = logprob_of(context, token) if seq.params.num_logprobs >= 0 else None
         return RowResult(token, logprobs, prompt_logprobs)
+
+
+class FakeObserver:
+    """Remembers what the engine told the metrics."""
+
+    def __init__(self):
+        self.steps: list[StepStats] = []
+        self.num_preempted = 0
+        self.admitted: list[tuple[float, int, int]] = []
+        self.first_tokens: list[float] = []
+        self.finished: list[tuple[str, float, float | None]] = []
+        self.refused: list[str] = []
+
+    def on_step(self, stats):
+        self.steps.append(stats)
+
+    def on_preempted(self, num_preempted):
+        self.num_preempted += num_preempted
+
+    def on_admitted(self, queue_seconds, num_prompt_tokens, num_cached_tokens):
+        self.admitted.append((queue_seconds, num_prompt_tokens, num_cached_tokens))
+
+    def on_first_token(self, seconds):
+        self.first_tokens.append(seconds)
+
+    def on_finished(self, outcome, seconds, seconds_per_output_token):
+        self.finished.append((outcome, seconds, seconds_per_output_token))
+
+    def on_refused(self, outcome):
+        self.refused.append(outcome)
+
+    @property
+    def outcomes(self):
+        return [outcome for outcome, _, _ in self.finished]

@@ -11,41 +11,8 @@ from server.engine import link
 from server.engine.block_pool import IntegrityError
 from server.engine.engine import Engine
 from server.engine.kv_kinds import KVKind
-from server.engine.observer import StepStats
 from tests.engine.builders import make_scheduler
-from tests.engine.fakes import EOS, VOCAB_SIZE, FakeRunner, expected_tokens
-
-
-class FakeObserver:
-    def __init__(self):
-        self.steps: list[StepStats] = []
-        self.num_preempted = 0
-        self.admitted: list[tuple[float, int, int]] = []
-        self.first_tokens: list[float] = []
-        self.finished: list[tuple[str, float, float | None]] = []
-        self.refused: list[str] = []
-
-    def on_step(self, stats):
-        self.steps.append(stats)
-
-    def on_preempted(self, num_preempted):
-        self.num_preempted += num_preempted
-
-    def on_admitted(self, queue_seconds, num_prompt_tokens, num_cached_tokens):
-        self.admitted.append((queue_seconds, num_prompt_tokens, num_cached_tokens))
-
-    def on_first_token(self, seconds):
-        self.first_tokens.append(seconds)
-
-    def on_finished(self, outcome, seconds, seconds_per_output_token):
-        self.finished.append((outcome, seconds, seconds_per_output_token))
-
-    def on_refused(self, outcome):
-        self.refused.append(outcome)
-
-    @property
-    def outcomes(self):
-        return [outcome for outcome, _, _ in self.finished]
+from tests.engine.fakes import EOS, VOCAB_SIZE, FakeObserver, FakeRunner, expected_tokens
 
 
 class Bench:
