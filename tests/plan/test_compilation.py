@@ -21,6 +21,9 @@ from server.plan.plan import make_plan
 from server.plan.question import draw
 from server.plan.results import ResultStore
 
+# The compiler takes minutes where the machine is busy.
+pytestmark = pytest.mark.timeout(900)
+
 DECODE = Bucket(8, 8, decode_only=True)
 PREFILL = Bucket(256, 8, decode_only=False)
 

@@ -14,6 +14,7 @@ from server.plan.gate import (
     recorded,
     violations,
 )
+from server.plan.report import Software
 from tests.plan.conftest import TINY
 from tests.plan.reports import POOL_BYTES, program, report
 
@@ -65,6 +66,15 @@ def test_cycles_stay_within_five_percent_either_way(factor, is_allowed):
     assert (checked(program(cycles=int(6_000_000 * factor))) == []) == is_allowed
 
 
+def test_a_change_of_software_is_said_beside_what_it_may_have_changed():
+    other = Software(jax="0.11", jaxlib="0.11", libtpu="0.0.48")
+    golden = msgspec.structs.replace(recorded(report(), None), software=other)
+    assert checked(program(), golden=golden) == []
+    sentences = checked(program(cycles=7_000_000), golden=golden)
+    assert len(sentences) == 2
+    assert "recorded with Software(jax='0.11'" in sentences[1]
+
+
 def test_launches_and_collectives_may_not_grow():
     assert checked(program(pallas_calls=34)) == ["llama: decode-64: pallas_calls are 34, were 33"]
     assert checked(program(collectives=69)) == ["llama: decode-64: collectives are 69, were 68"]
@@ -85,7 +95,7 @@ def test_a_preset_that_fitted_and_does_not_is_a_violation():
 
 
 def test_a_preset_that_is_known_not_to_fit_passes():
-    golden = GoldenPreset(fits=False, reason="too large")
+    golden = GoldenPreset(software=report().software, fits=False, reason="too large")
     assert checked(fits=False, reason="too large", golden=golden) == []
 
 
