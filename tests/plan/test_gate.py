@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import os
+
 import msgspec
 import pytest
 
 from models.hf_config import parse_config
 from models.presets import load_preset, preset_names
+from server.plan import plan
 from server.plan.gate import (
     GOLDEN,
     Exempt,
     GoldenPreset,
+    main,
     question_of,
     read_golden,
     recorded,
@@ -122,3 +126,35 @@ def test_every_preset_is_asked_about_on_a_slice_that_there_is(name):
 
 def test_golden_numbers_are_of_presets():
     assert set(read_golden(GOLDEN)) <= set(preset_names())
+
+
+@pytest.fixture
+def plan_ci(monkeypatch, tmp_path, capsys):
+    """`make plan-ci` in a folder of its own, with reports made up by the test."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / GOLDEN.parent).mkdir()
+    for name in (*os.environ, "TPU_ACCELERATOR_TYPE"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+
+    def run(*arguments, **changes):
+        made = report(model="qwen3-8b", **changes)
+        monkeypatch.setattr(plan, "make_plan", lambda question, **options: made)
+        code = main(["qwen3-8b", *arguments])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def test_the_gate_fails_until_numbers_are_recorded_and_then_holds_to_them(plan_ci):
+    assert plan_ci() == (1, "qwen3-8b: it has no golden numbers; record them with --update\n")
+    assert plan_ci("--update") == (0, "")
+    assert plan_ci() == (0, "")
+    code, said = plan_ci(programs=[program(cycles=9_000_000)])
+    assert code == 1
+    assert said.startswith("qwen3-8b: decode-64: cycles are 9,000,000, were 6,000,000;")
+
+
+def test_recording_does_not_excuse_a_broken_limit(plan_ci):
+    code, said = plan_ci("--update", programs=[program(pool_alias_bytes=0)])
+    assert code == 1
+    assert "bytes are aliased" in said
