@@ -18,6 +18,7 @@ import msgspec
 
 from server.config import EngineConfig
 from server.plan.command import ProgressLines, check_packages
+from server.plan.report import Software
 from server.plan.slices import find_slice
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class Exempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GoldenPreset(msgspec.Struct, frozen=True, kw_only=True):
-    """A preset as it was recorded; `reason` where it does not fit."""
+    """A preset as it was recorded, and with what; `reason` where it does not fit."""
 
+    software: Software
     fits: bool
     reason: str = ""
     programs: dict[str, GoldenProgram] = {}
@@ -74,13 +76,15 @@ def violations(report: Report, config: ModelConfig, golden: GoldenPreset | None)
 def _violations(report: Report, config: ModelConfig, golden: GoldenPreset | None) -> Iterator[str]:
     if golden is None:
         yield "it has no golden numbers; record them with --update"
-        golden = GoldenPreset(fits=report.fits)
+        golden = GoldenPreset(software=report.software, fits=report.fits)
     if report.fits != golden.fits:
         yield f"it {'fits' if report.fits else 'does not fit'} now: {report.reason}"
     for program in report.programs:
         exempt, recorded = golden.exempt.get(program.bucket), golden.programs.get(program.bucket)
         sentences = [*_limits(program, config, report.hbm_bytes_per_chip.kv, exempt)]
         sentences += _drift(program, recorded) if recorded else []
+        if sentences and golden.software != report.software:
+            sentences.append(f"recorded with {golden.software}, now {report.software}")
         yield from (f"{program.bucket}: {sentence}" for sentence in sentences)
 
 
@@ -126,6 +130,7 @@ def recorded(report: Report, before: GoldenPreset | None) -> GoldenPreset:
         for program in report.programs
     }
     return GoldenPreset(
+        software=report.software,
         fits=report.fits,
         reason=report.reason,
         programs=(before.programs if before else {}) | programs,

@@ -118,6 +118,7 @@ def _asked(question: Question, tensor: int) -> dict[str, Any]:
         "model": question.model,
         "slice": where.name,
         "devices": where.devices,
+        "devices_per_chip": where.chip.devices_per_chip,
         "hosts": where.hosts,
         "mesh": MeshSize(data=where.devices // tensor, tensor=tensor),
         "weight_dtype": engine.weight_dtype,

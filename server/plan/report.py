@@ -92,8 +92,9 @@ class Software(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole plan. Where it does not fit, `reason` says why and `nearest_change` what would do.
+    """A whole plan; a chip is a JAX device in all of it.
 
+    Where it does not fit, `reason` says why and `nearest_change` what would do.
     `concurrent_sequences` of `context` tokens have room in the KV pool; beside a second version of
     the weights it is `concurrent_sequences_of_two`.
     """
@@ -101,6 +102,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     slice: str
     devices: int
+    devices_per_chip: int
     hosts: int
     mesh: MeshSize
     weight_dtype: str
@@ -129,12 +131,11 @@ def render(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    mesh = report.mesh
+    mesh, hosts = report.mesh, "1 host" if report.hosts == 1 else f"{report.hosts} hosts"
     servers = "" if mesh.data == 1 else f", {mesh.data} servers of {mesh.tensor} beside each other"
     yield (
-        f"{report.model} on {report.slice}: {report.devices} chips, {report.hosts} host"
-        f"{'s' * (report.hosts > 1)}; tensor parallel {mesh.tensor}{servers}; weights "
-        f"{report.weight_dtype}, KV {report.kv_dtype}"
+        f"{report.model} on {report.slice}: {_chips(report)}, {hosts}; tensor parallel "
+        f"{mesh.tensor}{servers}; weights {report.weight_dtype}, KV {report.kv_dtype}"
     )
     yield ""
     yield from _verdict(report)
@@ -153,6 +154,14 @@ def _lines(report: Report) -> Iterator[str]:
     if report.fits:
         yield ""
         yield "antipode serve " + " ".join(report.serve_flags)
+
+
+def _chips(report: Report) -> str:
+    chips = report.devices // report.devices_per_chip
+    counted = "1 chip" if chips == 1 else f"{chips} chips"
+    if report.devices_per_chip == 1:
+        return counted
+    return f"{counted} of {report.devices_per_chip} devices, each of them a chip in what follows"
 
 
 def _verdict(report: Report) -> Iterator[str]:

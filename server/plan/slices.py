@@ -26,6 +26,7 @@ class SliceError(ValueError):
 class Chip:
     """One JAX device of a generation: bytes, bytes a second, FLOP a second, cycles a second.
 
+    `devices_per_chip`: JAX sees the two halves of a v7x as devices of their own.
     `ici_bytes_per_s` is what a chip sends over two links, all it has in a slice of 2x2; assumed.
     """
 
@@ -35,6 +36,7 @@ class Chip:
     flops: float
     clock_hz: float
     ici_bytes_per_s: float
+    devices_per_chip: int = 1
 
 
 _V5E = Chip(
@@ -68,6 +70,7 @@ _V7X = Chip(
     flops=1153.5e12,
     clock_hz=2.2e9,
     ici_bytes_per_s=360e9,
+    devices_per_chip=2,
 )
 # This machine, for trying what needs no TPU: its memory bounds nothing and it has no clock.
 _CPU = Chip(

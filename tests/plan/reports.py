@@ -52,6 +52,7 @@ def report(**changes):
         "model": "llama",
         "slice": "v6e:2x2",
         "devices": 4,
+        "devices_per_chip": 1,
         "hosts": 1,
         "mesh": MeshSize(data=1, tensor=4),
         "weight_dtype": "auto",

@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import pytest
 
+from server.engine.baked import BakedError, BakedFolder, program_key
 from server.engine.batch import Bucket
 from server.plan.compilation import (
     Keep,
@@ -20,6 +21,9 @@ from server.plan.gate import violations
 from server.plan.plan import make_plan
 from server.plan.question import draw
 from server.plan.results import ResultStore
+
+# The compiler takes minutes where the machine is busy.
+pytestmark = pytest.mark.timeout(900)
 
 DECODE = Bucket(8, 8, decode_only=True)
 PREFILL = Bucket(256, 8, decode_only=False)
@@ -126,6 +130,19 @@ def test_the_programs_are_all_that_the_server_has(ask):
 def test_the_hlo_is_kept_where_it_is_asked_for(ask, tmp_path):
     compile_programs(draw(ask()), ["set_slot"], keep=Keep(hlo_dir=tmp_path / "hlo"))
     assert (tmp_path / "hlo" / "set_slot.hlo").read_text().startswith("HloModule")
+
+
+def test_what_is_compiled_for_an_absent_slice_can_be_baked(ask, tmp_path):
+    """It names the slice; that it cannot be loaded here is a reason to compile, not a failure."""
+    compile_programs(draw(ask()), ["set_slot"], keep=Keep(baked=BakedFolder(tmp_path)))
+    blueprint = draw(ask())
+    lowered = lower(blueprint, blueprint.programs(), "set_slot")
+    key, folder = program_key(lowered, blueprint.mesh), BakedFolder(tmp_path)
+    entry = folder.find("set_slot", key)
+    assert entry.key.topology == "tpu TPU v6 lite mesh 1x4 devices 0,1,2,3"
+    assert entry.key.libtpu
+    with pytest.raises(BakedError, match="cannot be loaded"):
+        folder.load(entry, lowered, blueprint.mesh)
 
 
 def test_programs_are_reported_as_they_are_ready(ask):

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import os
+
 import msgspec
 import pytest
 
 from models.hf_config import parse_config
 from models.presets import load_preset, preset_names
+from server.plan import plan
 from server.plan.gate import (
     GOLDEN,
     Exempt,
     GoldenPreset,
+    main,
     question_of,
     read_golden,
     recorded,
     violations,
 )
+from server.plan.report import Software
 from tests.plan.conftest import TINY
 from tests.plan.reports import POOL_BYTES, program, report
 
@@ -65,6 +70,15 @@ def test_cycles_stay_within_five_percent_either_way(factor, is_allowed):
     assert (checked(program(cycles=int(6_000_000 * factor))) == []) == is_allowed
 
 
+def test_a_change_of_software_is_said_beside_what_it_may_have_changed():
+    other = Software(jax="0.11", jaxlib="0.11", libtpu="0.0.48")
+    golden = msgspec.structs.replace(recorded(report(), None), software=other)
+    assert checked(program(), golden=golden) == []
+    sentences = checked(program(cycles=7_000_000), golden=golden)
+    assert len(sentences) == 2
+    assert "recorded with Software(jax='0.11'" in sentences[1]
+
+
 def test_launches_and_collectives_may_not_grow():
     assert checked(program(pallas_calls=34)) == ["llama: decode-64: pallas_calls are 34, were 33"]
     assert checked(program(collectives=69)) == ["llama: decode-64: collectives are 69, were 68"]
@@ -85,7 +99,7 @@ def test_a_preset_that_fitted_and_does_not_is_a_violation():
 
 
 def test_a_preset_that_is_known_not_to_fit_passes():
-    golden = GoldenPreset(fits=False, reason="too large")
+    golden = GoldenPreset(software=report().software, fits=False, reason="too large")
     assert checked(fits=False, reason="too large", golden=golden) == []
 
 
@@ -112,3 +126,35 @@ def test_every_preset_is_asked_about_on_a_slice_that_there_is(name):
 
 def test_golden_numbers_are_of_presets():
     assert set(read_golden(GOLDEN)) <= set(preset_names())
+
+
+@pytest.fixture
+def plan_ci(monkeypatch, tmp_path, capsys):
+    """`make plan-ci` in a folder of its own, with reports made up by the test."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / GOLDEN.parent).mkdir()
+    for name in (*os.environ, "TPU_ACCELERATOR_TYPE"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+
+    def run(*arguments, **changes):
+        made = report(model="qwen3-8b", **changes)
+        monkeypatch.setattr(plan, "make_plan", lambda question, **options: made)
+        code = main(["qwen3-8b", *arguments])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def test_the_gate_fails_until_numbers_are_recorded_and_then_holds_to_them(plan_ci):
+    assert plan_ci() == (1, "qwen3-8b: it has no golden numbers; record them with --update\n")
+    assert plan_ci("--update") == (0, "")
+    assert plan_ci() == (0, "")
+    code, said = plan_ci(programs=[program(cycles=9_000_000)])
+    assert code == 1
+    assert said.startswith("qwen3-8b: decode-64: cycles are 9,000,000, were 6,000,000;")
+
+
+def test_recording_does_not_excuse_a_broken_limit(plan_ci):
+    code, said = plan_ci("--update", programs=[program(pool_alias_bytes=0)])
+    assert code == 1
+    assert "bytes are aliased" in said

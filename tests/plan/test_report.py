@@ -59,6 +59,12 @@ def test_servers_beside_each_other_are_counted():
     assert text.startswith("llama on v6e:2x2: 4 chips, 1 host; tensor parallel 2, 2 servers of 2")
 
 
+def test_a_chip_of_two_devices_is_counted_once_and_said():
+    text = render(report(slice="v7x:2x2x1", devices=8, devices_per_chip=2))
+    assert text.startswith("llama on v7x:2x2x1: 4 chips of 2 devices, each of them a chip in what")
+    assert render(report(devices=1)).startswith("llama on v6e:2x2: 1 chip, 1 host;")
+
+
 def test_every_program_has_a_line():
     lines = render(report(programs=[program(), program("decode-8")])).splitlines()
     (line,) = (one for one in lines if one.startswith("decode-64"))
