@@ -4,7 +4,7 @@ RUN := .venv/bin/python -m
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format golden train-tiny
+.PHONY: help setup serve test lint format bench plan-ci golden train-tiny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +27,9 @@ lint: setup ## check style, format and types
 
 format: setup ## rewrite the code in the project's format
 	$(RUN) ruff check --fix . && $(RUN) ruff format .
+
+bench: setup ## stream from a real server beside the memory floor; ARGS="--streams 8" picks a load
+	$(RUN) benchmarks.serving $(ARGS)
 
 plan-ci: setup ## compile every preset for its slice, check its limits; ARGS=--small does two programs
 	$(RUN) server.plan.gate $(ARGS)
