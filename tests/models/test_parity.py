@@ -22,7 +22,6 @@ MARGIN = 1e-3
 EVERYWHERE = [
     "gemma2",
     "gemma3",
-    "gemma3-vlm",
     "mistral-window",
     "qwen2-mixed-window",
     "qwen3-moe",
