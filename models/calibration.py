@@ -6,6 +6,7 @@ sample is drawn from the vocabulary by a fixed seed, so the same weights always 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,25 +30,37 @@ _BLOCK_SIZE = 16
 
 
 def calibrate(model: Decoder, leaves: list[jax.Array], mesh: Mesh) -> list[jax.Array]:
-    """The leaves with the units of keys and values measured; as they are where none are kept."""
-    layout = model.layout
-    if not layout.scales_kv:
-        return leaves
-    wide = replace(layout, kv_dtype=layout.activation_dtype, backend=XlaAttention())
-    is_unit = is_kv_unit(model)
-    kept = [leaf for leaf, unit in zip(leaves, is_unit, strict=True) if not unit]
-    largest_LK2 = _measure(abstract_decoder(model.config, wide), kept, mesh)
-    units_LK2 = kv_scale(largest_LK2, layout.kv_dtype)
-    values = iter([units_LK2] if layout.stacked else list(units_LK2))
-    shardings = leaf_shardings(model, mesh)
-    return [
-        jax.device_put(next(values), sharding) if unit else leaf
-        for leaf, unit, sharding in zip(leaves, is_unit, shardings, strict=True)
-    ]
+    """The leaves with the units of keys and values measured, once: see `Calibration`."""
+    return Calibration(model, mesh)(leaves)
 
 
-def _measure(model: Decoder, leaves: list[jax.Array], mesh: Mesh) -> np.ndarray:
-    """The largest magnitude of each layer's keys and values by KV head: float32 [L, K, 2]."""
+class Calibration:
+    """Finds the units of one model's keys and values for any weights; compiles once."""
+
+    def __init__(self, model: Decoder, mesh: Mesh) -> None:
+        self._model, self._mesh = model, mesh
+        self._is_unit = is_kv_unit(model)
+        layout = model.layout
+        wide = replace(layout, kv_dtype=layout.activation_dtype, backend=XlaAttention())
+        self._measure = _measurement(abstract_decoder(model.config, wide), mesh)
+
+    def __call__(self, leaves: list[jax.Array]) -> list[jax.Array]:
+        """The leaves with the units measured; as they are where none are kept."""
+        layout = self._model.layout
+        if not layout.scales_kv:
+            return leaves
+        kept = [leaf for leaf, unit in zip(leaves, self._is_unit, strict=True) if not unit]
+        units_LK2 = kv_scale(np.asarray(self._measure(kept)), layout.kv_dtype)
+        values = iter([units_LK2] if layout.stacked else list(units_LK2))
+        shardings = leaf_shardings(self._model, self._mesh)
+        return [
+            jax.device_put(next(values), sharding) if unit else leaf
+            for leaf, unit, sharding in zip(leaves, self._is_unit, shardings, strict=True)
+        ]
+
+
+def _measurement(model: Decoder, mesh: Mesh) -> Callable[[list[jax.Array]], jax.Array]:
+    """What finds the largest magnitude of each layer's keys and values by KV head: float32 [L, K, 2]."""
     graphdef, state = nnx.split(model)
     treedef = jax.tree.structure(state)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, _NUM_TOKENS)
@@ -66,9 +79,8 @@ def _measure(model: Decoder, leaves: list[jax.Array], mesh: Mesh) -> np.ndarray:
         out_specs=PartitionSpec(None, TENSOR),
         check_vma=False,
     )
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    largest = jax.jit(mapped, out_shardings=everywhere)(leaves, tokens.astype(np.int32))
-    return np.asarray(largest)
+    jitted = jax.jit(mapped, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return lambda leaves: jitted(leaves, tokens.astype(np.int32))
 
 
 def _empty_pools(config: ModelConfig, layout: DecoderLayout) -> KVPools:

@@ -1,13 +1,17 @@
 """From a checkpoint to sharded device arrays, leaf by leaf.
 
 A device's shard of one layer is read alone and put there before the next is read, so the host holds
-no more than that. Where a leaf comes from is `tensors`' business; what it computes, `layers`'.
+no more than that; or all of it is staged on the host, to take the place of what is on the device.
+Where a leaf comes from is `tensors`' business; what it computes, `layers`'.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -25,7 +29,8 @@ from models.sources import Shard, Source
 from models.tensors import sources_of
 
 type Progress = Callable[[str, float], None]
-type Index = tuple[slice, ...]
+# Of each leaf, in flattening order, its shard for every device of this host.
+type HostLeaves = list[list[np.ndarray]]
 
 
 def abstract_decoder(config: ModelConfig, layout: DecoderLayout) -> Decoder:
@@ -50,29 +55,165 @@ def load_leaves(
     mesh: Mesh,
     progress: Progress = lambda detail, fraction: None,
 ) -> list[jax.Array]:
-    """The leaves of `model` from a checkpoint, sharded over `mesh`, in flattening order.
+    """The leaves of `model` from a checkpoint, once: see `WeightLoader.load`."""
+    return WeightLoader(model, mesh).load(checkpoint, progress)
 
-    Every tensor's presence and shape is checked before the first is read. Raises CheckpointError.
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one source fills: leaf number `leaf`, or one layer of it where it is stacked."""
+
+    leaf: int
+    layer: int | None
+    source: Source
+
+
+class WeightLoader:
+    """Loads checkpoints of one model onto one mesh, the second without compiling anything.
+
+    A load checks every tensor's presence and shape before it reads the first, and reads in the
+    order of the files. Raises CheckpointError.
     """
-    config, kv_heads = model.config, model.layout.kv_heads(model.config)
-    variables = list(_variables(model))
-    sources = [
-        sources_of(path, config, kv_heads, variable.dtype == jnp.int8)
-        for path, variable in variables
-    ]
-    for name, shape in (need for group in sources for one in group for need in one.tensors()):
-        checkpoint.check(name, shape)
-    leaves, done, total = [], 0, sum(variable.size for _, variable in variables)
-    for (path, variable), group in zip(variables, sources, strict=True):
-        sharding = _sharding(variable, mesh)
-        if _is_stacked(path, model.layout):
-            leaf = _load_stacked(variable, sharding, group, checkpoint, mesh)
-        else:
-            leaf = _load(variable.shape, variable.dtype, sharding, group[0], checkpoint, mesh)
-        leaves.append(leaf)
-        done += variable.size
-        progress("loading weights", done / total)
-    return leaves
+
+    def __init__(self, model: Decoder, mesh: Mesh) -> None:
+        self._config, self._layout, self._mesh = model.config, model.layout, mesh
+        self._variables = list(_variables(model))
+        self._shardings = leaf_shardings(model, mesh)
+        self._stacks: dict[int, _Stack] = {}
+
+    @property
+    def host_bytes(self) -> int:
+        """What this host's devices hold of the weights, and what staging them takes."""
+        return sum(
+            math.prod(sharding.shard_shape(variable.shape))
+            * variable.dtype.itemsize
+            * len(sharding.addressable_devices)
+            for (_, variable), sharding in zip(self._variables, self._shardings, strict=True)
+        )
+
+    def load(
+        self, checkpoint: Checkpoint, progress: Progress = lambda detail, fraction: None
+    ) -> list[jax.Array]:
+        """The leaves, sharded, in flattening order. The host holds one device's shard of one layer.
+
+        May be called from any thread, one at a time.
+        """
+        leaves: dict[int, jax.Array] = {}
+        for part in self._parts(checkpoint, progress):
+            variable, sharding = self._variables[part.leaf][1], self._shardings[part.leaf]
+            if part.layer is None:
+                leaves[part.leaf] = self._put(part, checkpoint, variable.shape, sharding)
+                continue
+            stack = self._stack(part.leaf)
+            layer = self._put(part, checkpoint, variable.shape[1:], stack.of_layer)
+            leaf = leaves[part.leaf] if part.leaf in leaves else stack.zeros()
+            leaves[part.leaf] = stack.put(leaf, layer, np.int32(part.layer))
+        return [leaves[number] for number in range(len(self._variables))]
+
+    def stage(
+        self, checkpoint: Checkpoint, progress: Progress = lambda detail, fraction: None
+    ) -> HostLeaves:
+        """The same, in this host's memory: of each leaf one array for every device of the host."""
+        leaves: list[list[np.ndarray]] = [[] for _ in self._variables]
+        for part in self._parts(checkpoint, progress):
+            variable, sharding = self._variables[part.leaf][1], self._shardings[part.leaf]
+            shape = variable.shape if part.layer is None else variable.shape[1:]
+            of_part = sharding if part.layer is None else self._stack(part.leaf).of_layer
+            shards = [array for _, array in self._read(part, checkpoint, shape, of_part)]
+            if part.layer is None:
+                leaves[part.leaf] = shards
+                continue
+            if not leaves[part.leaf]:
+                stacked = sharding.shard_shape(variable.shape)
+                leaves[part.leaf] = [np.empty(stacked, variable.dtype) for _ in shards]
+            for whole, shard in zip(leaves[part.leaf], shards, strict=True):
+                whole[part.layer] = shard
+        return leaves
+
+    def exchange(self, leaves: list[jax.Array], staged: HostLeaves) -> None:
+        """Put `staged` on the device in place of `leaves`, and these into `staged`, leaf by leaf.
+
+        Needs no more memory than one leaf, on either side. No step may be using `leaves`.
+        """
+        for number, sharding in enumerate(self._shardings):
+            old = leaves[number]
+            kept = [np.array(shard.data) for shard in old.addressable_shards]
+            old.delete()
+            devices = sharding.addressable_devices_indices_map(old.shape)
+            parts = [
+                jax.device_put(array, device).block_until_ready()
+                for device, array in zip(devices, staged[number], strict=True)
+            ]
+            leaves[number] = jax.make_array_from_single_device_arrays(old.shape, sharding, parts)
+            staged[number] = kept
+
+    def _parts(self, checkpoint: Checkpoint, progress: Progress) -> Iterator[_Part]:
+        """What there is to read, in the order of the files, with progress after each."""
+        parts = [
+            _Part(leaf, layer if _is_stacked(path, self._layout) else None, source)
+            for leaf, (path, variable) in enumerate(self._variables)
+            for layer, source in enumerate(self._sources(path, variable))
+        ]
+        for name, shape in (need for part in parts for need in part.source.tensors()):
+            checkpoint.check(name, shape)
+        parts.sort(key=lambda part: _place(part.source, checkpoint))
+        checkpoint.read_ahead(name for part in parts for name, _ in part.source.tensors())
+        sizes = [self._variables[part.leaf][1].size for part in parts]
+        for part, done in zip(parts, accumulate(sizes), strict=True):
+            yield part
+            progress("loading weights", done / sum(sizes))
+
+    def _sources(self, path: tuple[Any, ...], variable: Any) -> list[Source]:
+        kv_heads = self._layout.kv_heads(self._config)
+        return sources_of(path, self._config, kv_heads, variable.dtype == jnp.int8)
+
+    def _stack(self, leaf: int) -> _Stack:
+        if leaf not in self._stacks:
+            self._stacks[leaf] = _Stack.of(self._variables[leaf][1], self._shardings[leaf])
+        return self._stacks[leaf]
+
+    def _put(
+        self, part: _Part, checkpoint: Checkpoint, shape: tuple[int, ...], sharding: NamedSharding
+    ) -> jax.Array:
+        # Not `make_array_from_callback`: it would hold the shards of all devices at once.
+        parts = [
+            jax.device_put(array, device).block_until_ready()
+            for device, array in self._read(part, checkpoint, shape, sharding)
+        ]
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    def _read(
+        self, part: _Part, checkpoint: Checkpoint, shape: tuple[int, ...], sharding: NamedSharding
+    ) -> Iterator[tuple[jax.Device, np.ndarray]]:
+        """Each device of this host with its shard."""
+        dtype = self._variables[part.leaf][1].dtype
+        axis = next((i for i, name in enumerate(sharding.spec) if name == TENSOR), None)
+        count = tensor_size(self._mesh)
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            start = 0 if axis is None or index is None else index[axis].start or 0
+            each = 1 if axis is None else shape[axis] // count
+            value = part.source.read(checkpoint, Shard(start // each, count))
+            yield device, np.ascontiguousarray(value.astype(dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """How a leaf of all layers is filled in place, one layer at a time."""
+
+    of_layer: NamedSharding
+    zeros: Callable[[], jax.Array]
+    put: Callable[[jax.Array, jax.Array, np.int32], jax.Array]
+
+    @classmethod
+    def of(cls, variable: Any, sharding: NamedSharding) -> _Stack:
+        def put(leaf: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
+            return leaf.at[layer].set(part)
+
+        return cls(
+            NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:])),
+            jax.jit(partial(jnp.zeros, variable.shape, variable.dtype), out_shardings=sharding),
+            jax.jit(put, donate_argnums=0, out_shardings=sharding),
+        )
 
 
 def random_leaves(
@@ -102,48 +243,6 @@ def _sharding(variable: Any, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, partition_spec(stacked + axes))
 
 
-def _load_stacked(
-    variable: Any,
-    sharding: NamedSharding,
-    sources: list[Source],
-    checkpoint: Checkpoint,
-    mesh: Mesh,
-) -> jax.Array:
-    """A leaf of all layers, filled in place one layer at a time."""
-    shape, dtype = variable.shape, variable.dtype
-    of_layer = NamedSharding(mesh, PartitionSpec(*sharding.spec[1:]))
-    leaf: jax.Array = jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)()
-
-    @partial(jax.jit, donate_argnums=0, out_shardings=sharding)
-    def put(leaf: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
-        return leaf.at[layer].set(part)
-
-    for layer, source in enumerate(sources):
-        part = _load(shape[1:], dtype, of_layer, source, checkpoint, mesh)
-        leaf = put(leaf, part, np.int32(layer))
-    return leaf
-
-
-def _load(
-    shape: tuple[int, ...],
-    dtype: Any,
-    sharding: NamedSharding,
-    source: Source,
-    checkpoint: Checkpoint,
-    mesh: Mesh,
-) -> jax.Array:
-    axis = next((i for i, name in enumerate(sharding.spec) if name == TENSOR), None)
-    count = tensor_size(mesh)
-
-    def read(index: Index | None) -> np.ndarray:
-        start = 0 if axis is None or index is None else index[axis].start or 0
-        each = 1 if axis is None else shape[axis] // count
-        shard = Shard(start // each, count)
-        return np.ascontiguousarray(source.read(checkpoint, shard).astype(dtype))
-
-    # Not `make_array_from_callback`: it would hold the shards of all devices at once.
-    parts = [
-        jax.device_put(read(index), device).block_until_ready()
-        for device, index in sharding.addressable_devices_indices_map(shape).items()
-    ]
-    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+def _place(source: Source, checkpoint: Checkpoint) -> tuple[str, int]:
+    """Where the first of a source's tensors begins; what needs none comes first."""
+    return min((checkpoint.place(name) for name, _ in source.tensors()), default=("", 0))

@@ -23,7 +23,7 @@ _DIGEST_BYTES = 16
 class BlockManager:
     """One pool a kind; what is given to a sequence is given in all of them or in none.
 
-    `seed` is the model version: no KV of other weights is ever found.
+    Digests begin with the version a sequence runs on: no KV of other weights is ever found.
     """
 
     def __init__(
@@ -31,13 +31,11 @@ class BlockManager:
         kinds: tuple[KVKind, ...],
         block_size: int,
         *,
-        seed: str = "",
         prefix_caching: bool = True,
     ) -> None:
         self.pools = tuple(BlockPool(kind, block_size) for kind in kinds)
         self.block_size = block_size
         self.prefix_caching = prefix_caching
-        self._root = blake2b(seed.encode(), digest_size=_DIGEST_BYTES).digest()
 
     @property
     def fullest(self) -> BlockPool:
@@ -180,6 +178,12 @@ class BlockManager:
         while len(digests) <= i:
             start = len(digests) * self.block_size
             tokens = array("I", seq.token_ids[start : start + self.block_size])
-            parent = digests[-1] if digests else self._root
+            parent = digests[-1] if digests else _root(seq)
             digests.append(blake2b(parent + tokens.tobytes(), digest_size=_DIGEST_BYTES).digest())
         return digests[i]
+
+
+def _root(seq: Sequence) -> bytes:
+    """What stands before the first block: the one loading of weights that its KV belongs to."""
+    version = f"{seq.version.name}/{seq.version.number}" if seq.version else ""
+    return blake2b(version.encode(), digest_size=_DIGEST_BYTES).digest()

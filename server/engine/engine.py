@@ -2,6 +2,8 @@
 
 One thread owns everything behind `run`; other threads only put messages into the inbox or read the
 load. It knows neither the model nor the transport: a runner executes batches, `send` delivers.
+Client 0 is the engine process itself, which tries new weights by requests: they come first, and no
+metric counts them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import queue
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -20,7 +23,9 @@ from server.engine.observer import Observer, StepKind, StepStats
 from server.engine.scheduler import AdmissionError, Scheduler, SequenceEvent
 from server.engine.sequence import Sequence, SequenceState
 from server.engine.step import ScheduledBatch, StepResult
+from server.engine.version_switch import VersionSwitch
 
+OWN_CLIENT = 0
 _IDLE_SECONDS = 0.25
 
 
@@ -74,6 +79,7 @@ class Engine[InFlight]:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
+        self.versions = VersionSwitch(scheduler)
         self._runner = runner
         self._observer = observer
         self._send = send
@@ -88,8 +94,21 @@ class Engine[InFlight]:
         self._last_read = 0.0
         self.last_progress = clock()
 
+    def call[T](self, function: Callable[[VersionSwitch], T]) -> Future[T]:
+        """Have `function` run between two steps. For any thread, as are the five methods below."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(self.versions))
+            except Exception as error:
+                future.set_exception(error)
+
+        self._inbox.put(run)
+        return future
+
     def receive(self, client: int, frame: link.ToEngine) -> None:
-        """Take a frame from a client. For any thread, as are the four methods below."""
+        """Take a frame from a client."""
         self._inbox.put(partial(self._on_frame, client, frame))
 
     def disconnect(self, client: int) -> None:
@@ -155,17 +174,19 @@ class Engine[InFlight]:
                 self._observer.on_refused(frame.outcome)
 
     def _submit(self, client: int, submit: link.Submit) -> None:
-        seqs = self._sequences(client, submit)
+        is_own = client == OWN_CLIENT
         try:
             if self._is_draining:
                 raise AdmissionError("unavailable", "the server is shutting down")
-            self._scheduler.add(seqs, self._clock())
+            seqs = self._sequences(client, submit)
+            self._scheduler.add(seqs, self._clock(), first=is_own)
         except AdmissionError as error:
             self._refuse(client, submit, error)
         else:
             self._requests[client, submit.request_id] = seqs
 
     def _sequences(self, client: int, submit: link.Submit) -> list[Sequence]:
+        version = self.versions.find(submit.version, may_be_closed=client == OWN_CLIENT)
         return [
             Sequence(
                 seq_id=next(self._seq_ids),
@@ -177,6 +198,7 @@ class Engine[InFlight]:
                 token_ids=list(submit.prompt_token_ids),
                 arrival=submit.arrival,
                 deadline=submit.deadline,
+                version=version,
             )
             for index in range(submit.n)
         ]
@@ -233,6 +255,8 @@ class Engine[InFlight]:
             return None
         for row in batch.rows:
             seq = row.seq
+            if seq.client == OWN_CLIENT:
+                continue
             if seq.index == 0 and row.is_admitted and seq.first_scheduled_time == start:
                 self._observer.on_admitted(
                     start - seq.arrival, seq.num_prompt_tokens, seq.num_cached_tokens
@@ -260,6 +284,8 @@ class Engine[InFlight]:
     def _publish(self, events: list[SequenceEvent]) -> None:
         for seq, event in events:
             self._events[seq.client].append(event)
+            if event.error == "internal" and seq.version is not None and seq.client != OWN_CLIENT:
+                self.versions.on_fault(seq.version)
             if event.finish_reason is not None:
                 self._retire(seq)
 
@@ -277,6 +303,8 @@ class Engine[InFlight]:
         if choices is None or self._unfinished(*key):
             return
         del self._requests[key]
+        if seq.client == OWN_CLIENT:
+            return
         outcomes = [choice.outcome for choice in choices]
         troubles = [outcome for outcome in outcomes if outcome not in ("stop", "length")]
         self._observer.on_finished(
@@ -289,7 +317,7 @@ class Engine[InFlight]:
         """Stamp the choices that got a token; the gaps to their previous ones, in seconds."""
         gaps = []
         for seq, event in events:
-            if not event.token_ids:
+            if not event.token_ids or seq.client == OWN_CLIENT:
                 continue
             if seq.last_token_time is not None:
                 gaps.append(now - seq.last_token_time)

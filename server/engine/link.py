@@ -13,8 +13,9 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 EngineErrorKind = Literal[
-    "invalid_request", "queue_full", "deadline_exceeded", "unavailable", "internal"
-]
+    "invalid_request", "not_found", "conflict", "queue_full", "deadline_exceeded", "unavailable",
+    "internal",
+]  # fmt: skip
 EngineState = Literal["starting", "ready", "draining"]
 
 MAX_FRAME_BYTES = 256 << 20
@@ -54,7 +55,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     """Generate `n` choices for one prompt.
 
     `request_id` is unique on its connection. `arrival` and `deadline` are seconds of the machine's
-    monotonic clock; no deadline is None.
+    monotonic clock; no deadline is None. `version` None is whichever is served when it begins.
     """
 
     request_id: int
@@ -63,6 +64,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     n: int = 1
     arrival: float
     deadline: float | None = None
+    version: str | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort", omit_defaults=True):
@@ -100,8 +102,9 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one step did for one choice.
 
     Exactly one event of a choice has a `finish_reason`, and it is the last. `error` goes with
-    finish reason "error" only. `num_cached_tokens` and `prompt_logprobs` (one entry a prompt token,
-    None for the first) come with a choice's first event.
+    finish reason "error" only. `version` (whose weights the choice runs on), `num_cached_tokens`
+    and `prompt_logprobs` (one entry a prompt token, None for the first) come with a choice's first
+    event.
     """
 
     request_id: int
@@ -111,6 +114,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     error: EngineErrorKind | None = None
     message: str = ""
+    version: str = ""
     num_cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
 

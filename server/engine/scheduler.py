@@ -3,7 +3,7 @@
 Pure policy over plain integers: no arrays, no transport, and the time is an argument. At most one
 dispatched step may be unread when `schedule` is called; its tokens are then still in flight, and a
 sequence may turn out to have ended in the step before one that already runs it again: that row is
-void.
+void. A step runs one version of the weights; while sequences of two are there, they take turns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from server.engine.block_manager import BlockManager
 from server.engine.block_pool import IntegrityError
 from server.engine.link import EngineErrorKind, FinishReason, TokenEvent
-from server.engine.sequence import Sequence, SequenceState
+from server.engine.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
 type SequenceEvent = tuple[Sequence, TokenEvent]
@@ -42,6 +42,7 @@ class Scheduler:
         max_num_batched_tokens: int,
         max_queue_len: int,
         max_model_len: int,
+        serving: LoadedVersion | None = None,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(
@@ -59,6 +60,10 @@ class Scheduler:
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []  # in the order of admission
+        self._serving: LoadedVersion | None = serving or LoadedVersion()
+        self._last_version: LoadedVersion | None = None
+        # The sequence that waits for blocks: nobody behind it may take them, of whatever version.
+        self._starved: Sequence | None = None
 
     @property
     def num_running(self) -> int:
@@ -80,28 +85,78 @@ class Scheduler:
             and self.num_waiting_requests >= self._max_queue_len
         )
 
-    def add(self, seqs: list[Sequence], now: float) -> None:
-        """Queue all choices of one request, or raise AdmissionError and take none."""
-        first = seqs[0]
-        self._check(first, now)
-        is_shared = self.block_manager.num_shareable_blocks(first.num_prompt_tokens) > 0
+    @property
+    def serving(self) -> LoadedVersion | None:
+        """What sequences run on whose request names no version; on None they wait."""
+        return self._serving
+
+    def serve(self, version: LoadedVersion | None) -> None:
+        """Whoever is admitted from now on runs on `version`; whoever began goes on as it began."""
+        self._serving = version
+        for seq in self._waiting:
+            if seq.version is None:
+                seq.block_digests.clear()
+
+    def users(self, version: LoadedVersion) -> list[Sequence]:
+        """The unfinished sequences that run, or must run, on this version."""
+        return [seq for seq in (*self._running, *self._waiting) if seq.version == version]
+
+    def withdraw(self, version: LoadedVersion) -> None:
+        """Let every request that has no token of `version` yet begin again on what is served."""
+        users = self.users(version)
+        begun = {(seq.client, seq.request_id) for seq in users if seq.has_begun or seq.is_pinned}
+        for seq in reversed(users):
+            if (seq.client, seq.request_id) not in begun:
+                if seq.state is SequenceState.RUNNING:
+                    self._preempt(seq)
+                seq.version = None
+                seq.block_digests.clear()
+                seq.prompt_logprobs[:] = [None]
+
+    def add(self, seqs: list[Sequence], now: float, *, first: bool = False) -> None:
+        """Queue all choices of one request, or raise AdmissionError and take none.
+
+        `first` is for the engine's own requests: they go to the head of even a full queue.
+        """
+        leader = seqs[0]
+        self._check(leader, now, may_be_full=first)
+        is_shared = self.block_manager.num_shareable_blocks(leader.num_prompt_tokens) > 0
         for seq in seqs:
             seq.max_num_tokens = min(seq.max_num_tokens, self._max_num_tokens)
-            seq.prompt_logprobs = first.prompt_logprobs
-            seq.leader = first if is_shared and seq is not first else None
-        self._waiting.extend(seqs)
+            seq.prompt_logprobs = leader.prompt_logprobs
+            seq.leader = leader if is_shared and seq is not leader else None
+        end = 0 if first else len(self._waiting)
+        self._waiting[end:end] = seqs
 
     def schedule(self, now: float) -> ScheduledBatch:
         """Choose the rows of the next step and advance their counts as if it had run."""
+        for version in self._turns():
+            batch = self._schedule_version(version, now)
+            if batch or batch.num_preempted:
+                self._last_version = version
+                return batch
+        return ScheduledBatch(())
+
+    def _turns(self) -> list[LoadedVersion]:
+        """The versions that somebody wants, the one that ran last at the end."""
+        wanted = {seq.version for seq in self._running} | set(map(self._target, self._waiting))
+        turns = [version for version in wanted if version is not None]
+        return sorted(turns, key=lambda version: (version == self._last_version, version.number))
+
+    def _target(self, seq: Sequence) -> LoadedVersion | None:
+        return seq.version or self._serving
+
+    def _schedule_version(self, version: LoadedVersion, now: float) -> ScheduledBatch:
         num_running = self.num_running
-        rows = self._schedule_running()
+        rows = self._schedule_running(version)
         num_preempted = num_running - self.num_running
         # Who was preempted must not come back before what is in flight for it was read.
         if not num_preempted:
             num_tokens = sum(row.num_scheduled_tokens for row in rows)
-            rows += self._schedule_admissions(self._max_num_batched_tokens - num_tokens, now)
+            budget = self._max_num_batched_tokens - num_tokens
+            rows += self._schedule_admissions(version, budget, now)
         rows.sort(key=lambda row: not row.is_decode)
-        return ScheduledBatch(tuple(rows), num_preempted)
+        return ScheduledBatch(tuple(rows), num_preempted, version)
 
     def postprocess(self, batch: ScheduledBatch, result: StepResult) -> list[SequenceEvent]:
         """Apply what a step found, in the order the steps were dispatched."""
@@ -109,6 +164,9 @@ class Scheduler:
         for row, row_result in zip(batch.rows, result.rows, strict=True):
             # A sequence that ended while this step was in flight: its row is void.
             if row.seq.state is SequenceState.FINISHED:
+                continue
+            if row.seq.version != batch.version:  # It was withdrawn, to begin again on another.
+                row.seq.num_in_flight_tokens -= row.is_sampling
                 continue
             event = self._apply(row, row_result)
             if event is not None:
@@ -160,7 +218,7 @@ class Scheduler:
         if any(seq.block_tables or seq.slot >= 0 for seq in self._waiting):
             raise IntegrityError("a waiting sequence holds blocks or a slot")
 
-    def _check(self, seq: Sequence, now: float) -> None:
+    def _check(self, seq: Sequence, now: float, *, may_be_full: bool) -> None:
         num_prompt_tokens, blocks = seq.num_prompt_tokens, self.block_manager
         num_tokens = num_prompt_tokens + min(1, seq.params.max_tokens)
         if not num_prompt_tokens:
@@ -180,16 +238,17 @@ class Scheduler:
             )
         if seq.deadline is not None and seq.deadline <= now:
             raise AdmissionError("deadline_exceeded", "the deadline passed before the request ran")
-        if self.is_queue_full:
+        if self.is_queue_full and not may_be_full:
             raise AdmissionError(
                 "queue_full", f"{self._max_queue_len} requests wait already; try again later"
             )
 
-    def _schedule_running(self) -> list[ScheduledRow]:
+    def _schedule_running(self, version: LoadedVersion) -> list[ScheduledRow]:
         """Every decode, and chunks of prompts under way with what those leave of the budget."""
         rows = []
-        budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in self._running)
-        for seq in tuple(self._running):
+        running = [seq for seq in self._running if seq.version == version]
+        budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in running)
+        for seq in running:
             is_decoding = seq.is_decoding
             wanted = 1 if is_decoding else min(budget, seq.num_uncomputed_tokens)
             num_tokens = self._make_room(seq, wanted)
@@ -198,32 +257,45 @@ class Scheduler:
                 budget -= 0 if is_decoding else num_tokens
         return rows
 
-    def _schedule_admissions(self, budget: int, now: float) -> list[ScheduledRow]:
+    def _schedule_admissions(
+        self, version: LoadedVersion, budget: int, now: float
+    ) -> list[ScheduledRow]:
         rows = []
         for seq in tuple(self._waiting):
             if budget == 0 or not self._free_slots:
                 break
             if seq.is_deferred:
                 continue
+            if self._target(seq) != version:
+                if seq is self._starved and self._target(seq) is not None:
+                    break
+                continue
             # No one overtakes: a small request must not keep a large one out for ever.
-            if not self._admit(seq, budget, now):
+            if not self._admit(seq, version, budget, now):
                 break
             num_tokens = min(budget, seq.num_uncomputed_tokens)
             rows.append(self._run(seq, num_tokens, is_admitted=True))
             budget -= num_tokens
         return rows
 
-    def _admit(self, seq: Sequence, max_chunk: int, now: float) -> bool:
+    def _admit(
+        self, seq: Sequence, version: LoadedVersion, max_chunk: int, now: float
+    ) -> bool:
         """Give `seq` its slot and blocks, leaving each running sequence one block to grow into."""
         # A preempted sequence comes back with all its tokens known or not at all.
         if seq.num_in_flight_tokens:
             return False
         num_tokens = min(seq.num_tokens + 1, seq.max_num_tokens)
+        version_before, seq.version = seq.version, version
         if not self.block_manager.allocate(
             seq, num_tokens, max_chunk=max_chunk, others=self._running
         ):
+            seq.version, self._starved = version_before, seq
             return False
+        self._starved = None
         self._waiting.remove(seq)
+        if version_before is None:
+            self._bind_choices(seq, version)
         self._running.append(seq)
         seq.state = SequenceState.RUNNING
         seq.slot = self._free_slots.pop()
@@ -232,6 +304,12 @@ class Scheduler:
             seq.first_scheduled_time = now
             seq.num_cached_tokens = seq.num_computed_tokens
         return True
+
+    def _bind_choices(self, seq: Sequence, version: LoadedVersion) -> None:
+        """One request runs on one version: the choices that still wait follow the first."""
+        for other in self._waiting:
+            if (other.client, other.request_id) == (seq.client, seq.request_id):
+                other.version = version
 
     def _run(
         self, seq: Sequence, num_scheduled_tokens: int, *, is_admitted: bool = False
@@ -322,5 +400,6 @@ class Scheduler:
             logprobs=None if result.logprobs is None else [result.logprobs],
             finish_reason=seq.finish_reason,
             num_cached_tokens=seq.num_cached_tokens if is_first else 0,
+            version=seq.version.name if is_first and seq.version else "",
             prompt_logprobs=list(seq.prompt_logprobs) if wants_prompt else None,
         )

@@ -12,6 +12,14 @@ from enum import Enum
 from server.engine.link import EngineErrorKind, FinishReason, SamplingParams, TokenLogprobs
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """One loading of a version's weights. The same version loaded again is another."""
+
+    name: str = ""
+    number: int = 0
+
+
 class SequenceState(Enum):
     WAITING = "waiting"
     RUNNING = "running"
@@ -24,6 +32,8 @@ class Sequence:
     """A token stream being generated.
 
     `client` numbers the API connection it came by.
+    `version` is whose weights it runs on, from its first token to its last: None until it is
+    admitted, unless its request names one (`is_pinned`).
     `token_ids` is the prompt and what was generated, as far as the host knows it.
     `max_num_tokens` bounds prompt and generated tokens together; the scheduler sets it.
     `num_cached_tokens` were found in the prefix cache when the sequence was first admitted.
@@ -45,10 +55,12 @@ class Sequence:
     token_ids: list[int]
     arrival: float
     deadline: float | None = None
+    version: LoadedVersion | None = None
     leader: Sequence | None = None
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
 
     num_prompt_tokens: int = field(init=False)
+    is_pinned: bool = field(init=False)
     stop_token_ids: frozenset[int] = field(init=False)
     max_num_tokens: int = field(init=False)
     state: SequenceState = field(default=SequenceState.WAITING, init=False)
@@ -67,6 +79,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)
+        self.is_pinned = self.version is not None
         self.max_num_tokens = self.num_prompt_tokens + self.params.max_tokens
         eos_token_ids = () if self.params.ignore_eos else self.eos_token_ids
         self.stop_token_ids = frozenset((*eos_token_ids, *self.params.stop_token_ids))
@@ -80,6 +93,11 @@ class Sequence:
     def num_generated_tokens(self) -> int:
         """Generated tokens, counting those in flight."""
         return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a token of it is known to the host, and perhaps to the client."""
+        return len(self.token_ids) > self.num_prompt_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:

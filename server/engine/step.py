@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.engine.link import TokenLogprobs
-from server.engine.sequence import Sequence
+from server.engine.sequence import LoadedVersion, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,11 @@ class ScheduledRow:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
-    """The rows of one step, decodes first; falsy when there is nothing to run."""
+    """The rows of one step, all of one version, decodes first; falsy when there is none to run."""
 
     rows: tuple[ScheduledRow, ...]
     num_preempted: int = 0
+    version: LoadedVersion = LoadedVersion()
 
     def __bool__(self) -> bool:
         return bool(self.rows)

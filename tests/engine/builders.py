@@ -11,7 +11,15 @@ from tests.engine.fakes import EOS
 
 
 def make_sequence(
-    prompt, *, request_id=0, index=0, arrival=0.0, deadline=None, params=None, **fields
+    prompt,
+    *,
+    request_id=0,
+    index=0,
+    arrival=0.0,
+    deadline=None,
+    version=None,
+    params=None,
+    **fields,
 ) -> Sequence:
     """`fields` are sampling parameters, unless `params` has them all."""
     return Sequence(
@@ -24,6 +32,7 @@ def make_sequence(
         token_ids=list(prompt),
         arrival=arrival,
         deadline=deadline,
+        version=version,
     )
 
 
