@@ -60,7 +60,7 @@ class Calibration:
 
 
 def _measurement(model: Decoder, mesh: Mesh) -> Callable[[list[jax.Array]], jax.Array]:
-    """What finds the largest magnitude of each layer's keys and values by KV head: float32 [L, K, 2]."""
+    """What finds each layer's largest keys and values by KV head: float32 [L, K, 2]."""
     graphdef, state = nnx.split(model)
     treedef = jax.tree.structure(state)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, _NUM_TOKENS)

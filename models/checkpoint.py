@@ -167,9 +167,7 @@ def _tensors_of(path: Path, reader: FileReader) -> list[tuple[str, _Tensor]]:
     except ReadError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or not a safetensors file: {error}"
-        ) from error
+        raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
     return found
 
 

@@ -56,7 +56,10 @@ class FileReader:
     """The files of one folder, for one thread. `sums` are of the files that can be verified."""
 
     def __init__(
-        self, files: Files, sums: Mapping[str, FileSums] | None = None, limits: ReadLimits | None = None
+        self,
+        files: Files,
+        sums: Mapping[str, FileSums] | None = None,
+        limits: ReadLimits | None = None,
     ) -> None:
         self._files, self._sums = files, sums or {}
         self._limits = limits or ReadLimits()

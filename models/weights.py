@@ -91,6 +91,12 @@ class WeightLoader:
             for (_, variable), sharding in zip(self._variables, self._shardings, strict=True)
         )
 
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raise CheckpointError unless every tensor is there in its shape."""
+        for part in self._parts():
+            for name, shape in part.source.tensors():
+                checkpoint.check(name, shape)
+
     def load(
         self, checkpoint: Checkpoint, progress: Progress = lambda detail, fraction: None
     ) -> list[jax.Array]:
@@ -99,7 +105,7 @@ class WeightLoader:
         May be called from any thread, one at a time.
         """
         leaves: dict[int, jax.Array] = {}
-        for part in self._parts(checkpoint, progress):
+        for part in self._in_file_order(checkpoint, progress):
             variable, sharding = self._variables[part.leaf][1], self._shardings[part.leaf]
             if part.layer is None:
                 leaves[part.leaf] = self._put(part, checkpoint, variable.shape, sharding)
@@ -115,7 +121,7 @@ class WeightLoader:
     ) -> HostLeaves:
         """The same, in this host's memory: of each leaf one array for every device of the host."""
         leaves: list[list[np.ndarray]] = [[] for _ in self._variables]
-        for part in self._parts(checkpoint, progress):
+        for part in self._in_file_order(checkpoint, progress):
             variable, sharding = self._variables[part.leaf][1], self._shardings[part.leaf]
             shape = variable.shape if part.layer is None else variable.shape[1:]
             of_part = sharding if part.layer is None else self._stack(part.leaf).of_layer
@@ -147,16 +153,17 @@ class WeightLoader:
             leaves[number] = jax.make_array_from_single_device_arrays(old.shape, sharding, parts)
             staged[number] = kept
 
-    def _parts(self, checkpoint: Checkpoint, progress: Progress) -> Iterator[_Part]:
-        """What there is to read, in the order of the files, with progress after each."""
-        parts = [
+    def _parts(self) -> list[_Part]:
+        return [
             _Part(leaf, layer if _is_stacked(path, self._layout) else None, source)
             for leaf, (path, variable) in enumerate(self._variables)
             for layer, source in enumerate(self._sources(path, variable))
         ]
-        for name, shape in (need for part in parts for need in part.source.tensors()):
-            checkpoint.check(name, shape)
-        parts.sort(key=lambda part: _place(part.source, checkpoint))
+
+    def _in_file_order(self, checkpoint: Checkpoint, progress: Progress) -> Iterator[_Part]:
+        """What there is to read, as the files have it, with progress after each."""
+        self.check(checkpoint)
+        parts = sorted(self._parts(), key=lambda part: _place(part.source, checkpoint))
         checkpoint.read_ahead(name for part in parts for name, _ in part.source.tensors())
         sizes = [self._variables[part.leaf][1].size for part in parts]
         for part, done in zip(parts, accumulate(sizes), strict=True):

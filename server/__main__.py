@@ -1,4 +1,4 @@
-"""The command line: `antipode serve`, `antipode plan`, `antipode version`.
+"""The command line: `antipode serve`, `plan`, `publish`, `verify`, `version`.
 
 It parses, loads the configuration and hands over; a wrong setting ends in one sentence and exit
 code 2. Nothing here imports JAX: the process that stays is the supervisor.
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
+from server import publish
 from server.config import ConfigError, add_flags, load_config
 from server.plan import command as plan_command
 
@@ -54,6 +55,18 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     plan_command.add_arguments(plan_parser)
+    publish_parser = commands.add_parser(
+        "publish",
+        help="make a checkpoint a version that servers can change to",
+        description=publish.PUBLISH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    publish.add_publish_arguments(publish_parser)
+    verify_parser = commands.add_parser(
+        "verify", help="check a published version", description=publish.VERIFY, allow_abbrev=False
+    )
+    verify_parser.add_argument("path", metavar="PATH", help="a version's folder")
     commands.add_parser("version", help="print the release", allow_abbrev=False)
     return parser
 
@@ -84,6 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if command == "plan":
         return plan_command.run(argparse.Namespace(**arguments))
+    if command == "publish":
+        return publish.run_publish(argparse.Namespace(**arguments))
+    if command == "verify":
+        return publish.run_verify(argparse.Namespace(**arguments))
     return serve(arguments)
 
 

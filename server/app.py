@@ -18,10 +18,13 @@ import uvicorn
 import uvloop
 
 from server.api.engine_client import EngineClient
-from server.api.grpc.server import create_grpc_server
+from server.api.grpc.server import GrpcServer, create_grpc_server
+from server.api.grpc.versions import create_versions_server
+from server.api.http.admin import create_admin_app
 from server.api.http.app import create_http_app
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
+from server.api.versions import VersionAdmin
 from server.config import Config
 from server.control import Command, receive_task, watch_commands
 from server.lifecycle import Lifecycle, drain
@@ -66,6 +69,13 @@ class ApiProcess:
         )
         self._http = _HttpServer(_uvicorn_config(create_http_app(service, config.server)))
         self._grpc = create_grpc_server(service, config.server)
+        self._admin: tuple[_HttpServer, GrpcServer] | None = None
+        if config.server.admin_token_file:
+            admin = VersionAdmin(service, Path(config.server.admin_token_file))
+            self._admin = (
+                _HttpServer(_uvicorn_config(create_admin_app(admin))),
+                create_versions_server(admin, config.server),
+            )
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._has_hung_up = False
@@ -77,6 +87,7 @@ class ApiProcess:
     async def run(self) -> int:
         """Serve until told to end or the engine is gone; the process's exit code."""
         http = await self._listen()
+        admin = await self._listen_admin()
         ready = asyncio.create_task(self._become_ready())
         try:
             return await self._serve_until_end()
@@ -86,12 +97,29 @@ class ApiProcess:
             await self._grpc.stop(_FLUSH_SECONDS)
             self._http.should_exit = True
             await http
+            await self._end_admin(admin)
             self._engine.close()
 
     async def _listen(self) -> asyncio.Task[None]:
         listener = listening_socket(self._config.host, self._config.http_port)
         await self._grpc.start()
         return asyncio.create_task(self._http.serve(sockets=[listener]))
+
+    async def _listen_admin(self) -> asyncio.Task[None] | None:
+        if self._admin is None:
+            return None
+        http, grpc = self._admin
+        listener = listening_socket(self._config.admin_host, self._config.admin_port)
+        await grpc.start()
+        return asyncio.create_task(http.serve(sockets=[listener]))
+
+    async def _end_admin(self, serving: asyncio.Task[None] | None) -> None:
+        if self._admin is None or serving is None:
+            return
+        http, grpc = self._admin
+        await grpc.stop(0)
+        http.should_exit = True
+        await serving
 
     async def _become_ready(self) -> None:
         await self._engine.connect()

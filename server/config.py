@@ -47,6 +47,27 @@ class EngineConfig:
     model_root: str = _field(
         ".cache/models", "the folder that holds models by name, <name>/<version>"
     )
+    model_config: str = _field(
+        "",
+        "YAML file that names model, version, labels and swap policy, and is followed while it"
+        " changes; empty serves --model",
+    )
+    swap_policy: Literal["availability", "resource"] = _field(
+        "resource",
+        "availability keeps room for two sets of weights on the device; resource stages the new"
+        " ones in host memory and has requests wait while they change places",
+    )
+    swap_timeout_seconds: float = _field(
+        60.0, "how long running sequences may take to leave a version", low=0
+    )
+    swap_host_memory_bytes: int = _field(
+        0, "host memory that loading a version may take; 0 is half of what is free", low=0
+    )
+    watch_window_seconds: float = _field(
+        60.0,
+        "after a version is promoted, how long a failure brings back the one before; 0 never",
+        low=0,
+    )
     served_model_name: str = _field("", "the name requests use; empty takes it from the path")
     dtype: Literal["auto", "float32", "bfloat16"] = _field(
         "auto", "type of weights and activations; auto is the checkpoint's"
@@ -104,6 +125,16 @@ class ServerConfig:
     host: str = _field("0.0.0.0", "address to listen on")
     http_port: int = _field(8000, "port of the HTTP API; 0 picks a free one", low=0, high=65535)
     grpc_port: int = _field(9000, "port of the gRPC API; 0 picks a free one", low=0, high=65535)
+    admin_host: str = _field("127.0.0.1", "address of the admin ports")
+    admin_port: int = _field(
+        8001, "port of the admin HTTP API; 0 picks a free one", low=0, high=65535
+    )
+    admin_grpc_port: int = _field(
+        9001, "port of antipode.v1.Versions; 0 picks a free one", low=0, high=65535
+    )
+    admin_token_file: str = _field(
+        "", "file of the token that admin calls must bear; empty closes the admin ports"
+    )
     api_processes: int = _field(1, "API processes that share the ports", low=1, high=256)
     lame_duck_seconds: float = _field(
         0.0, "after SIGTERM, how long to be not ready but still accept requests", low=0

@@ -25,13 +25,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from server.engine.link import EngineState
+from server.engine.link import EngineState, VersionState, VersionStatus
 from server.engine.observer import StepStats
 
 OUTCOMES = (
-    "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "too_large",
+    "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
+    "too_large",
     "queue_full", "deadline_exceeded", "cancelled", "unavailable", "internal",
 )  # fmt: skip
+SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
 STEP_KINDS = ("prefill", "decode", "mixed")
 
 _AS_VLLM = "As in vLLM."
@@ -59,6 +61,8 @@ class Gauges:
     block_size: int = 0
     step_age_seconds: float = 0.0
     model_load_seconds: float = 0.0
+    versions: tuple[VersionStatus, ...] = ()
+    config_error: str = ""
 
 
 class Histogram:
@@ -85,6 +89,7 @@ class Histogram:
 class Metrics(Collector):
     """Implements the engine's Observer. Counting is for the step loop's thread alone.
 
+    It also implements the version manager's SwapObserver, whose calls are for its thread alone.
     `on_compilation` may come from any thread; `render` is for one thread at a time.
     """
 
@@ -111,6 +116,9 @@ class Metrics(Collector):
         self._queue_duration = Histogram(_LONG)
         self._step_duration = {kind: Histogram(_SHORT) for kind in STEP_KINDS}
         self._step_padding = Histogram(_RATIO)
+        self._swaps: Counter[str] = Counter(dict.fromkeys(SWAP_RESULTS, 0))
+        self._version_load = Histogram(_LONG)
+        self._version_switch = Histogram(_SHORT)
         self._busy = BusyRatio()
         self._busy_seconds = 0.0
         self._num_changes = 0
@@ -160,6 +168,21 @@ class Metrics(Collector):
         self._num_changes += 1
         self._outcomes[outcome] += 1
 
+    def on_swap(self, result: str) -> None:
+        """A change of the version that is served, or a version that did not become one."""
+        self._num_changes += 1
+        self._swaps[result] += 1
+
+    def on_load(self, seconds: float) -> None:
+        """A version was read, and proved where it could be."""
+        self._num_changes += 1
+        self._version_load.observe(seconds)
+
+    def on_switch(self, seconds: float) -> None:
+        """One version took the place of another; with resource policy, while requests waited."""
+        self._num_changes += 1
+        self._version_switch.observe(seconds)
+
     def on_compilation(self, *, is_ready: bool) -> None:
         """A program was compiled, or taken from the cache of compiled ones."""
         with self._compilation_lock:
@@ -181,6 +204,7 @@ class Metrics(Collector):
         yield from self._latency_families()
         yield from self._count_families()
         yield from self._state_families()
+        yield from self._version_families()
 
     def _gateway_families(self) -> Iterator[Metric]:
         """vLLM's names, which an endpoint picker reads without being configured."""
@@ -274,6 +298,50 @@ class Metrics(Collector):
         )
         labels = {"release": self._release, "model": self._model, "version": self._version}
         yield _gauge("antipode_build_info", "What is running.", 1, labels)
+
+    def _version_families(self) -> Iterator[Metric]:
+        gauges = self._gauges
+        state = GaugeMetricFamily(
+            "antipode_model_version_state",
+            "1 for the state a version of the model is in.",
+            labels=["version", "state"],
+        )
+        serving = GaugeMetricFamily(
+            "antipode_model_version_serving",
+            "1 for the version that is served.",
+            labels=["version"],
+        )
+        progress = GaugeMetricFamily(
+            "antipode_model_version_load_ratio", "How far it is loaded, 0 to 1.", labels=["version"]
+        )
+        # A version that ended may be there again: what is true of it now comes last.
+        newest = {status.version: status for status in reversed(gauges.versions)}
+        for version, status in newest.items():
+            for name in get_args(VersionState):
+                state.add_metric([version, name], float(name == status.state))
+            serving.add_metric([version], float(status.is_serving))
+            progress.add_metric([version], round(status.progress, 2))
+        yield from (state, serving, progress)
+        yield _gauge(
+            "antipode_model_config_followed",
+            "0 while the model configuration file cannot be followed.",
+            not gauges.config_error,
+        )
+        swaps = CounterMetricFamily(
+            "antipode_model_swaps", "Changes of the version served, by how.", labels=["result"]
+        )
+        for result, count in tuple(self._swaps.items()):
+            swaps.add_metric([result], count)
+        yield swaps
+        for name, description, histogram in (
+            ("load", "Reading a version and proving it.", self._version_load),
+            ("switch", "Putting a version in another's place.", self._version_switch),
+        ):
+            family = HistogramMetricFamily(
+                f"antipode_model_version_{name}_duration_seconds", description
+            )
+            family.add_metric([], *histogram.cumulative())
+            yield family
 
 
 class BusyRatio:

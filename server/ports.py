@@ -21,15 +21,25 @@ class PortError(Exception):
 
 @contextmanager
 def reserved_ports(config: ServerConfig) -> Iterator[ServerConfig]:
-    """Hold both ports for the length of the block; yields the config with port 0 made definite.
+    """Hold all ports for the length of the block; yields the config with port 0 made definite.
 
-    PortError when a port is taken, or the host is no address of this machine.
+    The admin ports only if there is a token for them. PortError when a port is taken, or the host
+    is no address of this machine.
     """
     with (
         _reserve(config.host, config.http_port, "--http-port") as http_port,
         _reserve(config.host, config.grpc_port, "--grpc-port") as grpc_port,
     ):
-        yield replace(config, http_port=http_port, grpc_port=grpc_port)
+        config = replace(config, http_port=http_port, grpc_port=grpc_port)
+        if not config.admin_token_file:
+            yield config
+            return
+        host = config.admin_host
+        with (
+            _reserve(host, config.admin_port, "--admin-port") as admin_port,
+            _reserve(host, config.admin_grpc_port, "--admin-grpc-port") as admin_grpc_port,
+        ):
+            yield replace(config, admin_port=admin_port, admin_grpc_port=admin_grpc_port)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

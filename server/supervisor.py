@@ -21,11 +21,11 @@ from dataclasses import replace
 from importlib.metadata import version as release_of
 from pathlib import Path
 
-from server.config import Config
+from server.config import Config, ServerConfig
 from server.control import Child, Command, Task
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
-from server.versions import prepare_model
+from server.versions import follow_model_config, prepare_model
 
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.engine.process")
 API_COMMAND = (sys.executable, "-P", "-m", "server.app")
@@ -51,8 +51,9 @@ def run_supervisor(
     Raises ModelNotFoundError when there is no such model and PortError when a port is taken.
     """
     set_up_logging(config.server, "main")
-    model = prepare_model(config.engine)
-    engine = replace(config.engine, model=str(model.path), served_model_name=model.name)
+    engine = follow_model_config(config.engine)
+    model = prepare_model(engine)
+    engine = replace(engine, model=str(model.path), served_model_name=model.name)
     with (
         reserved_ports(config.server) as server,
         tempfile.TemporaryDirectory(prefix="antipode-") as folder,
@@ -67,10 +68,21 @@ def run_supervisor(
                 "http": address(server.host, server.http_port),
                 "grpc": address(server.host, server.grpc_port),
                 "api_processes": server.api_processes,
+                **_admin_addresses(server),
             },
         )
         resolved = Config(engine=engine, server=server)
         return _Supervisor(resolved, Path(folder) / "engine.sock").run(engine_command, api_command)
+
+
+def _admin_addresses(server: ServerConfig) -> dict[str, str]:
+    """Where the admin ports are, if they are open."""
+    if not server.admin_token_file:
+        return {}
+    return {
+        "admin": address(server.admin_host, server.admin_port),
+        "admin_grpc": address(server.admin_host, server.admin_grpc_port),
+    }
 
 
 class _SecondSignalError(Exception):

@@ -6,11 +6,12 @@ folder with a config.json. This module looks at names only; it opens no weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from server.config import EngineConfig
+from server.model_config import ModelConfigError, is_version, read_model_config
 
 DEMO_MODEL = "smollm2-135m-instruct"
 
@@ -26,6 +27,11 @@ class ServedModel:
     path: Path
     name: str
     version: str
+
+    @property
+    def source(self) -> str:
+        """Where its weights are read from."""
+        return str(self.path)
 
 
 def find_model(config: EngineConfig) -> ServedModel:
@@ -62,6 +68,27 @@ def prepare_model(config: EngineConfig) -> ServedModel:
     return find_model(config)
 
 
+def follow_model_config(config: EngineConfig) -> EngineConfig:
+    """The settings with what the model configuration file says in place of theirs, if there is one.
+
+    ModelNotFoundError for a file that cannot be followed.
+    """
+    if not config.model_config:
+        return config
+    try:
+        file = read_model_config(Path(config.model_config))
+        return replace(
+            config,
+            model=file.path_of(file.wanted_version()),
+            served_model_name=file.name,
+            swap_policy=file.swap_policy or config.swap_policy,
+        )
+    except ModelConfigError as error:
+        raise ModelNotFoundError(
+            f"the model configuration file {config.model_config} cannot be followed: {error}"
+        ) from error
+
+
 def _embedded_model_folders() -> list[Path]:
     spec = find_spec("models")
     return [Path(path) for path in (spec and spec.submodule_search_locations) or ()]
@@ -73,16 +100,12 @@ def _checkpoint_in(folder: Path) -> Path | None:
         return folder
     if not folder.is_dir():
         return None
-    versions = [entry for entry in folder.iterdir() if _is_version(entry.name)]
+    versions = [entry for entry in folder.iterdir() if is_version(entry.name)]
     checkpoints = [entry for entry in versions if (entry / "config.json").is_file()]
     return max(checkpoints, key=lambda entry: int(entry.name), default=None)
 
 
 def _served(path: Path, name: str) -> ServedModel:
-    if _is_version(path.name) and path.parent.name:
+    if is_version(path.name) and path.parent.name:
         return ServedModel(path, name or path.parent.name, path.name)
     return ServedModel(path, name or path.name, "")
-
-
-def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdigit()

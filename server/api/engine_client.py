@@ -23,9 +23,13 @@ from server.engine.link import (
     SamplingParams,
     Step,
     Submit,
+    SwapPolicy,
     ToApi,
     ToEngine,
     TokenEvent,
+    VersionAction,
+    VersionCommand,
+    VersionResult,
     api_codec,
 )
 from server.errors import ApiError, ErrorKind
@@ -89,6 +93,7 @@ class Engine(Protocol):
         n: int,
         deadline: float | None,
         wakeup: asyncio.Event,
+        version: str | None = None,
     ) -> EngineStream:
         """Hand a validated request over. ApiError when the engine is gone."""
 
@@ -103,6 +108,16 @@ class Engine(Protocol):
     def refuse(self, outcome: str) -> None:
         """Count a request that was refused before it became one of the engine's."""
 
+    async def change_version(
+        self,
+        action: VersionAction,
+        version: str = "",
+        *,
+        path: str = "",
+        policy: SwapPolicy | None = None,
+    ) -> None:
+        """Have the engine change its versions; returns when it has. ApiError if it cannot."""
+
 
 class EngineClient(asyncio.Protocol):
     """One connection to the engine process, made once: an engine that is gone does not come back.
@@ -116,6 +131,7 @@ class EngineClient(asyncio.Protocol):
         self._buffer = bytearray()
         self._streams: dict[int, EngineStream] = {}
         self._request_ids = itertools.count(1)
+        self._commands: dict[int, asyncio.Future[VersionResult]] = {}
         self._transport: asyncio.Transport | None = None
         self._last_pulse_time = time.monotonic()
         self._ready = asyncio.Event()
@@ -162,6 +178,7 @@ class EngineClient(asyncio.Protocol):
         n: int,
         deadline: float | None,
         wakeup: asyncio.Event,
+        version: str | None = None,
     ) -> EngineStream:
         stream = EngineStream(next(self._request_ids), wakeup)
         frame = Submit(
@@ -171,6 +188,7 @@ class EngineClient(asyncio.Protocol):
             n=n,
             arrival=time.monotonic(),
             deadline=deadline,
+            version=version,
         )
         if not self._send(frame):
             raise ApiError(ErrorKind.UNAVAILABLE, self.failure or "the engine is still starting")
@@ -187,6 +205,33 @@ class EngineClient(asyncio.Protocol):
 
     def refuse(self, outcome: str) -> None:
         self._send(Refused(outcome=outcome))
+
+    async def change_version(
+        self,
+        action: VersionAction,
+        version: str = "",
+        *,
+        path: str = "",
+        policy: SwapPolicy | None = None,
+    ) -> None:
+        command = VersionCommand(
+            command_id=next(self._request_ids),
+            action=action,
+            version=version,
+            path=path,
+            policy=policy,
+        )
+        answer = self._commands[command.command_id] = asyncio.Future()
+        try:
+            if not self._send(command):
+                raise ApiError(
+                    ErrorKind.UNAVAILABLE, self.failure or "the engine is still starting"
+                )
+            result = await answer
+        finally:
+            del self._commands[command.command_id]
+        if result.error is not None:
+            raise ApiError(ErrorKind(result.error), result.message)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast, not a check: uvloop's transports are none of asyncio's by inheritance.
@@ -214,6 +259,9 @@ class EngineClient(asyncio.Protocol):
             case EngineInfo():
                 self.info = frame
                 self._ready.set()
+            case VersionResult():
+                if (answer := self._commands.get(frame.command_id)) and not answer.done():
+                    answer.set_result(frame)
             case Fatal(message=message):
                 self._fail("internal", f"the engine failed: {message}")
 
@@ -225,6 +273,9 @@ class EngineClient(asyncio.Protocol):
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.fail(error, reason)
+        for command_id, answer in self._commands.items():
+            if not answer.done():
+                answer.set_result(VersionResult(command_id=command_id, error=error, message=reason))
 
     def _send(self, frame: ToEngine) -> bool:
         if self._transport is None or self.failure:

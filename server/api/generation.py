@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from server.engine.link import FinishReason
+from server.engine.link import FinishReason, VersionState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,13 @@ class ServedModel:
     version: str
     max_model_len: int
     created: int
+    state: VersionState = "AVAILABLE"
+    is_serving: bool = True
+
+    @property
+    def id(self) -> str:
+        """What a request calls it by: the plain name is whichever version is served."""
+        return self.name if self.is_serving else f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from server.api.validation import (
     invalid,
     sampling_params,
 )
-from server.engine.link import EngineInfo
+from server.engine.link import EngineInfo, SwapPolicy, VersionAction, VersionStatus
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
 
@@ -54,21 +54,50 @@ class Service:
 
     def model(self) -> ServedModel:
         """The model being served; ApiError (unavailable) before it is ready."""
-        info = self._info()
-        return ServedModel(
-            name=info.model,
-            version=info.version,
-            max_model_len=info.max_model_len,
-            created=self._created,
-        )
+        return self.models()[0]
 
     def models(self) -> list[ServedModel]:
-        return [self.model()]
+        """Every loaded version of the model, the one that is served first."""
+        info = self._info()
+        return [
+            ServedModel(
+                name=info.model,
+                version=status.version,
+                max_model_len=info.max_model_len,
+                created=self._created,
+                state=status.state,
+                is_serving=status.is_serving,
+            )
+            for status in self._versions(info)
+            if status.is_serving or status.state == "AVAILABLE"
+        ]
 
     def find_model(self, name: str) -> ServedModel:
         """The served model of that name (empty: whichever it is); ApiError (not found) if none."""
-        self._resolve(name)
-        return self.model()
+        _, version = self._resolve(name)
+        found = (model for model in self.models() if model.version == version)
+        return self.model() if version is None else next(found)
+
+    def versions(self) -> tuple[VersionStatus, ...]:
+        """Every version there is or was, the one that is served first."""
+        return self._versions(self._info())
+
+    @property
+    def config_error(self) -> str:
+        """Why the model configuration file is not followed; empty if it is, or there is none."""
+        return self._engine.pulse.config_error if self._engine.pulse else ""
+
+    async def change_version(
+        self,
+        action: VersionAction,
+        version: str = "",
+        *,
+        path: str = "",
+        policy: SwapPolicy | None = None,
+    ) -> None:
+        """Load, promote, roll back or unload; returns when that is done. ApiError if it cannot."""
+        self._info()
+        await self._engine.change_version(action, version, path=path, policy=policy)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of any text, however long; ApiError for one that is no valid Unicode."""
@@ -180,16 +209,32 @@ class Service:
             )
         return info
 
-    def _resolve(self, name: str) -> EngineInfo:
+    def _versions(self, info: EngineInfo) -> tuple[VersionStatus, ...]:
+        if (pulse := self._engine.pulse) and pulse.versions:
+            return pulse.versions
+        only = VersionStatus(
+            version=info.version, path="", state="AVAILABLE", is_serving=True, progress=1.0
+        )
+        return (only,)
+
+    def _resolve(self, name: str) -> tuple[EngineInfo, str | None]:
+        """The version that `name` asks for by number or label, None where it asks for none."""
         info = self._info()
-        if name not in ("", info.model, f"{info.model}@{info.version}"):
-            raise ApiError(
-                ErrorKind.NOT_FOUND,
-                f"the model {name[:200]!r} does not exist here; this server has {info.model!r}",
-                param="model",
-                code="model_not_found",
-            )
-        return info
+        model, _, wanted = name.partition("@")
+        if name in ("", info.model):
+            return info, None
+        open_versions = [s for s in self._versions(info) if s.state == "AVAILABLE"]
+        for status in open_versions:
+            if model == info.model and wanted in (status.version, *status.labels):
+                return info, status.version
+        known = [f"{info.model}@{s.version}" for s in open_versions if s.version]
+        raise ApiError(
+            ErrorKind.NOT_FOUND,
+            f"the model {name[:200]!r} does not exist here; this server has "
+            + ", ".join(map(repr, [info.model, *known])),
+            param="model",
+            code="model_not_found",
+        )
 
     async def _prepare_all(self, requests: Sequence[GenerateRequest]) -> list[PreparedRequest]:
         if not self._lifecycle.is_accepting and self._lifecycle.state is not ServerState.STARTING:
@@ -201,7 +246,7 @@ class Service:
         return [await self._prepare(request) for request in requests]
 
     async def _prepare(self, request: GenerateRequest) -> PreparedRequest:
-        info = self._resolve(request.model)
+        info, version = self._resolve(request.model)
         check_options(request, info)
         if request.timeout_seconds is not None and request.timeout_seconds <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
@@ -211,7 +256,7 @@ class Service:
         if seed is None:
             seed = secrets.randbits(DRAWN_SEED_BITS)
         params = sampling_params(request, len(prompt_token_ids), seed, info)
-        return PreparedRequest(request, info, prompt_token_ids, seed, params)
+        return PreparedRequest(request, info, prompt_token_ids, seed, params, version)
 
     async def _prompt_token_ids(
         self, request: GenerateRequest, info: EngineInfo
@@ -247,6 +292,7 @@ class Service:
             n=request.n,
             deadline=None if timeout is None else time.monotonic() + timeout,
             wakeup=wakeup,
+            version=prepared.version,
         )
         generation = Generation(prepared, self._engine, self._tokenizer, stream, wakeup)
         generation.on_close(self._enter(generation, timeout).close)

@@ -23,13 +23,17 @@ from server.errors import ApiError, ErrorKind
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A request with nothing left to refuse. `seed` is as reported, `params` has it unsigned."""
+    """A request with nothing left to refuse. `seed` is as reported, `params` has it unsigned.
+
+    `version` is the one that the request names, None where it names none.
+    """
 
     request: GenerateRequest
     info: EngineInfo
     prompt_token_ids: tuple[int, ...]
     seed: int
     params: SamplingParams
+    version: str | None = None
 
 
 class Generation:
@@ -54,7 +58,7 @@ class Generation:
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
         self.seed = prepared.seed
         self.model = prepared.info.model
-        self.version = prepared.info.version
+        self.version = prepared.version or prepared.info.version
         self.error: ApiError | None = None
         self.has_started = False
         self._engine = engine
@@ -156,6 +160,7 @@ class Generation:
 
     def _receive_prompt(self, event: TokenEvent) -> None:
         """What comes once, with the first choice's first event."""
+        self.version = event.version or self.version
         self._num_cached_tokens = event.num_cached_tokens
         if event.prompt_logprobs is None or self.request.sampling.prompt_logprobs is None:
             return

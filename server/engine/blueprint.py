@@ -150,9 +150,10 @@ def measure(
     """What is taken of a chip's memory before any KV."""
     slot = _slot_sizes(model.config, engine)
     sampler = abstract_state(engine.max_num_seqs, layout.vocab_rows(model.config), slot)
+    num_sets = 2 if engine.swap_policy == "availability" else 1
     return ChipMemory(
         usable=int(chip_bytes * engine.hbm_utilization),
-        weights=weight_bytes(model, mesh),
+        weights=num_sets * weight_bytes(model, mesh),
         sampler=tree_bytes(sampler, state_specs(), mesh),
     )
 

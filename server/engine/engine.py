@@ -21,7 +21,7 @@ from typing import Protocol
 from server.engine import link
 from server.engine.observer import Observer, StepKind, StepStats
 from server.engine.scheduler import AdmissionError, Scheduler, SequenceEvent
-from server.engine.sequence import Sequence, SequenceState
+from server.engine.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.step import ScheduledBatch, StepResult
 from server.engine.version_switch import VersionSwitch
 
@@ -95,7 +95,7 @@ class Engine[InFlight]:
         self.last_progress = clock()
 
     def call[T](self, function: Callable[[VersionSwitch], T]) -> Future[T]:
-        """Have `function` run between two steps. For any thread, as are the five methods below."""
+        """Have `function` run between two steps. For any thread, as are the six methods below."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -114,6 +114,10 @@ class Engine[InFlight]:
     def disconnect(self, client: int) -> None:
         """The client is gone: abort all it had."""
         self._inbox.put(partial(self._disconnect, client))
+
+    def end(self, version: LoadedVersion, message: str) -> None:
+        """End every request that still runs on a version, as unavailable."""
+        self._inbox.put(partial(self._end, lambda seq: seq.version == version, message))
 
     def drain(self) -> None:
         """Refuse new requests; `run` returns when the accepted ones have ended."""
@@ -241,10 +245,12 @@ class Engine[InFlight]:
 
     def _stop(self) -> None:
         self._is_draining = True
+        self._end(lambda seq: True, "the server is shutting down")
+
+    def _end(self, is_meant: Callable[[Sequence], bool], message: str) -> None:
         for client, request_id in list(self._requests):
-            for seq in self._unfinished(client, request_id):
-                event = self._scheduler.fail(seq, "unavailable", "the server is shutting down")
-                self._publish([(seq, event)])
+            for seq in filter(is_meant, self._unfinished(client, request_id)):
+                self._publish([(seq, self._scheduler.fail(seq, "unavailable", message))])
 
     def _dispatch(self) -> Dispatched[InFlight] | None:
         start = self._clock()

@@ -17,6 +17,10 @@ EngineErrorKind = Literal[
     "internal",
 ]  # fmt: skip
 EngineState = Literal["starting", "ready", "draining"]
+# In their only order; the words are TensorFlow Serving's.
+VersionState = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+VersionAction = Literal["load", "promote", "rollback", "unload"]
+SwapPolicy = Literal["availability", "resource"]
 
 MAX_FRAME_BYTES = 256 << 20
 # What the engine keeps per sequence on the device, so the most that a request may ask for.
@@ -85,7 +89,20 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     outcome: str
 
 
-type ToEngine = Submit | Abort | Refused
+class VersionCommand(msgspec.Struct, frozen=True, kw_only=True, tag="version", omit_defaults=True):
+    """Change which versions are loaded or served; answered by a VersionResult when that is done.
+
+    `path` is where a version to be loaded lies. `policy` None is the server's own.
+    """
+
+    command_id: int
+    action: VersionAction
+    version: str = ""
+    path: str = ""
+    policy: SwapPolicy | None = None
+
+
+type ToEngine = Submit | Abort | Refused | VersionCommand
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -136,12 +153,37 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     events: list[TokenEvent]
 
 
+class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One version of the model, as it is now.
+
+    `path` is where it came from, `progress` how far it is loaded, 0 to 1. `message` says what is
+    being done, or why the version ended. `labels` are the names requests may call it by.
+    """
+
+    version: str
+    path: str
+    state: VersionState
+    is_serving: bool = False
+    labels: tuple[str, ...] = ()
+    progress: float = 0.0
+    message: str = ""
+
+
+class VersionResult(msgspec.Struct, frozen=True, kw_only=True, tag="version", omit_defaults=True):
+    """What became of a command: `error` None if it was done."""
+
+    command_id: int
+    error: EngineErrorKind | None = None
+    message: str = ""
+
+
 class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_defaults=True):
     """Sent by a thread of its own several times a second, whatever the step loop does.
 
     `progress_age` is seconds since the step loop last came round (0 while starting). `detail` says
     what start-up is doing, `progress` how far that is, 0 to 1. `metrics` is the exposition text.
-    `queue_full` tells that the next request would be refused.
+    `queue_full` tells that the next request would be refused. `versions` has the one that is served
+    first; `config_error` is why the model configuration file is not followed, empty if it is.
     """
 
     state: EngineState
@@ -151,6 +193,8 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
     metrics: bytes = b""
     num_unfinished: int = 0
     queue_full: bool = False
+    versions: tuple[VersionStatus, ...] = ()
+    config_error: str = ""
 
 
 class Fatal(msgspec.Struct, frozen=True, kw_only=True, tag="fatal"):
@@ -159,7 +203,7 @@ class Fatal(msgspec.Struct, frozen=True, kw_only=True, tag="fatal"):
     message: str
 
 
-type ToApi = EngineInfo | Step | Pulse | Fatal
+type ToApi = EngineInfo | Step | Pulse | VersionResult | Fatal
 
 
 class Codec[Sent, Received]:

@@ -1,11 +1,14 @@
 """Runs scheduled batches on the device: weights, state and compiled programs of one model.
 
+A batch says of which version it is; the programs are the same for all.
+
 All arrays of the engine are here and none of its policy. `execute` only dispatches; `read` waits.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -15,11 +18,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from models.calibration import calibrate
-from models.checkpoint import Checkpoint
+from models.files import Files, LocalFiles
 from models.hf_config import read_config
 from models.sharding import make_mesh
-from models.weights import load_leaves
+from models.version_folder import open_version
 from server.config import EngineConfig
 from server.engine.baked import BakedCounts, BakedFolder, Compiler
 from server.engine.batch import Bucket, empty_slot, needs_slot_state, pack, pack_slot
@@ -28,7 +30,10 @@ from server.engine.kv_kinds import KVKind
 from server.engine.link import TokenLogprobs
 from server.engine.program import DeviceState, ProgramName, StepOutput
 from server.engine.sampler import Logprobs
+from server.engine.sequence import LoadedVersion
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
+from server.engine.version_loader import CheckpointLoader, tokenizer_sums
+from server.engine.weight_sets import WeightSets
 
 type Progress = Callable[[str, float], None]
 
@@ -50,9 +55,16 @@ class InFlight:
 class ModelRunner:
     """Made by `build`, ready to serve: every program compiled and run once."""
 
-    def __init__(self, blueprint: Blueprint, leaves: list[jax.Array]) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        version: LoadedVersion,
+        weights: WeightSets,
+        loader: CheckpointLoader,
+    ) -> None:
         self.config, self.sizes, self.mesh = blueprint.config, blueprint.sizes, blueprint.mesh
-        self._ladder, self._leaves = blueprint.ladder, leaves
+        self._ladder, self._first = blueprint.ladder, version
+        self._weights, self.loader = weights, loader
         self._programs = blueprint.programs()
         self._steps: dict[Bucket, jax.stages.Compiled] = {}
         self._state: DeviceState
@@ -60,20 +72,30 @@ class ModelRunner:
     @classmethod
     def build(
         cls,
-        checkpoint: Path,
+        checkpoint: Path | Files,
         engine: EngineConfig,
         progress: Progress = lambda detail, fraction: None,
+        version: LoadedVersion | None = None,
     ) -> ModelRunner:
-        """Load the checkpoint, allocate the pool, compile and warm every program.
+        """Load the checkpoint as `version`, allocate the pool, compile and warm every program.
 
         Raises ConfigError, CheckpointError, MeshError, BackendError or SizeError, each with a
         sentence for the operator.
         """
-        config = read_config(checkpoint)
-        mesh = make_mesh(config, engine.tensor_parallel_size)
-        blueprint = draw_blueprint(config, engine, mesh, _chip_bytes(mesh))
-        leaves = load_leaves(blueprint.model, Checkpoint(checkpoint), mesh, progress)
-        runner = cls(blueprint, calibrate(blueprint.model, leaves, mesh))
+        files = LocalFiles(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+        version = version or LoadedVersion()
+        with tempfile.TemporaryDirectory(prefix="antipode-version-") as copy:
+            source = open_version(files, Path(copy))
+            if not source.is_published:
+                _log.warning("%s has no antipode.json: nothing of it is verified", source.place)
+            config = read_config(source.copy)
+            mesh = make_mesh(config, engine.tensor_parallel_size)
+            blueprint = draw_blueprint(config, engine, mesh, _chip_bytes(mesh))
+            weights = WeightSets(blueprint)
+            weights.load(version, source, progress)
+            tokenizer = tokenizer_sums(source.copy)
+        loader = CheckpointLoader(weights, tokenizer, engine.swap_host_memory_bytes)
+        runner = cls(blueprint, version, weights, loader)
         folder = BakedFolder(Path(engine.baked_dir)) if engine.baked_dir else None
         runner._warm(progress, Compiler(mesh, folder))
         return runner
@@ -117,7 +139,8 @@ class ModelRunner:
         bucket = self._ladder.choose(batch)
         sizes = self.sizes
         inputs = pack(batch, bucket, len(sizes.kinds), sizes.table_size, sizes.scratch_slot)
-        output, self._state = self._steps[bucket](self._leaves, self._state, inputs)
+        leaves = self._weights[batch.version]
+        output, self._state = self._steps[bucket](leaves, self._state, inputs)
         return InFlight(batch, bucket, output)
 
     def read(self, in_flight: InFlight) -> StepResult:
@@ -165,7 +188,8 @@ class ModelRunner:
         empty = empty_slot(self.sizes.slot, self.sizes.scratch_slot)
         self._state = self._state._replace(sampler=self._set_slot(self._state.sampler, empty))
         for bucket, step in self._steps.items():
-            _, self._state = step(self._leaves, self._state, self.sizes.empty_input(bucket))
+            inputs = self.sizes.empty_input(bucket)
+            _, self._state = step(self._weights[self._first], self._state, inputs)
         jax.block_until_ready(self._state)
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from importlib.metadata import version as release_of
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,14 +21,33 @@ from typing import Any, Protocol
 from server.config import EngineConfig
 from server.control import Command, receive_task, watch_commands
 from server.engine.block_manager import BlockManager
-from server.engine.engine import Engine, Runner
+from server.engine.engine import OWN_CLIENT, Engine, Runner
+from server.engine.golden import GoldenClient
 from server.engine.kv_kinds import KVKind
-from server.engine.link import EngineInfo, EngineState, Fatal, Pulse, ToEngine
+from server.engine.link import (
+    EngineInfo,
+    EngineState,
+    Fatal,
+    Pulse,
+    Step,
+    ToEngine,
+    VersionCommand,
+    VersionResult,
+)
 from server.engine.link_server import LinkServer
 from server.engine.platforms import choose_platform
 from server.engine.scheduler import Scheduler
+from server.engine.sequence import LoadedVersion
+from server.engine.version_manager import (
+    SwapSettings,
+    Version,
+    VersionError,
+    VersionLoader,
+    VersionManager,
+)
 from server.logs import set_up_logging
 from server.metrics import Gauges, Metrics
+from server.model_config import ModelConfigWatcher, ModelFile
 from server.versions import ServedModel, find_model
 
 PULSE_SECONDS = 0.1
@@ -61,6 +81,10 @@ class ServingRunner(Runner[Any], Protocol):
     @property
     def max_num_batched_tokens(self) -> int: ...
 
+    @property
+    def loader(self) -> VersionLoader[Any]:
+        """What loads other versions for it."""
+
 
 class RunnerBuilder(Protocol):
     """Loads and warms a runner. ValueError or OSError for a checkpoint that cannot be served."""
@@ -84,11 +108,15 @@ class EngineProcess:
             release=release_of("antipode-server"),
         )
         self._engine: Engine[Any] | None = None
+        self._versions: VersionManager | None = None
+        self._golden = GoldenClient(lambda submit: self.receive(OWN_CLIENT, submit))
         self._num_blocks = self._block_size = 0
         self._load_seconds = 0.0
         self._is_draining = False
         self._progress = ("starting", 0.0)
         self._ended = threading.Event()
+        # Rendering metrics is for one thread at a time, and pulses must not overtake each other.
+        self._pulse_lock = threading.Lock()
 
     def run(self, build: RunnerBuilder) -> int:
         """Serve until told to stop; the process's exit code."""
@@ -109,7 +137,9 @@ class EngineProcess:
 
     def receive(self, client: int, frame: ToEngine) -> None:
         """A frame of an API process. None can come before the engine has been announced."""
-        if self._engine is not None:
+        if isinstance(frame, VersionCommand):
+            self._command_version(client, frame)
+        elif self._engine is not None:
             self._engine.receive(client, frame)
 
     def disconnect(self, client: int) -> None:
@@ -146,6 +176,8 @@ class EngineProcess:
             block_size=self._block_size,
             step_age_seconds=age // 1,
             model_load_seconds=self._load_seconds,
+            versions=self._versions.statuses() if self._versions else (),
+            config_error=self._versions.config_error if self._versions else "",
         )
         return Pulse(
             state=self._state,
@@ -154,6 +186,8 @@ class EngineProcess:
             metrics=self._metrics.render(gauges),
             num_unfinished=load.num_unfinished,
             queue_full=load.is_queue_full,
+            versions=gauges.versions,
+            config_error=gauges.config_error,
         )
 
     @property
@@ -168,33 +202,91 @@ class EngineProcess:
         self._load_seconds = time.monotonic() - self._started
         self._num_blocks, self._block_size = runner.kinds[0].num_blocks, runner.block_size
         self._engine = engine
+        self._versions = self._manage_versions(engine, runner)
+        self._broadcast_pulse()  # Whoever is told that this is ready knows the versions.
         self._link.announce(self._info(runner))
         self._log_ready(runner)
         engine.run()
 
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
         config = self._config
-        blocks = BlockManager(
-            runner.kinds,
-            runner.block_size,
-            seed=f"{self._model.name}/{self._model.version}",
-            prefix_caching=config.prefix_caching,
-        )
+        blocks = BlockManager(runner.kinds, runner.block_size, prefix_caching=config.prefix_caching)
         scheduler = Scheduler(
             blocks,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=runner.max_num_batched_tokens,
             max_queue_len=config.max_queue_len,
             max_model_len=runner.max_model_len,
+            serving=LoadedVersion(self._model.version),
         )
         return Engine(
             scheduler,
             runner,
             self._metrics,
-            self._link.send,
+            self._send,
             eos_token_ids=runner.eos_token_ids,
             overlap=config.overlap,
         )
+
+    def _send(self, client: int, frame: Step) -> None:
+        if client == OWN_CLIENT:
+            self._golden.receive(frame)
+        else:
+            self._link.send(client, frame)
+
+    def _manage_versions(self, engine: Engine[Any], runner: ServingRunner) -> VersionManager:
+        """Start the threads that follow commands and the model configuration file."""
+        config, model = self._config, self._model
+        first = Version(
+            model.version, model.source, "AVAILABLE", LoadedVersion(model.version), progress=1.0
+        )
+        manager = VersionManager(
+            engine,
+            runner.loader,
+            self._golden,
+            first,
+            SwapSettings(
+                policy=config.swap_policy,
+                watch_window=config.watch_window_seconds,
+                swap_timeout=config.swap_timeout_seconds,
+            ),
+            self._metrics,
+            on_change=self._broadcast_pulse,
+        )
+        manager.start()
+        if config.model_config:
+            self._follow(Path(config.model_config), manager)
+        return manager
+
+    def _follow(self, path: Path, manager: VersionManager) -> None:
+        def follow(file: ModelFile) -> None:
+            if file.name != self._model.name:
+                manager.reject(
+                    f"name is {file.name}, but this server was started for {self._model.name}"
+                )
+            else:
+                manager.follow(file)
+
+        ModelConfigWatcher(path, follow, manager.reject).start()
+
+    def _command_version(self, client: int, command: VersionCommand) -> None:
+        """Pass a command on; its answer goes back when it is done."""
+        if self._versions is None:
+            return
+
+        def answer(future: Future[None]) -> None:
+            error, kind = future.exception(), None
+            if error is not None:
+                kind = error.kind if isinstance(error, VersionError) else "internal"
+            self._broadcast_pulse()
+            self._link.send(
+                client,
+                VersionResult(
+                    command_id=command.command_id, error=kind, message=str(error) if error else ""
+                ),
+            )
+
+        self._versions.command(command).add_done_callback(answer)
 
     def _info(self, runner: ServingRunner) -> EngineInfo:
         return EngineInfo(
@@ -216,6 +308,10 @@ class EngineProcess:
 
     def _send_pulses(self) -> None:
         while not self._ended.wait(PULSE_SECONDS):
+            self._broadcast_pulse()
+
+    def _broadcast_pulse(self) -> None:
+        with self._pulse_lock:
             self._link.broadcast(self.pulse())
 
     def _log_ready(self, runner: ServingRunner) -> None:
@@ -271,7 +367,8 @@ def build_model_runner(
     jax.monitoring.register_event_duration_secs_listener(on_duration)
     devices = jax.local_devices()
     _log.info("devices", extra={"count": len(devices), "kind": devices[0].device_kind})
-    return ModelRunner.build(Path(config.model), config, progress)
+    version = LoadedVersion(find_model(config).version)
+    return ModelRunner.build(Path(config.model), config, progress, version)
 
 
 def _set_compilation_cache(config: EngineConfig) -> None:

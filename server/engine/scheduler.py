@@ -278,9 +278,7 @@ class Scheduler:
             budget -= num_tokens
         return rows
 
-    def _admit(
-        self, seq: Sequence, version: LoadedVersion, max_chunk: int, now: float
-    ) -> bool:
+    def _admit(self, seq: Sequence, version: LoadedVersion, max_chunk: int, now: float) -> bool:
         """Give `seq` its slot and blocks, leaving each running sequence one block to grow into."""
         # A preempted sequence comes back with all its tokens known or not at all.
         if seq.num_in_flight_tokens:

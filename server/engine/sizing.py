@@ -35,7 +35,10 @@ class SizeError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChipMemory:
-    """What is taken of one chip's memory before any KV. `usable` is what may be used of it."""
+    """What is taken of one chip's memory before any KV. `usable` is what may be used of it.
+
+    `weights` is two sets where a version is to be loaded beside the one that is served.
+    """
 
     usable: int
     weights: int

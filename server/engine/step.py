@@ -6,7 +6,7 @@ runner does the reverse.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.engine.link import TokenLogprobs
 from server.engine.sequence import LoadedVersion, Sequence
@@ -46,7 +46,7 @@ class ScheduledBatch:
 
     rows: tuple[ScheduledRow, ...]
     num_preempted: int = 0
-    version: LoadedVersion = LoadedVersion()
+    version: LoadedVersion = field(default_factory=LoadedVersion)
 
     def __bool__(self) -> bool:
         return bool(self.rows)

@@ -53,14 +53,14 @@ class RunningServer:
 
     @property
     def http(self) -> str:
-        return "http://" + self._start_line["http"]
+        return "http://" + self.start_line["http"]
 
     @property
     def grpc(self) -> str:
-        return self._start_line["grpc"]
+        return self.start_line["grpc"]
 
     @property
-    def _start_line(self) -> dict[str, str]:
+    def start_line(self) -> dict[str, str]:
         return wait_for(lambda: self.logged("starting"), "the start line")
 
     def wait_ready(self, num_api_processes: int = 1) -> RunningServer:

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from models.manifest import Golden, GoldenPrompt
 from server.engine.kv_kinds import KVKind
 from server.engine.link import SamplingParams, TokenLogprobs
 from server.engine.observer import StepStats
+from server.engine.sequence import LoadedVersion
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
 VOCAB_SIZE = 11
@@ -24,22 +26,27 @@ POISON = (-1,)
 type Content = tuple[int, ...] | None
 
 
-def next_token(context: Sequence[int], seed: int, index: int) -> int:
-    """Depends on every token before it and its position, on the seed and on the choice."""
-    value = seed * 7 + index
+def next_token(context: Sequence[int], seed: int, index: int, weights: int = 0) -> int:
+    """Depends on every token before it and its position, on seed and choice, and the weights."""
+    value = seed * 7 + index + weights * 101
     for token in context:
         value = (value * 31 + token + 1) % 1_000_003
     return (value + len(context)) % VOCAB_SIZE
 
 
 def expected_tokens(
-    prompt: list[int], params: SamplingParams, *, index: int = 0, max_num_tokens: int = 10**9
+    prompt: list[int],
+    params: SamplingParams,
+    *,
+    index: int = 0,
+    max_num_tokens: int = 10**9,
+    weights: int = 0,
 ) -> list[int]:
     """What a choice must generate, computed without engine, blocks or batches."""
     stops = set(params.stop_token_ids) | (set() if params.ignore_eos else {EOS})
     tokens = list(prompt)
     while len(tokens) < min(len(prompt) + params.max_tokens, max_num_tokens):
-        tokens.append(next_token(tokens, params.seed, index))
+        tokens.append(next_token(tokens, params.seed, index, weights))
         if tokens[-1] in stops and len(tokens) - len(prompt) > params.min_tokens:
             break
     return tokens[len(prompt) :]
@@ -63,6 +70,7 @@ class FakeRunner:
     max_num_seqs: int
     max_num_batched_tokens: int
     poisoned_request_ids: set[int] = field(default_factory=set)
+    loader: FakeLoader = field(default_factory=lambda: FakeLoader())
     batches: list[list[tuple[int, int, int, int]]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     on_read: Callable[[], None] = lambda: None
@@ -93,9 +101,13 @@ class FakeRunner:
         number = len(self.batches)
         self.log.append(f"execute {number}")
         inputs = [self._inputs(row) for row in batch.rows]
+        weights = self.loader.weights_of(batch.version)
         for row, tokens in zip(batch.rows, inputs, strict=True):
-            self._write(row, tokens)
-        rows = tuple(map(self._row_result, batch.rows, inputs))
+            self._write(row, tokens, weights)
+        rows = tuple(
+            self._row_result(row, tokens, weights)
+            for row, tokens in zip(batch.rows, inputs, strict=True)
+        )
         return number, StepResult(rows, num_padded_tokens=self.max_num_batched_tokens)
 
     def read(self, in_flight: tuple[int, StepResult]) -> StepResult:
@@ -129,10 +141,10 @@ class FakeRunner:
         assert len(tokens) == row.end, "more than one token is in flight"
         return tuple(tokens)
 
-    def _write(self, row: ScheduledRow, tokens: tuple[int, ...]) -> None:
-        is_poisoned = row.seq.request_id in self.poisoned_request_ids
+    def _write(self, row: ScheduledRow, tokens: tuple[int, ...], weights: int) -> None:
+        is_poisoned = row.seq.request_id in self.poisoned_request_ids or weights in NAN_WEIGHTS
         for position in range(row.num_computed_tokens, row.end):
-            content = POISON if is_poisoned else tokens[: position + 1]
+            content = POISON if is_poisoned else (weights, *tokens[: position + 1])
             for pool, table in zip(self.pools, row.seq.block_tables, strict=True):
                 pool[self._block(table, position)][position % self.block_size] = content
 
@@ -149,13 +161,14 @@ class FakeRunner:
                 content = pool[self._block(table, position)][position % self.block_size]
                 yield position, content
 
-    def _row_result(self, row: ScheduledRow, context: tuple[int, ...]) -> RowResult:
+    def _row_result(self, row: ScheduledRow, context: tuple[int, ...], weights: int) -> RowResult:
         seq, seen = row.seq, list(self._seen(row))
         if any(content == POISON for _, content in seen):
             self.last_tokens[seq.slot] = 0
             return RowResult(0 if row.is_sampling else None, is_finite=False)
         for position, content in seen:
-            assert content == context[: position + 1], "what is in the pool is not its own"
+            own = (weights, *context[: position + 1])
+            assert content == own, "what is in the pool is not its own"
         prompt_logprobs = [
             logprob_of(context[: position + 1], seq.token_ids[position + 1])
             for position in range(row.num_computed_tokens, row.end)
@@ -163,10 +176,72 @@ class FakeRunner:
         ]
         if not row.is_sampling:
             return RowResult(None, prompt_logprobs=prompt_logprobs)
-        token = next_token(context, seq.params.seed, seq.index)
+        token = next_token(context, seq.params.seed, seq.index, weights)
         self.last_tokens[seq.slot] = token
         logprobs = logprob_of(context, token) if seq.params.num_logprobs >= 0 else None
         return RowResult(token, logprobs, prompt_logprobs)
+
+
+# Weights that make everything not a number.
+NAN_WEIGHTS = (666,)
+
+
+class FakeLoader:
+    """Weights that are a number, read from a path: "fails" and what is not there cannot be read.
+
+    A version that was never loaded is the first one, of weights 0. `before_read` runs in a load.
+    """
+
+    def __init__(self) -> None:
+        self.paths: dict[str, int] = {"/models/1": 0, "/models/2": 2, "/models/3": 3}
+        self.golden: dict[int, Golden] = {}
+        self.weights: dict[LoadedVersion, int] = {}
+        self.staged: list[int] = []
+        self.dropped: list[str] = []
+        self.before_read: Callable[[], None] = lambda: None
+
+    def weights_of(self, version: LoadedVersion) -> int:
+        return self.weights[version] if version.number else self.weights.get(version, 0)
+
+    def load(self, version, path, progress):
+        weights, golden = self._read(path, progress)
+        self.weights[version] = weights
+        return golden
+
+    def stage(self, path, progress):
+        weights, golden = self._read(path, progress)
+        self.staged.append(weights)
+        return [weights], golden
+
+    def exchange(self, out, into, staged):
+        self.weights.setdefault(out, 0)
+        self.weights[into], staged[0] = staged[0], self.weights.pop(out)
+
+    def drop(self, version):
+        self.dropped.append(version.name)
+        self.weights.pop(version, None)
+
+    def _read(self, path, progress):
+        progress(0.5)
+        self.before_read()
+        progress(0.75)
+        if path not in self.paths:
+            raise OSError(f"{path} is not there")
+        weights = self.paths[path]
+        return weights, self.golden.get(weights, golden_of(weights))
+
+
+def golden_of(weights: int) -> Golden:
+    """Two prompts, continued as a FakeRunner with these weights does."""
+    params = SamplingParams(max_tokens=4, ignore_eos=True, temperature=0.0)
+    prompts = ([1, 2, 3], [4, 5, 6, 7, 8])
+    return Golden(
+        0.01,
+        tuple(
+            GoldenPrompt(tuple(prompt), tuple(expected_tokens(prompt, params, weights=weights)))
+            for prompt in prompts
+        ),
+    )
 
 
 class FakeObserver:

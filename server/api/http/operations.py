@@ -97,11 +97,13 @@ def _health_response(health: Health) -> Response:
 
 def _card(model: ServedModel) -> ModelCard:
     return ModelCard(
-        id=model.name,
+        id=model.id,
         created=model.created,
         root=model.name,
         max_model_len=model.max_model_len,
         model_version=model.version,
+        version=model.version,
+        state=model.state,
     )
 
 

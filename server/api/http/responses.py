@@ -150,6 +150,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     parent: None = None
     max_model_len: int
     model_version: str
+    version: str
+    state: Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
 
 
 class ModelList(Struct, frozen=True, kw_only=True):

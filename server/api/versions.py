@@ -1,0 +1,94 @@
+"""What operators may do with versions, without a transport: both admin protocols call this object.
+
+It holds callers to the token and turns a version's number into its path; the rest is the engine's.
+"""
+
+from __future__ import annotations
+
+import hmac
+from pathlib import Path
+from typing import cast, get_args
+
+from server.api.service import Service
+from server.api.validation import invalid
+from server.engine.link import SwapPolicy, VersionStatus
+from server.errors import ApiError, ErrorKind
+
+_SCHEME = "bearer "
+
+
+class VersionAdmin:
+    """Belongs to the event loop of its service. The token is read anew for every call."""
+
+    def __init__(self, service: Service, token_file: Path) -> None:
+        self._service, self._token_file = service, token_file
+
+    @property
+    def model(self) -> str:
+        return self._service.model().name
+
+    @property
+    def config_error(self) -> str:
+        return self._service.config_error
+
+    def authorize(self, header: str) -> None:
+        """ApiError (unauthenticated) unless `header` is `Bearer TOKEN`."""
+        try:
+            token = self._token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ApiError(
+                ErrorKind.UNAUTHENTICATED, f"the server cannot read its admin token: {error}"
+            ) from error
+        given = header[len(_SCHEME) :] if header.lower().startswith(_SCHEME) else ""
+        if not token or not hmac.compare_digest(given.strip().encode(), token.encode()):
+            raise ApiError(
+                ErrorKind.UNAUTHENTICATED, "give the admin token: authorization: Bearer TOKEN"
+            )
+
+    def list(self) -> tuple[VersionStatus, ...]:
+        return self._service.versions()
+
+    def status(self, version: str = "") -> VersionStatus:
+        """What is known of a version, newest if it came twice; empty is the one that is served."""
+        found = [status for status in self.list() if status.version == version]
+        if not version:
+            return self.list()[0]
+        if not found:
+            raise ApiError(ErrorKind.NOT_FOUND, f"version {version} was never here")
+        return next((status for status in found if status.is_serving), found[-1])
+
+    async def load(self, version: str, path: str = "", policy: str | None = None) -> VersionStatus:
+        """Read and prove a version; an empty path is beside the one that is served."""
+        self._check(version)
+        if policy is not None and policy not in get_args(SwapPolicy):
+            raise invalid("policy must be availability or resource", "policy")
+        served = self.status().path
+        if not path and not served:
+            raise invalid("give the path of the version", "path")
+        path = path or f"{served.rstrip('/').rpartition('/')[0]}/{version}"
+        await self._service.change_version(
+            "load", version, path=path, policy=cast(SwapPolicy | None, policy)
+        )
+        return self.status(version)
+
+    async def promote(self, version: str) -> VersionStatus:
+        """Serve a loaded version."""
+        self._check(version)
+        await self._service.change_version("promote", version)
+        return self.status()
+
+    async def roll_back(self) -> VersionStatus:
+        """Serve what was served before."""
+        await self._service.change_version("rollback")
+        return self.status()
+
+    async def unload(self, version: str) -> VersionStatus:
+        """Free a version that is not served."""
+        self._check(version)
+        await self._service.change_version("unload", version)
+        return self.status(version)
+
+    @staticmethod
+    def _check(version: str) -> None:
+        if not (version.isascii() and version.isdigit()):
+            raise invalid("version must be a whole number, the name of its folder", "version")

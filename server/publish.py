@@ -1,0 +1,214 @@
+"""`antipode publish` and `antipode verify`: make a folder a version, hold one to what it says.
+
+A version is a checkpoint that was loaded once, with golden prompts continued by its own weights and
+`antipode.json` written last. It never overwrites. Nothing here serves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from models import manifest
+from models.checkpoint import Checkpoint
+from models.config import ConfigError as ModelConfigError
+from models.manifest import Golden, GoldenPrompt
+from server.config import EngineConfig
+
+PUBLISH = """Make SRC, a checkpoint directory or a GGUF file, the version DIR/<model>/<version>.
+
+The checkpoint is loaded and generates from golden prompts, by which every server checks the weights
+before it serves them. An existing version is never overwritten."""
+VERIFY = "Check that a published version is whole: sizes, checksums, configuration, tensor shapes."
+
+_NUM_TOKENS = 16
+_NUM_PROMPT_TOKENS = 32
+_TIMEOUT_SECONDS = 600.0
+_TEXTS = (
+    "The model that answers here is the one that was published.",
+    "def add(a, b):\n    return",
+    "Once upon a time there was a lighthouse",
+    "1, 2, 3, 5, 8, 13,",
+)
+
+
+class PublishError(Exception):
+    """A version that cannot be published or is not whole; the message says why."""
+
+
+def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a checkpoint directory or a .gguf file")
+    parser.add_argument("target", metavar="DIR", help="the new version's folder, <model>/<version>")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.1,
+        help="how much less likely a golden token may be than another one that a server generates "
+        "instead, in natural logarithm (default: 0.1)",
+    )
+    parser.add_argument(
+        "--prompts", metavar="FILE", help="golden prompts, one a line; by default four short texts"
+    )
+
+
+def run_publish(arguments: argparse.Namespace) -> int:
+    """Publish; the exit code."""
+    texts: tuple[str, ...] = _TEXTS
+    if arguments.prompts:
+        lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
+        texts = tuple(line for line in lines if line.strip())
+    return _explained(
+        lambda: publish(Path(arguments.source), Path(arguments.target), texts, arguments.tolerance)
+    )
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Verify; the exit code."""
+    return _explained(lambda: verify(Path(arguments.path)))
+
+
+def publish(
+    source: Path, target: Path, texts: tuple[str, ...] = _TEXTS, tolerance: float = 0.1
+) -> str:
+    """Write `source` as the version `target`; what was done, in a sentence. PublishError."""
+    if not (target.name.isascii() and target.name.isdigit()):
+        raise PublishError(f"{target}: a version's folder is named by a whole number")
+    if target.exists():
+        raise PublishError(f"{target} exists already; a version is never overwritten")
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _copy(source, partial)
+        golden = make_golden(partial, texts, tolerance)
+        manifest.write(partial, golden)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    manifest.sync_folder(target.parent)
+    return f"published {target}, with {len(golden.prompts)} golden prompts"
+
+
+def verify(folder: Path) -> str:
+    """Hold a version to its manifest; what was found, in a sentence. PublishError."""
+    if not (folder / manifest.NAME).is_file():
+        raise PublishError(
+            f"{folder} has no {manifest.NAME}: it was not published, or not to its end"
+        )
+    manifest.verify(folder)
+    _check_loads(folder)
+    golden = manifest.golden(manifest.read(folder))
+    count = len(golden.prompts) if golden else 0
+    return f"{folder} is whole, with {count} golden prompts"
+
+
+def make_golden(folder: Path, texts: tuple[str, ...], tolerance: float) -> Golden:
+    """Golden prompts of these texts, continued by the checkpoint on this machine's devices."""
+    from server.api.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(folder)
+    prompts = [tuple(tokenizer.encode(text)[:_NUM_PROMPT_TOKENS]) for text in texts]
+    answers = _generate(folder, [prompt for prompt in prompts if prompt])
+    return Golden(tolerance, tuple(map(GoldenPrompt, filter(None, prompts), answers)))
+
+
+def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Every prompt's greedy continuation, by the server's own engine."""
+    from server.engine.block_manager import BlockManager
+    from server.engine.engine import OWN_CLIENT, Engine
+    from server.engine.golden import GoldenClient
+    from server.engine.model_runner import ModelRunner
+    from server.engine.scheduler import Scheduler
+    from server.engine.sequence import LoadedVersion
+
+    sizes = EngineConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=128)
+    runner = ModelRunner.build(folder, sizes, version=LoadedVersion(folder.name))
+    scheduler = Scheduler(
+        BlockManager(runner.kinds, runner.block_size),
+        max_num_seqs=sizes.max_num_seqs,
+        max_num_batched_tokens=runner.max_num_batched_tokens,
+        max_queue_len=len(prompts),
+        max_model_len=runner.max_model_len,
+        serving=LoadedVersion(folder.name),
+    )
+    client = GoldenClient(lambda submit: engine.receive(OWN_CLIENT, submit))
+    engine: Engine[Any] = Engine(
+        scheduler,
+        runner,
+        _Nobody(),
+        lambda _, frame: client.receive(frame),
+        eos_token_ids=runner.eos_token_ids,
+    )
+    engine.call(lambda versions: versions.add(LoadedVersion(folder.name)))
+    loop = threading.Thread(target=engine.run, daemon=True)
+    loop.start()
+    try:
+        asked = [(prompt, _NUM_TOKENS) for prompt in prompts]
+        answers = client.generate(folder.name, asked, _TIMEOUT_SECONDS)
+    finally:
+        engine.stop()
+        loop.join()
+    return [tuple(token_id for token_id, _ in answer) for answer in answers]
+
+
+class _Nobody:
+    """An observer of steps that no metric counts."""
+
+    def on_step(self, stats: object) -> None: ...
+
+    def on_preempted(self, num_preempted: int) -> None: ...
+
+    def on_admitted(
+        self, queue_seconds: float, num_prompt_tokens: int, num_cached_tokens: int
+    ) -> None: ...
+
+    def on_first_token(self, seconds: float) -> None: ...
+
+    def on_finished(
+        self, outcome: str, seconds: float, seconds_per_output_token: float | None
+    ) -> None: ...
+
+    def on_refused(self, outcome: str) -> None: ...
+
+
+def _copy(source: Path, partial: Path) -> None:
+    """The files of a checkpoint directory, or of what a GGUF file converts to."""
+    if source.suffix == ".gguf":
+        from models.gguf import convert
+
+        convert(source, partial)
+        (partial / manifest.NAME).unlink()
+        return
+    if not (source / "config.json").is_file():
+        raise PublishError(f"{source} is neither a .gguf file nor a folder with a config.json")
+    partial.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name != manifest.NAME and not path.name.startswith("."):
+            shutil.copyfile(path, partial / path.name)
+
+
+def _check_loads(folder: Path) -> None:
+    """Configuration, tokenizer, and every tensor's presence and shape; reads no weights."""
+    from models.hf_config import read_config
+    from models.sharding import make_mesh
+    from models.weights import WeightLoader, abstract_decoder
+    from server.api.tokenizer import Tokenizer
+    from server.engine.blueprint import choose_layout
+
+    Tokenizer.load(folder)
+    config = read_config(folder)
+    mesh = make_mesh(config, 1)
+    model = abstract_decoder(config, choose_layout(config, EngineConfig(), mesh))
+    WeightLoader(model, mesh).check(Checkpoint(folder))
+
+
+def _explained(act: Any) -> int:
+    try:
+        print(act())
+    except (PublishError, ModelConfigError, ValueError, OSError) as error:
+        print(f"antipode: {error}", file=sys.stderr)
+        return 1
+    return 0
