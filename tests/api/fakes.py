@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from server.api.engine_client import AbortReason, EngineStream
 from server.engine.link import EngineInfo, Pulse, SamplingParams, TokenEvent, TokenLogprobs
+from server.errors import ApiError
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -49,6 +50,7 @@ class Submission:
     params: SamplingParams
     n: int
     deadline: float | None
+    version: str | None = None
 
 
 class FakeEngine:
@@ -83,6 +85,8 @@ class FakeEngine:
         self.submitted: list[Submission] = []
         self.aborted: list[tuple[int, int | None, AbortReason]] = []
         self.refused: list[str] = []
+        self.changes: list[tuple[str, str, str, str | None]] = []
+        self.change_error: ApiError | None = None
         self.open: dict[int, EngineStream] = {}
         self._request_ids = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,10 +99,11 @@ class FakeEngine:
         n: int,
         deadline: float | None,
         wakeup: asyncio.Event,
+        version: str | None = None,
     ) -> EngineStream:
         stream = EngineStream(next(self._request_ids), wakeup)
         self.open[stream.request_id] = stream
-        submission = Submission(stream, list(prompt_token_ids), params, n, deadline)
+        submission = Submission(stream, list(prompt_token_ids), params, n, deadline, version)
         self.submitted.append(submission)
         if self.script is not None:
             task = asyncio.get_running_loop().create_task(self._play(submission, self.script))
@@ -116,6 +121,11 @@ class FakeEngine:
 
     def refuse(self, outcome: str) -> None:
         self.refused.append(outcome)
+
+    async def change_version(self, action, version="", *, path="", policy=None) -> None:
+        self.changes.append((action, version, path, policy))
+        if self.change_error is not None:
+            raise self.change_error
 
     def emit(self, token_ids: Sequence[int] = (), **fields: object) -> None:
         """Send one event to the newest request."""
