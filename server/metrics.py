@@ -29,8 +29,8 @@ from server.engine.link import EngineState
 from server.engine.observer import StepStats
 
 OUTCOMES = (
-    "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "too_large",
-    "queue_full", "deadline_exceeded", "cancelled", "unavailable", "internal",
+    "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "version_gone",
+    "too_large", "queue_full", "deadline_exceeded", "cancelled", "unavailable", "internal",
 )  # fmt: skip
 STEP_KINDS = ("prefill", "decode", "mixed")
 

@@ -87,6 +87,7 @@ class Engine(Protocol):
         params: SamplingParams,
         *,
         n: int,
+        received: Sequence[Sequence[int] | None] = (),
         deadline: float | None,
         wakeup: asyncio.Event,
     ) -> EngineStream:
@@ -160,6 +161,7 @@ class EngineClient(asyncio.Protocol):
         params: SamplingParams,
         *,
         n: int,
+        received: Sequence[Sequence[int] | None] = (),
         deadline: float | None,
         wakeup: asyncio.Event,
     ) -> EngineStream:
@@ -169,6 +171,7 @@ class EngineClient(asyncio.Protocol):
             prompt_token_ids=list(prompt_token_ids),
             params=params,
             n=n,
+            received=[None if entry is None else list(entry) for entry in received],
             arrival=time.monotonic(),
             deadline=deadline,
         )

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from server.api.engine_client import Engine
+from server.api.choice import Choice
+from server.api.engine_client import Engine, EngineStream
 from server.api.generation import GenerateRequest, Health, ServedModel
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
@@ -211,7 +212,13 @@ class Service:
         if seed is None:
             seed = secrets.randbits(DRAWN_SEED_BITS)
         params = sampling_params(request, len(prompt_token_ids), seed, info)
-        return PreparedRequest(request, info, prompt_token_ids, seed, params)
+        choices = tuple(
+            Choice(index, request.sampling, self._tokenizer) for index in range(request.n)
+        )
+        if request.resume is not None:
+            for choice, token_ids in zip(choices, request.resume.received, strict=False):
+                choice.replay(token_ids, params, info.eos_token_ids)
+        return PreparedRequest(request, info, prompt_token_ids, seed, params, choices)
 
     async def _prompt_token_ids(
         self, request: GenerateRequest, info: EngineInfo
@@ -239,18 +246,26 @@ class Service:
         return group
 
     def _submit(self, prepared: PreparedRequest, wakeup: asyncio.Event) -> Generation:
-        request = prepared.request
-        timeout = request.timeout_seconds
-        stream = self._engine.submit(
-            prepared.prompt_token_ids,
-            prepared.params,
-            n=request.n,
-            deadline=None if timeout is None else time.monotonic() + timeout,
-            wakeup=wakeup,
-        )
+        timeout = prepared.request.timeout_seconds
+        deadline = None if timeout is None else time.monotonic() + timeout
+        stream = self._engine_stream(prepared, deadline, wakeup)
         generation = Generation(prepared, self._engine, self._tokenizer, stream, wakeup)
         generation.on_close(self._enter(generation, timeout).close)
         return generation
+
+    def _engine_stream(
+        self, prepared: PreparedRequest, deadline: float | None, wakeup: asyncio.Event
+    ) -> EngineStream:
+        if prepared.is_complete:
+            return EngineStream(0, wakeup)
+        return self._engine.submit(
+            prepared.prompt_token_ids,
+            prepared.params,
+            n=prepared.request.n,
+            received=prepared.received,
+            deadline=deadline,
+            wakeup=wakeup,
+        )
 
     def _enter(self, generation: Generation, timeout: float | None) -> ExitStack:
         """What lasts until the request is closed. Its deadline holds even if the engine hangs."""

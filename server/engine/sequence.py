@@ -24,7 +24,8 @@ class Sequence:
     """A token stream being generated.
 
     `client` numbers the API connection it came by.
-    `token_ids` is the prompt and what was generated, as far as the host knows it.
+    `token_ids` is the prompt and what was generated, as far as the host knows it. It begins with
+    the prompt and the `num_received_tokens` that another replica has generated.
     `max_num_tokens` bounds prompt and generated tokens together; the scheduler sets it.
     `num_cached_tokens` were found in the prefix cache when the sequence was first admitted.
     `num_computed_tokens` have their KV, counting the steps in flight.
@@ -45,6 +46,7 @@ class Sequence:
     token_ids: list[int]
     arrival: float
     deadline: float | None = None
+    num_received_tokens: int = 0
     leader: Sequence | None = None
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
 
@@ -66,7 +68,7 @@ class Sequence:
     last_token_time: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.num_prompt_tokens = len(self.token_ids)
+        self.num_prompt_tokens = len(self.token_ids) - self.num_received_tokens
         self.max_num_tokens = self.num_prompt_tokens + self.params.max_tokens
         eos_token_ids = () if self.params.ignore_eos else self.eos_token_ids
         self.stop_token_ids = frozenset((*eos_token_ids, *self.params.stop_token_ids))
@@ -80,6 +82,11 @@ class Sequence:
     def num_generated_tokens(self) -> int:
         """Generated tokens, counting those in flight."""
         return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def num_own_tokens(self) -> int:
+        """Tokens generated here, as far as the host knows them."""
+        return len(self.token_ids) - self.num_prompt_tokens - self.num_received_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:
@@ -125,7 +132,7 @@ class Sequence:
     @property
     def seconds_per_output_token(self) -> float | None:
         """Mean over the tokens after the first; None while there is no such."""
-        num_gaps = len(self.token_ids) - self.num_prompt_tokens - 1
+        num_gaps = self.num_own_tokens - 1
         if self.first_token_time is None or self.last_token_time is None or num_gaps < 1:
             return None
         return (self.last_token_time - self.first_token_time) / num_gaps

@@ -11,7 +11,7 @@ from tests.engine.fakes import EOS
 
 
 def make_sequence(
-    prompt, *, request_id=0, index=0, arrival=0.0, deadline=None, params=None, **fields
+    prompt, *, received=(), request_id=0, index=0, arrival=0.0, deadline=None, params=None, **fields
 ) -> Sequence:
     """`fields` are sampling parameters, unless `params` has them all."""
     return Sequence(
@@ -21,7 +21,8 @@ def make_sequence(
         index=index,
         params=params or SamplingParams(**({"max_tokens": 8} | fields)),
         eos_token_ids=(EOS,),
-        token_ids=list(prompt),
+        token_ids=[*prompt, *received],
+        num_received_tokens=len(received),
         arrival=arrival,
         deadline=deadline,
     )
