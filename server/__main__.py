@@ -1,4 +1,4 @@
-"""The command line: `antipode serve`, `antipode plan`, `antipode version`.
+"""The command line: `antipode serve`, `antipode plan`, `antipode generate`, `antipode version`.
 
 It parses, loads the configuration and hands over; a wrong setting ends in one sentence and exit
 code 2. Nothing here imports JAX: the process that stays is the supervisor.
@@ -11,7 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from importlib.util import find_spec
+from typing import Any, NoReturn
 
 from server.config import ConfigError, add_flags, load_config
 from server.plan import command as plan_command
@@ -54,8 +55,30 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     plan_command.add_arguments(plan_parser)
+    if find_spec("antipode") is not None:
+        _add_generate(commands)
     commands.add_parser("version", help="print the release", allow_abbrev=False)
     return parser
+
+
+def _add_generate(commands: Any) -> None:
+    """The client's command, where the client is installed."""
+    from antipode import command as generate_command
+
+    generate_parser = commands.add_parser(
+        "generate",
+        help="stream a completion from a server",
+        description=generate_command.DESCRIPTION,
+        allow_abbrev=False,
+    )
+    generate_command.add_arguments(generate_parser)
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Run the client's command; the exit code."""
+    from antipode import command as generate_command
+
+    return generate_command.run(arguments)
 
 
 def serve(flags: dict[str, str]) -> int:
@@ -84,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if command == "plan":
         return plan_command.run(argparse.Namespace(**arguments))
+    if command == "generate":
+        return generate(argparse.Namespace(**arguments))
     return serve(arguments)
 
 
