@@ -8,7 +8,6 @@ from typing import Any
 import grpc
 
 from antipode._pb.antipode.v1 import generation_pb2 as pb
-from antipode._pb.antipode.v1.generation_pb2_grpc import GenerationStub
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
@@ -22,6 +21,7 @@ from antipode.errors import (
 )
 from antipode.types import Delta, Event, FinishReason, Request, Resume, Start, TokenLogprob, Usage
 
+GENERATE = "/antipode.v1.Generation/Generate"
 CODES: Mapping[grpc.StatusCode, type[AntipodeError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
@@ -59,14 +59,16 @@ class GrpcTransport:
             if is_secure
             else grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
         )
-        self._stub: Any = GenerationStub(self._channel)
+        self._generate = self._channel.unary_stream(
+            GENERATE,
+            request_serializer=pb.GenerateRequest.SerializeToString,
+            response_deserializer=pb.GenerateResponse.FromString,
+        )
 
     async def call(
         self, request: Request, resume: Resume | None, timeout: float | None
     ) -> AsyncGenerator[Event]:
-        call = self._stub.Generate(
-            message(request, resume), timeout=timeout, metadata=self._metadata
-        )
+        call = self._generate(message(request, resume), timeout=timeout, metadata=self._metadata)
         try:
             async for response in call:
                 yield event(response)
