@@ -1,4 +1,4 @@
-"""The command line: `antipode serve`, `plan`, `publish`, `verify`, `version`.
+"""The command line: `antipode serve`, `plan`, `publish`, `verify`, `generate`, `version`.
 
 It parses, loads the configuration and hands over; a wrong setting ends in one sentence and exit
 code 2. Nothing here imports JAX: the process that stays is the supervisor.
@@ -11,7 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from importlib.util import find_spec
+from typing import Any, NoReturn
 
 from server import publish
 from server.config import ConfigError, add_flags, load_config
@@ -67,8 +68,30 @@ def build_parser() -> argparse.ArgumentParser:
         "verify", help="check a published version", description=publish.VERIFY, allow_abbrev=False
     )
     verify_parser.add_argument("path", metavar="PATH", help="a version's folder")
+    if find_spec("antipode") is not None:
+        _add_generate(commands)
     commands.add_parser("version", help="print the release", allow_abbrev=False)
     return parser
+
+
+def _add_generate(commands: Any) -> None:
+    """The client's command, where the client is installed."""
+    from antipode import command as generate_command
+
+    generate_parser = commands.add_parser(
+        "generate",
+        help="stream a completion from a server",
+        description=generate_command.DESCRIPTION,
+        allow_abbrev=False,
+    )
+    generate_command.add_arguments(generate_parser)
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Run the client's command; the exit code."""
+    from antipode import command as generate_command
+
+    return generate_command.run(arguments)
 
 
 def serve(flags: dict[str, str]) -> int:
@@ -101,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return publish.run_publish(argparse.Namespace(**arguments))
     if command == "verify":
         return publish.run_verify(argparse.Namespace(**arguments))
+    if command == "generate":
+        return generate(argparse.Namespace(**arguments))
     return serve(arguments)
 
 

@@ -29,6 +29,7 @@ class ErrorKind(Enum):
     UNAUTHENTICATED = "unauthenticated"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
+    VERSION_GONE = "version_gone"
     TOO_LARGE = "too_large"
     QUEUE_FULL = "queue_full"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -50,6 +51,10 @@ _TABLE = {
     ),
     ErrorKind.NOT_FOUND: ErrorSpec(grpc.StatusCode.NOT_FOUND, 404, "not_found_error"),
     ErrorKind.CONFLICT: ErrorSpec(grpc.StatusCode.FAILED_PRECONDITION, 409, "conflict_error"),
+    # Unlike an unknown model: another replica may serve the version still.
+    ErrorKind.VERSION_GONE: ErrorSpec(
+        grpc.StatusCode.FAILED_PRECONDITION, 409, "version_gone_error"
+    ),
     ErrorKind.TOO_LARGE: ErrorSpec(grpc.StatusCode.INVALID_ARGUMENT, 413, "invalid_request_error"),
     ErrorKind.QUEUE_FULL: ErrorSpec(
         grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "rate_limit_error", retry_after=1

@@ -30,8 +30,8 @@ from server.engine.observer import StepStats
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
-    "too_large",
-    "queue_full", "deadline_exceeded", "cancelled", "unavailable", "internal",
+    "version_gone", "too_large", "queue_full", "deadline_exceeded", "cancelled", "unavailable",
+    "internal",
 )  # fmt: skip
 SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
 STEP_KINDS = ("prefill", "decode", "mixed")
@@ -296,8 +296,15 @@ class Metrics(Collector):
             "Time to load and warm the model; 0 until that is done.",
             gauges.model_load_seconds,
         )
-        labels = {"release": self._release, "model": self._model, "version": self._version}
+        version = self._versions[0].version
+        labels = {"release": self._release, "model": self._model, "version": version}
         yield _gauge("antipode_build_info", "What is running.", 1, labels)
+
+    @property
+    def _versions(self) -> tuple[VersionStatus, ...]:
+        """Those there are, or the one that is being started with."""
+        first = VersionStatus(version=self._version, path="", state="LOADING")
+        return self._gauges.versions or (first,)
 
     def _version_families(self) -> Iterator[Metric]:
         gauges = self._gauges
@@ -315,7 +322,7 @@ class Metrics(Collector):
             "antipode_model_version_load_ratio", "How far it is loaded, 0 to 1.", labels=["version"]
         )
         # A version that ended may be there again: what is true of it now comes last.
-        newest = {status.version: status for status in reversed(gauges.versions)}
+        newest = {status.version: status for status in reversed(self._versions)}
         for version, status in newest.items():
             for name in get_args(VersionState):
                 state.add_metric([version, name], float(name == status.state))

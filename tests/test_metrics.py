@@ -41,6 +41,13 @@ OWN_NAMES = [
     "antipode_step_age_seconds",
     "antipode_device_busy_ratio",
     "antipode_build_info",
+    "antipode_model_version_state",
+    "antipode_model_version_serving",
+    "antipode_model_version_load_ratio",
+    "antipode_model_config_followed",
+    "antipode_model_swaps",
+    "antipode_model_version_load_duration_seconds",
+    "antipode_model_version_switch_duration_seconds",
 ]
 
 
@@ -101,7 +108,7 @@ def test_there_is_no_other_family(metrics):
 
 
 def test_at_the_start_everything_counted_is_zero(metrics):
-    described = ("info", "_bucket", "server_state")
+    described = ("info", "_bucket", "server_state", "version_state", "config_followed")
     for (name, labels), number in samples(metrics).items():
         assert number == 0 or any(word in name for word in described), (name, labels)
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from server.api.generation import Delta, Sampling, TokenLogprob
 from server.api.stop_strings import StopMatcher
 from server.api.tokenizer import Tokenizer
-from server.engine.link import FinishReason, TokenEvent, TokenLogprobs
+from server.engine.link import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
+from server.errors import ApiError, ErrorKind
 
 
 class Choice:
@@ -44,6 +45,26 @@ class Choice:
                 self._append_text(self._detokenizer.step(token_id))
         if self.finish_reason is None and event.finish_reason is not None:
             self._finish(event)
+
+    def replay(self, token_ids: Sequence[int], params: SamplingParams, eos: Sequence[int]) -> None:
+        """Take what another replica has sent: it comes not again, but counts.
+
+        If the choice has ended with it, that alone is told again. ApiError for tokens past the end.
+        """
+        stop_token_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos)}
+        for token_id in token_ids:
+            if self.finish_reason is not None:
+                raise ApiError(
+                    ErrorKind.INVALID_REQUEST,
+                    f"resume has tokens of choice {self.index} after its end",
+                    param="resume",
+                )
+            is_stop = token_id in stop_token_ids
+            reason = _engine_reason(self.num_tokens + 1, params, is_stop_token=is_stop)
+            self.advance(TokenEvent(request_id=0, token_ids=[token_id], finish_reason=reason))
+        replayed = self.take()
+        if replayed is not None and replayed.finish_reason is not None:
+            self._end(replayed.finish_reason, replayed.stop_reason)
 
     def take(self) -> Delta | None:
         """Everything since the last call, None if that is nothing."""
@@ -87,6 +108,15 @@ class Choice:
         delta = self._pending()
         delta.finish_reason = finish_reason
         delta.stop_reason = stop_reason
+
+
+def _engine_reason(
+    num_tokens: int, params: SamplingParams, *, is_stop_token: bool
+) -> FinishReason | None:
+    """How the engine ended a choice at its token of that number, if it did."""
+    if is_stop_token and num_tokens > params.min_tokens:
+        return "stop"
+    return "length" if num_tokens >= params.max_tokens else None
 
 
 def token_logprob(token_id: int, logprobs: TokenLogprobs, tokenizer: Tokenizer) -> TokenLogprob:

@@ -43,14 +43,24 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """What a client has of a stream that broke: the version it began on and, by choice, the tokens
+    it received. Fewer entries than choices: of the others nothing was received.
+    """
+
+    version: str
+    received: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One prompt, `n` choices.
 
     `model` empty means the served one. `prompt` is text or token ids. `add_special_tokens` tells
     whether the tokenizer may put its own in front (off for a rendered chat template).
     `default_max_tokens` is for an unset `max_tokens`, as far as the context holds that many; None
-    is whatever it holds. `timeout_seconds` is what is left of the client's deadline, None where it
-    set none.
+    is whatever it holds. `resume` goes on with a broken stream. `timeout_seconds` is what is left
+    of the client's deadline, None where it set none.
     """
 
     prompt: str | tuple[int, ...]
@@ -59,6 +69,7 @@ class GenerateRequest:
     n: int = 1
     add_special_tokens: bool = True
     default_max_tokens: int | None = None
+    resume: Resume | None = None
     request_id: str = ""
     timeout_seconds: float | None = None
 

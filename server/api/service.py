@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from server.api.engine_client import Engine
+from server.api.choice import Choice
+from server.api.engine_client import Engine, EngineStream
 from server.api.generation import GenerateRequest, Health, ServedModel
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
@@ -236,6 +237,18 @@ class Service:
             code="model_not_found",
         )
 
+    def _check_here(self, version: str, info: EngineInfo) -> None:
+        """Refuse to go on with a stream whose version this replica has not."""
+        found = [s.version for s in self._versions(info) if s.state == "AVAILABLE"]
+        if version not in found:
+            raise ApiError(
+                ErrorKind.VERSION_GONE,
+                f"the stream began on version {version!r} of the model, but this server has "
+                f"{' and '.join(map(repr, found))}; another replica may still have it",
+                param="resume",
+                code="version_gone",
+            )
+
     async def _prepare_all(self, requests: Sequence[GenerateRequest]) -> list[PreparedRequest]:
         if not self._lifecycle.is_accepting and self._lifecycle.state is not ServerState.STARTING:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
@@ -247,6 +260,8 @@ class Service:
 
     async def _prepare(self, request: GenerateRequest) -> PreparedRequest:
         info, version = self._resolve(request.model)
+        if request.resume is not None:
+            self._check_here(request.resume.version, info)
         check_options(request, info)
         if request.timeout_seconds is not None and request.timeout_seconds <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
@@ -256,7 +271,14 @@ class Service:
         if seed is None:
             seed = secrets.randbits(DRAWN_SEED_BITS)
         params = sampling_params(request, len(prompt_token_ids), seed, info)
-        return PreparedRequest(request, info, prompt_token_ids, seed, params, version)
+        choices = tuple(
+            Choice(index, request.sampling, self._tokenizer) for index in range(request.n)
+        )
+        if request.resume is not None:
+            version = request.resume.version
+            for choice, token_ids in zip(choices, request.resume.received, strict=False):
+                choice.replay(token_ids, params, info.eos_token_ids)
+        return PreparedRequest(request, info, prompt_token_ids, seed, params, choices, version)
 
     async def _prompt_token_ids(
         self, request: GenerateRequest, info: EngineInfo
@@ -284,19 +306,27 @@ class Service:
         return group
 
     def _submit(self, prepared: PreparedRequest, wakeup: asyncio.Event) -> Generation:
-        request = prepared.request
-        timeout = request.timeout_seconds
-        stream = self._engine.submit(
-            prepared.prompt_token_ids,
-            prepared.params,
-            n=request.n,
-            deadline=None if timeout is None else time.monotonic() + timeout,
-            wakeup=wakeup,
-            version=prepared.version,
-        )
+        timeout = prepared.request.timeout_seconds
+        deadline = None if timeout is None else time.monotonic() + timeout
+        stream = self._engine_stream(prepared, deadline, wakeup)
         generation = Generation(prepared, self._engine, self._tokenizer, stream, wakeup)
         generation.on_close(self._enter(generation, timeout).close)
         return generation
+
+    def _engine_stream(
+        self, prepared: PreparedRequest, deadline: float | None, wakeup: asyncio.Event
+    ) -> EngineStream:
+        if prepared.is_complete:
+            return EngineStream(0, wakeup)
+        return self._engine.submit(
+            prepared.prompt_token_ids,
+            prepared.params,
+            n=prepared.request.n,
+            received=prepared.received,
+            deadline=deadline,
+            wakeup=wakeup,
+            version=prepared.version,
+        )
 
     def _enter(self, generation: Generation, timeout: float | None) -> ExitStack:
         """What lasts until the request is closed. Its deadline holds even if the engine hangs."""

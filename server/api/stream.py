@@ -25,6 +25,7 @@ from server.errors import ApiError, ErrorKind
 class PreparedRequest:
     """A request with nothing left to refuse. `seed` is as reported, `params` has it unsigned.
 
+    `choices` have taken in what a resumed stream has received; some may have ended with it.
     `version` is the one that the request names, None where it names none.
     """
 
@@ -33,7 +34,25 @@ class PreparedRequest:
     prompt_token_ids: tuple[int, ...]
     seed: int
     params: SamplingParams
+    choices: tuple[Choice, ...]
     version: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to generate."""
+        return all(choice.finish_reason is not None for choice in self.choices)
+
+    @property
+    def received(self) -> list[Sequence[int] | None]:
+        """As the engine wants it: None for a choice that has ended, empty for a new stream."""
+        resume = self.request.resume
+        if resume is None:
+            return []
+        received = dict(enumerate(resume.received))
+        return [
+            None if choice.finish_reason is not None else received.get(choice.index, ())
+            for choice in self.choices
+        ]
 
 
 class Generation:
@@ -60,13 +79,15 @@ class Generation:
         self.model = prepared.info.model
         self.version = prepared.version or prepared.info.version
         self.error: ApiError | None = None
-        self.has_started = False
+        self.has_started = prepared.is_complete
         self._engine = engine
         self._tokenizer = tokenizer
         self._stream = stream
         self._wakeup = wakeup
         self._on_close: Callable[[], None] | None = None
-        self._choices = [Choice(index, request.sampling, tokenizer) for index in range(request.n)]
+        self._choices = prepared.choices
+        # The choice whose first event tells of the prompt.
+        self._first_index = next((c.index for c in self._choices if not c.finish_reason), None)
         self._num_cached_tokens = 0
         self._is_closed = False
 
@@ -88,6 +109,15 @@ class Generation:
         """The prompt as the client gave it, or its tokens' text."""
         prompt = self.request.prompt
         return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+
+    def received_token_ids(self, index: int) -> tuple[int, ...]:
+        """What the client of a resumed stream has of a choice; empty for a new one."""
+        resume = self.request.resume
+        return resume.received[index] if resume and index < len(resume.received) else ()
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes one token stands for."""
+        return self._tokenizer.token_bytes(token_id)
 
     def token_text(self, token_id: int) -> str:
         """One token by itself."""
@@ -151,7 +181,8 @@ class Generation:
                 self.error = _error_of(event)
             return
         choice = self._choices[event.index]
-        if event.index == 0 and choice.num_tokens == 0:
+        if event.index == self._first_index:
+            self._first_index = None
             self._receive_prompt(event)
         was_finished = choice.finish_reason is not None
         choice.advance(event)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from server.api.generation import GenerateRequest
+from server.api.generation import GenerateRequest, Resume
 from server.engine.link import (
     MAX_LOGIT_BIASES,
     MAX_STOP_TOKEN_IDS,
@@ -101,8 +101,19 @@ def check_options(request: GenerateRequest, info: EngineInfo) -> None:
     _check_count("stop_token_ids", sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
     check_token_ids("stop_token_ids", sampling.stop_token_ids, info.vocab_size)
     _check_logit_bias(sampling.logit_bias, info.vocab_size)
+    if request.resume is not None:
+        _check_resume(request.resume, request, info)
     if sampling.max_tokens is not None and (sampling.min_tokens or 0) > sampling.max_tokens:
         raise invalid("min_tokens must not exceed max_tokens", "min_tokens")
+
+
+def _check_resume(resume: Resume, request: GenerateRequest, info: EngineInfo) -> None:
+    if request.sampling.seed is None:
+        raise invalid("resume needs seed, as the broken stream reported it", "seed")
+    if len(resume.received) > request.n:
+        raise invalid(f"resume has more choices than n, which is {request.n}", "resume")
+    for token_ids in resume.received:
+        check_token_ids("resume", token_ids, info.vocab_size)
 
 
 def check_token_ids(param: str, token_ids: Iterable[int], vocab_size: int) -> None:
@@ -152,7 +163,8 @@ def sampling_params(
         ignore_eos=sampling.ignore_eos,
         seed=seed % 2**64,
         num_logprobs=_or_default(sampling.logprobs, -1),
-        num_prompt_logprobs=_or_default(sampling.prompt_logprobs, -1),
+        # A stream that goes on has told them already.
+        num_prompt_logprobs=-1 if request.resume else _or_default(sampling.prompt_logprobs, -1),
     )
 
 

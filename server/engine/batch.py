@@ -81,7 +81,12 @@ class StepInput(NamedTuple):
 
 
 class Ladder:
-    """The closed set of buckets: decode rows by powers of two, mixed token counts likewise."""
+    """The closed set of buckets: decode rows by powers of two, mixed token counts likewise.
+
+    Each size is `growth` times the one before it, the last one what the limits ask for: few sizes
+    are few programs to compile, many are little padding. Without `widest_decode`, as many decodes
+    as a mixed bucket has tokens run in that one.
+    """
 
     def __init__(
         self,
@@ -89,36 +94,45 @@ class Ladder:
         max_num_batched_tokens: int,
         smallest_mixed: int,
         smallest_decode: int = 2,
+        growth: int = 2,
+        widest_decode: bool = True,
     ) -> None:
-        most = max(smallest_decode, max_num_seqs)
-        self._decode = [
-            Bucket(size, size, decode_only=True) for size in _powers(smallest_decode, most)
-        ]
         self.max_num_batched_tokens = max_num_batched_tokens
-        rows = self._decode[-1].num_rows
-        largest = max(max_num_batched_tokens, rows)
-        self._mixed = [
-            Bucket(size, rows, decode_only=False)
-            for size in _powers(max(smallest_mixed, rows), largest)
+        decode = _powers(smallest_decode, max(smallest_decode, max_num_seqs), growth)
+        rows = decode[-1]
+        mixed = _powers(max(smallest_mixed, rows), max(max_num_batched_tokens, rows), growth)
+        self._mixed = [Bucket(size, rows, decode_only=False) for size in mixed]
+        self._decode = [
+            Bucket(size, size, decode_only=True)
+            for size in decode
+            if widest_decode or size < mixed[0]
         ]
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
+        """Those of decodes alone, then the mixed ones; each by size."""
         return (*self._decode, *self._mixed)
 
     def choose(self, batch: ScheduledBatch) -> Bucket:
         """The smallest bucket that holds the batch."""
-        if all(row.is_decode for row in batch.rows):
-            return next(b for b in self._decode if b.num_rows >= len(batch.rows))
-        return next(b for b in self._mixed if b.num_tokens >= batch.num_tokens)
+        only_decodes = all(row.is_decode for row in batch.rows)
+        buckets = self.buckets if only_decodes else self._mixed
+        return next(b for b in buckets if b.num_tokens >= batch.num_tokens)
 
 
-def _powers(first: int, last: int) -> list[int]:
-    """Powers of two from `first`, rounded up, to the first that is at least `last`."""
-    sizes = [1 << (first - 1).bit_length()]
-    while sizes[-1] < last:
-        sizes.append(sizes[-1] * 2)
+def _powers(first: int, last: int, growth: int) -> list[int]:
+    """From `first` to `last`, both rounded up to powers of two, by steps of `growth`, one too."""
+    size, end = _power_of_two(first), _power_of_two(last)
+    sizes = [size]
+    while size < end:
+        size = min(size * growth, end)
+        sizes.append(size)
     return sizes
+
+
+def _power_of_two(least: int) -> int:
+    """The first power of two that is at least `least`."""
+    return 1 << (least - 1).bit_length()
 
 
 def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: int) -> StepInput:

@@ -54,22 +54,37 @@ _KV_DTYPES = {
 class _Defaults:
     """What a platform takes where the operator says nothing.
 
-    On CPU a step of 128 tokens is compute-bound already: a larger one only delays the others.
-    Elsewhere few sizes keep the programs few, and a small step costs what its weights cost.
+    On CPU a step of 128 tokens is compute-bound already: a larger one only delays the others; and
+    programs are few, as compiling them is most of a start: its mixed step is as quick on decodes as
+    one of their own. Elsewhere a small step costs what its weights cost.
     """
 
     block_size: int
     token_budget: int
     smallest_decode: int
     smallest_mixed: int
+    growth: int
+    widest_decode: bool
 
 
 # A few hundred kilobytes a transfer: what the attention kernels of TPUs like.
 ACCELERATOR_BLOCK_SIZE = 128
 
-_CPU = _Defaults(block_size=16, token_budget=128, smallest_decode=2, smallest_mixed=32)
+_CPU = _Defaults(
+    block_size=16,
+    token_budget=128,
+    smallest_decode=2,
+    smallest_mixed=32,
+    growth=4,
+    widest_decode=False,
+)
 _ACCELERATOR = _Defaults(
-    block_size=ACCELERATOR_BLOCK_SIZE, token_budget=2048, smallest_decode=8, smallest_mixed=256
+    block_size=ACCELERATOR_BLOCK_SIZE,
+    token_budget=2048,
+    smallest_decode=8,
+    smallest_mixed=256,
+    growth=2,
+    widest_decode=True,
 )
 
 
@@ -170,6 +185,8 @@ def _ladder(engine: EngineConfig, defaults: _Defaults) -> Ladder:
         budget,
         defaults.smallest_mixed,
         smallest_decode=defaults.smallest_decode,
+        growth=defaults.growth,
+        widest_decode=defaults.widest_decode,
     )
 
 

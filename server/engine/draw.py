@@ -83,8 +83,8 @@ def _top_k_cut(best: _Best, top_k_S: jax.Array) -> tuple[jax.Array, jax.Array]:
     count = best.scaled.shape[1]
     num_kept = jnp.sum(best.weight > 0, axis=1)
     is_cut = (top_k_S > 0) & (top_k_S < num_kept)
-    last = jnp.clip(top_k_S - 1, 0, count - 1)
-    value = jnp.take_along_axis(best.scaled, last[:, None], axis=1)[:, 0]
+    is_within = jnp.arange(count) < jnp.maximum(top_k_S, 1)[:, None]
+    value = jnp.min(jnp.where(is_within, best.scaled, jnp.inf), axis=1)
     is_settled = (top_k_S == 0) | best.is_all | (is_cut & (value > best.scaled[:, -1]))
     return jnp.where(is_cut, value, -jnp.inf), is_settled
 
@@ -97,8 +97,7 @@ def _total_weight(scaled_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
 def _top_p_cut(scaled: jax.Array, weight: jax.Array, goal_S: jax.Array) -> jax.Array:
     """The largest value at and above which the weights reach the goal; -inf where they do not."""
     reached = jnp.cumsum(weight, axis=1) >= goal_S[:, None]
-    value = jnp.take_along_axis(scaled, jnp.argmax(reached, axis=1)[:, None], axis=1)[:, 0]
-    return jnp.where(jnp.any(reached, axis=1), value, -jnp.inf)
+    return jnp.max(jnp.where(reached, scaled, -jnp.inf), axis=1)
 
 
 def _draw_from_all(

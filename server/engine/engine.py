@@ -191,6 +191,7 @@ class Engine[InFlight]:
 
     def _sequences(self, client: int, submit: link.Submit) -> list[Sequence]:
         version = self.versions.find(submit.version, may_be_closed=client == OWN_CLIENT)
+        received = submit.received or [[]] * submit.n
         return [
             Sequence(
                 seq_id=next(self._seq_ids),
@@ -199,12 +200,14 @@ class Engine[InFlight]:
                 index=index,
                 params=submit.params,
                 eos_token_ids=self._eos_token_ids,
-                token_ids=list(submit.prompt_token_ids),
+                token_ids=[*submit.prompt_token_ids, *token_ids],
+                num_received_tokens=len(token_ids),
                 arrival=submit.arrival,
                 deadline=submit.deadline,
                 version=version,
             )
-            for index in range(submit.n)
+            for index, token_ids in enumerate(received)
+            if token_ids is not None
         ]
 
     def _refuse(self, client: int, submit: link.Submit, error: AdmissionError) -> None:
@@ -233,6 +236,10 @@ class Engine[InFlight]:
     def _unfinished(self, client: int, request_id: int) -> list[Sequence]:
         seqs = self._requests.get((client, request_id), [])
         return [seq for seq in seqs if seq.state is not SequenceState.FINISHED]
+
+    def _is_first(self, seq: Sequence) -> bool:
+        """Whether its request is counted by this choice."""
+        return self._requests[seq.client, seq.request_id][0] is seq
 
     def _disconnect(self, client: int) -> None:
         for owner, request_id in list(self._requests):
@@ -263,7 +270,7 @@ class Engine[InFlight]:
             seq = row.seq
             if seq.client == OWN_CLIENT:
                 continue
-            if seq.index == 0 and row.is_admitted and seq.first_scheduled_time == start:
+            if row.is_admitted and seq.first_scheduled_time == start and self._is_first(seq):
                 self._observer.on_admitted(
                     start - seq.arrival, seq.num_prompt_tokens, seq.num_cached_tokens
                 )
@@ -329,7 +336,7 @@ class Engine[InFlight]:
                 gaps.append(now - seq.last_token_time)
             else:
                 seq.first_token_time = now
-                if seq.index == 0:
+                if self._is_first(seq):
                     self._observer.on_first_token(now - seq.arrival)
             seq.last_token_time = now
         return tuple(gaps)

@@ -58,6 +58,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defaults=True):
     """Generate `n` choices for one prompt.
 
+    `received`, unless empty, has an entry a choice: the tokens another replica has generated for
+    it, after which it goes on; None for a choice that has ended, of which nothing is asked.
     `request_id` is unique on its connection. `arrival` and `deadline` are seconds of the machine's
     monotonic clock; no deadline is None. `version` None is whichever is served when it begins.
     """
@@ -66,6 +68,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     prompt_token_ids: list[int]
     params: SamplingParams
     n: int = 1
+    received: list[list[int] | None] = []
     arrival: float
     deadline: float | None = None
     version: str | None = None
@@ -120,8 +123,8 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Exactly one event of a choice has a `finish_reason`, and it is the last. `error` goes with
     finish reason "error" only. `version` (whose weights the choice runs on), `num_cached_tokens`
-    and `prompt_logprobs` (one entry a prompt token, None for the first) come with a choice's first
-    event.
+    (of the prompt) and `prompt_logprobs` (one entry a prompt token, None for the first) come with a
+    choice's first event.
     """
 
     request_id: int

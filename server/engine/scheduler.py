@@ -119,7 +119,8 @@ class Scheduler:
         `first` is for the engine's own requests: they go to the head of even a full queue.
         """
         leader = seqs[0]
-        self._check(leader, now, may_be_full=first)
+        for seq in seqs:
+            self._check(seq, now, may_be_full=first)
         is_shared = self.block_manager.num_shareable_blocks(leader.num_prompt_tokens) > 0
         for seq in seqs:
             seq.max_num_tokens = min(seq.max_num_tokens, self._max_num_tokens)
@@ -219,21 +220,21 @@ class Scheduler:
             raise IntegrityError("a waiting sequence holds blocks or a slot")
 
     def _check(self, seq: Sequence, now: float, *, may_be_full: bool) -> None:
-        num_prompt_tokens, blocks = seq.num_prompt_tokens, self.block_manager
-        num_tokens = num_prompt_tokens + min(1, seq.params.max_tokens)
-        if not num_prompt_tokens:
+        num_known_tokens, blocks = len(seq.token_ids), self.block_manager
+        num_tokens = num_known_tokens + min(1, seq.params.max_tokens)
+        if not seq.num_prompt_tokens:
             raise AdmissionError("invalid_request", "the prompt is empty")
         if num_tokens > blocks.max_num_tokens:
             raise AdmissionError(
                 "invalid_request",
-                f"a prompt of {num_prompt_tokens} tokens needs {blocks.num_blocks_for(num_tokens)} "
+                f"a prompt of {num_known_tokens} tokens needs {blocks.num_blocks_for(num_tokens)} "
                 f"KV blocks of {blocks.block_size} tokens, but there are "
                 f"{blocks.num_blocks_for(blocks.max_num_tokens)}",
             )
         if num_tokens > self._max_num_tokens:
             raise AdmissionError(
                 "invalid_request",
-                f"a prompt of {num_prompt_tokens} tokens leaves no room for another "
+                f"a prompt of {num_known_tokens} tokens leaves no room for another "
                 f"in the limit of {self._max_num_tokens}",
             )
         if seq.deadline is not None and seq.deadline <= now:
@@ -300,7 +301,7 @@ class Scheduler:
         seq.leader = None
         if seq.first_scheduled_time is None:
             seq.first_scheduled_time = now
-            seq.num_cached_tokens = seq.num_computed_tokens
+            seq.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
         return True
 
     def _bind_choices(self, seq: Sequence, version: LoadedVersion) -> None:
@@ -389,7 +390,7 @@ class Scheduler:
     @staticmethod
     def _event(row: ScheduledRow, result: RowResult) -> TokenEvent:
         seq = row.seq
-        is_first = len(seq.token_ids) - seq.num_prompt_tokens <= 1
+        is_first = seq.num_own_tokens <= 1
         wants_prompt = is_first and seq.params.num_prompt_logprobs >= 0
         return TokenEvent(
             request_id=seq.request_id,

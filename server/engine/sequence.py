@@ -34,7 +34,8 @@ class Sequence:
     `client` numbers the API connection it came by.
     `version` is whose weights it runs on, from its first token to its last: None until it is
     admitted, unless its request names one (`is_pinned`).
-    `token_ids` is the prompt and what was generated, as far as the host knows it.
+    `token_ids` is the prompt and what was generated, as far as the host knows it. It begins with
+    the prompt and the `num_received_tokens` that another replica has generated.
     `max_num_tokens` bounds prompt and generated tokens together; the scheduler sets it.
     `num_cached_tokens` were found in the prefix cache when the sequence was first admitted.
     `num_computed_tokens` have their KV, counting the steps in flight.
@@ -56,6 +57,7 @@ class Sequence:
     arrival: float
     deadline: float | None = None
     version: LoadedVersion | None = None
+    num_received_tokens: int = 0
     leader: Sequence | None = None
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
 
@@ -78,7 +80,7 @@ class Sequence:
     last_token_time: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.num_prompt_tokens = len(self.token_ids)
+        self.num_prompt_tokens = len(self.token_ids) - self.num_received_tokens
         self.is_pinned = self.version is not None
         self.max_num_tokens = self.num_prompt_tokens + self.params.max_tokens
         eos_token_ids = () if self.params.ignore_eos else self.eos_token_ids
@@ -98,6 +100,11 @@ class Sequence:
     def has_begun(self) -> bool:
         """Whether a token of it is known to the host, and perhaps to the client."""
         return len(self.token_ids) > self.num_prompt_tokens
+
+    @property
+    def num_own_tokens(self) -> int:
+        """Tokens generated here, as far as the host knows them."""
+        return len(self.token_ids) - self.num_prompt_tokens - self.num_received_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:
@@ -143,7 +150,7 @@ class Sequence:
     @property
     def seconds_per_output_token(self) -> float | None:
         """Mean over the tokens after the first; None while there is no such."""
-        num_gaps = len(self.token_ids) - self.num_prompt_tokens - 1
+        num_gaps = self.num_own_tokens - 1
         if self.first_token_time is None or self.last_token_time is None or num_gaps < 1:
             return None
         return (self.last_token_time - self.first_token_time) / num_gaps

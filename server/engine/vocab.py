@@ -52,6 +52,8 @@ def row_top(x_SV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """
     num_columns = x_SV.shape[1]
     top, column = jax.lax.top_k(x_SV, min(count, num_columns))
+    if jax.lax.axis_size(TENSOR) == 1:
+        return top, column
     top = jax.lax.all_gather(top, TENSOR, axis=1, tiled=True)
     ids = jax.lax.all_gather(column + first_id(num_columns), TENSOR, axis=1, tiled=True)
     top, order = jax.lax.top_k(top, min(count, top.shape[1]))

@@ -50,12 +50,14 @@ class Submission:
     params: SamplingParams
     n: int
     deadline: float | None
+    received: list[Sequence[int] | None]
     version: str | None = None
 
 
 class FakeEngine:
     """Answers with `script`: the token ids of each step, the same for every choice of a request.
 
+    A choice that is resumed is answered with what is left of them, a token a step.
     The last step finishes with `finish_reason`. With `script` None a test emits events by hand.
     """
 
@@ -68,6 +70,7 @@ class FakeEngine:
         finish_reason: str = "stop",
         vocab_size: int = 266,
         max_model_len: int = 256,
+        step_seconds: float = 0.0,
     ) -> None:
         self.info: EngineInfo | None = EngineInfo(
             model="small",
@@ -82,6 +85,7 @@ class FakeEngine:
         self.failure = ""
         self.script = script
         self.finish_reason = finish_reason
+        self.step_seconds = step_seconds
         self.submitted: list[Submission] = []
         self.aborted: list[tuple[int, int | None, AbortReason]] = []
         self.refused: list[str] = []
@@ -97,13 +101,16 @@ class FakeEngine:
         params: SamplingParams,
         *,
         n: int,
+        received: Sequence[Sequence[int] | None] = (),
         deadline: float | None,
         wakeup: asyncio.Event,
         version: str | None = None,
     ) -> EngineStream:
         stream = EngineStream(next(self._request_ids), wakeup)
         self.open[stream.request_id] = stream
-        submission = Submission(stream, list(prompt_token_ids), params, n, deadline, version)
+        submission = Submission(
+            stream, list(prompt_token_ids), params, n, deadline, list(received), version
+        )
         self.submitted.append(submission)
         if self.script is not None:
             task = asyncio.get_running_loop().create_task(self._play(submission, self.script))
@@ -139,11 +146,18 @@ class FakeEngine:
             await asyncio.sleep(0)
 
     async def _play(self, submission: Submission, script: Sequence[Sequence[int]]) -> None:
-        for position, token_ids in enumerate(script):
-            await asyncio.sleep(0)
-            for index in range(submission.n):
-                is_last = position == len(script) - 1
-                self._say(submission, index, token_ids, is_first=position == 0, is_last=is_last)
+        scripts = {
+            index: _rest(script, received)
+            for index, received in enumerate(submission.received or [[]] * submission.n)
+            if received is not None
+        }
+        for position in range(max(map(len, scripts.values()))):
+            await asyncio.sleep(self.step_seconds)
+            for index, steps in scripts.items():
+                if position < len(steps):
+                    is_last = position == len(steps) - 1
+                    token_ids = steps[position]
+                    self._say(submission, index, token_ids, is_first=position == 0, is_last=is_last)
 
     def _say(
         self,
@@ -170,6 +184,14 @@ class FakeEngine:
                 prompt_logprobs=[None, *prompt[1:]] if wants_prompt_logprobs else None,
             )
         )
+
+
+def _rest(script: Sequence[Sequence[int]], received: Sequence[int]) -> Sequence[Sequence[int]]:
+    if not received:
+        return script
+    token_ids = [token_id for step in script for token_id in step]
+    assert token_ids[: len(received)] == list(received), "these tokens are none of the script's"
+    return [[token_id] for token_id in token_ids[len(received) :]]
 
 
 def logprobs_of(token_id: int, num_top: int) -> TokenLogprobs:

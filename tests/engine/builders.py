@@ -13,6 +13,7 @@ from tests.engine.fakes import EOS
 def make_sequence(
     prompt,
     *,
+    received=(),
     request_id=0,
     index=0,
     arrival=0.0,
@@ -29,7 +30,8 @@ def make_sequence(
         index=index,
         params=params or SamplingParams(**({"max_tokens": 8} | fields)),
         eos_token_ids=(EOS,),
-        token_ids=list(prompt),
+        token_ids=[*prompt, *received],
+        num_received_tokens=len(received),
         arrival=arrival,
         deadline=deadline,
         version=version,

@@ -41,8 +41,8 @@ class Bench:
         )
         self.dispatched = None
 
-    def submit(self, request_id, prompt, *, client=1, n=1, deadline=None, **params):
-        """Submit; returns what every choice must generate."""
+    def submit(self, request_id, prompt, *, client=1, n=1, received=(), deadline=None, **params):
+        """Submit; returns what every choice must have in the end, what was received included."""
         params = link.SamplingParams(**({"max_tokens": 8, "ignore_eos": True} | params))
         self.engine.receive(
             client,
@@ -51,6 +51,7 @@ class Bench:
                 prompt_token_ids=list(prompt),
                 params=params,
                 n=n,
+                received=list(received),
                 arrival=self.now,
                 deadline=deadline,
             ),

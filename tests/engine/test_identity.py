@@ -7,7 +7,7 @@ included, lie within 1e-4 by a float64 oracle; such a choice is compared no furt
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ class Request:
     prompt: list[int]
     params: SamplingParams
     n: int = 1
+    received: list[list[int]] = field(default_factory=list)
 
 
 def make_request(start, length, *, n=1, max_tokens=24, **params):
@@ -103,6 +104,7 @@ class Session:
                 prompt_token_ids=request.prompt,
                 params=request.params,
                 n=request.n,
+                received=request.received,
                 arrival=0.0,
             )
             self.engine.receive(0, submit)

@@ -19,6 +19,7 @@ def folder(tmp_path):
 def test_it_lists_every_other_file_with_size_and_checksum(folder):
     assert json.loads((folder / "antipode.json").read_text()) == {
         "format": 1,
+        "chunk_bytes": 16 << 20,
         "files": {
             "a.bin": {"bytes": 5, "sha256": hashlib.sha256(b"12345").hexdigest()},
             "b.json": {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()},

@@ -66,6 +66,7 @@ class GenerationServicer:
             sampling=translate.sampling(message.sampling),
             n=message.n if message.HasField("n") else 1,
             add_special_tokens=translate.add_special_tokens(message),
+            resume=translate.resume(message),
             request_id=request_id,
             timeout_seconds=context.time_remaining(),
         )

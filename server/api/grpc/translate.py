@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from server.api._pb.antipode.v1 import generation_pb2 as pb
-from server.api.generation import Delta, Sampling, TokenLogprob, Usage
+from server.api.generation import Delta, Resume, Sampling, TokenLogprob, Usage
 from server.api.stream import Generation
 from server.errors import ApiError, ErrorKind
 
@@ -39,6 +39,16 @@ def sampling(message: pb.Sampling) -> Sampling:
     given["stop_token_ids"] = tuple(message.stop_token_ids)
     given["logit_bias"] = dict(message.logit_bias)
     return Sampling(**given)
+
+
+def resume(message: pb.GenerateRequest) -> Resume | None:
+    """What was received of a stream that is to go on, None for a new one."""
+    if not message.HasField("resume"):
+        return None
+    return Resume(
+        version=message.resume.model_version,
+        received=tuple(tuple(entry.ids) for entry in message.resume.received),
+    )
 
 
 def add_special_tokens(message: pb.GenerateRequest | pb.TokenizeRequest) -> bool:

@@ -67,16 +67,25 @@ async def generate_request(service: Service, body: ChatBody, request: Request) -
     )
     sampling = body.sampling(max_tokens=max_tokens, logprobs=body.num_logprobs)
     request_id = adopt_request_id(request, body.request_id)
-    messages = [message.for_template() for message in body.messages]
+    resume = body.resumed
     return GenerateRequest(
-        prompt=await service.render_chat(messages, **body.render_options),
+        prompt=await _prompt(service, body),
         model=body.model,
         sampling=sampling,
         n=1 if body.n is None else body.n,
         add_special_tokens=False,
+        resume=resume,
         request_id=request_id,
         timeout_seconds=timeout_seconds(request),
     )
+
+
+async def _prompt(service: Service, body: ChatBody) -> str | tuple[int, ...]:
+    """Token ids of a resumed stream as they were told: a template may look at the clock."""
+    if body.resume is not None and body.resume.prompt_token_ids is not None:
+        return tuple(body.resume.prompt_token_ids)
+    messages = [message.for_template() for message in body.messages]
+    return await service.render_chat(messages, **body.render_options)
 
 
 class ChatWording:
@@ -89,7 +98,11 @@ class ChatWording:
         self._returns_ids = bool(body.return_token_ids)
         self._includes_usage = includes_usage
         self._chunk_usage: UnsetType | None = None if includes_usage else UNSET
-        self._begun: set[int] = set()
+        self._begun = {
+            index
+            for index in range(self._generation.request.n)
+            if self._generation.received_token_ids(index)
+        }
 
     def whole(self, answers: list[list[Delta]]) -> ChatCompletion:
         return ChatCompletion(

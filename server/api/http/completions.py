@@ -30,6 +30,7 @@ from server.api.http.responses import (
 )
 from server.api.service import Service
 from server.api.stream import Generation, GenerationGroup
+from server.api.validation import invalid
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -65,6 +66,9 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
     if body.echo and body.logprobs is not None and body.prompt_logprobs is None:
         sampling = replace(sampling, prompt_logprobs=body.logprobs)
     request_id = adopt_request_id(request, body.request_id)
+    prompts, resume = body.prompts, body.resumed
+    if resume is not None and len(prompts) != 1:
+        raise invalid("resume takes one prompt", "resume")
     return [
         GenerateRequest(
             prompt=prompt,
@@ -72,10 +76,11 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
             sampling=sampling,
             n=1 if body.n is None else body.n,
             default_max_tokens=DEFAULT_MAX_TOKENS,
+            resume=resume,
             request_id=request_id,
             timeout_seconds=timeout_seconds(request),
         )
-        for prompt in body.prompts
+        for prompt in prompts
     ]
 
 
@@ -138,9 +143,11 @@ class _ChoiceWriter:
         self._returns_ids = bool(body.return_token_ids)
         self._index = position * generation.request.n + index
         self._seed = generation.seed
-        self._opening = _opening(body, generation)
+        self._opening = _Opening() if body.resume else _opening(body, generation)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._offset = 0
+        for token_id in _told_token_ids(body, generation, index):
+            self._offset += len(self._decoder.decode(generation.token_bytes(token_id)))
 
     def write(self, delta: Delta) -> CompletionChoice:
         opening, self._opening = self._opening, _Opening()
@@ -185,6 +192,15 @@ def _opening(body: CompletionBody, generation: Generation) -> _Opening:
         prompt_token_ids=list(prompt_token_ids) if body.return_token_ids else UNSET,
         prompt_logprobs=UNSET if body.prompt_logprobs is None else prompt_logprobs(generation),
     )
+
+
+def _told_token_ids(body: CompletionBody, generation: Generation, index: int) -> tuple[int, ...]:
+    """The tokens whose log probabilities a stream had told before it was resumed here."""
+    if generation.request.resume is None:
+        return ()
+    is_echoed = body.echo and body.logprobs is not None
+    prompt = generation.prompt_token_ids if is_echoed else ()
+    return prompt + generation.received_token_ids(index)
 
 
 def _says_something(choice: CompletionChoice) -> bool:

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from server.api.generation import Sampling
+from server.api.generation import Resume, Sampling
 from server.api.validation import (
     LOGIT_BIAS_RANGE,
     MAX_STOP_CHARS,
@@ -124,6 +124,23 @@ class StreamOptions(_Body):
     )
 
 
+class ResumeBody(_Body):
+    """What was received of a stream that broke, to be continued from its next token."""
+
+    model_version: str = Field("", description="The version it began on, as it reported.")
+    token_ids: Annotated[list[_TokenIds], FailFast()] = Field(
+        [], description="By choice, the generated tokens received."
+    )
+    prompt_token_ids: _TokenIds | None = Field(
+        None, description="The prompt as the stream reported it; unset: it is tokenized again."
+    )
+
+    def received(self) -> Resume:
+        return Resume(
+            version=self.model_version, received=tuple(tuple(ids) for ids in self.token_ids)
+        )
+
+
 class SamplingBody(_Body):
     """The options that both generation endpoints share. Null is the same as left out."""
 
@@ -166,6 +183,10 @@ class SamplingBody(_Body):
     return_token_ids: bool | None = Field(
         None, description="Add token_ids to each choice, and prompt_token_ids."
     )
+    resume: ResumeBody | None = Field(
+        None,
+        description="Go on with a stream that broke, here or elsewhere; the seed is the reported.",
+    )
     request_id: str | None = Field(
         None, description="Used in the answer's id and the X-Request-Id header, instead of theirs."
     )
@@ -176,6 +197,15 @@ class SamplingBody(_Body):
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options needs stream to be true", "stream_options")
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def resumed(self) -> Resume | None:
+        """In the service's words; ApiError where there is no stream that could go on."""
+        if self.resume is None:
+            return None
+        if not self.stream:
+            raise invalid("resume needs stream to be true", "resume")
+        return self.resume.received()
 
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """All options in the service's words, but for two that each endpoint spells its own way."""
@@ -209,7 +239,9 @@ class CompletionBody(SamplingBody):
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
         """One entry a prompt, whichever of the four forms it came in."""
-        prompt = self.prompt
+        prompt: Any = self.prompt
+        if self.resume is not None and self.resume.prompt_token_ids is not None:
+            prompt = self.resume.prompt_token_ids
         if isinstance(prompt, str):
             return [prompt]
         if prompt and isinstance(prompt[0], int):

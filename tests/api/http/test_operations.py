@@ -20,6 +20,8 @@ async def test_the_list_of_models(client):
         "parent": None,
         "max_model_len": 256,
         "model_version": "1",
+        "version": "1",
+        "state": "AVAILABLE",
     }
 
 

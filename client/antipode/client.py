@@ -1,0 +1,84 @@
+"""The asyncio client: addresses and bounds, out of which streams are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self, Unpack
+from urllib.parse import urlsplit
+
+from antipode.retry import RetryPolicy
+from antipode.stream import AsyncStream, Transport, Transports
+from antipode.types import Options, Prompt, Request
+
+
+class AsyncClient:
+    """Calls a server, or the next of several when one fails. Belongs to the event loop it runs in.
+
+    An address is `grpc://host:port` or `http://host:port`, with an s for TLS. `headers` go with
+    every call, over gRPC as metadata. `trust_env`: whether HTTP heeds proxy variables. ValueError
+    for an address that is none.
+    """
+
+    def __init__(
+        self,
+        *addresses: str,
+        retry: RetryPolicy | None = None,
+        headers: Mapping[str, str] | None = None,
+        trust_env: bool = True,
+    ) -> None:
+        if not addresses:
+            raise ValueError("a client needs an address, such as grpc://localhost:9000")
+        self._retry = retry or RetryPolicy()
+        self._transports = Transports(
+            [_transport(address, dict(headers or {}), trust_env) for address in addresses]
+        )
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        n: int = 1,
+        timeout: float | None = None,
+        request_id: str = "",
+        **options: Unpack[Options],
+    ) -> AsyncStream:
+        """A stream of `n` choices for a text, token ids, or a conversation's messages.
+
+        Nothing is sent before it is read. `timeout` is in seconds, for everything together.
+        """
+        request = Request(prompt=prompt, model=model, n=n, request_id=request_id, options=options)
+        return AsyncStream(self._transports, request, self._retry, timeout)
+
+    async def aclose(self) -> None:
+        """Close the connections; streams that run break."""
+        await self._transports.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _transport(address: str, headers: dict[str, str], trust_env: bool) -> Transport:
+    # Each protocol's library is loaded by those alone who use it.
+    url = urlsplit(address)
+    if not url.netloc:
+        raise ValueError(f"{address!r} is no address; write it as grpc://host:port or http://...")
+    match url.scheme:
+        case "grpc" | "grpcs":
+            from antipode.grpc_transport import GrpcTransport
+
+            return GrpcTransport(url.netloc, headers, is_secure=url.scheme == "grpcs")
+        case "http" | "https":
+            from antipode.http_transport import HttpTransport
+
+            return HttpTransport(address, headers, trust_env=trust_env)
+    raise ValueError(f"{address!r} has the scheme {url.scheme!r}; use grpc, grpcs, http or https")

@@ -1,0 +1,117 @@
+"""`antipode-generate`, and `antipode generate` where the server is installed too.
+
+Prints the text as it comes; what was retried or resumed goes to stderr, so that a pipe sees the
+text alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from antipode.stream import AsyncStream
+
+DESCRIPTION = "Stream a completion; a stream that breaks is resumed on another replica."
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+_OPTIONS: tuple[tuple[str, type, str], ...] = (
+    ("--max-tokens", int, "the most tokens to generate"),
+    ("--min-tokens", int, "the least tokens to generate"),
+    ("--temperature", float, "0 takes the likeliest token every time"),
+    ("--top-p", float, "draw from the tokens that hold this much probability"),
+    ("--top-k", int, "draw from this many tokens"),
+    ("--seed", int, "the same seed gives the same tokens"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("prompt", help="what to continue; - reads it from standard input")
+    parser.add_argument(
+        *("--server", "-s"),
+        action="append",
+        metavar="URL",
+        help="grpc://host:port or http://host:port, again for another (default:"
+        " grpc://localhost:9000)",
+    )
+    parser.add_argument("--model", default="", help="the served model's name")
+    parser.add_argument("--chat", action="store_true", help="send the prompt as a user's message")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end at this text")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for everything together")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    for flag, kind, description in _OPTIONS:
+        parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=description)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generate; the exit code."""
+    # Not paid for by `--help`.
+    import asyncio
+
+    from antipode.errors import AntipodeError
+
+    try:
+        return asyncio.run(_generate(arguments))
+    except (AntipodeError, ValueError) as error:
+        print(f"{error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ValueError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="antipode-generate", description=DESCRIPTION)
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+async def _generate(arguments: argparse.Namespace) -> int:
+    from antipode.client import AsyncClient
+
+    text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    prompt = [{"role": "user", "content": text}] if arguments.chat else text
+    async with AsyncClient(*(arguments.server or ["grpc://localhost:9000"])) as client:
+        stream = client.generate(
+            prompt, model=arguments.model, timeout=arguments.timeout, **_options(arguments)
+        )
+        async with stream:
+            if arguments.json:
+                [choice] = await stream.collect()
+                print(json.dumps(_answer(stream, asdict(choice))))
+            else:
+                await _print(stream)
+    if stream.num_retries or stream.num_resumed:
+        print(f"retried {stream.num_retries}, resumed {stream.num_resumed}", file=sys.stderr)
+    return 0
+
+
+async def _print(stream: AsyncStream) -> None:
+    async for delta in stream:
+        print(delta.text, end="", flush=True)
+    print()
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = [flag.removeprefix("--").replace("-", "_") for flag, _, _ in _OPTIONS]
+    given = {name: getattr(arguments, name) for name in (*names, "stop")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _answer(stream: AsyncStream, choice: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **choice,
+        "start": asdict(stream.start) if stream.start else None,
+        "usage": asdict(stream.usage) if stream.usage else None,
+        "num_retries": stream.num_retries,
+        "num_resumed": stream.num_resumed,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

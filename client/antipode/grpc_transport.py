@@ -1,0 +1,167 @@
+"""antipode.v1.Generation: requests to messages, messages to events, statuses to errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import grpc
+
+from antipode._pb.antipode.v1 import generation_pb2 as pb
+from antipode.errors import (
+    AntipodeError,
+    AuthenticationError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    ServerError,
+    UnavailableError,
+    VersionGoneError,
+)
+from antipode.types import Delta, Event, FinishReason, Request, Resume, Start, TokenLogprob, Usage
+
+GENERATE = "/antipode.v1.Generation/Generate"
+CODES: Mapping[grpc.StatusCode, type[AntipodeError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.UNIMPLEMENTED: NotFoundError,
+    grpc.StatusCode.UNAUTHENTICATED: AuthenticationError,
+    grpc.StatusCode.PERMISSION_DENIED: AuthenticationError,
+    grpc.StatusCode.FAILED_PRECONDITION: VersionGoneError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.INTERNAL: ServerError,
+}
+FINISH_REASONS: Mapping[int, FinishReason | None] = {
+    pb.FINISH_REASON_UNSPECIFIED: None,
+    pb.FINISH_REASON_STOP: "stop",
+    pb.FINISH_REASON_LENGTH: "length",
+}
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+# The retry policy decides when to try again; the channel must not wait for two minutes meanwhile.
+CHANNEL_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.enable_retries", 0),
+]
+
+
+class GrpcTransport:
+    """One channel to `target`, host:port."""
+
+    def __init__(self, target: str, headers: Mapping[str, str], *, is_secure: bool) -> None:
+        self._metadata = tuple((key.lower(), value) for key, value in headers.items())
+        self._channel = (
+            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
+            if is_secure
+            else grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
+        )
+        self._generate = self._channel.unary_stream(
+            GENERATE,
+            request_serializer=pb.GenerateRequest.SerializeToString,
+            response_deserializer=pb.GenerateResponse.FromString,
+        )
+
+    async def call(
+        self, request: Request, resume: Resume | None, timeout: float | None
+    ) -> AsyncGenerator[Event]:
+        call = self._generate(message(request, resume), timeout=timeout, metadata=self._metadata)
+        try:
+            async for response in call:
+                yield event(response)
+        except grpc.aio.AioRpcError as error:
+            raise _error(error) from error
+        finally:
+            call.cancel()
+
+    async def aclose(self) -> None:
+        await self._channel.close()
+
+
+def message(request: Request, resume: Resume | None) -> pb.GenerateRequest:
+    """The request's message; a resumed one has the prompt's tokens and the seed it was told."""
+    options: dict[str, Any] = dict(request.options)
+    if resume is not None:
+        options["seed"] = resume.start.seed
+    elif "seed" in options:
+        options["seed"] %= 2**64
+    try:
+        built = pb.GenerateRequest(
+            model=request.model,
+            n=request.n,
+            request_id=request.request_id,
+            sampling=pb.Sampling(**options),
+            return_token_ids=True,
+        )
+        _set_prompt(built, request, resume)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"the request cannot be sent: {error}") from error
+    if resume is not None:
+        built.resume.model_version = resume.start.model_version
+        for token_ids in resume.received:
+            built.resume.received.add(ids=token_ids)
+    return built
+
+
+def _set_prompt(built: pb.GenerateRequest, request: Request, resume: Resume | None) -> None:
+    prompt: Any = request.prompt
+    if resume is not None:
+        built.token_ids.ids.extend(resume.start.prompt_token_ids)
+    elif isinstance(prompt, str):
+        built.text = prompt
+    elif prompt and isinstance(prompt[0], Mapping):
+        built.chat.messages.extend(pb.ChatMessage(**entry) for entry in prompt)
+    else:
+        built.token_ids.ids.extend(prompt)
+
+
+def event(response: pb.GenerateResponse) -> Event:
+    """UnavailableError for a choice the server gave up."""
+    if response.finish_reason == pb.FINISH_REASON_ABORT:
+        raise UnavailableError("the server gave the request up")
+    stop = response.WhichOneof("stop_reason")
+    return Event(
+        start=_start(response.start) if response.HasField("start") else None,
+        delta=Delta(
+            index=response.index,
+            text=response.text,
+            token_ids=tuple(response.token_ids),
+            logprobs=tuple(map(_logprob, response.logprobs)),
+            finish_reason=FINISH_REASONS[response.finish_reason],
+            stop_reason=getattr(response, stop) if stop else None,
+        ),
+        usage=_usage(response.usage) if response.HasField("usage") else None,
+    )
+
+
+def _start(start: pb.Start) -> Start:
+    return Start(
+        request_id=start.request_id,
+        model=start.model,
+        model_version=start.model_version,
+        seed=start.seed,
+        prompt_token_ids=tuple(start.prompt_token_ids),
+    )
+
+
+def _usage(usage: pb.Usage) -> Usage:
+    return Usage(
+        num_prompt_tokens=usage.num_prompt_tokens,
+        num_generated_tokens=usage.num_generated_tokens,
+        num_cached_tokens=usage.num_cached_tokens,
+    )
+
+
+def _logprob(entry: pb.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(entry.token, entry.logprob, tuple((t.token, t.logprob) for t in entry.top))
+
+
+def _error(error: grpc.aio.AioRpcError) -> AntipodeError:
+    """Codes that are not of the table are the network's or a proxy's."""
+    kind = CODES.get(error.code(), UnavailableError)
+    pushback = str(dict(error.trailing_metadata() or ()).get(PUSHBACK_KEY, "0"))
+    retry_after = int(pushback) / 1000 if pushback.isdecimal() else 0.0
+    return kind(error.details() or error.code().name, retry_after=retry_after)

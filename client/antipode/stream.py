@@ -1,0 +1,150 @@
+"""One call as its caller sees it: deltas to the end, from as many servers as that takes.
+
+The loop of tries. Knows a transport as a function from request and progress to events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Protocol, Self
+
+from antipode.errors import AntipodeError, DeadlineExceededError, UnavailableError
+from antipode.progress import Progress
+from antipode.retry import Attempts, RetryPolicy
+from antipode.types import Choice, Delta, Event, Request, Resume, Start, Usage
+
+
+class Transport(Protocol):
+    """The way to one server."""
+
+    def call(
+        self, request: Request, resume: Resume | None, timeout: float | None
+    ) -> AsyncGenerator[Event]:
+        """One try: its events, then the end or an AntipodeError. Closing it ends the call."""
+
+    async def aclose(self) -> None: ...
+
+
+class Transports:
+    """Servers to choose from: one that failed passes its turn to the next."""
+
+    def __init__(self, transports: list[Transport]) -> None:
+        self._transports = transports
+        self._turn = 0
+
+    @property
+    def current(self) -> Transport:
+        return self._transports[self._turn % len(self._transports)]
+
+    def pass_turn(self, failed: Transport) -> None:
+        """Of several calls that one server failed, only the first passes its turn."""
+        if failed is self.current:
+            self._turn += 1
+
+    async def aclose(self) -> None:
+        for transport in self._transports:
+            await transport.aclose()
+
+
+class AsyncStream:
+    """Iterate for deltas, or `await collect()`; close it, best by `async with`.
+
+    `num_retries` counts failures before the first token, `num_resumed` those after it.
+    """
+
+    def __init__(
+        self, transports: Transports, request: Request, policy: RetryPolicy, timeout: float | None
+    ) -> None:
+        self.num_retries = 0
+        self.num_resumed = 0
+        self._transports = transports
+        self._request = request
+        self._policy = policy
+        self._progress = Progress(request.n)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._attempts = Attempts(policy, deadline)
+        self._deltas = self._run()
+
+    @property
+    def start(self) -> Start | None:
+        """How the stream began; None before its first token."""
+        return self._progress.start
+
+    @property
+    def usage(self) -> Usage | None:
+        """The counts, None before the end."""
+        return self._progress.usage
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self._deltas
+
+    async def collect(self) -> list[Choice]:
+        """Read to the end; every choice in one piece."""
+        choices = [Choice(index=index) for index in range(self._request.n)]
+        async for delta in self._deltas:
+            choices[delta.index].add(delta)
+        return choices
+
+    async def aclose(self) -> None:
+        """End the call; the server stops at once. May be called again."""
+        await self._deltas.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _run(self) -> AsyncGenerator[Delta]:
+        while not self._progress.is_complete:
+            transport = self._transports.current
+            try:
+                async with aclosing(self._try(transport)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+            except AntipodeError as error:
+                delay = self._attempts.delay_after(error, time.monotonic())
+                self._transports.pass_turn(transport)
+                self._count()
+                await asyncio.sleep(delay)
+
+    def _count(self) -> None:
+        if self._progress.resume is None:
+            self.num_retries += 1
+        else:
+            self.num_resumed += 1
+
+    async def _try(self, transport: Transport) -> AsyncGenerator[Delta]:
+        """What one server brings; ends with an error unless the call is complete."""
+        timeout = self._attempts.remaining(time.monotonic())
+        call = transport.call(self._request, self._progress.resume, timeout)
+        async with aclosing(call) as events:
+            while (event := await self._next(events)) is not None:
+                if delta := self._progress.take(event):
+                    yield delta
+        if not self._progress.is_complete:
+            raise UnavailableError("the stream broke off")
+
+    async def _next(self, events: AsyncGenerator[Event]) -> Event | None:
+        """The next event, None at the end; a silence that is too long is an error."""
+        remaining = self._attempts.remaining(time.monotonic())
+        stall = self._policy.stall_timeout
+        try:
+            async with asyncio.timeout(stall if remaining is None else min(stall, remaining)):
+                return await anext(events, None)
+        except TimeoutError:
+            self._attempts.remaining(time.monotonic())
+            raise UnavailableError(f"the server said nothing for {stall:g} s") from None
+        except DeadlineExceededError as error:
+            # A gateway's deadline, or a server's, that is none of the caller's.
+            self._attempts.remaining(time.monotonic())
+            raise UnavailableError(error.message) from error

@@ -1,0 +1,147 @@
+"""The same client without asyncio: each call is run by an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from antipode.client import AsyncClient
+from antipode.retry import RetryPolicy
+from antipode.stream import AsyncStream
+from antipode.types import Choice, Delta, Options, Prompt, Start, Usage
+
+
+class Stream:
+    """As AsyncStream, to be iterated or collected by one thread."""
+
+    def __init__(self, stream: AsyncStream, loop: _Loop) -> None:
+        self._stream = stream
+        self._deltas = aiter(stream)
+        self._loop = loop
+
+    @property
+    def start(self) -> Start | None:
+        return self._stream.start
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._stream.usage
+
+    @property
+    def num_retries(self) -> int:
+        return self._stream.num_retries
+
+    @property
+    def num_resumed(self) -> int:
+        return self._stream.num_resumed
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self
+
+    def __next__(self) -> Delta:
+        delta = self._loop.run(_next(self._deltas))
+        if delta is None:
+            raise StopIteration
+        return delta
+
+    def collect(self) -> list[Choice]:
+        return self._loop.run(self._stream.collect())
+
+    def close(self) -> None:
+        self._loop.run(self._stream.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Client:
+    """As AsyncClient, for any number of threads; close it, best by `with`."""
+
+    def __init__(
+        self,
+        *addresses: str,
+        retry: RetryPolicy | None = None,
+        headers: Mapping[str, str] | None = None,
+        trust_env: bool = True,
+    ) -> None:
+        self._loop = _Loop()
+        try:
+            self._client = self._loop.run(
+                _create(addresses, retry=retry, headers=headers, trust_env=trust_env)
+            )
+        except BaseException:
+            self._loop.stop()
+            raise
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        n: int = 1,
+        timeout: float | None = None,
+        request_id: str = "",
+        **options: Unpack[Options],
+    ) -> Stream:
+        stream = self._client.generate(
+            prompt, model=model, n=n, timeout=timeout, request_id=request_id, **options
+        )
+        return Stream(stream, self._loop)
+
+    def close(self) -> None:
+        self._loop.run(self._client.aclose())
+        self._loop.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Loop:
+    """An event loop in a thread that ends with the program."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="antipode", daemon=True)
+        self._thread.start()
+
+    def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Wait for a coroutine; who is interrupted meanwhile interrupts it too."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _create(addresses: tuple[str, ...], **options: Any) -> AsyncClient:
+    return AsyncClient(*addresses, **options)
+
+
+async def _next(deltas: Any) -> Delta | None:
+    delta: Delta | None = await anext(deltas, None)
+    return delta

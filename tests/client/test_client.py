@@ -1,0 +1,120 @@
+"""Addresses, the synchronous client, the command, and what importing it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from antipode import AsyncClient, Client, InvalidRequestError
+from antipode.command import main
+
+from tests.client.fake_server import FunctionEngine, fake_server
+
+TRANSPORTS = ("grpc", "http")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with in_thread(FunctionEngine()) as server:
+        yield server
+
+
+@contextmanager
+def in_thread(engine):
+    """A fake server on an event loop of its own, for clients that block."""
+    loop, started, ended = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    servers = []
+
+    async def serve():
+        async with fake_server(engine) as server:
+            servers.append(server)
+            started.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    started.wait()
+    yield servers[0]
+    loop.call_soon_threadsafe(ended.set)
+    thread.join()
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("localhost:9000", "write it as grpc://host:port"),
+        ("ftp://localhost", "use grpc, grpcs, http or https"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(address, words):
+    with pytest.raises(ValueError, match=words):
+        AsyncClient(address)
+    with pytest.raises(ValueError, match=words):
+        Client(address)
+
+
+def test_a_client_needs_an_address():
+    with pytest.raises(ValueError, match="needs an address"):
+        AsyncClient()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_without_asyncio_it_is_the_same(server, transport):
+    address = f"{transport}://{server.addresses[transport]}"
+    with Client(address, trust_env=False) as client:
+        with client.generate("say it", max_tokens=9, seed=4) as stream:
+            token_ids = [token_id for delta in stream for token_id in delta.token_ids]
+        [choice] = client.generate("say it", max_tokens=9, seed=4).collect()
+        assert choice.token_ids == token_ids
+        assert (stream.start.seed, stream.usage.num_generated_tokens) == (4, 9)
+        assert stream.num_resumed == stream.num_retries == 0
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_leaving_early_and_failing_without_asyncio(server, transport):
+    address = f"{transport}://{server.addresses[transport]}"
+    with Client(address, trust_env=False) as client:
+        with client.generate("say it", max_tokens=900) as stream:
+            assert next(iter(stream)).text
+        with pytest.raises(InvalidRequestError, match="temperature must be"):
+            client.generate("say it", temperature=9.0).collect()
+
+
+def test_the_command_prints_the_text_or_json(server, capsys):
+    flags = ["--server", f"grpc://{server.addresses['grpc']}", "--max-tokens=7", "--seed=1"]
+    assert main(["say it", *flags]) == 0
+    text = capsys.readouterr().out
+    assert main(["say it", "--json", *flags]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["text"] == text.removesuffix("\n")
+    assert (answer["start"]["seed"], answer["finish_reason"]) == (1, "length")
+
+
+def test_the_command_says_what_was_wrong(server, capsys):
+    address = f"grpc://{server.addresses['grpc']}"
+    assert main(["x", "--server", address, "--temperature=9"]) == 1
+    assert "temperature must be at least 0" in capsys.readouterr().err
+    assert main(["x", "--server", "nonsense"]) == 2
+    assert "is no address" in capsys.readouterr().err
+
+
+def test_the_servers_command_has_it_too(server):
+    flags = ["--max-tokens=3", f"--server=grpc://{server.addresses['grpc']}"]
+    command = [sys.executable, "-m", "server", "generate", "x", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert len(done.stdout) == 4
+
+
+def test_it_needs_nothing_of_the_server():
+    code = (
+        "import sys, antipode, antipode.grpc_transport, antipode.http_transport, antipode.command;"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert not {"jax", "numpy", "server", "models", "fastapi"} & set(done.stdout.split())
