@@ -4,7 +4,7 @@ RUN := .venv/bin/python -m
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format bench plan-ci golden train-tiny
+.PHONY: help setup serve test lint format bench swap plan-ci golden train-tiny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -13,7 +13,7 @@ help: ## list the targets
 	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 
 setup: $(filter .uv/bin/uv,$(UV)) ## install everything that tests and lint need into .venv
-	$(UV) sync --frozen --all-groups --extra demo --extra tpu
+	$(UV) sync --frozen --all-groups --extra demo --extra gcs --extra tpu
 
 serve: $(filter .uv/bin/uv,$(UV)) ## start the server on the demo model; ARGS="--http-port 8001" adds flags
 	$(UV) sync --frozen --no-default-groups --extra demo --inexact
@@ -30,6 +30,9 @@ format: setup ## rewrite the code in the project's format
 
 bench: setup ## stream from a real server beside the memory floor; ARGS="--streams 8" picks a load
 	$(RUN) benchmarks.serving $(ARGS)
+
+swap: setup ## change versions under load, ten times over; ARGS="--rounds 1" is shorter
+	JAX_PLATFORMS=cpu $(RUN) benchmarks.swap $(ARGS)
 
 plan-ci: setup ## compile every preset for its slice, check its limits; ARGS=--small does two programs
 	$(RUN) server.plan.gate $(ARGS)

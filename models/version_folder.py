@@ -12,7 +12,7 @@ from pathlib import Path
 from models import manifest
 from models.checkpoint import Checkpoint, CheckpointError
 from models.files import Files
-from models.reading import FileReader, ReadError, ReadLimits
+from models.reading import CHUNK_BYTES, FileReader, ReadError, ReadLimits
 
 # Everything that is no weights is read whole: configuration, tokenizer, index.
 _WEIGHTS = ".safetensors"
@@ -29,6 +29,17 @@ class VersionFolder:
     is_published: bool
     golden: manifest.Golden | None
 
+    def read_everything(self) -> None:
+        """Hold every byte to the manifest. Raises CheckpointError."""
+        try:
+            ranges = [(name, 0, self.reader.size(name)) for name in self.reader.names()]
+            self.reader.read_ahead(ranges)
+            for name, start, stop in ranges:
+                for chunk in range(start, stop, CHUNK_BYTES):
+                    self.reader.read(name, chunk, min(stop, chunk + CHUNK_BYTES))
+        except ReadError as error:
+            raise CheckpointError(str(error)) from error
+
     def checkpoint(self) -> Checkpoint:
         """The weights. Raises CheckpointError."""
         return Checkpoint(Path(self.place), self.reader)
@@ -42,6 +53,8 @@ def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> 
     try:
         reader = FileReader(files, limits=limits)
         names = reader.names()
+        if not names:
+            raise CheckpointError(f"{files.place} is empty, or not there")
         if manifest.NAME not in names:
             _copy(reader, names, copy)
             return VersionFolder(copy, files.place, reader, False, None)

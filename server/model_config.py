@@ -17,6 +17,9 @@ from typing import Literal
 import msgspec
 import yaml
 
+from models.gcs import GcsError, GcsFiles, is_gcs
+from models.manifest import NAME as MANIFEST
+
 _POLL_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
@@ -56,15 +59,24 @@ class ModelFile:
         if self.version is not None:
             return self.version
         try:
-            names = [entry.name for entry in Path(self.path).iterdir() if is_version(entry.name)]
-        except OSError as error:
+            published = [name for name in self._folders() if self._is_published(name)]
+        except (OSError, GcsError) as error:
             raise ModelConfigError(f"{self.path} cannot be listed: {error}") from error
-        published = [
-            name for name in names if (Path(self.path_of(name)) / "antipode.json").exists()
-        ]
         if not published:
             raise ModelConfigError(f"{self.path} holds no published version")
         return max(published, key=int)
+
+    def _folders(self) -> list[str]:
+        if is_gcs(self.path):
+            names = GcsFiles(self.path).folders()
+        else:
+            names = [entry.name for entry in Path(self.path).iterdir()]
+        return list(filter(is_version, names))
+
+    def _is_published(self, version: str) -> bool:
+        if is_gcs(self.path):
+            return MANIFEST in GcsFiles(self.path_of(version)).names()
+        return (Path(self.path_of(version)) / MANIFEST).exists()
 
 
 def is_version(name: str) -> bool:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 from models import manifest
-from models.checkpoint import Checkpoint
 from models.config import ConfigError as ModelConfigError
+from models.files import LocalFiles
+from models.gcs import GcsFiles, is_gcs
 from models.manifest import Golden, GoldenPrompt
+from models.version_folder import VersionFolder, open_version
 from server.config import EngineConfig
 
 PUBLISH = """Make SRC, a checkpoint directory or a GGUF file, the version DIR/<model>/<version>.
@@ -42,7 +45,11 @@ class PublishError(Exception):
 
 def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a checkpoint directory or a .gguf file")
-    parser.add_argument("target", metavar="DIR", help="the new version's folder, <model>/<version>")
+    parser.add_argument(
+        "target",
+        metavar="DIR",
+        help="the new version's folder or gs://BUCKET/FOLDER, ending in <model>/<version>",
+    )
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -61,14 +68,15 @@ def run_publish(arguments: argparse.Namespace) -> int:
     if arguments.prompts:
         lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
         texts = tuple(line for line in lines if line.strip())
-    return _explained(
-        lambda: publish(Path(arguments.source), Path(arguments.target), texts, arguments.tolerance)
-    )
+    source, target = Path(arguments.source), arguments.target
+    if is_gcs(target):
+        return _explained(lambda: publish_to_bucket(source, target, texts, arguments.tolerance))
+    return _explained(lambda: publish(source, Path(target), texts, arguments.tolerance))
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Verify; the exit code."""
-    return _explained(lambda: verify(Path(arguments.path)))
+    return _explained(lambda: verify(arguments.path))
 
 
 def publish(
@@ -92,17 +100,32 @@ def publish(
     return f"published {target}, with {len(golden.prompts)} golden prompts"
 
 
-def verify(folder: Path) -> str:
+def publish_to_bucket(source: Path, target: str, texts: tuple[str, ...], tolerance: float) -> str:
+    """The same into a bucket: made here, then uploaded, the manifest last. PublishError."""
+    bucket = GcsFiles(target)
+    if bucket.names():
+        raise PublishError(f"{target} exists already; a version is never overwritten")
+    with tempfile.TemporaryDirectory(prefix="antipode-publish-") as folder:
+        made = Path(folder) / target.rstrip("/").rpartition("/")[2]
+        publish(source, made, texts, tolerance)
+        bucket.upload(made)
+    return f"published {target}"
+
+
+def verify(path: str) -> str:
     """Hold a version to its manifest; what was found, in a sentence. PublishError."""
-    if not (folder / manifest.NAME).is_file():
-        raise PublishError(
-            f"{folder} has no {manifest.NAME}: it was not published, or not to its end"
+    with tempfile.TemporaryDirectory(prefix="antipode-verify-") as copy:
+        version = open_version(
+            GcsFiles(path) if is_gcs(path) else LocalFiles(Path(path)), Path(copy)
         )
-    manifest.verify(folder)
-    _check_loads(folder)
-    golden = manifest.golden(manifest.read(folder))
-    count = len(golden.prompts) if golden else 0
-    return f"{folder} is whole, with {count} golden prompts"
+        if not version.is_published:
+            raise PublishError(
+                f"{path} has no {manifest.NAME}: it was not published, or not to its end"
+            )
+        version.read_everything()
+        _check_loads(version)
+    count = len(version.golden.prompts) if version.golden else 0
+    return f"{path} is whole, with {count} golden prompts"
 
 
 def make_golden(folder: Path, texts: tuple[str, ...], tolerance: float) -> Golden:
@@ -190,7 +213,7 @@ def _copy(source: Path, partial: Path) -> None:
             shutil.copyfile(path, partial / path.name)
 
 
-def _check_loads(folder: Path) -> None:
+def _check_loads(version: VersionFolder) -> None:
     """Configuration, tokenizer, and every tensor's presence and shape; reads no weights."""
     from models.hf_config import read_config
     from models.sharding import make_mesh
@@ -198,11 +221,11 @@ def _check_loads(folder: Path) -> None:
     from server.api.tokenizer import Tokenizer
     from server.engine.blueprint import choose_layout
 
-    Tokenizer.load(folder)
-    config = read_config(folder)
+    Tokenizer.load(version.copy)
+    config = read_config(version.copy)
     mesh = make_mesh(config, 1)
     model = abstract_decoder(config, choose_layout(config, EngineConfig(), mesh))
-    WeightLoader(model, mesh).check(Checkpoint(folder))
+    WeightLoader(model, mesh).check(version.checkpoint())
 
 
 def _explained(act: Any) -> int:

@@ -53,7 +53,7 @@ def run_supervisor(
     set_up_logging(config.server, "main")
     engine = follow_model_config(config.engine)
     model = prepare_model(engine)
-    engine = replace(engine, model=str(model.path), served_model_name=model.name)
+    engine = replace(engine, model=model.source, served_model_name=model.name)
     with (
         reserved_ports(config.server) as server,
         tempfile.TemporaryDirectory(prefix="antipode-") as folder,

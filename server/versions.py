@@ -6,10 +6,14 @@ folder with a config.json. This module looks at names only; it opens no weights.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from models.checkpoint import CheckpointError
+from models.gcs import SCHEME, GcsError, GcsFiles, is_gcs
+from models.version_folder import open_version
 from server.config import EngineConfig
 from server.model_config import ModelConfigError, is_version, read_model_config
 
@@ -22,16 +26,20 @@ class ModelNotFoundError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A checkpoint's folder and what it is served as; `version` is "" where the path names none."""
+    """A checkpoint's folder and what it is served as; `version` is "" where the path names none.
+
+    Of a checkpoint in a bucket, at `uri`, the folder holds a copy of all but the weights.
+    """
 
     path: Path
     name: str
     version: str
+    uri: str = ""
 
     @property
     def source(self) -> str:
         """Where its weights are read from."""
-        return str(self.path)
+        return self.uri or str(self.path)
 
 
 def find_model(config: EngineConfig) -> ServedModel:
@@ -40,6 +48,9 @@ def find_model(config: EngineConfig) -> ServedModel:
     A path wins over a name; of a folder of versions the highest is taken. ModelNotFoundError when
     neither leads to a folder with a config.json.
     """
+    if is_gcs(config.model):
+        served = _served(_copy_of(config), config.served_model_name)
+        return replace(served, uri=config.model.rstrip("/"))
     candidates = [Path(config.model), Path(config.model_root) / config.model]
     candidates += [folder / config.model for folder in _embedded_model_folders()]
     for candidate in candidates:
@@ -56,7 +67,13 @@ def find_model(config: EngineConfig) -> ServedModel:
 
 
 def prepare_model(config: EngineConfig) -> ServedModel:
-    """`find_model`, after converting the demo model if that is what is asked for."""
+    """`find_model`, after converting the demo model or copying a bucket's small files here."""
+    if is_gcs(config.model):
+        try:
+            shutil.rmtree(_copy_of(config), ignore_errors=True)
+            open_version(GcsFiles(config.model), _copy_of(config))
+        except (CheckpointError, GcsError) as error:
+            raise ModelNotFoundError(str(error)) from error
     if config.model == DEMO_MODEL and not Path(config.model).exists():
         # The conversion needs packages that serving a checkpoint does not.
         from models.demo import DemoModelError, ensure
@@ -87,6 +104,11 @@ def follow_model_config(config: EngineConfig) -> EngineConfig:
         raise ModelNotFoundError(
             f"the model configuration file {config.model_config} cannot be followed: {error}"
         ) from error
+
+
+def _copy_of(config: EngineConfig) -> Path:
+    """Where the small files of a checkpoint in a bucket are kept."""
+    return Path(config.model_root) / "gs" / config.model.removeprefix(SCHEME).strip("/")
 
 
 def _embedded_model_folders() -> list[Path]:

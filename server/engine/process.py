@@ -359,6 +359,7 @@ def build_model_runner(
     import jax
 
     from server.engine.model_runner import ModelRunner
+    from server.engine.version_loader import files_of
 
     def on_duration(event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
@@ -368,7 +369,7 @@ def build_model_runner(
     devices = jax.local_devices()
     _log.info("devices", extra={"count": len(devices), "kind": devices[0].device_kind})
     version = LoadedVersion(find_model(config).version)
-    return ModelRunner.build(Path(config.model), config, progress, version)
+    return ModelRunner.build(files_of(config.model), config, progress, version)
 
 
 def _set_compilation_cache(config: EngineConfig) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.files import Files, LocalFiles
+from models.gcs import GcsFiles, is_gcs
 from models.manifest import NAME as MANIFEST
 from models.manifest import Golden
 from models.reading import ReadLimits
@@ -115,8 +116,8 @@ class CheckpointLoader:
 
 
 def files_of(path: str) -> Files:
-    """The files of a version by its path."""
-    return LocalFiles(Path(path))
+    """The files of a version by its path, in a folder or a bucket."""
+    return GcsFiles(path) if is_gcs(path) else LocalFiles(Path(path))
 
 
 def _available_bytes() -> int:
