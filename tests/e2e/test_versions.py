@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
+import shutil
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from benchmarks.swap import FLAGS, MODEL, TOKEN, connected, run
+from models import manifest
 from tests.e2e.servers import REAL, wait_for
 
 
@@ -84,19 +90,96 @@ async def test_versions_change_under_load_and_by_the_file(start_swapping, config
     assert server.metric("antipode_compilations_after_ready_total") == 0
 
 
-async def test_the_admin_port_wants_the_token(start_swapping):
-    """And kill -9 while a version is loaded: the next start serves what the file says."""
-    server = await asyncio.to_thread(start_swapping().wait_ready)
+async def test_what_goes_wrong_leaves_what_is_served(start_swapping, tmp_path):
+    """Nobody without the token, no torn or wrong version; what turns bad later is taken back."""
+    server = await asyncio.to_thread(start_swapping("--watch-window-seconds=60").wait_ready)
     admin = "http://" + server.start_line["admin"]
     async with httpx.AsyncClient(trust_env=False) as http:
-        assert (await http.get(admin + "/versions")).status_code == 401
-        wrong = {"authorization": "Bearer wrong"}
-        assert (await http.post(admin + "/rollback", headers=wrong)).status_code == 401
-        right = {"authorization": f"Bearer {TOKEN}"}
-        refused = await http.post(admin + "/versions/9/load", headers=right)
-        assert refused.status_code == 409
-        assert "models/tiny/9" in refused.json()["error"]["message"]
-    assert (await asyncio.to_thread(server.get, "/versions")).status_code == 404
+        for headers in ({}, {"authorization": "Bearer wrong"}):
+            assert (await http.post(admin + "/rollback", headers=headers)).status_code == 401
+    async with connected(server) as client:
+        for damage, words in DAMAGES.items():
+            folder = damaged(tmp_path / damage / "2", damage)
+            message = await refusal(client, "/versions/2/load", path=str(folder))
+            assert words in message, damage
+        assert (await client.over_http(0, "tiny")).version == "1"
+
+        poisoned = damaged(tmp_path / "poisoned" / "2", "not a number")
+        await client.admin("POST", "/versions/2/load", path=str(poisoned), policy="availability")
+        await client.admin("POST", "/versions/2/promote")
+        body = {"model": "tiny", "prompt": "def", "max_tokens": 4}
+        assert server.post("/v1/completions", body).status_code == 500
+        assert server.post("/v1/completions", body).status_code == 200
+        await asyncio.to_thread(wait_for, lambda: is_served(server, "1"), "the version before")
+        assert "went back to version 1" in (await client.admin("GET", "/versions/2"))["message"]
+    assert server.metric("antipode_model_swaps_total", result="automatic_rollback") == 1
+    assert server.metric("antipode_compilations_after_ready_total") == 0
+
+
+async def test_a_killed_server_comes_back_with_the_version_of_its_file(start_swapping, config):
+    server = await asyncio.to_thread(start_swapping().wait_ready)
+    async with connected(server) as client:
+        for doing in ("load", "promote", "rollback"):
+            path = "/rollback" if doing == "rollback" else f"/versions/2/{doing}"
+            change = asyncio.create_task(client.admin("POST", path))
+            if doing != "rollback":
+                await change
+        server.process.kill()
+        with contextlib.suppress(httpx.HTTPError):
+            await change
+    config.write(version="2")
+    again = await asyncio.to_thread(start_swapping().wait_ready)
+    assert is_served(again, "2")
+
+
+DAMAGES = {
+    "no manifest": "it may be half written",
+    "cut short": "was published with",
+    "wrong checksum": "does not have the checksum",
+    "other shape": "num_layers",
+    "other tokenizer": "tokenizer_config.json",
+    "wrong golden tokens": "golden prompt 1 of 4",
+}
+
+
+def damaged(folder, damage):
+    """Version 2, made wrong in one way."""
+    shutil.copytree(MODEL / "2", folder)
+    weights = folder / "model.safetensors"
+    golden = manifest.golden(manifest.read(folder))
+    match damage:
+        case "no manifest":
+            (folder / manifest.NAME).unlink()
+        case "cut short":
+            weights.write_bytes(weights.read_bytes()[:-1000])
+        case "wrong checksum":
+            content = bytearray(weights.read_bytes())
+            content[-1] ^= 1
+            weights.write_bytes(content)
+        case "other shape":
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+            manifest.write(folder, golden)
+        case "other tokenizer":
+            config = json.loads((folder / "tokenizer_config.json").read_text())
+            config["chat_template"] = "{{ messages }}"
+            (folder / "tokenizer_config.json").write_text(json.dumps(config))
+            manifest.write(folder, golden)
+        case "wrong golden tokens":
+            manifest.write(folder, manifest.golden(manifest.read(MODEL / "1")))
+        case "not a number":
+            # With golden prompts that ask for nothing, so that only requests find it out.
+            tensors = load_file(weights)
+            tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], np.nan)
+            save_file(tensors, weights)
+            manifest.write(folder, manifest.Golden(0.1, (manifest.GoldenPrompt((5, 6), ()),)))
+    return folder
+
+
+async def refusal(client, path, **body):
+    with pytest.raises(AssertionError) as error:
+        await client.admin("POST", path, **body)
+    return str(error.value)
 
 
 def models(server):

@@ -35,8 +35,8 @@ def bucket():
             GcsFiles(f"gs://models/tiny/{version}").upload(
                 TINY / ("1" if version == "3" else version)
             )
-        _client = GcsFiles("gs://models/tiny/3")
-        _client._bucket.blob(f"tiny/3/{manifest.NAME}").delete()
+        torn = GcsFiles("gs://models/tiny/3")
+        torn._bucket.blob(f"tiny/3/{manifest.NAME}").delete()
         yield "gs://models/tiny"
     server.stop()
 
