@@ -71,11 +71,11 @@ class Client:
     ) -> None:
         self.server, self._http, self._stub = server, http, stub
 
-    async def admin(self, method: str, path: str, **body: str) -> dict[str, object]:
+    async def admin(self, method: str, route: str, **body: str) -> dict[str, object]:
         """An admin call that must succeed."""
         response = await self._http.request(
             method,
-            "http://" + self.server.start_line["admin"] + path,
+            "http://" + self.server.start_line["admin"] + route,
             headers={"authorization": f"Bearer {TOKEN}"},
             json=body or None,
         )

@@ -95,7 +95,7 @@ class Engine[InFlight]:
         self.last_progress = clock()
 
     def call[T](self, function: Callable[[VersionSwitch], T]) -> Future[T]:
-        """Have `function` run between two steps. For any thread, as are the six methods below."""
+        """Have `function` run between two steps. For any thread, as are the seven methods below."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -118,6 +118,10 @@ class Engine[InFlight]:
     def end(self, version: LoadedVersion, message: str) -> None:
         """End every request that still runs on a version, as unavailable."""
         self._inbox.put(partial(self._end, lambda seq: seq.version == version, message))
+
+    def fail(self, error: Exception) -> None:
+        """Nothing can be served any more: `run` raises `error`."""
+        self._inbox.put(partial(_raise, error))
 
     def drain(self) -> None:
         """Refuse new requests; `run` returns when the accepted ones have ended."""
@@ -340,6 +344,10 @@ class Engine[InFlight]:
                     self._observer.on_first_token(now - seq.arrival)
             seq.last_token_time = now
         return tuple(gaps)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _kind(batch: ScheduledBatch) -> StepKind:

@@ -38,13 +38,8 @@ from server.engine.link_server import LinkServer
 from server.engine.platforms import choose_platform
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import LoadedVersion
-from server.engine.version_manager import (
-    SwapSettings,
-    Version,
-    VersionError,
-    VersionLoader,
-    VersionManager,
-)
+from server.engine.version import SwapSettings, Version, VersionError, VersionLoader
+from server.engine.version_manager import VersionManager
 from server.logs import set_up_logging
 from server.metrics import Gauges, Metrics
 from server.model_config import ModelConfigWatcher, ModelFile

@@ -12,23 +12,26 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from models.manifest import Golden
 from server.engine.engine import Engine
 from server.engine.golden import GoldenClient, GoldenError
 from server.engine.link import (
-    EngineErrorKind,
     SwapPolicy,
     VersionCommand,
-    VersionState,
     VersionStatus,
 )
-from server.engine.sequence import LoadedVersion
+from server.engine.version import (
+    SwapObserver,
+    SwapSettings,
+    Version,
+    VersionError,
+    VersionLoader,
+)
+from server.engine.version_moves import VersionMoves
 from server.engine.version_switch import Watch
 from server.model_config import ModelFile
 
@@ -38,70 +41,6 @@ _GOLDEN_SECONDS = 120.0
 _NUM_ENDED = 8
 
 _log = logging.getLogger(__name__)
-
-
-class VersionError(Exception):
-    """A command that cannot be done; the message says why, and what to do."""
-
-    def __init__(self, message: str, kind: EngineErrorKind = "conflict") -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-class VersionLoader[Staged](Protocol):
-    """Reads versions and moves their weights. Raises ValueError or OSError with the reason.
-
-    `progress` is told how far it is, 0 to 1, and may raise to end the load.
-    """
-
-    def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
-        """Put a version on the device beside what is there; its golden prompts."""
-
-    def stage(self, path: str, progress: Callable[[float], None]) -> tuple[Staged, Golden]:
-        """Read a version into host memory."""
-
-    def exchange(self, out: LoadedVersion, into: LoadedVersion, staged: Staged) -> None:
-        """Put what is staged in the place of `out`, which is staged afterwards."""
-
-    def drop(self, version: LoadedVersion) -> None:
-        """Free a version's weights."""
-
-
-class SwapObserver(Protocol):
-    """Told of every change; called by the manager's thread."""
-
-    def on_swap(self, result: str) -> None: ...
-
-    def on_load(self, seconds: float) -> None: ...
-
-    def on_switch(self, seconds: float) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Version:
-    """What is known of a version. `staged` are its weights in host memory, where they are there."""
-
-    name: str
-    path: str
-    state: VersionState = "START"
-    loaded: LoadedVersion | None = None
-    staged: Any = None
-    golden: Golden | None = None
-    progress: float = 0.0
-    message: str = ""
-
-    @property
-    def is_here(self) -> bool:
-        return self.loaded is not None or self.staged is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SwapSettings:
-    """Times in seconds. `swap_timeout` is how long sequences may take to leave a version."""
-
-    policy: SwapPolicy
-    watch_window: float
-    swap_timeout: float
 
 
 @dataclass(slots=True)
@@ -135,8 +74,8 @@ class VersionManager:
     ) -> None:
         if first.loaded is None:
             raise ValueError("the first version must be loaded")
-        self._engine, self._loader, self._golden = engine, loader, golden
-        self._settings, self._observer = settings, observer
+        self._engine, self._settings, self._observer = engine, settings, observer
+        self._moves = VersionMoves(engine, loader, golden, settings, on_change, clock)
         self._policy: SwapPolicy = settings.policy
         self._on_change, self._clock = on_change, clock
         self._versions = [first]
@@ -145,7 +84,6 @@ class VersionManager:
         self._labels: dict[str, str] = {}
         self._config_error = ""
         self._trial: _Trial | None = None
-        self._num_loads = first.loaded.number
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._interrupts = threading.Event()
         self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
@@ -256,33 +194,20 @@ class VersionManager:
         """Load and prove a version; nobody is served by it yet."""
         if self._here(name):
             raise VersionError(f"version {name} is loaded already")
-        self._make_room(policy)
+        self._make_room()
         version = Version(name, path)
         self._versions.append(version)
         start = self._clock()
-        self._set(version, "LOADING", "reading weights")
         try:
             if policy == "availability":
-                self._load_beside(version)
+                self._moves.load(version, self._progress_of(version))
             else:
-                version.staged, version.golden = self._loader.stage(
-                    path, self._progress_of(version)
-                )
-                self._set(version, "LOADING", "staged in host memory")
+                self._moves.stage(version, self._progress_of(version))
         except (ValueError, OSError, GoldenError, VersionError) as error:
             self._discard(version, str(error))
             self._observer.on_swap("failed")
             raise VersionError(f"version {name} is not loaded: {error}") from error
         self._observer.on_load(self._clock() - start)
-
-    def _load_beside(self, version: Version) -> None:
-        loaded = version.loaded = self._number(version)
-        version.golden = self._loader.load(loaded, version.path, self._progress_of(version))
-        self._engine.call(lambda versions: versions.add(loaded)).result()
-        self._set(version, "LOADING", "running golden prompts")
-        self._check(version)
-        self._engine.call(lambda versions: versions.open(loaded)).result()
-        self._set(version, "AVAILABLE")
 
     def _promote(self, version: Version) -> None:
         """Serve a version that is here from now on."""
@@ -291,9 +216,11 @@ class VersionManager:
         before, start = self._serving, self._clock()
         self._end_trial()
         if version.loaded is not None:
-            self._serve(version, Watch(version.loaded, before.loaded, self._report_fault))
+            watch = Watch(version.loaded, before.loaded, self._report_fault)
+            self._moves.serve(version, watch)
         else:
-            self._exchange(version)
+            self._exchange(version, is_proven=False)
+        self._serving = version
         self._observer.on_switch(self._clock() - start)
         self._observer.on_swap("promoted")
         self._previous = before
@@ -308,131 +235,44 @@ class VersionManager:
         self._end_trial()
         start = self._clock()
         if previous.loaded is not None:
-            self._serve(previous)
+            self._moves.serve(previous)
         else:
             self._exchange(previous, is_proven=True)
+        self._serving = previous
         self._observer.on_switch(self._clock() - start)
         self._observer.on_swap("automatic_rollback" if is_automatic else "rolled_back")
         self._previous = None if is_automatic else bad
         if is_automatic:
-            self._leave(bad)
+            self._moves.evict(bad, "the model's version was taken back")
             self._discard(bad, f"went back to version {previous.name}: {reason}")
+
+    def _exchange(self, version: Version, *, is_proven: bool) -> None:
+        """Serve a staged version in the place of the one on the device."""
+        try:
+            self._moves.exchange(
+                self._serving, version, is_proven=is_proven, on_fault=self._report_fault
+            )
+        except GoldenError as error:
+            self._discard(version, str(error))
+            self._observer.on_swap("failed")
+            raise VersionError(f"version {version.name} is not served: {error}") from error
 
     def _unload(self, version: Version) -> None:
         if version is self._serving:
             raise VersionError(f"version {version.name} is served; promote another first")
-        self._set(version, "UNLOADING", "waiting for its sequences")
-        self._leave(version)
+        self._moves.leave(version)
         self._discard(version, "unloaded")
 
-    def _serve(self, version: Version, watch: Watch | None = None) -> None:
-        """Switch between two steps to a version that is on the device."""
-        loaded = version.loaded
-
-        def switch(versions: Any) -> None:
-            versions.open(loaded)
-            versions.serve(loaded, watch)
-
-        self._engine.call(switch).result()
-        self._serving = version
-        self._set(version, "AVAILABLE")
-
-    def _exchange(self, version: Version, *, is_proven: bool = False) -> None:
-        """Serve a staged version in the place of the one on the device. Requests wait meanwhile."""
-        before = self._serving
-        if before.loaded is None:
-            raise VersionError("no version is on the device", "internal")
-        self._set(before, "UNLOADING", "its sequences finish")
-        with self._on_hold(before):
-            self._move(before, version)
-            try:
-                if not is_proven:
-                    self._check(version)
-            except GoldenError as error:
-                self._move(version, before)
-                self._discard(version, str(error))
-                self._observer.on_swap("failed")
-                raise VersionError(f"version {version.name} is not served: {error}") from error
-            finally:
-                self._serving = version if version.loaded else before
-        self._set(before, "UNLOADING", "staged in host memory, to go back to")
-
-    @contextmanager
-    def _on_hold(self, before: Version) -> Iterator[None]:
-        """Requests that have not begun wait; afterwards they run on what is then served."""
-
-        def hold(versions: Any) -> None:
-            versions.close(before.loaded)
-            versions.serve(None)
-
-        self._engine.call(hold).result()
-        try:
-            if not self._wait_unused(before):
-                self._engine.end(before.loaded, "the model's version was changed")  # type: ignore[arg-type]
-                self._wait_unused(before)
-            yield
-        finally:
-            serving = self._serving
-            watch = None
-            if serving is not before and serving.loaded is not None:
-                watch = Watch(serving.loaded, None, self._report_fault)
-            self._serve(serving, watch)
-
-    def _move(self, out: Version, into: Version) -> None:
-        """The one's weights leave the device, the other's take their place."""
-        old, new = out.loaded, self._number(into)
-        assert old is not None
-        self._set(into, "LOADING", "moving to the device")
-        self._engine.call(lambda versions: versions.remove(old)).result()
-        self._loader.exchange(old, new, into.staged)
-        self._engine.call(lambda versions: versions.add(new)).result()
-        out.staged, out.loaded = into.staged, None
-        into.staged, into.loaded = None, new
-
-    def _make_room(self, policy: SwapPolicy) -> None:
+    def _make_room(self) -> None:
         """Keep no more than one version beside the one that is served."""
         for version in [v for v in self._versions if v.is_here and v is not self._serving]:
             self._unload(version)
 
-    def _leave(self, version: Version) -> None:
-        """Take a version off the device, once the last of its sequences has ended."""
-        loaded = version.loaded
-        if loaded is None:
-            return
-        self._engine.call(lambda versions: versions.close(loaded)).result()
-        if not self._wait_unused(version):
-            self._engine.call(lambda versions: versions.open(loaded)).result()
-            self._set(version, "AVAILABLE")
-            raise VersionError(
-                f"version {version.name} still has sequences after "
-                f"{self._settings.swap_timeout:g} s; try again when they have ended"
-            )
-        self._engine.call(lambda versions: versions.remove(loaded)).result()
-
-    def _wait_unused(self, version: Version) -> bool:
-        loaded, deadline = version.loaded, self._clock() + self._settings.swap_timeout
-        assert loaded is not None
-        while self._engine.call(lambda versions: versions.num_users(loaded)).result():
-            if self._clock() > deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        return True
-
     def _discard(self, version: Version, reason: str) -> None:
-        """The end of a version that nobody uses."""
-        if (loaded := version.loaded) is not None:
-            self._engine.call(lambda versions: versions.remove(loaded)).result()
-            self._loader.drop(loaded)
-        version.loaded = version.staged = None
-        self._set(version, "END", reason)
+        self._moves.discard(version, reason)
         ended = [version for version in self._versions if version.state == "END"]
         for old in ended[:-_NUM_ENDED]:
             self._versions.remove(old)
-
-    def _check(self, version: Version) -> None:
-        """Raise GoldenError unless a version on the device generates what it was published with."""
-        if version.golden is not None:
-            self._golden.check(version.name, version.golden, _GOLDEN_SECONDS)
 
     def _begin_trial(self, version: Version) -> None:
         window = self._settings.watch_window
@@ -453,7 +293,7 @@ class VersionManager:
             return
         trial.checks.pop(0)
         try:
-            self._check(trial.version)
+            self._moves.check(trial.version)
         except GoldenError as error:
             reason = str(error)
             self._do(_Task(lambda: self._roll_back(reason, is_automatic=True)))
@@ -474,10 +314,6 @@ class VersionManager:
 
         return report
 
-    def _number(self, version: Version) -> LoadedVersion:
-        self._num_loads += 1
-        return LoadedVersion(version.name, self._num_loads)
-
     def _here(self, name: str) -> Version | None:
         return next((v for v in self._versions if v.name == name and v.is_here), None)
 
@@ -485,13 +321,6 @@ class VersionManager:
         if version := self._here(name):
             return version
         raise VersionError(f"version {name or '(none)'} is not loaded; load it first", "not_found")
-
-    def _set(self, version: Version, state: VersionState, message: str = "") -> None:
-        version.state, version.message = state, message
-        _log.info(
-            "version %s is %s", version.name, state, extra={"detail": message, "path": version.path}
-        )
-        self._on_change()
 
     def _status(self, version: Version) -> VersionStatus:
         labels = self._labels if version.is_here else {}

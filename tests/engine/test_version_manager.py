@@ -15,7 +15,8 @@ from server.engine.kv_kinds import KVKind
 from server.engine.link import SamplingParams, Submit, VersionCommand
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import LoadedVersion
-from server.engine.version_manager import SwapSettings, Version, VersionError, VersionManager
+from server.engine.version import SwapSettings, Version, VersionError
+from server.engine.version_manager import VersionManager
 from server.model_config import ModelFile
 from tests.engine.fakes import (
     EOS,
