@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import httpx
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -174,7 +175,9 @@ def damaged(folder, damage):
         case "not a number":
             # With golden prompts that ask for nothing, so that only requests find it out.
             tensors = load_file(weights)
-            tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], np.nan)
+            tensors["model.norm.weight"] = np.full(
+                tensors["model.norm.weight"].shape, np.nan, ml_dtypes.bfloat16
+            )
             save_file(tensors, weights)
             manifest.write(folder, manifest.Golden(0.1, (manifest.GoldenPrompt((5, 6), ()),)))
     return folder
