@@ -83,6 +83,7 @@ class VersionManager:
         self._previous: Version | None = None
         self._labels: dict[str, str] = {}
         self._config_error = ""
+        self._path: str | None = None
         self._trial: _Trial | None = None
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._interrupts = threading.Event()
@@ -176,6 +177,7 @@ class VersionManager:
         self._policy = file.swap_policy or self._settings.policy
         try:
             name = file.wanted_version()
+            self._check_path(file, name)
             if name != self._serving.name:
                 if self._here(name) is None:
                     self._load(name, file.path_of(name), self._policy)
@@ -189,6 +191,15 @@ class VersionManager:
         finally:
             here = {version.name for version in self._versions if version.is_here}
             self._labels = {label: of for label, of in file.labels.items() if of in here}
+
+    def _check_path(self, file: ModelFile, name: str) -> None:
+        """VersionError for another path with the same version: what was served is not there."""
+        before, self._path = self._path, file.path
+        if before not in (None, file.path) and name == self._serving.name:
+            raise VersionError(
+                f"path changed and version did not: version {name} stays as it was read from "
+                f"{self._serving.path}; publish the other one under another number"
+            )
 
     def _load(self, name: str, path: str, policy: SwapPolicy) -> None:
         """Load and prove a version; nobody is served by it yet."""

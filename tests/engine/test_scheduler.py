@@ -5,7 +5,7 @@ import pytest
 from server.engine.block_pool import IntegrityError
 from server.engine.kv_kinds import KVKind
 from server.engine.scheduler import AdmissionError
-from server.engine.sequence import SequenceState
+from server.engine.sequence import LoadedVersion, SequenceState
 from server.engine.step import RowResult, StepResult
 from tests.engine.builders import is_all_free, make_choices, make_scheduler, make_sequence
 from tests.engine.fakes import EOS, logprob_of
@@ -791,3 +791,110 @@ class TestIntegrity:
         seq.block_tables = ([1],)
         with pytest.raises(IntegrityError, match="waiting"):
             scheduler.check_integrity()
+
+
+class TestVersions:
+    """Sequences of several versions: one a step, each its own from the first token to the last."""
+
+    ONE, TWO = LoadedVersion("1", 1), LoadedVersion("2", 2)
+
+    @pytest.fixture
+    def scheduler(self):
+        scheduler = make_scheduler(block_size=4)
+        scheduler.serve(self.ONE)
+        return scheduler
+
+    def test_a_sequence_gets_the_version_that_is_served_when_it_begins(self, scheduler):
+        seq = add(scheduler, [1, 2])
+        scheduler.serve(self.TWO)
+        batch, _ = run(scheduler)
+        assert (seq.version, batch.version) == (self.TWO, self.TWO)
+
+    def test_and_keeps_it(self, scheduler):
+        seq = add(scheduler, [1, 2])
+        run(scheduler)
+        scheduler.serve(self.TWO)
+        batch, _ = run(scheduler)
+        assert (seq.version, batch.version) == (self.ONE, self.ONE)
+
+    def test_also_when_it_is_preempted(self, scheduler):
+        seq = add(scheduler, [1, 2])
+        run(scheduler)
+        scheduler._preempt(seq)
+        scheduler.serve(self.TWO)
+        run(scheduler)
+        assert seq.version == self.ONE
+
+    def test_versions_take_turns(self, scheduler):
+        add(scheduler, [1, 2], request_id=1)
+        add(scheduler, [3, 4], request_id=2, version=self.TWO)
+        assert [run(scheduler)[0].version.name for _ in range(4)] == ["1", "2", "1", "2"]
+
+    def test_while_nothing_is_served_only_named_versions_run(self, scheduler):
+        waiting = add(scheduler, [1, 2], request_id=1)
+        named = add(scheduler, [3, 4], request_id=2, version=self.TWO)
+        scheduler.serve(None)
+        run(scheduler)
+        assert waiting.state is SequenceState.WAITING
+        assert named.state is SequenceState.RUNNING
+        scheduler.serve(self.ONE)
+        run(scheduler)
+        assert waiting.version == self.ONE
+
+    def test_all_choices_of_a_request_follow_the_first(self, scheduler):
+        seqs = add(scheduler, [1, 2, 3, 4, 5], n=6)
+        run(scheduler)
+        scheduler.serve(self.TWO)
+        for _ in range(20):
+            run(scheduler)
+        assert {seq.version for seq in seqs} == {self.ONE}
+
+    def test_nobody_overtakes_who_waits_for_blocks_whatever_the_version(self):
+        scheduler = make_scheduler(num_blocks=5, block_size=4, max_num_batched_tokens=16)
+        scheduler.serve(self.ONE)
+        add(scheduler, range(8), request_id=1, max_tokens=6)
+        run(scheduler)
+        large = add(scheduler, range(10), request_id=2)
+        small = add(scheduler, [1], request_id=3, version=self.TWO)
+        run(scheduler)
+        run(scheduler)
+        assert (large.state, small.state) == (SequenceState.WAITING, SequenceState.WAITING)
+
+    def test_an_engine_s_own_request_goes_first_even_into_a_full_queue(self):
+        scheduler = make_scheduler(max_queue_len=1, max_num_seqs=1)
+        add(scheduler, [1], request_id=1)
+        own = make_sequence([2], request_id=2)
+        scheduler.add([own], 0.0, first=True)
+        run(scheduler)
+        assert own.state is SequenceState.RUNNING
+
+    def test_withdrawn_requests_begin_again_unless_they_have_a_token(self, scheduler):
+        begun = add(scheduler, [1, 2], request_id=1)
+        run(scheduler)
+        new = add(scheduler, [3, 4], request_id=2)
+        batch = scheduler.schedule(0.0)
+        scheduler.serve(self.TWO)
+        scheduler.withdraw(self.ONE)
+        events = scheduler.postprocess(batch, results(batch))
+        assert [seq for seq, _ in events] == [begun]
+        assert (new.version, new.num_in_flight_tokens, new.num_own_tokens) == (None, 0, 0)
+        run(scheduler)
+        assert (begun.version, new.version) == (self.ONE, self.TWO)
+        scheduler.check_integrity()
+
+    def test_withdrawn_means_every_choice_or_none(self, scheduler):
+        seqs = add(scheduler, [1, 2], n=6)
+        run(scheduler)
+        scheduler.serve(self.TWO)
+        scheduler.withdraw(self.ONE)
+        assert {seq.version for seq in seqs} == {self.ONE}
+
+    def test_a_request_that_names_its_version_is_not_withdrawn(self, scheduler):
+        named = add(scheduler, [1, 2], version=self.ONE)
+        scheduler.withdraw(self.ONE)
+        assert named.version == self.ONE
+
+    def test_the_first_event_says_the_version(self, scheduler):
+        add(scheduler, [1, 2])
+        named = [run(scheduler)[1][0][1].version for _ in range(3)]
+        assert named == ["1", "", ""]

@@ -438,3 +438,10 @@ class TestFollow:
         assert server.manager.config_error == "it is not YAML"
         server.manager.follow(self.file("1")).result(10)
         assert server.manager.config_error == ""
+
+    def test_another_path_needs_another_version(self, start):
+        server = start()
+        server.manager.follow(self.file("1")).result(10)
+        with pytest.raises(VersionError, match="path changed and version did not"):
+            server.manager.follow(ModelFile("tiny", "/elsewhere", "1")).result(10)
+        assert server.answers(server.submit(), weights=0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import contextmanager
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +16,13 @@ from safetensors.numpy import save_file
 from models.checkpoint import Checkpoint, CheckpointError
 from models.hf_config import parse_config
 from models.sharding import make_mesh
-from models.weights import abstract_decoder, leaf_shardings, load_leaves, random_leaves
+from models.weights import (
+    WeightLoader,
+    abstract_decoder,
+    leaf_shardings,
+    load_leaves,
+    random_leaves,
+)
 from tests.golden import random_models
 from tests.models.checkpoints import LLAMA, random_tensors, write_checkpoint
 from tests.models.paged import make_layout
@@ -245,3 +253,59 @@ def test_progress_is_told_to_the_end(folder):
     fractions = [fraction for _, fraction in told]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
+
+
+class TestAnotherVersion:
+    """The same loader, other weights: nothing is compiled, and they can change places."""
+
+    @pytest.fixture
+    def other(self, tmp_path):
+        write_checkpoint(tmp_path, LLAMA, seed=1)
+        return tmp_path
+
+    @pytest.fixture(params=[1, 4])
+    def size(self, request):
+        return request.param
+
+    @pytest.fixture(params=[False, True], ids=["listed", "stacked"])
+    def loader(self, request, size):
+        model, _, mesh = make_model(size=size, stacked=request.param)
+        return WeightLoader(model, mesh)
+
+    def test_a_second_load_compiles_nothing(self, loader, folder, other):
+        first = loader.load(Checkpoint(folder("llama")))
+        with no_compilation():
+            second = loader.load(Checkpoint(other))
+        assert not all(map(np.array_equal, first, second))
+
+    def test_what_is_staged_is_what_would_be_loaded(self, loader, folder, other):
+        expected = [np.asarray(leaf) for leaf in loader.load(Checkpoint(other))]
+        leaves = loader.load(Checkpoint(folder("llama")))
+        before = [np.asarray(leaf) for leaf in leaves]
+        staged = loader.stage(Checkpoint(other))
+        shardings = [leaf.sharding for leaf in leaves]
+        with no_compilation():
+            loader.exchange(leaves, staged)
+        for leaf, wanted, sharding in zip(leaves, expected, shardings, strict=True):
+            assert_array_equal(leaf, wanted)
+            assert leaf.sharding == sharding
+        loader.exchange(leaves, staged)
+        for leaf, wanted in zip(leaves, before, strict=True):
+            assert_array_equal(leaf, wanted)
+
+    def test_staging_takes_what_it_says(self, loader, other):
+        staged = loader.stage(Checkpoint(other))
+        assert sum(array.nbytes for leaf in staged for array in leaf) == loader.host_bytes
+
+
+@contextmanager
+def no_compilation():
+    compiled = []
+
+    def on_duration(event, duration_secs, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(on_duration)
+    yield
+    assert compiled == []
