@@ -29,7 +29,8 @@ from tests.engine.fakes import (
 
 FIRST = LoadedVersion("1")
 POLICIES = ("availability", "resource")
-PROMPT = [1, 2, 3]
+# Two blocks that the prefix cache could find, and more than half of a step.
+PROMPT = list(range(1, 10))
 
 
 class FakeSwapObserver:
@@ -372,7 +373,7 @@ class TestTrial:
         requests = [server.submit() for _ in range(12)]
         ends = [server.finish(request_id) for request_id in requests]
         failed = [end for end in ends if end[2]]
-        assert 0 < len(failed) <= 8, "two steps of four rows at most were on their way"
+        assert 0 < len(failed) <= 2, "what the step held in which it was found out"
         assert all(version == "1" for version, _, error in ends if not error)
 
     def test_golden_prompts_are_asked_again(self, start, policy):
