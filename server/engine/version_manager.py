@@ -271,13 +271,20 @@ class VersionManager:
     def _unload(self, version: Version) -> None:
         if version is self._serving:
             raise VersionError(f"version {version.name} is served; promote another first")
+        if version is self._previous:
+            # Nothing may bring back what is about to go. What has come back meanwhile stays.
+            self._end_trial()
+            self._raise_if_interrupted()
         self._moves.leave(version)
         self._discard(version, "unloaded")
+        if version is self._previous:
+            self._previous = None
 
     def _make_room(self) -> None:
         """Keep no more than one version beside the one that is served."""
         for version in [v for v in self._versions if v.is_here and v is not self._serving]:
             self._unload(version)
+        self._raise_if_interrupted()
 
     def _discard(self, version: Version, reason: str) -> None:
         self._moves.discard(version, reason)
@@ -320,10 +327,13 @@ class VersionManager:
     def _progress_of(self, version: Version) -> Callable[[float], None]:
         def report(progress: float) -> None:
             version.progress = progress
-            if self._interrupts.is_set():
-                raise VersionError("a rollback came first")
+            self._raise_if_interrupted()
 
         return report
+
+    def _raise_if_interrupted(self) -> None:
+        if self._interrupts.is_set():
+            raise VersionError("a rollback came first")
 
     def _here(self, name: str) -> Version | None:
         return next((v for v in self._versions if v.name == name and v.is_here), None)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.engine.scheduler import AdmissionError, Scheduler
-from server.engine.sequence import LoadedVersion, Sequence
+from server.engine.sequence import LoadedVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class VersionSwitch:
         self._open.discard(version)
 
     def remove(self, version: LoadedVersion) -> None:
-        """Its weights are about to leave the device; nobody may still run on it."""
-        if self._scheduler.users(version):
+        """Its weights are about to leave the device; nobody may run on it, now or next."""
+        if self._scheduler.users(version) or version == self.serving:
             raise ValueError(f"version {version.name} is still in use")
         self.close(version)
         self._loaded.pop(version.name, None)
@@ -65,9 +65,6 @@ class VersionSwitch:
     def num_users(self, version: LoadedVersion) -> int:
         """Unfinished sequences that run on it or have to."""
         return len(self._scheduler.users(version))
-
-    def users(self, version: LoadedVersion) -> list[Sequence]:
-        return self._scheduler.users(version)
 
     def unwatch(self) -> None:
         """What is served has proved itself."""

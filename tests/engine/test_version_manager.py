@@ -386,6 +386,16 @@ class TestTrial:
         server.wait(lambda: server.states == {"1": "AVAILABLE*", "2": "END"})
         assert server.swaps.swaps == ["promoted", "automatic_rollback"]
 
+    def test_it_ends_when_the_version_before_must_make_room(self, start, policy):
+        server = start(policy=policy, watch_window=30.0)
+        server.do("load", "2")
+        server.do("promote", "2")
+        server.do("load", "3")
+        server.runner.poisoned_request_ids.add(1)
+        assert server.finish(server.submit())[2] == "internal"
+        assert server.answers(server.submit(), weights=2)
+        assert server.states["2"] == "AVAILABLE*"
+
     def test_after_the_window_a_fault_is_a_fault(self, start, policy):
         server = start(policy=policy, watch_window=0.05)
         server.do("load", "2")
