@@ -4,7 +4,7 @@ RUN := .venv/bin/python -m
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format bench swap plan-ci golden train-tiny sbom
+.PHONY: help setup serve test lint format bench swap plan-ci golden train-tiny sbom charts
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,3 +54,6 @@ train-tiny: setup ## make models/tiny again, in an hour or two; ARGS=--figures o
 sbom: $(filter .uv/bin/uv,$(UV)) ## write what the CPU image installs to build/sbom.cdx.json; ARGS="--extra tpu" for the TPU's
 	mkdir -p build
 	$(UV) export --quiet --frozen --no-default-groups --format cyclonedx1.5 $(ARGS) --output-file build/sbom.cdx.json
+
+charts: setup ## make k8s/rendered and the charts' tables of values again
+	$(RUN) scripts.charts

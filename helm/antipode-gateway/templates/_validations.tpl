@@ -1,0 +1,51 @@
+{{- define "gateway.validate" -}}
+{{- $v := .Values -}}
+{{- if not (or $v.pools.http $v.pools.grpc) }}
+{{- fail "pools.http and pools.grpc are both false; there is nothing to route to." }}
+{{- end }}
+{{- if and $v.tls.enabled (not $v.tls.secretName) }}
+{{- fail "tls.enabled is true; set tls.secretName to the Secret with the certificate." }}
+{{- end }}
+{{- if gt (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds) }}
+{{- fail (printf "healthCheck.timeoutSeconds is %d, longer than healthCheck.intervalSeconds, %d; the load balancer refuses that." (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds)) }}
+{{- end }}
+{{- if eq $v.flavour "gke" }}
+{{- if lt (len $v.regions) 2 }}
+{{- fail "regions lists fewer than two; name the regions of both serving clusters." }}
+{{- end }}
+{{- if and $v.gke.preferredRegion (not (has $v.gke.preferredRegion $v.regions)) }}
+{{- fail (printf "gke.preferredRegion is %q, which is not among the regions." $v.gke.preferredRegion) }}
+{{- end }}
+{{- else if lt (len $v.envoy.backends) 2 }}
+{{- fail "envoy.backends lists fewer than two; name what answers in each region." }}
+{{- end }}
+{{- end }}
+
+{{- define "gateway.labels" -}}
+app.kubernetes.io/name: antipode-gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{/* Pools by name and port, those that are routed to. */}}
+{{- define "gateway.pools" -}}
+{{- if .Values.pools.grpc }}
+grpc: 9000
+{{- end }}
+{{- if .Values.pools.http }}
+http: 8000
+{{- end }}
+{{- end }}
+
+{{/* gRPC is told by its services' paths: all names begin with a package. */}}
+{{- define "gateway.match" -}}
+{{- if eq . "grpc" }}
+matches:
+  - path: {type: PathPrefix, value: /antipode.v1.Generation}
+  - path: {type: PathPrefix, value: /grpc.health.v1.Health}
+  - path: {type: PathPrefix, value: /grpc.reflection.v1.ServerReflection}
+{{- else }}
+matches:
+  - path: {type: PathPrefix, value: /}
+{{- end }}
+{{- end }}

@@ -1,0 +1,175 @@
+{{/* The pod of a server. */}}
+
+{{- define "antipode.environment" -}}
+{{- $v := .Values -}}
+{{- $set := dict
+  "ANTIPODE_MODEL_CONFIG" "/etc/antipode/model.yaml"
+  "ANTIPODE_MAX_NUM_SEQS" $v.server.maxNumSeqs
+  "ANTIPODE_MAX_MODEL_LEN" $v.server.maxModelLen
+  "ANTIPODE_TENSOR_PARALLEL_SIZE" $v.server.tensorParallelSize
+  "ANTIPODE_WEIGHT_DTYPE" $v.server.weightDtype
+  "ANTIPODE_KV_DTYPE" $v.server.kvDtype
+  "ANTIPODE_LAME_DUCK_SECONDS" $v.server.lameDuckSeconds
+  "ANTIPODE_DRAIN_TIMEOUT_SECONDS" $v.server.drainTimeoutSeconds
+  "ANTIPODE_HANG_TIMEOUT_SECONDS" $v.server.hangTimeoutSeconds
+  "ANTIPODE_LOG_FORMAT" $v.server.logFormat
+  "ANTIPODE_COMPILE_CACHE_DIR" "/var/cache/antipode/xla" -}}
+{{- range $key, $value := $v.server.extra }}
+{{- $_ := set $set (printf "ANTIPODE_%s" (upper $key)) $value }}
+{{- end }}
+{{- range $name, $value := $set }}
+- name: {{ $name }}
+  value: {{ $value | toString | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "antipode.pod" -}}
+{{- $v := .Values -}}
+metadata:
+  labels:
+    {{- include "antipode.labels" . | nindent 4 }}
+    app.kubernetes.io/component: server
+  annotations:
+    {{- if eq $v.swap.mode "rollout" }}
+    antipode/model-config: {{ include "antipode.modelConfig" . | sha256sum }}
+    {{- end }}
+    {{- if $v.model.bucket }}
+    gke-gcsfuse/volumes: "true"
+    gke-gcsfuse/cpu-limit: {{ $v.fuse.sidecarCpu | quote }}
+    gke-gcsfuse/memory-limit: {{ $v.fuse.sidecarMemory | quote }}
+    gke-gcsfuse/ephemeral-storage-limit: "0"
+    {{- end }}
+spec:
+  serviceAccountName: {{ $v.serviceAccount.name }}
+  automountServiceAccountToken: {{ ternary "true" "false" (ne $v.model.bucket "") }}
+  terminationGracePeriodSeconds: {{ $v.terminationGracePeriodSeconds }}
+  enableServiceLinks: false
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 10001
+    runAsGroup: 10001
+    fsGroup: 10001
+    seccompProfile:
+      type: RuntimeDefault
+  {{- if $v.computeClass }}
+  nodeSelector:
+    cloud.google.com/compute-class: {{ $v.computeClass }}
+    {{- with $v.nodeSelector }}{{ toYaml . | nindent 4 }}{{ end }}
+  {{- else if include "antipode.isTpu" . }}
+  {{- $slice := include "antipode.slice" . | fromYaml }}
+  nodeSelector:
+    cloud.google.com/gke-tpu-accelerator: {{ $slice.accelerator }}
+    cloud.google.com/gke-tpu-topology: {{ $slice.topology }}
+    {{- with $v.nodeSelector }}{{ toYaml . | nindent 4 }}{{ end }}
+  {{- else if $v.nodeSelector }}
+  nodeSelector: {{- toYaml $v.nodeSelector | nindent 4 }}
+  {{- end }}
+  {{- with $v.tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if $v.dranet.enabled }}
+  resourceClaims:
+    - name: netdev
+      resourceClaimTemplateName: {{ .Release.Name }}-netdev
+  {{- end }}
+  containers:
+    - name: server
+      image: {{ include "antipode.image" . }}
+      imagePullPolicy: {{ $v.image.pullPolicy }}
+      args: [serve]
+      env: {{- include "antipode.environment" . | nindent 8 }}
+      ports:
+        - name: http
+          containerPort: 8000
+        - name: grpc
+          containerPort: 9000
+        {{- if include "antipode.isTpu" . }}
+        - name: tpu-metrics
+          containerPort: 8431
+        {{- end }}
+      # Alive from the first moment, also while it compiles; hung is what it is not.
+      startupProbe:
+        httpGet: {path: /readyz, port: http}
+        periodSeconds: 5
+        failureThreshold: {{ div (add $v.startupSeconds 4) 5 }}
+      readinessProbe:
+        httpGet: {path: /readyz, port: http}
+        periodSeconds: 2
+        failureThreshold: 1
+      livenessProbe:
+        httpGet: {path: /livez, port: http}
+        periodSeconds: 5
+        timeoutSeconds: 5
+        failureThreshold: 3
+      securityContext:
+        allowPrivilegeEscalation: false
+        readOnlyRootFilesystem: true
+        capabilities:
+          drop: [ALL]
+      resources:
+        requests:
+          cpu: {{ $v.resources.cpu | quote }}
+          memory: {{ $v.resources.memory }}
+          {{- if include "antipode.isTpu" . }}
+          google.com/tpu: {{ (include "antipode.slice" . | fromYaml).chips | quote }}
+          {{- end }}
+        limits:
+          memory: {{ $v.resources.memory }}
+          {{- if include "antipode.isTpu" . }}
+          google.com/tpu: {{ (include "antipode.slice" . | fromYaml).chips | quote }}
+          {{- end }}
+        {{- if $v.dranet.enabled }}
+        claims:
+          - name: netdev
+        {{- end }}
+      volumeMounts:
+        - name: model-config
+          mountPath: /etc/antipode
+          readOnly: true
+        - name: cache
+          mountPath: /var/cache/antipode
+        - name: tmp
+          mountPath: /tmp
+        - name: shm
+          mountPath: /dev/shm
+        {{- if $v.model.bucket }}
+        - name: models
+          mountPath: /models
+          readOnly: true
+        {{- end }}
+  volumes:
+    # A whole folder, not a file of it: only then does the kubelet bring changes into running pods.
+    - name: model-config
+      configMap:
+        name: {{ .Release.Name }}-model
+    - name: cache
+      {{- if $v.compileCache.storageClass }}
+      persistentVolumeClaim:
+        claimName: {{ .Release.Name }}-compile-cache
+      {{- else }}
+      emptyDir:
+        sizeLimit: {{ $v.compileCache.size }}
+      {{- end }}
+    - name: tmp
+      emptyDir: {}
+    - name: shm
+      emptyDir:
+        medium: Memory
+    {{- if $v.model.bucket }}
+    - name: gke-gcsfuse-cache
+      emptyDir:
+        medium: Memory
+        sizeLimit: {{ $v.fuse.fileCache }}
+    - name: models
+      csi:
+        driver: gcsfuse.csi.storage.gke.io
+        readOnly: true
+        volumeAttributes:
+          bucketName: {{ $v.model.bucket }}
+          mountOptions: "implicit-dirs,uid=10001,gid=10001,file-cache:enable-parallel-downloads:true"
+          fileCacheCapacity: {{ $v.fuse.fileCache }}
+          fileCacheForRangeRead: "true"
+          metadataCacheTTLSeconds: {{ $v.fuse.metadataTtlSeconds | quote }}
+          skipCSIBucketAccessCheck: "true"
+    {{- end }}
+{{- end }}

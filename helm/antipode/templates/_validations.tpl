@@ -1,0 +1,59 @@
+{{/* What no schema can say: values that contradict each other, each with what to change. */}}
+
+{{- define "antipode.validate" -}}
+{{- $v := .Values -}}
+{{- if not $v.image.repository }}
+{{- fail "image.repository is empty; set it to where you pushed the image, without the tag." }}
+{{- end }}
+{{- if not (and $v.model.name $v.model.path $v.model.version) }}
+{{- fail "model.name, model.path and model.version must all be set: the server serves <path>/<version> under that name." }}
+{{- end }}
+{{- if regexMatch "(^|/)[0-9]+/?$" $v.model.path }}
+{{- fail (printf "model.path %q ends in a version; name the folder of the model's versions there, and the version in model.version." $v.model.path) }}
+{{- end }}
+{{- if hasPrefix "gs://" (printf "%s%s" $v.model.bucket $v.model.path) }}
+{{- fail "model.bucket is a bucket's name and model.path a folder in it; leave out gs://." }}
+{{- end }}
+{{- $end := add $v.server.lameDuckSeconds $v.server.drainTimeoutSeconds }}
+{{- if le (int $v.terminationGracePeriodSeconds) (int $end) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but a drain may take %d (server.lameDuckSeconds and server.drainTimeoutSeconds); allow at least %d." (int $v.terminationGracePeriodSeconds) (int $end) (add $end 10)) }}
+{{- end }}
+{{- if and (include "antipode.isTpu" .) (not (include "antipode.slice" .)) }}
+{{- fail (printf "slice %q is not one this chart can place on one host; use v6e:1x1, v6e:2x2, v6e:2x4, v5e:1x1, v5e:2x2, v5e:2x4, v5p:2x2x1, v7x:2x2x1, or cpu." $v.slice) }}
+{{- end }}
+{{- if include "antipode.isTpu" . }}
+{{- $slice := include "antipode.slice" . | fromYaml }}
+{{- $tp := int $v.server.tensorParallelSize }}
+{{- if and $tp (ne (mod (int $slice.chips) $tp) 0) }}
+{{- fail (printf "server.tensorParallelSize is %d, which does not divide the %d chips of %s." $tp (int $slice.chips) $v.slice) }}
+{{- end }}
+{{- if and $v.dranet.enabled (not (has $slice.generation (list "v6e" "v7x"))) }}
+{{- fail (printf "dranet.enabled is true, but GKE offers its network interfaces on v6e and v7x only, and the slice is %s; set dranet.enabled to false." $v.slice) }}
+{{- end }}
+{{- else if $v.dranet.enabled }}
+{{- fail "dranet.enabled is true, but the slice is cpu; set dranet.enabled to false." }}
+{{- end }}
+{{- if and (eq $v.dranet.allocationMode "ExactCount") (lt (int $v.dranet.count) 1) }}
+{{- fail "dranet.allocationMode is ExactCount; set dranet.count to the number of interfaces." }}
+{{- end }}
+{{- if and (eq $v.dranet.allocationMode "All") (gt (int $v.dranet.count) 0) }}
+{{- fail "dranet.count is set, but dranet.allocationMode is All; use ExactCount or leave the count at 0." }}
+{{- end }}
+{{- if and $v.autoscaling.enabled (lt (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) }}
+{{- fail (printf "autoscaling.maxReplicas is %d, less than minReplicas, %d." (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) }}
+{{- end }}
+{{- if and $v.networkPolicy.enabled (or $v.pools.http.enabled $v.pools.grpc.enabled) (not $v.networkPolicy.proxyRanges) }}
+{{- fail "networkPolicy.proxyRanges is empty: the gateway's requests come from the proxy-only subnets of both regions; list their ranges, or set networkPolicy.enabled to false." }}
+{{- end }}
+{{- range $pool := list "http" "grpc" }}
+{{- if and (index $v.pools $pool).enabled (not $v.picker.enabled) (not (index $v.picker.existing $pool)) }}
+{{- fail (printf "pools.%s is enabled without an endpoint picker; set picker.enabled to true, or picker.existing.%s to a picker's Service." $pool $pool) }}
+{{- end }}
+{{- end }}
+{{- if and $v.autoscaling.enabled $v.compileCache.storageClass }}
+{{- fail "autoscaling.enabled needs a compile cache for each pod, and compileCache.storageClass makes one claim for all; leave it empty." }}
+{{- end }}
+{{- if and (gt (int $v.replicas) 1) $v.compileCache.storageClass }}
+{{- fail "compileCache.storageClass makes one claim, which one pod can mount; leave it empty with several replicas." }}
+{{- end }}
+{{- end }}

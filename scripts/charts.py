@@ -1,0 +1,96 @@
+"""Writes what is made from the charts: plain manifests of both regions, and the tables of values.
+
+    make charts
+
+Tests hold the checked-in files against it. It needs no cluster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+
+_HELM, _RENDERED = Path("helm"), Path("k8s/rendered")
+_REGIONS = ("europe-west4", "us-east5")
+_GATEWAY = {"regions": list(_REGIONS)}
+
+
+def generated() -> dict[Path, str]:
+    """Each generated file's content, by path."""
+    files = {
+        _RENDERED / f"{region}.yaml": _render(
+            "antipode", yaml.safe_load((_HELM / "regions" / f"{region}.yaml").read_text())
+        )
+        for region in _REGIONS
+    }
+    files[_RENDERED / "gateway.yaml"] = _render("antipode-gateway", _GATEWAY)
+    for chart in ("antipode", "antipode-gateway"):
+        files[_HELM / chart / "README.md"] = _readme(_HELM / chart)
+    return files
+
+
+def _render(chart: str, values: dict[str, Any]) -> str:
+    texts = helm_python.Chart.load(_HELM / chart).render(
+        values, name="antipode" if chart == "antipode" else "gateway", namespace="antipode"
+    )
+    objects = [
+        one
+        for name, text in sorted(texts.items())
+        if name.endswith(".yaml") and "/tests/" not in name
+        for one in yaml.safe_load_all(text)
+        if one
+    ]
+    return yaml.safe_dump_all(objects, sort_keys=False, width=100)
+
+
+def _readme(chart: Path) -> str:
+    meta = yaml.safe_load((chart / "Chart.yaml").read_text())
+    rows = "\n".join(
+        f"| `{name}` | `{default}` | {comment} |"
+        for name, default, comment in _values((chart / "values.yaml").read_text())
+    )
+    return f"""# {meta["name"]}
+
+{meta["description"]}
+
+Values, from `values.yaml` by `make charts`; what is not here is refused, and what does not fit
+together is told in a sentence.
+
+| value | default | |
+|---|---|---|
+{rows}
+"""
+
+
+def _values(text: str) -> Iterator[tuple[str, str, str]]:
+    """Leaf values with their defaults and comments: those behind them, or the lines before."""
+    path: list[str] = []
+    before: list[str] = []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("#"):
+            before.append(stripped.lstrip("# "))
+            continue
+        if match := re.match(r"( *)([A-Za-z]+):(?: +(.*?))?(?:  # (.*))?$", line):
+            indent, key, default, comment = match.groups()
+            path = [*path[: len(indent) // 2], key]
+            if default is not None:
+                yield ".".join(path), default, comment or " ".join(before)
+        before = []
+
+
+def main() -> None:
+    """Write them all."""
+    for path, text in generated().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

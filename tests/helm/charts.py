@@ -1,0 +1,65 @@
+"""Renders the charts by Helm's own engine and reads the objects out of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+from helm_python import _native
+
+PROJECT = Path(__file__).parents[2]
+HELM = PROJECT / "helm"
+CHARTS = ("antipode", "antipode-gateway")
+CASES = [(chart, path.stem) for chart in CHARTS for path in sorted((HELM / chart / "ci").iterdir())]
+
+
+def case_values(chart: str, case: str) -> dict[str, Any]:
+    return yaml.safe_load((HELM / chart / "ci" / f"{case}.yaml").read_text())
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Values with dotted names changed: {"model.version": "2"}."""
+    values = json.loads(json.dumps(values))
+    for name, value in changes.items():
+        *folders, last = name.split(".")
+        place = values
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = value
+    return values
+
+
+def render_files(chart: str, values: dict[str, Any]) -> dict[str, str]:
+    """Each template's text. The release is `prod` in the namespace `llm`, on Kubernetes 1.34."""
+    loaded = helm_python.Chart.load(HELM / chart)
+    loaded.validate_schema(values)
+    options = {"name": "prod", "namespace": "llm", "kube_version": "v1.34.2"}
+    # The public call takes no version of Kubernetes; the library under it does.
+    return json.loads(
+        _native.call_string("helm_render", loaded._raw(), json.dumps(values), json.dumps(options))
+    )
+
+
+def render(chart: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every object."""
+    return list(_objects(render_files(chart, values)))
+
+
+def _objects(files: dict[str, str]) -> Iterator[dict[str, Any]]:
+    for name, text in sorted(files.items()):
+        if name.endswith(".yaml"):
+            yield from (one for one in yaml.safe_load_all(text) if one)
+
+
+def find(objects: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, Any]:
+    """The one object of that kind, or of that kind and name."""
+    (found,) = [
+        one
+        for one in objects
+        if one["kind"] == kind and (not name or one["metadata"]["name"] == name)
+    ]
+    return found

@@ -1,0 +1,165 @@
+"""Schemas to hold rendered objects against: Kubernetes', custom resources', and a few of our own.
+
+GKE installs some kinds whose definitions are not public; theirs are written here from its pages, as
+small as what the charts use.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+KUBERNETES = ("1.34", "1.35")
+
+type Schema = dict[str, Any]
+
+
+def record(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(required),
+        "properties": properties,
+    }
+
+
+def array(items: Schema) -> Schema:
+    return {"type": "array", "minItems": 1, "items": items}
+
+
+TEXT: Schema = {"type": "string"}
+NUMBER: Schema = {"type": "integer"}
+_TARGET = record(("group", "kind", "name"), group=TEXT, kind=TEXT, name=TEXT)
+_LABELS = record(("matchLabels",), matchLabels={"type": "object"})
+_METRIC = record(("name", "exportName"), name=TEXT, exportName=TEXT)
+_GAUGE = record(
+    ("name", "prometheusMetricName"),
+    name={"type": "string", "pattern": "^[a-z][a-z0-9-]{0,62}$"},
+    prometheusMetricName=TEXT,
+    loadBalancing=record(enabled={"type": "boolean"}),
+)
+
+OWN: dict[str, Schema] = {
+    "AutoscalingMetric": {
+        "oneOf": [
+            record(
+                ("selector", "endpoints"),
+                selector=_LABELS,
+                endpoints=array(record(port=NUMBER, path=TEXT, metrics=array(_METRIC))),
+            ),
+            record(
+                ("metrics",),
+                metrics=array(
+                    record(
+                        pod=record(
+                            selector=_LABELS,
+                            containers=array(
+                                record(
+                                    endpoint=record(path=TEXT, port=NUMBER),
+                                    metrics=array(record(gauge=_GAUGE)),
+                                )
+                            ),
+                        )
+                    )
+                ),
+            ),
+        ]
+    },
+    "GCPBackendPolicy": record(
+        ("targetRef", "default"),
+        targetRef=_TARGET,
+        default=record(
+            ("balancingMode",),
+            timeoutSec={"type": "integer", "maximum": 86400},
+            trafficDuration={"enum": ["LONG", "SHORT"]},
+            connectionDraining=record(drainingTimeoutSec={"type": "integer", "maximum": 3600}),
+            balancingMode={"enum": ["CUSTOM_METRICS", "IN_FLIGHT", "RATE", "UTILIZATION"]},
+            customMetrics=array(
+                record(
+                    ("name",),
+                    name={"type": "string", "pattern": "^gke\\.named_metrics\\."},
+                    maxUtilizationPercent={"type": "integer", "minimum": 1, "maximum": 100},
+                    dryRun={"type": "boolean"},
+                )
+            ),
+            maxInFlightRequestsPerEndpoint=NUMBER,
+            scopes=array(
+                record(selector={"type": "object"}, backendPreference={"enum": ["PREFERRED"]})
+            ),
+        ),
+    ),
+    "Backend": record(
+        ("endpoints",),
+        fallback={"type": "boolean"},
+        appProtocols=array({"enum": ["gateway.envoyproxy.io/h2c"]}),
+        endpoints=array(record(fqdn=record(("hostname", "port"), hostname=TEXT, port=NUMBER))),
+    ),
+    "BackendTrafficPolicy": record(
+        ("targetRefs",),
+        targetRefs=array(_TARGET),
+        healthCheck={"type": "object"},
+        retry={"type": "object"},
+        circuitBreaker={"type": "object"},
+    ),
+}
+
+
+def crd_folder() -> Path | None:
+    """Where custom resource definitions lie, if CRD_SCHEMAS says so."""
+    folder = os.environ.get("CRD_SCHEMAS", "")
+    return Path(folder) if folder else None
+
+
+def crd_schemas(folder: Path) -> dict[tuple[str, str, str], Schema]:
+    """Schemas by group, version and kind; strict: a name that is not there is an error."""
+    found = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        for crd in yaml.safe_load_all(path.read_text()):
+            if not crd or crd.get("kind") != "CustomResourceDefinition":
+                continue
+            spec = crd["spec"]
+            for version in spec["versions"]:
+                key = (spec["group"], version["name"], spec["names"]["kind"])
+                found[key] = _strict(version["schema"]["openAPIV3Schema"])
+    return found
+
+
+def _strict(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    # Alternatives name some of an object's properties, not all.
+    whole = ("oneOf", "anyOf", "allOf", "not")
+    out = {key: value if key in whole else _strict(value) for key, value in schema.items()}
+    is_open = schema.get("x-kubernetes-preserve-unknown-fields") or "metadata" in schema
+    if isinstance(schema.get("properties"), dict) and not is_open:
+        out.setdefault("additionalProperties", False)
+    return out
+
+
+_CORE_GROUPS = ("", "apps", "autoscaling", "policy", "networking.k8s.io", "resource.k8s.io")
+
+
+def is_core(thing: dict[str, Any]) -> bool:
+    """Whether the kind is one of Kubernetes' own."""
+    group = thing["apiVersion"].rpartition("/")[0]
+    return group in (*_CORE_GROUPS, "rbac.authorization.k8s.io")
+
+
+def validate_core(thing: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(thing, version, strict=True)
+
+
+def validate_own(thing: dict[str, Any]) -> None:
+    jsonschema.validate(thing["spec"], OWN[thing["kind"]])
+
+
+def validate_crd(thing: dict[str, Any], schemas: dict[tuple[str, str, str], Schema]) -> None:
+    group, _, version = thing["apiVersion"].partition("/")
+    jsonschema.Draft202012Validator(schemas[group, version, thing["kind"]]).validate(thing)

@@ -1,0 +1,323 @@
+"""What the charts render: valid objects, what differs between regions, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import helm_python
+import pytest
+import yaml
+from helm_python import HelmError
+
+from server.config import load_config, settings
+from server.metrics import Gauges, Metrics
+from tests.helm.charts import (
+    CASES,
+    CHARTS,
+    HELM,
+    PROJECT,
+    case_values,
+    find,
+    merged,
+    render,
+    render_files,
+)
+from tests.helm.schemas import (
+    KUBERNETES,
+    OWN,
+    crd_folder,
+    crd_schemas,
+    is_core,
+    validate_core,
+    validate_crd,
+    validate_own,
+)
+
+BASE = case_values("antipode", "v6e-2x2")
+GATEWAY = case_values("antipode-gateway", "gke")
+
+
+@pytest.fixture(scope="module")
+def custom_resources():
+    folder = crd_folder()
+    if folder is None:
+        pytest.skip("CRD_SCHEMAS names no folder with custom resource definitions")
+    return crd_schemas(folder)
+
+
+@pytest.mark.parametrize(("chart", "case"), CASES)
+class TestEveryCase:
+    def test_it_lints_strictly(self, chart, case):
+        result = helm_python.lint(HELM / chart, values=case_values(chart, case), strict=True)
+        assert [m for m in result["messages"] if m["severity"] > 1] == []
+
+    @pytest.mark.parametrize("version", KUBERNETES)
+    def test_kubernetes_knows_its_objects(self, chart, case, version):
+        core = [one for one in render(chart, case_values(chart, case)) if is_core(one)]
+        for one in core:
+            validate_core(one, version)
+        assert core or chart == "antipode-gateway"
+
+    def test_kinds_without_a_public_definition_are_as_documented(self, chart, case):
+        for one in render(chart, case_values(chart, case)):
+            if one["kind"] in OWN:
+                validate_own(one)
+
+    def test_custom_resources_are_as_defined(self, chart, case, custom_resources):
+        for one in render(chart, case_values(chart, case)):
+            if not is_core(one) and one["kind"] not in OWN:
+                validate_crd(one, custom_resources)
+
+    def test_everything_is_in_the_releases_namespace_and_labelled(self, chart, case):
+        for one in render(chart, case_values(chart, case)):
+            assert one["metadata"]["namespace"] == "llm"
+            assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == "prod"
+
+    def test_notes_name_commands(self, chart, case):
+        notes = render_files(chart, case_values(chart, case))[f"{chart}/templates/NOTES.txt"]
+        assert "kubectl -n llm" in notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image.repository": ""}, "image.repository is empty"),
+        ({"model.version": ""}, "model.name, model.path and model.version must all be set"),
+        ({"model.path": "llama/3"}, 'model.path "llama/3" ends in a version'),
+        ({"model.path": "gs://b/llama", "model.bucket": ""}, "leave out gs://"),
+        ({"terminationGracePeriodSeconds": 75}, "a drain may take 75"),
+        ({"slice": "v6e:4x4"}, 'slice "v6e:4x4" is not one this chart can place on one host'),
+        ({"server.tensorParallelSize": 3}, "which does not divide the 4 chips of v6e:2x2"),
+        ({"slice": "v5e:2x2"}, "on v6e and v7x only"),
+        ({"slice": "cpu"}, "the slice is cpu; set dranet.enabled to false"),
+        ({"dranet.allocationMode": "ExactCount"}, "set dranet.count"),
+        ({"dranet.count": 2}, "dranet.count is set, but dranet.allocationMode is All"),
+        (
+            {
+                "autoscaling.enabled": True,
+                "autoscaling.maxReplicas": 1,
+                "autoscaling.minReplicas": 2,
+            },
+            "autoscaling.maxReplicas is 1, less than minReplicas, 2",
+        ),
+        ({"networkPolicy.proxyRanges": []}, "networkPolicy.proxyRanges is empty"),
+        ({"picker.enabled": False}, "pools.http is enabled without an endpoint picker"),
+        (
+            {"compileCache.storageClass": "fast", "replicas": 2},
+            "leave it empty with several replicas",
+        ),
+        (
+            {"compileCache.storageClass": "fast", "autoscaling.enabled": True},
+            "autoscaling.enabled needs a compile cache for each pod",
+        ),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_in_a_sentence(changes, words):
+    with pytest.raises(HelmError, match=re.escape(words)):
+        render("antipode", merged(BASE, changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"regions": ["europe-west4"]}, "regions lists fewer than two"),
+        ({"gke.preferredRegion": "asia-east1"}, "not among the regions"),
+        ({"tls.enabled": True}, "set tls.secretName"),
+        ({"pools.http": False, "pools.grpc": False}, "there is nothing to route to"),
+        ({"healthCheck.timeoutSeconds": 9}, "longer than healthCheck.intervalSeconds"),
+        ({"flavour": "envoy"}, "envoy.backends lists fewer than two"),
+    ],
+)
+def test_a_gateway_that_does_not_fit_is_refused_in_a_sentence(changes, words):
+    with pytest.raises(HelmError, match=re.escape(words)):
+        render("antipode-gateway", merged(GATEWAY, changes))
+
+
+@pytest.mark.parametrize(
+    ("chart", "name", "value"),
+    [
+        ("antipode", "replica", 2),
+        ("antipode", "server.maxNumSeq", 8),
+        ("antipode", "replicas", "2"),
+        ("antipode", "swap.mode", "inplace"),
+        ("antipode", "slice", "v6e-2x2"),
+        ("antipode-gateway", "gke.balancing", "RATE"),
+        ("antipode-gateway", "flavour", "istio"),
+    ],
+)
+def test_a_typo_is_refused(chart, name, value):
+    base = BASE if chart == "antipode" else GATEWAY
+    with pytest.raises(HelmError):
+        render(chart, merged(base, {name: value}))
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_the_schema_knows_every_value(chart):
+    """And no other: what it allows has a default and a comment in values.yaml."""
+
+    def names(schema, prefix=""):
+        for key, one in schema.get("properties", {}).items():
+            yield prefix + key
+            yield from names(one, f"{prefix}{key}.")
+
+    def keys(values, prefix=""):
+        for key, one in values.items():
+            yield prefix + key
+            if isinstance(one, dict):
+                yield from keys(one, f"{prefix}{key}.")
+
+    schema = yaml.safe_load((HELM / chart / "values.schema.json").read_text())
+    values = yaml.safe_load((HELM / chart / "values.yaml").read_text())
+    assert set(names(schema)) - {"global"} == set(keys(values))
+
+
+class TestRegions:
+    REGIONS = ("europe-west4", "us-east5")
+
+    def rendered(self, region):
+        return render("antipode", yaml.safe_load((HELM / "regions" / f"{region}.yaml").read_text()))
+
+    @pytest.mark.parametrize("region", REGIONS)
+    def test_its_file_suffices(self, region):
+        assert find(self.rendered(region), "Deployment", "prod")
+
+    def test_nothing_differs_but_the_region(self):
+        europe, america = (yaml.safe_dump_all(self.rendered(region)) for region in self.REGIONS)
+        assert europe != america
+        assert europe.replace(*self.REGIONS) == america
+
+
+class TestPod:
+    @pytest.fixture
+    def pod(self):
+        return find(render("antipode", BASE), "Deployment", "prod")["spec"]["template"]
+
+    @pytest.fixture
+    def container(self, pod):
+        (container,) = pod["spec"]["containers"]
+        return container
+
+    @pytest.mark.parametrize(("chart", "case"), [c for c in CASES if c[0] == "antipode"])
+    def test_the_server_takes_every_variable(self, chart, case):
+        pod = find(render(chart, case_values(chart, case)), "Deployment", "prod")
+        variables = {
+            v["name"]: v["value"] for v in pod["spec"]["template"]["spec"]["containers"][0]["env"]
+        }
+        known = {setting.variable for setting in settings()}
+        assert {name for name in variables if name.startswith("ANTIPODE_")} <= known
+        config = load_config({}, variables)
+        assert config.engine.model_config == "/etc/antipode/model.yaml"
+
+    def test_it_asks_for_all_chips_of_the_slice(self, pod, container):
+        assert pod["spec"]["nodeSelector"] == {
+            "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice",
+            "cloud.google.com/gke-tpu-topology": "2x2",
+        }
+        resources = container["resources"]
+        assert resources["requests"]["google.com/tpu"] == "4"
+        assert resources["limits"]["google.com/tpu"] == "4"
+
+    def test_it_lists_the_claim_for_pod_and_container(self, pod, container):
+        objects = render("antipode", BASE)
+        claim = find(objects, "ResourceClaimTemplate")["metadata"]["name"]
+        (of_pod,) = pod["spec"]["resourceClaims"]
+        assert of_pod["resourceClaimTemplateName"] == claim
+        assert container["resources"]["claims"] == [{"name": of_pod["name"]}]
+
+    def test_the_mount_forgets_metadata(self, pod):
+        (models,) = [v for v in pod["spec"]["volumes"] if v["name"] == "models"]
+        assert models["csi"]["volumeAttributes"]["metadataCacheTTLSeconds"] == "60"
+        assert pod["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
+
+    def test_it_writes_to_volumes_only(self, container):
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        written = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
+        assert written == {"/var/cache/antipode", "/tmp", "/dev/shm"}
+
+    def test_its_probes_are_routes_of_the_server(self, container):
+        source = (PROJECT / "server" / "api" / "http").rglob("*.py")
+        routes = " ".join(path.read_text() for path in source)
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert f'"{container[probe]["httpGet"]["path"]}"' in routes
+
+    def test_a_compute_class_takes_the_place_of_the_selectors(self):
+        objects = render("antipode", merged(BASE, {"computeClass": "tpu"}))
+        pod = find(objects, "Deployment", "prod")["spec"]["template"]["spec"]
+        assert pod["nodeSelector"] == {"cloud.google.com/compute-class": "tpu"}
+
+    @pytest.mark.parametrize(("mode", "is_rolled"), [("inPlace", False), ("rollout", True)])
+    def test_a_version_changes_the_pods_only_for_a_rollout(self, mode, is_rolled):
+        one, two = (
+            find(
+                render("antipode", merged(BASE, {"swap.mode": mode, "model.version": version})),
+                "Deployment",
+                "prod",
+            )
+            for version in ("3", "4")
+        )
+        assert (one != two) == is_rolled
+
+
+def test_pools_select_the_server_and_are_exported():
+    objects = render("antipode", BASE)
+    labels = find(objects, "Deployment", "prod")["spec"]["template"]["metadata"]["labels"]
+    for name, port, protocol in (
+        ("prod-http", 8000, "http"),
+        ("prod-grpc", 9000, "kubernetes.io/h2c"),
+    ):
+        pool = find(objects, "InferencePool", name)
+        assert pool["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert pool["spec"]["targetPorts"] == [{"number": port}]
+        assert pool["spec"]["appProtocol"] == protocol
+        assert pool["metadata"]["annotations"]["networking.gke.io/export"] == "True"
+        picker = pool["spec"]["endpointPickerRef"]["name"]
+        assert find(objects, "Service", picker)["spec"]["ports"][0]["port"] == 9002
+
+
+def test_no_selector_of_servers_takes_a_picker_or_a_test():
+    objects = render("antipode", BASE)
+    selector = find(objects, "InferencePool", "prod-http")["spec"]["selector"]["matchLabels"]
+    pods = [one["metadata"]["labels"] for one in objects if one["kind"] == "Pod"]
+    pods += [
+        one["spec"]["template"]["metadata"]["labels"]
+        for one in objects
+        if one["kind"] == "Deployment" and one["metadata"]["name"] != "prod"
+    ]
+    assert len(pods) == 3
+    assert not [labels for labels in pods if selector.items() <= labels.items()]
+
+
+def test_every_metric_that_is_named_is_one_the_server_has():
+    text = yaml.safe_dump_all(render("antipode", case_values("antipode", "everything")))
+    text += (HELM / "antipode" / "files" / "dashboard.json").read_text()
+    metrics = Metrics(model="tiny", version="1", release="0").render(Gauges(state="ready"))
+    served = set(re.findall(r"^antipode_[a-z_]+", metrics.decode(), re.MULTILINE))
+    assert set(re.findall(r"antipode_[a-z_]+", text)) <= served
+
+
+def test_the_gateway_routes_to_what_the_pools_export():
+    route = find(render("antipode-gateway", merged(GATEWAY, {"release": "prod"})), "HTTPRoute")
+    backends = [rule["backendRefs"][0]["name"] for rule in route["spec"]["rules"]]
+    pools = {
+        one["metadata"]["name"]
+        for one in render("antipode", BASE)
+        if one["kind"] == "InferencePool"
+    }
+    assert set(backends) == pools
+
+
+def test_the_gateways_drain_is_as_long_as_the_servers():
+    server = yaml.safe_load((HELM / "antipode" / "values.yaml").read_text())["server"]
+    gateway = yaml.safe_load((HELM / "antipode-gateway" / "values.yaml").read_text())
+    assert gateway["drainSeconds"] == server["drainTimeoutSeconds"]
+    check = gateway["healthCheck"]
+    seen_after = check["intervalSeconds"] * check["unhealthyThreshold"]
+    assert server["lameDuckSeconds"] > seen_after
+
+
+def test_what_is_checked_in_is_what_the_charts_give():
+    from scripts import charts
+
+    for path, text in charts.generated().items():
+        assert Path(path).read_text() == text, f"{path} is stale: run make charts"

@@ -1,0 +1,116 @@
+"""The chart and the program against each other: the rendered pod's server, started here.
+
+Its command, variables, ports and probes are read out of the render; a folder stands in for each
+mount. On CPU, with the embedded model.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.e2e.servers import REAL, RunningServer, wait_for
+from tests.helm.charts import PROJECT, case_values, find, merged, render
+
+VALUES = merged(
+    case_values("antipode", "cpu"),
+    {
+        "model.path": str(PROJECT / "models" / "tiny"),
+        "server.maxNumSeqs": 4,
+        "server.lameDuckSeconds": 1,
+        "server.extra": {"max_num_batched_tokens": "32", "num_blocks": "256"},
+    },
+)
+
+
+def mount(folder: Path, config_map: dict) -> None:
+    """Put a ConfigMap's files into a folder as the kubelet does: `..data` names the newest set."""
+    newest = folder / f"..{time.time_ns()}"
+    newest.mkdir(parents=True)
+    for name, content in config_map["data"].items():
+        (newest / name).write_text(content)
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(Path("..data") / name)
+    (folder / "..new").symlink_to(newest.name)
+    os.replace(folder / "..new", folder / "..data")
+
+
+class Pod:
+    """The rendered pod, run here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        objects = render("antipode", VALUES)
+        self.spec = find(objects, "Deployment", "prod")["spec"]["template"]["spec"]
+        (self.container,) = self.spec["containers"]
+        self.update("1")
+
+    def update(self, version: str) -> None:
+        """What `helm upgrade --set model.version=...` brings into the running pod."""
+        objects = render("antipode", merged(VALUES, {"model.version": version}))
+        mount(self.folder / "etc" / "antipode", find(objects, "ConfigMap", "prod-model"))
+
+    def start(self) -> RunningServer:
+        variables = {v["name"]: self._here(v["name"], v["value"]) for v in self.container["env"]}
+        assert self.container["args"] == ["serve"]
+        return RunningServer(self.folder / "log", REAL, JAX_PLATFORMS="cpu", **variables)
+
+    def _here(self, name: str, value: str) -> str:
+        """A path under one of the pod's mounts, in this folder."""
+        mounts = [m["mountPath"] for m in self.container["volumeMounts"]]
+        inside = any(value.startswith(path + "/") for path in mounts)
+        return str(self.folder / value.lstrip("/")) if inside and name != "PATH" else value
+
+    def probe(self, server: RunningServer, name: str) -> int:
+        get = self.container[name]["httpGet"]
+        assert {"name": get["port"], "containerPort": 8000} in self.container["ports"]
+        try:
+            return server.get(get["path"]).status_code
+        except httpx.TransportError:
+            return 0
+
+
+@pytest.fixture
+def pod(tmp_path):
+    return Pod(tmp_path)
+
+
+def complete(server):
+    body = {"model": "tiny", "prompt": "import os", "max_tokens": 4, "temperature": 0}
+    return server.post("/v1/completions", body)
+
+
+def test_the_pods_server_starts_answers_swaps_and_drains_in_time(pod):
+    server = pod.start()
+    try:
+        wait_for(lambda: pod.probe(server, "livenessProbe") == 200, "being alive")
+        server.wait_ready()
+        assert pod.probe(server, "startupProbe") == 200
+        assert pod.probe(server, "readinessProbe") == 200
+        assert complete(server).json()["model_version"] == "1"
+
+        pod.update("2")
+        wait_for(lambda: complete(server).json()["model_version"] == "2", "the swap", 60)
+        assert server.metric("antipode_compilations_after_ready_total") == 0
+
+        server.terminate()
+        wait_for(lambda: pod.probe(server, "readinessProbe") != 200, "not being ready")
+        assert server.wait_exit(pod.spec["terminationGracePeriodSeconds"]) == 0
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def test_the_config_map_is_what_the_server_reads(pod):
+    text = (pod.folder / "etc" / "antipode" / "model.yaml").read_text()
+    assert yaml.safe_load(text) == {
+        "name": "tiny",
+        "path": str(PROJECT / "models" / "tiny"),
+        "version": "1",
+        "swap_policy": "availability",
+    }
