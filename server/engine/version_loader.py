@@ -109,7 +109,7 @@ class CheckpointLoader:
             raise ValueError(
                 f"{folder.place} has another tokenizer than what is served "
                 f"({', '.join(differing)}), so this server cannot change to it while it runs: "
-                "start pods on it instead (helm upgrade with model.rollout=pods, or antipode serve "
+                "start pods on it instead (helm upgrade with swap.mode=rollout, or antipode serve "
                 "--model)"
             )
         return folder.golden

@@ -75,7 +75,7 @@ class WeightSets:
                 for name in names
             )
             + "), so this server cannot change to it while it runs: start pods on it instead "
-            "(helm upgrade with model.rollout=pods, or antipode serve --model)"
+            "(helm upgrade with swap.mode=rollout, or antipode serve --model)"
         )
 
     def _check_fits(self) -> None:
