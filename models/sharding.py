@@ -61,22 +61,32 @@ def allowed_tensor_sizes(config: ModelConfig, num_devices: int) -> tuple[int, ..
     return tuple(size for size in range(1, num_devices + 1) if _divides(config, size))
 
 
+def choose_tensor_size(config: ModelConfig, tensor_parallel_size: int, num_devices: int) -> int:
+    """`tensor_parallel_size`, or for 0 the largest size the model allows.
+
+    Raises MeshError where the size does not divide the model or exceeds the devices.
+    """
+    allowed = allowed_tensor_sizes(config, num_devices)
+    size = tensor_parallel_size or max(allowed)
+    if size not in allowed:
+        raise MeshError(
+            f"tensor_parallel_size {size} does not suit this model ({config.num_heads} query heads,"
+            f" {config.num_kv_heads} KV heads, MLP {config.mlp_size}) on {num_devices} devices;"
+            f" these would: {', '.join(map(str, allowed))}"
+        )
+    return size
+
+
 def make_mesh(
     config: ModelConfig, tensor_parallel_size: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """A mesh of 1 x `tensor_parallel_size`; 0 takes the largest size the model allows.
 
-    Raises MeshError where the size does not divide the model or exceeds the devices.
+    Devices beyond it are left idle. Raises MeshError where the size does not divide the model or
+    exceeds the devices.
     """
     devices = jax.devices() if devices is None else devices
-    allowed = allowed_tensor_sizes(config, len(devices))
-    size = tensor_parallel_size or max(allowed)
-    if size not in allowed:
-        raise MeshError(
-            f"tensor_parallel_size {size} does not suit this model ({config.num_heads} query heads,"
-            f" {config.num_kv_heads} KV heads, MLP {config.mlp_size}) on {len(devices)} devices;"
-            f" these would: {', '.join(map(str, allowed))}"
-        )
+    size = choose_tensor_size(config, tensor_parallel_size, len(devices))
     return Mesh(np.asarray(devices[:size]).reshape(1, size), (DATA, TENSOR))
 
 

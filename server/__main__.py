@@ -1,4 +1,4 @@
-"""The command line: `antipode serve`, `plan`, `publish`, `verify`, `generate`, `version`.
+"""The command line: `antipode serve`, `plan`, `slice`, `publish`, `verify`, `generate`, `version`.
 
 It parses, loads the configuration and hands over; a wrong setting ends in one sentence and exit
 code 2. Nothing here imports JAX: the process that stays is the supervisor.
@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from server import publish
 from server.config import ConfigError, add_flags, load_config
 from server.plan import command as plan_command
+from server.slice import command as slice_command
 
 _USAGE_ERROR = 2
 
@@ -56,6 +57,17 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     plan_command.add_arguments(plan_parser)
+    slice_parser = commands.add_parser(
+        "slice",
+        help="say which chips, hosts and network interfaces the server would run on",
+        description=slice_command.DESCRIPTION,
+        epilog=_SERVE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    slice_parser.add_argument("--json", action="store_true", default=False, help="print JSON")
+    add_flags(slice_parser)
     publish_parser = commands.add_parser(
         "publish",
         help="make a checkpoint a version that servers can change to",
@@ -111,6 +123,16 @@ def serve(flags: dict[str, str]) -> int:
         return 1
 
 
+def show_slice(flags: dict[str, str], *, as_json: bool) -> int:
+    """Print the slice that a server with these flags would run on; the exit code."""
+    try:
+        config = load_config(flags, os.environ)
+    except ConfigError as error:
+        print(f"antipode slice: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    return slice_command.run(config.engine, as_json=as_json)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the process's exit code."""
     arguments = vars(build_parser().parse_args(argv))
@@ -126,6 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return publish.run_verify(argparse.Namespace(**arguments))
     if command == "generate":
         return generate(argparse.Namespace(**arguments))
+    if command == "slice":
+        as_json = arguments.pop("json")
+        return show_slice(arguments, as_json=as_json)
     return serve(arguments)
 
 

@@ -106,6 +106,13 @@ class EngineConfig:
     tensor_parallel_size: int = _field(
         0, "chips that share each layer; 0 is every chip there is", low=0
     )
+    slice_accelerator: str = _field(
+        "", "generation of TPU that was asked for, such as v6e; another is refused"
+    )
+    slice_topology: str = _field("", "topology that was asked for, such as 2x2; likewise")
+    slice_chips: int = _field(0, "chips that were asked for, of all hosts; likewise", low=0)
+    claim_name: str = _field("", "claim that brings network interfaces; none of them is refused")
+    interface_class: str = _field("", "device class of that claim, such as netdev.google.com")
     prefix_caching: bool = _field(True, "reuse the KV blocks of equal prompt beginnings")
     overlap: bool = _field(True, "dispatch a step before the last one's tokens are read")
     compile_cache_dir: str = _field(

@@ -27,6 +27,8 @@ from prometheus_client.registry import Collector
 
 from server.engine.link import EngineState, VersionState, VersionStatus
 from server.engine.observer import StepStats
+from server.slice.families import slice_families
+from server.slice.resolve import Slice
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
@@ -50,7 +52,8 @@ class Gauges:
     `kv_cache_usage_ratio` is 0 to 1 and leaves out cached blocks that may be reused at once.
     Where layers differ in what they keep, it is that of the fullest pool, and `num_blocks` that of
     the layers that keep everything. `step_age_seconds` is how long the step loop has not come
-    round. `num_blocks`, `block_size` and `model_load_seconds` are 0 until the model is loaded.
+    round. `num_blocks`, `block_size` and `model_load_seconds` are 0 until the model is loaded, and
+    `slice` is None until JAX has its devices.
     """
 
     state: EngineState = "starting"
@@ -63,6 +66,7 @@ class Gauges:
     model_load_seconds: float = 0.0
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
+    slice: Slice | None = None
 
 
 class Histogram:
@@ -205,6 +209,7 @@ class Metrics(Collector):
         yield from self._count_families()
         yield from self._state_families()
         yield from self._version_families()
+        yield from slice_families(self._gauges.slice)
 
     def _gateway_families(self) -> Iterator[Metric]:
         """vLLM's names, which an endpoint picker reads without being configured."""

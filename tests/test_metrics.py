@@ -41,6 +41,8 @@ OWN_NAMES = [
     "antipode_step_age_seconds",
     "antipode_device_busy_ratio",
     "antipode_build_info",
+    "antipode_slice_info",
+    "antipode_network_interface_info",
     "antipode_model_version_state",
     "antipode_model_version_serving",
     "antipode_model_version_load_ratio",

@@ -43,6 +43,8 @@ from server.engine.version_manager import VersionManager
 from server.logs import set_up_logging
 from server.metrics import Gauges, Metrics
 from server.model_config import ModelConfigWatcher, ModelFile
+from server.slice.discovery import ask_jax, check_group, find_slice
+from server.slice.resolve import Slice
 from server.versions import ServedModel, find_model
 
 PULSE_SECONDS = 0.1
@@ -85,7 +87,11 @@ class RunnerBuilder(Protocol):
     """Loads and warms a runner. ValueError or OSError for a checkpoint that cannot be served."""
 
     def __call__(
-        self, config: EngineConfig, progress: Progress, on_compilation: Callable[[], None]
+        self,
+        config: EngineConfig,
+        progress: Progress,
+        on_compilation: Callable[[], None],
+        on_slice: Callable[[Slice], None],
     ) -> ServingRunner: ...
 
 
@@ -107,6 +113,7 @@ class EngineProcess:
         self._golden = GoldenClient(lambda submit: self.receive(OWN_CLIENT, submit))
         self._num_blocks = self._block_size = 0
         self._load_seconds = 0.0
+        self._slice: Slice | None = None
         self._is_draining = False
         self._progress = ("starting", 0.0)
         self._ended = threading.Event()
@@ -158,7 +165,7 @@ class EngineProcess:
         engine = self._engine
         if engine is None:
             detail, progress = self._progress
-            metrics = self._metrics.render(Gauges(state=self._state))
+            metrics = self._metrics.render(Gauges(state=self._state, slice=self._slice))
             return Pulse(state=self._state, detail=detail, progress=progress, metrics=metrics)
         load = engine.load()
         age = max(0.0, time.monotonic() - engine.last_progress)
@@ -173,6 +180,7 @@ class EngineProcess:
             model_load_seconds=self._load_seconds,
             versions=self._versions.statuses() if self._versions else (),
             config_error=self._versions.config_error if self._versions else "",
+            slice=self._slice,
         )
         return Pulse(
             state=self._state,
@@ -192,7 +200,7 @@ class EngineProcess:
         return "starting" if self._engine is None else "ready"
 
     def _serve(self, build: RunnerBuilder) -> None:
-        runner = build(self._config, self._report, self._on_compilation)
+        runner = build(self._config, self._report, self._on_compilation, self._on_slice)
         engine = self._build_engine(runner)
         self._load_seconds = time.monotonic() - self._started
         self._num_blocks, self._block_size = runner.kinds[0].num_blocks, runner.block_size
@@ -301,6 +309,21 @@ class EngineProcess:
     def _on_compilation(self) -> None:
         self._metrics.on_compilation(is_ready=self._engine is not None)
 
+    def _on_slice(self, found: Slice) -> None:
+        self._slice = found
+        _log.info(
+            "slice",
+            extra={
+                "generation": found.generation,
+                "topology": found.topology or "none",
+                "chips": found.chips,
+                "hosts": found.hosts,
+                "host_index": found.host_index,
+                "claim": found.claim.name or "none",
+                "claimed_interfaces": [each.name for each in found.claimed_interfaces],
+            },
+        )
+
     def _send_pulses(self) -> None:
         while not self._ended.wait(PULSE_SECONDS):
             self._broadcast_pulse()
@@ -345,7 +368,10 @@ def run_engine_process(build: RunnerBuilder) -> int:
 
 
 def build_model_runner(
-    config: EngineConfig, progress: Progress, on_compilation: Callable[[], None]
+    config: EngineConfig,
+    progress: Progress,
+    on_compilation: Callable[[], None],
+    on_slice: Callable[[Slice], None],
 ) -> ServingRunner:
     """The runner that ships. JAX is imported here, after its settings are in the environment."""
     progress("importing JAX", 0.0)
@@ -361,8 +387,8 @@ def build_model_runner(
             on_compilation()
 
     jax.monitoring.register_event_duration_secs_listener(on_duration)
-    devices = jax.local_devices()
-    _log.info("devices", extra={"count": len(devices), "kind": devices[0].device_kind})
+    check_group()
+    on_slice(find_slice(config, ask_jax()))
     version = LoadedVersion(find_model(config).version)
     return ModelRunner.build(files_of(config.model), config, progress, version)
 

@@ -59,7 +59,7 @@ class Builder:
         self.error = error
         self.go_on = threading.Event()
 
-    def __call__(self, config, progress, on_compilation):
+    def __call__(self, config, progress, on_compilation, on_slice):
         progress("loading weights", 0.25)
         on_compilation()
         assert self.go_on.wait(10)

@@ -14,6 +14,16 @@
   "ANTIPODE_HANG_TIMEOUT_SECONDS" $v.server.hangTimeoutSeconds
   "ANTIPODE_LOG_FORMAT" $v.server.logFormat
   "ANTIPODE_COMPILE_CACHE_DIR" "/var/cache/antipode/xla" -}}
+{{- if include "antipode.isTpu" . }}
+{{- $slice := include "antipode.slice" . | fromYaml }}
+{{- $_ := set $set "ANTIPODE_SLICE_ACCELERATOR" $slice.generation }}
+{{- $_ := set $set "ANTIPODE_SLICE_TOPOLOGY" $slice.topology }}
+{{- $_ := set $set "ANTIPODE_SLICE_CHIPS" (int $slice.chips) }}
+{{- end }}
+{{- if $v.dranet.enabled }}
+{{- $_ := set $set "ANTIPODE_CLAIM_NAME" (printf "%s-netdev" .Release.Name) }}
+{{- $_ := set $set "ANTIPODE_INTERFACE_CLASS" $v.dranet.deviceClassName }}
+{{- end }}
 {{- range $key, $value := $v.server.extra }}
 {{- $_ := set $set (printf "ANTIPODE_%s" (upper $key)) $value }}
 {{- end }}

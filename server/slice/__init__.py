@@ -1,0 +1,1 @@
+"""Which chips, hosts and network interfaces this server was given."""

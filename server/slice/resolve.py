@@ -1,0 +1,183 @@
+"""One slice out of several sources that may each be missing, and must not contradict each other.
+
+What JAX sees comes first, then the variables of the node, then what the chart claims. Two sources
+that disagree are a refusal: a server on other chips than was meant would be slow, or wrong, in
+silence. It reads nothing itself.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from server.slice.group import Group
+from server.slice.interfaces import Interface
+from server.slice.sources import (
+    Claim,
+    Devices,
+    SliceMismatchError,
+    TpuEnvironment,
+    topology_size,
+)
+
+_JAX = "JAX's devices"
+_ADVICE = {
+    "accelerator": "change slice in the chart's values, or the node pool and the "
+    "google.com/tpu request that its pods are scheduled by",
+    "topology": "change slice in the chart's values, or the topology of the node pool",
+    "chips": "change slice in the chart's values, or the google.com/tpu request of its pods",
+    "hosts": "change the size of the group of pods, or the topology of the node pool",
+    "host_index": "leave TPU_WORKER_ID to the pod's own controller",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """All that may be known; what is not is left out."""
+
+    devices: Devices | None = None
+    environment: TpuEnvironment = field(default_factory=TpuEnvironment)
+    claim: Claim = field(default_factory=Claim)
+    interfaces: tuple[Interface, ...] = ()
+    group: Group = field(default_factory=Group)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """What this server runs on. `generation` is cpu or gpu where there is no TPU, "" if unknown.
+
+    `chips` and `devices` are of all hosts; `devices` is what JAX sees, two a chip of a v7x.
+    `topology` is "" and `hbm_bytes_per_chip` None where nothing says.
+    """
+
+    generation: str
+    topology: str
+    chips: int
+    devices: int
+    hosts: int
+    host_index: int
+    hostnames: tuple[str, ...]
+    hbm_bytes_per_chip: int | None
+    interfaces: tuple[Interface, ...]
+    claim: Claim = field(default_factory=Claim)
+
+    @property
+    def claimed_interfaces(self) -> tuple[Interface, ...]:
+        """Those that are not the pod's default."""
+        return tuple(each for each in self.interfaces if not each.is_default)
+
+
+def resolve(sources: Sources) -> Slice:
+    """The slice that all sources agree on. Raises SliceMismatchError where two do not."""
+    devices, claim = sources.devices, sources.claim
+    generation = _agree("accelerator", _generations(sources)) or ""
+    topology = _agree("topology", _topologies(sources)) or ""
+    chips = _agree("chips", _chips(sources)) or 0
+    hosts = _agree("hosts", _hosts(sources)) or 1
+    index = _agree("host_index", _indexes(sources)) or 0
+    _check_claim(claim, sources.interfaces)
+    return Slice(
+        generation=generation,
+        topology=topology,
+        chips=chips,
+        devices=devices.count if devices else chips,
+        hosts=hosts,
+        host_index=index,
+        hostnames=sources.group.hostnames or (socket.gethostname(),),
+        hbm_bytes_per_chip=devices.hbm_bytes_per_chip if devices else None,
+        interfaces=sources.interfaces,
+        claim=claim,
+    )
+
+
+def _generations(sources: Sources) -> list[tuple[str, str | None]]:
+    devices = sources.devices
+    return [
+        (_JAX, devices.generation if devices else None),
+        ("TPU_ACCELERATOR_TYPE", sources.environment.generation),
+        ("slice_accelerator", sources.claim.accelerator),
+    ]
+
+
+def _topologies(sources: Sources) -> list[tuple[str, str | None]]:
+    devices = sources.devices
+    return [
+        (_JAX, devices.topology if devices else None),
+        ("TPU_TOPOLOGY", sources.environment.topology),
+        ("slice_topology", sources.claim.topology),
+    ]
+
+
+def _chips(sources: Sources) -> list[tuple[str, int | None]]:
+    devices, environment, claim = sources.devices, sources.environment, sources.claim
+    return [
+        (_JAX, devices.chips if devices else None),
+        ("TPU_TOPOLOGY", _size(environment.topology)),
+        (
+            "TPU_CHIPS_PER_HOST_BOUNDS and TPU_HOST_BOUNDS",
+            environment.chips_per_host * environment.hosts,
+        ),
+        ("slice_chips", claim.chips),
+        ("slice_topology", _size(claim.topology)),
+    ]
+
+
+def _hosts(sources: Sources) -> list[tuple[str, int | None]]:
+    devices, group = sources.devices, sources.group
+    return [
+        ("JAX's processes", devices.hosts if devices else None),
+        (group.source, group.size if group.source else None),
+        ("TPU_HOST_BOUNDS", sources.environment.hosts),
+    ]
+
+
+def _indexes(sources: Sources) -> list[tuple[str, int | None]]:
+    devices, group = sources.devices, sources.group
+    return [
+        ("JAX's processes", devices.host_index if devices else None),
+        (group.source, group.index if group.source else None),
+    ]
+
+
+def _agree[T: (str, int)](what: str, facts: Iterable[tuple[str, T | None]]) -> T | None:
+    """The first value there is; empty and 0 are none, except of an index."""
+    known = [
+        (source, value)
+        for source, value in facts
+        if value or (value is not None and what == "host_index")
+    ]
+    for source, value in known[1:]:
+        first_source, first = known[0]
+        if _comparable(value) != _comparable(first):
+            raise SliceMismatchError(
+                f"{what} is {first} according to {first_source} but {value} according to {source}:"
+                f" {_ADVICE[what]}, so that both agree"
+            )
+    return known[0][1] if known else None
+
+
+def _comparable(value: str | int) -> object:
+    """Topologies are the same in any order, and with a third axis of 1 or without it."""
+    if isinstance(value, str) and "x" in value and value[0].isdigit():
+        extents = sorted(map(int, value.split("x")), reverse=True)
+        return extents[:2] if extents[2:] == [1] else extents
+    return value
+
+
+def _size(topology: str) -> int | None:
+    return topology_size(topology, "topology") if topology else None
+
+
+def _check_claim(claim: Claim, interfaces: tuple[Interface, ...]) -> None:
+    """A claim for interfaces that brought none did not reach the server's container."""
+    asked = claim.name or claim.interface_class
+    if not asked or any(not each.is_default for each in interfaces):
+        return
+    there = ", ".join(each.name for each in interfaces) or "none"
+    raise SliceMismatchError(
+        f"claim {claim.name or 'without a name'} (class {claim.interface_class or 'not given'}) was"
+        f" to bring network interfaces, but those of the pod are: {there}; list the claim in "
+        "resources.claims of the server's container, or set dranet.enabled to false in the chart's "
+        "values"
+    )

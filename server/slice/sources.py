@@ -1,0 +1,164 @@
+"""Where a slice's facts come from: JAX's devices, the variables of a TPU node, the chart's claim.
+
+Each source says what it knows and leaves the rest empty; none knows of another, and which of them
+is right is for `resolve` to say. This module imports no JAX: devices come as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from server.config import EngineConfig
+
+if TYPE_CHECKING:
+    import jax
+
+# Names of a generation: ours, JAX's kinds of devices, GKE's node labels, accelerator types.
+_NAMES = {
+    "v4": ("v4", "tpu v4", "tpu-v4-podslice"),
+    "v5e": ("v5e", "tpu v5 lite", "tpu v5e", "tpu-v5-lite-podslice", "v5litepod"),
+    "v5p": ("v5p", "tpu v5", "tpu v5p", "tpu-v5p-slice"),
+    "v6e": ("v6e", "tpu v6 lite", "tpu v6e", "tpu-v6e-slice"),
+    "v7x": ("v7x", "tpu7x", "tpu v7x"),
+}
+_GENERATIONS = {name: generation for generation, names in _NAMES.items() for name in names}
+# These are laid out in a plane; JAX's third coordinate says nothing there.
+_FLAT = ("v5e", "v6e")
+
+
+class SliceMismatchError(ValueError):
+    """The slice is not what was asked for; the message names both values and what to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What the chart asked for; empty and 0 where it says nothing. `chips` are of all hosts."""
+
+    accelerator: str = ""
+    topology: str = ""
+    chips: int = 0
+    name: str = ""
+    interface_class: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TpuEnvironment:
+    """What the variables of a TPU node say; empty and 0 where they are not there."""
+
+    generation: str = ""
+    topology: str = ""
+    chips_per_host: int = 0
+    hosts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """What JAX found, on all hosts. `topology` is "" and memory None where JAX does not say.
+
+    `count` is what JAX sees; a chip of a v7x is two of those.
+    """
+
+    generation: str
+    count: int
+    chips: int
+    hosts: int = 1
+    host_index: int = 0
+    topology: str = ""
+    hbm_bytes_per_chip: int | None = None
+
+
+def read_claim(config: EngineConfig) -> Claim:
+    """The claim that the settings describe. Raises SliceMismatchError for a malformed topology."""
+    if config.slice_topology:
+        topology_size(config.slice_topology, "slice_topology")
+    return Claim(
+        accelerator=config.slice_accelerator and generation_of(config.slice_accelerator),
+        topology=config.slice_topology,
+        chips=config.slice_chips,
+        name=config.claim_name,
+        interface_class=config.interface_class,
+    )
+
+
+def read_environment(environment: Mapping[str, str]) -> TpuEnvironment:
+    """The variables GKE and libtpu know, all of them optional.
+
+    An accelerator type that is not known says nothing: new ones appear before they are in a table.
+    Raises SliceMismatchError for a value that is no topology or no bounds.
+    """
+    topology = environment.get("TPU_TOPOLOGY", "")
+    if topology:
+        topology_size(topology, "TPU_TOPOLOGY")
+    kind = environment.get("TPU_ACCELERATOR_TYPE", "")
+    return TpuEnvironment(
+        generation=_GENERATIONS.get(_without_size(kind), ""),
+        topology=topology,
+        chips_per_host=_bounds(environment, "TPU_CHIPS_PER_HOST_BOUNDS"),
+        hosts=_bounds(environment, "TPU_HOST_BOUNDS"),
+    )
+
+
+def describe_devices(devices: Sequence[jax.Device], hosts: int, host_index: int) -> Devices:
+    """Facts of all hosts' devices. Memory is the least of this host's, where it is its own."""
+    first = devices[0]
+    generation = generation_of(first.device_kind) if first.platform == "tpu" else first.platform
+    places = {tuple(device.coords) for device in devices if hasattr(device, "coords")}
+    on_chips = first.platform == "tpu" and bool(places)
+    chips = len(places) if on_chips else len(devices)
+    return Devices(
+        generation=generation,
+        count=len(devices),
+        chips=chips,
+        hosts=hosts,
+        host_index=host_index,
+        topology=_extent(places, generation) if on_chips else "",
+        hbm_bytes_per_chip=_memory(devices, host_index, len(devices) // chips),
+    )
+
+
+def generation_of(name: str) -> str:
+    """The generation that a name means; the name itself where it is none of those known."""
+    return _GENERATIONS.get(_without_size(name), name)
+
+
+def topology_size(topology: str, source: str) -> int:
+    """The chips of a topology such as 2x4. Raises SliceMismatchError where it is none."""
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", topology):
+        raise SliceMismatchError(
+            f"{source} is {topology!r}; it must be a topology such as 2x2 or 2x2x1"
+        )
+    return math.prod(map(int, topology.split("x")))
+
+
+def _without_size(name: str) -> str:
+    """v6e-4 is of the kind v6e."""
+    return re.sub(r"-\d+$", "", name.lower())
+
+
+def _bounds(environment: Mapping[str, str], variable: str) -> int:
+    """The product of bounds such as 2,2,1; 0 where the variable is not there."""
+    text = environment.get(variable, "")
+    if not text:
+        return 0
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise SliceMismatchError(f"{variable} is {text!r}; it must be bounds such as 2,2,1")
+    return math.prod(map(int, text.split(",")))
+
+
+def _extent(places: set[tuple[int, ...]], generation: str) -> str:
+    extents = [max(axis) - min(axis) + 1 for axis in zip(*places, strict=True)]
+    return "x".join(map(str, extents[:2] if generation in _FLAT else extents))
+
+
+def _memory(devices: Sequence[jax.Device], host_index: int, per_chip: int) -> int | None:
+    """Of a chip; None on CPU, where memory is the host's own."""
+    if devices[0].platform == "cpu":
+        return None
+    local = [device for device in devices if device.process_index == host_index]
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in local]
+    known = [limit for limit in limits if limit is not None]
+    return min(known) * per_chip if known else None
