@@ -1,0 +1,100 @@
+"""`python -m k8s.lab`: run scenarios, write build/failover, exit 1 when a promise was broken."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from k8s.lab.load import Shape
+from k8s.lab.numbers import Numbers
+from k8s.lab.page import write_page
+from k8s.lab.report import Result
+from k8s.lab.run import Durations, Lab
+from k8s.lab.scenarios import SCENARIOS, SHORT
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m k8s.lab", description=__doc__)
+    names = [scenario.name for scenario in SCENARIOS]
+    parser.add_argument("--scenario", action="append", choices=names, help="these alone")
+    parser.add_argument("--short", action="store_true", help="kill and drain, for CI")
+    parser.add_argument("--rate", type=float, default=40.0, help="unary requests a second")
+    parser.add_argument("--streams", type=int, default=8, help="streams at once")
+    parser.add_argument("--stream-tokens", type=int, default=120, help="tokens of a stream")
+    parser.add_argument("--stream-pause", type=float, default=1.0, help="seconds between streams")
+    parser.add_argument("--rounds", type=int, default=1, help="how often to run them all")
+    parser.add_argument("--no-retries", action="store_true", help="the proxy retries nothing")
+    parser.add_argument("--no-resume", action="store_true", help="the client resumes nothing")
+    parser.add_argument("--output", type=Path, default=Path("build/failover"))
+    return parser
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    results = asyncio.run(_run(arguments))
+    report = {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "cpus": os.cpu_count(),
+        "retries": not arguments.no_retries,
+        "resume": not arguments.no_resume,
+        "scenarios": [result.as_json() for result in results],
+    }
+    path = arguments.output / "report.json"
+    path.write_text(json.dumps(report, indent=1))
+    page = write_page(report, arguments.output)
+    print(f"\n{_table(results)}\n\nreport: {path}\npage:   {page}")
+    return 1 if any(result.broken_promises for result in results) else 0
+
+
+async def _run(arguments: argparse.Namespace) -> list[Result]:
+    shape = Shape(
+        rate=arguments.rate,
+        num_streams=arguments.streams,
+        stream_tokens=arguments.stream_tokens,
+        stream_pause=arguments.stream_pause,
+        resume=not arguments.no_resume,
+    )
+    wanted = SHORT if arguments.short else arguments.scenario
+    chosen = [s for s in SCENARIOS if not wanted or s.name in wanted] * arguments.rounds
+    lab = await Lab.open(arguments.output, Numbers(), shape, retries=not arguments.no_retries)
+    results = []
+    try:
+        for scenario in chosen:
+            if results and scenario.name != "back":
+                await lab.restore()
+            results.append(await lab.run(scenario, shape, Durations()))
+    finally:
+        lab.close()
+    return results
+
+
+def _table(results: list[Result]) -> str:
+    head = ("scenario", "requests", "failed", "streams", "resumed", "broken", "lost", "twice")
+    rows: list[tuple[Any, ...]] = [(*head, "first ms", "p99 before/during/after ms")]
+    for r in results:
+        latencies = "/".join(f"{p.p99_ms:.0f}" for p in (r.before, r.during, r.after))
+        counts = (r.streams, r.resumed_streams, r.broken_streams, r.tokens_lost)
+        rows.append(
+            (
+                r.name,
+                r.requests,
+                r.failed,
+                *counts,
+                r.tokens_duplicated,
+                r.first_answer_ms,
+                latencies,
+            )
+        )
+    lines = ["  ".join(f"{cell!s:>9}" for cell in row) for row in rows]
+    lines += [f"  {r.name}: BROKEN: {promise}" for r in results for promise in r.broken_promises]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

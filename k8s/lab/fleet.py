@@ -1,0 +1,178 @@
+"""Regions of real servers, and what can be done to them: kill, freeze, hang, drain, start again.
+
+Every process acted on was started here. Knows neither the proxy nor the load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from k8s.lab.numbers import Numbers
+from k8s.lab.proxy import HOST, Address
+
+START_SECONDS = 240.0
+# Sizes that let four servers share two cores; the programs come from the compile cache.
+SIZES = ("--max-num-seqs=16", "--max-num-batched-tokens=64", "--num-blocks=1024")
+
+
+@dataclass(slots=True)
+class Replica:
+    """One server. `process` is None while it is gone."""
+
+    name: str
+    address: Address
+    flags: Sequence[str]
+    log_path: Path
+    process: subprocess.Popen[bytes] | None = None
+    engine_pid: int = 0
+    pids: list[int] = field(default_factory=list)
+
+    def start(self) -> None:
+        ports = (f"--http-port={self.address.http}", f"--grpc-port={self.address.grpc}")
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "server", "serve", f"--host={HOST}", *ports, *self.flags],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            )
+
+    async def wait_ready(self) -> None:
+        """TimeoutError, with the log, if it does not become ready."""
+        async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
+            for _ in range(int(START_SECONDS / 0.2)):
+                with contextlib.suppress(httpx.HTTPError):
+                    answer = await client.get(f"http://{HOST}:{self.address.http}/readyz")
+                    if answer.status_code == 200:
+                        self._find_processes()
+                        return
+                await asyncio.sleep(0.2)
+        raise TimeoutError(f"{self.name} did not start:\n{self.log_path.read_text()[-2000:]}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it to every process of the server at once, as a machine that fails would."""
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def drain(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+
+    def hang(self) -> None:
+        """Stop the engine alone: the server goes on to answer, but never a token."""
+        os.kill(self.engine_pid, signal.SIGSTOP)
+
+    def end(self) -> None:
+        """Whatever state it is in, it is gone afterwards."""
+        if self.process is None:
+            return
+        self.signal(signal.SIGKILL)
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def _find_processes(self) -> None:
+        assert self.process is not None
+        children = list(_children(self.process.pid))
+        self.pids = [self.process.pid, *children]
+        self.engine_pid = next(pid for pid in children if "engine" in _command_line(pid))
+
+
+class Fleet:
+    """Replicas by region, the primary first."""
+
+    def __init__(
+        self, regions: Sequence[str], num_replicas: int, numbers: Numbers, folder: Path
+    ) -> None:
+        flags = [
+            *("--model=tiny", "--dtype=float32", "--compile-cache-dir=.cache/xla-lab", *SIZES),
+            f"--lame-duck-seconds={numbers.lame_duck}",
+            f"--drain-timeout-seconds={numbers.drain_timeout}",
+            f"--hang-timeout-seconds={numbers.hang_timeout}",
+        ]
+        with free_ports(2 * num_replicas * len(regions)) as ports:
+            taken = iter(ports)
+            self.regions: Mapping[str, list[Replica]] = {
+                region: [
+                    Replica(
+                        name=f"{region}-{number}",
+                        address=Address(next(taken), next(taken)),
+                        flags=flags,
+                        log_path=folder / f"{region}-{number}.log",
+                    )
+                    for number in range(num_replicas)
+                ]
+                for region in regions
+            }
+
+    @property
+    def replicas(self) -> list[Replica]:
+        return [replica for replicas in self.regions.values() for replica in replicas]
+
+    def region_of(self, port: int) -> str | None:
+        """The region of the replica that listens there."""
+        for region, replicas in self.regions.items():
+            if any(port in (r.address.http, r.address.grpc) for r in replicas):
+                return region
+        return None
+
+    async def start(self) -> None:
+        """Start what is not running, one after another: they compile with all cores."""
+        for replica in self.replicas:
+            if replica.process is None or replica.process.poll() is not None:
+                replica.start()
+                await replica.wait_ready()
+
+    async def restore(self) -> None:
+        """Everything as it was: what is not sound is ended and started again."""
+        for replica in self.replicas:
+            if replica.process is not None and not await _is_ready(replica):
+                replica.end()
+        await self.start()
+
+    def end(self) -> None:
+        for replica in self.replicas:
+            replica.end()
+
+
+@contextmanager
+def free_ports(count: int) -> Iterator[list[int]]:
+    """Ports nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        yield [one.getsockname()[1] for one in sockets]
+
+
+async def _is_ready(replica: Replica) -> bool:
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=1) as client:
+            url = f"http://{HOST}:{replica.address.http}"
+            answer = await client.get(f"{url}/readyz")
+            return answer.status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _children(parent: int) -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            stat = (entry / "stat").read_text().rpartition(") ")[2].split()
+            if int(stat[1]) == parent:
+                yield int(entry.name)
+
+
+def _command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()

@@ -1,0 +1,253 @@
+"""Load of four kinds at once, unary and streaming over HTTP and gRPC, and a record of each answer.
+
+Unary requests come at a rate, whatever becomes of those before, and are retried by nobody but the
+proxy. Streams are read by the client that apps use and are compared, token by token, with what an
+undisturbed server gave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import httpx
+from antipode import AntipodeError, AsyncClient, AsyncStream, RetryPolicy
+from antipode._pb.antipode.v1 import generation_pb2 as pb
+from antipode._pb.antipode.v1.generation_pb2_grpc import GenerationStub
+
+from k8s.lab.proxy import HOST, REGION_HEADER, Address
+
+NUM_PROMPTS = 8
+UNARY_TOKENS = 4
+# A server that answers nothing within this has failed its client.
+UNARY_SECONDS = 10.0
+PROMPTS = tuple(f"def solution_{number}(values):\n" for number in range(NUM_PROMPTS))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One unary request: seconds of the monotonic clock, the region that answered, what failed."""
+
+    start: float
+    end: float
+    protocol: str
+    region: str | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """One stream: how often it was resumed, and how its tokens differ from an undisturbed one's."""
+
+    start: float
+    end: float
+    protocol: str
+    num_resumed: int
+    num_retries: int
+    num_lost: int
+    num_duplicated: int
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Record:
+    answers: list[Answer] = field(default_factory=list)
+    streams: list[StreamEnd] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How much: unary requests a second, readers of streams, tokens of a stream."""
+
+    rate: float
+    num_streams: int
+    stream_tokens: int
+    # Seconds between the streams of a reader: engines are not throttled, so streams without a
+    # pause take every core there is.
+    stream_pause: float
+    resume: bool = True
+
+
+async def undisturbed(address: Address, num_tokens: int) -> list[list[int]]:
+    """Each prompt's tokens, from one server with nothing else to do."""
+    async with AsyncClient(f"grpc://{HOST}:{address.grpc}") as client:
+        streams = [client.generate(p, **_options(i, num_tokens)) for i, p in enumerate(PROMPTS)]
+        return [(await stream.collect())[0].token_ids for stream in streams]
+
+
+def _options(number: int, num_tokens: int) -> Any:
+    """Half of them greedy, half sampled."""
+    temperature = 0.0 if number % 2 else 1.0
+    seed = 1000 + number
+    return {
+        "max_tokens": num_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "ignore_eos": True,
+    }
+
+
+class Load:
+    """Runs from `start` to `stop`; `record` fills meanwhile."""
+
+    def __init__(
+        self,
+        address: Address,
+        shape: Shape,
+        expected: list[list[int]],
+        region_of: Callable[[int], str | None],
+    ) -> None:
+        self.record = Record()
+        self._address = address
+        self._shape = shape
+        self._expected = expected
+        self._region_of = region_of
+        self._numbers = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._workers: list[asyncio.Task[None]] = []
+        self._is_stopping = False
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        self._http = httpx.AsyncClient(
+            base_url=f"http://{HOST}:{address.http}",
+            timeout=UNARY_SECONDS,
+            limits=limits,
+            trust_env=False,
+        )
+        self._channel = grpc.aio.insecure_channel(f"{HOST}:{address.grpc}")
+        self._stub: Any = GenerationStub(self._channel)  # type: ignore[no-untyped-call]
+        policy = RetryPolicy() if shape.resume else RetryPolicy(max_attempts=1)
+        self._clients = {
+            "http": AsyncClient(f"http://{HOST}:{address.http}", retry=policy, trust_env=False),
+            "grpc": AsyncClient(f"grpc://{HOST}:{address.grpc}", retry=policy),
+        }
+
+    def start(self) -> None:
+        self._workers = [asyncio.create_task(self._send_unary())]
+        self._workers += [
+            asyncio.create_task(self._stream_on(number))
+            for number in range(self._shape.num_streams)
+        ]
+
+    async def stop(self) -> None:
+        """No more new ones; what runs may end, for that must work too."""
+        self._is_stopping = True
+        await asyncio.gather(*self._workers)
+        await asyncio.gather(*self._tasks)
+        await self._http.aclose()
+        await self._channel.close()
+        for client in self._clients.values():
+            await client.aclose()
+
+    def burst(self, count: int, num_tokens: int) -> None:
+        """So many unary requests at once, each of so many tokens."""
+        for _ in range(count):
+            self._spawn(num_tokens)
+
+    async def _send_unary(self) -> None:
+        due = time.monotonic()
+        while not self._is_stopping:
+            self._spawn(UNARY_TOKENS)
+            due += 1 / self._shape.rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    def _spawn(self, num_tokens: int) -> None:
+        task = asyncio.create_task(self._unary(next(self._numbers), num_tokens))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _unary(self, number: int, num_tokens: int) -> None:
+        protocol, ask = ("http", self._ask_http) if number % 2 else ("grpc", self._ask_grpc)
+        start, region, error = time.monotonic(), None, ""
+        try:
+            port, token_ids = await ask(number % NUM_PROMPTS, num_tokens)
+            region = self._region_of(int(port))
+            expected = self._expected[number % NUM_PROMPTS][: len(token_ids)]
+            if token_ids != expected or len(token_ids) < min(num_tokens, len(expected)):
+                error = "wrong tokens"
+        except (httpx.HTTPError, grpc.aio.AioRpcError, ValueError) as failure:
+            error = _words(failure)
+        self.record.answers.append(Answer(start, time.monotonic(), protocol, region, error))
+
+    async def _ask_http(self, number: int, num_tokens: int) -> tuple[str, list[int]]:
+        body = {"prompt": PROMPTS[number], "return_token_ids": True, **_options(number, num_tokens)}
+        response = await self._http.post("/v1/completions", json=body)
+        response.raise_for_status()
+        return response.headers[REGION_HEADER], response.json()["choices"][0]["token_ids"]
+
+    async def _ask_grpc(self, number: int, num_tokens: int) -> tuple[str, list[int]]:
+        request = pb.GenerateRequest(
+            text=PROMPTS[number],
+            sampling=pb.Sampling(**_options(number, num_tokens)),
+            return_token_ids=True,
+        )
+        call = self._stub.Generate(request, timeout=UNARY_SECONDS)
+        token_ids = [token_id async for response in call for token_id in response.token_ids]
+        metadata: Mapping[str, Any] = dict(await call.initial_metadata())
+        return metadata[REGION_HEADER], token_ids
+
+    async def _stream_on(self, worker: int) -> None:
+        """One stream after another, of different prompts; begun at different times."""
+        await asyncio.sleep(worker * self._shape.stream_pause / self._shape.num_streams)
+        for number in itertools.count(worker):
+            if self._is_stopping:
+                return
+            protocol = "http" if number % 2 else "grpc"
+            await self._stream(protocol, number // 2 % NUM_PROMPTS)
+            await asyncio.sleep(self._shape.stream_pause)
+
+    async def _stream(self, protocol: str, prompt: int) -> None:
+        start, token_ids, error = time.monotonic(), list[int](), ""
+        stream = self._clients[protocol].generate(
+            PROMPTS[prompt], **_options(prompt, self._shape.stream_tokens)
+        )
+        try:
+            async with stream:
+                async for delta in stream:
+                    token_ids += delta.token_ids
+        except AntipodeError as failure:
+            error = _words(failure)
+            await asyncio.sleep(0.1)
+        self.record.streams.append(
+            self._stream_end(stream, start, protocol, token_ids, self._expected[prompt], error)
+        )
+
+    @staticmethod
+    def _stream_end(
+        stream: AsyncStream,
+        start: float,
+        protocol: str,
+        token_ids: list[int],
+        expected: list[int],
+        error: str,
+    ) -> StreamEnd:
+        num_equal = len(common_prefix(token_ids, expected))
+        return StreamEnd(
+            start=start,
+            end=time.monotonic(),
+            protocol=protocol,
+            num_resumed=stream.num_resumed,
+            num_retries=stream.num_retries,
+            num_lost=len(expected) - num_equal,
+            num_duplicated=len(token_ids) - num_equal,
+            error=error,
+        )
+
+
+def common_prefix(left: list[int], right: list[int]) -> list[int]:
+    """Where two streams agree, from the beginning."""
+    pairs = itertools.takewhile(lambda p: p[0] == p[1], zip(left, right, strict=False))
+    return [token_id for token_id, _ in pairs]
+
+
+def _words(failure: Exception) -> str:
+    if isinstance(failure, grpc.aio.AioRpcError):
+        return f"{failure.code().name}: {failure.details()}"[:200]
+    with contextlib.suppress(AttributeError):
+        return f"HTTP {failure.response.status_code}"  # type: ignore[attr-defined]
+    return f"{type(failure).__name__}: {failure}"[:200]

@@ -1,0 +1,241 @@
+"""Envoy in the place of the cross-region gateway: one address a region, the other one behind it.
+
+Builds its configuration and runs it. Knows replicas as regions and ports.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from k8s.lab.numbers import Numbers
+
+ENVOY = Path(".cache/envoy/bin/envoy")
+REGION_HEADER = "x-antipode-upstream"
+HOST = "127.0.0.1"
+_EXTENSIONS = "type.googleapis.com/envoy.extensions"
+_RETRY_ON = (
+    "connect-failure,refused-stream,reset,retriable-status-codes,cancelled,unavailable,"
+    "resource-exhausted"
+)
+
+type Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a region's clients call, or where a replica listens."""
+
+    http: int
+    grpc: int
+
+
+class Proxy:
+    """A running Envoy; `addresses` by region."""
+
+    def __init__(
+        self,
+        regions: Mapping[str, Sequence[Address]],
+        addresses: Mapping[str, Address],
+        numbers: Numbers,
+        folder: Path,
+        *,
+        retries: bool = True,
+    ) -> None:
+        self.addresses = addresses
+        config = configuration(regions, addresses, numbers, retries=retries)
+        path = folder / "envoy.json"
+        path.write_text(json.dumps(config, indent=1))
+        with (folder / "envoy.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [str(ENVOY), "-c", str(path), "--use-dynamic-base-id", "-l", "warning"],
+                stdout=log,
+                stderr=log,
+            )
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+def configuration(
+    regions: Mapping[str, Sequence[Address]],
+    addresses: Mapping[str, Address],
+    numbers: Numbers,
+    *,
+    retries: bool,
+) -> Json:
+    """Envoy's bootstrap: for each region a listener and a cluster of each protocol."""
+    listeners, clusters = [], []
+    for region, address in addresses.items():
+        for protocol in ("http", "grpc"):
+            name = f"{protocol}-{region}"
+            port = getattr(address, protocol)
+            listeners.append(_listener(name, port, numbers, retries=retries))
+            clusters.append(_cluster(name, protocol, region, regions, numbers))
+    return {"static_resources": {"listeners": listeners, "clusters": clusters}}
+
+
+def _listener(name: str, port: int, numbers: Numbers, *, retries: bool) -> Json:
+    route: Json = {"cluster": name, "timeout": "0s"}
+    if retries:
+        route["retry_policy"] = _retry_policy(numbers)
+    return {
+        "name": name,
+        "address": _socket(port),
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": {
+                            "@type": f"{_EXTENSIONS}.filters.network.http_connection_manager.v3."
+                            "HttpConnectionManager",
+                            "stat_prefix": name,
+                            "route_config": _routes(route),
+                            "http_filters": [_router()],
+                        },
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def _routes(route: Json) -> Json:
+    header = {"key": REGION_HEADER, "value": "%UPSTREAM_REMOTE_PORT%"}
+    return {
+        "virtual_hosts": [
+            {
+                "name": "all",
+                "domains": ["*"],
+                "routes": [{"match": {"prefix": "/"}, "route": route}],
+                "response_headers_to_add": [{"header": header}],
+            }
+        ]
+    }
+
+
+def _router() -> Json:
+    kind = f"{_EXTENSIONS}.filters.http.router.v3.Router"
+    return {"name": "envoy.filters.http.router", "typed_config": {"@type": kind}}
+
+
+def _retry_policy(numbers: Numbers) -> Json:
+    retry = f"{_EXTENSIONS}.retry"
+    return {
+        "retry_on": _RETRY_ON,
+        # A full queue is retried too: that is how load spills into the other region here.
+        "retriable_status_codes": [503, 429],
+        "num_retries": numbers.num_retries,
+        "per_try_idle_timeout": _seconds(numbers.quiet_timeout),
+        "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.2s"},
+        "host_selection_retry_max_attempts": 5,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {"@type": f"{retry}.host.previous_hosts.v3.PreviousHostsPredicate"},
+            }
+        ],
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": {
+                "@type": f"{retry}.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                "update_frequency": 2,
+            },
+        },
+    }
+
+
+def _cluster(
+    name: str,
+    protocol: str,
+    region: str,
+    regions: Mapping[str, Sequence[Address]],
+    numbers: Numbers,
+) -> Json:
+    """Both regions, the own one first; full-size retry budget, or a region's loss exhausts it."""
+    ordered = sorted(regions, key=lambda other: other != region)
+    thresholds = {"max_requests": 16384, "max_pending_requests": 4096, "max_retries": 1024}
+    cluster: Json = {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "0.5s",
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "circuit_breakers": {"thresholds": [{"max_connections": 4096, **thresholds}]},
+        "health_checks": [_health_check(protocol, numbers)],
+        "outlier_detection": _outlier_detection(),
+        "load_assignment": {
+            "cluster_name": name,
+            "policy": {"overprovisioning_factor": numbers.overprovisioning_percent},
+            "endpoints": [
+                _locality(other, priority, protocol, regions[other])
+                for priority, other in enumerate(ordered)
+            ],
+        },
+    }
+    if protocol == "grpc":
+        cluster["typed_extension_protocol_options"] = _http2()
+    return cluster
+
+
+def _health_check(protocol: str, numbers: Numbers) -> Json:
+    probe: Json = (
+        {"grpc_health_check": {"service_name": ""}}
+        if protocol == "grpc"
+        else {"http_health_check": {"path": "/readyz"}}
+    )
+    interval = _seconds(numbers.check_interval)
+    return {
+        **probe,
+        "timeout": _seconds(numbers.check_timeout),
+        "interval": interval,
+        "no_traffic_interval": interval,
+        "unhealthy_interval": interval,
+        "unhealthy_threshold": numbers.unhealthy_threshold,
+        "healthy_threshold": numbers.healthy_threshold,
+    }
+
+
+def _outlier_detection() -> Json:
+    """What fails requests is left alone before the health checks see it."""
+    return {
+        "interval": "1s",
+        "base_ejection_time": "5s",
+        "max_ejection_percent": 100,
+        "consecutive_gateway_failure": 3,
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 3,
+    }
+
+
+def _http2() -> Json:
+    kind = f"{_EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions"
+    keepalive = {"connection_keepalive": {"interval": "1s", "timeout": "1s"}}
+    return {
+        kind.removeprefix("type.googleapis.com/"): {
+            "@type": kind,
+            "explicit_http_config": {"http2_protocol_options": keepalive},
+        }
+    }
+
+
+def _locality(region: str, priority: int, protocol: str, replicas: Sequence[Address]) -> Json:
+    ports = [getattr(replica, protocol) for replica in replicas]
+    return {
+        "locality": {"region": region},
+        "priority": priority,
+        "lb_endpoints": [{"endpoint": {"address": _socket(port)}} for port in ports],
+    }
+
+
+def _socket(port: int) -> Json:
+    return {"socket_address": {"address": HOST, "port_value": port}}
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:g}s"

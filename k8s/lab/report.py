@@ -1,0 +1,162 @@
+"""From a record to numbers, and from numbers to broken promises.
+
+Pure functions over what was recorded; latencies and times in milliseconds as the report has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from k8s.lab.load import Answer, Record, Shape
+from k8s.lab.numbers import Numbers
+from k8s.lab.scenarios import Scenario
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentiles:
+    p50_ms: float
+    p99_ms: float
+    count: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """One scenario's outcome. `timeline` has an entry a second, counted from the first request."""
+
+    name: str
+    description: str
+    rate: float
+    num_streams: int
+    requests: int
+    failed: int
+    streams: int
+    broken_streams: int
+    resumed_streams: int
+    retried_streams: int
+    tokens_lost: int
+    tokens_duplicated: int
+    first_answer_ms: float | None
+    promised_ms: float | None
+    before: Percentiles
+    during: Percentiles
+    after: Percentiles
+    errors: dict[str, int] = field(default_factory=dict)
+    timeline: list[dict[str, Any]] = field(default_factory=list)
+    event_second: float = 0.0
+    broken_promises: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    scenario: Scenario,
+    record: Record,
+    shape: Shape,
+    numbers: Numbers,
+    *,
+    primary: str,
+    event: float,
+    settled: float,
+) -> Result:
+    """`event` is when it broke, `settled` when the time after it begins; monotonic seconds."""
+    answers, streams = record.answers, record.streams
+    origin = min(answer.start for answer in answers)
+    failures = [answer for answer in answers if answer.error]
+    within = scenario.within(numbers) if scenario.within else None
+    result = Result(
+        name=scenario.name,
+        description=scenario.description,
+        rate=shape.rate,
+        num_streams=shape.num_streams,
+        requests=len(answers),
+        failed=len(failures),
+        streams=len(streams),
+        broken_streams=sum(bool(s.error) for s in streams),
+        resumed_streams=sum(s.num_resumed > 0 for s in streams),
+        retried_streams=sum(s.num_retries > 0 for s in streams),
+        tokens_lost=sum(s.num_lost for s in streams),
+        tokens_duplicated=sum(s.num_duplicated for s in streams),
+        first_answer_ms=_first_answer_ms(scenario, answers, primary, event),
+        promised_ms=None if within is None else within * 1000,
+        before=percentiles(a for a in answers if a.end < event),
+        during=percentiles(a for a in answers if a.end >= event and a.start < settled),
+        after=percentiles(a for a in answers if a.start >= settled),
+        errors=dict(Counter(x.error for x in (*failures, *streams) if x.error)),
+        timeline=_timeline(record, origin),
+        event_second=event - origin,
+    )
+    result.broken_promises = list(_broken_promises(scenario, result))
+    return result
+
+
+def percentiles(answers: Iterable[Answer]) -> Percentiles:
+    """Of those that succeeded; zeros where there are none."""
+    latencies = sorted((a.end - a.start) * 1000 for a in answers if not a.error)
+    if not latencies:
+        return Percentiles(p50_ms=0.0, p99_ms=0.0, count=0)
+    return Percentiles(
+        p50_ms=round(latencies[len(latencies) // 2], 1),
+        p99_ms=round(latencies[math.ceil(len(latencies) * 0.99) - 1], 1),
+        count=len(latencies),
+    )
+
+
+def _first_answer_ms(
+    scenario: Scenario, answers: list[Answer], primary: str, event: float
+) -> float | None:
+    ends = [
+        answer.end - event
+        for answer in answers
+        if answer.end > event
+        and not answer.error
+        and (scenario.first_answer == "any region" or answer.region != primary)
+    ]
+    return round(min(ends) * 1000, 1) if ends else None
+
+
+def _broken_promises(scenario: Scenario, result: Result) -> Iterable[str]:
+    refusals = ("RESOURCE_EXHAUSTED", "HTTP 429")
+    failed = sum(
+        count
+        for error, count in result.errors.items()
+        if not (scenario.may_refuse and error.startswith(refusals))
+    )
+    if failed:
+        yield f"{failed} requests or streams failed"
+    if result.tokens_lost:
+        yield f"{result.tokens_lost} tokens of streams were lost"
+    if result.tokens_duplicated:
+        yield f"{result.tokens_duplicated} tokens of streams came twice or were others"
+    if result.promised_ms is not None:
+        if result.first_answer_ms is None:
+            yield f"nobody of the {scenario.first_answer} answered"
+        elif result.first_answer_ms > result.promised_ms:
+            yield (
+                f"the first answer took {result.first_answer_ms:.0f} ms, "
+                f"promised are {result.promised_ms:.0f} ms"
+            )
+
+
+def _timeline(record: Record, origin: float) -> list[dict[str, Any]]:
+    last = max(answer.end for answer in record.answers) - origin
+    return [_second(record, origin + second) for second in range(math.ceil(last))]
+
+
+def _second(record: Record, start: float) -> dict[str, Any]:
+    """What ended in this second."""
+    answers = [a for a in record.answers if start <= a.end < start + 1]
+    streams = [s for s in record.streams if start <= s.end < start + 1]
+    latency = percentiles(answers)
+    return {
+        "by_region": dict(Counter(a.region for a in answers if a.region and not a.error)),
+        "failed": sum(bool(x.error) for x in (*answers, *streams)),
+        "streams": len(streams),
+        "resumed": sum(s.num_resumed for s in streams),
+        "p50_ms": latency.p50_ms,
+        "p99_ms": latency.p99_ms,
+    }

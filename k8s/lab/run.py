@@ -1,0 +1,129 @@
+"""One scenario after another: load, break, watch, restore.
+
+Everything about time is here: how long before, during and after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from k8s.lab.fleet import Fleet, free_ports
+from k8s.lab.load import Load, Shape, undisturbed
+from k8s.lab.numbers import Numbers
+from k8s.lab.proxy import Address, Proxy
+from k8s.lab.report import Result, evaluate
+from k8s.lab.scenarios import Scenario
+
+REGIONS = ("us-central1", "europe-west4")
+NUM_REPLICAS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durations:
+    """Seconds of load before the event, until things should have settled, and after that."""
+
+    before: float = 6.0
+    during: float = 9.0
+    after: float = 5.0
+
+
+class Lab:
+    """The running regions and proxy."""
+
+    def __init__(
+        self, fleet: Fleet, proxy: Proxy, numbers: Numbers, expected: list[list[int]]
+    ) -> None:
+        self._fleet = fleet
+        self._proxy = proxy
+        self._numbers = numbers
+        self._expected = expected
+
+    @classmethod
+    async def open(cls, folder: Path, numbers: Numbers, shape: Shape, *, retries: bool) -> Lab:
+        folder.mkdir(parents=True, exist_ok=True)
+        fleet = Fleet(REGIONS, NUM_REPLICAS, numbers, folder)
+        try:
+            for replica in fleet.replicas:
+                _say(f"starting {replica.name}")
+                replica.start()
+                await replica.wait_ready()
+            expected = await undisturbed(fleet.replicas[0].address, shape.stream_tokens)
+            with free_ports(2 * len(REGIONS)) as ports:
+                taken = iter(ports)
+                addresses = {region: Address(next(taken), next(taken)) for region in REGIONS}
+            replicas = {
+                region: [replica.address for replica in those]
+                for region, those in fleet.regions.items()
+            }
+            proxy = Proxy(replicas, addresses, numbers, folder, retries=retries)
+        except BaseException:
+            fleet.end()
+            raise
+        return cls(fleet, proxy, numbers, expected)
+
+    def close(self) -> None:
+        self._proxy.stop()
+        self._fleet.end()
+
+    async def run(self, scenario: Scenario, shape: Shape, durations: Durations) -> Result:
+        """One scenario from sound regions; leaves what it broke as it is."""
+        await self._settle()
+        load = Load(self._proxy.addresses[REGIONS[0]], shape, self._expected, self._fleet.region_of)
+        load.start()
+        watching = asyncio.create_task(self._watch(scenario, load))
+        await asyncio.sleep(durations.before)
+        event = time.monotonic()
+        breaking = asyncio.create_task(_break(scenario, self._fleet, load))
+        await asyncio.sleep(durations.during)
+        await breaking
+        settled = time.monotonic()
+        await asyncio.sleep(durations.after)
+        await load.stop()
+        watching.cancel()
+        return evaluate(
+            scenario,
+            load.record,
+            shape,
+            self._numbers,
+            primary=REGIONS[0],
+            event=event,
+            settled=settled,
+        )
+
+    async def restore(self) -> None:
+        _say("restoring")
+        await self._fleet.restore()
+
+    async def _settle(self) -> None:
+        """Every replica has passed its checks, and ejections have lapsed."""
+        numbers = self._numbers
+        await asyncio.sleep(numbers.healthy_threshold * numbers.check_interval + 3.5)
+
+    async def _watch(self, scenario: Scenario, load: Load) -> None:
+        start, seen = time.monotonic(), 0
+        while True:
+            await asyncio.sleep(1)
+            fresh, seen = load.record.answers[seen:], len(load.record.answers)
+            shares = " ".join(f"{r} {sum(a.region == r for a in fresh):4d}/s" for r in REGIONS)
+            failed = sum(bool(a.error) for a in load.record.answers)
+            broken = sum(bool(s.error) for s in load.record.streams)
+            resumed = sum(s.num_resumed for s in load.record.streams)
+            _say(
+                f"{scenario.name:9s} {time.monotonic() - start:4.0f} s  {shares}  "
+                f"failed {failed}  streams {len(load.record.streams)}, "
+                f"resumed {resumed}, broken {broken}"
+            )
+
+
+async def _break(scenario: Scenario, fleet: Fleet, load: Load) -> None:
+    await scenario.break_it(fleet, load)
+
+
+def _say(line: str) -> None:
+    """On a terminal one line that changes, elsewhere one line after another."""
+    end = "" if sys.stderr.isatty() else "\n"
+    print(f"\r\033[K{line}" if not end else line, end=end, file=sys.stderr, flush=True)
