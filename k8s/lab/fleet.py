@@ -23,6 +23,7 @@ from k8s.lab.numbers import Numbers
 from k8s.lab.proxy import HOST, Address
 
 START_SECONDS = 240.0
+VERSION, NEW_VERSION = 1, 2
 # Sizes that let four servers share two cores; the programs come from the compile cache.
 SIZES = ("--max-num-seqs=16", "--max-num-batched-tokens=64", "--num-blocks=1024")
 
@@ -97,8 +98,9 @@ class Fleet:
     def __init__(
         self, regions: Sequence[str], num_replicas: int, numbers: Numbers, folder: Path
     ) -> None:
+        self._folder = folder
         flags = [
-            *("--model=tiny", "--dtype=float32", "--compile-cache-dir=.cache/xla-lab", *SIZES),
+            *("--dtype=float32", "--compile-cache-dir=.cache/xla-lab", *SIZES),
             f"--lame-duck-seconds={numbers.lame_duck}",
             f"--drain-timeout-seconds={numbers.drain_timeout}",
             f"--hang-timeout-seconds={numbers.hang_timeout}",
@@ -110,13 +112,33 @@ class Fleet:
                     Replica(
                         name=f"{region}-{number}",
                         address=Address(next(taken), next(taken)),
-                        flags=flags,
+                        flags=[*flags, f"--model-config={self._model_config(region)}"],
                         log_path=folder / f"{region}-{number}.log",
                     )
                     for number in range(num_replicas)
                 ]
                 for region in regions
             }
+
+        for region in regions:
+            self.configure(region, VERSION)
+
+    def configure(self, region: str, version: int) -> None:
+        """Say which version a region serves; its servers follow, as they follow a ConfigMap."""
+        path = self._model_config(region)
+        draft = path.with_suffix(".draft")
+        draft.write_text(f"name: tiny\npath: models/tiny\nversion: {version}\n")
+        draft.replace(path)
+
+    async def is_swapping(self, replica: Replica) -> bool:
+        """Whether the server has begun to load the new version."""
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            text = (await client.get(f"http://{HOST}:{replica.address.http}/metrics")).text
+        lines = (line for line in text.splitlines() if "antipode_model_version_state{" in line)
+        return any(f'version="{NEW_VERSION}"' in line for line in lines)
+
+    def _model_config(self, region: str) -> Path:
+        return self._folder / f"{region}.yaml"
 
     @property
     def replicas(self) -> list[Replica]:
@@ -138,6 +160,8 @@ class Fleet:
 
     async def restore(self) -> None:
         """Everything as it was: what is not sound is ended and started again."""
+        for region in self.regions:
+            self.configure(region, VERSION)
         for replica in self.replicas:
             if replica.process is not None and not await _is_ready(replica):
                 replica.end()

@@ -1,8 +1,8 @@
 """Load of four kinds at once, unary and streaming over HTTP and gRPC, and a record of each answer.
 
-Unary requests come at a rate, whatever becomes of those before, and are retried by nobody but the
-proxy. Streams are read by the client that apps use and are compared, token by token, with what an
-undisturbed server gave.
+Unary requests come at a rate, whatever becomes of those before. Over HTTP nobody but the proxy
+retries them; over gRPC, and for streams, the client that apps use does. Every answer is compared,
+token by token, with what an undisturbed server gave.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 import httpx
 from antipode import AntipodeError, AsyncClient, AsyncStream, RetryPolicy
-from antipode._pb.antipode.v1 import generation_pb2 as pb
-from antipode._pb.antipode.v1.generation_pb2_grpc import GenerationStub
 
 from k8s.lab.proxy import HOST, REGION_HEADER, Address
 
@@ -32,7 +29,7 @@ PROMPTS = tuple(f"def solution_{number}(values):\n" for number in range(NUM_PROM
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One unary request: seconds of the monotonic clock, the region that answered, what failed."""
+    """One unary request: seconds of the monotonic clock, the region (of HTTP), what failed."""
 
     start: float
     end: float
@@ -119,8 +116,6 @@ class Load:
             limits=limits,
             trust_env=False,
         )
-        self._channel = grpc.aio.insecure_channel(f"{HOST}:{address.grpc}")
-        self._stub: Any = GenerationStub(self._channel)  # type: ignore[no-untyped-call]
         policy = RetryPolicy() if shape.resume else RetryPolicy(max_attempts=1)
         self._clients = {
             "http": AsyncClient(f"http://{HOST}:{address.http}", retry=policy, trust_env=False),
@@ -140,7 +135,6 @@ class Load:
         await asyncio.gather(*self._workers)
         await asyncio.gather(*self._tasks)
         await self._http.aclose()
-        await self._channel.close()
         for client in self._clients.values():
             await client.aclose()
 
@@ -170,7 +164,7 @@ class Load:
             expected = self._expected[number % NUM_PROMPTS][: len(token_ids)]
             if token_ids != expected or len(token_ids) < min(num_tokens, len(expected)):
                 error = "wrong tokens"
-        except (httpx.HTTPError, grpc.aio.AioRpcError, ValueError) as failure:
+        except (httpx.HTTPError, AntipodeError) as failure:
             error = _words(failure)
         self.record.answers.append(Answer(start, time.monotonic(), protocol, region, error))
 
@@ -181,15 +175,13 @@ class Load:
         return response.headers[REGION_HEADER], response.json()["choices"][0]["token_ids"]
 
     async def _ask_grpc(self, number: int, num_tokens: int) -> tuple[str, list[int]]:
-        request = pb.GenerateRequest(
-            text=PROMPTS[number],
-            sampling=pb.Sampling(**_options(number, num_tokens)),
-            return_token_ids=True,
+        """By the client: an answer over gRPC has begun with its first token, and what has begun no
+        proxy can ask for again. Which region answered is not told to apps.
+        """
+        stream = self._clients["grpc"].generate(
+            PROMPTS[number], timeout=UNARY_SECONDS, **_options(number, num_tokens)
         )
-        call = self._stub.Generate(request, timeout=UNARY_SECONDS)
-        token_ids = [token_id async for response in call for token_id in response.token_ids]
-        metadata: Mapping[str, Any] = dict(await call.initial_metadata())
-        return metadata[REGION_HEADER], token_ids
+        return "0", (await stream.collect())[0].token_ids
 
     async def _stream_on(self, worker: int) -> None:
         """One stream after another, of different prompts; begun at different times."""
@@ -246,8 +238,6 @@ def common_prefix(left: list[int], right: list[int]) -> list[int]:
 
 
 def _words(failure: Exception) -> str:
-    if isinstance(failure, grpc.aio.AioRpcError):
-        return f"{failure.code().name}: {failure.details()}"[:200]
     with contextlib.suppress(AttributeError):
         return f"HTTP {failure.response.status_code}"  # type: ignore[attr-defined]
     return f"{type(failure).__name__}: {failure}"[:200]

@@ -97,7 +97,7 @@ def _traffic(scenario: Mapping[str, Any], regions: Sequence[str]) -> str:
             bars.append(_bar(x, y, step - 1, height, color))
         if second["failed"]:
             bars.append(_bar(x, 2, step - 1, 8, "#c0322b"))
-    return _chart("answers a second", top, "".join(bars), scenario, step)
+    return _chart("HTTP answers a second", top, "".join(bars), scenario, step)
 
 
 def _latency(scenario: Mapping[str, Any]) -> str:

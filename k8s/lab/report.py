@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from k8s.lab.load import Answer, Record, Shape
+from k8s.lab.load import Answer, Record, Shape, StreamEnd
 from k8s.lab.numbers import Numbers
 from k8s.lab.scenarios import Scenario
 
@@ -67,6 +67,7 @@ def evaluate(
     answers, streams = record.answers, record.streams
     origin = min(answer.start for answer in answers)
     failures = [answer for answer in answers if answer.error]
+    before = percentiles(a for a in answers if a.end < event)
     within = scenario.within(numbers) if scenario.within else None
     result = Result(
         name=scenario.name,
@@ -82,11 +83,11 @@ def evaluate(
         tokens_lost=sum(s.num_lost for s in streams),
         tokens_duplicated=sum(s.num_duplicated for s in streams),
         first_answer_ms=_first_answer_ms(scenario, answers, primary, event),
-        promised_ms=None if within is None else within * 1000,
-        before=percentiles(a for a in answers if a.end < event),
+        promised_ms=None if within is None else within * 1000 + before.p99_ms,
+        before=before,
         during=percentiles(a for a in answers if a.end >= event and a.start < settled),
         after=percentiles(a for a in answers if a.start >= settled),
-        errors=dict(Counter(x.error for x in (*failures, *streams) if x.error)),
+        errors=dict(_count_errors(answers, streams)),
         timeline=_timeline(record, origin),
         event_second=event - origin,
     )
@@ -114,13 +115,13 @@ def _first_answer_ms(
         for answer in answers
         if answer.end > event
         and not answer.error
-        and (scenario.first_answer == "any region" or answer.region != primary)
+        and (scenario.first_answer == "any region" or answer.region not in (None, primary))
     ]
     return round(min(ends) * 1000, 1) if ends else None
 
 
 def _broken_promises(scenario: Scenario, result: Result) -> Iterable[str]:
-    refusals = ("RESOURCE_EXHAUSTED", "HTTP 429")
+    refusals = ("OverloadedError", "HTTP 429")
     failed = sum(
         count
         for error, count in result.errors.items()
@@ -142,6 +143,11 @@ def _broken_promises(scenario: Scenario, result: Result) -> Iterable[str]:
             )
 
 
+def _count_errors(answers: list[Answer], streams: list[StreamEnd]) -> Counter[str]:
+    errors = [*(answer.error for answer in answers), *(stream.error for stream in streams)]
+    return Counter(error for error in errors if error)
+
+
 def _timeline(record: Record, origin: float) -> list[dict[str, Any]]:
     last = max(answer.end for answer in record.answers) - origin
     return [_second(record, origin + second) for second in range(math.ceil(last))]
@@ -154,7 +160,7 @@ def _second(record: Record, start: float) -> dict[str, Any]:
     latency = percentiles(answers)
     return {
         "by_region": dict(Counter(a.region for a in answers if a.region and not a.error)),
-        "failed": sum(bool(x.error) for x in (*answers, *streams)),
+        "failed": _count_errors(answers, streams).total(),
         "streams": len(streams),
         "resumed": sum(s.num_resumed for s in streams),
         "p50_ms": latency.p50_ms,

@@ -27,8 +27,8 @@ class Durations:
     """Seconds of load before the event, until things should have settled, and after that."""
 
     before: float = 6.0
-    during: float = 9.0
-    after: float = 5.0
+    during: float = 18.0
+    after: float = 4.0
 
 
 class Lab:
@@ -43,9 +43,18 @@ class Lab:
         self._expected = expected
 
     @classmethod
-    async def open(cls, folder: Path, numbers: Numbers, shape: Shape, *, retries: bool) -> Lab:
+    async def open(
+        cls,
+        folder: Path,
+        numbers: Numbers,
+        shape: Shape,
+        *,
+        retries: bool,
+        num_replicas: int = NUM_REPLICAS,
+    ) -> Lab:
+        """Start everything; the caller closes it."""
         folder.mkdir(parents=True, exist_ok=True)
-        fleet = Fleet(REGIONS, NUM_REPLICAS, numbers, folder)
+        fleet = Fleet(REGIONS, num_replicas, numbers, folder)
         try:
             for replica in fleet.replicas:
                 _say(f"starting {replica.name}")
@@ -77,9 +86,9 @@ class Lab:
         watching = asyncio.create_task(self._watch(scenario, load))
         await asyncio.sleep(durations.before)
         event = time.monotonic()
-        breaking = asyncio.create_task(_break(scenario, self._fleet, load))
-        await asyncio.sleep(durations.during)
-        await breaking
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_break(scenario, self._fleet, load))
+            await asyncio.sleep(durations.during)
         settled = time.monotonic()
         await asyncio.sleep(durations.after)
         await load.stop()

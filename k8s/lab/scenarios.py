@@ -5,17 +5,19 @@ A scenario is data and one function that breaks something; the run around it is 
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from k8s.lab.fleet import Fleet, Replica
+from k8s.lab.fleet import NEW_VERSION, Fleet, Replica
 from k8s.lab.load import Load
 from k8s.lab.numbers import Numbers
 
-# The other region must answer so soon after a death that is seen at once.
+# A death that is seen at once delays an answer by no more than this, over what answers take anyway.
 AT_ONCE_SECONDS = 0.05
+SWAP_SECONDS = 10.0
 
 type Breaking = Callable[[Fleet, Load], Awaitable[None]]
 
@@ -23,7 +25,8 @@ type Breaking = Callable[[Fleet, Load], Awaitable[None]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """`first_answer` is of the other region, or of any where requests may stay; `within` in
-    seconds, None where nothing is promised. `may_refuse`: full queues are an answer.
+    seconds over the p99 before, None where nothing is promised. `may_refuse`: full queues are an
+    answer.
     """
 
     name: str
@@ -60,6 +63,15 @@ async def _lose_replica(fleet: Fleet, _: Load) -> None:
 async def _hang(fleet: Fleet, _: Load) -> None:
     for replica in _primary(fleet):
         replica.hang()
+
+
+async def _swap(fleet: Fleet, load: Load) -> None:
+    """Kill the region while it loads the new version."""
+    fleet.configure(next(iter(fleet.regions)), NEW_VERSION)
+    async with asyncio.timeout(SWAP_SECONDS):
+        while not await fleet.is_swapping(_primary(fleet)[0]):
+            await asyncio.sleep(0.02)
+    await _kill(fleet, load)
 
 
 async def _overload(_: Fleet, load: Load) -> None:
@@ -104,6 +116,11 @@ SCENARIOS = (
         within=lambda numbers: numbers.silence,
     ),
     Scenario(
+        name="swap",
+        description="the primary region is killed while it loads a new model version",
+        break_it=_swap,
+    ),
+    Scenario(
         name="overload",
         description="120 longer requests at once: what finds full queues spills over",
         break_it=_overload,
@@ -112,7 +129,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="back",
-        description="the primary region, killed before, comes back under load",
+        description="the primary region, gone before, comes back under load",
         break_it=_bring_back,
         first_answer="any region",
     ),

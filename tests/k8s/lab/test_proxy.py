@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from k8s.lab.numbers import Numbers
+from k8s.lab.proxy import ENVOY, Address, configuration
+
+REGIONS = {"near": [Address(1, 2), Address(3, 4)], "far": [Address(5, 6)]}
+ADDRESSES = {"near": Address(11, 12), "far": Address(13, 14)}
+
+
+@pytest.fixture
+def config():
+    return configuration(REGIONS, ADDRESSES, Numbers.from_charts(), retries=True)[
+        "static_resources"
+    ]
+
+
+def test_each_region_prefers_itself(config):
+    for cluster in config["clusters"]:
+        region = cluster["name"].partition("-")[2]
+        localities = cluster["load_assignment"]["endpoints"]
+        assert [entry["priority"] for entry in localities] == [0, 1]
+        assert localities[0]["locality"]["region"] == region
+
+
+def test_each_protocol_is_checked_in_its_own_way(config):
+    for cluster in config["clusters"]:
+        [check] = cluster["health_checks"]
+        assert (f"{cluster['name'].partition('-')[0]}_health_check") in check
+        assert (check["interval"], check["timeout"]) == ("5s", "5s")
+
+
+def test_retries_can_be_switched_off():
+    text = str(configuration(REGIONS, ADDRESSES, Numbers.from_charts(), retries=False))
+    assert "retry_policy" not in text
+
+
+def test_envoy_takes_it(tmp_path):
+    config = configuration(REGIONS, ADDRESSES, Numbers.from_charts(), retries=True)
+    (tmp_path / "envoy.json").write_text(json.dumps(config))
+    command = [ENVOY, "--mode", "validate", "-c", tmp_path / "envoy.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_lame_duck_outlasts_the_gateways_noticing():
+    numbers = Numbers.from_charts()
+    assert numbers.lame_duck >= numbers.detection
+    assert numbers.silence > numbers.detection
