@@ -9,18 +9,16 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
 from k8s.lab.numbers import Numbers
-from k8s.lab.proxy import HOST, Address
+from k8s.lab.proxy import HOST, Address, free_ports
 
 START_SECONDS = 240.0
 VERSION, NEW_VERSION = 1, 2
@@ -170,14 +168,6 @@ class Fleet:
     def end(self) -> None:
         for replica in self.replicas:
             replica.end()
-
-
-@contextmanager
-def free_ports(count: int) -> Iterator[list[int]]:
-    """Ports nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        yield [one.getsockname()[1] for one in sockets]
 
 
 async def _is_ready(replica: Replica) -> bool:

@@ -6,11 +6,15 @@ Builds its configuration and runs it. Knows replicas as regions and ports.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from k8s.lab.numbers import Numbers
 
@@ -47,7 +51,9 @@ class Proxy:
         retries: bool = True,
     ) -> None:
         self.addresses = addresses
-        config = configuration(regions, addresses, numbers, retries=retries)
+        with free_ports(1) as [self._admin_port]:
+            config = configuration(regions, addresses, numbers, retries=retries)
+        config["admin"] = {"address": _socket(self._admin_port)}
         path = folder / "envoy.json"
         path.write_text(json.dumps(config, indent=1))
         with (folder / "envoy.log").open("wb") as log:
@@ -56,6 +62,18 @@ class Proxy:
                 stdout=log,
                 stderr=log,
             )
+
+    async def is_whole(self) -> bool:
+        """Whether every replica of every cluster is sent requests."""
+        async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
+            url = f"http://{HOST}:{self._admin_port}/clusters?format=json"
+            try:
+                clusters = (await client.get(url)).json()["cluster_statuses"]
+            except httpx.TransportError:
+                return False
+        return all(
+            _is_sound(host["health_status"]) for c in clusters for host in c["host_statuses"]
+        )
 
     def stop(self) -> None:
         self._process.terminate()
@@ -231,6 +249,19 @@ def _locality(region: str, priority: int, protocol: str, replicas: Sequence[Addr
         "priority": priority,
         "lb_endpoints": [{"endpoint": {"address": _socket(port)}} for port in ports],
     }
+
+
+def _is_sound(status: Mapping[str, Any]) -> bool:
+    """Besides the endpoints' own status Envoy lists what counts against a host."""
+    return set(status) <= {"eds_health_status"}
+
+
+@contextmanager
+def free_ports(count: int) -> Iterator[list[int]]:
+    """Ports nobody listens on now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        yield [one.getsockname()[1] for one in sockets]
 
 
 def _socket(port: int) -> Json:

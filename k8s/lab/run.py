@@ -11,15 +11,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from k8s.lab.fleet import Fleet, free_ports
+from k8s.lab.fleet import Fleet
 from k8s.lab.load import Load, Shape, undisturbed
 from k8s.lab.numbers import Numbers
-from k8s.lab.proxy import Address, Proxy
+from k8s.lab.proxy import Address, Proxy, free_ports
 from k8s.lab.report import Result, evaluate
 from k8s.lab.scenarios import Scenario
 
 REGIONS = ("us-central1", "europe-west4")
 NUM_REPLICAS = 2
+SETTLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +109,10 @@ class Lab:
         await self._fleet.restore()
 
     async def _settle(self) -> None:
-        """Every replica has passed its checks, and ejections have lapsed."""
-        numbers = self._numbers
-        await asyncio.sleep(numbers.healthy_threshold * numbers.check_interval + 3.5)
+        """The proxy has every replica in service: health checks passed, ejections lapsed."""
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while not await self._proxy.is_whole():
+                await asyncio.sleep(0.5)
 
     async def _watch(self, scenario: Scenario, load: Load) -> None:
         start, seen = time.monotonic(), 0

@@ -17,7 +17,7 @@ from k8s.lab.numbers import Numbers
 
 # A death that is seen at once delays an answer by no more than this, over what answers take anyway.
 AT_ONCE_SECONDS = 0.05
-SWAP_SECONDS = 10.0
+SWAP_SECONDS = 17.0
 
 type Breaking = Callable[[Fleet, Load], Awaitable[None]]
 
