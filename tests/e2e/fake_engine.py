@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from server.config import EngineConfig
 from server.engine.kv_kinds import KVKind
 from server.engine.process import Progress, run_engine_process
+from server.slice.resolve import Slice
 from tests.engine.fakes import EOS, FakeRunner
 
 
@@ -30,7 +31,10 @@ class SlowRunner(FakeRunner):
 
 
 def build(
-    config: EngineConfig, progress: Progress, on_compilation: Callable[[], None]
+    config: EngineConfig,
+    progress: Progress,
+    on_compilation: Callable[[], None],
+    on_slice: Callable[[Slice], None],
 ) -> SlowRunner:
     progress("loading weights", 0.5)
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
