@@ -99,6 +99,17 @@ OWN: dict[str, Schema] = {
         appProtocols=array({"enum": ["gateway.envoyproxy.io/h2c"]}),
         endpoints=array(record(fqdn=record(("hostname", "port"), hostname=TEXT, port=NUMBER))),
     ),
+    "GlobalRules": record(
+        ("groups",),
+        groups=array(
+            record(
+                ("name", "rules"),
+                name=TEXT,
+                interval=TEXT,
+                rules=array({"type": "object", "required": ["alert", "expr"]}),
+            )
+        ),
+    ),
     "BackendTrafficPolicy": record(
         ("targetRefs",),
         targetRefs=array(_TARGET),

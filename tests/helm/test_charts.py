@@ -71,7 +71,7 @@ class TestEveryCase:
 
     def test_everything_is_in_the_releases_namespace_and_labelled(self, chart, case):
         for one in render(chart, case_values(chart, case)):
-            assert one["metadata"]["namespace"] == "llm"
+            assert one["kind"] == "GlobalRules" or one["metadata"]["namespace"] == "llm"
             assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == "prod"
 
     def test_notes_name_commands(self, chart, case):
@@ -111,6 +111,7 @@ class TestEveryCase:
             {"compileCache.storageClass": "fast", "autoscaling.enabled": True},
             "autoscaling.enabled needs a compile cache for each pod",
         ),
+        ({"autoscaling.enabled": True}, "shape is endpoints, which feeds the gateway only"),
     ],
 )
 def test_values_that_do_not_fit_are_refused_in_a_sentence(changes, words):
@@ -321,3 +322,34 @@ def test_what_is_checked_in_is_what_the_charts_give():
 
     for path, text in charts.generated().items():
         assert Path(path).read_text() == text, f"{path} is stale: run make charts"
+
+
+class TestWhatOthersReadOfTheServer:
+    """Names that a picker or an alert reads must be the server's, or they read nothing."""
+
+    def test_the_picker_finds_the_cache_and_its_labels(self):
+        config = find(render("antipode", BASE), "ConfigMap", "prod-picker")["data"]["picker.yaml"]
+        (extractor,) = [
+            one["parameters"]["engineConfigs"][0]
+            for one in yaml.safe_load(config)["plugins"]
+            if one["type"] == "core-metrics-extractor"
+        ]
+        labels = ("cacheBlockSizeLabelName", "cacheNumBlocksLabelName")
+        series = re.compile(
+            extractor["cacheInfoSpec"]
+            + "".join(rf"(?=.*{extractor[label]}=\"0\")" for label in labels)
+        )
+        assert series.search(
+            Metrics(model="tiny", version="1", release="0").render(Gauges()).decode()
+        )
+
+    def test_no_ready_replica_is_told_without_any_pod(self):
+        rules = find(render("antipode", BASE), "Rules")["spec"]["groups"][0]["rules"]
+        (rule,) = [one for one in rules if one["alert"] == "AntipodeNoReadyReplica"]
+        assert "or vector(0)" in rule["expr"]
+
+    def test_only_a_global_rule_compares_regions(self):
+        inside = find(render("antipode", BASE), "Rules")["spec"]["groups"][0]["rules"]
+        across = find(render("antipode-gateway", GATEWAY), "GlobalRules")["spec"]["groups"]
+        assert not any("version_serving" in one["expr"] for one in inside)
+        assert 'antipode_model_version_serving{namespace="llm"}' in across[0]["rules"][0]["expr"]

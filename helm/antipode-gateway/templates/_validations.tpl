@@ -44,6 +44,7 @@ matches:
   - path: {type: PathPrefix, value: /antipode.v1.Generation}
   - path: {type: PathPrefix, value: /grpc.health.v1.Health}
   - path: {type: PathPrefix, value: /grpc.reflection.v1.ServerReflection}
+  - path: {type: PathPrefix, value: /grpc.reflection.v1alpha.ServerReflection}
 {{- else }}
 matches:
   - path: {type: PathPrefix, value: /}
