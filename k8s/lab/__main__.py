@@ -13,7 +13,7 @@ from typing import Any
 
 from k8s.lab.load import Shape
 from k8s.lab.numbers import Numbers
-from k8s.lab.page import write_page
+from k8s.lab.page import write_page, write_picture
 from k8s.lab.report import Result
 from k8s.lab.run import Durations, Lab
 from k8s.lab.scenarios import SCENARIOS, SHORT
@@ -49,6 +49,8 @@ def main() -> int:
     path.write_text(json.dumps(report, indent=1))
     page = write_page(report, arguments.output)
     print(f"\n{_table(results)}\n\nreport: {path}\npage:   {page}")
+    if picture := write_picture(page):
+        print(f"picture: {picture}")
     return 1 if any(result.broken_promises for result in results) else 0
 
 

@@ -5,6 +5,8 @@ Plain HTML and SVG, no script, so that it can be mailed and printed. Knows the r
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -28,6 +30,24 @@ def write_page(report: Mapping[str, Any], folder: Path) -> Path:
     """Write index.html into `folder`."""
     path = folder / "index.html"
     path.write_text(page(report))
+    return path
+
+
+def write_picture(page_path: Path) -> Path | None:
+    """The page as PNG beside it, by a browser; None where there is no Chromium."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        return None
+    path = page_path.with_suffix(".png").absolute()
+    height = 140 + 340 * page_path.read_text().count("<section>")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
+    size, target = f"--window-size=1280,{height}", f"--screenshot={path}"
+    subprocess.run(
+        [browser, *flags, size, target, page_path.absolute().as_uri()],
+        stderr=subprocess.DEVNULL,
+        timeout=60,
+        check=True,
+    )
     return path
 
 
