@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -62,6 +63,10 @@ async def _run(arguments: argparse.Namespace) -> list[Result]:
         stream_pause=arguments.stream_pause,
         resume=not arguments.no_resume,
     )
+    # However this is ended, it leaves no server behind.
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     wanted = SHORT if arguments.short else arguments.scenario
     chosen = [s for s in SCENARIOS if not wanted or s.name in wanted] * arguments.rounds
     lab = await Lab.open(
@@ -70,7 +75,7 @@ async def _run(arguments: argparse.Namespace) -> list[Result]:
     results: list[Result] = []
     try:
         for scenario in chosen:
-            if results and scenario.name != "back":
+            if results:
                 await lab.restore()
             results.append(await lab.run(scenario, shape, Durations()))
     finally:

@@ -83,6 +83,8 @@ class Lab:
         """One scenario from sound regions; leaves what it broke as it is."""
         await self._settle()
         load = Load(self._proxy.addresses[REGIONS[0]], shape, self._expected, self._fleet.region_of)
+        if scenario.prepare is not None:
+            await scenario.prepare(self._fleet, load)
         load.start()
         watching = asyncio.create_task(self._watch(scenario, load))
         await asyncio.sleep(durations.before)

@@ -26,12 +26,13 @@ type Breaking = Callable[[Fleet, Load], Awaitable[None]]
 class Scenario:
     """`first_answer` is of the other region, or of any where requests may stay; `within` in
     seconds over the p99 before, None where nothing is promised. `may_refuse`: full queues are an
-    answer.
+    answer. `prepare` is done before there is any load.
     """
 
     name: str
     description: str
     break_it: Breaking
+    prepare: Breaking | None = None
     first_answer: Literal["other region", "any region"] = "other region"
     within: Callable[[Numbers], float] | None = None
     may_refuse: bool = False
@@ -130,6 +131,7 @@ SCENARIOS = (
     Scenario(
         name="back",
         description="the primary region, gone before, comes back under load",
+        prepare=_kill,
         break_it=_bring_back,
         first_answer="any region",
     ),
