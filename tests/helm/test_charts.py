@@ -236,6 +236,19 @@ class TestPod:
         written = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
         assert written == {"/var/cache/antipode", "/tmp", "/dev/shm"}
 
+    def test_the_admin_ports_open_with_a_token_alone(self):
+        def pod_of(changes):
+            objects = render("antipode", merged(BASE, changes))
+            return find(objects, "Deployment", "prod")["spec"]["template"]["spec"]["containers"][0]
+
+        closed, opened = pod_of({}), pod_of({"admin.tokenSecret": "admin"})
+        variables = {v["name"]: v["value"] for v in opened["env"]}
+        assert {p["containerPort"] for p in opened["ports"]} >= {8001, 9001}
+        assert variables["ANTIPODE_ADMIN_TOKEN_FILE"] == "/etc/antipode-admin/token"
+        assert "/etc/antipode-admin" in {m["mountPath"] for m in opened["volumeMounts"]}
+        assert not {v["name"] for v in closed["env"]} & {"ANTIPODE_ADMIN_HOST"}
+        assert not {p["containerPort"] for p in closed["ports"]} & {8001, 9001}
+
     def test_its_probes_are_routes_of_the_server(self, container):
         source = (PROJECT / "server" / "api" / "http").rglob("*.py")
         routes = " ".join(path.read_text() for path in source)

@@ -20,6 +20,10 @@
 {{- $_ := set $set "ANTIPODE_SLICE_TOPOLOGY" $slice.topology }}
 {{- $_ := set $set "ANTIPODE_SLICE_CHIPS" (int $slice.chips) }}
 {{- end }}
+{{- if $v.admin.tokenSecret }}
+{{- $_ := set $set "ANTIPODE_ADMIN_HOST" "0.0.0.0" }}
+{{- $_ := set $set "ANTIPODE_ADMIN_TOKEN_FILE" "/etc/antipode-admin/token" }}
+{{- end }}
 {{- if $v.dranet.enabled }}
 {{- $_ := set $set "ANTIPODE_CLAIM_NAME" (printf "%s-netdev" .Release.Name) }}
 {{- $_ := set $set "ANTIPODE_INTERFACE_CLASS" $v.dranet.deviceClassName }}
@@ -93,6 +97,12 @@ spec:
           containerPort: 8000
         - name: grpc
           containerPort: 9000
+        {{- if $v.admin.tokenSecret }}
+        - name: admin-http
+          containerPort: 8001
+        - name: admin-grpc
+          containerPort: 9001
+        {{- end }}
         {{- if include "antipode.isTpu" . }}
         - name: tpu-metrics
           containerPort: 8431
@@ -136,6 +146,11 @@ spec:
         - name: model-config
           mountPath: /etc/antipode
           readOnly: true
+        {{- if $v.admin.tokenSecret }}
+        - name: admin
+          mountPath: /etc/antipode-admin
+          readOnly: true
+        {{- end }}
         - name: cache
           mountPath: /var/cache/antipode
         - name: tmp
@@ -152,6 +167,13 @@ spec:
     - name: model-config
       configMap:
         name: {{ .Release.Name }}-model
+    {{- if $v.admin.tokenSecret }}
+    - name: admin
+      secret:
+        secretName: {{ $v.admin.tokenSecret }}
+        items:
+          - {key: token, path: token}
+    {{- end }}
     - name: cache
       {{- if $v.compileCache.storageClass }}
       persistentVolumeClaim:
