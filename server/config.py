@@ -113,6 +113,12 @@ class EngineConfig:
     slice_chips: int = _field(0, "chips that were asked for, of all hosts; likewise", low=0)
     claim_name: str = _field("", "claim that brings network interfaces; none of them is refused")
     interface_class: str = _field("", "device class of that claim, such as netdev.google.com")
+    tpu_metrics_interval_seconds: float = _field(
+        60.0,
+        "how often the TPU runtime is asked for memory and duty cycle, while serving; 0 is never."
+        " More often than once a minute has crashed v6e nodes",
+        low=0,
+    )
     prefix_caching: bool = _field(True, "reuse the KV blocks of equal prompt beginnings")
     overlap: bool = _field(True, "dispatch a step before the last one's tokens are read")
     compile_cache_dir: str = _field(

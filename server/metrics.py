@@ -13,7 +13,7 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,7 +27,8 @@ from prometheus_client.registry import Collector
 
 from server.engine.link import EngineState, VersionState, VersionStatus
 from server.engine.observer import StepStats
-from server.slice.families import slice_families
+from server.slice.chips import ChipUse
+from server.slice.families import chip_families, slice_families
 from server.slice.resolve import Slice
 
 OUTCOMES = (
@@ -67,6 +68,7 @@ class Gauges:
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
     slice: Slice | None = None
+    chips: ChipUse = field(default_factory=ChipUse)
 
 
 class Histogram:
@@ -193,10 +195,14 @@ class Metrics(Collector):
             self._counts["compilations"] += 1
             self._counts["compilations_after_ready"] += is_ready
 
-    def render(self, gauges: Gauges) -> bytes:
-        """The exposition text, format 0.0.4; the same object as before if nothing changed."""
+    def render(self, gauges: Gauges, running_seconds: float = 0.0) -> bytes:
+        """The exposition text, format 0.0.4; the same object as before if nothing changed.
+
+        `running_seconds` is how long the step that is on the device now has been there.
+        """
         self._gauges = gauges
-        self._busy_ratio = self._busy.update(self._clock(), self._busy_seconds)
+        busy_seconds = self._busy_seconds + running_seconds
+        self._busy_ratio = self._busy.update(self._clock(), busy_seconds)
         state = (gauges, self._busy_ratio, self._num_changes, self._counts["compilations"])
         if state != self._rendered[0]:
             self._rendered = (state, generate_latest(self._registry))
@@ -210,6 +216,7 @@ class Metrics(Collector):
         yield from self._state_families()
         yield from self._version_families()
         yield from slice_families(self._gauges.slice)
+        yield from chip_families(self._gauges.chips)
 
     def _gateway_families(self) -> Iterator[Metric]:
         """vLLM's names, which an endpoint picker reads without being configured."""
@@ -370,7 +377,9 @@ class BusyRatio:
         then, before = self._samples[0]
         if now <= then:
             return 0.0
-        return round(min(1.0, (busy_seconds - before) / (now - then)), 2)
+        # A step that has just been read may for a moment be counted twice, and then not.
+        ratio = (busy_seconds - before) / (now - then)
+        return round(min(1.0, max(0.0, ratio)), 2)
 
 
 _COUNTERS = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -8,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.engine.observer import StepStats
 from server.errors import ErrorKind
 from server.metrics import OUTCOMES, BusyRatio, Gauges, Histogram, Metrics
+from server.slice.chips import ChipUse
 
 GATEWAY_NAMES = [
     "vllm:num_requests_waiting",
@@ -43,6 +45,12 @@ OWN_NAMES = [
     "antipode_build_info",
     "antipode_slice_info",
     "antipode_network_interface_info",
+    "antipode_chip_metrics_source",
+    "antipode_hbm_used_bytes",
+    "antipode_hbm_limit_bytes",
+    "antipode_hbm_usage_ratio",
+    "antipode_chip_duty_cycle_ratio",
+    "antipode_duty_cycle_ratio",
     "antipode_model_version_state",
     "antipode_model_version_serving",
     "antipode_model_version_load_ratio",
@@ -111,8 +119,10 @@ def test_there_is_no_other_family(metrics):
 
 def test_at_the_start_everything_counted_is_zero(metrics):
     described = ("info", "_bucket", "server_state", "version_state", "config_followed")
+    without_source = ("hbm", "duty_cycle")
     for (name, labels), number in samples(metrics).items():
-        assert number == 0 or any(word in name for word in described), (name, labels)
+        is_other = any(word in name for word in (*described, *without_source))
+        assert number == 0 or is_other, (name, labels)
 
 
 def test_what_a_gateway_reads_is_one_series_a_name(metrics):
@@ -228,6 +238,38 @@ def test_the_rest_of_the_state_is_shown(metrics):
     assert value(metrics, "antipode_model_load_duration_seconds", gauges) == 12.5
     labels = {"release": "0.1.0", "model": "tiny", "version": "2"}
     assert value(metrics, "antipode_build_info", gauges, **labels) == 1
+
+
+def test_chips_without_a_source_are_no_number_and_not_idle(metrics):
+    found = samples(metrics)
+    assert found["antipode_chip_metrics_source", (("kind", "hbm"),)] == 0
+    assert found["antipode_chip_metrics_source", (("kind", "duty_cycle"),)] == 0
+    for name in ("antipode_hbm_usage_ratio", "antipode_duty_cycle_ratio"):
+        assert math.isnan(found[name, ()])
+    assert math.isnan(found["antipode_chip_duty_cycle_ratio", (("chip", ""),)])
+
+
+def test_chips_are_shown_one_by_one_and_by_the_fullest_and_busiest(metrics):
+    use = ChipUse(hbm_used={0: 8, 1: 24}, hbm_limit={0: 32, 1: 32}, duty_cycle={0: 0.5, 1: 0.25})
+    gauges = Gauges(chips=use)
+    assert value(metrics, "antipode_chip_metrics_source", gauges, kind="hbm") == 1
+    assert value(metrics, "antipode_hbm_used_bytes", gauges, device="1") == 24
+    assert value(metrics, "antipode_hbm_limit_bytes", gauges, device="0") == 32
+    assert value(metrics, "antipode_hbm_usage_ratio", gauges) == 0.75
+    assert value(metrics, "antipode_chip_duty_cycle_ratio", gauges, chip="1") == 0.25
+    assert value(metrics, "antipode_duty_cycle_ratio", gauges) == 0.5
+
+
+def test_a_step_that_is_still_running_keeps_the_device_busy(metrics, clock):
+    metrics.render(Gauges())
+    clock.now += 1
+    metrics.render(Gauges(), 1.0)
+    clock.now += 1
+    running = families(metrics.render(Gauges(), 2.0))
+    assert running["antipode_device_busy_ratio"].samples[0].value == 1
+    metrics.on_step(step(duration=2.0))
+    clock.now += 1
+    assert value(metrics, "antipode_device_busy_ratio") == 0
 
 
 def test_nothing_new_is_not_rendered_again(metrics):

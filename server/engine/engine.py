@@ -92,10 +92,11 @@ class Engine[InFlight]:
         self._seq_ids = itertools.count()
         self._is_draining = False
         self._last_read = 0.0
+        self._running_since: float | None = None
         self.last_progress = clock()
 
     def call[T](self, function: Callable[[VersionSwitch], T]) -> Future[T]:
-        """Have `function` run between two steps. For any thread, as are the seven methods below."""
+        """Have `function` run between two steps. For any thread, as are the eight methods below."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -143,6 +144,11 @@ class Engine[InFlight]:
             is_queue_full=scheduler.is_queue_full,
         )
 
+    def running_seconds(self) -> float:
+        """How long the device has been at the step that is on it now; 0 when it is idle."""
+        since = self._running_since
+        return 0.0 if since is None else max(0.0, self._clock() - since)
+
     def run(self) -> None:
         """The step loop. Raises what the runner raises, or IntegrityError: both are fatal."""
         dispatched: Dispatched[InFlight] | None = None
@@ -158,6 +164,7 @@ class Engine[InFlight]:
             dispatched, following = following, None
         if dispatched:
             self._finish(dispatched)
+            self._running_since = self._last_read if following else None
         self._flush()
         self.last_progress = self._clock()
         return following
@@ -270,6 +277,8 @@ class Engine[InFlight]:
             self._observer.on_preempted(batch.num_preempted)
         if not batch:
             return None
+        if self._running_since is None:
+            self._running_since = start
         for row in batch.rows:
             seq = row.seq
             if seq.client == OWN_CLIENT:

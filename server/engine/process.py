@@ -43,6 +43,7 @@ from server.engine.version_manager import VersionManager
 from server.logs import set_up_logging
 from server.metrics import Gauges, Metrics
 from server.model_config import ModelConfigWatcher, ModelFile
+from server.slice.chips import ChipMonitor, ChipUse, monitor_of
 from server.slice.discovery import ask_jax, check_group, find_slice
 from server.slice.resolve import Slice
 from server.versions import ServedModel, find_model
@@ -114,6 +115,7 @@ class EngineProcess:
         self._num_blocks = self._block_size = 0
         self._load_seconds = 0.0
         self._slice: Slice | None = None
+        self._chips: ChipMonitor | None = None
         self._is_draining = False
         self._progress = ("starting", 0.0)
         self._ended = threading.Event()
@@ -152,6 +154,8 @@ class EngineProcess:
     def command(self, command: Command) -> None:
         """What the main process wants. What a drain lets in is the API processes' business."""
         self._is_draining = True
+        if self._chips is not None:
+            self._chips.stop()
         if command == "stop":
             if self._engine is None:
                 # Nothing is being served, and a compilation cannot be interrupted.
@@ -181,12 +185,13 @@ class EngineProcess:
             versions=self._versions.statuses() if self._versions else (),
             config_error=self._versions.config_error if self._versions else "",
             slice=self._slice,
+            chips=self._chips.latest if self._chips else ChipUse(),
         )
         return Pulse(
             state=self._state,
             progress_age=age,
             progress=1.0,
-            metrics=self._metrics.render(gauges),
+            metrics=self._metrics.render(gauges, engine.running_seconds()),
             num_unfinished=load.num_unfinished,
             queue_full=load.is_queue_full,
             versions=gauges.versions,
@@ -209,6 +214,9 @@ class EngineProcess:
         self._broadcast_pulse()  # Whoever is told that this is ready knows the versions.
         self._link.announce(self._info(runner))
         self._log_ready(runner)
+        self._chips = monitor_of(self._slice, self._config.tpu_metrics_interval_seconds)
+        if self._chips is not None and not self._is_draining:
+            self._chips.start()
         engine.run()
 
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:

@@ -1,11 +1,16 @@
-"""The slice as metrics: what the server runs on, and its network interfaces."""
+"""The slice as metrics: what the server runs on, its network interfaces, how its chips are used.
+
+What has no source is NaN and never 0, which would be a load.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from server.slice.chips import ChipUse
 from server.slice.interfaces import Interface
 from server.slice.resolve import Slice
 
@@ -38,6 +43,53 @@ def slice_families(found: Slice | None) -> Iterator[Metric]:
     if not interfaces.samples:
         interfaces.add_metric(["", "", "", ""], 0)
     yield interfaces
+
+
+def chip_families(use: ChipUse) -> Iterator[Metric]:
+    """Memory and duty cycle of every chip, and of the fullest and the busiest."""
+    source = GaugeMetricFamily(
+        "antipode_chip_metrics_source",
+        "1 where chips' metrics of that kind have a source, 0 where their value is NaN.",
+        labels=["kind"],
+    )
+    source.add_metric(["hbm"], float(bool(use.hbm_used)))
+    source.add_metric(["duty_cycle"], float(bool(use.duty_cycle)))
+    yield source
+    ratios = [used / use.hbm_limit[device] for device, used in use.hbm_used.items()]
+    for name, description, label, values in (
+        ("hbm_used_bytes", "Memory of a device in use.", "device", use.hbm_used),
+        ("hbm_limit_bytes", "Memory of a device that can be used.", "device", use.hbm_limit),
+        (
+            "chip_duty_cycle_ratio",
+            "Part of the time a chip's TensorCores were busy, 0 to 1, as the TPU runtime says; up "
+            "to tpu_metrics_interval_seconds old.",
+            "chip",
+            use.duty_cycle,
+        ),
+    ):
+        yield _by_number(f"antipode_{name}", description, label, values)
+    for name, description, several in (
+        ("hbm_usage_ratio", "Memory in use of the fullest device, 0 to 1.", ratios),
+        (
+            "duty_cycle_ratio",
+            "Duty cycle of the busiest chip, 0 to 1.",
+            list(use.duty_cycle.values()),
+        ),
+    ):
+        family = GaugeMetricFamily(f"antipode_{name}", description)
+        family.add_metric([], max(several, default=math.nan))
+        yield family
+
+
+def _by_number(
+    name: str, description: str, label: str, values: Mapping[int, float]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, description, labels=[label])
+    for number, value in sorted(values.items()):
+        family.add_metric([str(number)], value)
+    if not values:
+        family.add_metric([""], math.nan)
+    return family
 
 
 def _labels(interface: Interface) -> list[str]:

@@ -589,3 +589,35 @@ class TestObservation:
         load = bench.engine.load()
         assert (load.num_free_blocks, load.num_usable_blocks) == (3, 5)
         bench.drain()
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_the_device_is_busy_while_a_step_is_on_it_and_idle_after_the_last(overlap):
+    bench = Bench(overlap=overlap)
+    assert bench.engine.running_seconds() == 0
+    bench.submit(1, [1, 2, 3], max_tokens=3)
+    bench.step()
+    bench.now = 3.0
+    assert bench.engine.running_seconds() == (3 if overlap else 0)
+    bench.step()
+    bench.now = 4.0
+    assert bench.engine.running_seconds() == (1 if overlap else 0)
+    while bench.dispatched or bench.scheduler.num_unfinished:
+        bench.step()
+    assert bench.engine.running_seconds() == 0
+
+
+def test_a_step_that_hangs_keeps_the_device_busy(monkeypatch):
+    bench = Bench(overlap=False)
+    seen = []
+
+    def slow_read(runner, in_flight):
+        bench.now += 5.0
+        seen.append(bench.engine.running_seconds())
+        return read(runner, in_flight)
+
+    read = FakeRunner.read
+    monkeypatch.setattr(FakeRunner, "read", slow_read)
+    bench.submit(1, [1, 2, 3], max_tokens=1)
+    bench.step()
+    assert seen == [5.0]

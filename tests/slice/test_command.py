@@ -65,4 +65,4 @@ def test_the_metrics_tell_the_slice_and_its_interfaces():
     assert 'generation="v6e"' in text
     assert 'antipode_network_interface_info{address="10.9.0.1",default="false"' in text
     unknown = metrics.render(Gauges()).decode()
-    assert 'antipode_slice_info{generation=""' in unknown
+    assert 'antipode_slice_info{chips="",claim="",generation=""' in unknown
