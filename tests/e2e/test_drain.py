@@ -101,7 +101,6 @@ async def test_draining_a_hung_engine_ends_streams_and_exits(start_ready):
         os.kill(server.engine(), signal.SIGSTOP)
         server.terminate()
         await task
-        # It is told so, or on a busy machine cut off when flushing has had its time.
-        assert stream.error == "the server is stopping" or stream.is_broken
+        assert stream.error == "the server is stopping"
     assert server.wait_exit() == 0
     assert server.logged("engine did not end in time")

@@ -36,7 +36,7 @@ def num_accepted(server):
 
 async def test_it_streams_over_http_and_grpc_and_ends_cleanly_under_load(start):
     """One server for the whole story, because compiling its programs takes a while."""
-    server = start(REAL, "--drain-timeout-seconds=120").wait_ready()
+    server = start(REAL, "--drain-timeout-seconds=120", "--num-blocks=1024").wait_ready()
     assert server.get("/readyz").status_code == 200
 
     async with client(server) as http:
@@ -45,19 +45,20 @@ async def test_it_streams_over_http_and_grpc_and_ends_cleanly_under_load(start):
         assert await generate(server, "alpha", 20) == over_http.token_ids
 
         streams = await start_streams(http, 48, num_started=8, max_tokens=200)
-        # The last are so long that they run on while the server drains.
-        streams += await start_streams(http, 16, num_started=0, max_tokens=800)
+        # The last are so long that they are still running when the drain begins.
+        streams += await start_streams(http, 16, num_started=0, max_tokens=1200)
         await asyncio.to_thread(wait_for, lambda: num_accepted(server) == 64 + 2, "64 streams")
         cancelled, kept = streams[::2], streams[1::2]
         for _, task in cancelled:
             task.cancel()
         await asyncio.gather(*(task for _, task in cancelled), return_exceptions=True)
         server.terminate()
+        assert not any(task.done() for _, task in kept[-8:])
         await asyncio.gather(*(task for _, task in kept))
         for stream, _ in kept:
             assert (stream.error, stream.is_broken, stream.is_done) == (None, False, True)
             assert stream.finish_reason == "length"
-        assert [len(stream.token_ids) for stream, _ in kept] == [200] * 24 + [800] * 8
+        assert [len(stream.token_ids) for stream, _ in kept] == [200] * 24 + [1200] * 8
     assert server.wait_exit() == 0
     assert not [line for line in server.log if line.get("severity") in ("ERROR", "CRITICAL")]
 
