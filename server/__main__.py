@@ -20,6 +20,7 @@ from server.plan import command as plan_command
 from server.slice import command as slice_command
 
 _USAGE_ERROR = 2
+_SERVE = "Run the server until SIGTERM or SIGINT."
 
 _SERVE_EPILOG = """\
 Every flag is also an environment variable (--max-num-seqs is ANTIPODE_MAX_NUM_SEQS) and a key of
@@ -40,34 +41,47 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    serve_parser = commands.add_parser(
-        "serve",
-        help="run the server",
-        description="Run the server until SIGTERM or SIGINT.",
+    add_flags(_add_settable(commands, "serve", "run the server", _SERVE))
+    _add_slice(commands)
+    _add_plan(commands)
+    _add_publish(commands)
+    if find_spec("antipode") is not None:
+        _add_generate(commands)
+    commands.add_parser("version", help="print the release", allow_abbrev=False)
+    return parser
+
+
+def _add_settable(commands: Any, name: str, summary: str, description: str) -> Any:
+    """A command that takes the server's settings; flags that are not given leave no attribute."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description,
         epilog=_SERVE_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    add_flags(serve_parser)
-    plan_parser = commands.add_parser(
+
+
+def _add_slice(commands: Any) -> None:
+    summary = "say which chips, hosts and network interfaces the server would run on"
+    parser = _add_settable(commands, "slice", summary, slice_command.DESCRIPTION)
+    parser.add_argument("--json", action="store_true", default=False, help="print JSON")
+    add_flags(parser)
+
+
+def _add_plan(commands: Any) -> None:
+    parser = commands.add_parser(
         "plan",
         help="compile the server's programs for a slice that is not there",
         description=plan_command.DESCRIPTION,
         allow_abbrev=False,
     )
-    plan_command.add_arguments(plan_parser)
-    slice_parser = commands.add_parser(
-        "slice",
-        help="say which chips, hosts and network interfaces the server would run on",
-        description=slice_command.DESCRIPTION,
-        epilog=_SERVE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    slice_parser.add_argument("--json", action="store_true", default=False, help="print JSON")
-    add_flags(slice_parser)
+    plan_command.add_arguments(parser)
+
+
+def _add_publish(commands: Any) -> None:
     publish_parser = commands.add_parser(
         "publish",
         help="make a checkpoint a version that servers can change to",
@@ -80,10 +94,6 @@ def build_parser() -> argparse.ArgumentParser:
         "verify", help="check a published version", description=publish.VERIFY, allow_abbrev=False
     )
     verify_parser.add_argument("path", metavar="PATH", help="a version's folder")
-    if find_spec("antipode") is not None:
-        _add_generate(commands)
-    commands.add_parser("version", help="print the release", allow_abbrev=False)
-    return parser
 
 
 def _add_generate(commands: Any) -> None:

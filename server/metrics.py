@@ -25,11 +25,12 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from server.engine.link import EngineState, VersionState, VersionStatus
+from server.engine.link import EngineState, VersionStatus
 from server.engine.observer import StepStats
 from server.slice.chips import ChipUse
 from server.slice.families import chip_families, slice_families
 from server.slice.resolve import Slice
+from server.version_families import version_families
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
@@ -214,7 +215,8 @@ class Metrics(Collector):
         yield from self._latency_families()
         yield from self._count_families()
         yield from self._state_families()
-        yield from self._version_families()
+        yield from version_families(self._versions)
+        yield from self._swap_families()
         yield from slice_families(self._gauges.slice)
         yield from chip_families(self._gauges.chips)
 
@@ -318,33 +320,11 @@ class Metrics(Collector):
         first = VersionStatus(version=self._version, path="", state="LOADING")
         return self._gauges.versions or (first,)
 
-    def _version_families(self) -> Iterator[Metric]:
-        gauges = self._gauges
-        state = GaugeMetricFamily(
-            "antipode_model_version_state",
-            "1 for the state a version of the model is in.",
-            labels=["version", "state"],
-        )
-        serving = GaugeMetricFamily(
-            "antipode_model_version_serving",
-            "1 for the version that is served.",
-            labels=["version"],
-        )
-        progress = GaugeMetricFamily(
-            "antipode_model_version_load_ratio", "How far it is loaded, 0 to 1.", labels=["version"]
-        )
-        # A version that ended may be there again: what is true of it now comes last.
-        newest = {status.version: status for status in reversed(self._versions)}
-        for version, status in newest.items():
-            for name in get_args(VersionState):
-                state.add_metric([version, name], float(name == status.state))
-            serving.add_metric([version], float(status.is_serving))
-            progress.add_metric([version], round(status.progress, 2))
-        yield from (state, serving, progress)
+    def _swap_families(self) -> Iterator[Metric]:
         yield _gauge(
             "antipode_model_config_followed",
             "0 while the model configuration file cannot be followed.",
-            not gauges.config_error,
+            not self._gauges.config_error,
         )
         swaps = CounterMetricFamily(
             "antipode_model_swaps", "Changes of the version served, by how.", labels=["result"]

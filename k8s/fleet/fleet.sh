@@ -43,29 +43,31 @@ run() {
   [[ ${mode} == plan ]] || "$@"
 }
 
-# ensure LOOK... -- CREATE...: creates what looking does not find. What is there, looking prints.
-ensure() {
-  local look=()
+# split LOOK... -- DO...: into the arrays `look` and `act`.
+split() {
+  look=()
   while [[ $1 != -- ]]; do
     look+=("$1")
     shift
   done
   shift
+  act=("$@")
+}
+
+# ensure LOOK... -- CREATE...: creates what looking does not find. What is there, looking prints.
+ensure() {
+  local look act
+  split "$@"
   if [[ ${mode} == plan || -z $("${look[@]}" 2>/dev/null) ]]; then
-    run "$@"
+    run "${act[@]}"
   fi
 }
 
 # remove LOOK... -- DELETE...: deletes what looking finds.
 remove() {
-  local look=()
-  while [[ $1 != -- ]]; do
-    look+=("$1")
-    shift
-  done
-  shift
-  "${look[@]}" >/dev/null 2>&1 || return 0
-  run "$@"
+  local look act
+  split "$@"
+  [[ -z $("${look[@]}" 2>/dev/null) ]] || run "${act[@]}"
 }
 
 # of NAME REGION: a setting that each region has.

@@ -35,8 +35,6 @@ from server.engine.version_moves import VersionMoves
 from server.engine.version_switch import Watch
 from server.model_config import ModelFile
 
-_POLL_SECONDS = 0.01
-_GOLDEN_SECONDS = 120.0
 # Versions that ended are shown until so many others have.
 _NUM_ENDED = 8
 
