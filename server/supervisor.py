@@ -15,8 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version as release_of
 from pathlib import Path
@@ -25,6 +24,7 @@ from server.config import Config, ServerConfig
 from server.control import Child, Command, Task
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
+from server.signals import Signals
 from server.versions import follow_model_config, prepare_model
 
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.engine.process")
@@ -57,7 +57,7 @@ def run_supervisor(
     with (
         reserved_ports(config.server) as server,
         tempfile.TemporaryDirectory(prefix="antipode-") as folder,
-        _blocked_signals(),
+        Signals(_WATCHED) as signals,
     ):
         _log.info(
             "starting",
@@ -72,7 +72,8 @@ def run_supervisor(
             },
         )
         resolved = Config(engine=engine, server=server)
-        return _Supervisor(resolved, Path(folder) / "engine.sock").run(engine_command, api_command)
+        supervisor = _Supervisor(resolved, Path(folder) / "engine.sock", signals)
+        return supervisor.run(engine_command, api_command)
 
 
 def _admin_addresses(server: ServerConfig) -> dict[str, str]:
@@ -92,9 +93,10 @@ class _SecondSignalError(Exception):
 class _Supervisor:
     """The children and what has been asked of them."""
 
-    def __init__(self, config: Config, link: Path) -> None:
+    def __init__(self, config: Config, link: Path, signals: Signals) -> None:
         self._config = config
         self._link = link
+        self._signals = signals
         self._children: list[Child] = []
 
     def run(self, engine_command: Sequence[str], api_command: Sequence[str]) -> int:
@@ -129,14 +131,15 @@ class _Supervisor:
 
     def _start(self, name: str, command: Sequence[str]) -> Child:
         task = Task(name=name, config=self._config, link=str(self._link), parent_pid=os.getpid())
-        child = Child(list(command), task)
+        with self._signals.held():
+            child = Child(list(command), task)
         self._children.append(child)
         return child
 
     def _wait_signal_or_end(self) -> Child | None:
         """Return the child that ended, or None when a signal asks for a drain."""
         while len(running := self._running(self._children)) == len(self._children):
-            if _next_signal() in _ASKING:
+            if self._signals.next() in _ASKING:
                 return None
         return next(child for child in self._children if child not in running)
 
@@ -148,7 +151,7 @@ class _Supervisor:
             child.send(command)
         deadline = time.monotonic() + patience
         while self._running(children) and (left := deadline - time.monotonic()) > 0:
-            if _next_signal(left) in _ASKING:
+            if self._signals.next(left) in _ASKING:
                 raise _SecondSignalError
         for child in self._running(children):
             _log.error("%s did not end in time; killing it", child.name)
@@ -158,23 +161,6 @@ class _Supervisor:
     @staticmethod
     def _running(children: list[Child]) -> list[Child]:
         return [child for child in children if child.exit_code() is None]
-
-
-@contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """Keep signals for `_next_signal`. Children start with them blocked and so cannot miss one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _next_signal(timeout: float | None = None) -> int | None:
-    if timeout is None:
-        return signal.sigwaitinfo(_WATCHED).si_signo
-    info = signal.sigtimedwait(_WATCHED, timeout)
-    return None if info is None else info.si_signo
 
 
 def _meaning(child: Child) -> str:

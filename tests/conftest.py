@@ -1,8 +1,9 @@
 """Every test sees eight CPU devices, whatever the machine has, so that meshes run for real.
 
 Set before anything imports jax, which reads its environment once. Compiled programs are kept
-between runs. A test that starts a process gives it an environment without XLA_FLAGS: a server has
-the devices of its machine.
+between runs, and compiled without LLVM's optimizations: they compute the same, in half the time to
+compile. A test that starts a process gives it an environment without XLA_FLAGS: a server has the
+devices of its machine.
 
 Hypothesis measures nothing: on a busy machine a slow example is no failure.
 """
@@ -15,9 +16,13 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+    )
+)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(".cache/xla-tests").absolute())
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
