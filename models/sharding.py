@@ -82,11 +82,19 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of 1 x `tensor_parallel_size`; 0 takes the largest size the model allows.
 
-    Devices beyond it are left idle. Raises MeshError where the size does not divide the model or
-    exceeds the devices.
+    Devices beyond it are left idle. Raises MeshError where the size does not divide the model,
+    exceeds the devices or leaves a host without any.
     """
     devices = jax.devices() if devices is None else devices
     size = choose_tensor_size(config, tensor_parallel_size, len(devices))
+    without = {device.process_index for device in devices[size:]} - {
+        device.process_index for device in devices[:size]
+    }
+    if without:
+        raise MeshError(
+            f"tensor_parallel_size {size} leaves host {min(without)} without any device to use: "
+            "serve this model on a slice of fewer hosts"
+        )
     return Mesh(np.asarray(devices[:size]).reshape(1, size), (DATA, TENSOR))
 
 

@@ -141,17 +141,26 @@ class WeightLoader:
 
         Needs no more memory than one leaf, on either side. No step may be using `leaves`.
         """
-        for number, sharding in enumerate(self._shardings):
-            old = leaves[number]
+        for number, old in enumerate(leaves):
             kept = [np.array(shard.data) for shard in old.addressable_shards]
             old.delete()
-            devices = sharding.addressable_devices_indices_map(old.shape)
-            parts = [
-                jax.device_put(array, device).block_until_ready()
-                for device, array in zip(devices, staged[number], strict=True)
-            ]
-            leaves[number] = jax.make_array_from_single_device_arrays(old.shape, sharding, parts)
+            leaves[number] = self._place(number, staged[number])
             staged[number] = kept
+
+    def place(self, staged: HostLeaves) -> list[jax.Array]:
+        """The leaves of what is staged, beside what is on the device. Runs no program."""
+        return [self._place(number, arrays) for number, arrays in enumerate(staged)]
+
+    def _place(self, number: int, arrays: list[np.ndarray]) -> jax.Array:
+        """One leaf, from its shards for this host's devices."""
+        shape, sharding = self._variables[number][1].shape, self._shardings[number]
+        parts = [
+            jax.device_put(array, device).block_until_ready()
+            for device, array in zip(
+                sharding.addressable_devices_indices_map(shape), arrays, strict=True
+            )
+        ]
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
     def _parts(self) -> list[_Part]:
         return [

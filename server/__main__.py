@@ -120,6 +120,7 @@ def serve(flags: dict[str, str]) -> int:
     """Run the server with the given flags over environment and file; the exit code."""
     # Supervisor and checkpoint code is not needed, and not paid for, by `version` and `--help`.
     from server.ports import PortError
+    from server.slice.sources import SliceMismatchError
     from server.supervisor import run_supervisor
     from server.versions import ModelNotFoundError
 
@@ -128,7 +129,7 @@ def serve(flags: dict[str, str]) -> int:
     except ConfigError as error:
         print(f"antipode serve: {error}", file=sys.stderr)
         return _USAGE_ERROR
-    except (ModelNotFoundError, PortError) as error:
+    except (ModelNotFoundError, PortError, SliceMismatchError) as error:
         print(f"antipode serve: {error}", file=sys.stderr)
         return 1
 

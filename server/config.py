@@ -111,6 +111,26 @@ class EngineConfig:
     )
     slice_topology: str = _field("", "topology that was asked for, such as 2x2; likewise")
     slice_chips: int = _field(0, "chips that were asked for, of all hosts; likewise", low=0)
+    hosts: str = _field(
+        "",
+        "the slice's hosts, HOST[:PORT],HOST[:PORT], each of which runs the server; empty takes"
+        " them from the pod's controller (TPU_WORKER_HOSTNAMES, or a LeaderWorkerSet's variables)",
+    )
+    host_index: int = _field(
+        -1, "which of them this is, from 0; -1 takes it from the pod's controller", low=-1
+    )
+    group_port: int = _field(
+        9200,
+        "port at which host 0 awaits the others; JAX's coordinator has the next one",
+        low=1,
+        high=65534,
+    )
+    group_timeout_seconds: float = _field(
+        20.0, "a host that is silent for so long ends the server on all hosts", low=1
+    )
+    group_start_timeout_seconds: float = _field(
+        300.0, "how long the hosts wait until all of them are there", low=1
+    )
     claim_name: str = _field("", "claim that brings network interfaces; none of them is refused")
     interface_class: str = _field("", "device class of that claim, such as netdev.google.com")
     tpu_metrics_interval_seconds: float = _field(

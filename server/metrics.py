@@ -27,8 +27,9 @@ from prometheus_client.registry import Collector
 
 from server.engine.link import EngineState, VersionStatus
 from server.engine.observer import StepStats
+from server.hosts.group import HostLink
 from server.slice.chips import ChipUse
-from server.slice.families import chip_families, slice_families
+from server.slice.families import chip_families, link_family, slice_families
 from server.slice.resolve import Slice
 from server.version_families import version_families
 
@@ -69,6 +70,7 @@ class Gauges:
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
     slice: Slice | None = None
+    host_links: tuple[HostLink, ...] = ()
     chips: ChipUse = field(default_factory=ChipUse)
 
 
@@ -218,6 +220,7 @@ class Metrics(Collector):
         yield from version_families(self._versions)
         yield from self._swap_families()
         yield from slice_families(self._gauges.slice)
+        yield link_family(self._gauges.host_links)
         yield from chip_families(self._gauges.chips)
 
     def _gateway_families(self) -> Iterator[Metric]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from server.config import Config, ServerConfig
 from server.control import Child, Command, Task
+from server.hosts.group import find_group
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
 from server.signals import Signals
@@ -48,9 +49,13 @@ def run_supervisor(
 ) -> int:
     """Run the server; the exit code. Must be called on the main thread of the process.
 
-    Raises ModelNotFoundError when there is no such model and PortError when a port is taken.
+    Raises ModelNotFoundError when there is no such model, PortError when a port is taken and
+    SliceMismatchError when nothing says which host of several this is.
     """
     set_up_logging(config.server, "main")
+    group = find_group(config.engine, os.environ)
+    if group.is_follower:
+        return _run_follower(config, engine_command)
     engine = follow_model_config(config.engine)
     model = prepare_model(engine)
     engine = replace(engine, model=model.source, served_model_name=model.name)
@@ -74,6 +79,13 @@ def run_supervisor(
         resolved = Config(engine=engine, server=server)
         supervisor = _Supervisor(resolved, Path(folder) / "engine.sock", signals)
         return supervisor.run(engine_command, api_command)
+
+
+def _run_follower(config: Config, engine_command: Sequence[str]) -> int:
+    """On a host that is not the slice's first: the engine alone, without ports; the exit code."""
+    with tempfile.TemporaryDirectory(prefix="antipode-") as folder, Signals(_WATCHED) as signals:
+        supervisor = _Supervisor(config, Path(folder) / "engine.sock", signals)
+        return supervisor.follow(engine_command)
 
 
 def _admin_addresses(server: ServerConfig) -> dict[str, str]:
@@ -114,17 +126,34 @@ class _Supervisor:
             for child in self._running(self._children):
                 child.kill()
 
+    def follow(self, engine_command: Sequence[str]) -> int:
+        """Run the engine until the leader has it end, also after a signal: that has streams."""
+        try:
+            engine = self._start("engine", engine_command)
+            if self._wait_signal_or_end() is None:
+                self._end([engine], "drain", self._drain_seconds + _STOP_SECONDS)
+            return 0 if engine.exit_code() == 0 else _FAILED
+        except _SecondSignalError:
+            return _IMPATIENT
+        finally:
+            for child in self._running(self._children):
+                child.kill()
+
+    @property
+    def _drain_seconds(self) -> float:
+        server = self._config.server
+        return server.lame_duck_seconds + server.drain_timeout_seconds + _STOP_SECONDS
+
     def _serve(self, engine: Child, apis: list[Child]) -> int:
         ended = self._wait_signal_or_end()
         if ended is not None:
             _log.critical("%s ended with %s; stopping", ended.name, _meaning(ended))
             self._end([child for child in self._children if child is not ended], "stop")
             return _FAILED
-        server = self._config.server
-        patience = server.lame_duck_seconds + server.drain_timeout_seconds + _STOP_SECONDS
-        _log.info("draining", extra={"timeout_seconds": server.drain_timeout_seconds})
+        timeout = self._config.server.drain_timeout_seconds
+        _log.info("draining", extra={"timeout_seconds": timeout})
         engine.send("drain")
-        is_clean = self._end(apis, "drain", patience) and engine.exit_code() is None
+        is_clean = self._end(apis, "drain", self._drain_seconds) and engine.exit_code() is None
         self._end([engine], "stop")
         _log.info("stopped")
         return 0 if is_clean else _FAILED

@@ -43,6 +43,7 @@ OWN_NAMES = [
     "antipode_step_age_seconds",
     "antipode_device_busy_ratio",
     "antipode_build_info",
+    "antipode_host_link_info",
     "antipode_slice_info",
     "antipode_network_interface_info",
     "antipode_chip_metrics_source",

@@ -21,7 +21,9 @@ from typing import Any, Protocol
 from server.config import EngineConfig
 from server.control import Command, receive_task, watch_commands
 from server.engine.block_manager import BlockManager
+from server.engine.build import BuildListener, build_model_runner
 from server.engine.engine import OWN_CLIENT, Engine, Runner
+from server.engine.follower import FollowerProcess
 from server.engine.golden import GoldenClient
 from server.engine.kv_kinds import KVKind
 from server.engine.link import (
@@ -35,16 +37,15 @@ from server.engine.link import (
     VersionResult,
 )
 from server.engine.link_server import LinkServer
-from server.engine.platforms import choose_platform
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import LoadedVersion
 from server.engine.version import SwapSettings, Version, VersionError, VersionLoader
 from server.engine.version_manager import VersionManager
+from server.hosts.group import LOSS_SECONDS, Group, GroupError, HostLink, find_group
 from server.logs import set_up_logging
 from server.metrics import Gauges, Metrics
 from server.model_config import ModelConfigWatcher, ModelFile
 from server.slice.chips import ChipMonitor, ChipUse, monitor_of
-from server.slice.discovery import ask_jax, check_group, find_slice
 from server.slice.resolve import Slice
 from server.versions import ServedModel, find_model
 
@@ -52,9 +53,6 @@ PULSE_SECONDS = 0.1
 _FLUSH_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
-
-# Told what start-up is doing and how far that is, 0 to 1.
-type Progress = Callable[[str, float], None]
 
 
 class ServingRunner(Runner[Any], Protocol):
@@ -83,17 +81,15 @@ class ServingRunner(Runner[Any], Protocol):
     def loader(self) -> VersionLoader[Any]:
         """What loads other versions for it."""
 
+    @property
+    def close(self) -> Callable[[], None]:
+        """What is left to do when the step loop has ended well."""
+
 
 class RunnerBuilder(Protocol):
-    """Loads and warms a runner. ValueError or OSError for a checkpoint that cannot be served."""
+    """Loads and warms a runner. ValueError, OSError or GroupError for what cannot be served."""
 
-    def __call__(
-        self,
-        config: EngineConfig,
-        progress: Progress,
-        on_compilation: Callable[[], None],
-        on_slice: Callable[[Slice], None],
-    ) -> ServingRunner: ...
+    def __call__(self, config: EngineConfig, listener: BuildListener) -> ServingRunner: ...
 
 
 class EngineProcess:
@@ -115,6 +111,7 @@ class EngineProcess:
         self._num_blocks = self._block_size = 0
         self._load_seconds = 0.0
         self._slice: Slice | None = None
+        self._host_links: tuple[HostLink, ...] = ()
         self._chips: ChipMonitor | None = None
         self._is_draining = False
         self._progress = ("starting", 0.0)
@@ -169,7 +166,9 @@ class EngineProcess:
         engine = self._engine
         if engine is None:
             detail, progress = self._progress
-            metrics = self._metrics.render(Gauges(state=self._state, slice=self._slice))
+            metrics = self._metrics.render(
+                Gauges(state=self._state, slice=self._slice, host_links=self._host_links)
+            )
             return Pulse(state=self._state, detail=detail, progress=progress, metrics=metrics)
         load = engine.load()
         age = max(0.0, time.monotonic() - engine.last_progress)
@@ -185,6 +184,7 @@ class EngineProcess:
             versions=self._versions.statuses() if self._versions else (),
             config_error=self._versions.config_error if self._versions else "",
             slice=self._slice,
+            host_links=self._host_links,
             chips=self._chips.latest if self._chips else ChipUse(),
         )
         return Pulse(
@@ -205,7 +205,7 @@ class EngineProcess:
         return "starting" if self._engine is None else "ready"
 
     def _serve(self, build: RunnerBuilder) -> None:
-        runner = build(self._config, self._report, self._on_compilation, self._on_slice)
+        runner = build(self._config, self)
         engine = self._build_engine(runner)
         self._load_seconds = time.monotonic() - self._started
         self._num_blocks, self._block_size = runner.kinds[0].num_blocks, runner.block_size
@@ -218,6 +218,7 @@ class EngineProcess:
         if self._chips is not None and not self._is_draining:
             self._chips.start()
         engine.run()
+        runner.close()
 
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
         config = self._config
@@ -309,15 +310,15 @@ class EngineProcess:
             max_num_seqs=self._config.max_num_seqs,
         )
 
-    def _report(self, detail: str, progress: float) -> None:
+    def on_progress(self, detail: str, progress: float) -> None:
         if detail != self._progress[0]:
             _log.info("%s", detail)
         self._progress = (detail, progress)
 
-    def _on_compilation(self) -> None:
+    def on_compilation(self) -> None:
         self._metrics.on_compilation(is_ready=self._engine is not None)
 
-    def _on_slice(self, found: Slice) -> None:
+    def on_slice(self, found: Slice) -> None:
         self._slice = found
         _log.info(
             "slice",
@@ -331,6 +332,23 @@ class EngineProcess:
                 "claimed_interfaces": [each.name for each in found.claimed_interfaces],
             },
         )
+
+    def on_links(self, links: tuple[HostLink, ...]) -> None:
+        self._host_links = links
+        for link in links:
+            _log.info(
+                "host %d is here",
+                link.index,
+                extra={"interface": link.interface or "of the pod", "address": link.address},
+            )
+
+    def on_lost(self, reason: str) -> None:
+        """The main thread may be inside a collective that never ends: the process goes at once."""
+        _log.critical("%s; the server ends on all hosts", reason)
+        self._link.broadcast(Fatal(message=f"its slice is not whole any more: {reason}"))
+        self._link.close(_FLUSH_SECONDS)
+        logging.shutdown()
+        os._exit(1)
 
     def _send_pulses(self) -> None:
         while not self._ended.wait(PULSE_SECONDS):
@@ -355,60 +373,41 @@ class EngineProcess:
 
     def _fail(self, error: Exception) -> None:
         """Say once, to everyone, why this process ends."""
+        if self._host_links:
+            # A lost host first shows as a failed collective: let who watches the hosts speak.
+            time.sleep(LOSS_SECONDS)
         if self._engine is not None:
             _log.critical("the step loop failed", exc_info=error)
             self._link.broadcast(Fatal(message="its step loop failed; the log says why"))
             return
         # A checkpoint that cannot be served explains itself in a sentence; all else is a bug.
-        is_explained = isinstance(error, ValueError | OSError)
+        is_explained = isinstance(error, ValueError | OSError | GroupError)
         _log.critical("cannot start: %s", error, exc_info=None if is_explained else error)
         self._link.broadcast(Fatal(message=f"it could not start: {error}"))
 
 
 def run_engine_process(build: RunnerBuilder) -> int:
-    """The whole life of the process: take the task, serve, and give the exit code."""
+    """The whole life of the process: take the task, serve or follow, and give the exit code."""
     task = receive_task()
     set_up_logging(task.config.server, task.name)
     config = task.config.engine
+    group = find_group(config, os.environ)
+    if group.is_follower:
+        follower = FollowerProcess(config, group)
+        watch_commands(follower.command)
+        return _end(follower.run(), group)
     process = EngineProcess(config, find_model(config), Path(task.link))
     watch_commands(process.command)
-    return process.run(build)
+    return _end(process.run(build), group)
 
 
-def build_model_runner(
-    config: EngineConfig,
-    progress: Progress,
-    on_compilation: Callable[[], None],
-    on_slice: Callable[[Slice], None],
-) -> ServingRunner:
-    """The runner that ships. JAX is imported here, after its settings are in the environment."""
-    progress("importing JAX", 0.0)
-    choose_platform(os.environ)
-    _set_compilation_cache(config)
-    import jax
-
-    from server.engine.model_runner import ModelRunner
-    from server.engine.version_loader import files_of
-
-    def on_duration(event: str, duration_secs: float, **_: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            on_compilation()
-
-    jax.monitoring.register_event_duration_secs_listener(on_duration)
-    check_group()
-    on_slice(find_slice(config, ask_jax()))
-    version = LoadedVersion(find_model(config).version)
-    return ModelRunner.build(files_of(config.model), config, progress, version)
-
-
-def _set_compilation_cache(config: EngineConfig) -> None:
-    """Keep every compiled program, however small or quick: start-up is the sum of them."""
-    if not config.compile_cache_dir:
-        return
-    folder = str(Path(config.compile_cache_dir).absolute())
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+def _end(code: int, group: Group) -> int:
+    """One of several hosts exits here: JAX would wait minutes for the others to end with it."""
+    if group.is_several:
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -64,6 +64,9 @@ class VersionLoader[Staged](Protocol):
     def exchange(self, out: LoadedVersion, into: LoadedVersion, staged: Staged) -> None:
         """Put what is staged in the place of `out`, which is staged afterwards."""
 
+    def forget(self, staged: Staged) -> None:
+        """What is staged will not be asked for again."""
+
     def drop(self, version: LoadedVersion) -> None:
         """Free a version's weights."""
 

@@ -73,6 +73,9 @@ class CheckpointLoader:
         """Put what is staged in the place of `out`, which is staged afterwards."""
         self._weights.exchange(out, into, staged)
 
+    def forget(self, staged: HostLeaves) -> None:
+        """Nothing to do: what is staged goes with `staged`."""
+
     def drop(self, version: LoadedVersion) -> None:
         """Free a version's weights."""
         self._weights.drop(version)

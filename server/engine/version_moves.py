@@ -132,6 +132,8 @@ class VersionMoves:
         if (loaded := version.loaded) is not None:
             self._engine.call(lambda versions: versions.remove(loaded)).result()
             self._loader.drop(loaded)
+        if version.staged is not None:
+            self._loader.forget(version.staged)
         version.loaded = version.staged = None
         self._set(version, "END", reason)
 

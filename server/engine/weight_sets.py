@@ -23,6 +23,8 @@ class WeightSets:
     def __init__(self, blueprint: Blueprint) -> None:
         self._config = blueprint.config
         self._devices = blueprint.mesh.local_devices
+        self._spans_hosts = blueprint.mesh.is_multi_process
+        self._measures = blueprint.layout.scales_kv
         self._loader = WeightLoader(blueprint.model, blueprint.mesh)
         self._calibrate = Calibration(blueprint.model, blueprint.mesh)
         self._sets: dict[LoadedVersion, list[jax.Array]] = {}
@@ -36,13 +38,27 @@ class WeightSets:
         return self._loader.host_bytes
 
     def load(self, version: LoadedVersion, folder: VersionFolder, progress: Progress) -> None:
-        """Put a version beside what is there. CheckpointError where it is not what is served."""
+        """Put a version beside what is there. CheckpointError where it is not what is served.
+
+        Steps go on meanwhile, and on several hosts nothing may come between theirs: after the first
+        set, whose programs all hosts run in one order, weights are placed without any program.
+        """
         self._check_fits()
-        self._sets[version] = self._calibrate(self._load(folder, progress))
+        if self._spans_hosts and self._sets:
+            self._sets[version] = self._loader.place(self.stage(folder, progress))
+            return
+        self._check_config(folder)
+        self._sets[version] = self._calibrate(self._loader.load(folder.checkpoint(), progress))
 
     def stage(self, folder: VersionFolder, progress: Progress) -> HostLeaves:
         """Read a version into host memory. CheckpointError where it is not what is served."""
         self._check_config(folder)
+        if self._spans_hosts and self._measures:
+            raise CheckpointError(
+                "the units of an int8 or fp8 KV cache are measured with the weights, which a slice "
+                "of several hosts cannot do while it serves: start pods on the version instead "
+                "(helm upgrade with swap.mode=rollout)"
+            )
         return self._loader.stage(folder.checkpoint(), progress)
 
     def exchange(self, out: LoadedVersion, into: LoadedVersion, staged: HostLeaves) -> None:
@@ -54,10 +70,6 @@ class WeightSets:
     def drop(self, version: LoadedVersion) -> None:
         """Free a version's memory, when the last step that reads it has run."""
         self._sets.pop(version, None)
-
-    def _load(self, folder: VersionFolder, progress: Progress) -> list[jax.Array]:
-        self._check_config(folder)
-        return self._loader.load(folder.checkpoint(), progress)
 
     def _check_config(self, folder: VersionFolder) -> None:
         found = read_config(folder.copy)

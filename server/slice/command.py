@@ -6,13 +6,15 @@ process holds are left out, and that is said.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 import msgspec
 
 from server.config import EngineConfig
-from server.slice.discovery import ask_jax, check_group, find_slice
+from server.hosts.group import find_group
+from server.slice.discovery import ask_jax, find_slice
 from server.slice.resolve import Slice
 from server.slice.sources import Devices, SliceMismatchError
 
@@ -25,11 +27,13 @@ they ask for."""
 def run(config: EngineConfig, *, as_json: bool) -> int:
     """Print the slice; the exit code."""
     try:
-        check_group()
-        found = find_slice(config, _devices())
+        is_several = find_group(config, os.environ).is_several
+        found = find_slice(config, None if is_several else _devices())
     except SliceMismatchError as error:
         print(f"antipode slice: {error}", file=sys.stderr)
         return 1
+    if is_several:
+        _say("JAX is not asked, since it would wait for the other hosts")
     shown = describe(found, _mesh(config, found))
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(shown)).decode())

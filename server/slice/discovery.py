@@ -1,7 +1,7 @@
 """Finds the slice of this process by asking every source there is.
 
 Asking JAX takes the devices: on a TPU another process cannot have them at the same time, and on a
-slice of several hosts it waits for all of them. Such slices are told and refused.
+slice of several hosts it waits for all of them.
 """
 
 from __future__ import annotations
@@ -10,27 +10,15 @@ import os
 
 from server.config import EngineConfig
 from server.engine.platforms import choose_platform
-from server.slice.group import Group, find_group
+from server.hosts.group import find_group
 from server.slice.interfaces import read_interfaces
 from server.slice.resolve import Slice, Sources, resolve
 from server.slice.sources import (
     Devices,
-    SliceMismatchError,
     describe_devices,
     read_claim,
     read_environment,
 )
-
-
-def check_group() -> Group:
-    """The hosts that this process is one of; SliceMismatchError where they are several."""
-    group = find_group(os.environ)
-    if group.is_several:
-        raise SliceMismatchError(
-            f"this is host {group.index} of {group.size} according to {group.source}, and slices of"
-            " several hosts are not served: use a slice of one host, such as v6e:2x4 in the chart"
-        )
-    return group
 
 
 def ask_jax() -> Devices:
@@ -52,6 +40,6 @@ def find_slice(config: EngineConfig, devices: Devices | None) -> Slice:
             environment=read_environment(os.environ),
             claim=read_claim(config),
             interfaces=read_interfaces(),
-            group=find_group(os.environ),
+            group=find_group(config, os.environ),
         )
     )

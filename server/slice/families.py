@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from server.hosts.group import HostLink
 from server.slice.chips import ChipUse
 from server.slice.interfaces import Interface
 from server.slice.resolve import Slice
@@ -43,6 +44,22 @@ def slice_families(found: Slice | None) -> Iterator[Metric]:
     if not interfaces.samples:
         interfaces.add_metric(["", "", "", ""], 0)
     yield interfaces
+
+
+def link_family(links: tuple[HostLink, ...]) -> Metric:
+    """How the slice's other hosts are reached; one series without content where there are none."""
+    family = GaugeMetricFamily(
+        "antipode_host_link_info",
+        "1 for every other host of the slice; network is claimed, or pod where no claimed interface"
+        " leads to it; 0 where there are no other hosts.",
+        labels=["host_index", "network", "interface", "address"],
+    )
+    for link in links:
+        network = "claimed" if link.interface else "pod"
+        family.add_metric([str(link.index), network, link.interface, link.address], 1)
+    if not links:
+        family.add_metric(["", "", "", ""], 0)
+    return family
 
 
 def chip_families(use: ChipUse) -> Iterator[Metric]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.config import EngineConfig
+from server.engine.build import BuildListener
 from server.engine.kv_kinds import KVKind
-from server.engine.process import Progress, run_engine_process
-from server.slice.resolve import Slice
+from server.engine.process import run_engine_process
 from tests.engine.fakes import EOS, FakeRunner
 
 
@@ -29,14 +28,12 @@ class SlowRunner(FakeRunner):
         time.sleep(self.step_seconds)
         return FakeRunner.read(self, in_flight)
 
+    def close(self):
+        pass
 
-def build(
-    config: EngineConfig,
-    progress: Progress,
-    on_compilation: Callable[[], None],
-    on_slice: Callable[[Slice], None],
-) -> SlowRunner:
-    progress("loading weights", 0.5)
+
+def build(config: EngineConfig, listener: BuildListener) -> SlowRunner:
+    listener.on_progress("loading weights", 0.5)
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
     return SlowRunner(
         kinds=(KVKind(None, config.num_blocks),),

@@ -198,6 +198,7 @@ class FakeLoader:
         self.weights: dict[LoadedVersion, int] = {}
         self.staged: list[int] = []
         self.dropped: list[str] = []
+        self.num_forgotten = 0
         self.before_read: Callable[[], None] = lambda: None
 
     def weights_of(self, version: LoadedVersion) -> int:
@@ -216,6 +217,9 @@ class FakeLoader:
     def exchange(self, out, into, staged):
         self.weights.setdefault(out, 0)
         self.weights[into], staged[0] = staged[0], self.weights.pop(out)
+
+    def forget(self, staged):
+        self.num_forgotten += 1
 
     def drop(self, version):
         self.dropped.append(version.name)

@@ -10,13 +10,15 @@ from dataclasses import replace
 import jax
 import pytest
 
+from models.files import LocalFiles
 from models.hf_config import read_config
 from models.sharding import make_mesh
 from server.config import EngineConfig
 from server.engine.baked import BakedError, BakedFolder, Compiler, program_key, spell
 from server.engine.batch import Bucket
 from server.engine.blueprint import draw_blueprint
-from server.engine.model_runner import ModelRunner
+from server.engine.executor import Executor
+from server.engine.sequence import LoadedVersion
 from server.plan.compilation import Keep, compile_programs, program_names
 from tests.models.checkpoints import write_checkpoint
 
@@ -75,7 +77,8 @@ def compilations():
 
 
 def start(checkpoint, folder):
-    return ModelRunner.build(checkpoint, replace(ENGINE, baked_dir=str(folder)))
+    config = replace(ENGINE, baked_dir=str(folder))
+    return Executor.build(LocalFiles(checkpoint), config, lambda *_: None, LoadedVersion())
 
 
 def obtain(blueprint, folder, name="make_state"):
@@ -87,10 +90,10 @@ def obtain(blueprint, folder, name="make_state"):
 
 def test_a_start_with_every_program_baked_compiles_nothing(checkpoint, baked, compilations, caplog):
     with caplog.at_level(logging.INFO):
-        runner = start(checkpoint, baked)
+        executor = start(checkpoint, baked)
     assert compilations == []
     assert f"baked programs: {NUM_PROGRAMS} loaded, 0 compiled" in caplog.text
-    assert len(runner.programs) == 2
+    assert len(executor.programs) == 2
 
 
 def test_a_start_without_a_folder_compiles_every_program(checkpoint, compilations, caplog):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from server.config import EngineConfig
-from server.slice.group import find_group
+from server.hosts.group import find_group
 from server.slice.interfaces import Interface
 from server.slice.resolve import Sources, resolve
 from server.slice.sources import (
@@ -22,6 +22,12 @@ ETH0 = Interface(name="eth0", address="10.0.0.7", mtu=1460, is_default=True)
 ETH1 = Interface(name="eth1", address="10.9.0.1", mtu=8896)
 ETH2 = Interface(name="eth2", address="10.9.0.2", mtu=8896)
 HBM = 32 << 30
+
+
+def workers(hostnames, index):
+    """The group that GKE's variables name."""
+    variables = {"TPU_WORKER_HOSTNAMES": hostnames, "TPU_WORKER_ID": str(index)}
+    return find_group(EngineConfig(), variables)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,9 @@ class TestSlices:
         assert (found.hosts, found.host_index, found.hbm_bytes_per_chip) == (1, 0, HBM)
 
     def test_four_hosts_of_a_4x4(self):
-        group = find_group({"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "0"})
+        group = find_group(
+            EngineConfig(), {"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "0"}
+        )
         found = resolve(
             Sources(
                 devices=tpu("TPU v6 lite", 4, 4, hosts=4),
@@ -175,7 +183,9 @@ class TestRefusals:
             (
                 Sources(
                     devices=tpu("TPU v6 lite", 2, 2),
-                    group=find_group({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}),
+                    group=find_group(
+                        EngineConfig(), {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}
+                    ),
                 ),
                 "hosts is 1 according to JAX's processes but 2 according to TPU_WORKER_HOSTNAMES",
             ),

@@ -1,0 +1,121 @@
+"""One connection between two hosts: frames both ways, and the news that the other is gone.
+
+First one side asks and waits; once started, a thread reads, and either side says `Beat` all the
+time. Silence then means that the other host hangs, was cut off or has lost its machine; a process
+that dies closes its connection at once. What the frames mean is the caller's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from server.engine.link import Codec
+from server.hosts.messages import Beat
+
+_RECEIVE_BYTES = 1 << 18
+_BEATS_PER_SILENCE = 8
+
+
+class Connection[Sent, Received]:
+    """`codec` is of this end. Frames may be sent from any thread."""
+
+    def __init__(self, peer: socket.socket, codec: Codec[Sent | Beat, Received | Beat]) -> None:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._peer, self._codec = peer, codec
+        self._buffer = bytearray()
+        self._received: list[Received] = []
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._is_closing = False
+
+    @property
+    def peer_address(self) -> str:
+        """The other host's address on this connection."""
+        return str(self._peer.getpeername()[0])
+
+    @property
+    def own_address(self) -> str:
+        """This host's."""
+        return str(self._peer.getsockname()[0])
+
+    def send(self, frame: Sent | Beat) -> None:
+        """What cannot be sent is lost with the connection, which then ends for who reads."""
+        with self._lock, contextlib.suppress(OSError):
+            try:
+                self._peer.sendall(self._codec.encode(frame))
+            except OSError:
+                # A part of the frame may have gone: nothing can follow it.
+                self._peer.shutdown(socket.SHUT_RDWR)
+
+    def receive(self, timeout: float) -> Received:
+        """Wait for the next frame, before `start`. OSError or ValueError if none comes."""
+        self._peer.settimeout(timeout)
+        while not self._received:
+            self._received += self._read()
+        return self._received.pop(0)
+
+    def start(
+        self, silence: float, on_frame: Callable[[Received], None], on_end: Callable[[str], None]
+    ) -> None:
+        """Read and beat from now on.
+
+        `silence` is in seconds: longer without a word, or without taking one, and the connection
+        ends. Both functions are called by the reading thread, `on_end` once, with the reason, and
+        not after `close`.
+        """
+        self._peer.settimeout(silence)
+        reading = threading.Thread(
+            target=self._pass_on, args=(silence, on_frame, on_end), name="host-read", daemon=True
+        )
+        beating = threading.Thread(
+            target=self._beat, args=(silence,), name="host-beat", daemon=True
+        )
+        reading.start()
+        beating.start()
+
+    def wait_end(self, timeout: float) -> bool:
+        """Wait until the other side has hung up; False if that took more than `timeout` seconds."""
+        return self._ended.wait(timeout)
+
+    def close(self) -> None:
+        """End it; the other side sees that at once."""
+        self._is_closing = True
+        with contextlib.suppress(OSError):
+            self._peer.shutdown(socket.SHUT_RDWR)
+        self._peer.close()
+
+    def _read(self) -> list[Received]:
+        """The frames that come next, without beats; may be none."""
+        data = self._peer.recv(_RECEIVE_BYTES)
+        if not data:
+            raise ConnectionError("it closed the connection")
+        self._buffer += data
+        return [frame for frame in self._codec.feed(self._buffer) if not isinstance(frame, Beat)]
+
+    def _pass_on(
+        self, silence: float, on_frame: Callable[[Received], None], on_end: Callable[[str], None]
+    ) -> None:
+        frames, self._received = self._received, []
+        reason = ""
+        while not reason:
+            for frame in frames:
+                on_frame(frame)
+            try:
+                frames = self._read()
+            except TimeoutError:
+                reason = f"it has been silent for {silence:g} s"
+            except (OSError, msgspec.MsgspecError, ValueError) as error:
+                reason = str(error)
+        self._ended.set()
+        if not self._is_closing:
+            on_end(reason)
+        self.close()
+
+    def _beat(self, silence: float) -> None:
+        while not self._ended.wait(silence / _BEATS_PER_SILENCE):
+            self.send(Beat())

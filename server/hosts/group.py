@@ -1,0 +1,160 @@
+"""Which hosts make up the slice, and which of them this is.
+
+Told by the settings, by the variables GKE gives the workers of a slice, or by those of a
+LeaderWorkerSet; a host alone needs none. It connects to nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.config import EngineConfig
+from server.slice.sources import SliceMismatchError
+
+# A host that is gone is noticed this soon where its processes died and its machine is still there.
+LOSS_SECONDS = 1.0
+
+type _Hosts = tuple[str, ...]
+
+
+class GroupError(RuntimeError):
+    """A group that did not come together, or does not go on; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLink:
+    """How a host is reached. `interface` is "" for the pod's own network."""
+
+    index: int
+    interface: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The hosts in order of their index. `source` says who named them; "" for a host alone.
+
+    `port` is where host 0, the leader, waits for the others; JAX's coordinator has the next one.
+    """
+
+    hostnames: tuple[str, ...] = ()
+    index: int = 0
+    source: str = ""
+    port: int = 0
+
+    @property
+    def size(self) -> int:
+        return max(1, len(self.hostnames))
+
+    @property
+    def is_several(self) -> bool:
+        return self.size > 1
+
+    @property
+    def is_follower(self) -> bool:
+        return self.index > 0
+
+    @property
+    def listening_address(self) -> str:
+        """Every interface, for one is the claimed one; of this machine alone where all are here."""
+        leader = self.hostnames[0]
+        return leader if leader == "localhost" or _is_loopback(leader) else ""
+
+
+def find_group(config: EngineConfig, environment: Mapping[str, str]) -> Group:
+    """The group by settings and variables.
+
+    Raises SliceMismatchError where two of them disagree, or an index is missing or out of range.
+    """
+    named = _named_hosts(config, environment)
+    if not named:
+        return Group()
+    source, hostnames = named[0]
+    for other, others in named[1:]:
+        if len(others) != len(hostnames):
+            raise SliceMismatchError(
+                f"hosts are {len(hostnames)} according to {source} but {len(others)} according to "
+                f"{other}: set the size of the chart's group, so that both agree"
+            )
+    index = _index(config, environment, source, len(hostnames))
+    leader, port = _split_port(hostnames[0], config.group_port)
+    others = tuple(_split_port(name, 0)[0] for name in hostnames[1:])
+    return Group(hostnames=(leader, *others), index=index, source=source, port=port)
+
+
+def _named_hosts(config: EngineConfig, environment: Mapping[str, str]) -> list[tuple[str, _Hosts]]:
+    """Who names hosts, and which."""
+    named = [
+        ("hosts", _listed(config.hosts)),
+        ("TPU_WORKER_HOSTNAMES", _listed(environment.get("TPU_WORKER_HOSTNAMES", ""))),
+        ("LWS_GROUP_SIZE", _leader_worker_set(environment)),
+    ]
+    return [(source, names) for source, names in named if names]
+
+
+def _listed(names: str) -> _Hosts:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _leader_worker_set(environment: Mapping[str, str]) -> _Hosts:
+    """A LeaderWorkerSet calls its leader NAME.SERVICE and the others NAME-1.SERVICE and so on."""
+    leader = environment.get("LWS_LEADER_ADDRESS", "")
+    if not leader:
+        return ()
+    name, dot, domain = leader.partition(".")
+    size = _number(environment, "LWS_GROUP_SIZE") or 1
+    return (leader, *(f"{name}-{i}{dot}{domain}" for i in range(1, size)))
+
+
+def _index(config: EngineConfig, environment: Mapping[str, str], source: str, size: int) -> int:
+    known = {
+        "host_index": None if config.host_index < 0 else config.host_index,
+        "TPU_WORKER_ID": _number(environment, "TPU_WORKER_ID"),
+        "LWS_WORKER_INDEX": _number(environment, "LWS_WORKER_INDEX"),
+    }
+    given = [(name, index) for name, index in known.items() if index is not None]
+    if not given and size > 1:
+        raise SliceMismatchError(
+            f"{source} names {size} hosts but nothing says which of them this is: set host_index "
+            "(TPU_WORKER_ID and LWS_WORKER_INDEX are set by the pod's own controller)"
+        )
+    name, index = given[0] if given else ("", 0)
+    for other, another in given[1:]:
+        if another != index:
+            raise SliceMismatchError(
+                f"this host's index is {index} according to {name} but {another} according to "
+                f"{other}: leave both to the pod's own controller"
+            )
+    if index >= size:
+        raise SliceMismatchError(
+            f"{name} is {index}, but {source} names {size} hosts: it must be below {size}"
+        )
+    return index
+
+
+def _number(environment: Mapping[str, str], variable: str) -> int | None:
+    text = environment.get(variable, "")
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise SliceMismatchError(f"{variable} is {text!r}; it must be a number")
+    return int(text)
+
+
+def _split_port(host: str, default: int) -> tuple[str, int]:
+    """HOST, HOST:PORT or [IPV6]:PORT."""
+    name, colon, port = host.rpartition(":")
+    if not colon or (":" in name and not name.endswith("]")):
+        return host.strip("[]"), default
+    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise SliceMismatchError(f"hosts has {host!r}; a port must be a number below 65536")
+    return name.strip("[]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,225 @@
+"""The leader's side of a group: gather the followers, speak to all of them, notice the loss of one.
+
+They come over the pods' network and are told the leader's claimed addresses; each keeps the best
+connection that it can make. From then on the group is complete, and who is lost ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from server.hosts.connection import Connection
+from server.hosts.group import Group, GroupError, HostLink
+from server.hosts.messages import (
+    Chosen,
+    Failed,
+    Hello,
+    Lost,
+    Stop,
+    ToFollower,
+    ToLeader,
+    Welcome,
+    leader_codec,
+)
+
+# A host that has connected says at once who it is, and chooses soon after it is welcomed.
+_WORD_SECONDS = 5.0
+_CHOICE_SECONDS = 30.0
+_STOP_SECONDS = 2.0
+
+type Line = Connection[ToFollower, ToLeader]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Follower:
+    """`interface` is the claimed one it is reached by, "" for the pod's own."""
+
+    line: Line
+    interface: str = ""
+    answers: queue.SimpleQueue[ToLeader] = field(default_factory=queue.SimpleQueue)
+
+
+class Followers:
+    """All followers of a complete group. `on_lost` is told once why the group cannot go on."""
+
+    def __init__(self, followers: dict[int, _Follower], on_lost: Callable[[str], None]) -> None:
+        self._followers, self._on_lost = followers, on_lost
+        self._is_ending = False
+
+    @property
+    def links(self) -> tuple[HostLink, ...]:
+        return tuple(
+            HostLink(index=index, interface=each.interface, address=each.line.peer_address)
+            for index, each in self._followers.items()
+        )
+
+    def start(self, silence: float) -> None:
+        """From now on nobody may be silent for so many seconds."""
+        for index, follower in self._followers.items():
+            follower.line.start(silence, self._taker(index), self._mourner(index))
+
+    def send(self, frame: ToFollower) -> None:
+        """To all of them; from any thread."""
+        for follower in self._followers.values():
+            follower.line.send(frame)
+
+    def hear[T](self, kind: type[T]) -> dict[int, T]:
+        """The next answer of each by its index, waiting for as long as they are there."""
+        answers: dict[int, T] = {}
+        for index, follower in self._followers.items():
+            answer = follower.answers.get()
+            if not isinstance(answer, kind):
+                raise GroupError(f"host {index} said {answer!r} in place of {kind.__name__}")
+            answers[index] = answer
+        return answers
+
+    def stop(self) -> None:
+        """Have all of them exit well; waits for that, for a moment."""
+        self._end(Stop())
+
+    def end(self, reason: str) -> None:
+        """Have all of them exit because of `reason`."""
+        self._end(Lost(message=reason))
+
+    def close(self) -> None:
+        """Hang up; not a loss."""
+        self._is_ending = True
+        for follower in self._followers.values():
+            follower.line.close()
+
+    def _end(self, frame: Stop | Lost) -> None:
+        self._is_ending = True
+        self.send(frame)
+        deadline = time.monotonic() + _STOP_SECONDS
+        for follower in self._followers.values():
+            follower.line.wait_end(max(0.0, deadline - time.monotonic()))
+        self.close()
+
+    def _taker(self, index: int) -> Callable[[ToLeader], None]:
+        def take(frame: ToLeader) -> None:
+            if isinstance(frame, Failed):
+                self._lose(f"host {index} failed: {frame.message}")
+            else:
+                self._followers[index].answers.put(frame)
+
+        return take
+
+    def _mourner(self, index: int) -> Callable[[str], None]:
+        return lambda reason: self._lose(f"host {index} is gone: {reason}")
+
+    def _lose(self, reason: str) -> None:
+        if self._is_ending:
+            return
+        self._is_ending = True
+        self.send(Lost(message=reason))
+        self._on_lost(reason)
+
+
+def gather(
+    group: Group,
+    welcome: Welcome,
+    software: str,
+    on_progress: Callable[[int], None],
+    on_lost: Callable[[str], None],
+) -> Followers:
+    """Wait for every follower, welcome it and settle how it is reached; not started yet.
+
+    `on_progress` is told how many hosts are here. GroupError where one does not come in time or
+    runs other `software`.
+    """
+    deadline = time.monotonic() + welcome.config.group_start_timeout_seconds
+    here: dict[int, Line] = {}
+    with _listener(group) as listener, _closed_on_error(here):
+        while len(here) < group.size - 1:
+            on_progress(1 + len(here))
+            index, line = _greet(listener, group, software, deadline, 1 + len(here))
+            if index in here:  # Its pod was started again.
+                here[index].close()
+            here[index] = line
+        for line in here.values():
+            line.send(welcome)
+        choices = {index: _choice(index, line) for index, line in here.items()}
+        followers = {i: _Follower(here[i], interface) for i, interface in choices.items()}
+        for _ in filter(None, choices.values()):
+            index, line = _greet(listener, group, software, deadline, group.size)
+            followers[index].line.close()
+            followers[index].line = here[index] = line
+    return Followers(dict(sorted(followers.items())), on_lost)
+
+
+@contextlib.contextmanager
+def _closed_on_error(lines: dict[int, Line]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for line in lines.values():
+            line.close()
+        raise
+
+
+@contextlib.contextmanager
+def _listener(group: Group) -> Iterator[socket.socket]:
+    try:
+        with socket.create_server((group.listening_address, group.port)) as listener:
+            yield listener
+    except OSError as error:
+        if isinstance(error, TimeoutError | ConnectionError):
+            raise
+        raise GroupError(
+            f"port {group.port}, where the other hosts are awaited, cannot be listened on: "
+            f"{error.strerror or error}; choose another group_port"
+        ) from error
+
+
+def _greet(
+    listener: socket.socket, group: Group, software: str, deadline: float, num_here: int
+) -> tuple[int, Line]:
+    """The next follower that connects. What is none is turned away."""
+    while True:
+        listener.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            peer, address = listener.accept()
+        except TimeoutError:
+            raise GroupError(
+                f"{num_here} of {group.size} hosts were here in time: see why the others did not "
+                "start, or raise group_start_timeout_seconds"
+            ) from None
+        line: Line = Connection(peer, leader_codec())
+        try:
+            hello = line.receive(_WORD_SECONDS)
+        except (OSError, ValueError) as error:
+            _log.warning("%s connected and is no host of this slice: %s", address[0], error)
+            line.close()
+            continue
+        if not isinstance(hello, Hello) or not 0 < hello.index < group.size:
+            _log.warning("%s connected and is no host of this slice: %r", address[0], hello)
+            line.close()
+            continue
+        if hello.software != software:
+            reason = (
+                f"host {hello.index} runs {hello.software} but host 0 {software}: use one image for"
+                " all hosts"
+            )
+            line.send(Lost(message=reason))
+            line.close()
+            raise GroupError(reason)
+        return hello.index, line
+
+
+def _choice(index: int, line: Line) -> str:
+    """The interface a follower chose."""
+    try:
+        chosen = line.receive(_CHOICE_SECONDS)
+    except (OSError, ValueError) as error:
+        raise GroupError(f"host {index} is gone: {error}") from error
+    if not isinstance(chosen, Chosen):
+        raise GroupError(f"host {index} said {chosen!r} in place of Chosen")
+    return chosen.interface

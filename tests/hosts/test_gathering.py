@@ -1,0 +1,287 @@
+"""A leader and its followers over real sockets: how they come together, and how a group ends."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from server.config import EngineConfig
+from server.hosts.connection import Connection
+from server.hosts.follower import join
+from server.hosts.group import Group, GroupError, HostLink
+from server.hosts.leader import gather
+from server.hosts.messages import (
+    Agreed,
+    Chosen,
+    Done,
+    Facts,
+    Failed,
+    Hello,
+    Stop,
+    Welcome,
+    follower_codec,
+)
+from server.slice.interfaces import Interface
+
+SOFTWARE = "antipode 1 with jax 2"
+SETTINGS = EngineConfig(model="/models/toy/7", group_start_timeout_seconds=5.0)
+ETH1 = Interface(name="eth1", address="127.0.0.3", mtu=8896)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def group():
+    """Three hosts of one machine."""
+    return Group(hostnames=("127.0.0.1",) * 3, source="hosts", port=free_port())
+
+
+def knock(group):
+    """A connection to the leader, as soon as it listens."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", group.port))
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+class Pool(ThreadPoolExecutor):
+    """Hosts at work; what they came to have is closed at the end of the test."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.running = []
+
+    def submit(self, *call):
+        self.running.append(super().submit(*call))
+        return self.running[-1]
+
+    def close(self):
+        for future in self.running:
+            if future.exception(10) is None:
+                future.result().close()
+
+
+@pytest.fixture
+def pool():
+    with Pool() as pool:
+        yield pool
+        pool.close()
+
+
+class Lost(queue.SimpleQueue):
+    """Takes the reason for which a group ended."""
+
+    def reason(self):
+        return self.get(timeout=5)
+
+
+def gathering(pool, group, *, lost=None, software=SOFTWARE, settings=SETTINGS, addresses=()):
+    """The leader, about to have its followers."""
+    welcome = Welcome(config=settings, version="7", addresses=addresses)
+    on_lost = (lost or Lost()).put
+    return pool.submit(gather, group, welcome, software, lambda num_here: None, on_lost)
+
+
+def joining(pool, group, index, *, software=SOFTWARE, settings=SETTINGS, interfaces=()):
+    return pool.submit(join, replace(group, index=index), settings, software, interfaces)
+
+
+@pytest.fixture
+def together(pool, group):
+    """A started group: the followers and what the leader lost, and for each follower the leader and
+    what it lost.
+    """
+    lost = Lost()
+    leading = gathering(pool, group, lost=lost)
+    leaders = [joining(pool, group, index) for index in (1, 2)]
+    followers = leading.result()
+    followers.start(1.0)
+    ends = []
+    for leader in leaders:
+        ends.append((leader.result(), Lost()))
+        leader.result().start(1.0, ends[-1][1].put)
+    return followers, lost, ends
+
+
+class TestComingTogether:
+    def test_followers_take_the_leaders_settings_and_version(self, together):
+        _, _, [(first, _), (second, _)] = together
+        assert (first.config.model, first.version) == ("/models/toy/7", "7")
+        assert (first.config.host_index, second.config.host_index) == (1, 2)
+
+    def test_a_follower_may_be_there_before_the_leader(self, pool, group):
+        leaders = [joining(pool, group, index) for index in (1, 2)]
+        time.sleep(0.3)
+        followers = gathering(pool, group).result()
+        assert [link.index for link in followers.links] == [1, 2]
+        assert all(leader.result() for leader in leaders)
+
+    def test_progress_says_how_many_are_here(self, pool, group):
+        seen = []
+        welcome = Welcome(config=SETTINGS, version="7", addresses=())
+        leading = pool.submit(gather, group, welcome, SOFTWARE, seen.append, print)
+        for index in (1, 2):
+            joining(pool, group, index)
+        leading.result()
+        assert seen == [1, 2]
+
+    def test_a_stranger_is_turned_away(self, pool, group, caplog):
+        leading = gathering(pool, group)
+        with knock(group) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            for index in (1, 2):
+                joining(pool, group, index)
+            leading.result()
+        assert "is no host of this slice" in caplog.text
+
+    def test_a_host_that_was_started_again_replaces_itself(self, pool, group):
+        leading = gathering(pool, group)
+        before = knock(group)
+        Connection(before, follower_codec()).send(Hello(index=1, software=SOFTWARE))
+        time.sleep(0.1)
+        again = joining(pool, group, 1)
+        time.sleep(0.1)
+        joining(pool, group, 2)
+        assert len(leading.result().links) == 2
+        assert again.result().version == "7"
+        before.close()
+
+    def test_other_software_is_refused_on_both_sides(self, pool, group):
+        leading = gathering(pool, group)
+        other = joining(pool, group, 1, software="antipode 3 with jax 2")
+        for side in (leading, other):
+            with pytest.raises(GroupError, match=r"host 1 runs antipode 3 .* use one image"):
+                side.result()
+
+    def test_the_leader_does_not_wait_forever(self, pool, group):
+        brief = replace(SETTINGS, group_start_timeout_seconds=0.5)
+        leading = gathering(pool, group, settings=brief)
+        waiting = joining(pool, group, 1)
+        with pytest.raises(GroupError, match="2 of 3 hosts were here in time"):
+            leading.result()
+        with pytest.raises(GroupError, match="host 0 is gone"):
+            waiting.result()
+
+    def test_a_follower_does_not_wait_forever(self, pool, group):
+        brief = replace(SETTINGS, group_start_timeout_seconds=0.5)
+        with pytest.raises(GroupError, match="host 0 does not answer at 127"):
+            joining(pool, group, 1, settings=brief).result()
+
+    def test_a_port_that_is_taken_is_told(self, pool, group):
+        with (
+            socket.create_server(("127.0.0.1", group.port)),
+            pytest.raises(GroupError, match="choose another group_port"),
+        ):
+            gathering(pool, group).result()
+
+
+class TestClaimedInterfaces:
+    """Linux answers on every address of 127.0.0.0/8, so these play the networks of a claim."""
+
+    def links(self, pool, group, addresses, interfaces):
+        # A leader whose name is not loopback listens on every interface.
+        leading = gathering(
+            pool, replace(group, hostnames=("leader", "b", "c")), addresses=addresses
+        )
+        for index in (1, 2):
+            joining(pool, group, index, interfaces=interfaces)
+        return leading.result().links
+
+    def test_they_are_used_where_they_lead_to_the_leader(self, pool, group):
+        links = self.links(pool, group, ("127.0.0.2",), (ETH1,))
+        assert links == tuple(
+            HostLink(index=index, interface="eth1", address="127.0.0.3") for index in (1, 2)
+        )
+
+    def test_the_pods_network_is_used_where_they_do_not(self, pool, group):
+        elsewhere = replace(ETH1, address="192.0.2.1")
+        links = self.links(pool, group, ("127.0.0.2",), (elsewhere,))
+        assert {(link.interface, link.address) for link in links} == {("", "127.0.0.1")}
+
+    def test_a_leader_without_any_is_reached_by_the_pods_network(self, pool, group):
+        links = self.links(pool, group, (), (ETH1,))
+        assert {link.interface for link in links} == {""}
+
+
+class TestTogether:
+    def test_everyone_hears_the_leader_and_is_heard(self, together):
+        followers, _, leaders = together
+        for number, (leader, _) in enumerate(leaders):
+            leader.send(Facts(chip_bytes=number))
+        assert {i: facts.chip_bytes for i, facts in followers.hear(Facts).items()} == {1: 0, 2: 1}
+        followers.send(Agreed(chip_bytes=0))
+        assert [leader.hear_one(Agreed).chip_bytes for leader, _ in leaders] == [0, 0]
+
+    def test_what_comes_out_of_turn_is_no_answer(self, together):
+        followers, _, [(leader, _), _] = together
+        leader.send(Done(error=""))
+        with pytest.raises(GroupError, match=r"host 1 said Done.* in place of Facts"):
+            followers.hear(Facts)
+
+    def test_silence_that_is_filled_with_beats_is_none(self, together):
+        _, lost, _ = together
+        time.sleep(1.5)
+        assert lost.empty()
+
+    def test_they_stop_together(self, together):
+        followers, lost, leaders = together
+        stopping = threading.Thread(target=followers.stop)
+        stopping.start()
+        for leader, _ in leaders:
+            assert isinstance(leader.hear(), Stop)
+            leader.close()
+        stopping.join(1.0)
+        assert not stopping.is_alive()
+        assert lost.empty()
+
+
+class TestLoss:
+    def test_of_a_follower_is_told_to_the_leader_and_the_others(self, together):
+        _, lost, [(first, _), (_, lost_by_second)] = together
+        first.close()
+        assert lost.reason() == "host 1 is gone: it closed the connection"
+        assert lost_by_second.reason() == "host 1 is gone: it closed the connection"
+
+    def test_of_the_leader_is_told_to_every_follower(self, together):
+        followers, _, leaders = together
+        followers.end("host 0 failed: no weights")
+        for _, lost in leaders:
+            assert lost.reason() == "host 0 failed: no weights"
+
+    def test_a_follower_that_fails_says_why(self, together):
+        _, lost, [_, (second, _)] = together
+        second.send(Failed(message="the mount is gone"))
+        assert lost.reason() == "host 2 failed: the mount is gone"
+
+    def test_a_follower_that_is_silent_is_gone(self, pool, group):
+        lost = Lost()
+        leading = gathering(pool, group, lost=lost)
+        leaders = [joining(pool, group, index) for index in (1, 2)]
+        leading.result().start(0.5)
+        leaders[0].result().start(0.5, Lost().put)
+        assert lost.reason() == "host 2 is gone: it has been silent for 0.5 s"
+
+    def test_one_that_sends_what_is_no_frame_is_gone(self, pool, group):
+        lost = Lost()
+        leading = gathering(pool, group, lost=lost)
+        joining(pool, group, 1)
+        with knock(group) as peer:
+            line = Connection(peer, follower_codec())
+            line.send(Hello(index=2, software=SOFTWARE))
+            line.receive(5)
+            line.send(Chosen())
+            leading.result().start(5.0)
+            peer.sendall((3).to_bytes(4, "big") + b"???")
+            assert lost.reason().startswith("host 2 is gone: ")
