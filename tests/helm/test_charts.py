@@ -12,6 +12,7 @@ from helm_python import HelmError
 
 from server.config import load_config, settings
 from server.metrics import Gauges, Metrics
+from server.plan.slices import find_slice
 from tests.helm.charts import (
     CASES,
     CHARTS,
@@ -20,6 +21,7 @@ from tests.helm.charts import (
     case_values,
     find,
     merged,
+    pods_of,
     render,
     render_files,
 )
@@ -35,7 +37,11 @@ from tests.helm.schemas import (
 )
 
 BASE = case_values("antipode", "v6e-2x2")
+SEVERAL = case_values("antipode", "v6e-4x4")
 GATEWAY = case_values("antipode-gateway", "gke")
+GROUP_VARIABLES = {
+    f"ANTIPODE_GROUP_{name}" for name in ("PORT", "TIMEOUT_SECONDS", "START_TIMEOUT_SECONDS")
+}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +93,8 @@ class TestEveryCase:
         ({"model.path": "llama/3"}, 'model.path "llama/3" ends in a version'),
         ({"model.path": "gs://b/llama", "model.bucket": ""}, "leave out gs://"),
         ({"terminationGracePeriodSeconds": 75}, "a drain may take 75"),
-        ({"slice": "v6e:4x4"}, 'slice "v6e:4x4" is not one this chart can place on one host'),
+        ({"slice": "v6e:3x3"}, 'slice "v6e:3x3" is not one this chart can place; use v5e:1x1'),
+        ({"slice": "v6e:4x4", "server.tensorParallelSize": 5}, "divide the 16 chips of v6e:4x4"),
         ({"server.tensorParallelSize": 3}, "which does not divide the 4 chips of v6e:2x2"),
         ({"slice": "v5e:2x2"}, "on v6e and v7x only"),
         ({"slice": "cpu"}, "the slice is cpu; set dranet.enabled to false"),
@@ -103,6 +110,15 @@ class TestEveryCase:
         ),
         ({"networkPolicy.proxyRanges": []}, "networkPolicy.proxyRanges is empty"),
         ({"picker.enabled": False}, "pools.http is enabled without an endpoint picker"),
+        (
+            {"compileCache.storageClass": "fast", "slice": "v6e:4x4"},
+            "which one pod can mount, and v6e:4x4 has 4 hosts",
+        ),
+        ({"server.groupPort": 8470}, "but 8471 is the server's or libtpu's"),
+        (
+            {"slice": "v6e:4x4", "startupSeconds": 300},
+            "server.groupStartTimeoutSeconds is 300, but startupSeconds is 300",
+        ),
         (
             {"compileCache.storageClass": "fast", "replicas": 2},
             "leave it empty with several replicas",
@@ -192,7 +208,8 @@ class TestRegions:
 class TestPod:
     @pytest.fixture
     def pod(self):
-        return find(render("antipode", BASE), "Deployment", "prod")["spec"]["template"]
+        (pod,) = pods_of(render("antipode", BASE))
+        return pod
 
     @pytest.fixture
     def container(self, pod):
@@ -201,14 +218,12 @@ class TestPod:
 
     @pytest.mark.parametrize(("chart", "case"), [c for c in CASES if c[0] == "antipode"])
     def test_the_server_takes_every_variable(self, chart, case):
-        pod = find(render(chart, case_values(chart, case)), "Deployment", "prod")
-        variables = {
-            v["name"]: v["value"] for v in pod["spec"]["template"]["spec"]["containers"][0]["env"]
-        }
-        known = {setting.variable for setting in settings()}
-        assert {name for name in variables if name.startswith("ANTIPODE_")} <= known
-        config = load_config({}, variables)
-        assert config.engine.model_config == "/etc/antipode/model.yaml"
+        for pod in pods_of(render(chart, case_values(chart, case))):
+            variables = {v["name"]: v["value"] for v in pod["spec"]["containers"][0]["env"]}
+            known = {setting.variable for setting in settings()} | GROUP_VARIABLES
+            assert {name for name in variables if name.startswith("ANTIPODE_")} <= known
+            config = load_config({}, variables)
+            assert config.engine.model_config == "/etc/antipode/model.yaml"
 
     def test_it_asks_for_all_chips_of_the_slice(self, pod, container):
         assert pod["spec"]["nodeSelector"] == {
@@ -238,8 +253,8 @@ class TestPod:
 
     def test_the_admin_ports_open_with_a_token_alone(self):
         def pod_of(changes):
-            objects = render("antipode", merged(BASE, changes))
-            return find(objects, "Deployment", "prod")["spec"]["template"]["spec"]["containers"][0]
+            (pod,) = pods_of(render("antipode", merged(BASE, changes)))
+            return pod["spec"]["containers"][0]
 
         closed, opened = pod_of({}), pod_of({"admin.tokenSecret": "admin"})
         variables = {v["name"]: v["value"] for v in opened["env"]}
@@ -257,8 +272,8 @@ class TestPod:
 
     def test_a_compute_class_takes_the_place_of_the_selectors(self):
         objects = render("antipode", merged(BASE, {"computeClass": "tpu"}))
-        pod = find(objects, "Deployment", "prod")["spec"]["template"]["spec"]
-        assert pod["nodeSelector"] == {"cloud.google.com/compute-class": "tpu"}
+        (pod,) = pods_of(objects)
+        assert pod["spec"]["nodeSelector"] == {"cloud.google.com/compute-class": "tpu"}
 
     @pytest.mark.parametrize(("mode", "is_rolled"), [("inPlace", False), ("rollout", True)])
     def test_a_version_changes_the_pods_only_for_a_rollout(self, mode, is_rolled):
@@ -273,9 +288,146 @@ class TestPod:
         assert (one != two) == is_rolled
 
 
+class TestSeveralHosts:
+    """A slice of several hosts is a group of pods, whose leader alone serves."""
+
+    @pytest.fixture
+    def objects(self):
+        return render("antipode", SEVERAL)
+
+    @pytest.fixture
+    def pods(self, objects):
+        return pods_of(objects)
+
+    @pytest.fixture
+    def containers(self, pods):
+        return [pod["spec"]["containers"][0] for pod in pods]
+
+    def test_a_group_has_a_pod_for_each_host_and_a_node_pool_to_itself(self, objects):
+        found = find(objects, "LeaderWorkerSet")
+        group = found["spec"]["leaderWorkerTemplate"]
+        assert (found["spec"]["replicas"], group["size"]) == (2, 4)
+        topology = found["metadata"]["annotations"]
+        assert topology["leaderworkerset.sigs.k8s.io/exclusive-topology"].endswith("gke-nodepool")
+        deployed = {one["metadata"]["name"] for one in objects if one["kind"] == "Deployment"}
+        assert deployed == {"prod-http-picker", "prod-grpc-picker"}
+
+    def test_it_begins_together_and_goes_together(self, objects):
+        spec = find(objects, "LeaderWorkerSet")["spec"]
+        assert spec["startupPolicy"] == "LeaderCreated"
+        assert spec["leaderWorkerTemplate"]["restartPolicy"] == "RecreateGroupOnPodRestart"
+
+    def test_its_headless_service_has_a_name_of_its_own(self, objects):
+        """A shared one is called as the group is, and a Service of that name is there already."""
+        spec = find(objects, "LeaderWorkerSet")["spec"]
+        assert find(objects, "Service", "prod")["spec"].get("clusterIP") != "None"
+        assert spec["networkConfig"]["subdomainPolicy"] == "UniquePerReplica"
+
+    def test_kubernetes_knows_its_pods(self, pods):
+        for pod in pods:
+            pod["metadata"].pop("name", None)
+            template = {"apiVersion": "v1", "kind": "PodTemplate", "template": pod}
+            for version in KUBERNETES:
+                validate_core({**template, "metadata": {"name": "pod"}}, version)
+
+    def test_a_follower_has_no_ports_and_no_probes(self, containers):
+        leader, follower = containers
+        served = {"ports", "startupProbe", "readinessProbe", "livenessProbe"}
+        assert served <= leader.keys()
+        assert not served & follower.keys()
+
+    def test_otherwise_leader_and_follower_differ_in_the_admin_token_alone(self, containers):
+        leader, follower = containers
+        names = [{v["name"] for v in one["env"]} for one in containers]
+        mounts = [{m["name"] for m in one["volumeMounts"]} for one in containers]
+        assert names[0] - names[1] == {"ANTIPODE_ADMIN_HOST", "ANTIPODE_ADMIN_TOKEN_FILE"}
+        assert mounts[0] - mounts[1] == {"admin"}
+        assert leader["resources"] == follower["resources"]
+
+    def test_each_host_has_its_chips_and_interfaces_and_knows_the_whole_slice(self, pods):
+        for pod in pods:
+            (container,) = pod["spec"]["containers"]
+            variables = {v["name"]: v["value"] for v in container["env"]}
+            assert container["resources"]["limits"]["google.com/tpu"] == "4"
+            assert variables["ANTIPODE_SLICE_CHIPS"] == "16"
+            assert variables["ANTIPODE_GROUP_PORT"] == "9200"
+            (claim,) = pod["spec"]["resourceClaims"]
+            assert container["resources"]["claims"] == [{"name": claim["name"]}]
+
+    def test_what_asks_or_reads_the_server_finds_leaders_alone(self, objects, pods):
+        leader, follower = (pod["metadata"]["labels"].items() for pod in pods)
+        asking = [
+            selector
+            for one in objects
+            if one["kind"] in ("InferencePool", "PodMonitoring", "AutoscalingMetric")
+            for selector in [one["spec"]["selector"]["matchLabels"]]
+        ]
+        asking.append(find(objects, "Service", "prod")["spec"]["selector"])
+        assert len(asking) == 5
+        for selector in asking:
+            assert selector.items() <= leader
+            assert not selector.items() <= follower
+
+    def test_the_disruption_budget_counts_every_host(self, objects, pods):
+        selector = find(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"]
+        assert all(selector.items() <= pod["metadata"]["labels"].items() for pod in pods)
+
+    def test_the_autoscaler_scales_groups(self):
+        changes = {"autoscaling.enabled": True, "autoscalingMetric.shape": "metrics"}
+        objects = render("antipode", merged(SEVERAL, changes))
+        target = find(objects, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+        group = find(objects, "LeaderWorkerSet")
+        assert (target["apiVersion"], target["kind"]) == (group["apiVersion"], group["kind"])
+        assert "replicas" not in group["spec"]
+
+    @pytest.mark.parametrize(
+        ("changes", "groups"),
+        [({}, 2), ({"autoscaling.enabled": True, "autoscalingMetric.shape": "metrics"}, 4)],
+    )
+    def test_only_a_groups_own_hosts_reach_its_ports(self, pods, changes, groups):
+        objects = render("antipode", merged(SEVERAL, changes))
+        policies = [
+            find(objects, "NetworkPolicy", f"prod-group-{group}")["spec"] for group in range(groups)
+        ]
+        for group, policy in enumerate(policies):
+            ours = policy["podSelector"]["matchLabels"]
+            assert ours["leaderworkerset.sigs.k8s.io/group-index"] == str(group)
+            for rule in (*policy["ingress"], *policy["egress"]):
+                (peer,) = rule.get("from", rule.get("to"))
+                assert peer == {"podSelector": {"matchLabels": ours}}
+                assert {port["port"] for port in rule["ports"]} == {9200, 9201, 8471}
+        assert all(
+            policies[0]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+            for pod in pods
+        )
+
+    def test_one_host_has_nothing_of_a_group(self):
+        text = yaml.safe_dump_all(render("antipode", BASE))
+        assert "leaderworkerset" not in text
+        assert "GROUP" not in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    re.findall(
+        r"^(v\w+:[x\d]+):", (HELM / "antipode/templates/_helpers.tpl").read_text(), re.MULTILINE
+    ),
+)
+def test_the_charts_slices_are_those_of_the_plan(name):
+    changes = {"slice": name, "dranet.enabled": False}
+    objects = render("antipode", merged(BASE, changes))
+    container = pods_of(objects)[0]["spec"]["containers"][0]
+    group = [one["spec"] for one in objects if one["kind"] == "LeaderWorkerSet"]
+    hosts = group[0]["leaderWorkerTemplate"]["size"] if group else 1
+    known = find_slice(name)
+    assert hosts == known.hosts
+    chips = int(container["resources"]["limits"]["google.com/tpu"]) * hosts
+    assert chips == known.devices // known.chip.devices_per_chip
+
+
 def test_pools_select_the_server_and_are_exported():
     objects = render("antipode", BASE)
-    labels = find(objects, "Deployment", "prod")["spec"]["template"]["metadata"]["labels"]
+    labels = pods_of(objects)[0]["metadata"]["labels"]
     for name, port, protocol in (
         ("prod-http", 8000, "http"),
         ("prod-grpc", 9000, "kubernetes.io/h2c"),
