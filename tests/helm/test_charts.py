@@ -39,6 +39,7 @@ from tests.helm.schemas import (
 BASE = case_values("antipode", "v6e-2x2")
 SEVERAL = case_values("antipode", "v6e-4x4")
 GATEWAY = case_values("antipode-gateway", "gke")
+EXPORTED = ("kv-cache", "queue", "device-busy")
 GROUP_VARIABLES = {
     f"ANTIPODE_GROUP_{name}" for name in ("PORT", "TIMEOUT_SECONDS", "START_TIMEOUT_SECONDS")
 }
@@ -460,6 +461,55 @@ def test_every_metric_that_is_named_is_one_the_server_has():
     metrics = Metrics(model="tiny", version="1", release="0").render(Gauges(state="ready"))
     served = set(re.findall(r"^antipode_[a-z_]+", metrics.decode(), re.MULTILINE))
     assert set(re.findall(r"antipode_[a-z_]+", text)) <= served
+
+
+@pytest.mark.parametrize("shape", ["endpoints", "metrics"])
+def test_each_shape_of_the_metric_exports_the_same_names(shape):
+    spec = find(render("antipode", case_values("antipode", f"metric-{shape}")), "AutoscalingMetric")
+    text = yaml.safe_dump(spec["spec"])
+    assert shape in spec["spec"]
+    assert all(re.search(rf"(exportName|name): {name}$", text, re.MULTILINE) for name in EXPORTED)
+
+
+def test_the_autoscaler_reads_what_the_metric_exports():
+    objects = render("antipode", case_values("antipode", "hpa"))
+    scaler = find(objects, "HorizontalPodAutoscaler")["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 6)
+    read = [one["pods"]["metric"]["name"].split("|") for one in scaler["metrics"]]
+    assert all(source == ["autoscaling.gke.io", "prod"] for *source, _ in read)
+    assert {name for *_, name in read} <= set(EXPORTED)
+    assert "replicas" not in find(objects, "Deployment", "prod")["spec"]
+
+
+def test_the_policy_opens_a_port_to_those_who_need_it():
+    policy = find(render("antipode", case_values("antipode", "network-policy")), "NetworkPolicy")
+    ranges, clients, admin, scraping = policy["spec"]["ingress"]
+    assert [peer["ipBlock"]["cidr"] for peer in ranges["from"]] == [
+        "35.191.0.0/16",
+        "10.1.1.0/24",
+        "10.1.2.0/24",
+    ]
+    assert len(clients["from"]) == 3
+    assert admin["from"] == [{"podSelector": {}}]
+    ports = [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["ingress"]]
+    assert ports == [{8000, 9000}, {8000, 9000}, {8001, 9001}, {8000}]
+    assert "podSelector" not in scraping["from"][0]
+
+
+def test_regions_are_balanced_by_requests_in_flight_if_asked():
+    objects = render("antipode-gateway", case_values("antipode-gateway", "gke-in-flight"))
+    for name in ("prod-http", "prod-grpc"):
+        policy = find(objects, "GCPBackendPolicy", name)["spec"]["default"]
+        assert policy["balancingMode"] == "IN_FLIGHT"
+        assert policy["maxInFlightRequestsPerEndpoint"] == 64
+        assert "customMetrics" not in policy
+
+
+def test_the_gateway_ends_tls_if_asked():
+    objects = render("antipode-gateway", case_values("antipode-gateway", "gke-tls"))
+    (listener,) = find(objects, "Gateway")["spec"]["listeners"]
+    assert (listener["protocol"], listener["port"]) == ("HTTPS", 443)
+    assert listener["tls"]["certificateRefs"] == [{"name": "gateway-certificate"}]
 
 
 def test_the_gateway_routes_to_what_the_pools_export():
