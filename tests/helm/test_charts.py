@@ -93,7 +93,7 @@ class TestEveryCase:
         ({"model.version": ""}, "model.name, model.path and model.version must all be set"),
         ({"model.path": "llama/3"}, 'model.path "llama/3" ends in a version'),
         ({"model.path": "gs://b/llama", "model.bucket": ""}, "leave out gs://"),
-        ({"terminationGracePeriodSeconds": 75}, "a drain may take 75"),
+        ({"terminationGracePeriodSeconds": 75}, "allow at least 85, or leave it at 0"),
         ({"slice": "v6e:3x3"}, 'slice "v6e:3x3" is not one this chart can place; use v5e:1x1'),
         ({"slice": "v6e:4x4", "server.tensorParallelSize": 5}, "divide the 16 chips of v6e:4x4"),
         ({"server.tensorParallelSize": 3}, "which does not divide the 4 chips of v6e:2x2"),
@@ -225,6 +225,12 @@ class TestPod:
             assert {name for name in variables if name.startswith("ANTIPODE_")} <= known
             config = load_config({}, variables)
             assert config.engine.model_config == "/etc/antipode/model.yaml"
+
+    @pytest.mark.parametrize(("given", "seconds"), [(0, 165), (600, 600)])
+    def test_its_grace_period_follows_from_the_drain(self, given, seconds):
+        changes = {"server.drainTimeoutSeconds": 135, "terminationGracePeriodSeconds": given}
+        (pod,) = pods_of(render("antipode", merged(BASE, changes)))
+        assert pod["spec"]["terminationGracePeriodSeconds"] == seconds
 
     def test_it_asks_for_all_chips_of_the_slice(self, pod, container):
         assert pod["spec"]["nodeSelector"] == {

@@ -70,6 +70,11 @@ v7x:2x2x2: {machine: tpu7x-standard-4t, chips: 4, hosts: 2}
 {{ mul $slice.chips $slice.hosts }}
 {{- end }}
 
+{{/* Time for the lame duck and the drain, and some to end in, where no other is set. */}}
+{{- define "antipode.gracePeriod" -}}
+{{ .Values.terminationGracePeriodSeconds | default (add .Values.server.lameDuckSeconds .Values.server.drainTimeoutSeconds 15) }}
+{{- end }}
+
 {{- define "antipode.isTpu" -}}
 {{- if ne .Values.slice "cpu" }}true{{ end }}
 {{- end }}

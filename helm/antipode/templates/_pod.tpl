@@ -66,7 +66,7 @@ metadata:
 spec:
   serviceAccountName: {{ $v.serviceAccount.name }}
   automountServiceAccountToken: {{ ternary "true" "false" (ne $v.model.bucket "") }}
-  terminationGracePeriodSeconds: {{ $v.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ include "antipode.gracePeriod" . }}
   enableServiceLinks: false
   securityContext:
     runAsNonRoot: true

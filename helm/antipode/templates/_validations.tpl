@@ -15,8 +15,9 @@
 {{- fail "model.bucket is a bucket's name and model.path a folder in it; leave out gs://." }}
 {{- end }}
 {{- $end := add $v.server.lameDuckSeconds $v.server.drainTimeoutSeconds }}
-{{- if le (int $v.terminationGracePeriodSeconds) (int $end) }}
-{{- fail (printf "terminationGracePeriodSeconds is %d, but a drain may take %d (server.lameDuckSeconds and server.drainTimeoutSeconds); allow at least %d." (int $v.terminationGracePeriodSeconds) (int $end) (add $end 10)) }}
+{{- $grace := include "antipode.gracePeriod" . | int }}
+{{- if le $grace (int $end) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but a drain may take %d (server.lameDuckSeconds and server.drainTimeoutSeconds); allow at least %d, or leave it at 0." $grace (int $end) (add $end 10)) }}
 {{- end }}
 {{- if and (include "antipode.isTpu" .) (not (include "antipode.slice" .)) }}
 {{- fail (printf "slice %q is not one this chart can place; use %s, or cpu." $v.slice (include "antipode.slices" . | fromYaml | keys | sortAlpha | join ", ")) }}
