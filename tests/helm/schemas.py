@@ -93,6 +93,26 @@ OWN: dict[str, Schema] = {
             ),
         ),
     ),
+    "ComputeClass": record(
+        ("priorities",),
+        nodePoolAutoCreation=record(("enabled",), enabled={"type": "boolean"}),
+        nodePoolConfig=record(dra=record(networking=record(enabled={"type": "boolean"}))),
+        priorities=array(
+            record(
+                ("machineType", "tpu"),
+                machineType=TEXT,
+                tpu=record(("type", "count", "topology"), type=TEXT, count=NUMBER, topology=TEXT),
+                spot={"type": "boolean"},
+                flexStart=record(("enabled",), enabled={"type": "boolean"}),
+                reservations=record(
+                    ("affinity", "specific"),
+                    affinity={"enum": ["Specific"]},
+                    specific=array(record(("name",), name=TEXT)),
+                ),
+                acceleratorNetworkProfile={"enum": ["auto"]},
+            )
+        ),
+    ),
     "Backend": record(
         ("endpoints",),
         fallback={"type": "boolean"},

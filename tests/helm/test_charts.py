@@ -39,6 +39,8 @@ from tests.helm.schemas import (
 BASE = case_values("antipode", "v6e-2x2")
 SEVERAL = case_values("antipode", "v6e-4x4")
 GATEWAY = case_values("antipode-gateway", "gke")
+COMPUTE_CLASS = {"name": "tpu", "create": True}
+OF_THE_CLUSTER = ("ComputeClass", "GlobalRules")
 EXPORTED = ("kv-cache", "queue", "device-busy")
 GROUP_VARIABLES = {
     f"ANTIPODE_GROUP_{name}" for name in ("PORT", "TIMEOUT_SECONDS", "START_TIMEOUT_SECONDS")
@@ -78,7 +80,7 @@ class TestEveryCase:
 
     def test_everything_is_in_the_releases_namespace_and_labelled(self, chart, case):
         for one in render(chart, case_values(chart, case)):
-            assert one["kind"] == "GlobalRules" or one["metadata"]["namespace"] == "llm"
+            assert one["kind"] in OF_THE_CLUSTER or one["metadata"]["namespace"] == "llm"
             assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == "prod"
 
     def test_notes_name_commands(self, chart, case):
@@ -99,6 +101,16 @@ class TestEveryCase:
         ({"server.tensorParallelSize": 3}, "which does not divide the 4 chips of v6e:2x2"),
         ({"slice": "v5e:2x2"}, "on v6e and v7x only"),
         ({"slice": "cpu"}, "the slice is cpu; set dranet.enabled to false"),
+        ({"computeClass.create": True}, "set computeClass.name"),
+        (
+            {"computeClass": COMPUTE_CLASS, "slice": "cpu", "dranet.enabled": False},
+            "the class is made from a TPU slice",
+        ),
+        (
+            {"computeClass": {**COMPUTE_CLASS, "priorities": ["reservation", "spot"]}},
+            "set computeClass.reservation to its name",
+        ),
+        ({"computeClass.reservation": "mine"}, "so it would not be used"),
         ({"dranet.allocationMode": "ExactCount"}, "set dranet.count"),
         ({"dranet.count": 2}, "dranet.count is set, but dranet.allocationMode is All"),
         (
@@ -278,9 +290,32 @@ class TestPod:
             assert f'"{container[probe]["httpGet"]["path"]}"' in routes
 
     def test_a_compute_class_takes_the_place_of_the_selectors(self):
-        objects = render("antipode", merged(BASE, {"computeClass": "tpu"}))
+        objects = render("antipode", merged(BASE, {"computeClass.name": "tpu"}))
         (pod,) = pods_of(objects)
         assert pod["spec"]["nodeSelector"] == {"cloud.google.com/compute-class": "tpu"}
+
+    def test_a_compute_class_is_made_of_the_slice_in_the_order_asked_for(self):
+        objects = render("antipode", case_values("antipode", "compute-class"))
+        found = find(objects, "ComputeClass")
+        for pod in pods_of(objects):
+            assert pod["spec"]["nodeSelector"] == {
+                "cloud.google.com/compute-class": found["metadata"]["name"]
+            }
+        rules = found["spec"]["priorities"]
+        of_slice = {"type": "tpu-v6e-slice", "count": 4, "topology": "4x4"}
+        assert all(rule["machineType"] == "ct6e-standard-4t" for rule in rules)
+        assert all(rule["tpu"] == of_slice for rule in rules)
+        assert rules[0]["reservations"]["specific"] == [{"name": "my-reservation"}]
+        assert rules[1]["spot"] is False
+        assert rules[2]["flexStart"] == {"enabled": True}
+        assert rules[3]["spot"] is True
+
+    @pytest.mark.parametrize("is_on", [True, False])
+    def test_a_compute_class_brings_interfaces_where_they_are_claimed(self, is_on):
+        changes = {"computeClass": COMPUTE_CLASS, "dranet.enabled": is_on}
+        spec = find(render("antipode", merged(BASE, changes)), "ComputeClass")["spec"]
+        assert ("nodePoolConfig" in spec) == is_on
+        assert all(("acceleratorNetworkProfile" in one) == is_on for one in spec["priorities"])
 
     @pytest.mark.parametrize(("mode", "is_rolled"), [("inPlace", False), ("rollout", True)])
     def test_a_version_changes_the_pods_only_for_a_rollout(self, mode, is_rolled):

@@ -75,9 +75,9 @@ spec:
     fsGroup: 10001
     seccompProfile:
       type: RuntimeDefault
-  {{- if $v.computeClass }}
+  {{- if $v.computeClass.name }}
   nodeSelector:
-    cloud.google.com/compute-class: {{ $v.computeClass }}
+    cloud.google.com/compute-class: {{ $v.computeClass.name }}
     {{- with $v.nodeSelector }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- else if include "antipode.isTpu" . }}
   {{- $slice := include "antipode.slice" . | fromYaml }}

@@ -36,6 +36,18 @@
 {{- else if $v.dranet.enabled }}
 {{- fail "dranet.enabled is true, but the slice is cpu; set dranet.enabled to false." }}
 {{- end }}
+{{- if and $v.computeClass.create (not $v.computeClass.name) }}
+{{- fail "computeClass.create is true; set computeClass.name to what the class is to be called." }}
+{{- end }}
+{{- if and $v.computeClass.create (not (include "antipode.isTpu" .)) }}
+{{- fail "computeClass.create is true, but the slice is cpu, and the class is made from a TPU slice; set it to false." }}
+{{- end }}
+{{- if and $v.computeClass.create (has "reservation" $v.computeClass.priorities) (not $v.computeClass.reservation) }}
+{{- fail "computeClass.priorities has reservation; set computeClass.reservation to its name." }}
+{{- end }}
+{{- if and $v.computeClass.reservation (not (has "reservation" $v.computeClass.priorities)) }}
+{{- fail "computeClass.reservation is set, but computeClass.priorities has no reservation, so it would not be used; add it." }}
+{{- end }}
 {{- if and (eq $v.dranet.allocationMode "ExactCount") (lt (int $v.dranet.count) 1) }}
 {{- fail "dranet.allocationMode is ExactCount; set dranet.count to the number of interfaces." }}
 {{- end }}
