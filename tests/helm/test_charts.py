@@ -10,6 +10,7 @@ import pytest
 import yaml
 from helm_python import HelmError
 
+from server.api._pb.antipode.v1 import generation_pb2
 from server.config import load_config, settings
 from server.metrics import Gauges, Metrics
 from server.plan.slices import find_slice
@@ -554,14 +555,32 @@ def test_the_gateway_ends_tls_if_asked():
 
 
 def test_the_gateway_routes_to_what_the_pools_export():
-    route = find(render("antipode-gateway", merged(GATEWAY, {"release": "prod"})), "HTTPRoute")
-    backends = [rule["backendRefs"][0]["name"] for rule in route["spec"]["rules"]]
+    backends = [
+        rule["backendRefs"][0]["name"]
+        for one in render("antipode-gateway", merged(GATEWAY, {"release": "prod"}))
+        if one["kind"] == "HTTPRoute"
+        for rule in one["spec"]["rules"]
+    ]
     pools = {
         one["metadata"]["name"]
         for one in render("antipode", BASE)
         if one["kind"] == "InferencePool"
     }
     assert set(backends) == pools
+
+
+def test_envoy_asks_each_pool_in_its_own_protocol_whether_it_is_ready():
+    objects = render("antipode-gateway", case_values("antipode-gateway", "envoy"))
+    routes = {one["metadata"]["name"] for one in objects if one["kind"] == "HTTPRoute"}
+    checks = {
+        policy["spec"]["targetRefs"][0]["name"]: policy["spec"]["healthCheck"]["active"]
+        for policy in objects
+        if policy["kind"] == "BackendTrafficPolicy"
+    }
+    assert checks.keys() == routes == {"prod-http", "prod-grpc"}
+    assert checks["prod-http"]["http"]["path"] == "/readyz"
+    service = generation_pb2.DESCRIPTOR.services_by_name["Generation"].full_name
+    assert checks["prod-grpc"]["grpc"] == {"service": service}
 
 
 def test_the_gateways_drain_is_as_long_as_the_servers():
