@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import helm_python
@@ -87,6 +90,31 @@ class TestEveryCase:
     def test_notes_name_commands(self, chart, case):
         notes = render_files(chart, case_values(chart, case))[f"{chart}/templates/NOTES.txt"]
         assert "kubectl -n llm" in notes
+
+
+def yamllint(*arguments: str, text: str | None = None) -> str:
+    """What yamllint says; nothing if all is well."""
+    program = shutil.which("yamllint", path=str(Path(sys.executable).parent))
+    assert program, "yamllint is in the dev group"
+    command = [program, "--strict", "--config-file", str(PROJECT / ".yamllint.yaml"), *arguments]
+    run = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(("chart", "case"), CASES)
+def test_yamllint_finds_nothing_in_what_is_rendered(chart, case):
+    files = render_files(chart, case_values(chart, case))
+    manifests = [text.strip() for name, text in files.items() if name.endswith(".yaml")]
+    # Helm splits them at these lines and trims what is between.
+    text = "".join(f"---\n{one.removeprefix('---').strip()}\n" for one in manifests if one)
+    assert yamllint("-", text=text) == ""
+
+
+def test_yamllint_finds_nothing_in_what_is_written_by_hand_or_checked_in():
+    found = [path for place in ("helm", "k8s") for path in (PROJECT / place).rglob("*.yaml")]
+    files = [str(path) for path in found if "templates" not in path.parts]
+    assert len(files) > 10
+    assert yamllint(*files) == ""
 
 
 @pytest.mark.parametrize(
