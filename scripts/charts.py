@@ -49,22 +49,14 @@ def _render(chart: str, values: dict[str, Any]) -> str:
 
 
 def _readme(chart: Path) -> str:
-    meta = yaml.safe_load((chart / "Chart.yaml").read_text())
-    rows = "\n".join(
-        f"| `{name}` | `{default}` | {comment} |"
+    """The chart's page with its table made again; what is around it is written by hand."""
+    rows = "".join(
+        f"| `{name}` | `{default}` | {comment} |\n"
         for name, default, comment in _values((chart / "values.yaml").read_text())
     )
-    return f"""# {meta["name"]}
-
-{meta["description"]}
-
-Values, from `values.yaml` by `make charts`; what is not here is refused, and what does not fit
-together is told in a sentence.
-
-| value | default | |
-|---|---|---|
-{rows}
-"""
+    before, head, rest = (chart / "README.md").read_text().partition("|---|---|---|\n")
+    after = re.sub(r"\A(\|.*\n)*", "", rest)
+    return before + head + rows + after
 
 
 def _values(text: str) -> Iterator[tuple[str, str, str]]:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Everything before Helm: network, two clusters with TPU nodes on DRANET, the fleet and its gateway,
-# the bucket and who may read it.
+# the buckets and who may read them.
 #
 #   fleet.sh plan [-f FILE]   print every command, in order; call nothing, change nothing
 #   fleet.sh up   [-f FILE]   look, then create what is missing; a second run creates nothing
-#   fleet.sh down [-f FILE]   delete it again, in the order that works; the bucket stays
+#   fleet.sh down [-f FILE]   delete it again, in the order that works; the buckets stay
 #
 # FILE is settings.env beside this script unless named. It needs gcloud and kubectl, logged in.
 set -euo pipefail
@@ -217,25 +217,28 @@ bind_project() {
     --condition=None --format=none
 }
 
-# The nodes write what the gateway and the autoscaler read; the pods read the bucket, nothing else.
+# The nodes write what the gateway and the autoscaler read; the pods read the buckets, nothing else.
 make_access() {
-  local number principal
+  local number principal region bucket
   number=$(project_number)
   bind_project "serviceAccount:${number}-compute@developer.gserviceaccount.com" \
     roles/autoscaling.metricsWriter
   bind_project "serviceAccount:${number}-compute@developer.gserviceaccount.com" \
     roles/container.defaultNodeServiceAccount
-  ensure cloud storage buckets describe "gs://${BUCKET}" -- \
-    gcloud storage buckets create "gs://${BUCKET}" --location="${BUCKET_LOCATION}" \
-    --uniform-bucket-level-access --project="${PROJECT}"
-  # Both clusters share the project's identity pool, so one binding is for both.
+  # Both clusters share the project's identity pool, so the same principal reads in both regions.
   principal="principal://iam.googleapis.com/projects/${number}/locations/global"
   principal+="/workloadIdentityPools/${PROJECT}.svc.id.goog/subject/ns/${NAMESPACE}/sa/${SERVICE_ACCOUNT}"
-  ensure gcloud storage buckets get-iam-policy "gs://${BUCKET}" --flatten='bindings[].members' \
-    --filter="bindings.members=${principal} AND bindings.role=roles/storage.objectViewer" \
-    --format='value(bindings.role)' -- \
-    gcloud storage buckets add-iam-policy-binding "gs://${BUCKET}" --member="${principal}" \
-    --role=roles/storage.objectViewer --format=none
+  for region in ${REGIONS}; do
+    bucket=gs://${BUCKET}-${region}
+    ensure cloud storage buckets describe "${bucket}" -- \
+      gcloud storage buckets create "${bucket}" --location="${region}" \
+      --uniform-bucket-level-access --project="${PROJECT}"
+    ensure gcloud storage buckets get-iam-policy "${bucket}" --flatten='bindings[].members' \
+      --filter="bindings.members=${principal} AND bindings.role=roles/storage.objectViewer" \
+      --format='value(bindings.role)' -- \
+      gcloud storage buckets add-iam-policy-binding "${bucket}" --member="${principal}" \
+      --role=roles/storage.objectViewer --format=none
+  done
 }
 
 make_cluster_contents() {
@@ -285,7 +288,7 @@ delete_all() {
       gcloud container clusters delete "${cluster}" --location="${region}" --quiet --project="${PROJECT}"
   done
   delete_network
-  echo "fleet: the bucket gs://${BUCKET} and the project's role bindings are left as they are"
+  echo "fleet: the buckets gs://${BUCKET}-* and the project's role bindings are left as they are"
 }
 
 delete_network() {

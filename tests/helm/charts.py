@@ -63,3 +63,17 @@ def find(objects: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, 
         if one["kind"] == kind and (not name or one["metadata"]["name"] == name)
     ]
     return found
+
+
+def pods_of(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Templates of the server's pods: one, or a leader's and a follower's with LWS's own labels."""
+    for one in objects:
+        if one["kind"] == "Deployment" and one["metadata"]["name"] == "prod":
+            return [one["spec"]["template"]]
+    group = find(objects, "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]
+    pods = [group["leaderTemplate"], group["workerTemplate"]]
+    for index, pod in enumerate(pods):
+        labels = {"name": "prod", "group-index": "0", "worker-index": str(index)}
+        for label, value in labels.items():
+            pod["metadata"]["labels"][f"leaderworkerset.sigs.k8s.io/{label}"] = value
+    return pods

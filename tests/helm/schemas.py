@@ -34,6 +34,7 @@ def array(items: Schema) -> Schema:
 
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "integer"}
+_SECONDS: Schema = {"type": "string", "pattern": "^[0-9]+s$"}
 _TARGET = record(("group", "kind", "name"), group=TEXT, kind=TEXT, name=TEXT)
 _LABELS = record(("matchLabels",), matchLabels={"type": "object"})
 _METRIC = record(("name", "exportName"), name=TEXT, exportName=TEXT)
@@ -43,6 +44,24 @@ _GAUGE = record(
     prometheusMetricName=TEXT,
     loadBalancing=record(enabled={"type": "boolean"}),
 )
+_PACE = {
+    "interval": _SECONDS,
+    "timeout": _SECONDS,
+    "unhealthyThreshold": NUMBER,
+    "healthyThreshold": NUMBER,
+}
+# Each kind of check has a record of its name, and no other's.
+_ACTIVE_CHECK: Schema = {
+    "oneOf": [
+        record(
+            ("type", "http"),
+            type={"const": "HTTP"},
+            http=record(("path",), path=TEXT, expectedStatuses=array(NUMBER)),
+            **_PACE,
+        ),
+        record(("type",), type={"const": "GRPC"}, grpc=record(service=TEXT), **_PACE),
+    ]
+}
 
 OWN: dict[str, Schema] = {
     "AutoscalingMetric": {
@@ -93,6 +112,26 @@ OWN: dict[str, Schema] = {
             ),
         ),
     ),
+    "ComputeClass": record(
+        ("priorities",),
+        nodePoolAutoCreation=record(("enabled",), enabled={"type": "boolean"}),
+        nodePoolConfig=record(dra=record(networking=record(enabled={"type": "boolean"}))),
+        priorities=array(
+            record(
+                ("machineType", "tpu"),
+                machineType=TEXT,
+                tpu=record(("type", "count", "topology"), type=TEXT, count=NUMBER, topology=TEXT),
+                spot={"type": "boolean"},
+                flexStart=record(("enabled",), enabled={"type": "boolean"}),
+                reservations=record(
+                    ("affinity", "specific"),
+                    affinity={"enum": ["Specific"]},
+                    specific=array(record(("name",), name=TEXT)),
+                ),
+                acceleratorNetworkProfile={"enum": ["auto"]},
+            )
+        ),
+    ),
     "Backend": record(
         ("endpoints",),
         fallback={"type": "boolean"},
@@ -113,7 +152,7 @@ OWN: dict[str, Schema] = {
     "BackendTrafficPolicy": record(
         ("targetRefs",),
         targetRefs=array(_TARGET),
-        healthCheck={"type": "object"},
+        healthCheck=record(("active", "passive"), active=_ACTIVE_CHECK, passive={"type": "object"}),
         retry={"type": "object"},
         circuitBreaker={"type": "object"},
     ),

@@ -120,11 +120,11 @@ def test_up_goes_on_where_it_was_broken_off(built):
     assert not [call for call in built.changes if "container clusters create" in call]
 
 
-def test_down_leaves_the_bucket_the_apis_and_the_roles(built):
+def test_down_leaves_the_buckets_the_apis_and_the_roles(built):
     down = built.run("down")
     assert down.returncode == 0, down.stderr
     assert {t.split()[0] for t in built.things} == {"services", "iam", "storage"}
-    assert "the bucket gs://my-project-models" in down.stdout
+    assert "the buckets gs://my-project-models-*" in down.stdout
 
 
 def test_down_takes_the_features_before_the_clusters_and_rules_before_the_network(built):

@@ -20,21 +20,59 @@ app.kubernetes.io/component: server
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{/* What GKE calls the slice: accelerator, topology, chips of a host. */}}
-{{- define "antipode.slice" -}}
-{{- $known := dict
-  "v6e:1x1" (dict "accelerator" "tpu-v6e-slice" "chips" 1)
-  "v6e:2x2" (dict "accelerator" "tpu-v6e-slice" "chips" 4)
-  "v6e:2x4" (dict "accelerator" "tpu-v6e-slice" "chips" 8)
-  "v5e:1x1" (dict "accelerator" "tpu-v5-lite-podslice" "chips" 1)
-  "v5e:2x2" (dict "accelerator" "tpu-v5-lite-podslice" "chips" 4)
-  "v5e:2x4" (dict "accelerator" "tpu-v5-lite-podslice" "chips" 8)
-  "v5p:2x2x1" (dict "accelerator" "tpu-v5p-slice" "chips" 4)
-  "v7x:2x2x1" (dict "accelerator" "tpu7x" "chips" 4) -}}
-{{- $slice := index $known .Values.slice | default dict -}}
-{{- if $slice }}
-{{- toYaml (merge $slice (dict "topology" (last (splitList ":" .Values.slice)) "generation" (first (splitList ":" .Values.slice)))) }}
+{{/* Those that serve: of a group of hosts the leader alone, for the others open no port. */}}
+{{- define "antipode.leaders" -}}
+{{ include "antipode.selector" . }}
+{{- if gt (include "antipode.hosts" . | int) 1 }}
+leaderworkerset.sigs.k8s.io/worker-index: "0"
 {{- end }}
+{{- end }}
+
+{{/* Slices by name: their machines, the chips of a machine, and how many machines if not one. */}}
+{{- define "antipode.slices" -}}
+v5e:1x1: {machine: ct5lp-hightpu-1t, chips: 1}
+v5e:2x2: {machine: ct5lp-hightpu-4t, chips: 4}
+v5e:2x4: {machine: ct5lp-hightpu-8t, chips: 8}
+v5e:4x4: {machine: ct5lp-hightpu-4t, chips: 4, hosts: 4}
+v5p:2x2x1: {machine: ct5p-hightpu-4t, chips: 4}
+v5p:2x2x2: {machine: ct5p-hightpu-4t, chips: 4, hosts: 2}
+v6e:1x1: {machine: ct6e-standard-1t, chips: 1}
+v6e:2x2: {machine: ct6e-standard-4t, chips: 4}
+v6e:2x4: {machine: ct6e-standard-8t, chips: 8}
+v6e:4x4: {machine: ct6e-standard-4t, chips: 4, hosts: 4}
+v7x:2x2x1: {machine: tpu7x-standard-4t, chips: 4}
+v7x:2x2x2: {machine: tpu7x-standard-4t, chips: 4, hosts: 2}
+{{- end }}
+
+{{/* The slice's row of that table, with what GKE's labels call it; nothing for cpu. */}}
+{{- define "antipode.slice" -}}
+{{- with index (include "antipode.slices" . | fromYaml) .Values.slice }}
+{{- $generation := first (splitList ":" $.Values.slice) }}
+{{- $accelerator := index (dict
+  "v5e" "tpu-v5-lite-podslice"
+  "v5p" "tpu-v5p-slice"
+  "v6e" "tpu-v6e-slice"
+  "v7x" "tpu7x") $generation }}
+{{- toYaml (merge (dict
+  "generation" $generation
+  "accelerator" $accelerator
+  "topology" (last (splitList ":" $.Values.slice))) . (dict "hosts" 1)) }}
+{{- end }}
+{{- end }}
+
+{{- define "antipode.hosts" -}}
+{{ (include "antipode.slice" . | fromYaml).hosts | default 1 }}
+{{- end }}
+
+{{/* Chips of all hosts. */}}
+{{- define "antipode.chips" -}}
+{{- $slice := include "antipode.slice" . | fromYaml -}}
+{{ mul $slice.chips $slice.hosts }}
+{{- end }}
+
+{{/* Time for the lame duck and the drain, and some to end in, where no other is set. */}}
+{{- define "antipode.gracePeriod" -}}
+{{ .Values.terminationGracePeriodSeconds | default (add .Values.server.lameDuckSeconds .Values.server.drainTimeoutSeconds 15) }}
 {{- end }}
 
 {{- define "antipode.isTpu" -}}

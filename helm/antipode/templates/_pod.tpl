@@ -1,6 +1,8 @@
-{{/* The pod of a server. */}}
+{{/* The pod of a server, of (dict "root" $ "follower" false). A follower is a further host of a slice. */}}
 
 {{- define "antipode.environment" -}}
+{{- $follower := .follower }}
+{{- with .root }}
 {{- $v := .Values -}}
 {{- $set := dict
   "ANTIPODE_MODEL_CONFIG" "/etc/antipode/model.yaml"
@@ -18,9 +20,14 @@
 {{- $slice := include "antipode.slice" . | fromYaml }}
 {{- $_ := set $set "ANTIPODE_SLICE_ACCELERATOR" $slice.generation }}
 {{- $_ := set $set "ANTIPODE_SLICE_TOPOLOGY" $slice.topology }}
-{{- $_ := set $set "ANTIPODE_SLICE_CHIPS" (int $slice.chips) }}
+{{- $_ := set $set "ANTIPODE_SLICE_CHIPS" (include "antipode.chips" .) }}
 {{- end }}
-{{- if $v.admin.tokenSecret }}
+{{- if gt (include "antipode.hosts" . | int) 1 }}
+{{- $_ := set $set "ANTIPODE_GROUP_PORT" $v.server.groupPort }}
+{{- $_ := set $set "ANTIPODE_GROUP_TIMEOUT_SECONDS" $v.server.groupTimeoutSeconds }}
+{{- $_ := set $set "ANTIPODE_GROUP_START_TIMEOUT_SECONDS" $v.server.groupStartTimeoutSeconds }}
+{{- end }}
+{{- if and $v.admin.tokenSecret (not $follower) }}
 {{- $_ := set $set "ANTIPODE_ADMIN_HOST" "0.0.0.0" }}
 {{- $_ := set $set "ANTIPODE_ADMIN_TOKEN_FILE" "/etc/antipode-admin/token" }}
 {{- end }}
@@ -36,8 +43,11 @@
   value: {{ $value | toString | quote }}
 {{- end }}
 {{- end }}
+{{- end }}
 
 {{- define "antipode.pod" -}}
+{{- $follower := .follower }}
+{{- with .root }}
 {{- $v := .Values -}}
 metadata:
   labels:
@@ -56,7 +66,7 @@ metadata:
 spec:
   serviceAccountName: {{ $v.serviceAccount.name }}
   automountServiceAccountToken: {{ ternary "true" "false" (ne $v.model.bucket "") }}
-  terminationGracePeriodSeconds: {{ $v.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ include "antipode.gracePeriod" . }}
   enableServiceLinks: false
   securityContext:
     runAsNonRoot: true
@@ -65,9 +75,9 @@ spec:
     fsGroup: 10001
     seccompProfile:
       type: RuntimeDefault
-  {{- if $v.computeClass }}
+  {{- if $v.computeClass.name }}
   nodeSelector:
-    cloud.google.com/compute-class: {{ $v.computeClass }}
+    cloud.google.com/compute-class: {{ $v.computeClass.name }}
     {{- with $v.nodeSelector }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- else if include "antipode.isTpu" . }}
   {{- $slice := include "antipode.slice" . | fromYaml }}
@@ -91,7 +101,8 @@ spec:
       image: {{ include "antipode.image" . }}
       imagePullPolicy: {{ $v.image.pullPolicy }}
       args: [serve]
-      env: {{- include "antipode.environment" . | nindent 8 }}
+      env: {{- include "antipode.environment" (dict "root" . "follower" $follower) | trim | nindent 8 }}
+      {{- if not $follower }}
       ports:
         - name: http
           containerPort: 8000
@@ -102,6 +113,12 @@ spec:
           containerPort: 8001
         - name: admin-grpc
           containerPort: 9001
+        {{- end }}
+        {{- if gt (include "antipode.hosts" . | int) 1 }}
+        - name: group
+          containerPort: {{ $v.server.groupPort }}
+        - name: coordinator
+          containerPort: {{ add $v.server.groupPort 1 }}
         {{- end }}
         {{- if include "antipode.isTpu" . }}
         - name: tpu-metrics
@@ -121,6 +138,7 @@ spec:
         periodSeconds: 5
         timeoutSeconds: 5
         failureThreshold: 3
+      {{- end }}
       securityContext:
         allowPrivilegeEscalation: false
         readOnlyRootFilesystem: true
@@ -146,7 +164,7 @@ spec:
         - name: model-config
           mountPath: /etc/antipode
           readOnly: true
-        {{- if $v.admin.tokenSecret }}
+        {{- if and $v.admin.tokenSecret (not $follower) }}
         - name: admin
           mountPath: /etc/antipode-admin
           readOnly: true
@@ -167,7 +185,7 @@ spec:
     - name: model-config
       configMap:
         name: {{ .Release.Name }}-model
-    {{- if $v.admin.tokenSecret }}
+    {{- if and $v.admin.tokenSecret (not $follower) }}
     - name: admin
       secret:
         secretName: {{ $v.admin.tokenSecret }}
@@ -204,4 +222,5 @@ spec:
           metadataCacheTTLSeconds: {{ $v.fuse.metadataTtlSeconds | quote }}
           skipCSIBucketAccessCheck: "true"
     {{- end }}
+{{- end }}
 {{- end }}

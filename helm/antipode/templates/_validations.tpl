@@ -15,23 +15,38 @@
 {{- fail "model.bucket is a bucket's name and model.path a folder in it; leave out gs://." }}
 {{- end }}
 {{- $end := add $v.server.lameDuckSeconds $v.server.drainTimeoutSeconds }}
-{{- if le (int $v.terminationGracePeriodSeconds) (int $end) }}
-{{- fail (printf "terminationGracePeriodSeconds is %d, but a drain may take %d (server.lameDuckSeconds and server.drainTimeoutSeconds); allow at least %d." (int $v.terminationGracePeriodSeconds) (int $end) (add $end 10)) }}
+{{- $grace := include "antipode.gracePeriod" . | int }}
+{{- if le $grace (int $end) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but a drain may take %d (server.lameDuckSeconds and server.drainTimeoutSeconds); allow at least %d, or leave it at 0." $grace (int $end) (add $end 10)) }}
 {{- end }}
 {{- if and (include "antipode.isTpu" .) (not (include "antipode.slice" .)) }}
-{{- fail (printf "slice %q is not one this chart can place on one host; use v6e:1x1, v6e:2x2, v6e:2x4, v5e:1x1, v5e:2x2, v5e:2x4, v5p:2x2x1, v7x:2x2x1, or cpu." $v.slice) }}
+{{- fail (printf "slice %q is not one this chart can place; use %s, or cpu." $v.slice (include "antipode.slices" . | fromYaml | keys | sortAlpha | join ", ")) }}
 {{- end }}
+{{- $hosts := include "antipode.hosts" . | int }}
 {{- if include "antipode.isTpu" . }}
 {{- $slice := include "antipode.slice" . | fromYaml }}
+{{- $chips := include "antipode.chips" . | int }}
 {{- $tp := int $v.server.tensorParallelSize }}
-{{- if and $tp (ne (mod (int $slice.chips) $tp) 0) }}
-{{- fail (printf "server.tensorParallelSize is %d, which does not divide the %d chips of %s." $tp (int $slice.chips) $v.slice) }}
+{{- if and $tp (ne (mod $chips $tp) 0) }}
+{{- fail (printf "server.tensorParallelSize is %d, which does not divide the %d chips of %s." $tp $chips $v.slice) }}
 {{- end }}
 {{- if and $v.dranet.enabled (not (has $slice.generation (list "v6e" "v7x"))) }}
 {{- fail (printf "dranet.enabled is true, but GKE offers its network interfaces on v6e and v7x only, and the slice is %s; set dranet.enabled to false." $v.slice) }}
 {{- end }}
 {{- else if $v.dranet.enabled }}
 {{- fail "dranet.enabled is true, but the slice is cpu; set dranet.enabled to false." }}
+{{- end }}
+{{- if and $v.computeClass.create (not $v.computeClass.name) }}
+{{- fail "computeClass.create is true; set computeClass.name to what the class is to be called." }}
+{{- end }}
+{{- if and $v.computeClass.create (not (include "antipode.isTpu" .)) }}
+{{- fail "computeClass.create is true, but the slice is cpu, and the class is made from a TPU slice; set it to false." }}
+{{- end }}
+{{- if and $v.computeClass.create (has "reservation" $v.computeClass.priorities) (not $v.computeClass.reservation) }}
+{{- fail "computeClass.priorities has reservation; set computeClass.reservation to its name." }}
+{{- end }}
+{{- if and $v.computeClass.reservation (not (has "reservation" $v.computeClass.priorities)) }}
+{{- fail "computeClass.reservation is set, but computeClass.priorities has no reservation, so it would not be used; add it." }}
 {{- end }}
 {{- if and (eq $v.dranet.allocationMode "ExactCount") (lt (int $v.dranet.count) 1) }}
 {{- fail "dranet.allocationMode is ExactCount; set dranet.count to the number of interfaces." }}
@@ -52,6 +67,17 @@
 {{- end }}
 {{- if and $v.autoscaling.enabled $v.compileCache.storageClass }}
 {{- fail "autoscaling.enabled needs a compile cache for each pod, and compileCache.storageClass makes one claim for all; leave it empty." }}
+{{- end }}
+{{- if and (gt $hosts 1) $v.compileCache.storageClass }}
+{{- fail (printf "compileCache.storageClass makes one claim, which one pod can mount, and %s has %d hosts; leave it empty." $v.slice $hosts) }}
+{{- end }}
+{{- range $port := list (int $v.server.groupPort) (add $v.server.groupPort 1 | int) }}
+{{- if has $port (list 8000 8001 8431 8471 9000 9001) }}
+{{- fail (printf "server.groupPort is %d, and the group uses that port and the next, but %d is the server's or libtpu's; use another, such as 9200." (int $v.server.groupPort) $port) }}
+{{- end }}
+{{- end }}
+{{- if and (gt $hosts 1) (ge (int $v.server.groupStartTimeoutSeconds) (int $v.startupSeconds)) }}
+{{- fail (printf "server.groupStartTimeoutSeconds is %d, but startupSeconds is %d: the kubelet would end a leader that waits for its hosts before it can say which are missing." (int $v.server.groupStartTimeoutSeconds) (int $v.startupSeconds)) }}
 {{- end }}
 {{- if and (gt (int $v.replicas) 1) $v.compileCache.storageClass }}
 {{- fail "compileCache.storageClass makes one claim, which one pod can mount; leave it empty with several replicas." }}
