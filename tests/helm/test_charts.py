@@ -46,9 +46,6 @@ GATEWAY = case_values("antipode-gateway", "gke")
 COMPUTE_CLASS = {"name": "tpu", "create": True}
 OF_THE_CLUSTER = ("ComputeClass", "GlobalRules")
 EXPORTED = ("kv-cache", "queue", "device-busy")
-GROUP_VARIABLES = {
-    f"ANTIPODE_GROUP_{name}" for name in ("PORT", "TIMEOUT_SECONDS", "START_TIMEOUT_SECONDS")
-}
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +266,7 @@ class TestPod:
     def test_the_server_takes_every_variable(self, chart, case):
         for pod in pods_of(render(chart, case_values(chart, case))):
             variables = {v["name"]: v["value"] for v in pod["spec"]["containers"][0]["env"]}
-            known = {setting.variable for setting in settings()} | GROUP_VARIABLES
+            known = {setting.variable for setting in settings()}
             assert {name for name in variables if name.startswith("ANTIPODE_")} <= known
             config = load_config({}, variables)
             assert config.engine.model_config == "/etc/antipode/model.yaml"
