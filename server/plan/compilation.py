@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from server.engine.baked import BakedFolder, ProgramKey, program_key, spell
 from server.engine.batch import Bucket
@@ -82,11 +83,12 @@ def compile_programs(
     progress: Progress = lambda name, done, total: None,
 ) -> list[ProgramReport]:
     """Compile these programs, `jobs` at once. Raises OutOfMemoryError for the first that fails."""
-    programs, reports = blueprint.programs(), []
-    with ThreadPoolExecutor(jobs) as pool:
-        running = [
-            pool.submit(_compile, blueprint, programs, name, keep or Keep()) for name in names
-        ]
+    programs, reports, keep = blueprint.programs(), [], keep or Keep()
+    with (
+        ThreadPoolExecutor(jobs) as pool,
+        _without_cache() if keep.baked is not None else contextlib.nullcontext(),
+    ):
+        running = [pool.submit(_compile, blueprint, programs, name, keep) for name in names]
         try:
             for done, (name, future) in enumerate(zip(names, running, strict=True), start=1):
                 reports.append(future.result())
@@ -94,6 +96,22 @@ def compile_programs(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return reports
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """Compile in earnest: on CPU an executable out of JAX's cache is written without its functions.
+
+    (jax 0.12.0.1: what is baked from it loads, and fails when it is called.)
+    """
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        reset_cache()
 
 
 def _compile(

@@ -47,9 +47,10 @@ def blueprint(checkpoint):
 
 @pytest.fixture(scope="module")
 def baked(blueprint, tmp_path_factory):
-    """A folder with every program of the server."""
+    """A folder with every program of the server, all of which JAX's own cache has already."""
     folder = tmp_path_factory.mktemp("baked")
     names = program_names(blueprint)
+    compile_programs(blueprint, names)
     compile_programs(blueprint, names, keep=Keep(baked=BakedFolder(folder)))
     return folder
 

@@ -40,6 +40,9 @@ class ServingFakeRunner(FakeRunner):
         time.sleep(self.step_seconds)
         return FakeRunner.read(self, in_flight)
 
+    def close(self):
+        """A host alone has nobody to take leave of."""
+
 
 def fake_runner(cls=ServingFakeRunner, **changes):
     sizes = {
@@ -59,9 +62,9 @@ class Builder:
         self.error = error
         self.go_on = threading.Event()
 
-    def __call__(self, config, progress, on_compilation, on_slice):
-        progress("loading weights", 0.25)
-        on_compilation()
+    def __call__(self, config, listener):
+        listener.on_progress("loading weights", 0.25)
+        listener.on_compilation()
         assert self.go_on.wait(10)
         if self.error:
             raise self.error
