@@ -9,11 +9,14 @@ import os
 from collections.abc import Callable
 from importlib.metadata import version as release_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from server.config import EngineConfig
+from server.engine.engine import Runner
+from server.engine.kv_kinds import KVKind
 from server.engine.platforms import choose_platform
 from server.engine.sequence import LoadedVersion
+from server.engine.version import VersionLoader
 from server.hosts import messages
 from server.hosts.follower import Leader
 from server.hosts.group import Group, GroupError, HostLink, find_group
@@ -47,6 +50,43 @@ class BuildListener(Protocol):
 
     def on_lost(self, reason: str) -> None:
         """The slice's hosts cannot go on together: this process must end. From any thread."""
+
+
+class ServingRunner(Runner[Any], Protocol):
+    """A runner that is loaded and warm, and what the policy above it must know of it."""
+
+    @property
+    def max_model_len(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def kinds(self) -> tuple[KVKind, ...]:
+        """The kinds of layers, the one without a window, if any, first."""
+
+    @property
+    def block_size(self) -> int: ...
+
+    @property
+    def max_num_batched_tokens(self) -> int: ...
+
+    @property
+    def loader(self) -> VersionLoader[Any]:
+        """What loads other versions for it."""
+
+    @property
+    def close(self) -> Callable[[], None]:
+        """What is left to do when the step loop has ended well."""
+
+
+class RunnerBuilder(Protocol):
+    """Loads and warms a runner. ValueError, OSError or GroupError for what cannot be served."""
+
+    def __call__(self, config: EngineConfig, listener: BuildListener) -> ServingRunner: ...
 
 
 def build_model_runner(config: EngineConfig, listener: BuildListener) -> ModelRunner:

@@ -12,20 +12,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from importlib.metadata import version as release_of
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from server.config import EngineConfig
 from server.control import Command, receive_task, watch_commands
 from server.engine.block_manager import BlockManager
-from server.engine.build import BuildListener, build_model_runner
-from server.engine.engine import OWN_CLIENT, Engine, Runner
+from server.engine.build import RunnerBuilder, ServingRunner, build_model_runner
+from server.engine.engine import OWN_CLIENT, Engine
 from server.engine.follower import FollowerProcess
 from server.engine.golden import GoldenClient
-from server.engine.kv_kinds import KVKind
 from server.engine.link import (
     EngineInfo,
     EngineState,
@@ -39,7 +37,7 @@ from server.engine.link import (
 from server.engine.link_server import LinkServer
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import LoadedVersion
-from server.engine.version import SwapSettings, Version, VersionError, VersionLoader
+from server.engine.version import SwapSettings, Version, VersionError
 from server.engine.version_manager import VersionManager
 from server.hosts.group import LOSS_SECONDS, Group, GroupError, HostLink, find_group
 from server.logs import set_up_logging
@@ -53,43 +51,6 @@ PULSE_SECONDS = 0.1
 _FLUSH_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
-
-
-class ServingRunner(Runner[Any], Protocol):
-    """A runner that is loaded and warm, and what the policy above it must know of it."""
-
-    @property
-    def max_model_len(self) -> int: ...
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]: ...
-
-    @property
-    def kinds(self) -> tuple[KVKind, ...]:
-        """The kinds of layers, the one without a window, if any, first."""
-
-    @property
-    def block_size(self) -> int: ...
-
-    @property
-    def max_num_batched_tokens(self) -> int: ...
-
-    @property
-    def loader(self) -> VersionLoader[Any]:
-        """What loads other versions for it."""
-
-    @property
-    def close(self) -> Callable[[], None]:
-        """What is left to do when the step loop has ended well."""
-
-
-class RunnerBuilder(Protocol):
-    """Loads and warms a runner. ValueError, OSError or GroupError for what cannot be served."""
-
-    def __call__(self, config: EngineConfig, listener: BuildListener) -> ServingRunner: ...
 
 
 class EngineProcess:

@@ -124,6 +124,10 @@ def test_yamllint_finds_nothing_in_what_is_written_by_hand_or_checked_in():
         ({"terminationGracePeriodSeconds": 75}, "allow at least 85, or leave it at 0"),
         ({"slice": "v6e:3x3"}, 'slice "v6e:3x3" is not one this chart can place; use v5e:1x1'),
         ({"slice": "v6e:4x4", "server.tensorParallelSize": 5}, "divide the 16 chips of v6e:4x4"),
+        (
+            {"slice": "v6e:4x4", "server.tensorParallelSize": 8},
+            "leaves hosts of v6e:4x4 without a chip to use",
+        ),
         ({"server.tensorParallelSize": 3}, "which does not divide the 4 chips of v6e:2x2"),
         ({"slice": "v5e:2x2"}, "on v6e and v7x only"),
         ({"slice": "cpu"}, "the slice is cpu; set dranet.enabled to false"),

@@ -30,6 +30,9 @@
 {{- if and $tp (ne (mod $chips $tp) 0) }}
 {{- fail (printf "server.tensorParallelSize is %d, which does not divide the %d chips of %s." $tp $chips $v.slice) }}
 {{- end }}
+{{- if and $tp (le $tp (mul $slice.chips (sub $hosts 1) | int)) }}
+{{- fail (printf "server.tensorParallelSize is %d, which leaves hosts of %s without a chip to use; take a slice of fewer hosts, or 0 for all chips." $tp $v.slice) }}
+{{- end }}
 {{- if and $v.dranet.enabled (not (has $slice.generation (list "v6e" "v7x"))) }}
 {{- fail (printf "dranet.enabled is true, but GKE offers its network interfaces on v6e and v7x only, and the slice is %s; set dranet.enabled to false." $v.slice) }}
 {{- end }}
