@@ -4,7 +4,7 @@ RUN := .venv/bin/python -m
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover test lint format bench swap plan-ci golden train-tiny sbom charts
+.PHONY: help setup serve failover test lint format bench swap hosts plan-ci golden train-tiny sbom charts
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,6 +42,9 @@ bench: setup ## stream from a real server beside the memory floor; ARGS="--strea
 
 swap: setup ## change versions under load, ten times over; ARGS="--rounds 1" is shorter
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.swap $(ARGS)
+
+hosts: setup ## serve from several processes as from several hosts, beside one; end them by kill -9
+	JAX_PLATFORMS=cpu $(RUN) benchmarks.hosts $(ARGS)
 
 plan-ci: setup ## compile every preset for its slice, check its limits; ARGS=--small does two programs
 	$(RUN) server.plan.gate $(ARGS)
