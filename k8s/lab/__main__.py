@@ -19,6 +19,8 @@ from k8s.lab.report import Result
 from k8s.lab.run import Durations, Lab
 from k8s.lab.scenarios import SCENARIOS, SHORT
 
+INTERRUPTED = 130
+
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m k8s.lab", description=__doc__)
@@ -29,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--streams", type=int, default=8, help="streams at once")
     parser.add_argument("--stream-tokens", type=int, default=120, help="tokens of a stream")
     parser.add_argument("--stream-pause", type=float, default=1.0, help="seconds between streams")
+    parser.add_argument("--replicas", type=int, default=2, help="servers of a region")
     parser.add_argument("--rounds", type=int, default=1, help="how often to run them all")
     parser.add_argument("--no-retries", action="store_true", help="the proxy retries nothing")
     parser.add_argument("--no-resume", action="store_true", help="the client resumes nothing")
@@ -38,7 +41,54 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     arguments = parser().parse_args()
-    results = asyncio.run(_run(arguments))
+    try:
+        results = asyncio.run(_run(arguments))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("\nended before its time", file=sys.stderr)
+        return INTERRUPTED
+    page = arguments.output / "index.html"
+    print(f"\n{_table(results)}\n\nreport: {arguments.output / 'report.json'}\npage:   {page}")
+    if picture := write_picture(page):
+        print(f"picture: {picture}")
+    return 1 if any(result.broken_promises for result in results) else 0
+
+
+async def _run(arguments: argparse.Namespace) -> list[Result]:
+    """However this is ended, it leaves no server behind, and a report of what was finished."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    wanted = SHORT if arguments.short else arguments.scenario
+    chosen = [s for s in SCENARIOS if not wanted or s.name in wanted] * arguments.rounds
+    shape = _shape(arguments)
+    lab = await Lab.open(
+        arguments.output,
+        Numbers.from_charts(),
+        shape,
+        retries=not arguments.no_retries,
+        num_replicas=arguments.replicas,
+    )
+    results: list[Result] = []
+    try:
+        for scenario in chosen:
+            results.append(await lab.run(scenario, shape, Durations()))
+            _write(arguments, results)
+    finally:
+        lab.close()
+    return results
+
+
+def _shape(arguments: argparse.Namespace) -> Shape:
+    return Shape(
+        rate=arguments.rate,
+        num_streams=arguments.streams,
+        stream_tokens=arguments.stream_tokens,
+        stream_pause=arguments.stream_pause,
+        resume=not arguments.no_resume,
+    )
+
+
+def _write(arguments: argparse.Namespace, results: list[Result]) -> None:
     report = {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "cpus": os.cpu_count(),
@@ -46,41 +96,8 @@ def main() -> int:
         "resume": not arguments.no_resume,
         "scenarios": [result.as_json() for result in results],
     }
-    path = arguments.output / "report.json"
-    path.write_text(json.dumps(report, indent=1))
-    page = write_page(report, arguments.output)
-    print(f"\n{_table(results)}\n\nreport: {path}\npage:   {page}")
-    if picture := write_picture(page):
-        print(f"picture: {picture}")
-    return 1 if any(result.broken_promises for result in results) else 0
-
-
-async def _run(arguments: argparse.Namespace) -> list[Result]:
-    shape = Shape(
-        rate=arguments.rate,
-        num_streams=arguments.streams,
-        stream_tokens=arguments.stream_tokens,
-        stream_pause=arguments.stream_pause,
-        resume=not arguments.no_resume,
-    )
-    # However this is ended, it leaves no server behind.
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    wanted = SHORT if arguments.short else arguments.scenario
-    chosen = [s for s in SCENARIOS if not wanted or s.name in wanted] * arguments.rounds
-    lab = await Lab.open(
-        arguments.output, Numbers.from_charts(), shape, retries=not arguments.no_retries
-    )
-    results: list[Result] = []
-    try:
-        for scenario in chosen:
-            if results:
-                await lab.restore()
-            results.append(await lab.run(scenario, shape, Durations()))
-    finally:
-        lab.close()
-    return results
+    (arguments.output / "report.json").write_text(json.dumps(report, indent=1))
+    write_page(report, arguments.output)
 
 
 def _table(results: list[Result]) -> str:

@@ -28,8 +28,8 @@ SIZES = ("--max-num-seqs=16", "--max-num-batched-tokens=64", "--num-blocks=1024"
 
 @dataclass(slots=True)
 class Replica:
-    """One server. `process` is None while it is gone, `is_touched` since something was done to it:
-    one that hangs still says for a while that it is ready.
+    """One server. `process` is None while it is gone, `is_touched` unless it is as it was when it
+    became ready: one that hangs still says for a while that it is.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Replica:
     pids: list[int] = field(default_factory=list)
 
     def start(self) -> None:
-        self.is_touched = False
+        self.is_touched = True
         ports = (f"--http-port={self.address.http}", f"--grpc-port={self.address.grpc}")
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -51,6 +51,7 @@ class Replica:
                 stderr=log,
                 env={**os.environ, "JAX_PLATFORMS": "cpu"},
             )
+        self.pids = [self.process.pid]
 
     async def wait_ready(self) -> None:
         """TimeoutError, with the log, if it does not become ready."""
@@ -60,6 +61,7 @@ class Replica:
                     answer = await client.get(f"http://{HOST}:{self.address.http}/readyz")
                     if answer.status_code == 200:
                         self._find_processes()
+                        self.is_touched = False
                         return
                 await asyncio.sleep(0.2)
         raise TimeoutError(f"{self.name} did not start:\n{self.log_path.read_text()[-2000:]}")

@@ -24,6 +24,7 @@ NUM_PROMPTS = 8
 UNARY_TOKENS = 4
 # A server that answers nothing within this has failed its client.
 UNARY_SECONDS = 10.0
+FINISH_SECONDS = 60.0
 PROMPTS = tuple(f"def solution_{number}(values):\n" for number in range(NUM_PROMPTS))
 
 
@@ -91,7 +92,7 @@ def _options(number: int, num_tokens: int) -> Any:
 
 
 class Load:
-    """Runs from `start` to `stop`; `record` fills meanwhile."""
+    """Runs from `start` to `finish`; `record` fills meanwhile. The caller closes it."""
 
     def __init__(
         self,
@@ -129,11 +130,19 @@ class Load:
             for number in range(self._shape.num_streams)
         ]
 
-    async def stop(self) -> None:
+    async def finish(self) -> None:
         """No more new ones; what runs may end, for that must work too."""
         self._is_stopping = True
-        await asyncio.gather(*self._workers)
-        await asyncio.gather(*self._tasks)
+        async with asyncio.timeout(FINISH_SECONDS):
+            await asyncio.gather(*self._workers)
+            await asyncio.gather(*self._tasks)
+
+    async def aclose(self) -> None:
+        """Whatever still runs ends now."""
+        tasks = [*self._workers, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._http.aclose()
         for client in self._clients.values():
             await client.aclose()

@@ -31,23 +31,39 @@ class Result:
     description: str
     rate: float
     num_streams: int
-    requests: int
-    failed: int
-    streams: int
-    broken_streams: int
-    resumed_streams: int
-    retried_streams: int
-    tokens_lost: int
-    tokens_duplicated: int
-    first_answer_ms: float | None
-    promised_ms: float | None
     before: Percentiles
     during: Percentiles
     after: Percentiles
+    requests: int = 0
+    failed: int = 0
+    streams: int = 0
+    broken_streams: int = 0
+    resumed_streams: int = 0
+    retried_streams: int = 0
+    tokens_lost: int = 0
+    tokens_duplicated: int = 0
+    first_answer_ms: float | None = None
+    promised_ms: float | None = None
     errors: dict[str, int] = field(default_factory=dict)
     timeline: list[dict[str, Any]] = field(default_factory=list)
     event_second: float = 0.0
     broken_promises: list[str] = field(default_factory=list)
+
+    @classmethod
+    def unfinished(cls, scenario: Scenario, shape: Shape, error: Exception) -> Result:
+        """Of a scenario that raised: nothing is known of it but why."""
+        nothing = Percentiles(p50_ms=0.0, p99_ms=0.0, count=0)
+        words = f"it did not finish: {type(error).__name__}: {error}"
+        return cls(
+            name=scenario.name,
+            description=scenario.description,
+            rate=shape.rate,
+            num_streams=shape.num_streams,
+            before=nothing,
+            during=nothing,
+            after=nothing,
+            broken_promises=[words],
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

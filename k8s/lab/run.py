@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from k8s.lab.report import Result, evaluate
 from k8s.lab.scenarios import Scenario
 
 REGIONS = ("us-central1", "europe-west4")
-NUM_REPLICAS = 2
 SETTLE_SECONDS = 60.0
 
 
@@ -51,7 +51,7 @@ class Lab:
         shape: Shape,
         *,
         retries: bool,
-        num_replicas: int = NUM_REPLICAS,
+        num_replicas: int,
     ) -> Lab:
         """Start everything; the caller closes it."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,22 +80,36 @@ class Lab:
         self._fleet.end()
 
     async def run(self, scenario: Scenario, shape: Shape, durations: Durations) -> Result:
-        """One scenario from sound regions; leaves what it broke as it is."""
-        await self._settle()
+        """One scenario from sound regions; leaves what it broke as it is. What is raised is a
+        result too, so that the others' are not lost.
+        """
+        try:
+            _say("restoring")
+            await self._fleet.restore()
+            await self._settle()
+            return await self._run(scenario, shape, durations)
+        except Exception as error:
+            traceback.print_exc()
+            return Result.unfinished(scenario, shape, error)
+
+    async def _run(self, scenario: Scenario, shape: Shape, durations: Durations) -> Result:
         load = Load(self._proxy.addresses[REGIONS[0]], shape, self._expected, self._fleet.region_of)
         if scenario.prepare is not None:
             await scenario.prepare(self._fleet, load)
         load.start()
         watching = asyncio.create_task(self._watch(scenario, load))
-        await asyncio.sleep(durations.before)
-        event = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_break(scenario, self._fleet, load))
-            await asyncio.sleep(durations.during)
-        settled = time.monotonic()
-        await asyncio.sleep(durations.after)
-        await load.stop()
-        watching.cancel()
+        try:
+            await asyncio.sleep(durations.before)
+            event = time.monotonic()
+            await asyncio.gather(
+                scenario.break_it(self._fleet, load), asyncio.sleep(durations.during)
+            )
+            settled = time.monotonic()
+            await asyncio.sleep(durations.after)
+            await load.finish()
+        finally:
+            watching.cancel()
+            await load.aclose()
         return evaluate(
             scenario,
             load.record,
@@ -105,10 +119,6 @@ class Lab:
             event=event,
             settled=settled,
         )
-
-    async def restore(self) -> None:
-        _say("restoring")
-        await self._fleet.restore()
 
     async def _settle(self) -> None:
         """The proxy has every replica in service: health checks passed, ejections lapsed."""
@@ -130,10 +140,6 @@ class Lab:
                 f"failed {failed}  streams {len(load.record.streams)}, "
                 f"resumed {resumed}, broken {broken}"
             )
-
-
-async def _break(scenario: Scenario, fleet: Fleet, load: Load) -> None:
-    await scenario.break_it(fleet, load)
 
 
 def _say(line: str) -> None:
