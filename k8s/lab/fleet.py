@@ -35,6 +35,7 @@ class Replica:
     name: str
     address: Address
     flags: Sequence[str]
+    environment: Mapping[str, str]
     log_path: Path
     process: subprocess.Popen[bytes] | None = None
     engine_pid: int = 0
@@ -49,7 +50,7 @@ class Replica:
                 [sys.executable, "-m", "server", "serve", f"--host={HOST}", *ports, *self.flags],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+                env={**os.environ, **self.environment, "JAX_PLATFORMS": "cpu"},
             )
         self.pids = [self.process.pid]
 
@@ -102,16 +103,10 @@ class Replica:
 class Fleet:
     """Replicas by region, the primary first."""
 
-    def __init__(
-        self, regions: Sequence[str], num_replicas: int, numbers: Numbers, folder: Path
-    ) -> None:
+    def __init__(self, numbers: Numbers, num_replicas: int, folder: Path) -> None:
         self._folder = folder
-        flags = [
-            *("--dtype=float32", "--compile-cache-dir=.cache/xla-lab", *SIZES),
-            f"--lame-duck-seconds={numbers.lame_duck}",
-            f"--drain-timeout-seconds={numbers.drain_timeout}",
-            f"--hang-timeout-seconds={numbers.hang_timeout}",
-        ]
+        regions = [*numbers.servers]
+        flags = ["--dtype=float32", "--compile-cache-dir=.cache/xla-lab", *SIZES]
         with free_ports(2 * num_replicas * len(regions)) as ports:
             taken = iter(ports)
             self.regions: Mapping[str, list[Replica]] = {
@@ -120,6 +115,7 @@ class Fleet:
                         name=f"{region}-{number}",
                         address=Address(next(taken), next(taken)),
                         flags=[*flags, f"--model-config={self._model_config(region)}"],
+                        environment=numbers.servers[region],
                         log_path=folder / f"{region}-{number}.log",
                     )
                     for number in range(num_replicas)

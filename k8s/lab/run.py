@@ -14,12 +14,11 @@ from pathlib import Path
 
 from k8s.lab.fleet import Fleet
 from k8s.lab.load import Load, Shape, undisturbed
-from k8s.lab.numbers import Numbers
+from k8s.lab.numbers import REGIONS, Numbers
 from k8s.lab.proxy import Address, Proxy, free_ports
 from k8s.lab.report import Result, evaluate
 from k8s.lab.scenarios import Scenario
 
-REGIONS = ("us-central1", "europe-west4")
 SETTLE_SECONDS = 60.0
 
 
@@ -55,7 +54,7 @@ class Lab:
     ) -> Lab:
         """Start everything; the caller closes it."""
         folder.mkdir(parents=True, exist_ok=True)
-        fleet = Fleet(REGIONS, num_replicas, numbers, folder)
+        fleet = Fleet(numbers, num_replicas, folder)
         try:
             for replica in fleet.replicas:
                 _say(f"starting {replica.name}")

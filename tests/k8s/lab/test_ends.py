@@ -60,7 +60,7 @@ class FakeFleet:
     """Cannot be made whole again, which the real one says like this."""
 
     async def restore(self):
-        raise TimeoutError("us-central1-0 did not start")
+        raise TimeoutError("us-east5-0 did not start")
 
     def end(self):
         pass
@@ -82,6 +82,6 @@ def test_a_scenario_that_raised_is_reported_beside_the_others(tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", arguments)
     assert command.main() == 1
     report = json.loads((tmp_path / "report.json").read_text())
-    promise = "it did not finish: TimeoutError: us-central1-0 did not start"
+    promise = "it did not finish: TimeoutError: us-east5-0 did not start"
     assert [one["broken_promises"] for one in report["scenarios"]] == [[promise]] * 2
     assert "2 of 2 scenarios broke a promise" in (tmp_path / "index.html").read_text()
