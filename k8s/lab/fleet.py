@@ -54,6 +54,10 @@ class Replica:
             )
         self.pids = [self.process.pid]
 
+    @property
+    def has_ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
     async def wait_ready(self) -> None:
         """TimeoutError, with the log, if it does not become ready."""
         async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
@@ -73,6 +77,11 @@ class Replica:
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    async def wait_dead(self) -> None:
+        """Until the kernel has taken every process apart, its sockets with it."""
+        while any(_is_alive(pid) for pid in self.pids):
+            await asyncio.sleep(0.001)
 
     def drain(self) -> None:
         self.is_touched = True
@@ -154,21 +163,15 @@ class Fleet:
                 return region
         return None
 
-    async def start(self) -> None:
-        """Start what is not running, one after another: they compile with all cores."""
-        for replica in self.replicas:
-            if replica.process is None or replica.process.poll() is not None:
-                replica.start()
-                await replica.wait_ready()
-
     async def restore(self) -> None:
-        """Everything as it was: what was touched is ended and started again."""
+        """Everything as it was: what was touched or has ended is started again, all at once."""
         for region in self.regions:
             self.configure(region, VERSION)
-        for replica in self.replicas:
-            if replica.is_touched:
-                replica.end()
-        await self.start()
+        gone = [replica for replica in self.replicas if replica.is_touched or replica.has_ended]
+        for replica in gone:
+            replica.end()
+            replica.start()
+        await asyncio.gather(*(replica.wait_ready() for replica in gone))
 
     def end(self) -> None:
         for replica in self.replicas:
@@ -181,6 +184,15 @@ def _children(parent: int) -> Iterator[int]:
             stat = (entry / "stat").read_text().rpartition(") ")[2].split()
             if int(stat[1]) == parent:
                 yield int(entry.name)
+
+
+def _is_alive(pid: int) -> bool:
+    """A zombie is dead, but a main thread can be one before the others have ended."""
+    try:
+        threads = [*Path(f"/proc/{pid}/task").iterdir()]
+        return any((one / "stat").read_text().rpartition(") ")[2][0] not in "ZX" for one in threads)
+    except OSError:
+        return False
 
 
 def _command_line(pid: int) -> str:

@@ -102,6 +102,7 @@ class Load:
         region_of: Callable[[int], str | None],
     ) -> None:
         self.record = Record()
+        self.num_stream_tokens = 0
         self._address = address
         self._shape = shape
         self._expected = expected
@@ -136,6 +137,14 @@ class Load:
         async with asyncio.timeout(FINISH_SECONDS):
             await asyncio.gather(*self._workers)
             await asyncio.gather(*self._tasks)
+
+    async def drain(self, patience: float) -> int:
+        """No more new ones; how many unary requests are not answered in time even so."""
+        self._is_stopping = True
+        if not self._tasks:
+            return 0
+        _, late = await asyncio.wait(self._tasks, timeout=patience)
+        return len(late)
 
     async def aclose(self) -> None:
         """Whatever still runs ends now."""
@@ -211,6 +220,7 @@ class Load:
             async with stream:
                 async for delta in stream:
                     token_ids += delta.token_ids
+                    self.num_stream_tokens += len(delta.token_ids)
         except AntipodeError as failure:
             error = _words(failure)
             await asyncio.sleep(0.1)

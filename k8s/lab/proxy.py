@@ -63,6 +63,10 @@ class Proxy:
                 stderr=log,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def is_whole(self) -> bool:
         """Whether every replica of every cluster is sent requests."""
         async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
@@ -155,7 +159,7 @@ def _retry_policy(numbers: Numbers) -> Json:
         "retriable_status_codes": [503, 429],
         "num_retries": numbers.num_retries,
         "per_try_idle_timeout": _seconds(numbers.quiet_timeout),
-        "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.2s"},
+        "retry_back_off": {"base_interval": "0.002s", "max_interval": "0.05s"},
         "host_selection_retry_max_attempts": 5,
         "retry_host_predicate": [
             {
@@ -167,7 +171,7 @@ def _retry_policy(numbers: Numbers) -> Json:
             "name": "envoy.retry_priorities.previous_priorities",
             "typed_config": {
                 "@type": f"{retry}.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-                "update_frequency": 2,
+                "update_frequency": 1,
             },
         },
     }

@@ -6,10 +6,12 @@ Everything about time is here: how long before, during and after.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from k8s.lab.fleet import Fleet
@@ -20,15 +22,8 @@ from k8s.lab.report import Result, evaluate
 from k8s.lab.scenarios import Scenario
 
 SETTLE_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Durations:
-    """Seconds of load before the event, until things should have settled, and after that."""
-
-    before: float = 6.0
-    during: float = 18.0
-    after: float = 4.0
+# Of load before anything happens, and after things should have settled.
+BEFORE_SECONDS, AFTER_SECONDS = 6.0, 3.0
 
 
 class Lab:
@@ -56,6 +51,7 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         fleet = Fleet(numbers, num_replicas, folder)
         try:
+            # One after another: the first one compiles, with all cores, for the others.
             for replica in fleet.replicas:
                 _say(f"starting {replica.name}")
                 replica.start()
@@ -78,7 +74,7 @@ class Lab:
         self._proxy.stop()
         self._fleet.end()
 
-    async def run(self, scenario: Scenario, shape: Shape, durations: Durations) -> Result:
+    async def run(self, scenario: Scenario, shape: Shape) -> Result:
         """One scenario from sound regions; leaves what it broke as it is. What is raised is a
         result too, so that the others' are not lost.
         """
@@ -86,25 +82,25 @@ class Lab:
             _say("restoring")
             await self._fleet.restore()
             await self._settle()
-            return await self._run(scenario, shape, durations)
+            return await self._run(scenario, shape)
         except Exception as error:
             traceback.print_exc()
             return Result.unfinished(scenario, shape, error)
 
-    async def _run(self, scenario: Scenario, shape: Shape, durations: Durations) -> Result:
-        load = Load(self._proxy.addresses[REGIONS[0]], shape, self._expected, self._fleet.region_of)
+    async def _run(self, scenario: Scenario, shape: Shape) -> Result:
+        load = self._load(shape)
         if scenario.prepare is not None:
             await scenario.prepare(self._fleet, load)
         load.start()
         watching = asyncio.create_task(self._watch(scenario, load))
         try:
-            await asyncio.sleep(durations.before)
-            event = time.monotonic()
-            await asyncio.gather(
-                scenario.break_it(self._fleet, load), asyncio.sleep(durations.during)
+            await asyncio.sleep(BEFORE_SECONDS)
+            began = time.monotonic()
+            event, _ = await asyncio.gather(
+                scenario.break_it(self._fleet, load), asyncio.sleep(scenario.seconds)
             )
             settled = time.monotonic()
-            await asyncio.sleep(durations.after)
+            await asyncio.sleep(AFTER_SECONDS)
             await load.finish()
         finally:
             watching.cancel()
@@ -115,9 +111,30 @@ class Lab:
             shape,
             self._numbers,
             primary=REGIONS[0],
+            began=began,
             event=event,
             settled=settled,
         )
+
+    @asynccontextmanager
+    async def steady_load(self, shape: Shape) -> AsyncIterator[Load]:
+        """Load on sound regions of which nothing is broken."""
+        await self._settle()
+        load = self._load(shape)
+        load.start()
+        try:
+            yield load
+        finally:
+            await load.aclose()
+
+    def pids(self) -> dict[str, list[int]]:
+        """The processes, by what they are part of."""
+        servers = [pid for replica in self._fleet.replicas for pid in replica.pids]
+        return {"servers": servers, "proxy": [self._proxy.pid], "load": [os.getpid()]}
+
+    def _load(self, shape: Shape) -> Load:
+        address = self._proxy.addresses[REGIONS[0]]
+        return Load(address, shape, self._expected, self._fleet.region_of)
 
     async def _settle(self) -> None:
         """The proxy has every replica in service: health checks passed, ejections lapsed."""
