@@ -100,6 +100,8 @@ def _facts(scenario: Mapping[str, Any]) -> str:
         )
         + " ms",
     }
+    if cores := scenario["cores_before"]:
+        facts["cores busy before"] = ", ".join(f"{name} {busy}" for name, busy in cores.items())
     return "".join(f"<span>{name} <b>{value}</b></span>" for name, value in facts.items())
 
 

@@ -223,17 +223,17 @@ def _health_check(numbers: Numbers) -> Json:
 
 
 def _outlier_detection(numbers: Numbers) -> Json:
-    """What fails requests is left alone before the health checks see it. By default each ejection
-    is longer than the one before, so that a region which came back would be left out for minutes.
+    """What fails requests is left alone before health checks see it; a silence counts too, which
+    it would not if errors of the proxy's own making were counted apart: there, a connection that is
+    made makes up for it. By default each ejection is longer than the one before, so that a region
+    which came back would be left out for minutes.
     """
     return {
         "interval": "1s",
         "base_ejection_time": numbers.ejection,
         "max_ejection_time": numbers.ejection,
         "max_ejection_percent": 100,
-        "consecutive_gateway_failure": numbers.failures_to_eject,
-        "split_external_local_origin_errors": True,
-        "consecutive_local_origin_failure": numbers.failures_to_eject,
+        "consecutive_5xx": numbers.failures_to_eject,
     }
 
 

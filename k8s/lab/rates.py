@@ -1,19 +1,16 @@
 """The highest rate that this machine answers in time, and where its cores went at each rate.
 
-Nothing is broken meanwhile: load of one rate after another. Cores are counted by the kernel's
-clocks of the processes, and all of the machine's, so that what others took is seen too.
+Nothing is broken meanwhile: load of one rate after another.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from k8s.lab.cores import Clocks
 from k8s.lab.load import Record, Shape
 from k8s.lab.report import Percentiles, percentiles
 from k8s.lab.run import Lab
@@ -23,12 +20,11 @@ FIRST_RATE, RATE_STEP = 20, 20
 LIMIT_MS = 1000.0
 # Tried after the search, however far that got.
 LAST_RATE, LAST_NUM_STREAMS = 200.0, 64
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One rate. `cores` is how many were busy on average with servers, proxy, load and in all."""
+    """One rate. `cores` is how many were busy on average, by what with."""
 
     rate: float
     num_streams: int
@@ -70,9 +66,10 @@ async def find_rate(lab: Lab, shape: Shape) -> list[Step]:
 
 async def _step(lab: Lab, shape: Shape) -> Step:
     async with lab.steady_load(shape) as load:
-        before, start = _busy(lab), time.monotonic()
+        before = Clocks.read(lab.pids())
         await asyncio.sleep(STEP_SECONDS)
-        after, seconds = _busy(lab), time.monotonic() - start
+        cores = Clocks.read(lab.pids()).cores_since(before)
+        num_stream_tokens = load.num_stream_tokens
         num_unanswered = await load.drain(PATIENCE_SECONDS)
         record = load.record
     return Step(
@@ -81,30 +78,11 @@ async def _step(lab: Lab, shape: Shape) -> Step:
         answers=percentiles(record.answers),
         failed=_num_failed(record),
         unanswered=num_unanswered,
-        stream_tokens_per_second=round(load.num_stream_tokens / seconds, 1),
-        cores={name: round((after[name] - before[name]) / seconds, 2) for name in before},
+        stream_tokens_per_second=round(num_stream_tokens / STEP_SECONDS, 1),
+        cores=cores,
     )
 
 
 def _num_failed(record: Record) -> int:
     errors = [a.error for a in record.answers] + [s.error for s in record.streams]
     return sum(map(bool, errors))
-
-
-def _busy(lab: Lab) -> dict[str, float]:
-    """Seconds of cores so far."""
-    times = {name: sum(_process_seconds(pids)) for name, pids in lab.pids().items()}
-    return {**times, "in all": _machine_seconds()}
-
-
-def _process_seconds(pids: Iterable[int]) -> Iterator[float]:
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-        yield (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def _machine_seconds() -> float:
-    """Of anybody; neither idle nor waiting for disks."""
-    fields = Path("/proc/stat").read_text().split()[1:8]
-    user, nice, system, _, _, irq, softirq = map(int, fields)
-    return (user + nice + system + irq + softirq) / _TICKS

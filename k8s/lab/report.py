@@ -27,7 +27,8 @@ class Percentiles:
 class Result:
     """One scenario's outcome. Breaking it took `breaking_ms`; `first_answer_ms` is counted from its
     end, and 0 when that came even before, `first_since_began_ms` from its beginning. `timeline` has
-    an entry a second, counted from the first request.
+    an entry a second, counted from the first request. `cores_before` is how many cores were busy
+    before anything broke, by what with: `others` is what had nothing to do with this.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Result:
     first_answer_ms: float | None = None
     first_since_began_ms: float | None = None
     promised_ms: float | None = None
+    cores_before: dict[str, float] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     timeline: list[dict[str, Any]] = field(default_factory=list)
     event_second: float = 0.0

@@ -12,8 +12,10 @@ import time
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from k8s.lab.cores import Clocks
 from k8s.lab.fleet import Fleet
 from k8s.lab.load import Load, Shape, undisturbed
 from k8s.lab.numbers import REGIONS, Numbers
@@ -94,7 +96,9 @@ class Lab:
         load.start()
         watching = asyncio.create_task(self._watch(scenario, load))
         try:
+            clocks = Clocks.read(self.pids())
             await asyncio.sleep(BEFORE_SECONDS)
+            cores = Clocks.read(self.pids()).cores_since(clocks)
             began = time.monotonic()
             event, _ = await asyncio.gather(
                 scenario.break_it(self._fleet, load), asyncio.sleep(scenario.seconds)
@@ -105,7 +109,7 @@ class Lab:
         finally:
             watching.cancel()
             await load.aclose()
-        return evaluate(
+        result = evaluate(
             scenario,
             load.record,
             shape,
@@ -115,6 +119,7 @@ class Lab:
             event=event,
             settled=settled,
         )
+        return replace(result, cores_before=cores)
 
     @asynccontextmanager
     async def steady_load(self, shape: Shape) -> AsyncIterator[Load]:
@@ -128,8 +133,9 @@ class Lab:
             await load.aclose()
 
     def pids(self) -> dict[str, list[int]]:
-        """The processes, by what they are part of."""
-        servers = [pid for replica in self._fleet.replicas for pid in replica.pids]
+        """The processes that are there, by what they are part of."""
+        running = [replica for replica in self._fleet.replicas if not replica.has_ended]
+        servers = [pid for replica in running for pid in replica.pids]
         return {"servers": servers, "proxy": [self._proxy.pid], "load": [os.getpid()]}
 
     def _load(self, shape: Shape) -> Load:
