@@ -15,9 +15,12 @@ from typing import Any
 from k8s.lab.load import Shape
 from k8s.lab.numbers import Numbers
 from k8s.lab.page import write_page, write_picture
+from k8s.lab.rates import Step, find_rate
 from k8s.lab.report import Result
-from k8s.lab.run import Durations, Lab
+from k8s.lab.run import Lab
 from k8s.lab.scenarios import SCENARIOS, SHORT
+
+INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,10 +29,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", action="append", choices=names, help="these alone")
     parser.add_argument("--short", action="store_true", help="kill and drain, for CI")
     parser.add_argument("--rate", type=float, default=40.0, help="unary requests a second")
-    parser.add_argument("--streams", type=int, default=8, help="streams at once")
-    parser.add_argument("--stream-tokens", type=int, default=120, help="tokens of a stream")
-    parser.add_argument("--stream-pause", type=float, default=1.0, help="seconds between streams")
+    parser.add_argument("--streams", type=int, default=4, help="streams at once")
+    parser.add_argument("--stream-tokens", type=int, default=250, help="tokens of a stream")
+    parser.add_argument("--stream-pause", type=float, default=0.5, help="seconds between streams")
+    parser.add_argument("--replicas", type=int, default=2, help="servers of a region")
     parser.add_argument("--rounds", type=int, default=1, help="how often to run them all")
+    parser.add_argument("--find-rate", action="store_true", help="the highest rate; breaks nothing")
     parser.add_argument("--no-retries", action="store_true", help="the proxy retries nothing")
     parser.add_argument("--no-resume", action="store_true", help="the client resumes nothing")
     parser.add_argument("--output", type=Path, default=Path("build/failover"))
@@ -38,7 +43,59 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     arguments = parser().parse_args()
-    results = asyncio.run(_run(arguments))
+    try:
+        results = asyncio.run(_run(arguments))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("\nended before its time", file=sys.stderr)
+        return INTERRUPTED
+    if arguments.find_rate:
+        return 0
+    page = arguments.output / "index.html"
+    print(f"\n{_table(results)}\n\nreport: {arguments.output / 'report.json'}\npage:   {page}")
+    if picture := write_picture(page):
+        print(f"picture: {picture}")
+    return 1 if any(result.broken_promises for result in results) else 0
+
+
+async def _run(arguments: argparse.Namespace) -> list[Result]:
+    """However this is ended, it leaves no server behind, and a report of what was finished."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    wanted = SHORT if arguments.short else arguments.scenario
+    chosen = [s for s in SCENARIOS if not wanted or s.name in wanted] * arguments.rounds
+    shape = _shape(arguments)
+    lab = await Lab.open(
+        arguments.output,
+        Numbers.from_charts(),
+        shape,
+        retries=not arguments.no_retries,
+        num_replicas=arguments.replicas,
+    )
+    results: list[Result] = []
+    try:
+        if arguments.find_rate:
+            _write_rates(arguments, await find_rate(lab, shape))
+            return []
+        for scenario in chosen:
+            results.append(await lab.run(scenario, shape))
+            _write(arguments, results)
+    finally:
+        lab.close()
+    return results
+
+
+def _shape(arguments: argparse.Namespace) -> Shape:
+    return Shape(
+        rate=arguments.rate,
+        num_streams=arguments.streams,
+        stream_tokens=arguments.stream_tokens,
+        stream_pause=arguments.stream_pause,
+        resume=not arguments.no_resume,
+    )
+
+
+def _write(arguments: argparse.Namespace, results: list[Result]) -> None:
     report = {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "cpus": os.cpu_count(),
@@ -46,63 +103,31 @@ def main() -> int:
         "resume": not arguments.no_resume,
         "scenarios": [result.as_json() for result in results],
     }
-    path = arguments.output / "report.json"
-    path.write_text(json.dumps(report, indent=1))
-    page = write_page(report, arguments.output)
-    print(f"\n{_table(results)}\n\nreport: {path}\npage:   {page}")
-    if picture := write_picture(page):
-        print(f"picture: {picture}")
-    return 1 if any(result.broken_promises for result in results) else 0
+    (arguments.output / "report.json").write_text(json.dumps(report, indent=1))
+    write_page(report, arguments.output)
 
 
-async def _run(arguments: argparse.Namespace) -> list[Result]:
-    shape = Shape(
-        rate=arguments.rate,
-        num_streams=arguments.streams,
-        stream_tokens=arguments.stream_tokens,
-        stream_pause=arguments.stream_pause,
-        resume=not arguments.no_resume,
-    )
-    # However this is ended, it leaves no server behind.
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    wanted = SHORT if arguments.short else arguments.scenario
-    chosen = [s for s in SCENARIOS if not wanted or s.name in wanted] * arguments.rounds
-    lab = await Lab.open(
-        arguments.output, Numbers.from_charts(), shape, retries=not arguments.no_retries
-    )
-    results: list[Result] = []
-    try:
-        for scenario in chosen:
-            if results:
-                await lab.restore()
-            results.append(await lab.run(scenario, shape, Durations()))
-    finally:
-        lab.close()
-    return results
+def _write_rates(arguments: argparse.Namespace, steps: list[Step]) -> None:
+    path = arguments.output / "rates.json"
+    path.write_text(json.dumps([step.as_json() for step in steps], indent=1))
+
+
+HEAD = ("scenario", "requests", "failed", "streams", "resumed", "broken", "lost", "twice")
+TIMES = ("broke ms", "first ms", "in all ms", "p99 before/during/after ms")
 
 
 def _table(results: list[Result]) -> str:
-    head = ("scenario", "requests", "failed", "streams", "resumed", "broken", "lost", "twice")
-    rows: list[tuple[Any, ...]] = [(*head, "first ms", "p99 before/during/after ms")]
-    for r in results:
-        latencies = "/".join(f"{p.p99_ms:.0f}" for p in (r.before, r.during, r.after))
-        counts = (r.streams, r.resumed_streams, r.broken_streams, r.tokens_lost)
-        rows.append(
-            (
-                r.name,
-                r.requests,
-                r.failed,
-                *counts,
-                r.tokens_duplicated,
-                r.first_answer_ms,
-                latencies,
-            )
-        )
+    rows = [(*HEAD, *TIMES), *map(_row, results)]
     lines = ["  ".join(f"{cell!s:>9}" for cell in row) for row in rows]
     lines += [f"  {r.name}: BROKEN: {promise}" for r in results for promise in r.broken_promises]
     return "\n".join(lines)
+
+
+def _row(r: Result) -> tuple[Any, ...]:
+    counts = (r.requests, r.failed, r.streams, r.resumed_streams, r.broken_streams)
+    times = (r.breaking_ms, r.first_answer_ms, r.first_since_began_ms)
+    p99 = "/".join(f"{phase.p99_ms:.0f}" for phase in (r.before, r.during, r.after))
+    return (r.name, *counts, r.tokens_lost, r.tokens_duplicated, *times, p99)
 
 
 if __name__ == "__main__":

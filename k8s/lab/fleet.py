@@ -28,13 +28,14 @@ SIZES = ("--max-num-seqs=16", "--max-num-batched-tokens=64", "--num-blocks=1024"
 
 @dataclass(slots=True)
 class Replica:
-    """One server. `process` is None while it is gone, `is_touched` since something was done to it:
-    one that hangs still says for a while that it is ready.
+    """One server. `process` is None while it is gone, `is_touched` unless it is as it was when it
+    became ready: one that hangs still says for a while that it is.
     """
 
     name: str
     address: Address
     flags: Sequence[str]
+    environment: Mapping[str, str]
     log_path: Path
     process: subprocess.Popen[bytes] | None = None
     engine_pid: int = 0
@@ -42,15 +43,20 @@ class Replica:
     pids: list[int] = field(default_factory=list)
 
     def start(self) -> None:
-        self.is_touched = False
+        self.is_touched = True
         ports = (f"--http-port={self.address.http}", f"--grpc-port={self.address.grpc}")
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server", "serve", f"--host={HOST}", *ports, *self.flags],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+                env={**os.environ, **self.environment, "JAX_PLATFORMS": "cpu"},
             )
+        self.pids = [self.process.pid]
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
 
     async def wait_ready(self) -> None:
         """TimeoutError, with the log, if it does not become ready."""
@@ -60,6 +66,7 @@ class Replica:
                     answer = await client.get(f"http://{HOST}:{self.address.http}/readyz")
                     if answer.status_code == 200:
                         self._find_processes()
+                        self.is_touched = False
                         return
                 await asyncio.sleep(0.2)
         raise TimeoutError(f"{self.name} did not start:\n{self.log_path.read_text()[-2000:]}")
@@ -70,6 +77,11 @@ class Replica:
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    async def wait_dead(self) -> None:
+        """Until the kernel has taken every process apart, its sockets with it."""
+        while any(_is_alive(pid) for pid in self.pids):
+            await asyncio.sleep(0.001)
 
     def drain(self) -> None:
         self.is_touched = True
@@ -100,16 +112,10 @@ class Replica:
 class Fleet:
     """Replicas by region, the primary first."""
 
-    def __init__(
-        self, regions: Sequence[str], num_replicas: int, numbers: Numbers, folder: Path
-    ) -> None:
+    def __init__(self, numbers: Numbers, num_replicas: int, folder: Path) -> None:
         self._folder = folder
-        flags = [
-            *("--dtype=float32", "--compile-cache-dir=.cache/xla-lab", *SIZES),
-            f"--lame-duck-seconds={numbers.lame_duck}",
-            f"--drain-timeout-seconds={numbers.drain_timeout}",
-            f"--hang-timeout-seconds={numbers.hang_timeout}",
-        ]
+        regions = [*numbers.servers]
+        flags = ["--dtype=float32", "--compile-cache-dir=.cache/xla-lab", *SIZES]
         with free_ports(2 * num_replicas * len(regions)) as ports:
             taken = iter(ports)
             self.regions: Mapping[str, list[Replica]] = {
@@ -118,6 +124,7 @@ class Fleet:
                         name=f"{region}-{number}",
                         address=Address(next(taken), next(taken)),
                         flags=[*flags, f"--model-config={self._model_config(region)}"],
+                        environment=numbers.servers[region],
                         log_path=folder / f"{region}-{number}.log",
                     )
                     for number in range(num_replicas)
@@ -156,21 +163,15 @@ class Fleet:
                 return region
         return None
 
-    async def start(self) -> None:
-        """Start what is not running, one after another: they compile with all cores."""
-        for replica in self.replicas:
-            if replica.process is None or replica.process.poll() is not None:
-                replica.start()
-                await replica.wait_ready()
-
     async def restore(self) -> None:
-        """Everything as it was: what was touched is ended and started again."""
+        """Everything as it was: what was touched or has ended is started again, all at once."""
         for region in self.regions:
             self.configure(region, VERSION)
-        for replica in self.replicas:
-            if replica.is_touched:
-                replica.end()
-        await self.start()
+        gone = [replica for replica in self.replicas if replica.is_touched or replica.has_ended]
+        for replica in gone:
+            replica.end()
+            replica.start()
+        await asyncio.gather(*(replica.wait_ready() for replica in gone))
 
     def end(self) -> None:
         for replica in self.replicas:
@@ -183,6 +184,15 @@ def _children(parent: int) -> Iterator[int]:
             stat = (entry / "stat").read_text().rpartition(") ")[2].split()
             if int(stat[1]) == parent:
                 yield int(entry.name)
+
+
+def _is_alive(pid: int) -> bool:
+    """A zombie is dead, but a main thread can be one before the others have ended."""
+    try:
+        threads = [*Path(f"/proc/{pid}/task").iterdir()]
+        return any((one / "stat").read_text().rpartition(") ")[2][0] not in "ZX" for one in threads)
+    except OSError:
+        return False
 
 
 def _command_line(pid: int) -> str:

@@ -24,6 +24,7 @@ NUM_PROMPTS = 8
 UNARY_TOKENS = 4
 # A server that answers nothing within this has failed its client.
 UNARY_SECONDS = 10.0
+FINISH_SECONDS = 60.0
 PROMPTS = tuple(f"def solution_{number}(values):\n" for number in range(NUM_PROMPTS))
 
 
@@ -91,7 +92,7 @@ def _options(number: int, num_tokens: int) -> Any:
 
 
 class Load:
-    """Runs from `start` to `stop`; `record` fills meanwhile."""
+    """Runs from `start` to `finish`; `record` fills meanwhile. The caller closes it."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Load:
         region_of: Callable[[int], str | None],
     ) -> None:
         self.record = Record()
+        self.num_stream_tokens = 0
         self._address = address
         self._shape = shape
         self._expected = expected
@@ -129,11 +131,27 @@ class Load:
             for number in range(self._shape.num_streams)
         ]
 
-    async def stop(self) -> None:
+    async def finish(self) -> None:
         """No more new ones; what runs may end, for that must work too."""
         self._is_stopping = True
-        await asyncio.gather(*self._workers)
-        await asyncio.gather(*self._tasks)
+        async with asyncio.timeout(FINISH_SECONDS):
+            await asyncio.gather(*self._workers)
+            await asyncio.gather(*self._tasks)
+
+    async def drain(self, patience: float) -> int:
+        """No more new ones; how many unary requests are not answered in time even so."""
+        self._is_stopping = True
+        if not self._tasks:
+            return 0
+        _, late = await asyncio.wait(self._tasks, timeout=patience)
+        return len(late)
+
+    async def aclose(self) -> None:
+        """Whatever still runs ends now."""
+        tasks = [*self._workers, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._http.aclose()
         for client in self._clients.values():
             await client.aclose()
@@ -202,6 +220,7 @@ class Load:
             async with stream:
                 async for delta in stream:
                     token_ids += delta.token_ids
+                    self.num_stream_tokens += len(delta.token_ids)
         except AntipodeError as failure:
             error = _words(failure)
             await asyncio.sleep(0.1)

@@ -1,53 +1,76 @@
-"""The health-check, timeout and drain numbers of the lab: those of the charts' values.
+"""The health-check, timeout, drain and retry numbers of the lab: those that the charts render.
 
-What each means on GKE, and why it is what it is, is in `docs/failover.md`. Times are in seconds.
+The server's chart is rendered with the values of both regions, the gateway's for GKE, and for Envoy
+what a GKE gateway has no words for. What each means there, and why it is what it is, is in
+`docs/failover.md`. Times are in seconds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import helm_python
 import yaml
 
-GATEWAY_CHART = Path("helm/antipode-gateway/values.yaml")
-SERVER_CHART = Path("helm/antipode/values.yaml")
+HELM = Path("helm")
+# The primary first.
+REGIONS = ("us-east5", "europe-west4")
+_LAME_DUCK, _DRAIN_TIMEOUT, _HANG_TIMEOUT = (
+    f"ANTIPODE_{name}_SECONDS" for name in ("LAME_DUCK", "DRAIN_TIMEOUT", "HANG_TIMEOUT")
+)
+_POOLS = ("http", "grpc")
+
+type Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """The last three have no counterpart in a GKE gateway, where retries are its own affair.
-
-    `quiet_timeout` is the proxy's per try and must exceed the slowest first token; a region is sent
-    `overprovisioning_percent` of its even share before any of it spills.
+    """`servers` is by region what its pods' environment says of time. The last two are the lab's
+    own: `quiet_timeout` is the proxy's per try and must exceed the slowest first token; a region is
+    sent `overprovisioning_percent` of its even share before any of it spills.
     """
 
+    check_path: str
     check_interval: float
     check_timeout: float
     unhealthy_threshold: int
     healthy_threshold: int
-    lame_duck: float
-    drain_timeout: float
-    hang_timeout: float
+    gateway_timeout: float
+    num_retries: int
+    failures_to_eject: int
+    ejection: str
+    servers: Mapping[str, Mapping[str, str]]
     quiet_timeout: float = 2.0
-    num_retries: int = 3
     overprovisioning_percent: int = 140
 
     @classmethod
     def from_charts(cls) -> Self:
-        """The defaults of both charts."""
-        check: dict[str, Any] = yaml.safe_load(GATEWAY_CHART.read_text())["healthCheck"]
-        server: dict[str, Any] = yaml.safe_load(SERVER_CHART.read_text())["server"]
+        gateway = _render("antipode-gateway", {"regions": [*REGIONS]})
+        check = _agreed([_spec(gateway, "HealthCheckPolicy", f"lab-{p}") for p in _POOLS])
+        backend = _agreed([_spec(gateway, "GCPBackendPolicy", f"lab-{p}") for p in _POOLS])
+        hosts = [{"host": f"{region}.example"} for region in REGIONS]
+        envoy = _render("antipode-gateway", {"flavour": "envoy", "envoy": {"backends": hosts}})
+        traffic = _spec(envoy, "BackendTrafficPolicy", "lab")
+        passive = traffic["healthCheck"]["passive"]
         return cls(
-            check_interval=check["intervalSeconds"],
-            check_timeout=check["timeoutSeconds"],
+            check_path=check["config"]["httpHealthCheck"]["requestPath"],
+            check_interval=check["checkIntervalSec"],
+            check_timeout=check["timeoutSec"],
             unhealthy_threshold=check["unhealthyThreshold"],
             healthy_threshold=check["healthyThreshold"],
-            lame_duck=server["lameDuckSeconds"],
-            drain_timeout=server["drainTimeoutSeconds"],
-            hang_timeout=server["hangTimeoutSeconds"],
+            gateway_timeout=backend["timeoutSec"],
+            num_retries=traffic["retry"]["numRetries"],
+            failures_to_eject=passive["consecutive5XxErrors"],
+            ejection=passive["baseEjectionTime"],
+            servers={region: _server_times(region) for region in REGIONS},
         )
+
+    @property
+    def lame_duck(self) -> float:
+        return min(float(times[_LAME_DUCK]) for times in self.servers.values())
 
     @property
     def detection(self) -> float:
@@ -58,3 +81,31 @@ class Numbers:
     def silence(self) -> float:
         """The longest that a request waits at replicas which say nothing, its retry included."""
         return max(self.detection, self.quiet_timeout) + self.quiet_timeout
+
+
+def _server_times(region: str) -> dict[str, str]:
+    values = yaml.safe_load((HELM / "regions" / f"{region}.yaml").read_text())
+    pod = _spec(_render("antipode", values), "Deployment", "lab")["template"]["spec"]
+    variables = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+    return {name: variables[name] for name in (_LAME_DUCK, _DRAIN_TIMEOUT, _HANG_TIMEOUT)}
+
+
+def _render(chart: str, values: Json) -> list[Json]:
+    """Every object, of a release called `lab`."""
+    loaded = helm_python.Chart.load(HELM / chart)
+    loaded.validate_schema(values)
+    texts = loaded.render(values, name="lab", namespace="lab")
+    manifests = (text for name, text in texts.items() if name.endswith(".yaml"))
+    return [one for text in manifests for one in yaml.safe_load_all(text) if one]
+
+
+def _spec(objects: list[Json], kind: str, name: str) -> Json:
+    [spec] = [o["spec"] for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
+    return dict(spec.get("default", spec))
+
+
+def _agreed(specs: list[Json]) -> Json:
+    """The pools' common policy; a lab with one for each is not there."""
+    if any(spec != specs[0] for spec in specs):
+        raise ValueError(f"the charts give the pools different policies: {specs}")
+    return specs[0]

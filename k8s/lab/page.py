@@ -84,7 +84,6 @@ def _scenario(scenario: Mapping[str, Any], regions: Sequence[str]) -> str:
 
 
 def _facts(scenario: Mapping[str, Any]) -> str:
-    first = scenario["first_answer_ms"]
     facts = {
         "requests": scenario["requests"],
         "failed": scenario["failed"],
@@ -93,13 +92,21 @@ def _facts(scenario: Mapping[str, Any]) -> str:
         "broken": scenario["broken_streams"],
         "tokens lost": scenario["tokens_lost"],
         "tokens twice": scenario["tokens_duplicated"],
-        "first answer": "none" if first is None else f"{first:.0f} ms",
+        "broken within": _ms(scenario["breaking_ms"]),
+        "first answer": f"{_ms(scenario['first_answer_ms'])} after that, "
+        f"{_ms(scenario['first_since_began_ms'])} after it began",
         "p99 before / during / after": " / ".join(
             f"{scenario[phase]['p99_ms']:.0f}" for phase in ("before", "during", "after")
         )
         + " ms",
     }
+    if cores := scenario["cores_before"]:
+        facts["cores busy before"] = ", ".join(f"{name} {busy}" for name, busy in cores.items())
     return "".join(f"<span>{name} <b>{value}</b></span>" for name, value in facts.items())
+
+
+def _ms(milliseconds: float | None) -> str:
+    return "none" if milliseconds is None else f"{milliseconds:.0f} ms"
 
 
 def _traffic(scenario: Mapping[str, Any], regions: Sequence[str]) -> str:

@@ -63,6 +63,10 @@ class Proxy:
                 stderr=log,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def is_whole(self) -> bool:
         """Whether every replica of every cluster is sent requests."""
         async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
@@ -77,7 +81,11 @@ class Proxy:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def configuration(
@@ -99,7 +107,7 @@ def configuration(
 
 
 def _listener(name: str, port: int, numbers: Numbers, *, retries: bool) -> Json:
-    route: Json = {"cluster": name, "timeout": "0s"}
+    route: Json = {"cluster": name, "timeout": _seconds(numbers.gateway_timeout)}
     if retries:
         route["retry_policy"] = _retry_policy(numbers)
     return {
@@ -151,7 +159,7 @@ def _retry_policy(numbers: Numbers) -> Json:
         "retriable_status_codes": [503, 429],
         "num_retries": numbers.num_retries,
         "per_try_idle_timeout": _seconds(numbers.quiet_timeout),
-        "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.2s"},
+        "retry_back_off": {"base_interval": "0.002s", "max_interval": "0.05s"},
         "host_selection_retry_max_attempts": 5,
         "retry_host_predicate": [
             {
@@ -163,7 +171,7 @@ def _retry_policy(numbers: Numbers) -> Json:
             "name": "envoy.retry_priorities.previous_priorities",
             "typed_config": {
                 "@type": f"{retry}.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-                "update_frequency": 2,
+                "update_frequency": 1,
             },
         },
     }
@@ -185,8 +193,8 @@ def _cluster(
         "connect_timeout": "0.5s",
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": {"thresholds": [{"max_connections": 4096, **thresholds}]},
-        "health_checks": [_health_check(protocol, numbers)],
-        "outlier_detection": _outlier_detection(),
+        "health_checks": [_health_check(numbers)],
+        "outlier_detection": _outlier_detection(numbers),
         "load_assignment": {
             "cluster_name": name,
             "policy": {"overprovisioning_factor": numbers.overprovisioning_percent},
@@ -201,15 +209,10 @@ def _cluster(
     return cluster
 
 
-def _health_check(protocol: str, numbers: Numbers) -> Json:
-    probe: Json = (
-        {"grpc_health_check": {"service_name": ""}}
-        if protocol == "grpc"
-        else {"http_health_check": {"path": "/readyz"}}
-    )
+def _health_check(numbers: Numbers) -> Json:
     interval = _seconds(numbers.check_interval)
     return {
-        **probe,
+        "http_health_check": {"path": numbers.check_path},
         "timeout": _seconds(numbers.check_timeout),
         "interval": interval,
         "no_traffic_interval": interval,
@@ -219,15 +222,18 @@ def _health_check(protocol: str, numbers: Numbers) -> Json:
     }
 
 
-def _outlier_detection() -> Json:
-    """What fails requests is left alone before the health checks see it."""
+def _outlier_detection(numbers: Numbers) -> Json:
+    """What fails requests is left alone before health checks see it; a silence counts too, which
+    it would not if errors of the proxy's own making were counted apart: there, a connection that is
+    made makes up for it. By default each ejection is longer than the one before, so that a region
+    which came back would be left out for minutes.
+    """
     return {
         "interval": "1s",
-        "base_ejection_time": "5s",
+        "base_ejection_time": numbers.ejection,
+        "max_ejection_time": numbers.ejection,
         "max_ejection_percent": 100,
-        "consecutive_gateway_failure": 3,
-        "split_external_local_origin_errors": True,
-        "consecutive_local_origin_failure": 3,
+        "consecutive_5xx": numbers.failures_to_eject,
     }
 
 
@@ -243,11 +249,18 @@ def _http2() -> Json:
 
 
 def _locality(region: str, priority: int, protocol: str, replicas: Sequence[Address]) -> Json:
-    ports = [getattr(replica, protocol) for replica in replicas]
+    """Both protocols' endpoints are checked at the port for HTTP, as the charts' policies say."""
+    endpoints = [
+        {
+            "address": _socket(getattr(replica, protocol)),
+            "health_check_config": {"port_value": replica.http},
+        }
+        for replica in replicas
+    ]
     return {
         "locality": {"region": region},
         "priority": priority,
-        "lb_endpoints": [{"endpoint": {"address": _socket(port)}} for port in ports],
+        "lb_endpoints": [{"endpoint": endpoint} for endpoint in endpoints],
     }
 
 

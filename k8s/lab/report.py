@@ -25,29 +25,52 @@ class Percentiles:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """One scenario's outcome. `timeline` has an entry a second, counted from the first request."""
+    """One scenario's outcome. Breaking it took `breaking_ms`; `first_answer_ms` is counted from its
+    end, and 0 when that came even before, `first_since_began_ms` from its beginning. `timeline` has
+    an entry a second, counted from the first request. `cores_before` is how many cores were busy
+    before anything broke, by what with: `others` is what had nothing to do with this.
+    """
 
     name: str
     description: str
     rate: float
     num_streams: int
-    requests: int
-    failed: int
-    streams: int
-    broken_streams: int
-    resumed_streams: int
-    retried_streams: int
-    tokens_lost: int
-    tokens_duplicated: int
-    first_answer_ms: float | None
-    promised_ms: float | None
     before: Percentiles
     during: Percentiles
     after: Percentiles
+    requests: int = 0
+    failed: int = 0
+    streams: int = 0
+    broken_streams: int = 0
+    resumed_streams: int = 0
+    retried_streams: int = 0
+    tokens_lost: int = 0
+    tokens_duplicated: int = 0
+    breaking_ms: float | None = None
+    first_answer_ms: float | None = None
+    first_since_began_ms: float | None = None
+    promised_ms: float | None = None
+    cores_before: dict[str, float] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     timeline: list[dict[str, Any]] = field(default_factory=list)
     event_second: float = 0.0
     broken_promises: list[str] = field(default_factory=list)
+
+    @classmethod
+    def unfinished(cls, scenario: Scenario, shape: Shape, error: Exception) -> Result:
+        """Of a scenario that raised: nothing is known of it but why."""
+        nothing = Percentiles(p50_ms=0.0, p99_ms=0.0, count=0)
+        words = f"it did not finish: {type(error).__name__}: {error}"
+        return cls(
+            name=scenario.name,
+            description=scenario.description,
+            rate=shape.rate,
+            num_streams=shape.num_streams,
+            before=nothing,
+            during=nothing,
+            after=nothing,
+            broken_promises=[words],
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,14 +83,18 @@ def evaluate(
     numbers: Numbers,
     *,
     primary: str,
+    began: float,
     event: float,
     settled: float,
 ) -> Result:
-    """`event` is when it broke, `settled` when the time after it begins; monotonic seconds."""
+    """`began` is when breaking it began, `event` when it was broken, `settled` when the time after
+    it begins; monotonic seconds.
+    """
     answers, streams = record.answers, record.streams
     origin = min(answer.start for answer in answers)
     failures = [answer for answer in answers if answer.error]
-    before = percentiles(a for a in answers if a.end < event)
+    before = percentiles(a for a in answers if a.end < began)
+    first = _first_answer(scenario, answers, primary, began)
     within = scenario.within(numbers) if scenario.within else None
     result = Result(
         name=scenario.name,
@@ -82,14 +109,16 @@ def evaluate(
         retried_streams=sum(s.num_retries > 0 for s in streams),
         tokens_lost=sum(s.num_lost for s in streams),
         tokens_duplicated=sum(s.num_duplicated for s in streams),
-        first_answer_ms=_first_answer_ms(scenario, answers, primary, event),
-        promised_ms=None if within is None else within * 1000 + before.p99_ms,
+        first_answer_ms=_milliseconds(first and max(0.0, first - event)),
+        first_since_began_ms=_milliseconds(first and first - began),
+        promised_ms=None if within is None else within * 1000,
         before=before,
-        during=percentiles(a for a in answers if a.end >= event and a.start < settled),
+        during=percentiles(a for a in answers if a.end >= began and a.start < settled),
         after=percentiles(a for a in answers if a.start >= settled),
         errors=dict(_count_errors(answers, streams)),
         timeline=_timeline(record, origin),
-        event_second=event - origin,
+        event_second=began - origin,
+        breaking_ms=_milliseconds(event - began),
     )
     result.broken_promises = list(_broken_promises(scenario, result))
     return result
@@ -107,17 +136,22 @@ def percentiles(answers: Iterable[Answer]) -> Percentiles:
     )
 
 
-def _first_answer_ms(
-    scenario: Scenario, answers: list[Answer], primary: str, event: float
+def _first_answer(
+    scenario: Scenario, answers: list[Answer], primary: str, began: float
 ) -> float | None:
+    """When the first that counts was there."""
     ends = [
-        answer.end - event
+        answer.end
         for answer in answers
-        if answer.end > event
+        if answer.end > began
         and not answer.error
         and (scenario.first_answer == "any region" or answer.region not in (None, primary))
     ]
-    return round(min(ends) * 1000, 1) if ends else None
+    return min(ends, default=None)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
 
 
 def _broken_promises(scenario: Scenario, result: Result) -> Iterable[str]:

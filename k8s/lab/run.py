@@ -6,30 +6,26 @@ Everything about time is here: how long before, during and after.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
-from dataclasses import dataclass
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from k8s.lab.cores import Clocks
 from k8s.lab.fleet import Fleet
 from k8s.lab.load import Load, Shape, undisturbed
-from k8s.lab.numbers import Numbers
+from k8s.lab.numbers import REGIONS, Numbers
 from k8s.lab.proxy import Address, Proxy, free_ports
 from k8s.lab.report import Result, evaluate
 from k8s.lab.scenarios import Scenario
 
-REGIONS = ("us-central1", "europe-west4")
-NUM_REPLICAS = 2
 SETTLE_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Durations:
-    """Seconds of load before the event, until things should have settled, and after that."""
-
-    before: float = 6.0
-    during: float = 18.0
-    after: float = 4.0
+# Of load before anything happens, and after things should have settled.
+BEFORE_SECONDS, AFTER_SECONDS = 6.0, 3.0
 
 
 class Lab:
@@ -51,12 +47,13 @@ class Lab:
         shape: Shape,
         *,
         retries: bool,
-        num_replicas: int = NUM_REPLICAS,
+        num_replicas: int,
     ) -> Lab:
         """Start everything; the caller closes it."""
         folder.mkdir(parents=True, exist_ok=True)
-        fleet = Fleet(REGIONS, num_replicas, numbers, folder)
+        fleet = Fleet(numbers, num_replicas, folder)
         try:
+            # One after another: the first one compiles, with all cores, for the others.
             for replica in fleet.replicas:
                 _say(f"starting {replica.name}")
                 replica.start()
@@ -79,36 +76,71 @@ class Lab:
         self._proxy.stop()
         self._fleet.end()
 
-    async def run(self, scenario: Scenario, shape: Shape, durations: Durations) -> Result:
-        """One scenario from sound regions; leaves what it broke as it is."""
-        await self._settle()
-        load = Load(self._proxy.addresses[REGIONS[0]], shape, self._expected, self._fleet.region_of)
+    async def run(self, scenario: Scenario, shape: Shape) -> Result:
+        """One scenario from sound regions; leaves what it broke as it is. What is raised is a
+        result too, so that the others' are not lost.
+        """
+        try:
+            _say("restoring")
+            await self._fleet.restore()
+            await self._settle()
+            return await self._run(scenario, shape)
+        except Exception as error:
+            traceback.print_exc()
+            return Result.unfinished(scenario, shape, error)
+
+    async def _run(self, scenario: Scenario, shape: Shape) -> Result:
+        load = self._load(shape)
         if scenario.prepare is not None:
             await scenario.prepare(self._fleet, load)
         load.start()
         watching = asyncio.create_task(self._watch(scenario, load))
-        await asyncio.sleep(durations.before)
-        event = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_break(scenario, self._fleet, load))
-            await asyncio.sleep(durations.during)
-        settled = time.monotonic()
-        await asyncio.sleep(durations.after)
-        await load.stop()
-        watching.cancel()
-        return evaluate(
+        try:
+            clocks = Clocks.read(self.pids())
+            await asyncio.sleep(BEFORE_SECONDS)
+            cores = Clocks.read(self.pids()).cores_since(clocks)
+            began = time.monotonic()
+            event, _ = await asyncio.gather(
+                scenario.break_it(self._fleet, load), asyncio.sleep(scenario.seconds)
+            )
+            settled = time.monotonic()
+            await asyncio.sleep(AFTER_SECONDS)
+            await load.finish()
+        finally:
+            watching.cancel()
+            await load.aclose()
+        result = evaluate(
             scenario,
             load.record,
             shape,
             self._numbers,
             primary=REGIONS[0],
+            began=began,
             event=event,
             settled=settled,
         )
+        return replace(result, cores_before=cores)
 
-    async def restore(self) -> None:
-        _say("restoring")
-        await self._fleet.restore()
+    @asynccontextmanager
+    async def steady_load(self, shape: Shape) -> AsyncIterator[Load]:
+        """Load on sound regions of which nothing is broken."""
+        await self._settle()
+        load = self._load(shape)
+        load.start()
+        try:
+            yield load
+        finally:
+            await load.aclose()
+
+    def pids(self) -> dict[str, list[int]]:
+        """The processes that are there, by what they are part of."""
+        running = [replica for replica in self._fleet.replicas if not replica.has_ended]
+        servers = [pid for replica in running for pid in replica.pids]
+        return {"servers": servers, "proxy": [self._proxy.pid], "load": [os.getpid()]}
+
+    def _load(self, shape: Shape) -> Load:
+        address = self._proxy.addresses[REGIONS[0]]
+        return Load(address, shape, self._expected, self._fleet.region_of)
 
     async def _settle(self) -> None:
         """The proxy has every replica in service: health checks passed, ejections lapsed."""
@@ -130,10 +162,6 @@ class Lab:
                 f"failed {failed}  streams {len(load.record.streams)}, "
                 f"resumed {resumed}, broken {broken}"
             )
-
-
-async def _break(scenario: Scenario, fleet: Fleet, load: Load) -> None:
-    await scenario.break_it(fleet, load)
 
 
 def _say(line: str) -> None:

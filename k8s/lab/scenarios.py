@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -15,18 +16,19 @@ from k8s.lab.fleet import NEW_VERSION, Fleet, Replica
 from k8s.lab.load import Load
 from k8s.lab.numbers import Numbers
 
-# A death that is seen at once delays an answer by no more than this, over what answers take anyway.
+# From the moment the last process is gone, or has been told, to the first answer.
 AT_ONCE_SECONDS = 0.05
 SWAP_SECONDS = 17.0
 
-type Breaking = Callable[[Fleet, Load], Awaitable[None]]
+# Does it, and tells when it had its effect: of a kill, when the last process was gone.
+type Breaking = Callable[[Fleet, Load], Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """`first_answer` is of the other region, or of any where requests may stay; `within` in
-    seconds over the p99 before, None where nothing is promised. `may_refuse`: full queues are an
-    answer. `prepare` is done before there is any load.
+    seconds, None where nothing is promised. `seconds` is how long it is watched, by default until
+    checks have seen it. `may_refuse`: full queues are an answer. `prepare` is done before any load.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Scenario:
     prepare: Breaking | None = None
     first_answer: Literal["other region", "any region"] = "other region"
     within: Callable[[Numbers], float] | None = None
+    seconds: float = 20.0
     may_refuse: bool = False
 
 
@@ -42,45 +45,57 @@ def _primary(fleet: Fleet) -> list[Replica]:
     return next(iter(fleet.regions.values()))
 
 
-async def _kill(fleet: Fleet, _: Load) -> None:
-    for replica in _primary(fleet):
+async def _kill(fleet: Fleet, _: Load) -> float:
+    return await _kill_all(_primary(fleet))
+
+
+async def _kill_all(replicas: list[Replica]) -> float:
+    for replica in replicas:
         replica.signal(signal.SIGKILL)
+    for replica in replicas:
+        await replica.wait_dead()
+    return time.monotonic()
 
 
-async def _freeze(fleet: Fleet, _: Load) -> None:
+async def _freeze(fleet: Fleet, _: Load) -> float:
     for replica in _primary(fleet):
         replica.signal(signal.SIGSTOP)
+    return time.monotonic()
 
 
-async def _drain(fleet: Fleet, _: Load) -> None:
+async def _drain(fleet: Fleet, _: Load) -> float:
     for replica in _primary(fleet):
         replica.drain()
+    return time.monotonic()
 
 
-async def _lose_replica(fleet: Fleet, _: Load) -> None:
-    _primary(fleet)[0].signal(signal.SIGKILL)
+async def _lose_replica(fleet: Fleet, _: Load) -> float:
+    return await _kill_all(_primary(fleet)[:1])
 
 
-async def _hang(fleet: Fleet, _: Load) -> None:
+async def _hang(fleet: Fleet, _: Load) -> float:
     for replica in _primary(fleet):
         replica.hang()
+    return time.monotonic()
 
 
-async def _swap(fleet: Fleet, load: Load) -> None:
+async def _swap(fleet: Fleet, _: Load) -> float:
     """Kill the region while it loads the new version."""
     fleet.configure(next(iter(fleet.regions)), NEW_VERSION)
     async with asyncio.timeout(SWAP_SECONDS):
         while not await fleet.is_swapping(_primary(fleet)[0]):
             await asyncio.sleep(0.02)
-    await _kill(fleet, load)
+    return await _kill_all(_primary(fleet))
 
 
-async def _overload(_: Fleet, load: Load) -> None:
+async def _overload(_: Fleet, load: Load) -> float:
     load.burst(120, 40)
+    return time.monotonic()
 
 
-async def _bring_back(fleet: Fleet, _: Load) -> None:
+async def _bring_back(fleet: Fleet, _: Load) -> float:
     await fleet.restore()
+    return time.monotonic()
 
 
 SCENARIOS = (
@@ -89,6 +104,7 @@ SCENARIOS = (
         description="kill -9 of every process of the primary region",
         break_it=_kill,
         within=lambda _: AT_ONCE_SECONDS,
+        seconds=10.0,
     ),
     Scenario(
         name="freeze",
@@ -109,6 +125,7 @@ SCENARIOS = (
         break_it=_lose_replica,
         first_answer="any region",
         within=lambda _: AT_ONCE_SECONDS,
+        seconds=10.0,
     ),
     Scenario(
         name="hang",
@@ -120,6 +137,7 @@ SCENARIOS = (
         name="swap",
         description="the primary region is killed while it loads a new model version",
         break_it=_swap,
+        seconds=10.0,
     ),
     Scenario(
         name="overload",
@@ -127,6 +145,7 @@ SCENARIOS = (
         break_it=_overload,
         first_answer="any region",
         may_refuse=True,
+        seconds=10.0,
     ),
     Scenario(
         name="back",

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from k8s.lab.load import Shape
 from k8s.lab.numbers import Numbers
-from k8s.lab.run import Durations, Lab
+from k8s.lab.run import Lab
 from k8s.lab.scenarios import SCENARIOS
 
 KILL = next(scenario for scenario in SCENARIOS if scenario.name == "kill")
 SHAPE = Shape(rate=30, num_streams=4, stream_tokens=400, stream_pause=0.1, resume=False)
-SHORT = Durations(before=3, during=3, after=1)
 
 
 async def test_without_retries_and_resumption_a_kill_is_reported_as_losses(tmp_path):
     lab = await Lab.open(tmp_path, Numbers.from_charts(), SHAPE, retries=False, num_replicas=1)
     try:
-        result = await lab.run(KILL, SHAPE, SHORT)
+        result = await lab.run(KILL, SHAPE)
     finally:
         lab.close()
     assert result.failed > 0

@@ -31,6 +31,7 @@ def result_of(answers, streams=(), scenario="kill"):
         SHAPE,
         Numbers.from_charts(),
         primary=NEAR,
+        began=104.9,
         event=105.0,
         settled=108.0,
     )
@@ -43,7 +44,8 @@ def test_a_kept_promise():
     result = result_of(SOUND, [stream(106.0, num_resumed=1)])
     assert result.broken_promises == []
     assert (result.requests, result.failed, result.resumed_streams) == (4, 0, 1)
-    assert result.first_answer_ms == 30.0
+    assert (result.first_answer_ms, result.first_since_began_ms) == (30.0, 130.0)
+    assert result.breaking_ms == 100.0
     assert (result.before.count, result.during.count, result.after.count) == (2, 1, 1)
 
 
@@ -62,7 +64,12 @@ def test_a_broken_promise_is_named(answers, streams, promise):
 def test_an_answer_that_comes_late_breaks_the_promise():
     late = [answer(100.0), answer(105.0, 2.0, FAR)]
     [promise] = result_of(late).broken_promises
-    assert promise == "the first answer took 2000 ms, promised are 60 ms"
+    assert promise == "the first answer took 2000 ms, promised are 50 ms"
+
+
+def test_an_answer_before_the_last_process_was_gone_is_at_once():
+    result = result_of([*SOUND, answer(104.9, 0.06, FAR)])
+    assert (result.first_answer_ms, result.first_since_began_ms) == (0.0, 60.0)
 
 
 def test_silence_breaks_the_promise():
