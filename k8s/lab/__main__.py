@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m k8s.lab", description=__doc__)
     names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--scenario", action="append", choices=names, help="these alone")
-    parser.add_argument("--short", action="store_true", help="kill and drain, for CI")
+    parser.add_argument("--short", action="store_true", help="kill and drain, in whatever time")
     parser.add_argument("--rate", type=float, default=40.0, help="unary requests a second")
     parser.add_argument("--streams", type=int, default=4, help="streams at once")
     parser.add_argument("--stream-tokens", type=int, default=250, help="tokens of a stream")
@@ -64,6 +65,8 @@ async def _run(arguments: argparse.Namespace) -> list[Result]:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     wanted = SHORT if arguments.short else arguments.scenario
     chosen = [s for s in SCENARIOS if not wanted or s.name in wanted] * arguments.rounds
+    if arguments.short:  # How long things take on a machine that others use is told and no verdict.
+        chosen = [replace(scenario, within=None) for scenario in chosen]
     shape = _shape(arguments)
     lab = await Lab.open(
         arguments.output,
