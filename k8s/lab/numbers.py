@@ -53,8 +53,9 @@ class Numbers:
         backend = _agreed([_spec(gateway, "GCPBackendPolicy", f"lab-{p}") for p in _POOLS])
         hosts = [{"host": f"{region}.example"} for region in REGIONS]
         envoy = _render("antipode-gateway", {"flavour": "envoy", "envoy": {"backends": hosts}})
-        traffic = _spec(envoy, "BackendTrafficPolicy", "lab")
-        passive = traffic["healthCheck"]["passive"]
+        traffic = [_spec(envoy, "BackendTrafficPolicy", f"lab-{p}") for p in _POOLS]
+        passive = _agreed([policy["healthCheck"]["passive"] for policy in traffic])
+        retry = _agreed([policy["retry"] for policy in traffic])
         return cls(
             check_path=check["config"]["httpHealthCheck"]["requestPath"],
             check_interval=check["checkIntervalSec"],
@@ -62,7 +63,7 @@ class Numbers:
             unhealthy_threshold=check["unhealthyThreshold"],
             healthy_threshold=check["healthyThreshold"],
             gateway_timeout=backend["timeoutSec"],
-            num_retries=traffic["retry"]["numRetries"],
+            num_retries=retry["numRetries"],
             failures_to_eject=passive["consecutive5XxErrors"],
             ejection=passive["baseEjectionTime"],
             servers={region: _server_times(region) for region in REGIONS},
