@@ -21,6 +21,8 @@ REGIONS = ("us-east5", "europe-west4")
 _LAME_DUCK, _DRAIN_TIMEOUT, _HANG_TIMEOUT = (
     f"ANTIPODE_{name}_SECONDS" for name in ("LAME_DUCK", "DRAIN_TIMEOUT", "HANG_TIMEOUT")
 )
+# What an answer may take of a region that is suddenly asked everything.
+ANSWER_SECONDS = 1.0
 _POOLS = ("http", "grpc")
 
 type Json = dict[str, Any]
@@ -80,8 +82,10 @@ class Numbers:
 
     @property
     def silence(self) -> float:
-        """The longest that a request waits at replicas which say nothing, its retry included."""
-        return max(self.detection, self.quiet_timeout) + self.quiet_timeout
+        """The longest until another region answers for replicas which say nothing: a retry goes
+        there at once.
+        """
+        return self.quiet_timeout + ANSWER_SECONDS
 
 
 def _server_times(region: str) -> dict[str, str]:

@@ -223,10 +223,11 @@ def _health_check(numbers: Numbers) -> Json:
 
 
 def _outlier_detection(numbers: Numbers) -> Json:
-    """What fails requests is left alone before health checks see it; a silence counts too, which
-    it would not if errors of the proxy's own making were counted apart: there, a connection that is
-    made makes up for it. By default each ejection is longer than the one before, so that a region
-    which came back would be left out for minutes.
+    """What fails requests is left alone before the health checks see it.
+
+    A silence counts as a failure. Counted apart, as the proxy can, it would not: a connection that
+    is made would make up for it. And each ejection would be longer than the one before by default,
+    so that a region which came back would be left out for minutes.
     """
     return {
         "interval": "1s",

@@ -37,6 +37,18 @@ def test_both_protocols_are_checked_as_the_charts_say(config):
         assert checked <= {1, 3, 5}
 
 
+def test_a_retry_leaves_the_region_and_a_silence_counts_as_a_failure(config):
+    for listener in config["listeners"]:
+        [connections] = listener["filter_chains"][0]["filters"]
+        [host] = connections["typed_config"]["route_config"]["virtual_hosts"]
+        policy = host["routes"][0]["route"]["retry_policy"]
+        assert policy["retry_priority"]["typed_config"]["update_frequency"] == 1
+        assert policy["per_try_idle_timeout"] == "2s"
+    for cluster in config["clusters"]:
+        assert "split_external_local_origin_errors" not in cluster["outlier_detection"]
+        assert cluster["outlier_detection"]["consecutive_5xx"] == 3
+
+
 def test_retries_can_be_switched_off():
     text = str(configuration(REGIONS, ADDRESSES, Numbers.from_charts(), retries=False))
     assert "retry_policy" not in text
