@@ -11,8 +11,6 @@ import time
 import uuid
 from pathlib import Path
 
-import pytest
-
 from k8s.lab import __main__ as command
 from k8s.lab.numbers import Numbers
 from k8s.lab.run import Lab
@@ -32,12 +30,7 @@ def processes_with(mark: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("number", "moment"),
-    [(signal.SIGTERM, "starting europe-west4-0"), (signal.SIGINT, "kill         1 s")],
-    ids=["SIGTERM while it starts", "Ctrl-C under load"],
-)
-def test_a_signal_leaves_no_process(tmp_path, number, moment):
+def test_a_signal_while_it_starts_leaves_no_process(tmp_path):
     mark = f"lab-{uuid.uuid4()}"
     lab = subprocess.Popen(
         [sys.executable, "-m", "k8s.lab", *ARGUMENTS, "--output", tmp_path],
@@ -46,9 +39,9 @@ def test_a_signal_leaves_no_process(tmp_path, number, moment):
         env={**os.environ, "LAB_MARK": mark},
     )
     with lab:
-        assert any(line.startswith(moment) for line in lab.stderr)
+        assert any(line.startswith("starting europe-west4-0") for line in lab.stderr)
         assert len(processes_with(mark)) > 3
-        lab.send_signal(number)
+        lab.send_signal(signal.SIGTERM)
         assert lab.wait(30) == command.INTERRUPTED
     deadline = time.monotonic() + 10
     while (left := processes_with(mark)) and time.monotonic() < deadline:
