@@ -234,6 +234,8 @@ def _outlier_detection(numbers: Numbers) -> Json:
         "base_ejection_time": numbers.ejection,
         "max_ejection_time": numbers.ejection,
         "max_ejection_percent": 100,
+        # A server whose engine hangs passes its checks for a while.
+        "successful_active_health_check_uneject_host": False,
         "consecutive_5xx": numbers.failures_to_eject,
     }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from k8s.lab.cores import Clocks
 from k8s.lab.fleet import Fleet
-from k8s.lab.load import Load, Shape, undisturbed
+from k8s.lab.load import UNARY_TOKENS, Load, Shape, undisturbed
 from k8s.lab.numbers import REGIONS, Numbers
 from k8s.lab.proxy import Address, Proxy, free_ports
 from k8s.lab.report import Result, evaluate
@@ -58,7 +58,7 @@ class Lab:
                 _say(f"starting {replica.name}")
                 replica.start()
                 await replica.wait_ready()
-            expected = await undisturbed(fleet.replicas[0].address, shape.stream_tokens)
+            expected = await _expected(fleet, shape.stream_tokens)
             with free_ports(2 * len(REGIONS)) as ports:
                 taken = iter(ports)
                 addresses = {region: Address(next(taken), next(taken)) for region in REGIONS}
@@ -162,6 +162,19 @@ class Lab:
                 f"failed {failed}  streams {len(load.record.streams)}, "
                 f"resumed {resumed}, broken {broken}"
             )
+
+
+async def _expected(fleet: Fleet, num_tokens: int) -> list[list[int]]:
+    """Each prompt's tokens, asked of the first server. The others are asked for a few too: a region
+    that serves users of its own has answered before, and is not as slow as a first answer is.
+    """
+    first, *others = fleet.replicas
+    expected = await undisturbed(first.address, num_tokens)
+    for replica in others:
+        found = await undisturbed(replica.address, UNARY_TOKENS)
+        if found != [token_ids[:UNARY_TOKENS] for token_ids in expected]:
+            raise ValueError(f"{replica.name} and {first.name} give different tokens")
+    return expected
 
 
 def _say(line: str) -> None:

@@ -80,10 +80,12 @@ async def _hang(fleet: Fleet, _: Load) -> float:
 
 
 async def _swap(fleet: Fleet, _: Load) -> float:
-    """Kill the region while it loads the new version."""
+    """Kill the region while it loads the new version, and before any replica serves it: what began
+    on a version that only the dead had cannot go on.
+    """
     fleet.configure(next(iter(fleet.regions)), NEW_VERSION)
     async with asyncio.timeout(SWAP_SECONDS):
-        while not await fleet.is_swapping(_primary(fleet)[0]):
+        while not any(await asyncio.gather(*map(fleet.is_swapping, _primary(fleet)))):
             await asyncio.sleep(0.02)
     return await _kill_all(_primary(fleet))
 
