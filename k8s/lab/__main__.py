@@ -46,7 +46,7 @@ def main() -> int:
     arguments = parser().parse_args()
     try:
         results = asyncio.run(_run(arguments))
-    except (asyncio.CancelledError, KeyboardInterrupt):
+    except asyncio.CancelledError:
         print("\nended before its time", file=sys.stderr)
         return INTERRUPTED
     if arguments.find_rate:
@@ -62,7 +62,9 @@ async def _run(arguments: argparse.Namespace) -> list[Result]:
     """However this is ended, it leaves no server behind, and a report of what was finished."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    # Both by name: what is started in the background inherits a SIGINT that is ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     wanted = SHORT if arguments.short else arguments.scenario
     chosen = [s for s in SCENARIOS if not wanted or s.name in wanted] * arguments.rounds
     if arguments.short:  # How long things take on a machine that others use is told and no verdict.

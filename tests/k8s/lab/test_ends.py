@@ -11,6 +11,8 @@ import time
 import uuid
 from pathlib import Path
 
+import pytest
+
 from k8s.lab import __main__ as command
 from k8s.lab.numbers import Numbers
 from k8s.lab.run import Lab
@@ -30,7 +32,12 @@ def processes_with(mark: str) -> list[int]:
     return found
 
 
-def test_a_signal_while_it_starts_leaves_no_process(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [(signal.SIGTERM, "starting europe-west4-0"), (signal.SIGINT, "kill         1 s")],
+    ids=["SIGTERM while it starts", "Ctrl-C under load"],
+)
+def test_a_signal_leaves_no_process(tmp_path, number, moment):
     mark = f"lab-{uuid.uuid4()}"
     lab = subprocess.Popen(
         [sys.executable, "-m", "k8s.lab", *ARGUMENTS, "--output", tmp_path],
@@ -39,9 +46,9 @@ def test_a_signal_while_it_starts_leaves_no_process(tmp_path):
         env={**os.environ, "LAB_MARK": mark},
     )
     with lab:
-        assert any(line.startswith("starting europe-west4-0") for line in lab.stderr)
+        assert any(line.startswith(moment) for line in lab.stderr)
         assert len(processes_with(mark)) > 3
-        lab.send_signal(signal.SIGTERM)
+        lab.send_signal(number)
         assert lab.wait(30) == command.INTERRUPTED
     deadline = time.monotonic() + 10
     while (left := processes_with(mark)) and time.monotonic() < deadline:
