@@ -14,7 +14,6 @@ import contextlib
 import os
 import platform
 import signal
-import socket
 import statistics
 import tempfile
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.e2e.servers import REAL, RunningServer, is_running, wait_for
+from tests.e2e.servers import REAL, RunningServer, first_free_port, is_running, wait_for
 
 MODEL = "models/tiny/2"
 NUM_TOKENS = 200
@@ -43,7 +42,7 @@ FLAGS = (
 def started(hosts: int, devices: int) -> Iterator[list[RunningServer]]:
     """The servers of a slice, ready, each with so many devices."""
     environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    names = ",".join([f"127.0.0.1:{_free_ports()}", *["127.0.0.1"] * (hosts - 1)])
+    names = ",".join([f"127.0.0.1:{first_free_port(2)}", *["127.0.0.1"] * (hosts - 1)])
     with tempfile.TemporaryDirectory() as folder:
         servers = []
         for index in range(hosts):
@@ -59,15 +58,6 @@ def started(hosts: int, devices: int) -> Iterator[list[RunningServer]]:
                     server.terminate()
             for server in servers:
                 server.wait_exit(60)
-
-
-def _free_ports() -> int:
-    """The first of two ports in a row that nobody listens on."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = int(first.getsockname()[1])
-            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port + 1)):
-                return port
 
 
 async def tokens_per_second(url: str, streams: int) -> float:

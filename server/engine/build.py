@@ -22,7 +22,7 @@ from server.hosts.follower import Leader
 from server.hosts.group import Group, GroupError, HostLink, find_group
 from server.hosts.leader import Followers, gather
 from server.slice.discovery import ask_jax, find_slice
-from server.slice.interfaces import read_interfaces
+from server.slice.interfaces import claimed, read_interfaces
 from server.slice.resolve import Slice
 from server.versions import find_model
 
@@ -180,8 +180,8 @@ def _gather(config: EngineConfig, group: Group, version: str, listener: BuildLis
             f"waiting for hosts, {num_here} of {group.size} are here", num_here / group.size
         )
 
-    claimed = [each.address for each in read_interfaces() if not each.is_default and each.address]
-    welcome = messages.Welcome(config=config, version=version, addresses=tuple(claimed))
+    addresses = tuple(each.address for each in claimed(read_interfaces()) if each.address)
+    welcome = messages.Welcome(config=config, version=version, addresses=addresses)
     followers = gather(group, welcome, software(), on_progress, listener.on_lost)
     followers.start(config.group_timeout_seconds)
     listener.on_links(followers.links)

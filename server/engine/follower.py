@@ -16,7 +16,7 @@ from server.engine.build import build_following, software
 from server.hosts import messages
 from server.hosts.follower import Leader, join
 from server.hosts.group import LOSS_SECONDS, Group, GroupError, HostLink
-from server.slice.interfaces import read_interfaces
+from server.slice.interfaces import claimed, read_interfaces
 from server.slice.resolve import Slice
 
 _FAILED = 1
@@ -76,16 +76,16 @@ class FollowerProcess:
         os._exit(_FAILED)
 
     def _join(self) -> Leader:
-        claimed = [each for each in read_interfaces() if not each.is_default and each.address]
+        interfaces = [each for each in claimed(read_interfaces()) if each.address]
         _log.info(
             "following",
             extra={"host_index": self._group.index, "leader": self._group.hostnames[0]},
         )
-        leader = join(self._group, self._config, software(), claimed)
-        if claimed and not leader.interface:
+        leader = join(self._group, self._config, software(), interfaces)
+        if interfaces and not leader.interface:
             _log.warning(
                 "host 0 cannot be reached over %s: using the pod's network",
-                ", ".join(each.name for each in claimed),
+                ", ".join(each.name for each in interfaces),
             )
         leader.start(leader.config.group_timeout_seconds, self.on_lost)
         return leader

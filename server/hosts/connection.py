@@ -38,11 +38,6 @@ class Connection[Sent, Received]:
         """The other host's address on this connection."""
         return str(self._peer.getpeername()[0])
 
-    @property
-    def own_address(self) -> str:
-        """This host's."""
-        return str(self._peer.getsockname()[0])
-
     def send(self, frame: Sent | Beat) -> None:
         """What cannot be sent is lost with the connection, which then ends for who reads."""
         with self._lock, contextlib.suppress(OSError):

@@ -47,11 +47,6 @@ class Leader:
     def address(self) -> str:
         return self._line.peer_address
 
-    @property
-    def own_address(self) -> str:
-        """This host's, on the network of the two."""
-        return self._line.own_address
-
     def start(self, silence: float, on_lost: Callable[[str], None]) -> None:
         """From now on the leader may not be silent for so many seconds."""
 

@@ -184,24 +184,14 @@ def _greet(
 ) -> tuple[int, Line]:
     """The next follower that connects. What is none is turned away."""
     while True:
-        listener.settimeout(max(0.01, deadline - time.monotonic()))
-        try:
-            peer, address = listener.accept()
-        except TimeoutError:
-            raise GroupError(
-                f"{num_here} of {group.size} hosts were here in time: see why the others did not "
-                "start, or raise group_start_timeout_seconds"
-            ) from None
-        line: Line = Connection(peer, leader_codec())
+        line = _accept(listener, group, deadline, num_here)
         try:
             hello = line.receive(_WORD_SECONDS)
         except (OSError, ValueError) as error:
-            _log.warning("%s connected and is no host of this slice: %s", address[0], error)
-            line.close()
+            _turn_away(line, str(error))
             continue
         if not isinstance(hello, Hello) or not 0 < hello.index < group.size:
-            _log.warning("%s connected and is no host of this slice: %r", address[0], hello)
-            line.close()
+            _turn_away(line, repr(hello))
             continue
         if hello.software != software:
             reason = (
@@ -212,6 +202,23 @@ def _greet(
             line.close()
             raise GroupError(reason)
         return hello.index, line
+
+
+def _accept(listener: socket.socket, group: Group, deadline: float, num_here: int) -> Line:
+    listener.settimeout(max(0.01, deadline - time.monotonic()))
+    try:
+        peer, _ = listener.accept()
+    except TimeoutError:
+        raise GroupError(
+            f"{num_here} of {group.size} hosts were here in time: see why the others did not "
+            "start, or raise group_start_timeout_seconds"
+        ) from None
+    return Connection(peer, leader_codec())
+
+
+def _turn_away(line: Line, why: str) -> None:
+    _log.warning("something connected and is no host of this slice: %s", why)
+    line.close()
 
 
 def _choice(index: int, line: Line) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,11 @@ def read_interfaces(
         for folder in sorted(sys.iterdir())
         if (folder / "flags").is_file() and _is_up(folder)
     )
+
+
+def claimed(interfaces: Iterable[Interface]) -> tuple[Interface, ...]:
+    """Those that are not the pod's default: what a claim, or the node, brought."""
+    return tuple(each for each in interfaces if not each.is_default)
 
 
 def ipv4_address(name: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from server.hosts.group import Group
-from server.slice.interfaces import Interface
+from server.slice.interfaces import Interface, claimed
 from server.slice.sources import (
     Claim,
     Devices,
@@ -65,7 +65,7 @@ class Slice:
     @property
     def claimed_interfaces(self) -> tuple[Interface, ...]:
         """Those that are not the pod's default."""
-        return tuple(each for each in self.interfaces if not each.is_default)
+        return claimed(self.interfaces)
 
 
 def resolve(sources: Sources) -> Slice:
@@ -172,7 +172,7 @@ def _size(topology: str) -> int | None:
 def _check_claim(claim: Claim, interfaces: tuple[Interface, ...]) -> None:
     """A claim for interfaces that brought none did not reach the server's container."""
     asked = claim.name or claim.interface_class
-    if not asked or any(not each.is_default for each in interfaces):
+    if not asked or claimed(interfaces):
         return
     there = ", ".join(each.name for each in interfaces) or "none"
     raise SliceMismatchError(

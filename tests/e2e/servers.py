@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -116,6 +118,16 @@ def wait_for[T](condition: Callable[[], T], what: str, timeout: float = 20.0) ->
             return answer
         time.sleep(0.02)
     raise AssertionError(f"{what} took more than {timeout} s")
+
+
+def first_free_port(count: int = 1) -> int:
+    """The first of so many ports in a row on which nobody listens."""
+    while True:
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for port in range(first + 1, first + count):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return int(first)
 
 
 def is_running(pid: int) -> bool:

@@ -6,11 +6,9 @@ They are one JAX mesh, whose collectives run over loopback.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import pytest
 import yaml
 
 from tests.e2e.clients import client, start_streams
-from tests.e2e.servers import REAL, is_running, wait_for
+from tests.e2e.servers import REAL, first_free_port, is_running, wait_for
 
 TINY = Path("models/tiny").resolve()
 # What is configured, and what a busy machine takes to start and end processes.
@@ -40,15 +38,6 @@ def devices(count):
     return {"XLA_FLAGS": flags}
 
 
-def free_ports():
-    """The first of two ports in a row that nobody listens on: the hosts' and JAX's."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = first.getsockname()[1]
-            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port + 1)):
-                return port
-
-
 def is_serving(server, version):
     line = rf'^antipode_model_version_serving{{.*version="{version}".*}} 1'
     return re.search(line, server.get("/metrics").text, re.MULTILINE)
@@ -59,7 +48,7 @@ def start_group(start):
     """Start the hosts of a slice, the leader first, and wait until they serve."""
 
     def start_all(size, *flags):
-        hosts = ",".join([f"127.0.0.1:{free_ports()}", *["127.0.0.1"] * (size - 1)])
+        hosts = ",".join([f"127.0.0.1:{first_free_port(2)}", *["127.0.0.1"] * (size - 1)])
         group = [
             start(
                 REAL,
@@ -169,7 +158,7 @@ def test_one_that_freezes_ends_the_other_within_the_bound(start_group, index):
 def test_a_host_that_does_not_come_is_told(start):
     leader = start(
         REAL,
-        f"--hosts=127.0.0.1:{free_ports()},127.0.0.1",
+        f"--hosts=127.0.0.1:{first_free_port(2)},127.0.0.1",
         "--host-index=0",
         "--group-start-timeout-seconds=1",
     )
@@ -179,7 +168,7 @@ def test_a_host_that_does_not_come_is_told(start):
 
 def test_a_checkpoint_that_one_host_cannot_read_ends_all(start, checkpoint, tmp_path):
     """All of them say which file it is, or whose fault."""
-    hosts = f"--hosts=127.0.0.1:{free_ports()},127.0.0.1"
+    hosts = f"--hosts=127.0.0.1:{first_free_port(2)},127.0.0.1"
     torn = tmp_path / "toy" / "1"
     torn.mkdir(parents=True)
     for file in checkpoint.iterdir():

@@ -28,21 +28,17 @@ from server.hosts.messages import (
     follower_codec,
 )
 from server.slice.interfaces import Interface
+from tests.e2e.servers import first_free_port
 
 SOFTWARE = "antipode 1 with jax 2"
 SETTINGS = EngineConfig(model="/models/toy/7", group_start_timeout_seconds=5.0)
 ETH1 = Interface(name="eth1", address="127.0.0.3", mtu=8896)
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @pytest.fixture
 def group():
     """Three hosts of one machine."""
-    return Group(hostnames=("127.0.0.1",) * 3, source="hosts", port=free_port())
+    return Group(hostnames=("127.0.0.1",) * 3, source="hosts", port=first_free_port())
 
 
 def knock(group):
