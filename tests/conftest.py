@@ -2,8 +2,7 @@
 
 Set before anything imports jax, which reads its environment once. Compiled programs are kept
 between runs, and compiled without LLVM's optimizations: they compute the same, in half the time to
-compile. A test that starts a process gives it an environment without XLA_FLAGS: a server has the
-devices of its machine.
+compile. A test that starts a server gives it the devices of its machine.
 
 Hypothesis measures nothing: on a busy machine a slow example is no failure.
 """

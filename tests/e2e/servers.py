@@ -29,13 +29,11 @@ class RunningServer:
     def __init__(self, log_path: Path, module: str, *flags: str, **environment: str) -> None:
         self.log_path = log_path
         ports = ("--host=127.0.0.1", "--http-port=0", "--grpc-port=0", "--log-format=json")
-        # Tests run on eight forced devices; a server is started as on a plain machine.
-        inherited = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
         with log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, "serve", *ports, *flags],
                 cwd=PROJECT,
-                env=inherited | environment,
+                env=plain_environment() | environment,
                 stdout=log,
                 stderr=log,
             )
@@ -99,6 +97,13 @@ class RunningServer:
 
     def metric(self, name: str, **labels: str) -> float:
         return metric_of(self.get("/metrics").text, name, **labels)
+
+
+def plain_environment() -> dict[str, str]:
+    """This process's, without the devices that tests force: a server has those of its machine."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    kept = [flag for flag in flags if "force_host_platform_device_count" not in flag]
+    return os.environ | {"XLA_FLAGS": " ".join(kept)}
 
 
 def metric_of(text: str, name: str, **labels: str) -> float:

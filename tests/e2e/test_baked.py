@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -17,7 +16,7 @@ def bake(checkpoint, folder):
     subprocess.run(
         [sys.executable, "-m", "server", "plan", checkpoint, "--slice=cpu", *SIZES, *files],
         cwd=PROJECT,
-        env={key: value for key, value in os.environ.items() if key != "XLA_FLAGS"},
+        env=plain_environment(),
         capture_output=True,
         timeout=200,
         check=True,

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.e2e.clients import client, start_streams
-from tests.e2e.servers import REAL, first_free_port, is_running, wait_for
+from tests.e2e.servers import REAL, first_free_port, is_running, plain_environment, wait_for
 
 TINY = Path("models/tiny").resolve()
 # What is configured, and what a busy machine takes to start and end processes.
@@ -33,9 +33,9 @@ REQUEST = {
 
 
 def devices(count):
-    """The environment of a host with so many devices, whose programs compile quickly."""
-    flags = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
-    return {"XLA_FLAGS": flags}
+    """The environment of a host with so many devices."""
+    flags = plain_environment()["XLA_FLAGS"]
+    return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}"}
 
 
 def is_serving(server, version):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,8 +15,15 @@ import pytest
 from k8s.lab import __main__ as command
 from k8s.lab.numbers import Numbers
 from k8s.lab.run import Lab
+from tests.e2e.servers import plain_environment
 
-ARGUMENTS = ("--scenario", "kill", "--replicas", "1", "--rate", "10", "--streams", "2")
+ARGUMENTS = (
+    "--scenario=kill",
+    "--replicas=1",
+    "--rate=10",
+    "--streams=2",
+    "--stream-tokens=50",
+)
 
 
 def processes_with(mark: str) -> list[int]:
@@ -43,7 +49,7 @@ def test_a_signal_leaves_no_process(tmp_path, number, moment):
         [sys.executable, "-m", "k8s.lab", *ARGUMENTS, "--output", tmp_path],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "LAB_MARK": mark},
+        env=plain_environment() | {"LAB_MARK": mark},
     )
     with lab:
         assert any(line.startswith(moment) for line in lab.stderr)

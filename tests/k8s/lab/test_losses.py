@@ -6,12 +6,14 @@ from k8s.lab.load import Shape
 from k8s.lab.numbers import Numbers
 from k8s.lab.run import Lab
 from k8s.lab.scenarios import SCENARIOS
+from tests.e2e.servers import plain_environment
 
 KILL = next(scenario for scenario in SCENARIOS if scenario.name == "kill")
 SHAPE = Shape(rate=30, num_streams=4, stream_tokens=400, stream_pause=0.1, resume=False)
 
 
-async def test_without_retries_and_resumption_a_kill_is_reported_as_losses(tmp_path):
+async def test_without_retries_and_resumption_a_kill_is_reported_as_losses(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", plain_environment()["XLA_FLAGS"])
     lab = await Lab.open(tmp_path, Numbers.from_charts(), SHAPE, retries=False, num_replicas=1)
     try:
         result = await lab.run(KILL, SHAPE)
