@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests.e2e.servers import PROJECT, REAL, metric_of
+from tests.e2e.servers import PROJECT, REAL, metric_of, plain_environment
 
 SIZES = ("--max-num-seqs=2", "--max-num-batched-tokens=32", "--num-blocks=512", "--context=2048")
 
