@@ -29,7 +29,8 @@ SIZES = ("--max-num-seqs=16", "--max-num-batched-tokens=64", "--num-blocks=1024"
 @dataclass(slots=True)
 class Replica:
     """One server. `process` is None while it is gone, `is_touched` unless it is as it was when it
-    became ready: one that hangs still says for a while that it is.
+    became ready: one that hangs still says for a while that it is. `log_start` is where in its log
+    this start begins.
     """
 
     name: str
@@ -40,10 +41,12 @@ class Replica:
     process: subprocess.Popen[bytes] | None = None
     engine_pid: int = 0
     is_touched: bool = False
+    log_start: int = 0
     pids: list[int] = field(default_factory=list)
 
     def start(self) -> None:
         self.is_touched = True
+        self.log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         ports = (f"--http-port={self.address.http}", f"--grpc-port={self.address.grpc}")
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -82,6 +85,12 @@ class Replica:
         """Until the kernel has taken every process apart, its sockets with it."""
         while any(_is_alive(pid) for pid in self.pids):
             await asyncio.sleep(0.001)
+
+    def has_logged(self, words: str) -> bool:
+        """Whether it has said so since it was started."""
+        with self.log_path.open("rb") as log:
+            log.seek(self.log_start)
+            return words.encode() in log.read()
 
     def drain(self) -> None:
         self.is_touched = True
@@ -141,13 +150,6 @@ class Fleet:
         draft = path.with_suffix(".draft")
         draft.write_text(f"name: tiny\npath: models/tiny\nversion: {version}\n")
         draft.replace(path)
-
-    async def is_swapping(self, replica: Replica) -> bool:
-        """Whether the server has begun to load the new version."""
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-            text = (await client.get(f"http://{HOST}:{replica.address.http}/metrics")).text
-        lines = (line for line in text.splitlines() if "antipode_model_version_state{" in line)
-        return any(f'version="{NEW_VERSION}"' in line for line in lines)
 
     def _model_config(self, region: str) -> Path:
         return self._folder / f"{region}.yaml"

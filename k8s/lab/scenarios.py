@@ -83,11 +83,25 @@ async def _swap(fleet: Fleet, _: Load) -> float:
     """Kill the region while it loads the new version, and before any replica serves it: what began
     on a version that only the dead had cannot go on.
     """
+    replicas = _primary(fleet)
     fleet.configure(next(iter(fleet.regions)), NEW_VERSION)
-    async with asyncio.timeout(SWAP_SECONDS):
-        while not any(await asyncio.gather(*map(fleet.is_swapping, _primary(fleet)))):
-            await asyncio.sleep(0.02)
-    return await _kill_all(_primary(fleet))
+    # A tenth of a second is all there is, and the event loop has the load to drive: a thread.
+    await asyncio.to_thread(_kill_loading, replicas)
+    ended = await _kill_all(replicas)
+    if any(replica.has_logged(f"version {NEW_VERSION} is served") for replica in replicas):
+        raise TimeoutError("a replica served the new version before the kill reached it")
+    return ended
+
+
+def _kill_loading(replicas: list[Replica]) -> None:
+    """Wait until one of them loads the new version, then kill all."""
+    deadline = time.monotonic() + SWAP_SECONDS
+    while not any(replica.has_logged(f"version {NEW_VERSION} is LOADING") for replica in replicas):
+        if time.monotonic() > deadline:
+            raise TimeoutError("no replica began to load the new version")
+        time.sleep(0.002)
+    for replica in replicas:
+        replica.signal(signal.SIGKILL)
 
 
 async def _overload(_: Fleet, load: Load) -> float:
