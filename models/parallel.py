@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 
-from models.sharding import TENSOR
+from models.sharding import DATA, TENSOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +31,14 @@ class Residual:
         if self.is_split:
             return jax.lax.psum_scatter(x, TENSOR, tiled=True)
         return jax.lax.psum(x, TENSOR)
+
+
+def any_rank(flags: jax.Array) -> jax.Array:
+    """Whether any is set on any rank of the data axis.
+
+    A branch that holds collectives depends on this: all devices of a program take it, or none.
+    """
+    is_any = jnp.any(flags)
+    if jax.lax.axis_size(DATA) == 1:
+        return is_any
+    return jax.lax.psum(is_any.astype(jnp.int32), DATA) > 0

@@ -1,7 +1,8 @@
 """Which mesh axis each logical axis of an array lies on, and which meshes a model allows.
 
-The step runs under one `shard_map` over a mesh of `data` and `tensor`; this module holds the one
-table from logical to mesh axes. It knows no layer and no weight.
+The step runs under one `shard_map` over a mesh of `data` and `tensor`: weights are split over
+`tensor` and repeated over `data`, each rank of which has sequences of its own. This module holds
+the one table from logical to mesh axes. It knows no layer and no weight.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from models.config import ModelConfig
 
@@ -23,8 +24,6 @@ _RULES: dict[str, str | None] = {
     "layers": None,
     "embed": None,
     "head_dim": None,
-    "blocks": None,
-    "seqs": None,
     "q_heads": TENSOR,
     "kv_heads": TENSOR,
     "mlp": TENSOR,
@@ -48,7 +47,7 @@ def is_split(axis: str | None) -> bool:
     return axis is not None and _RULES[axis] is not None
 
 
-def named_sharding(mesh: Mesh, axes: LogicalAxes) -> NamedSharding:
+def named_sharding(mesh: Mesh | AbstractMesh, axes: LogicalAxes) -> NamedSharding:
     """The sharding of an array with these logical axes on `mesh`."""
     return NamedSharding(mesh, partition_spec(axes))
 
@@ -61,44 +60,54 @@ def allowed_tensor_sizes(config: ModelConfig, num_devices: int) -> tuple[int, ..
     return tuple(size for size in range(1, num_devices + 1) if _divides(config, size))
 
 
-def choose_tensor_size(config: ModelConfig, tensor_parallel_size: int, num_devices: int) -> int:
-    """`tensor_parallel_size`, or for 0 the largest size the model allows.
-
-    Raises MeshError where the size does not divide the model or exceeds the devices.
-    """
+def check_tensor_size(config: ModelConfig, size: int, num_devices: int) -> None:
+    """MeshError where the size does not divide the model or exceeds the devices."""
     allowed = allowed_tensor_sizes(config, num_devices)
-    size = tensor_parallel_size or max(allowed)
     if size not in allowed:
         raise MeshError(
             f"tensor_parallel_size {size} does not suit this model ({config.num_heads} query heads,"
             f" {config.num_kv_heads} KV heads, MLP {config.mlp_size}) on {num_devices} devices;"
             f" these would: {', '.join(map(str, allowed))}"
         )
-    return size
 
 
 def make_mesh(
-    config: ModelConfig, tensor_parallel_size: int, devices: Sequence[jax.Device] | None = None
+    config: ModelConfig,
+    tensor_size: int,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    data_size: int = 1,
 ) -> Mesh:
-    """A mesh of 1 x `tensor_parallel_size`; 0 takes the largest size the model allows.
+    """A mesh of `data_size` x `tensor_size` of the devices, neighbours sharing each layer.
 
-    Devices beyond it are left idle. Raises MeshError where the size does not divide the model,
-    exceeds the devices or leaves a host without any.
+    Devices beyond it are left idle. Raises MeshError where the sizes do not divide the model,
+    exceed the devices or leave a host without any.
     """
     devices = jax.devices() if devices is None else devices
-    size = choose_tensor_size(config, tensor_parallel_size, len(devices))
+    check_tensor_size(config, tensor_size, len(devices))
+    size = data_size * tensor_size
+    if size > len(devices):
+        raise MeshError(
+            f"data_parallel_size {data_size} times {tensor_size} devices each are more than the "
+            f"{len(devices)} there are; {len(devices) // tensor_size} would do"
+        )
     without = {device.process_index for device in devices[size:]} - {
         device.process_index for device in devices[:size]
     }
     if without:
         raise MeshError(
-            f"tensor_parallel_size {size} leaves host {min(without)} without any device to use: "
-            "serve this model on a slice of fewer hosts"
+            f"a mesh of {data_size} x {tensor_size} devices leaves host {min(without)} without any:"
+            " raise data_parallel_size, or serve this model on a slice of fewer hosts"
         )
-    return Mesh(np.asarray(devices[:size]).reshape(1, size), (DATA, TENSOR))
+    return Mesh(np.asarray(devices[:size]).reshape(data_size, tensor_size), (DATA, TENSOR))
 
 
-def tensor_size(mesh: Mesh) -> int:
+def data_size(mesh: Mesh) -> int:
+    """The number of ranks along the data axis, each with all weights and its own sequences."""
+    return int(mesh.shape[DATA])
+
+
+def tensor_size(mesh: Mesh | AbstractMesh) -> int:
     """The number of shards along the tensor axis."""
     return int(mesh.shape[TENSOR])
 

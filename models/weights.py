@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from models.checkpoint import Checkpoint
 from models.config import ModelConfig
@@ -39,7 +39,7 @@ def abstract_decoder(config: ModelConfig, layout: DecoderLayout) -> Decoder:
     return model
 
 
-def leaf_shardings(model: Decoder, mesh: Mesh) -> list[NamedSharding]:
+def leaf_shardings(model: Decoder, mesh: Mesh | AbstractMesh) -> list[NamedSharding]:
     """The sharding of every leaf, in flattening order."""
     return [_sharding(variable, mesh) for _, variable in _variables(model)]
 
@@ -253,7 +253,7 @@ def _is_stacked(path: tuple[Any, ...], layout: DecoderLayout) -> bool:
     return layout.stacked and path[0] == "layers"
 
 
-def _sharding(variable: Any, mesh: Mesh) -> NamedSharding:
+def _sharding(variable: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
     axes = variable.get_metadata("logical_axes")
     stacked: tuple[str | None, ...] = ("layers",) * (len(variable.shape) - len(axes))
     return NamedSharding(mesh, partition_spec(stacked + axes))

@@ -81,18 +81,23 @@ class EngineConfig:
     attention_backend: Literal["auto", "tokamax", "pallas", "xla"] = _field(
         "auto", "what computes attention; auto is tokamax on TPU and xla elsewhere"
     )
-    max_num_seqs: int = _field(32, "sequences that run at once", low=1)
+    max_num_seqs: int = _field(32, "sequences that run at once, on each data rank", low=1)
     max_model_len: int = _field(
         0, "tokens of prompt and generation together; 0 is what the model allows", low=0
     )
     max_num_batched_tokens: int = _field(
-        0, "token budget of one step; 0 is 128 on CPU and 2048 elsewhere", low=0
+        0, "token budget of one step, of each data rank; 0 is 128 on CPU and 2048 elsewhere", low=0
     )
     max_queue_len: int = _field(256, "requests that may wait; one more is refused", low=1)
     block_size: int = _field(0, "tokens of one KV block; 0 is 16 on CPU and 128 elsewhere", low=0)
-    num_blocks: int = _field(0, "KV blocks; 0 derives them from the bytes there are", low=0)
+    num_blocks: int = _field(
+        0, "KV blocks of each data rank; 0 derives them from the bytes there are", low=0
+    )
     kv_cache_bytes: int = _field(
-        0, "bytes of KV cache; 0 takes what hbm_utilization leaves (on CPU 1 GiB)", low=0
+        0,
+        "bytes of KV cache of each data rank; 0 takes what hbm_utilization leaves, on CPU 1 GiB for"
+        " all",
+        low=0,
     )
     kv_context: int = _field(
         0,
@@ -104,7 +109,16 @@ class EngineConfig:
         0.9, "part of the device's memory to use, weights included", low=0.01, high=1
     )
     tensor_parallel_size: int = _field(
-        0, "chips that share each layer; 0 is every chip there is", low=0
+        0,
+        "chips that share each layer; 0 is the fewest that hold the weights and the KV of"
+        " max_num_seqs sequences of kv_context tokens",
+        low=0,
+    )
+    data_parallel_size: int = _field(
+        0,
+        "groups of such chips, each with all weights, max_num_seqs sequences of its own and KV for"
+        " them; 0 is as many as there are chips for",
+        low=0,
     )
     slice_accelerator: str = _field(
         "", "generation of TPU that was asked for, such as v6e; another is refused"

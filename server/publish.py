@@ -147,7 +147,9 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
     from server.engine.scheduler import Scheduler
     from server.engine.sequence import LoadedVersion
 
-    sizes = EngineConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=128)
+    sizes = EngineConfig(
+        max_num_seqs=4, max_num_batched_tokens=64, max_model_len=128, data_parallel_size=1
+    )
     runner = ModelRunner.build(folder, sizes, version=LoadedVersion(folder.name))
     scheduler = Scheduler(
         BlockManager(runner.kinds, runner.block_size),
@@ -224,7 +226,8 @@ def _check_loads(version: VersionFolder) -> None:
     Tokenizer.load(version.copy)
     config = read_config(version.copy)
     mesh = make_mesh(config, 1)
-    model = abstract_decoder(config, choose_layout(config, EngineConfig(), mesh))
+    platform = mesh.devices.flat[0].platform
+    model = abstract_decoder(config, choose_layout(config, EngineConfig(), platform, 1))
     WeightLoader(model, mesh).check(version.checkpoint())
 
 

@@ -76,7 +76,7 @@ class Backend(Protocol):
         """The pool's arrays as shapes and dtypes, all shards together."""
 
     def pool_specs(self) -> Pool:
-        """The PartitionSpecs of the pool's arrays: split by KV heads."""
+        """The PartitionSpecs of the pool's arrays: split by KV heads, blocks by data rank."""
 
     def block_size(self, pool: Pool) -> int:
         """Tokens of one block, read off a pool's arrays."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from models.attention.base import AttentionSpec, PoolShape, Ragged
-from models.sharding import TENSOR
+from models.sharding import DATA, TENSOR
 
 HEAD_DIM = 128
 # KV heads on one chip for which the kernel's tiles come out whole.
@@ -33,7 +33,7 @@ class PallasAttention:
         return jax.ShapeDtypeStruct(size, shape.dtype)
 
     def pool_specs(self) -> PartitionSpec:
-        return PartitionSpec(None, None, TENSOR)
+        return PartitionSpec(DATA, None, TENSOR)
 
     def block_size(self, pool: jax.Array) -> int:
         return int(pool.shape[1])

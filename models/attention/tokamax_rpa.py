@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from models.attention.base import AttentionSpec, PoolShape, Ragged
-from models.sharding import TENSOR
+from models.sharding import DATA, TENSOR
 
 # Tuned sizes: query and context tokens a round, and rows or tiles worked on together.
 _DECODE_BLOCKS = {"bq_sz": 1, "bq_c_sz": 1, "batch_size": 8}
@@ -51,7 +51,7 @@ class TokamaxAttention:
         return jax.ShapeDtypeStruct(size, shape.dtype)
 
     def pool_specs(self) -> PartitionSpec:
-        return PartitionSpec(None, None, TENSOR)
+        return PartitionSpec(DATA, None, TENSOR)
 
     def block_size(self, pool: jax.Array) -> int:
         return int(pool.shape[1])

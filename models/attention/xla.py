@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from models.attention.base import AttentionSpec, PoolShape, Ragged
-from models.sharding import TENSOR
+from models.sharding import DATA, TENSOR
 
 # Context tokens per round of the running softmax; measured best on CPU between 64 and 256.
 _CHUNK_TOKENS = 128
@@ -47,8 +47,8 @@ class XlaAttention:
         return KVBlocks(leaf, leaf)
 
     def pool_specs(self) -> KVBlocks:
-        by_head = PartitionSpec(None, TENSOR)
-        return KVBlocks(by_head, by_head)
+        split = PartitionSpec(DATA, TENSOR)
+        return KVBlocks(split, split)
 
     def block_size(self, pool: KVBlocks) -> int:
         return int(pool.k.shape[2])

@@ -6,12 +6,13 @@ why a row was scheduled nor what the step computes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from server.engine.sequence import Sequence
+from server.engine import sequence
 from server.engine.step import ScheduledBatch, ScheduledRow
 
 # Token id that stands for "the one this slot drew last": the host does not know it yet.
@@ -62,7 +63,7 @@ class SamplingInput(NamedTuple):
 
 class StepInput(NamedTuple):
     """One step's host-side input. T and S are the bucket's sizes, K the kinds of layers, B the
-    blocks of a table.
+    blocks of a table. Where there are several data ranks, every array has an axis of them in front.
 
     In a table, 0 is a block that is not there yet or has been given back.
     Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
@@ -114,10 +115,10 @@ class Ladder:
         return (*self._decode, *self._mixed)
 
     def choose(self, batch: ScheduledBatch) -> Bucket:
-        """The smallest bucket that holds the batch."""
+        """The smallest bucket that holds every rank's part of the batch."""
         only_decodes = all(row.is_decode for row in batch.rows)
         buckets = self.buckets if only_decodes else self._mixed
-        return next(b for b in buckets if b.num_tokens >= batch.num_tokens)
+        return next(b for b in buckets if b.num_tokens >= batch.num_tokens_of_fullest_rank)
 
 
 def _powers(first: int, last: int, growth: int) -> list[int]:
@@ -135,8 +136,19 @@ def _power_of_two(least: int) -> int:
     return 1 << (least - 1).bit_length()
 
 
+def stack_ranks(inputs: Sequence[StepInput]) -> StepInput:
+    """One input of all ranks' inputs, in the ranks' order; of one rank alone, as it is."""
+    if len(inputs) == 1:
+        return inputs[0]
+    sampling = SamplingInput._make(
+        map(np.stack, zip(*(each.sampling for each in inputs), strict=True))
+    )
+    others = map(np.stack, zip(*(each[:-1] for each in inputs), strict=True))
+    return StepInput._make((*others, sampling))
+
+
 def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: int) -> StepInput:
-    """All padding: what warm-up runs, and what `pack` fills."""
+    """All padding, for one rank: what warm-up runs, and what `pack` fills."""
     t, s = bucket.num_tokens, bucket.num_rows
 
     def ints(*shape: int, fill: int = 0) -> np.ndarray:
@@ -176,19 +188,23 @@ def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: i
 
 
 def pack(
-    batch: ScheduledBatch, bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: int
+    rows: Sequence[ScheduledRow],
+    bucket: Bucket,
+    num_kinds: int,
+    table_size: int,
+    scratch_slot: int,
 ) -> StepInput:
-    """The step input of a batch that fits `bucket`."""
+    """The step input of one rank's rows, which fit `bucket`."""
     step = empty_input(bucket, num_kinds, table_size, scratch_slot)
     start = 0
-    for i, row in enumerate(batch.rows):
+    for i, row in enumerate(rows):
         end = start + row.num_scheduled_tokens
         _pack_tokens(step, i, row, slice(start, end))
         _pack_row(step.sampling, i, row, scratch_slot)
         step.query_start_S1[i] = start
         start = end
-    step.query_start_S1[len(batch.rows) :] = start
-    step.num_decodes[0] = sum(row.is_decode for row in batch.rows)
+    step.query_start_S1[len(rows) :] = start
+    step.num_decodes[0] = sum(row.is_decode for row in rows)
     return step
 
 
@@ -230,6 +246,7 @@ def _pack_row(sampling: SamplingInput, i: int, row: ScheduledRow, scratch_slot: 
 class SlotInput(NamedTuple):
     """What a slot's device state is set to when a sequence takes it. Unused places hold -1."""
 
+    rank: Array
     slot: Array
     prompt_ids: Array
     output_ids: Array
@@ -247,7 +264,7 @@ class SlotSizes:
     max_stop_ids: int
 
 
-def needs_slot_state(seq: Sequence) -> bool:
+def needs_slot_state(seq: sequence.Sequence) -> bool:
     """Whether any option of the sequence reads its slot's state beyond the last token."""
     params = seq.params
     return bool(
@@ -259,9 +276,10 @@ def needs_slot_state(seq: Sequence) -> bool:
     )
 
 
-def empty_slot(sizes: SlotSizes, slot: int) -> SlotInput:
+def empty_slot(sizes: SlotSizes, rank: int, slot: int) -> SlotInput:
     """A slot without tokens, biases or stop ids."""
     return SlotInput(
+        rank=np.int32(rank),
         slot=np.int32(slot),
         prompt_ids=np.full(sizes.max_model_len, -1, np.int32),
         output_ids=np.full(sizes.max_model_len, -1, np.int32),
@@ -271,9 +289,9 @@ def empty_slot(sizes: SlotSizes, slot: int) -> SlotInput:
     )
 
 
-def pack_slot(seq: Sequence, sizes: SlotSizes) -> SlotInput:
+def pack_slot(seq: sequence.Sequence, sizes: SlotSizes) -> SlotInput:
     """The state of the slot that `seq` has just been given; all its tokens are known."""
-    state = empty_slot(sizes, seq.slot)
+    state = empty_slot(sizes, seq.rank, seq.slot)
     prompt = seq.token_ids[: seq.num_prompt_tokens]
     output = seq.token_ids[seq.num_prompt_tokens :]
     bias = seq.params.logit_bias

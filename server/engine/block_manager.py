@@ -55,6 +55,10 @@ class BlockManager:
         """The most blocks a lookup may give: whole ones, never the last token, which must run."""
         return (num_tokens - 1) // self.block_size if self.prefix_caching else 0
 
+    def num_cached_tokens(self, seq: Sequence) -> int:
+        """Tokens of `seq`, which holds no blocks, whose KV it would find."""
+        return len(self._found_digests(seq)) * self.block_size
+
     def check_windows(self, max_chunk: int, max_num_tokens: int) -> None:
         """Raise ValueError unless a sequence that is alone can run to its end in such chunks."""
         for pool in self.pools:

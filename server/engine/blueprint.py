@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from models.attention.choice import choose_backend
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.layout import DecoderLayout
-from models.sharding import tensor_size
+from models.sharding import DATA, TENSOR, data_size, tensor_size
 from models.weights import abstract_decoder
 from server.config import ConfigError, EngineConfig
 from server.engine.batch import Ladder, SlotSizes
@@ -113,56 +113,71 @@ def draw_blueprint(
     Raises BackendError or ConfigError, or SizeError where the sizes exceed what a chip holds.
     """
     platform = mesh.devices.flat[0].platform
-    defaults = _CPU if platform == "cpu" else _ACCELERATOR
-    layout = choose_layout(config, engine, mesh)
+    layout = choose_layout(config, engine, platform, tensor_size(mesh))
     model = abstract_decoder(config, layout)
-    slot = _slot_sizes(config, engine)
-    block_size = engine.block_size or defaults.block_size
-    if platform == "tpu":
-        _check_tpu(engine, slot, block_size)
     memory = None
     if chip_bytes is not None and platform != "cpu":
-        memory = measure(model, layout, mesh, engine, chip_bytes)
-    ladder = _ladder(engine, defaults)
-    sizes = StateSizes(
-        kinds=_kinds(config, engine, layout, memory, slot, block_size, ladder),
-        block_size=block_size,
-        max_num_seqs=engine.max_num_seqs,
-        slot=slot,
-    )
+        memory = measure(model, layout, engine, chip_bytes)
     return Blueprint(
         config=config,
         layout=layout,
         mesh=mesh,
         model=model,
-        sizes=sizes,
-        ladder=ladder,
+        sizes=choose_sizes(config, engine, platform, layout, memory, data_size(mesh)),
+        ladder=_ladder(engine, _defaults(platform)),
         memory=memory,
     )
 
 
-def choose_layout(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> DecoderLayout:
-    """How the model lies on the mesh's devices. Raises BackendError."""
-    platform = mesh.devices.flat[0].platform
+def choose_sizes(
+    config: ModelConfig,
+    engine: EngineConfig,
+    platform: str,
+    layout: DecoderLayout,
+    memory: ChipMemory | None,
+    num_ranks: int,
+) -> StateSizes:
+    """The sizes of each data rank's state. Raises ConfigError or SizeError."""
+    defaults = _defaults(platform)
+    slot = _slot_sizes(config, engine)
+    block_size = engine.block_size or defaults.block_size
+    if platform == "tpu":
+        _check_tpu(engine, slot, block_size)
+    kv_bytes = _kv_bytes(engine, layout, memory, num_ranks)
+    budget = _ladder(engine, defaults).max_num_batched_tokens
+    return StateSizes(
+        num_ranks=num_ranks,
+        kinds=_kinds(config, engine, layout, kv_bytes, slot, block_size, budget),
+        block_size=block_size,
+        max_num_seqs=engine.max_num_seqs,
+        slot=slot,
+    )
+
+
+def choose_layout(
+    config: ModelConfig, engine: EngineConfig, platform: str, tensor_size: int
+) -> DecoderLayout:
+    """How the model lies on `tensor_size` devices. Raises BackendError."""
     on_cpu = platform == "cpu"
     dtype = jnp.dtype(config.dtype if engine.dtype == "auto" else engine.dtype)
     # A CPU computes in float32 in any case; to keep less would only lose digits.
     wide = jnp.dtype(jnp.float32) if on_cpu else dtype
     return DecoderLayout(
-        tensor_size=tensor_size(mesh),
+        tensor_size=tensor_size,
         stacked=not on_cpu,
         dtype=dtype,
         activation_dtype=wide,
         kv_dtype=wide if engine.kv_dtype == "auto" else _KV_DTYPES[engine.kv_dtype],
-        backend=choose_backend(engine.attention_backend, platform, config, tensor_size(mesh)),
+        backend=choose_backend(engine.attention_backend, platform, config, tensor_size),
         quantized=engine.weight_dtype == "int8",
     )
 
 
 def measure(
-    model: Decoder, layout: DecoderLayout, mesh: Mesh, engine: EngineConfig, chip_bytes: int
+    model: Decoder, layout: DecoderLayout, engine: EngineConfig, chip_bytes: int
 ) -> ChipMemory:
-    """What is taken of a chip's memory before any KV."""
+    """What is taken of a chip's memory before any KV; the same on every data rank."""
+    mesh = AbstractMesh((1, layout.tensor_size), (DATA, TENSOR))
     slot = _slot_sizes(model.config, engine)
     sampler = abstract_state(engine.max_num_seqs, layout.vocab_rows(model.config), slot)
     num_sets = 2 if engine.swap_policy == "availability" else 1
@@ -171,6 +186,15 @@ def measure(
         weights=num_sets * weight_bytes(model, mesh),
         sampler=tree_bytes(sampler, state_specs(), mesh),
     )
+
+
+def typical_context(engine: EngineConfig, max_model_len: int) -> int:
+    """The tokens of a sequence that memory is divided for."""
+    return min(engine.kv_context or _TYPICAL_CONTEXT, max_model_len)
+
+
+def _defaults(platform: str) -> _Defaults:
+    return _CPU if platform == "cpu" else _ACCELERATOR
 
 
 def _slot_sizes(config: ModelConfig, engine: EngineConfig) -> SlotSizes:
@@ -194,10 +218,10 @@ def _kinds(
     config: ModelConfig,
     engine: EngineConfig,
     layout: DecoderLayout,
-    memory: ChipMemory | None,
+    kv_bytes: int,
     slot: SlotSizes,
     block_size: int,
-    ladder: Ladder,
+    max_num_batched_tokens: int,
 ) -> tuple[KVKind, ...]:
     """The blocks of every kind of layers: as many as asked for, or what the bytes hold."""
     if engine.num_blocks:
@@ -205,20 +229,23 @@ def _kinds(
     of_layer = block_bytes(config, layout, block_size) // config.num_layers
     longest = slot.max_model_len
     return split_blocks(
-        count_blocks(_kv_bytes(engine, layout, memory), of_layer, config.num_layers),
+        count_blocks(kv_bytes, of_layer, config.num_layers),
         [(window, config.layer_windows.count(window)) for window in config.windows],
         block_size=block_size,
-        context=min(engine.kv_context or _TYPICAL_CONTEXT, longest),
+        context=typical_context(engine, longest),
         max_model_len=longest,
         max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=ladder.max_num_batched_tokens,
+        max_num_batched_tokens=max_num_batched_tokens,
     )
 
 
-def _kv_bytes(engine: EngineConfig, layout: DecoderLayout, memory: ChipMemory | None) -> int:
-    if engine.kv_cache_bytes or memory is None:
-        return (engine.kv_cache_bytes or _CPU_KV_BYTES) // layout.tensor_size
-    return memory.for_kv
+def _kv_bytes(
+    engine: EngineConfig, layout: DecoderLayout, memory: ChipMemory | None, num_ranks: int
+) -> int:
+    """One chip's part."""
+    if engine.kv_cache_bytes:
+        return engine.kv_cache_bytes // layout.tensor_size
+    return _CPU_KV_BYTES // (num_ranks * layout.tensor_size) if memory is None else memory.for_kv
 
 
 def _check_tpu(engine: EngineConfig, slot: SlotSizes, block_size: int) -> None:

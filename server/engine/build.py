@@ -65,6 +65,10 @@ class ServingRunner(Runner[Any], Protocol):
     def eos_token_ids(self) -> tuple[int, ...]: ...
 
     @property
+    def num_ranks(self) -> int:
+        """Data ranks: each has the blocks of `kinds`, and its own `max_num_batched_tokens`."""
+
+    @property
     def kinds(self) -> tuple[KVKind, ...]:
         """The kinds of layers, the one without a window, if any, first."""
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
+from models.parallel import any_rank
 from server.engine.batch import SamplingInput
 from server.engine.vocab import first_id, row_argmax, row_max, row_sum, row_top
 
@@ -30,11 +31,11 @@ def draw(logits_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
     scaled_SV = logits_SV / jnp.where(is_drawn, inputs.temperature, 1.0)[:, None]
     none = jnp.zeros(is_drawn.shape, jnp.int32), jnp.zeros(is_drawn.shape, jnp.bool_)
     few_S, is_settled = jax.lax.cond(
-        jnp.any(is_filtered), lambda: _draw_from_best(scaled_SV, inputs), lambda: none
+        any_rank(is_filtered), lambda: _draw_from_best(scaled_SV, inputs), lambda: none
     )
     is_settled &= is_filtered
     return jax.lax.cond(
-        jnp.any(is_drawn & ~is_settled),
+        any_rank(is_drawn & ~is_settled),
         lambda: jnp.where(is_settled, few_S, _draw_from_all(scaled_SV, is_filtered, inputs)),
         lambda: few_S,
     )
@@ -104,7 +105,7 @@ def _draw_from_all(
     scaled_SV: jax.Array, is_filtered: jax.Array, inputs: SamplingInput
 ) -> jax.Array:
     kept_SV = jax.lax.cond(
-        jnp.any(is_filtered), lambda x: filter_logits(x, inputs), lambda x: x, scaled_SV
+        any_rank(is_filtered), lambda x: filter_logits(x, inputs), lambda x: x, scaled_SV
     )
     return row_argmax(kept_SV + _gumbel(inputs, scaled_SV.shape[1]))
 

@@ -20,7 +20,8 @@ from typing import Protocol
 
 from server.engine import link
 from server.engine.observer import Observer, StepKind, StepStats
-from server.engine.scheduler import AdmissionError, Scheduler, SequenceEvent
+from server.engine.policy import Policy
+from server.engine.scheduler import AdmissionError, SequenceEvent
 from server.engine.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.step import ScheduledBatch, StepResult
 from server.engine.version_switch import VersionSwitch
@@ -69,7 +70,7 @@ class Engine[InFlight]:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        scheduler: Policy,
         runner: Runner[InFlight],
         observer: Observer,
         send: Callable[[int, link.Step], None],
@@ -134,13 +135,12 @@ class Engine[InFlight]:
 
     def load(self) -> Load:
         scheduler = self._scheduler
-        blocks = scheduler.block_manager.fullest
         return Load(
             num_requests_waiting=scheduler.num_waiting_requests,
             num_sequences_running=scheduler.num_running,
             num_unfinished=scheduler.num_unfinished,
-            num_free_blocks=blocks.num_free_blocks,
-            num_usable_blocks=blocks.num_usable_blocks,
+            num_free_blocks=scheduler.num_free_blocks,
+            num_usable_blocks=scheduler.num_usable_blocks,
             is_queue_full=scheduler.is_queue_full,
         )
 
@@ -360,6 +360,7 @@ def _raise(error: Exception) -> None:
 
 
 def _kind(batch: ScheduledBatch) -> StepKind:
-    if batch.rows[-1].is_decode:
+    num_decodes = sum(row.is_decode for row in batch.rows)
+    if num_decodes == len(batch.rows):
         return "decode"
-    return "mixed" if batch.rows[0].is_decode else "prefill"
+    return "mixed" if num_decodes else "prefill"

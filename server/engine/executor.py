@@ -14,17 +14,16 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 
 from models.files import Files
 from models.hf_config import read_config
 from models.manifest import NAME as MANIFEST
-from models.sharding import make_mesh
 from models.version_folder import VersionFolder, open_version
 from server.config import EngineConfig
 from server.engine.baked import BakedCounts, BakedFolder, Compiler
 from server.engine.batch import Bucket, SlotInput, StepInput, empty_slot
 from server.engine.blueprint import Blueprint, draw_blueprint
+from server.engine.mesh_choice import choose_mesh
 from server.engine.program import DeviceState, ProgramName, StepOutput
 from server.engine.sequence import LoadedVersion
 from server.engine.version_loader import CheckpointLoader, tokenizer_sums
@@ -79,8 +78,9 @@ class Executor:
             if not source.is_published:
                 _log.warning("%s has no antipode.json: nothing of it is verified", source.place)
             config = read_config(source.copy)
-            mesh = make_mesh(config, engine.tensor_parallel_size)
-            blueprint = draw_blueprint(config, engine, mesh, agree(_chip_bytes(mesh)))
+            chip_bytes = agree(_chip_bytes())
+            mesh = choose_mesh(config, engine, jax.devices(), chip_bytes)
+            blueprint = draw_blueprint(config, engine, mesh, chip_bytes)
             weights = WeightSets(blueprint)
             weights.load(version, source, progress)
             tokenizer = tokenizer_sums(source.copy)
@@ -129,15 +129,15 @@ class Executor:
         """Run every program on padding, in an order that is the same on every host."""
         sizes = self.blueprint.sizes
         self._state = self._make_state()
-        self.set_slot(empty_slot(sizes.slot, sizes.scratch_slot))
+        self.set_slot(empty_slot(sizes.slot, 0, sizes.scratch_slot))
         for bucket in self._steps:
             self.step(bucket, version, sizes.empty_input(bucket))
         jax.block_until_ready(self._state)
 
 
-def _chip_bytes(mesh: Mesh) -> int | None:
+def _chip_bytes() -> int | None:
     """Memory of the smallest of this host's devices, where it is not the host's own."""
-    stats = [device.memory_stats() for device in mesh.local_devices]
+    stats = [device.memory_stats() for device in jax.local_devices()]
     return min((s["bytes_limit"] for s in stats if s and "bytes_limit" in s), default=None)
 
 

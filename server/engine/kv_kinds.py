@@ -29,6 +29,10 @@ class KVKind:
         """The most blocks that a sequence needs to go on by one token, its last one unread."""
         return -(-self._span // block_size) + 1
 
+    def blocks_at(self, context: int, block_size: int) -> int:
+        """What a sequence of `context` tokens holds."""
+        return min(self.share(block_size), -(-context // block_size))
+
     def blocks_for_one(self, max_chunk: int, max_num_tokens: int, block_size: int) -> int:
         """What a sequence of `max_num_tokens` must be able to hold to run in such chunks."""
         in_window = -(-(self._span + max_chunk) // block_size) + 1
@@ -58,7 +62,7 @@ def split_blocks(
 
     def num_blocks(window: int | None, num_seqs: int) -> int:
         kind = KVKind(window, 0)
-        each = min(kind.share(block_size), -(-context // block_size))
+        each = kind.blocks_at(context, block_size)
         if window is None:
             return 1 + num_seqs * each
         # All chunks of a step together exceed the windows by no more than this.

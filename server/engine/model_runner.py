@@ -6,7 +6,8 @@ executor's, and none of the engine's policy is here. `execute` only dispatches; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from server.engine.batch import (
     needs_slot_state,
     pack,
     pack_slot,
+    stack_ranks,
 )
 from server.engine.blueprint import Blueprint
 from server.engine.executor import Executor, Progress
@@ -91,6 +93,10 @@ class ModelRunner:
         return self._blueprint.config.eos_token_ids
 
     @property
+    def num_ranks(self) -> int:
+        return self._blueprint.sizes.num_ranks
+
+    @property
     def kinds(self) -> tuple[KVKind, ...]:
         return self._blueprint.sizes.kinds
 
@@ -109,7 +115,13 @@ class ModelRunner:
             if row.is_admitted and needs_slot_state(row.seq):
                 self._executor.set_slot(pack_slot(row.seq, sizes.slot))
         bucket = self._blueprint.ladder.choose(batch)
-        inputs = pack(batch, bucket, len(sizes.kinds), sizes.table_size, sizes.scratch_slot)
+        num_kinds, table, scratch = len(sizes.kinds), sizes.table_size, sizes.scratch_slot
+        inputs = stack_ranks(
+            [
+                pack(batch.of_rank(rank), bucket, num_kinds, table, scratch)
+                for rank in range(sizes.num_ranks)
+            ]
+        )
         return InFlight(batch, bucket, self._executor.step(bucket, batch.version, inputs))
 
     def read(self, in_flight: InFlight) -> StepResult:
@@ -120,19 +132,32 @@ class ModelRunner:
         logprobs = jax.device_get(output.drawn.logprobs) if wants_logprobs else None
         wants_prompt = any(row.seq.params.num_prompt_logprobs >= 0 for row in batch.rows)
         prompt = jax.device_get(output.prompt) if wants_prompt and output.prompt else None
-        rows, start = [], 0
-        for i, row in enumerate(batch.rows):
-            end = start + row.num_scheduled_tokens
-            rows.append(
-                RowResult(
-                    token_id=int(tokens[i]) if row.is_sampling else None,
-                    logprobs=_row_logprobs(logprobs, i, row) if logprobs else None,
-                    prompt_logprobs=_prompt_logprobs(prompt, start, row) if prompt else (),
-                    is_finite=bool(finite[i]) or not row.is_sampling,
-                )
+        rows = [
+            RowResult(
+                token_id=int(tokens[i]) if row.is_sampling else None,
+                logprobs=_row_logprobs(logprobs, i, row) if logprobs else None,
+                prompt_logprobs=_prompt_logprobs(prompt, first, row) if prompt else (),
+                is_finite=bool(finite[i]) or not row.is_sampling,
             )
-            start = end
-        return StepResult(tuple(rows), in_flight.bucket.num_tokens)
+            for row, i, first in _places(batch, in_flight.bucket)
+        ]
+        num_padded_tokens = self._blueprint.sizes.num_ranks * in_flight.bucket.num_tokens
+        return StepResult(tuple(rows), num_padded_tokens)
+
+
+def _places(batch: ScheduledBatch, bucket: Bucket) -> Iterator[tuple[ScheduledRow, int, int]]:
+    """Where the output of all ranks, one after another, has each row and its first token."""
+    num_rows: Counter[int] = Counter()
+    num_tokens: Counter[int] = Counter()
+    for row in batch.rows:
+        rank = row.seq.rank
+        yield (
+            row,
+            rank * bucket.num_rows + num_rows[rank],
+            rank * bucket.num_tokens + num_tokens[rank],
+        )
+        num_rows[rank] += 1
+        num_tokens[rank] += row.num_scheduled_tokens
 
 
 def _row_logprobs(logprobs: Logprobs, i: int, row: ScheduledRow) -> TokenLogprobs | None:

@@ -35,6 +35,7 @@ from server.engine.link import (
     VersionResult,
 )
 from server.engine.link_server import LinkServer
+from server.engine.ranks import Ranks
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import LoadedVersion
 from server.engine.version import SwapSettings, Version, VersionError
@@ -169,7 +170,8 @@ class EngineProcess:
         runner = build(self._config, self)
         engine = self._build_engine(runner)
         self._load_seconds = time.monotonic() - self._started
-        self._num_blocks, self._block_size = runner.kinds[0].num_blocks, runner.block_size
+        self._num_blocks = runner.num_ranks * runner.kinds[0].num_blocks
+        self._block_size = runner.block_size
         self._engine = engine
         self._versions = self._manage_versions(engine, runner)
         self._broadcast_pulse()  # Whoever is told that this is ready knows the versions.
@@ -183,17 +185,19 @@ class EngineProcess:
 
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
         config = self._config
-        blocks = BlockManager(runner.kinds, runner.block_size, prefix_caching=config.prefix_caching)
-        scheduler = Scheduler(
-            blocks,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=runner.max_num_batched_tokens,
-            max_queue_len=config.max_queue_len,
-            max_model_len=runner.max_model_len,
-            serving=LoadedVersion(self._model.version),
-        )
+        schedulers = [
+            Scheduler(
+                BlockManager(runner.kinds, runner.block_size, prefix_caching=config.prefix_caching),
+                max_num_seqs=config.max_num_seqs,
+                max_num_batched_tokens=runner.max_num_batched_tokens,
+                max_queue_len=-(-config.max_queue_len // runner.num_ranks),
+                max_model_len=runner.max_model_len,
+                serving=LoadedVersion(self._model.version),
+            )
+            for _ in range(runner.num_ranks)
+        ]
         return Engine(
-            scheduler,
+            schedulers[0] if len(schedulers) == 1 else Ranks(schedulers),
             runner,
             self._metrics,
             self._send,
@@ -325,6 +329,7 @@ class EngineProcess:
             self._load_seconds,
             extra={
                 "max_model_len": runner.max_model_len,
+                "data_ranks": runner.num_ranks,
                 "max_num_seqs": self._config.max_num_seqs,
                 "max_num_batched_tokens": runner.max_num_batched_tokens,
                 "num_blocks": [kind.num_blocks for kind in runner.kinds],

@@ -19,8 +19,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from models.attention.base import Ragged
 from models.decoder import Decoder, KVPools, pool_shapes
 from models.layout import DecoderLayout
+from models.parallel import any_rank
+from models.sharding import DATA
 from models.weights import leaf_shardings
-from server.engine.batch import Bucket, SlotSizes, StepInput, empty_input, empty_slot
+from server.engine.batch import (
+    Bucket,
+    SlotSizes,
+    StepInput,
+    empty_input,
+    empty_slot,
+    stack_ranks,
+)
 from server.engine.kv_kinds import KVKind
 from server.engine.sampler import (
     MAX_LOGPROBS,
@@ -49,7 +58,10 @@ class DeviceState(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """What a step sends back. `prompt` has an entry per token, in mixed buckets only."""
+    """What a step sends back, the ranks' parts one after another.
+
+    `prompt` has an entry per token, in mixed buckets only.
+    """
 
     drawn: Drawn
     prompt: Logprobs | None
@@ -57,8 +69,9 @@ class StepOutput(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSizes:
-    """The sizes of the device state; `kinds` has an entry for each of the config's windows."""
+    """The sizes of each data rank's state; `kinds` has an entry for each window of the config."""
 
+    num_ranks: int = 1
     kinds: tuple[KVKind, ...]
     block_size: int
     max_num_seqs: int
@@ -69,6 +82,12 @@ class StateSizes:
         """Of a layer, by kind."""
         return tuple(kind.num_blocks for kind in self.kinds)
 
+    def sequences_at(self, context: int) -> int:
+        """Sequences of `context` tokens that have room at once."""
+        return min(
+            (kind.num_blocks - 1) // kind.blocks_at(context, self.block_size) for kind in self.kinds
+        )
+
     @property
     def table_size(self) -> int:
         """Blocks that the longest sequence needs."""
@@ -76,7 +95,8 @@ class StateSizes:
 
     def empty_input(self, bucket: Bucket) -> StepInput:
         """A step of nothing but padding."""
-        return empty_input(bucket, len(self.kinds), self.table_size, self.scratch_slot)
+        of_rank = empty_input(bucket, len(self.kinds), self.table_size, self.scratch_slot)
+        return stack_ranks([of_rank] * self.num_ranks)
 
     @property
     def scratch_slot(self) -> int:
@@ -125,7 +145,7 @@ class Programs:
             step,
             mesh=self._mesh,
             in_specs=(self._leaf_specs, state_specs, PartitionSpec()),
-            out_specs=(PartitionSpec(), state_specs),
+            out_specs=(PartitionSpec(DATA), state_specs),
             check_vma=False,
         )
         shardings = self._shardings((self._leaf_specs, state_specs))
@@ -157,7 +177,7 @@ class Programs:
             out_shardings=shardings,
             donate_argnums=0,
         )
-        inputs = empty_slot(self._sizes.slot, self._sizes.scratch_slot)
+        inputs = empty_slot(self._sizes.slot, 0, self._sizes.scratch_slot)
         return jitted.lower(self.abstract_state().sampler, inputs)
 
     def _lower_make_state(self) -> jax.stages.Lowered:
@@ -172,13 +192,15 @@ class Programs:
     def abstract_state(self) -> DeviceState:
         """Shapes and dtypes of the device state, all shards together."""
         sizes, config, layout = self._sizes, self._config, self._layout
-        shapes = pool_shapes(config, layout, sizes.num_blocks, sizes.block_size)
+        num_blocks = tuple(sizes.num_ranks * count for count in sizes.num_blocks)
+        shapes = pool_shapes(config, layout, num_blocks, sizes.block_size)
         pools = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
-        sampler = abstract_state(sizes.max_num_seqs, layout.vocab_rows(config), sizes.slot)
+        vocab = layout.vocab_rows(config)
+        sampler = abstract_state(sizes.max_num_seqs, vocab, sizes.slot, sizes.num_ranks)
         return DeviceState(pools, sampler)
 
     def state_specs(self) -> DeviceState:
-        """How the state is split: the pools by KV heads, the sampler's as it says."""
+        """How the state is split: as the attention backend and the sampler say."""
         num_pools = len(self.abstract_state().kv)
         return DeviceState((self._layout.backend.pool_specs(),) * num_pools, state_specs())
 
@@ -190,6 +212,9 @@ class Programs:
         self, leaves: list[jax.Array], state: DeviceState, inputs: StepInput, bucket: Bucket
     ) -> tuple[StepOutput, DeviceState]:
         model: Decoder = nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
+        if self._sizes.num_ranks > 1:
+            rank = jax.lax.axis_index(DATA)
+            inputs = jax.tree.map(lambda leaf: leaf[rank], inputs)
         ragged, token_ids_T = _ragged(inputs, state.sampler)
         x_TD, kv = model(token_ids_T, state.kv, ragged, decode_only=bucket.decode_only)
         last_S = jnp.clip(inputs.query_start_S1[1:] - 1, 0)
@@ -232,4 +257,4 @@ def _prompt_logprobs(model: Decoder, x_TD: jax.Array, target_T: jax.Array) -> Lo
         none = jnp.zeros((num_tokens, MAX_LOGPROBS), jnp.float32)
         return Logprobs(none[:, 0], none.astype(jnp.int32), none)
 
-    return jax.lax.cond(jnp.any(target_T >= 0), run, skip)
+    return jax.lax.cond(any_rank(target_T >= 0), run, skip)

@@ -140,7 +140,7 @@ class Replica:
         self._in_flight: deque[StepOutput] = deque()
         self._reads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         blueprint = executor.blueprint
-        self._slot = empty_slot(blueprint.sizes.slot, 0)
+        self._slot = empty_slot(blueprint.sizes.slot, 0, 0)
         self._inputs = {
             bucket: blueprint.sizes.empty_input(bucket) for bucket in blueprint.ladder.buckets
         }

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from models.sharding import TENSOR
+from models.parallel import any_rank
+from models.sharding import DATA, TENSOR
 from server.engine.batch import SamplingInput, SlotInput, SlotSizes
 from server.engine.draw import draw
 from server.engine.vocab import local_columns, row_argmax, row_max, row_sum, row_top
@@ -41,11 +42,16 @@ class SamplerState(NamedTuple):
     stop_ids_NM: Leaf
 
 
-def abstract_state(num_slots: int, vocab: int, sizes: SlotSizes) -> SamplerState:
-    """Shapes and dtypes of the state, all shards together; one slot more takes void writes."""
+def abstract_state(
+    num_slots: int, vocab: int, sizes: SlotSizes, num_ranks: int = 1
+) -> SamplerState:
+    """Shapes and dtypes of the state, all shards together.
+
+    Each data rank has `num_slots` and one more, which takes void writes.
+    """
 
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((num_slots + 1, *shape), dtype)
+        return jax.ShapeDtypeStruct((num_ranks * (num_slots + 1), *shape), dtype)
 
     return SamplerState(
         last_tokens_N=array(),
@@ -58,9 +64,9 @@ def abstract_state(num_slots: int, vocab: int, sizes: SlotSizes) -> SamplerState
 
 
 def state_specs() -> SamplerState:
-    """How the state is split: what is kept per token, by vocabulary."""
-    by_token, everywhere = PartitionSpec(None, TENSOR), PartitionSpec()
-    return SamplerState(everywhere, by_token, by_token, everywhere, everywhere, everywhere)
+    """How the state is split: slots by data rank, and what is kept per token, by vocabulary."""
+    by_slot, by_token = PartitionSpec(DATA), PartitionSpec(DATA, TENSOR)
+    return SamplerState(by_slot, by_token, by_token, by_slot, by_slot, by_slot)
 
 
 class Logprobs(NamedTuple):
@@ -84,12 +90,12 @@ def sample(
 ) -> tuple[Drawn, SamplerState]:
     """Draw a token for every row and note it in the state. `logits_SV` is this shard's part."""
     logprobs_of = _gate(
-        jnp.any(inputs.wants_logprobs), lambda t: token_logprobs(logits_SV, t), _no_logprobs
+        any_rank(inputs.wants_logprobs), lambda t: token_logprobs(logits_SV, t), _no_logprobs
     )
     adjusted = _adjust(logits_SV, state, inputs)
     greedy_S = row_argmax(adjusted)
     token_S = jax.lax.cond(
-        jnp.any(inputs.temperature > 0),
+        any_rank(inputs.temperature > 0),
         lambda: jnp.where(inputs.temperature > 0, draw(adjusted, inputs), greedy_S),
         lambda: greedy_S,
     )
@@ -98,11 +104,12 @@ def sample(
 
 
 def set_slot(state: SamplerState, inputs: SlotInput) -> SamplerState:
-    """Give a slot to a new sequence: its token counts, biases and stop ids."""
-    num_tokens = state.output_counts_NV.shape[1]
+    """Give a slot of one rank to a new sequence: its token counts, biases and stop ids."""
+    num_slots, num_tokens = state.output_counts_NV.shape
+    # The other ranks set their last slot, which is nobody's.
+    slot = jnp.where(inputs.rank == jax.lax.axis_index(DATA), inputs.slot, num_slots - 1)
     counts = jnp.zeros(num_tokens, state.output_counts_NV.dtype)
     seen = jnp.zeros(num_tokens, jnp.bool_)
-    slot = inputs.slot
     output = local_columns(inputs.output_ids, num_tokens)
     prompt = local_columns(inputs.prompt_ids, num_tokens)
     return state._replace(
@@ -150,7 +157,7 @@ def _adjust(logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput) ->
         (inputs.suppress_stops, lambda x: _suppress(x, state, inputs)),
     )
     for wanted, step in steps:
-        logits_SV = jax.lax.cond(jnp.any(wanted), step, lambda x: x, logits_SV)
+        logits_SV = jax.lax.cond(any_rank(wanted), step, lambda x: x, logits_SV)
     return logits_SV
 
 

@@ -26,6 +26,11 @@ class AdmissionError(Exception):
         self.message = message
 
 
+def take_turns(wanted: set[LoadedVersion], last: LoadedVersion | None) -> list[LoadedVersion]:
+    """The versions in the order in which they may run next: the one that ran last at the end."""
+    return sorted(wanted, key=lambda version: (version == last, version.number))
+
+
 class Scheduler:
     """Owns every unfinished sequence, the slots, and through the block manager the KV blocks.
 
@@ -70,13 +75,30 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_free_slots(self) -> int:
+        return len(self._free_slots)
+
+    @property
     def num_waiting_requests(self) -> int:
         """Requests with a choice that waits. Safe to read from another thread."""
-        return len({(seq.client, seq.request_id) for seq in tuple(self._waiting)})
+        return len({_request(seq) for seq in tuple(self._waiting)})
 
     @property
     def num_unfinished(self) -> int:
         return len(self._waiting) + len(self._running)
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Of that kind of layers of which most are held, as is `num_usable_blocks`."""
+        return self.block_manager.fullest.num_free_blocks
+
+    @property
+    def num_usable_blocks(self) -> int:
+        return self.block_manager.fullest.num_usable_blocks
 
     @property
     def is_queue_full(self) -> bool:
@@ -104,9 +126,9 @@ class Scheduler:
     def withdraw(self, version: LoadedVersion) -> None:
         """Let every request that has no token of `version` yet begin again on what is served."""
         users = self.users(version)
-        begun = {(seq.client, seq.request_id) for seq in users if seq.has_begun or seq.is_pinned}
+        begun = {_request(seq) for seq in users if seq.has_begun or seq.is_pinned}
         for seq in reversed(users):
-            if (seq.client, seq.request_id) not in begun:
+            if _request(seq) not in begun:
                 if seq.state is SequenceState.RUNNING:
                     self._preempt(seq)
                 seq.version = None
@@ -129,25 +151,48 @@ class Scheduler:
         end = 0 if first else len(self._waiting)
         self._waiting[end:end] = seqs
 
+    def num_cached_tokens(self, seq: Sequence) -> int:
+        """How much of a new sequence's prompt it would find in the prefix cache."""
+        own, seq.version = seq.version, self._target(seq)
+        num_tokens = self.block_manager.num_cached_tokens(seq)
+        seq.version = own
+        return num_tokens
+
+    def release_request(self) -> list[Sequence]:
+        """Give up the first request in the queue of which nothing has run, if there is one."""
+        begun = {_request(seq) for seq in self._running}
+        begun |= {_request(seq) for seq in self._waiting if seq.first_scheduled_time is not None}
+        first = next((seq for seq in self._waiting if _request(seq) not in begun), None)
+        if first is None:
+            return []
+        seqs = [seq for seq in self._waiting if _request(seq) == _request(first)]
+        self._waiting = [seq for seq in self._waiting if seq not in seqs]
+        self._starved = None if self._starved in seqs else self._starved
+        return seqs
+
+    def adopt(self, seqs: list[Sequence]) -> None:
+        """Queue a request that another scheduler of the same limits has taken in, and given up."""
+        self._waiting += seqs
+
     def schedule(self, now: float) -> ScheduledBatch:
         """Choose the rows of the next step and advance their counts as if it had run."""
-        for version in self._turns():
-            batch = self._schedule_version(version, now)
+        for version in take_turns(self.wanted_versions(), self._last_version):
+            batch = self.schedule_version(version, now)
             if batch or batch.num_preempted:
                 self._last_version = version
                 return batch
         return ScheduledBatch(())
 
-    def _turns(self) -> list[LoadedVersion]:
-        """The versions that somebody wants, the one that ran last at the end."""
+    def wanted_versions(self) -> set[LoadedVersion]:
+        """The versions that somebody runs on, or could now."""
         wanted = {seq.version for seq in self._running} | set(map(self._target, self._waiting))
-        turns = [version for version in wanted if version is not None]
-        return sorted(turns, key=lambda version: (version == self._last_version, version.number))
+        return {version for version in wanted if version is not None}
 
     def _target(self, seq: Sequence) -> LoadedVersion | None:
         return seq.version or self._serving
 
-    def _schedule_version(self, version: LoadedVersion, now: float) -> ScheduledBatch:
+    def schedule_version(self, version: LoadedVersion, now: float) -> ScheduledBatch:
+        """The same, of the sequences of one version."""
         num_running = self.num_running
         rows = self._schedule_running(version)
         num_preempted = num_running - self.num_running
@@ -307,7 +352,7 @@ class Scheduler:
     def _bind_choices(self, seq: Sequence, version: LoadedVersion) -> None:
         """One request runs on one version: the choices that still wait follow the first."""
         for other in self._waiting:
-            if (other.client, other.request_id) == (seq.client, seq.request_id):
+            if _request(other) == _request(seq):
                 other.version = version
 
     def _run(
@@ -402,3 +447,8 @@ class Scheduler:
             version=seq.version.name if is_first and seq.version else "",
             prompt_logprobs=list(seq.prompt_logprobs) if wants_prompt else None,
         )
+
+
+def _request(seq: Sequence) -> tuple[int, int]:
+    """Which request a choice is of."""
+    return seq.client, seq.request_id

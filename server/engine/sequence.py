@@ -34,6 +34,7 @@ class Sequence:
     `client` numbers the API connection it came by.
     `version` is whose weights it runs on, from its first token to its last: None until it is
     admitted, unless its request names one (`is_pinned`).
+    `rank` of the data axis has its slot and blocks; it may change until it is first scheduled.
     `token_ids` is the prompt and what was generated, as far as the host knows it. It begins with
     the prompt and the `num_received_tokens` that another replica has generated.
     `max_num_tokens` bounds prompt and generated tokens together; the scheduler sets it.
@@ -57,6 +58,7 @@ class Sequence:
     arrival: float
     deadline: float | None = None
     version: LoadedVersion | None = None
+    rank: int = 0
     num_received_tokens: int = 0
     leader: Sequence | None = None
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from models.config import ModelConfig
 from models.decoder import Decoder, pool_shapes
@@ -51,12 +51,12 @@ class ChipMemory:
         return self.usable - self.weights - self.sampler - self.temporaries
 
 
-def weight_bytes(model: Decoder, mesh: Mesh) -> int:
+def weight_bytes(model: Decoder, mesh: Mesh | AbstractMesh) -> int:
     """The weights' share of one chip."""
     return shard_bytes(jax.tree.leaves(nnx.state(model)), leaf_shardings(model, mesh))
 
 
-def tree_bytes(tree: Any, specs: Any, mesh: Mesh) -> int:
+def tree_bytes(tree: Any, specs: Any, mesh: Mesh | AbstractMesh) -> int:
     """One chip's share of a tree of shapes with a tree of PartitionSpecs over it."""
     is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
     flat = [NamedSharding(mesh, spec) for spec in jax.tree.leaves(specs, is_leaf=is_spec)]

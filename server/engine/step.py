@@ -6,6 +6,7 @@ runner does the reverse.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from server.engine.link import TokenLogprobs
@@ -42,7 +43,10 @@ class ScheduledRow:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
-    """The rows of one step, all of one version, decodes first; falsy when there is none to run."""
+    """The rows of one step, all of one version; falsy when there is none to run.
+
+    Of each data rank, decodes come first. `num_preempted` is of all ranks.
+    """
 
     rows: tuple[ScheduledRow, ...]
     num_preempted: int = 0
@@ -54,6 +58,18 @@ class ScheduledBatch:
     @property
     def num_tokens(self) -> int:
         return sum(row.num_scheduled_tokens for row in self.rows)
+
+    @property
+    def num_tokens_of_fullest_rank(self) -> int:
+        """What every rank's part is padded to at least."""
+        counts: Counter[int] = Counter()
+        for row in self.rows:
+            counts[row.seq.rank] += row.num_scheduled_tokens
+        return max(counts.values(), default=0)
+
+    def of_rank(self, rank: int) -> list[ScheduledRow]:
+        """The rows of one data rank, in their order."""
+        return [row for row in self.rows if row.seq.rank == rank]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.engine.scheduler import AdmissionError, Scheduler
+from server.engine.policy import Policy
+from server.engine.scheduler import AdmissionError
 from server.engine.sequence import LoadedVersion
 
 
@@ -28,7 +29,7 @@ class Watch:
 class VersionSwitch:
     """The versions whose weights are on the device, and the one that is served."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Policy) -> None:
         self._scheduler = scheduler
         self._loaded: dict[str, LoadedVersion] = {}
         self._open: set[LoadedVersion] = set()

@@ -24,7 +24,7 @@ from server.plan.compilation import (
     program_names,
 )
 from server.plan.prediction import leaves_out, predict_decode, predict_prefill
-from server.plan.question import Question, draw, kv_tokens, need_of, sequences_at, sequences_of_two
+from server.plan.question import Question, draw, kv_tokens, need_of, sequences_of_two
 from server.plan.remedy import less_of, nearest_change
 from server.plan.report import HbmBytes, MeshSize, ProgramReport, Report, Software
 from server.plan.slices import GIB
@@ -62,7 +62,7 @@ def largest_steps(question: Question) -> list[ProgramName]:
 
 def _report(question: Question, blueprint: Blueprint, programs: list[ProgramReport]) -> Report:
     context, chip = question.context, question.slice.chip
-    held, of_two = sequences_at(blueprint.sizes, context), sequences_of_two(question, blueprint)
+    held, of_two = blueprint.sizes.sequences_at(context), sequences_of_two(question, blueprint)
     batch = min(held, question.engine.max_num_seqs)
     return Report(
         **_asked(question, tensor_size(blueprint.mesh)),

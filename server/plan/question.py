@@ -11,7 +11,7 @@ from typing import Any
 
 from models.attention.choice import BackendError
 from models.config import ModelConfig
-from models.sharding import MeshError, make_mesh
+from models.sharding import MeshError
 from models.weights import abstract_decoder
 from server.config import EngineConfig
 from server.engine.blueprint import (
@@ -22,6 +22,7 @@ from server.engine.blueprint import (
     measure,
 )
 from server.engine.kv_kinds import KVKind
+from server.engine.mesh_choice import choose_mesh, choose_split
 from server.engine.program import StateSizes
 from server.engine.sizing import ChipMemory, SizeError, block_bytes
 from server.plan.slices import Slice
@@ -62,10 +63,10 @@ def draw(question: Question) -> Blueprint:
     room.
     """
     devices = question.slice.find_devices()
-    mesh = make_mesh(question.config, question.engine.tensor_parallel_size, devices)
     chip_bytes = question.slice.chip.hbm_bytes
+    mesh = choose_mesh(question.config, question.engine, devices, chip_bytes)
     blueprint = draw_blueprint(question.config, question.engine, mesh, chip_bytes)
-    if sequences_at(blueprint.sizes, question.context) == 0:
+    if blueprint.sizes.sequences_at(question.context) == 0:
         raise SizeError(
             f"there is room for the KV of {kv_tokens(blueprint.sizes):,} tokens, less than one "
             f"sequence of {question.context:,}"
@@ -76,16 +77,17 @@ def draw(question: Question) -> Blueprint:
 def need_of(question: Question) -> Need:
     """What is needed at least, whether or not there is room. Raises MeshError or BackendError."""
     config, engine = question.config, question.engine
-    mesh = make_mesh(config, engine.tensor_parallel_size, question.slice.find_devices())
-    layout = choose_layout(config, engine, mesh)
+    devices, chip_bytes = question.slice.devices, question.slice.chip.hbm_bytes
+    _, size = choose_split(config, engine, "tpu", devices, chip_bytes)
+    layout = choose_layout(config, engine, "tpu", size)
     model = abstract_decoder(config, layout)
     block_size = engine.block_size or ACCELERATOR_BLOCK_SIZE
     of_layer = block_bytes(config, layout, block_size) // config.num_layers
     kinds = [KVKind(window, 0) for window in config.layer_windows]
-    blocks = sum(1 + _blocks_of(kind, question.context, block_size) for kind in kinds)
+    blocks = sum(1 + kind.blocks_at(question.context, block_size) for kind in kinds)
     return Need(
         tensor_size=layout.tensor_size,
-        memory=measure(model, layout, mesh, engine, question.slice.chip.hbm_bytes),
+        memory=measure(model, layout, engine, chip_bytes),
         kv=blocks * of_layer,
     )
 
@@ -104,13 +106,6 @@ def kv_tokens(sizes: StateSizes) -> int:
     return (sizes.kinds[0].num_blocks - 1) * sizes.block_size
 
 
-def sequences_at(sizes: StateSizes, context: int) -> int:
-    """Sequences of `context` tokens that the KV pool holds at once."""
-    return min(
-        (kind.num_blocks - 1) // _blocks_of(kind, context, sizes.block_size) for kind in sizes.kinds
-    )
-
-
 def sequences_of_two(question: Question, blueprint: Blueprint) -> int:
     """The same for the pool that is left where a second version of the weights has room too."""
     memory = blueprint.memory
@@ -123,9 +118,4 @@ def sequences_of_two(question: Question, blueprint: Blueprint) -> int:
         beside = draw_blueprint(question.config, settings, blueprint.mesh, chip_bytes)
     except SizeError:
         return 0
-    return sequences_at(beside.sizes, question.context)
-
-
-def _blocks_of(kind: KVKind, context: int, block_size: int) -> int:
-    """Blocks of one layer that a sequence of `context` tokens holds."""
-    return min(kind.share(block_size), -(-context // block_size))
+    return beside.sizes.sequences_at(question.context)

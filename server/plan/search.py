@@ -18,7 +18,7 @@ from server.engine.batch import Bucket
 from server.engine.blueprint import Blueprint
 from server.engine.sizing import SizeError
 from server.plan.compilation import OutOfMemoryError, compile_programs
-from server.plan.question import Question, draw, sequences_at
+from server.plan.question import Question, draw
 from server.plan.report import table
 from server.plan.roofline import work_of
 
@@ -143,7 +143,7 @@ def _candidate(question: Question, batch: int) -> _Candidate | None:
         blueprint = draw(question)
     except (SizeError, MeshError, BackendError):
         return None
-    if sequences_at(blueprint.sizes, question.context) < batch:
+    if blueprint.sizes.sequences_at(question.context) < batch:
         return None
     roofline = work_of(blueprint).decode(question.slice.chip, batch=batch, context=question.context)
     return _Candidate(

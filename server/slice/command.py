@@ -23,6 +23,9 @@ Say which chips, hosts and network interfaces the server would run on, and how i
 model over them. Takes the settings of `antipode serve`; exit code 1 where the slice is not what
 they ask for."""
 
+# Of generations that are no TPU's.
+_PLATFORMS = {"cpu": "cpu", "gpu": "gpu"}
+
 
 def run(config: EngineConfig, *, as_json: bool) -> int:
     """Print the slice; the exit code."""
@@ -60,16 +63,20 @@ def _mesh(config: EngineConfig, found: Slice) -> dict[str, int] | None:
     """How the server would lay the model; None where there is no such model, or it does not fit."""
     from models.checkpoint import CheckpointError
     from models.hf_config import read_config
-    from models.sharding import choose_tensor_size
+    from server.engine.mesh_choice import choose_split
     from server.versions import ModelNotFoundError, find_model
 
+    platform, chip_bytes = _PLATFORMS.get(found.generation, "tpu"), found.hbm_bytes_per_chip
+    if platform == "tpu" and chip_bytes is None and not config.tensor_parallel_size:
+        _say("no mesh: it depends on the chips' memory, which JAX did not say")
+        return None
     try:
         model = read_config(find_model(config).path)
-        size = choose_tensor_size(model, config.tensor_parallel_size, found.devices)
+        num_ranks, size = choose_split(model, config, platform, found.devices, chip_bytes)
     except (ModelNotFoundError, CheckpointError, ValueError) as error:
         _say(f"no mesh: {_first_line(error)}")
         return None
-    return {"data": 1, "tensor": size, "idle": found.devices - size}
+    return {"data": num_ranks, "tensor": size, "idle": found.devices - num_ranks * size}
 
 
 def _lines(shown: dict[str, Any]) -> list[str]:

@@ -69,6 +69,7 @@ class FakeRunner:
     block_size: int
     max_num_seqs: int
     max_num_batched_tokens: int
+    num_ranks: int = 1
     poisoned_request_ids: set[int] = field(default_factory=set)
     loader: FakeLoader = field(default_factory=lambda: FakeLoader())
     batches: list[list[tuple[int, int, int, int]]] = field(default_factory=list)
@@ -115,6 +116,9 @@ class FakeRunner:
         self.on_read()
         self.log.append(f"read {number}")
         return result
+
+    def poison(self, request_id: int) -> None:
+        self.poisoned_request_ids.add(request_id)
 
     def _check(self, batch: ScheduledBatch) -> None:
         slots = [row.seq.slot for row in batch.rows]
@@ -180,6 +184,37 @@ class FakeRunner:
         self.last_tokens[seq.slot] = token
         logprobs = logprob_of(context, token) if seq.params.num_logprobs >= 0 else None
         return RowResult(token, logprobs, prompt_logprobs)
+
+
+class FakeRankedRunner:
+    """A `FakeRunner` for every data rank: none finds what is in another's slots and blocks."""
+
+    def __init__(self, runners: list[FakeRunner]) -> None:
+        self.runners = runners
+
+    @property
+    def poisoned_request_ids(self) -> set[int]:
+        return self.runners[0].poisoned_request_ids
+
+    def poison(self, request_id: int) -> None:
+        for runner in self.runners:
+            runner.poison(request_id)
+
+    def execute(self, batch: ScheduledBatch) -> list[tuple[int, StepResult] | None]:
+        ranks = [row.seq.rank for row in batch.rows]
+        assert ranks == sorted(ranks), "rank by rank"
+        parts = [tuple(batch.of_rank(rank)) for rank in range(len(self.runners))]
+        return [
+            runner.execute(ScheduledBatch(rows, version=batch.version)) if rows else None
+            for runner, rows in zip(self.runners, parts, strict=True)
+        ]
+
+    def read(self, in_flight: list[tuple[int, StepResult] | None]) -> StepResult:
+        found = [
+            runner.read(one) if one else StepResult(())
+            for runner, one in zip(self.runners, in_flight, strict=True)
+        ]
+        return StepResult(tuple(row for result in found for row in result.rows))
 
 
 # Weights that make everything not a number.

@@ -18,7 +18,7 @@ from server.engine.sampler import (
     state_specs,
     token_logprobs,
 )
-from server.engine.step import ScheduledBatch, ScheduledRow
+from server.engine.step import ScheduledRow
 from tests.engine import oracle
 from tests.engine.builders import make_sequence
 
@@ -133,7 +133,7 @@ def pad(logits):
 
 def pack_sampling(rows):
     bucket = Bucket(ROWS, ROWS, decode_only=True)
-    return pack(ScheduledBatch(tuple(rows)), bucket, 0, 1, scratch_slot=ROWS).sampling
+    return pack(rows, bucket, 0, 1, scratch_slot=ROWS).sampling
 
 
 def random_logits(seed=0, *, rows=ROWS, scale=3.0):

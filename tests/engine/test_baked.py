@@ -28,6 +28,7 @@ ENGINE = EngineConfig(
     max_model_len=64,
     num_blocks=16,
     tensor_parallel_size=1,
+    data_parallel_size=1,
 )
 NUM_PROGRAMS = 4
 

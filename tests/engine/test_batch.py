@@ -59,7 +59,7 @@ def make_row(
 
 def pack_rows(*rows, bucket=None):
     bucket = bucket or Bucket(16, 4, decode_only=False)
-    return pack(ScheduledBatch(rows), bucket, NUM_KINDS, TABLE_SIZE, SCRATCH_SLOT)
+    return pack(rows, bucket, NUM_KINDS, TABLE_SIZE, SCRATCH_SLOT)
 
 
 @dataclass
@@ -124,7 +124,7 @@ LADDER = Ladder(max_num_seqs=4, max_num_batched_tokens=40, smallest_mixed=8)
 
 
 def pack_in_bucket(batch):
-    return pack(batch, LADDER.choose(batch), NUM_KINDS, TABLE_SIZE, SCRATCH_SLOT)
+    return pack(batch.rows, LADDER.choose(batch), NUM_KINDS, TABLE_SIZE, SCRATCH_SLOT)
 
 
 class TestLadder:
@@ -401,7 +401,7 @@ class TestSlots:
         assert needs_slot_state(make_sequence([1], **params)) == needed
 
     def test_an_empty_slot_holds_nothing(self):
-        slot = empty_slot(SLOT_SIZES, 3)
+        slot = empty_slot(SLOT_SIZES, 1, 3)
         assert slot.slot == 3
         for ids, size in ((slot.prompt_ids, 8), (slot.output_ids, 8), (slot.stop_ids, 2)):
             assert ids.tolist() == [-1] * size

@@ -21,6 +21,7 @@ from server.engine.block_manager import BlockManager
 from server.engine.engine import Engine
 from server.engine.link import SamplingParams
 from server.engine.model_runner import ModelRunner
+from server.engine.ranks import Ranks
 from server.engine.scheduler import Scheduler
 from tests.engine import oracle
 from tests.engine.builders import is_all_free
@@ -69,7 +70,12 @@ def fillers(count):
 
 
 def build(**settings):
-    defaults = {"dtype": "float32", "tensor_parallel_size": 1, "num_blocks": 200}
+    defaults = {
+        "dtype": "float32",
+        "tensor_parallel_size": 1,
+        "data_parallel_size": 1,
+        "num_blocks": 200,
+    }
     config = EngineConfig(model=str(CHECKPOINT), **(defaults | LIMITS | settings))
     return ModelRunner.build(CHECKPOINT, config), config
 
@@ -78,17 +84,22 @@ class Session:
     """An engine over a runner, driven step by step in this thread."""
 
     def __init__(self, runner, config, *, overlap=True):
-        self.blocks = BlockManager(runner.kinds, runner.block_size)
-        scheduler = Scheduler(
-            self.blocks,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=runner.max_num_batched_tokens,
-            max_queue_len=100,
-            max_model_len=runner.max_model_len,
-        )
+        self.blocks = [
+            BlockManager(runner.kinds, runner.block_size) for _ in range(runner.num_ranks)
+        ]
+        schedulers = [
+            Scheduler(
+                blocks,
+                max_num_seqs=config.max_num_seqs,
+                max_num_batched_tokens=runner.max_num_batched_tokens,
+                max_queue_len=100,
+                max_model_len=runner.max_model_len,
+            )
+            for blocks in self.blocks
+        ]
         self.observer, self.frames = FakeObserver(), []
         self.engine = Engine(
-            scheduler,
+            schedulers[0] if len(schedulers) == 1 else Ranks(schedulers),
             runner,
             self.observer,
             lambda client, frame: self.frames.append(frame),
@@ -112,7 +123,7 @@ class Session:
         unread = self.engine.step(None)
         while unread or self.engine.load().num_unfinished:
             unread = self.engine.step(unread)
-        assert is_all_free(self.blocks)
+        assert all(map(is_all_free, self.blocks))
         tokens = {(i, c): [] for i, request in enumerate(requests) for c in range(request.n)}
         for event in (event for frame in self.frames for event in frame.events):
             tokens[event.request_id, event.index] += event.token_ids
@@ -225,3 +236,10 @@ def test_preempted_and_resumed(check):
 def test_on_a_mesh(check, tensor_size):
     runner, config = build(tensor_parallel_size=tensor_size)
     check(Session(runner, config).run(list(REQUESTS.values())))
+
+
+@pytest.mark.parametrize(("data_size", "tensor_size"), [(2, 1), (2, 2)])
+def test_on_data_ranks(check, data_size, tensor_size):
+    runner, config = build(data_parallel_size=data_size, tensor_parallel_size=tensor_size)
+    assert runner.num_ranks == data_size
+    check(Session(runner, config).run([*REQUESTS.values(), *fillers(4)]))

@@ -131,9 +131,9 @@ class TestArrays:
         assert there.block_tables_KSB.shape == a_step().block_tables_KSB.shape
 
     def test_a_slot_is_too(self):
-        slot = empty_slot(SIZES.slot, 1)
+        slot = empty_slot(SIZES.slot, 0, 1)
         slot.bias_values[0] = 2.5
-        assert same(from_bytes(to_bytes(slot), empty_slot(SIZES.slot, 0)), slot)
+        assert same(from_bytes(to_bytes(slot), empty_slot(SIZES.slot, 0, 0)), slot)
 
     @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"])
     def test_another_length_is_refused(self, change):
@@ -145,17 +145,17 @@ class TestLeadingExecutor:
     def test_followers_are_told_before_it_is_done_here(self, executor, followers):
         followers.send = lambda frame: executor.done.append(("told", type(frame).__name__))
         leading = LeadingExecutor(executor, followers)
-        leading.set_slot(empty_slot(SIZES.slot, 1))
+        leading.set_slot(empty_slot(SIZES.slot, 0, 1))
         leading.step(BUCKET, VERSION, a_step())
         assert [what[0] for what in executor.done] == ["told", "slot", "told", "step"]
 
     def test_a_follower_does_the_same(self, executor, followers):
         leading = LeadingExecutor(FakeExecutor(), followers)
-        leading.set_slot(empty_slot(SIZES.slot, 1))
+        leading.set_slot(empty_slot(SIZES.slot, 0, 1))
         leading.step(BUCKET, VERSION, a_step())
         Replica(executor, FakeLeader(*followers.sent)).run()
         (_, slot), (_, bucket, version, inputs) = executor.done
-        assert same(slot, empty_slot(SIZES.slot, 1))
+        assert same(slot, empty_slot(SIZES.slot, 0, 1))
         assert (bucket, version) == (BUCKET, VERSION)
         assert same(inputs, a_step())
 

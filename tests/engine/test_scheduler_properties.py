@@ -13,11 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from server.engine.kv_kinds import KVKind
 from server.engine.link import SamplingParams
+from server.engine.ranks import Ranks
 from server.engine.scheduler import AdmissionError
 from server.engine.sequence import Sequence, SequenceState
 from tests.engine.builders import is_all_free, make_choices, make_scheduler
 from tests.engine.fakes import (
     VOCAB_SIZE,
+    FakeRankedRunner,
     FakeRunner,
     expected_prompt_logprobs,
     expected_tokens,
@@ -85,6 +87,8 @@ limits = {
 
 
 class SchedulerMachine(RuleBasedStateMachine):
+    num_ranks = 1
+
     def create(self, windows, num_more, num_blocks, extra_budget, overlap, burst, **limits):
         limits["max_num_batched_tokens"] = limits["max_num_seqs"] + extra_budget
         limits["kinds"] = make_kinds(
@@ -97,12 +101,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.limits = limits
         self.overlap = overlap
-        self.scheduler = make_scheduler(**limits)
-        self.runner = FakeRunner(
-            limits["kinds"],
-            limits["block_size"],
-            limits["max_num_seqs"],
-            limits["max_num_batched_tokens"],
+        self.ranks = [make_scheduler(**limits) for _ in range(self.num_ranks)]
+        self.scheduler = self.ranks[0] if self.num_ranks == 1 else Ranks(self.ranks)
+        self.runner = FakeRankedRunner(
+            [
+                FakeRunner(
+                    limits["kinds"],
+                    limits["block_size"],
+                    limits["max_num_seqs"],
+                    limits["max_num_batched_tokens"],
+                )
+                for _ in self.ranks
+            ]
         )
         self.unread = None
         self.now = 0.0
@@ -129,7 +139,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         assert not was_full
         if is_poisoned:
-            self.runner.poisoned_request_ids.add(request_id)
+            self.runner.poison(request_id)
         self.seqs += seqs
         self.events.update({seq: [] for seq in seqs})
 
@@ -141,7 +151,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def step(self):
         """Once round the loop, as the engine does it."""
         batch = self.scheduler.schedule(self.now)
-        self.check_fairness(batch)
+        for rank in range(self.num_ranks):
+            self.check_fairness(rank, batch)
         following = (batch, self.runner.execute(batch)) if batch else None
         self.read()
         self.unread = following
@@ -162,11 +173,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not is_meant:
             return
         seq = data.draw(st.sampled_from(self.unfinished()))
-        pools = self.scheduler.block_manager.pools
+        pools = self.ranks[seq.rank].block_manager.pools
         held, free = list(map(set, seq.block_tables)), [pool.num_free_blocks for pool in pools]
         self.scheduler.finish(seq, data.draw(st.sampled_from(["abort", "stop"])))
         assert seq.block_tables == ()
-        holders = [other for other in self.seqs if other.block_tables]
+        holders = [o for o in self.seqs if o.block_tables and o.rank == seq.rank]
         for i in range(len(held)):
             shared = {block for other in holders for block in other.block_tables[i]}
             assert pools[i].num_free_blocks == free[i] + len(held[i] - shared - {0})
@@ -201,7 +212,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.step()
         assert not self.unfinished(), "the scheduler came to a standstill"
         self.scheduler.check_integrity()
-        assert is_all_free(self.scheduler.block_manager)
+        assert all(is_all_free(rank.block_manager) for rank in self.ranks)
         assert self.scheduler.num_unfinished == 0
         for seq in self.seqs:
             self.check_stream(seq)
@@ -215,19 +226,24 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not any(earlier.finish_reason for earlier in self.events[seq]), "after the end"
             self.events[seq].append(event)
 
-    def check_fairness(self, batch):
+    def check_fairness(self, rank, batch):
         """Every sequence that can run does, unless it was preempted; spare budget is used.
 
         All but what was set aside for decodes that were preempted then.
         """
-        scheduled = {row.seq for row in batch.rows}
-        running = [seq for seq in self.seqs if seq.state is SequenceState.RUNNING]
+        rows = batch.of_rank(rank)
+        scheduled = {row.seq for row in rows}
+        running = [
+            seq for seq in self.seqs if seq.state is SequenceState.RUNNING and seq.rank == rank
+        ]
         could_run = [seq for seq in running if seq not in scheduled and seq.num_uncomputed_tokens]
-        spare = self.limits["max_num_batched_tokens"] - batch.num_tokens
+        num_tokens = sum(row.num_scheduled_tokens for row in rows)
+        spare = self.limits["max_num_batched_tokens"] - num_tokens
         assert not any(seq.is_decoding for seq in could_run)
         assert spare <= batch.num_preempted or not could_run
         waiting = [seq for seq in self.unfinished() if seq not in running and not seq.is_deferred]
-        if waiting and spare and not running and not batch.num_preempted:
+        # With several ranks, who waits may have been given to this one after it was scheduled.
+        if self.num_ranks == 1 and waiting and spare and not running and not batch.num_preempted:
             assert any(seq.num_in_flight_tokens for seq in waiting), "an empty pool admits anybody"
 
     def check_stream(self, seq):
@@ -284,6 +300,25 @@ class WindowedMachine(SchedulerMachine):
         self.create(**drawn)
 
 
+class RankedMachine(WholeMachine):
+    """Three data ranks, with few slots and blocks each: requests wait, move and stay."""
+
+    num_ranks = 3
+
+    @invariant()
+    def stays_where_it_ran(self):
+        for seq in getattr(self, "seqs", ()):
+            if seq.first_scheduled_time is not None:
+                assert self.ran_on.setdefault(seq, seq.rank) == seq.rank
+
+    @initialize(num_blocks=st.integers(5, 10), **limits)
+    def begin(self, **drawn):
+        self.ran_on = {}
+        self.create(windows=(None,), num_more=0, **drawn)
+
+
+TestRankedMachine = RankedMachine.TestCase
+TestRankedMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestWholeMachine = WholeMachine.TestCase
 TestWholeMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestWindowedMachine = WindowedMachine.TestCase

@@ -43,7 +43,9 @@ def generate(runner, kinds):
 
 def test_layers_that_keep_their_window_only_give_the_same_tokens(tmp_path):
     folder = random_models.write("gemma3", tmp_path)
-    config = EngineConfig(model=str(folder), block_size=4, num_blocks=NUM_BLOCKS, **LIMITS)
+    config = EngineConfig(
+        model=str(folder), block_size=4, num_blocks=NUM_BLOCKS, data_parallel_size=1, **LIMITS
+    )
     runner = ModelRunner.build(folder, config)
     assert runner.kinds == (KVKind(None, NUM_BLOCKS), KVKind(8, NUM_BLOCKS))
     expected, _ = generate(runner, (KVKind(None, NUM_BLOCKS),) * 2)

@@ -9,6 +9,7 @@ from models.hf_config import parse_config
 from models.sharding import (
     MeshError,
     allowed_tensor_sizes,
+    data_size,
     make_mesh,
     named_sharding,
     partition_spec,
@@ -72,13 +73,19 @@ def test_a_mesh_has_a_data_and_a_tensor_axis(size):
     assert tensor_size(mesh) == size
 
 
-def test_zero_takes_the_largest_size_the_model_allows():
-    assert tensor_size(make_mesh(CONFIG, 0)) == 8
-    assert tensor_size(make_mesh(config(intermediate_size=90), 0)) == 2
-    assert tensor_size(make_mesh(CONFIG, 0, jax.devices()[:3])) == 2
+def test_ranks_are_of_neighbours():
+    mesh = make_mesh(CONFIG, 2, data_size=3)
+    assert dict(mesh.shape) == {"data": 3, "tensor": 2}
+    assert data_size(mesh) == 3
+    assert mesh.devices.tolist() == np.reshape(jax.devices()[:6], (3, 2)).tolist()
 
 
-@pytest.mark.parametrize("size", [3, 5, 16, -1])
+def test_more_ranks_than_devices_are_refused_with_how_many_would_do():
+    with pytest.raises(MeshError, match=r"data_parallel_size 3 times 4 devices .*; 2 would do"):
+        make_mesh(CONFIG, 4, data_size=3)
+
+
+@pytest.mark.parametrize("size", [0, 3, 5, 16, -1])
 def test_a_mesh_that_does_not_divide_is_refused_with_those_that_would(size):
     with pytest.raises(MeshError) as error:
         make_mesh(CONFIG, size)

@@ -4,7 +4,7 @@ import pytest
 
 from models.presets import load_preset
 from server.engine.sizing import SizeError
-from server.plan.question import draw, has_room, kv_tokens, need_of, sequences_at, sequences_of_two
+from server.plan.question import draw, has_room, kv_tokens, need_of, sequences_of_two
 
 LLAMA_8B = load_preset("llama-3.1-8b").config
 LLAMA_70B = load_preset("llama-3.3-70b").config
@@ -27,13 +27,13 @@ def test_the_pool_takes_what_weights_and_working_memory_leave(llama):
 
 def test_sequences_are_counted_in_whole_blocks_beside_the_one_for_padding(ask):
     blueprint = draw(ask(num_blocks=65))
-    assert sequences_at(blueprint.sizes, 1024) == 8
-    assert sequences_at(blueprint.sizes, 1025) == 7
+    assert blueprint.sizes.sequences_at(1024) == 8
+    assert blueprint.sizes.sequences_at(1025) == 7
 
 
 def test_a_second_version_takes_its_weights_from_the_pool(llama):
     blueprint = draw(llama)
-    one, two = sequences_at(blueprint.sizes, 2048), sequences_of_two(llama, blueprint)
+    one, two = blueprint.sizes.sequences_at(2048), sequences_of_two(llama, blueprint)
     of_sequence = 2048 * 32 * 2 * 2 * 128 * 2
     assert one - two == pytest.approx(blueprint.memory.weights / of_sequence, abs=1)
 
@@ -45,7 +45,7 @@ def test_local_layers_bound_the_sequences_by_their_windows(ask):
     everything, window = blueprint.sizes.kinds
     assert (everything.window, window.window) == (None, 512)
     assert kv_tokens(blueprint.sizes) == (everything.num_blocks - 1) * 128
-    assert sequences_at(blueprint.sizes, 4096) == min(
+    assert blueprint.sizes.sequences_at(4096) == min(
         (everything.num_blocks - 1) // 32, (window.num_blocks - 1) // 5
     )
 
