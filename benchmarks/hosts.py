@@ -33,6 +33,7 @@ FLAGS = (
     "--dtype=float32",
     "--max-num-seqs=8",
     "--max-num-batched-tokens=64",
+    "--data-parallel-size=1",
     "--max-model-len=512",
     "--num-blocks=512",
 )

@@ -180,6 +180,6 @@ def test_help_shows_each_default():
     parser = argparse.ArgumentParser()
     add_flags(parser)
     text = " ".join(parser.format_help().split())
-    assert "--max-num-seqs INT sequences that run at once (default: 32)" in text
+    assert "--max-num-seqs INT sequences that run at once, on each data rank (default: 32)" in text
     assert "(default: true)" in text
     assert "--log-format text|json" in text

@@ -15,7 +15,16 @@ WEB_LIBRARIES = ("fastapi", "starlette", "uvicorn", "httptools", "grpc", "grpc_h
 ARRAY_LIBRARIES = ("jax", "jaxlib", "numpy", "flax")
 POLICY = tuple(
     f"server.engine.{name}"
-    for name in ("sequence", "step", "kv_kinds", "block_pool", "block_manager", "scheduler")
+    for name in (
+        "sequence",
+        "step",
+        "kv_kinds",
+        "block_pool",
+        "block_manager",
+        "scheduler",
+        "ranks",
+        "policy",
+    )
 )
 
 

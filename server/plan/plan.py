@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from models.sharding import tensor_size
+from models.sharding import data_size, tensor_size
 from server.engine.blueprint import Blueprint
 from server.engine.program import ProgramName
 from server.engine.sizing import SizeError, tree_bytes, weight_bytes
@@ -120,7 +120,7 @@ def _asked(question: Question, tensor: int) -> dict[str, Any]:
         "devices": where.devices,
         "devices_per_chip": where.chip.devices_per_chip,
         "hosts": where.hosts,
-        "mesh": MeshSize(data=where.devices // tensor, tensor=tensor),
+        "mesh": MeshSize(data=engine.data_parallel_size or where.devices // tensor, tensor=tensor),
         "weight_dtype": engine.weight_dtype,
         "kv_dtype": engine.kv_dtype,
         "max_num_seqs": engine.max_num_seqs,
@@ -147,6 +147,7 @@ def serve_flags(question: Question, blueprint: Blueprint) -> list[str]:
     settings: dict[str, object] = {
         "model": question.model,
         "tensor_parallel_size": blueprint.layout.tensor_size,
+        "data_parallel_size": data_size(blueprint.mesh),
         "max_num_seqs": sizes.max_num_seqs,
         "max_model_len": sizes.slot.max_model_len,
         "max_num_batched_tokens": blueprint.ladder.max_num_batched_tokens,

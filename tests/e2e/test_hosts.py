@@ -45,9 +45,12 @@ def is_serving(server, version):
 
 @pytest.fixture
 def start_group(start):
-    """Start the hosts of a slice, the leader first, and wait until they serve."""
+    """Start the hosts of a slice, the leader first, and wait until they serve.
 
-    def start_all(size, *flags):
+    All of them share each layer, unless `tensor_size` are to.
+    """
+
+    def start_all(size, *flags, tensor_size=None):
         hosts = ",".join([f"127.0.0.1:{first_free_port(2)}", *["127.0.0.1"] * (size - 1)])
         group = [
             start(
@@ -55,6 +58,7 @@ def start_group(start):
                 f"--hosts={hosts}",
                 f"--host-index={index}",
                 f"--group-timeout-seconds={BOUND_SECONDS}",
+                f"--tensor-parallel-size={tensor_size or size}",
                 "--dtype=float32",
                 *flags,
                 **devices(1),
@@ -85,12 +89,12 @@ def wait_end(servers, pids):
     return codes
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_they_give_the_tokens_of_one_host(start, start_group, size):
-    alone = start(REAL, "--dtype=float32", **devices(size)).wait_ready()
+@pytest.mark.parametrize(("size", "tensor_size"), [(2, 2), (2, 1), (4, 2)])
+def test_they_give_the_tokens_of_one_host(start, start_group, size, tensor_size):
+    alone = start(REAL, "--dtype=float32", **devices(1)).wait_ready()
     expected = tokens(alone)
     alone.terminate()
-    leader, *followers = start_group(size)
+    leader, *followers = start_group(size, tensor_size=tensor_size)
     assert tokens(leader) == expected
     assert all(follower.logged("loaded and warm") for follower in followers)
     for index in range(1, size):
@@ -99,8 +103,8 @@ def test_they_give_the_tokens_of_one_host(start, start_group, size):
     assert leader.metric("antipode_slice_info", hosts=str(size), chips=str(size)) == 1
 
 
-@pytest.mark.parametrize("policy", ["resource", "availability"])
-async def test_they_change_versions_and_drain_together(start_group, tmp_path, policy):
+@pytest.mark.parametrize(("policy", "tensor_size"), [("resource", 2), ("availability", 1)])
+async def test_they_change_versions_and_drain_together(start_group, tmp_path, policy, tensor_size):
     config = tmp_path / "model.yaml"
 
     def serve(version):
@@ -108,7 +112,8 @@ async def test_they_change_versions_and_drain_together(start_group, tmp_path, po
         config.write_text(yaml.safe_dump(content))
 
     serve("1")
-    group = start_group(2, f"--model-config={config}", "--max-model-len=512")
+    flags = (f"--model-config={config}", "--max-model-len=512")
+    group = start_group(2, *flags, tensor_size=tensor_size)
     leader = group[0]
     first = await asyncio.to_thread(tokens, leader)
     serve("2")

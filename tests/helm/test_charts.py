@@ -125,8 +125,16 @@ def test_yamllint_finds_nothing_in_what_is_written_by_hand_or_checked_in():
         ({"slice": "v6e:3x3"}, 'slice "v6e:3x3" is not one this chart can place; use v5e:1x1'),
         ({"slice": "v6e:4x4", "server.tensorParallelSize": 5}, "divide the 16 chips of v6e:4x4"),
         (
-            {"slice": "v6e:4x4", "server.tensorParallelSize": 8},
+            {
+                "slice": "v6e:4x4",
+                "server.tensorParallelSize": 4,
+                "server.dataParallelSize": 3,
+            },
             "leaves hosts of v6e:4x4 without a chip to use",
+        ),
+        (
+            {"server.tensorParallelSize": 2, "server.dataParallelSize": 3},
+            "together more than the 4 chips of v6e:2x2",
         ),
         ({"server.tensorParallelSize": 3}, "which does not divide the 4 chips of v6e:2x2"),
         ({"slice": "v5e:2x2"}, "on v6e and v7x only"),

@@ -54,7 +54,13 @@ def ask():
 
     def make(slice_name="v6e:2x2", config=None, context=1024, **settings):
         engine = EngineConfig(
-            **{"max_num_seqs": 8, "max_model_len": context, "kv_context": context, "num_blocks": 64}
+            **{
+                "max_num_seqs": 8,
+                "max_model_len": context,
+                "kv_context": context,
+                "num_blocks": 64,
+                "data_parallel_size": 1,
+            }
             | settings
         )
         return Question(

@@ -20,6 +20,7 @@ from server.plan.compilation import (
 from server.plan.gate import violations
 from server.plan.plan import make_plan
 from server.plan.question import draw
+from server.plan.report import MeshSize
 from server.plan.results import ResultStore
 
 # The compiler takes minutes where the machine is busy.
@@ -65,6 +66,15 @@ def test_layers_communicate_on_four_chips(steps):
     """Two sums a layer, one for the embedding, and what sampling needs."""
     assert steps["decode"].collectives >= 2 * 3 + 1
     assert steps["decode"].collective_bytes > 7 * 1.5 * 8 * 256 * 2
+
+
+def test_data_ranks_run_the_step_of_one_on_their_own_pools(ask):
+    report = make_plan(ask(data_parallel_size=2), names=[DECODE])
+    (step,) = report.programs
+    assert report.mesh == MeshSize(data=2, tensor=2)
+    assert step.pool_alias_bytes == report.hbm_bytes_per_chip.kv > 0
+    assert step.pallas_calls == 3 + 1
+    assert 0 < step.temp_bytes < 20_000_000
 
 
 def test_the_compiler_gives_cycles(steps):

@@ -42,7 +42,17 @@ def test_its_fields_are_stable(told):
 
 def test_it_says_how_the_model_would_lie_on_it(told):
     assert (told["generation"], told["chips"]) == ("cpu", 4)
-    assert told["mesh"] == {"data": 1, "tensor": 4, "idle": 0}
+    assert told["mesh"] == {"data": 4, "tensor": 1, "idle": 0}
+
+
+def test_the_settings_decide_how_it_would_lie():
+    run_ = run(
+        "--model=tiny",
+        "--json",
+        "--tensor-parallel-size=2",
+        XLA_FLAGS="--xla_force_host_platform_device_count=5",
+    )
+    assert json.loads(run_.stdout)["mesh"] == {"data": 2, "tensor": 2, "idle": 1}
 
 
 def test_what_is_not_what_was_asked_for_is_one_sentence_and_code_1():

@@ -9,6 +9,7 @@
   "ANTIPODE_MAX_NUM_SEQS" $v.server.maxNumSeqs
   "ANTIPODE_MAX_MODEL_LEN" $v.server.maxModelLen
   "ANTIPODE_TENSOR_PARALLEL_SIZE" $v.server.tensorParallelSize
+  "ANTIPODE_DATA_PARALLEL_SIZE" $v.server.dataParallelSize
   "ANTIPODE_WEIGHT_DTYPE" $v.server.weightDtype
   "ANTIPODE_KV_DTYPE" $v.server.kvDtype
   "ANTIPODE_LAME_DUCK_SECONDS" $v.server.lameDuckSeconds

@@ -30,8 +30,12 @@
 {{- if and $tp (ne (mod $chips $tp) 0) }}
 {{- fail (printf "server.tensorParallelSize is %d, which does not divide the %d chips of %s." $tp $chips $v.slice) }}
 {{- end }}
-{{- if and $tp (le $tp (mul $slice.chips (sub $hosts 1) | int)) }}
-{{- fail (printf "server.tensorParallelSize is %d, which leaves hosts of %s without a chip to use; take a slice of fewer hosts, or 0 for all chips." $tp $v.slice) }}
+{{- $dp := int $v.server.dataParallelSize }}
+{{- if and $tp (gt (mul $tp $dp | int) $chips) }}
+{{- fail (printf "server.tensorParallelSize is %d and server.dataParallelSize %d, together more than the %d chips of %s; leave dataParallelSize at 0 for as many as there are." $tp $dp $chips $v.slice) }}
+{{- end }}
+{{- if and $tp $dp (le (mul $tp $dp | int) (mul $slice.chips (sub $hosts 1) | int)) }}
+{{- fail (printf "server.tensorParallelSize is %d and server.dataParallelSize %d, which leaves hosts of %s without a chip to use; take a slice of fewer hosts, or leave dataParallelSize at 0 for all chips." $tp $dp $v.slice) }}
 {{- end }}
 {{- if and $v.dranet.enabled (not (has $slice.generation (list "v6e" "v7x"))) }}
 {{- fail (printf "dranet.enabled is true, but GKE offers its network interfaces on v6e and v7x only, and the slice is %s; set dranet.enabled to false." $v.slice) }}
