@@ -27,10 +27,11 @@ class Clocks:
         return cls(time.monotonic(), {**used, "others": others})
 
     def cores_since(self, before: Clocks) -> dict[str, float]:
-        """Cores that were busy on average."""
+        """Cores that were busy on average; what ticks make a little less than none is none."""
         seconds = self.moment - before.moment
         return {
-            name: round((used - before.used[name]) / seconds, 2) for name, used in self.used.items()
+            name: max(0.0, round((used - before.used[name]) / seconds, 2))
+            for name, used in self.used.items()
         }
 
 

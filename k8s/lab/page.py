@@ -14,6 +14,7 @@ from typing import Any
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 560, 150, 46, 22
 COLORS = ("#2f6fb2", "#e08a2e")
+_P99, _P50 = "#8a4fb5", "#3d9a8b"
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 32px auto; max-width: 1240px; color: #1c2733 }
 h1 { font-size: 26px; margin: 0 } h2 { font-size: 18px; margin: 0 } p { margin: 4px 0 12px }
@@ -132,14 +133,18 @@ def _latency(scenario: Mapping[str, Any]) -> str:
     top = max([1.0, *(second["p99_ms"] for second in timeline)])
     step = (WIDTH - LEFT) / max(1, len(timeline))
     lines = ""
-    for name, color in (("p99_ms", "#8a4fb5"), ("p50_ms", "#3d9a8b")):
+    for name, color in (("p99_ms", _P99), ("p50_ms", _P50)):
         points = " ".join(
             f"{LEFT + (i + 0.5) * step:.1f},"
             f"{HEIGHT - BOTTOM - second[name] / top * (HEIGHT - BOTTOM - 12):.1f}"
             for i, second in enumerate(timeline)
         )
         lines += f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>'
-    return _chart("latency of unary requests, p99 and p50, ms", top, lines, scenario, step)
+    title = (
+        f'latency of unary requests, <tspan fill="{_P99}">p99</tspan> and '
+        f'<tspan fill="{_P50}">p50</tspan>, ms'
+    )
+    return _chart(title, top, lines, scenario, step)
 
 
 def _chart(title: str, top: float, marks: str, scenario: Mapping[str, Any], step: float) -> str:
