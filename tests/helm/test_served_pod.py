@@ -14,18 +14,22 @@ import httpx
 import pytest
 import yaml
 
-from tests.e2e.servers import REAL, RunningServer, wait_for
+from tests.e2e.servers import REAL, RunningServer, first_free_port, wait_for
 from tests.helm.charts import PROJECT, case_values, find, merged, render
 
-VALUES = merged(
-    case_values("antipode", "cpu"),
-    {
-        "model.path": str(PROJECT / "models" / "tiny"),
-        "server.maxNumSeqs": 4,
-        "server.lameDuckSeconds": 1,
-        "server.extra": {"max_num_batched_tokens": "32", "num_blocks": "256"},
-    },
-)
+SMALL = {
+    "model.bucket": "",
+    "model.name": "tiny",
+    "model.path": str(PROJECT / "models" / "tiny"),
+    "model.version": "1",
+    "server.maxNumSeqs": 4,
+    "server.lameDuckSeconds": 1,
+    "server.extra": {"max_num_batched_tokens": "32", "num_blocks": "256"},
+}
+ONE_HOST = merged(case_values("antipode", "cpu"), SMALL)
+FOUR_HOSTS = merged(case_values("antipode", "v6e-4x4"), SMALL)
+# What a chart for TPUs claims that this machine does not have.
+CLAIMS = ("ANTIPODE_SLICE_", "ANTIPODE_CLAIM_", "ANTIPODE_INTERFACE_")
 
 
 def mount(folder: Path, config_map: dict) -> None:
@@ -41,24 +45,27 @@ def mount(folder: Path, config_map: dict) -> None:
 
 
 class Pod:
-    """The rendered pod, run here."""
+    """A rendered pod, run here."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        objects = render("antipode", VALUES)
-        self.spec = find(objects, "Deployment", "prod")["spec"]["template"]["spec"]
+    def __init__(self, folder: Path, values: dict, spec: dict) -> None:
+        self.folder, self.values, self.spec = folder, values, spec
         (self.container,) = self.spec["containers"]
         self.update("1")
 
     def update(self, version: str) -> None:
         """What `helm upgrade --set model.version=...` brings into the running pod."""
-        objects = render("antipode", merged(VALUES, {"model.version": version}))
+        objects = render("antipode", merged(self.values, {"model.version": version}))
         mount(self.folder / "etc" / "antipode", find(objects, "ConfigMap", "prod-model"))
 
-    def start(self) -> RunningServer:
-        variables = {v["name"]: self._here(v["name"], v["value"]) for v in self.container["env"]}
+    def start(self, **others: str) -> RunningServer:
+        """`others` are variables that the pod's controller sets."""
+        variables = {
+            v["name"]: self._here(v["name"], v["value"])
+            for v in self.container["env"]
+            if not v["name"].startswith(CLAIMS)
+        }
         assert self.container["args"] == ["serve"]
-        return RunningServer(self.folder / "log", REAL, JAX_PLATFORMS="cpu", **variables)
+        return RunningServer(self.folder / "log", REAL, JAX_PLATFORMS="cpu", **variables | others)
 
     def _here(self, name: str, value: str) -> str:
         """A path under one of the pod's mounts, in this folder."""
@@ -77,7 +84,22 @@ class Pod:
 
 @pytest.fixture
 def pod(tmp_path):
-    return Pod(tmp_path)
+    spec = find(render("antipode", ONE_HOST), "Deployment", "prod")["spec"]["template"]["spec"]
+    return Pod(tmp_path, ONE_HOST, spec)
+
+
+@pytest.fixture
+def group(tmp_path):
+    """The pods of a LeaderWorkerSet's group, the leader first."""
+    group = find(render("antipode", FOUR_HOSTS), "LeaderWorkerSet", "prod")["spec"]
+    template = group["leaderWorkerTemplate"]
+    specs = [template["leaderTemplate"]["spec"]]
+    specs += [template["workerTemplate"]["spec"]] * (template["size"] - 1)
+    pods = [Pod(tmp_path / str(i), FOUR_HOSTS, spec) for i, spec in enumerate(specs)]
+    token = tmp_path / "0" / "etc" / "antipode-admin" / "token"
+    token.parent.mkdir()
+    token.write_text("secret")
+    return pods
 
 
 def complete(server):
@@ -114,3 +136,36 @@ def test_the_config_map_is_what_the_server_reads(pod):
         "version": "1",
         "swap_policy": "availability",
     }
+
+
+def test_the_pods_of_a_group_serve_and_change_versions_together(group):
+    """The four hosts of a v6e 4x4, each with one CPU device in place of its chips."""
+    port = str(first_free_port(2))
+    servers = [
+        pod.start(
+            LWS_LEADER_ADDRESS="localhost",
+            LWS_GROUP_SIZE=str(len(group)),
+            LWS_WORKER_INDEX=str(index),
+            ANTIPODE_GROUP_PORT=port,
+        )
+        for index, pod in enumerate(group)
+    ]
+    leader = servers[0]
+    try:
+        leader.wait_ready()
+        assert group[0].probe(leader, "readinessProbe") == 200
+        assert not any("Probe" in key for pod in group[1:] for key in pod.container)
+        assert complete(leader).json()["model_version"] == "1"
+
+        for pod in group:
+            pod.update("2")
+        wait_for(lambda: complete(leader).json()["model_version"] == "2", "the swap", 60)
+
+        for server in servers:
+            server.terminate()
+        grace = group[0].spec["terminationGracePeriodSeconds"]
+        assert [server.wait_exit(grace) for server in servers] == [0] * len(group)
+    finally:
+        for server in servers:
+            server.process.kill()
+            server.process.wait()
