@@ -18,7 +18,8 @@ from pathlib import Path
 import httpx
 
 from k8s.lab.numbers import Numbers
-from k8s.lab.proxy import HOST, Address, free_ports
+from k8s.lab.ports import HOST, free_ports
+from k8s.lab.proxy import Address
 
 START_SECONDS = 240.0
 VERSION, NEW_VERSION = 1, 2

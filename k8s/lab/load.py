@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 from antipode import AntipodeError, AsyncClient, AsyncStream, RetryPolicy
 
-from k8s.lab.proxy import HOST, REGION_HEADER, Address
+from k8s.lab.ports import HOST
+from k8s.lab.proxy import REGION_HEADER, Address
 
 NUM_PROMPTS = 8
 UNARY_TOKENS = 4

@@ -6,10 +6,8 @@ Builds its configuration and runs it. Knows replicas as regions and ports.
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ from typing import Any
 import httpx
 
 from k8s.lab.numbers import Numbers
+from k8s.lab.ports import HOST, free_ports
 
 ENVOY = Path(".cache/envoy/bin/envoy")
 REGION_HEADER = "x-antipode-upstream"
-HOST = "127.0.0.1"
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 _RETRY_ON = (
     "connect-failure,refused-stream,reset,retriable-status-codes,cancelled,unavailable,"
@@ -56,7 +54,8 @@ class Proxy:
         config["admin"] = {"address": _socket(self._admin_port)}
         path = folder / "envoy.json"
         path.write_text(json.dumps(config, indent=1))
-        with (folder / "envoy.log").open("wb") as log:
+        self._log_path = folder / "envoy.log"
+        with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [str(ENVOY), "-c", str(path), "--use-dynamic-base-id", "-l", "warning"],
                 stdout=log,
@@ -68,7 +67,9 @@ class Proxy:
         return self._process.pid
 
     async def is_whole(self) -> bool:
-        """Whether every replica of every cluster is sent requests."""
+        """Whether every replica of every cluster is sent requests. RuntimeError if it has ended."""
+        if self._process.poll() is not None:
+            raise RuntimeError(f"Envoy ended:\n{self._log_path.read_text()[-2000:]}")
         async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
             url = f"http://{HOST}:{self._admin_port}/clusters?format=json"
             try:
@@ -270,14 +271,6 @@ def _locality(region: str, priority: int, protocol: str, replicas: Sequence[Addr
 def _is_sound(status: Mapping[str, Any]) -> bool:
     """Besides the endpoints' own status Envoy lists what counts against a host."""
     return set(status) <= {"eds_health_status"}
-
-
-@contextmanager
-def free_ports(count: int) -> Iterator[list[int]]:
-    """Ports nobody listens on now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        yield [one.getsockname()[1] for one in sockets]
 
 
 def _socket(port: int) -> Json:

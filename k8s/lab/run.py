@@ -19,7 +19,8 @@ from k8s.lab.cores import Clocks
 from k8s.lab.fleet import Fleet
 from k8s.lab.load import UNARY_TOKENS, Load, Shape, undisturbed
 from k8s.lab.numbers import REGIONS, Numbers
-from k8s.lab.proxy import Address, Proxy, free_ports
+from k8s.lab.ports import free_ports
+from k8s.lab.proxy import Address, Proxy
 from k8s.lab.report import Result, evaluate
 from k8s.lab.scenarios import Scenario
 
