@@ -24,6 +24,7 @@ POLICY = tuple(
         "scheduler",
         "ranks",
         "policy",
+        "admission",
     )
 )
 

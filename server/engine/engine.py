@@ -19,9 +19,10 @@ from functools import partial
 from typing import Protocol
 
 from server.engine import link
+from server.engine.admission import AdmissionError
 from server.engine.observer import Observer, StepKind, StepStats
 from server.engine.policy import Policy
-from server.engine.scheduler import AdmissionError, SequenceEvent
+from server.engine.scheduler import SequenceEvent
 from server.engine.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.step import ScheduledBatch, StepResult
 from server.engine.version_switch import VersionSwitch

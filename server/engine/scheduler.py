@@ -8,6 +8,7 @@ void. A step runs one version of the weights; while sequences of two are there, 
 
 from __future__ import annotations
 
+from server.engine.admission import AdmissionError, check_admission
 from server.engine.block_manager import BlockManager
 from server.engine.block_pool import IntegrityError
 from server.engine.link import EngineErrorKind, FinishReason, TokenEvent
@@ -15,15 +16,6 @@ from server.engine.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
 type SequenceEvent = tuple[Sequence, TokenEvent]
-
-
-class AdmissionError(Exception):
-    """A request that cannot be taken in."""
-
-    def __init__(self, kind: EngineErrorKind, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
 
 
 def take_turns(wanted: set[LoadedVersion], last: LoadedVersion | None) -> list[LoadedVersion]:
@@ -142,7 +134,11 @@ class Scheduler:
         """
         leader = seqs[0]
         for seq in seqs:
-            self._check(seq, now, may_be_full=first)
+            check_admission(seq, self.block_manager, self._max_num_tokens, now)
+            if self.is_queue_full and not first:
+                raise AdmissionError(
+                    "queue_full", f"{self._max_queue_len} requests wait already; try again later"
+                )
         is_shared = self.block_manager.num_shareable_blocks(leader.num_prompt_tokens) > 0
         for seq in seqs:
             seq.max_num_tokens = min(seq.max_num_tokens, self._max_num_tokens)
@@ -263,31 +259,6 @@ class Scheduler:
             raise IntegrityError("slots are lost or held twice")
         if any(seq.block_tables or seq.slot >= 0 for seq in self._waiting):
             raise IntegrityError("a waiting sequence holds blocks or a slot")
-
-    def _check(self, seq: Sequence, now: float, *, may_be_full: bool) -> None:
-        num_known_tokens, blocks = len(seq.token_ids), self.block_manager
-        num_tokens = num_known_tokens + min(1, seq.params.max_tokens)
-        if not seq.num_prompt_tokens:
-            raise AdmissionError("invalid_request", "the prompt is empty")
-        if num_tokens > blocks.max_num_tokens:
-            raise AdmissionError(
-                "invalid_request",
-                f"a prompt of {num_known_tokens} tokens needs {blocks.num_blocks_for(num_tokens)} "
-                f"KV blocks of {blocks.block_size} tokens, but there are "
-                f"{blocks.num_blocks_for(blocks.max_num_tokens)}",
-            )
-        if num_tokens > self._max_num_tokens:
-            raise AdmissionError(
-                "invalid_request",
-                f"a prompt of {num_known_tokens} tokens leaves no room for another "
-                f"in the limit of {self._max_num_tokens}",
-            )
-        if seq.deadline is not None and seq.deadline <= now:
-            raise AdmissionError("deadline_exceeded", "the deadline passed before the request ran")
-        if self.is_queue_full and not may_be_full:
-            raise AdmissionError(
-                "queue_full", f"{self._max_queue_len} requests wait already; try again later"
-            )
 
     def _schedule_running(self, version: LoadedVersion) -> list[ScheduledRow]:
         """Every decode, and chunks of prompts under way with what those leave of the budget."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from server.engine.admission import AdmissionError
 from server.engine.policy import Policy
-from server.engine.scheduler import AdmissionError
 from server.engine.sequence import LoadedVersion
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from server.engine.admission import AdmissionError
 from server.engine.ranks import Ranks
-from server.engine.scheduler import AdmissionError
 from server.engine.sequence import LoadedVersion
 from server.engine.step import RowResult, StepResult
 from tests.engine.builders import make_choices, make_scheduler, make_sequence

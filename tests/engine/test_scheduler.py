@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from server.engine.admission import AdmissionError
 from server.engine.block_pool import IntegrityError
 from server.engine.kv_kinds import KVKind
-from server.engine.scheduler import AdmissionError
 from server.engine.sequence import LoadedVersion, SequenceState
 from server.engine.step import RowResult, StepResult
 from tests.engine.builders import is_all_free, make_choices, make_scheduler, make_sequence

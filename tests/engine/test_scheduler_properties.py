@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from server.engine.admission import AdmissionError
 from server.engine.kv_kinds import KVKind
 from server.engine.link import SamplingParams
 from server.engine.ranks import Ranks
-from server.engine.scheduler import AdmissionError
 from server.engine.sequence import Sequence, SequenceState
 from tests.engine.builders import is_all_free, make_choices, make_scheduler
 from tests.engine.fakes import (
