@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.config import ModelConfig
 
@@ -47,7 +47,7 @@ def is_split(axis: str | None) -> bool:
     return axis is not None and _RULES[axis] is not None
 
 
-def named_sharding(mesh: Mesh | AbstractMesh, axes: LogicalAxes) -> NamedSharding:
+def named_sharding(mesh: Mesh, axes: LogicalAxes) -> NamedSharding:
     """The sharding of an array with these logical axes on `mesh`."""
     return NamedSharding(mesh, partition_spec(axes))
 
@@ -107,7 +107,7 @@ def data_size(mesh: Mesh) -> int:
     return int(mesh.shape[DATA])
 
 
-def tensor_size(mesh: Mesh | AbstractMesh) -> int:
+def tensor_size(mesh: Mesh) -> int:
     """The number of shards along the tensor axis."""
     return int(mesh.shape[TENSOR])
 

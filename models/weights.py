@@ -125,7 +125,8 @@ class WeightLoader:
             variable, sharding = self._variables[part.leaf][1], self._shardings[part.leaf]
             shape = variable.shape if part.layer is None else variable.shape[1:]
             of_part = sharding if part.layer is None else self._stack(part.leaf).of_layer
-            shards = [array for _, array in self._read(part, checkpoint, shape, of_part)]
+            held = dict(self._read(part, checkpoint, shape, of_part))
+            shards = [held[device] for device in of_part.addressable_devices_indices_map(shape)]
             if part.layer is None:
                 leaves[part.leaf] = shards
                 continue
@@ -201,15 +202,19 @@ class WeightLoader:
     def _read(
         self, part: _Part, checkpoint: Checkpoint, shape: tuple[int, ...], sharding: NamedSharding
     ) -> Iterator[tuple[jax.Device, np.ndarray]]:
-        """Each device of this host with its shard."""
+        """Each device of this host with its shard; a shard is read once, however many hold it."""
         dtype = self._variables[part.leaf][1].dtype
         axis = next((i for i, name in enumerate(sharding.spec) if name == TENSOR), None)
         count = tensor_size(self._mesh)
+        holders: dict[int, list[jax.Device]] = {}
         for device, index in sharding.addressable_devices_indices_map(shape).items():
             start = 0 if axis is None or index is None else index[axis].start or 0
             each = 1 if axis is None else shape[axis] // count
-            value = part.source.read(checkpoint, Shard(start // each, count))
-            yield device, np.ascontiguousarray(value.astype(dtype))
+            holders.setdefault(start // each, []).append(device)
+        for shard, devices in holders.items():
+            value = part.source.read(checkpoint, Shard(shard, count))
+            array = np.ascontiguousarray(value.astype(dtype))
+            yield from ((device, array) for device in devices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,12 @@ why a row was scheduled nor what the step computes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from server.engine import sequence
+from server.engine.sequence import Sequence
 from server.engine.step import ScheduledBatch, ScheduledRow
 
 # Token id that stands for "the one this slot drew last": the host does not know it yet.
@@ -136,7 +135,7 @@ def _power_of_two(least: int) -> int:
     return 1 << (least - 1).bit_length()
 
 
-def stack_ranks(inputs: Sequence[StepInput]) -> StepInput:
+def stack_ranks(inputs: list[StepInput]) -> StepInput:
     """One input of all ranks' inputs, in the ranks' order; of one rank alone, as it is."""
     if len(inputs) == 1:
         return inputs[0]
@@ -188,7 +187,7 @@ def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: i
 
 
 def pack(
-    rows: Sequence[ScheduledRow],
+    rows: list[ScheduledRow],
     bucket: Bucket,
     num_kinds: int,
     table_size: int,
@@ -264,7 +263,7 @@ class SlotSizes:
     max_stop_ids: int
 
 
-def needs_slot_state(seq: sequence.Sequence) -> bool:
+def needs_slot_state(seq: Sequence) -> bool:
     """Whether any option of the sequence reads its slot's state beyond the last token."""
     params = seq.params
     return bool(
@@ -289,7 +288,7 @@ def empty_slot(sizes: SlotSizes, rank: int, slot: int) -> SlotInput:
     )
 
 
-def pack_slot(seq: sequence.Sequence, sizes: SlotSizes) -> SlotInput:
+def pack_slot(seq: Sequence, sizes: SlotSizes) -> SlotInput:
     """The state of the slot that `seq` has just been given; all its tokens are known."""
     state = empty_slot(sizes, seq.rank, seq.slot)
     prompt = seq.token_ids[: seq.num_prompt_tokens]

@@ -39,14 +39,14 @@ FAMILIES = {
 BF16, INT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.int8)
 
 
-def make_model(hf=LLAMA, size=1, **fields):
+def make_model(hf=LLAMA, size=1, num_ranks=1, **fields):
     config = parse_config(hf)
     layout = make_layout(tensor_size=size, **fields)
-    return abstract_decoder(config, layout), layout, make_mesh(config, size)
+    return abstract_decoder(config, layout), layout, make_mesh(config, size, data_size=num_ranks)
 
 
-def load(folder, hf=LLAMA, size=1, checkpoint=None, **fields):
-    model, _, mesh = make_model(hf, size, **fields)
+def load(folder, hf=LLAMA, size=1, checkpoint=None, num_ranks=1, **fields):
+    model, _, mesh = make_model(hf, size, num_ranks, **fields)
     return named(model, load_leaves(model, checkpoint or Checkpoint(folder), mesh))
 
 
@@ -184,11 +184,12 @@ class WatchedCheckpoint(Checkpoint):
 
     def __init__(self, folder):
         super().__init__(folder)
-        self.held = self.most_held = self.largest = 0
+        self.held = self.most_held = self.largest = self.total = 0
 
     def read(self, *args):
         value = super().read(*args)
         self.held += value.nbytes
+        self.total += value.nbytes
         self.most_held = max(self.most_held, self.held)
         self.largest = max(self.largest, value.nbytes)
         weakref.finalize(value, self._release, value.nbytes)
@@ -216,6 +217,17 @@ class TestHostMemory:
         checkpoint = WatchedCheckpoint(tmp_path)
         load(tmp_path, size=4, checkpoint=checkpoint)
         assert checkpoint.largest == 128 * 64 * 4  # a shard of the vocabulary
+
+    @pytest.mark.parametrize("stacked", [False, True], ids=["listed", "stacked"])
+    def test_all_ranks_of_a_host_are_filled_by_one_reading(self, tmp_path, stacked):
+        write_checkpoint(tmp_path, LLAMA)
+        one, several = WatchedCheckpoint(tmp_path), WatchedCheckpoint(tmp_path)
+        expected = load(tmp_path, size=2, checkpoint=one, stacked=stacked)
+        leaves = load(tmp_path, size=2, checkpoint=several, num_ranks=3, stacked=stacked)
+        assert several.total == one.total
+        for path, leaf in leaves.items():
+            assert_array_equal(leaf, expected[path])
+            assert len(leaf.addressable_shards) == 6
 
 
 class TestRefusal:
@@ -263,13 +275,14 @@ class TestAnotherVersion:
         write_checkpoint(tmp_path, LLAMA, seed=1)
         return tmp_path
 
-    @pytest.fixture(params=[1, 4])
-    def size(self, request):
+    @pytest.fixture(params=[(1, 1), (1, 4), (2, 2)], ids=["1x1", "1x4", "2x2"])
+    def mesh_sizes(self, request):
         return request.param
 
     @pytest.fixture(params=[False, True], ids=["listed", "stacked"])
-    def loader(self, request, size):
-        model, _, mesh = make_model(size=size, stacked=request.param)
+    def loader(self, request, mesh_sizes):
+        num_ranks, size = mesh_sizes
+        model, _, mesh = make_model(size=size, num_ranks=num_ranks, stacked=request.param)
         return WeightLoader(model, mesh)
 
     def test_a_second_load_compiles_nothing(self, loader, folder, other):
