@@ -29,7 +29,7 @@ from models.sources import Shard, Source
 from models.tensors import sources_of
 
 type Progress = Callable[[str, float], None]
-# Of each leaf, in flattening order, its shard for every device of this host.
+# Of each leaf, in flattening order, the shards that devices of this host hold, each once.
 type HostLeaves = list[list[np.ndarray]]
 
 
@@ -83,13 +83,18 @@ class WeightLoader:
 
     @property
     def host_bytes(self) -> int:
-        """What this host's devices hold of the weights, and what staging them takes."""
+        """What staging takes: of all that devices of this host hold, each shard once."""
         return sum(
-            math.prod(sharding.shard_shape(variable.shape))
-            * variable.dtype.itemsize
-            * len(sharding.addressable_devices)
-            for (_, variable), sharding in zip(self._variables, self._shardings, strict=True)
+            size * len(set(_shard_numbers(sharding, variable.shape).values()))
+            for size, (_, variable), sharding in zip(
+                self._shard_bytes(), self._variables, self._shardings, strict=True
+            )
         )
+
+    @property
+    def device_bytes(self) -> int:
+        """What each device holds of the weights."""
+        return sum(self._shard_bytes())
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise CheckpointError unless every tensor is there in its shape."""
@@ -119,14 +124,13 @@ class WeightLoader:
     def stage(
         self, checkpoint: Checkpoint, progress: Progress = lambda detail, fraction: None
     ) -> HostLeaves:
-        """The same, in this host's memory: of each leaf one array for every device of the host."""
+        """The same, in this host's memory, once however many of its devices hold it."""
         leaves: list[list[np.ndarray]] = [[] for _ in self._variables]
         for part in self._in_file_order(checkpoint, progress):
             variable, sharding = self._variables[part.leaf][1], self._shardings[part.leaf]
             shape = variable.shape if part.layer is None else variable.shape[1:]
             of_part = sharding if part.layer is None else self._stack(part.leaf).of_layer
-            held = dict(self._read(part, checkpoint, shape, of_part))
-            shards = [held[device] for device in of_part.addressable_devices_indices_map(shape)]
+            shards = [array for array, _ in self._read(part, checkpoint, shape, of_part)]
             if part.layer is None:
                 leaves[part.leaf] = shards
                 continue
@@ -143,7 +147,10 @@ class WeightLoader:
         Needs no more memory than one leaf, on either side. No step may be using `leaves`.
         """
         for number, old in enumerate(leaves):
-            kept = [np.array(shard.data) for shard in old.addressable_shards]
+            numbers = _shard_numbers(self._shardings[number], old.shape)
+            parts = {numbers[shard.device]: shard.data for shard in old.addressable_shards}
+            kept = [np.array(parts[i]) for i in range(len(parts))]
+            del parts
             old.delete()
             leaves[number] = self._place(number, staged[number])
             staged[number] = kept
@@ -153,15 +160,20 @@ class WeightLoader:
         return [self._place(number, arrays) for number, arrays in enumerate(staged)]
 
     def _place(self, number: int, arrays: list[np.ndarray]) -> jax.Array:
-        """One leaf, from its shards for this host's devices."""
+        """One leaf, from the shards that this host's devices hold."""
         shape, sharding = self._variables[number][1].shape, self._shardings[number]
         parts = [
-            jax.device_put(array, device).block_until_ready()
-            for device, array in zip(
-                sharding.addressable_devices_indices_map(shape), arrays, strict=True
-            )
+            jax.device_put(arrays[i], device).block_until_ready()
+            for device, i in _shard_numbers(sharding, shape).items()
         ]
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    def _shard_bytes(self) -> list[int]:
+        """Of every leaf, what one device holds."""
+        return [
+            math.prod(sharding.shard_shape(variable.shape)) * variable.dtype.itemsize
+            for (_, variable), sharding in zip(self._variables, self._shardings, strict=True)
+        ]
 
     def _parts(self) -> list[_Part]:
         return [
@@ -195,26 +207,37 @@ class WeightLoader:
         # Not `make_array_from_callback`: it would hold the shards of all devices at once.
         parts = [
             jax.device_put(array, device).block_until_ready()
-            for device, array in self._read(part, checkpoint, shape, sharding)
+            for array, devices in self._read(part, checkpoint, shape, sharding)
+            for device in devices
         ]
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
     def _read(
         self, part: _Part, checkpoint: Checkpoint, shape: tuple[int, ...], sharding: NamedSharding
-    ) -> Iterator[tuple[jax.Device, np.ndarray]]:
-        """Each device of this host with its shard; a shard is read once, however many hold it."""
+    ) -> Iterator[tuple[np.ndarray, list[jax.Device]]]:
+        """Each shard that devices of this host hold, and which do."""
         dtype = self._variables[part.leaf][1].dtype
         axis = next((i for i, name in enumerate(sharding.spec) if name == TENSOR), None)
         count = tensor_size(self._mesh)
+        indices = sharding.addressable_devices_indices_map(shape)
         holders: dict[int, list[jax.Device]] = {}
-        for device, index in sharding.addressable_devices_indices_map(shape).items():
+        for device, number in _shard_numbers(sharding, shape).items():
+            holders.setdefault(number, []).append(device)
+        for devices in holders.values():
+            index = indices[devices[0]]
             start = 0 if axis is None or index is None else index[axis].start or 0
             each = 1 if axis is None else shape[axis] // count
-            holders.setdefault(start // each, []).append(device)
-        for shard, devices in holders.items():
-            value = part.source.read(checkpoint, Shard(shard, count))
-            array = np.ascontiguousarray(value.astype(dtype))
-            yield from ((device, array) for device in devices)
+            value = part.source.read(checkpoint, Shard(start // each, count))
+            yield np.ascontiguousarray(value.astype(dtype)), devices
+
+
+def _shard_numbers(sharding: NamedSharding, shape: tuple[int, ...]) -> dict[jax.Device, int]:
+    """Which of the shards that this host has each of its devices holds, from 0 in their order."""
+    indices = sharding.addressable_devices_indices_map(shape)
+    numbers: dict[str, int] = {}
+    return {
+        device: numbers.setdefault(str(index), len(numbers)) for device, index in indices.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

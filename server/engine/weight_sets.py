@@ -92,7 +92,7 @@ class WeightSets:
 
     def _check_fits(self) -> None:
         """CheckpointError unless every device has room for one set more."""
-        needed = self.host_bytes // len(self._devices)
+        needed = self._loader.device_bytes
         for device in self._devices:
             stats = device.memory_stats() if device.platform != "cpu" else None
             if not stats or "bytes_limit" not in stats:

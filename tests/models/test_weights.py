@@ -308,7 +308,14 @@ class TestAnotherVersion:
 
     def test_staging_takes_what_it_says(self, loader, other):
         staged = loader.stage(Checkpoint(other))
-        assert sum(array.nbytes for leaf in staged for array in leaf) == loader.host_bytes
+        arrays = {id(array): array for leaf in staged for array in leaf}
+        assert sum(array.nbytes for array in arrays.values()) == loader.host_bytes
+
+    def test_staging_takes_no_more_for_more_ranks(self):
+        model, _, one = make_model(size=2)
+        _, _, several = make_model(size=2, num_ranks=3)
+        assert WeightLoader(model, several).host_bytes == WeightLoader(model, one).host_bytes
+        assert WeightLoader(model, several).device_bytes == WeightLoader(model, one).device_bytes
 
 
 @contextmanager
