@@ -149,7 +149,7 @@ class EngineConfig:
     interface_class: str = _field("", "device class of that claim, such as netdev.google.com")
     tpu_metrics_interval_seconds: float = _field(
         60.0,
-        "how often the TPU runtime is asked for memory and duty cycle, while serving; 0 is never."
+        "how often the TPU is asked for its memory and how busy it is, while serving; 0 is never."
         " More often than once a minute has crashed v6e nodes",
         low=0,
     )

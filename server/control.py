@@ -24,6 +24,9 @@ from server.config import Config
 
 # drain: let running streams finish. stop: end them now.
 Command = Literal["drain", "stop"]
+# What a child sends to the main process when the server is to drain. A signal of its own: a second
+# one of somebody's, who has lost patience, means another thing.
+DRAIN_SIGNAL = signal.SIGUSR1
 
 _PR_SET_PDEATHSIG = 1
 _ORPHANED = 1
@@ -84,7 +87,7 @@ def receive_task() -> Task:
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _die_with_parent()
+    die_with_parent()
     line = _pipe().readline()
     if not line:
         os._exit(_ORPHANED)
@@ -103,6 +106,11 @@ def watch_commands(on_command: Callable[[Command], None]) -> threading.Thread:
     return thread
 
 
+def ask_for_drain() -> None:
+    """In a child: have the main process drain the server, if it does not do so already."""
+    os.kill(os.getppid(), DRAIN_SIGNAL)
+
+
 def _pipe() -> io.FileIO:
     """Standard input without a buffer: its lock, held by a waiting thread, would forbid to exit."""
     return io.FileIO(sys.stdin.fileno(), closefd=False)
@@ -114,6 +122,7 @@ def _watch(pipe: Iterable[bytes], on_command: Callable[[Command], None]) -> None
     os._exit(_ORPHANED)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

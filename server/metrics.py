@@ -12,7 +12,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -56,7 +56,7 @@ class Gauges:
     Where layers differ in what they keep, it is that of the fullest pool, and `num_blocks` that of
     the layers that keep everything. `step_age_seconds` is how long the step loop has not come
     round. `num_blocks`, `block_size` and `model_load_seconds` are 0 until the model is loaded, and
-    `slice` is None until JAX has its devices.
+    `slice` is None until JAX has its devices. `chips` are by the index of their host.
     """
 
     state: EngineState = "starting"
@@ -71,7 +71,7 @@ class Gauges:
     config_error: str = ""
     slice: Slice | None = None
     host_links: tuple[HostLink, ...] = ()
-    chips: ChipUse = field(default_factory=ChipUse)
+    chips: Mapping[int, ChipUse] = field(default_factory=dict)
 
 
 class Histogram:

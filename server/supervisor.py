@@ -1,7 +1,8 @@
 """The main process: starts the others, passes signals on, and answers for all of them.
 
 SIGTERM or SIGINT drains: API processes finish their streams and exit, then the engine stops, and
-the exit code is 0; a second signal ends everything at once. A process that ends unasked ends the
+the exit code is 0; a second signal ends everything at once. The engine asks for the same where
+another host of its slice was told to end. A process that ends unasked ends the
 server: without its engine it is useless, and an API process is not replaced but left to whoever
 runs the server (Kubernetes restarts the pod), since a port with one listener less would lose the
 connections that hash to it. The exit code is then 1. This process knows no model and no protocol.
@@ -21,7 +22,7 @@ from importlib.metadata import version as release_of
 from pathlib import Path
 
 from server.config import Config, ServerConfig
-from server.control import Child, Command, Task
+from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.hosts.group import find_group
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
@@ -32,7 +33,7 @@ ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.engine.process")
 API_COMMAND = (sys.executable, "-P", "-m", "server.app")
 
 _ASKING = (signal.SIGTERM, signal.SIGINT)
-_WATCHED = (*_ASKING, signal.SIGCHLD)
+_WATCHED = (*_ASKING, DRAIN_SIGNAL, signal.SIGCHLD)
 # How long a child may take to end once nothing it serves is left.
 _STOP_SECONDS = 5.0
 _FAILED = 1
@@ -109,6 +110,7 @@ class _Supervisor:
         self._config = config
         self._link = link
         self._signals = signals
+        self._is_asked = False
         self._children: list[Child] = []
 
     def run(self, engine_command: Sequence[str], api_command: Sequence[str]) -> int:
@@ -168,7 +170,7 @@ class _Supervisor:
     def _wait_signal_or_end(self) -> Child | None:
         """Return the child that ended, or None when a signal asks for a drain."""
         while len(running := self._running(self._children)) == len(self._children):
-            if self._signals.next() in _ASKING:
+            if self._next_signal() in (*_ASKING, DRAIN_SIGNAL):
                 return None
         return next(child for child in self._children if child not in running)
 
@@ -180,12 +182,19 @@ class _Supervisor:
             child.send(command)
         deadline = time.monotonic() + patience
         while self._running(children) and (left := deadline - time.monotonic()) > 0:
-            if self._signals.next(left) in _ASKING:
-                raise _SecondSignalError
+            self._next_signal(left)
         for child in self._running(children):
             _log.error("%s did not end in time; killing it", child.name)
             child.kill()
         return all(child.exit_code() == 0 for child in children)
+
+    def _next_signal(self, timeout: float | None = None) -> int | None:
+        """As `Signals.next`. _SecondSignalError where somebody asks for an end again."""
+        number = self._signals.next(timeout)
+        if number in _ASKING and self._is_asked:
+            raise _SecondSignalError
+        self._is_asked = self._is_asked or number in _ASKING
+        return number
 
     @staticmethod
     def _running(children: list[Child]) -> list[Child]:

@@ -51,6 +51,8 @@ OWN_NAMES = [
     "antipode_hbm_limit_bytes",
     "antipode_hbm_usage_ratio",
     "antipode_chip_duty_cycle_ratio",
+    "antipode_chip_tensorcore_utilization_ratio",
+    "antipode_tensorcore_utilization_ratio",
     "antipode_duty_cycle_ratio",
     "antipode_model_version_state",
     "antipode_model_version_serving",
@@ -120,7 +122,7 @@ def test_there_is_no_other_family(metrics):
 
 def test_at_the_start_everything_counted_is_zero(metrics):
     described = ("info", "_bucket", "server_state", "version_state", "config_followed")
-    without_source = ("hbm", "duty_cycle")
+    without_source = ("hbm", "duty_cycle", "tensorcore")
     for (name, labels), number in samples(metrics).items():
         is_other = any(word in name for word in (*described, *without_source))
         assert number == 0 or is_other, (name, labels)
@@ -245,20 +247,31 @@ def test_chips_without_a_source_are_no_number_and_not_idle(metrics):
     found = samples(metrics)
     assert found["antipode_chip_metrics_source", (("kind", "hbm"),)] == 0
     assert found["antipode_chip_metrics_source", (("kind", "duty_cycle"),)] == 0
-    for name in ("antipode_hbm_usage_ratio", "antipode_duty_cycle_ratio"):
-        assert math.isnan(found[name, ()])
-    assert math.isnan(found["antipode_chip_duty_cycle_ratio", (("chip", ""),)])
+    assert found["antipode_chip_metrics_source", (("kind", "tensorcore_utilization"),)] == 0
+    for name in ("hbm_usage_ratio", "duty_cycle_ratio", "tensorcore_utilization_ratio"):
+        assert math.isnan(found[f"antipode_{name}", ()])
+    nobody = (("chip", ""), ("host_index", ""))
+    assert math.isnan(found["antipode_chip_duty_cycle_ratio", nobody])
 
 
 def test_chips_are_shown_one_by_one_and_by_the_fullest_and_busiest(metrics):
-    use = ChipUse(hbm_used={0: 8, 1: 24}, hbm_limit={0: 32, 1: 32}, duty_cycle={0: 0.5, 1: 0.25})
-    gauges = Gauges(chips=use)
-    assert value(metrics, "antipode_chip_metrics_source", gauges, kind="hbm") == 1
-    assert value(metrics, "antipode_hbm_used_bytes", gauges, device="1") == 24
-    assert value(metrics, "antipode_hbm_limit_bytes", gauges, device="0") == 32
-    assert value(metrics, "antipode_hbm_usage_ratio", gauges) == 0.75
-    assert value(metrics, "antipode_chip_duty_cycle_ratio", gauges, chip="1") == 0.25
-    assert value(metrics, "antipode_duty_cycle_ratio", gauges) == 0.5
+    use = ChipUse(hbm_used={0: 8, 1: 16}, hbm_limit={0: 32, 1: 32}, duty_cycle={0: 0.5, 1: 0.25})
+    other = ChipUse(hbm_used={0: 24}, hbm_limit={0: 32}, tensorcore_utilization={1: 0.3})
+    gauges = Gauges(chips={0: use, 1: other})
+
+    def of(name, **labels):
+        return value(metrics, f"antipode_{name}", gauges, **labels)
+
+    assert of("chip_metrics_source", kind="hbm") == 1
+    assert of("chip_metrics_source", kind="tensorcore_utilization") == 1
+    assert of("hbm_used_bytes", host_index="0", device="1") == 16
+    assert of("hbm_used_bytes", host_index="1", device="0") == 24
+    assert of("hbm_limit_bytes", host_index="0", device="0") == 32
+    assert of("chip_duty_cycle_ratio", host_index="0", chip="1") == 0.25
+    assert of("chip_tensorcore_utilization_ratio", host_index="1", core="1") == 0.3
+    assert of("hbm_usage_ratio") == 0.75
+    assert of("duty_cycle_ratio") == 0.5
+    assert of("tensorcore_utilization_ratio") == 0.3
 
 
 def test_a_step_that_is_still_running_keeps_the_device_busy(metrics, clock):

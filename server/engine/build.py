@@ -20,7 +20,7 @@ from server.engine.version import VersionLoader
 from server.hosts import messages
 from server.hosts.follower import Leader
 from server.hosts.group import Group, GroupError, HostLink, find_group
-from server.hosts.leader import Followers, gather
+from server.hosts.leader import Followers, GroupListener, gather
 from server.slice.discovery import ask_jax, find_slice
 from server.slice.interfaces import claimed, read_interfaces
 from server.slice.resolve import Slice
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _JAX_PATIENCE = 4
 
 
-class BuildListener(Protocol):
-    """Who is told how a start goes. Called from the building thread, but for the last."""
+class BuildListener(GroupListener, Protocol):
+    """Who is told how a start goes, from the building thread, and what becomes of a group."""
 
     def on_progress(self, detail: str, progress: float) -> None:
         """What start-up is doing and how far that is, 0 to 1."""
@@ -47,9 +47,6 @@ class BuildListener(Protocol):
 
     def on_links(self, links: tuple[HostLink, ...]) -> None:
         """All hosts are there, and so they are reached."""
-
-    def on_lost(self, reason: str) -> None:
-        """The slice's hosts cannot go on together: this process must end. From any thread."""
 
 
 class ServingRunner(Runner[Any], Protocol):
@@ -186,7 +183,7 @@ def _gather(config: EngineConfig, group: Group, version: str, listener: BuildLis
 
     addresses = tuple(each.address for each in claimed(read_interfaces()) if each.address)
     welcome = messages.Welcome(config=config, version=version, addresses=addresses)
-    followers = gather(group, welcome, software(), on_progress, listener.on_lost)
+    followers = gather(group, welcome, software(), on_progress, listener)
     followers.start(config.group_timeout_seconds)
     listener.on_links(followers.links)
     return followers

@@ -16,6 +16,7 @@ from server.engine.build import build_following, software
 from server.hosts import messages
 from server.hosts.follower import Leader, join
 from server.hosts.group import LOSS_SECONDS, Group, GroupError, HostLink
+from server.slice.chips import ChipMonitor, ChipUse, monitor_of
 from server.slice.interfaces import claimed, read_interfaces
 from server.slice.resolve import Slice
 
@@ -30,11 +31,14 @@ class FollowerProcess:
     def __init__(self, config: EngineConfig, group: Group) -> None:
         self._config, self._group = config, group
         self._detail = ""
+        self._leader: Leader | None = None
+        self._slice: Slice | None = None
+        self._monitor: ChipMonitor | None = None
 
     def run(self) -> int:
         """Follow until the leader says stop; the process's exit code."""
         try:
-            leader = self._join()
+            leader = self._leader = self._join()
         except GroupError as error:
             _log.critical("cannot start: %s", error)
             return _FAILED
@@ -53,7 +57,14 @@ class FollowerProcess:
 
     def command(self, command: Command) -> None:
         """What the main process wants. The leader has requests to finish, so this host goes on."""
+        if self._monitor is not None:
+            self._monitor.stop()
+        if self._leader is None:
+            _log.info("stopped while starting")
+            logging.shutdown()
+            os._exit(0)
         _log.info("asked to %s; following until host 0 has finished", command)
+        self._leader.send(messages.Leaving())
 
     def on_progress(self, detail: str, progress: float) -> None:
         if detail != self._detail:
@@ -64,10 +75,17 @@ class FollowerProcess:
         """Counted by the leader, which compiles the same."""
 
     def on_slice(self, found: Slice) -> None:
+        self._slice = found
         _log.info("slice", extra={"chips": found.chips, "host_index": found.host_index})
 
     def on_links(self, links: tuple[HostLink, ...]) -> None:
         """The leader's to tell."""
+
+    def on_leaving(self, index: int) -> None:
+        """The leader's to hear."""
+
+    def on_chips(self, index: int, use: ChipUse) -> None:
+        """The leader's to hear."""
 
     def on_lost(self, reason: str) -> None:
         """The main thread may be inside a collective that never ends: the process goes at once."""
@@ -97,4 +115,14 @@ class FollowerProcess:
         from server.engine.replication import Replica
 
         _log.info("loaded and warm")
+        self._watch_chips(leader)
         Replica(executor, leader).run()
+
+    def _watch_chips(self, leader: Leader) -> None:
+        self._monitor = monitor_of(
+            self._slice,
+            leader.config.tpu_metrics_interval_seconds,
+            lambda use: leader.send(messages.Chips(use=use)),
+        )
+        if self._monitor is not None:
+            self._monitor.start()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from server.config import EngineConfig
-from server.control import Command, receive_task, watch_commands
+from server.control import Command, ask_for_drain, receive_task, watch_commands
 from server.engine.block_manager import BlockManager
 from server.engine.build import RunnerBuilder, ServingRunner, build_model_runner
 from server.engine.engine import OWN_CLIENT, Engine
@@ -74,7 +74,8 @@ class EngineProcess:
         self._load_seconds = 0.0
         self._slice: Slice | None = None
         self._host_links: tuple[HostLink, ...] = ()
-        self._chips: ChipMonitor | None = None
+        self._monitor: ChipMonitor | None = None
+        self._chips: dict[int, ChipUse] = {}
         self._is_draining = False
         self._progress = ("starting", 0.0)
         self._ended = threading.Event()
@@ -113,8 +114,8 @@ class EngineProcess:
     def command(self, command: Command) -> None:
         """What the main process wants. What a drain lets in is the API processes' business."""
         self._is_draining = True
-        if self._chips is not None:
-            self._chips.stop()
+        if self._monitor is not None:
+            self._monitor.stop()
         if command == "stop":
             if self._engine is None:
                 # Nothing is being served, and a compilation cannot be interrupted.
@@ -147,7 +148,7 @@ class EngineProcess:
             config_error=self._versions.config_error if self._versions else "",
             slice=self._slice,
             host_links=self._host_links,
-            chips=self._chips.latest if self._chips else ChipUse(),
+            chips=dict(self._chips),
         )
         return Pulse(
             state=self._state,
@@ -177,9 +178,13 @@ class EngineProcess:
         self._broadcast_pulse()  # Whoever is told that this is ready knows the versions.
         self._link.announce(self._info(runner))
         self._log_ready(runner)
-        self._chips = monitor_of(self._slice, self._config.tpu_metrics_interval_seconds)
-        if self._chips is not None and not self._is_draining:
-            self._chips.start()
+        self._monitor = monitor_of(
+            self._slice,
+            self._config.tpu_metrics_interval_seconds,
+            lambda use: self.on_chips(0, use),
+        )
+        if self._monitor is not None and not self._is_draining:
+            self._monitor.start()
         engine.run()
         runner.close()
 
@@ -306,6 +311,13 @@ class EngineProcess:
                 link.index,
                 extra={"interface": link.interface or "of the pod", "address": link.address},
             )
+
+    def on_chips(self, index: int, use: ChipUse) -> None:
+        self._chips[index] = use
+
+    def on_leaving(self, index: int) -> None:
+        _log.info("host %d was told to end: all hosts drain", index)
+        ask_for_drain()
 
     def on_lost(self, reason: str) -> None:
         """The main thread may be inside a collective that never ends: the process goes at once."""

@@ -13,13 +13,16 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from server.hosts.connection import Connection
 from server.hosts.group import Group, GroupError, HostLink
 from server.hosts.messages import (
+    Chips,
     Chosen,
     Failed,
     Hello,
+    Leaving,
     Lost,
     Stop,
     ToFollower,
@@ -27,6 +30,7 @@ from server.hosts.messages import (
     Welcome,
     leader_codec,
 )
+from server.slice.chips import ChipUse
 
 # A host that has connected says at once who it is, and chooses soon after it is welcomed.
 _WORD_SECONDS = 5.0
@@ -36,6 +40,19 @@ _STOP_SECONDS = 2.0
 type Line = Connection[ToFollower, ToLeader]
 
 _log = logging.getLogger(__name__)
+
+
+class GroupListener(Protocol):
+    """Who is told, from any thread, what becomes of a group."""
+
+    def on_lost(self, reason: str) -> None:
+        """The hosts cannot go on together: this process must end. Once."""
+
+    def on_leaving(self, index: int) -> None:
+        """That host was told to end, which all hosts can only do together."""
+
+    def on_chips(self, index: int, use: ChipUse) -> None:
+        """How that host's chips were used of late."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,10 +65,10 @@ class _Follower:
 
 
 class Followers:
-    """All followers of a complete group. `on_lost` is told once why the group cannot go on."""
+    """All followers of a complete group."""
 
-    def __init__(self, followers: dict[int, _Follower], on_lost: Callable[[str], None]) -> None:
-        self._followers, self._on_lost = followers, on_lost
+    def __init__(self, followers: dict[int, _Follower], listener: GroupListener) -> None:
+        self._followers, self._listener = followers, listener
         self._is_ending = False
 
     @property
@@ -105,10 +122,15 @@ class Followers:
 
     def _taker(self, index: int) -> Callable[[ToLeader], None]:
         def take(frame: ToLeader) -> None:
-            if isinstance(frame, Failed):
-                self._lose(f"host {index} failed: {frame.message}")
-            else:
-                self._followers[index].answers.put(frame)
+            match frame:
+                case Failed():
+                    self._lose(f"host {index} failed: {frame.message}")
+                case Leaving():
+                    self._listener.on_leaving(index)
+                case Chips():
+                    self._listener.on_chips(index, frame.use)
+                case _:
+                    self._followers[index].answers.put(frame)
 
         return take
 
@@ -120,7 +142,7 @@ class Followers:
             return
         self._is_ending = True
         self.send(Lost(message=reason))
-        self._on_lost(reason)
+        self._listener.on_lost(reason)
 
 
 def gather(
@@ -128,7 +150,7 @@ def gather(
     welcome: Welcome,
     software: str,
     on_progress: Callable[[int], None],
-    on_lost: Callable[[str], None],
+    listener: GroupListener,
 ) -> Followers:
     """Wait for every follower, welcome it and settle how it is reached; not started yet.
 
@@ -137,10 +159,10 @@ def gather(
     """
     deadline = time.monotonic() + welcome.config.group_start_timeout_seconds
     here: dict[int, Line] = {}
-    with _listener(group) as listener, _closed_on_error(here):
+    with _listener(group) as door, _closed_on_error(here):
         while len(here) < group.size - 1:
             on_progress(1 + len(here))
-            index, line = _greet(listener, group, software, deadline, 1 + len(here))
+            index, line = _greet(door, group, software, deadline, 1 + len(here))
             if index in here:  # Its pod was started again.
                 here[index].close()
             here[index] = line
@@ -149,10 +171,10 @@ def gather(
         choices = {index: _choice(index, line) for index, line in here.items()}
         followers = {i: _Follower(here[i], interface) for i, interface in choices.items()}
         for _ in filter(None, choices.values()):
-            index, line = _greet(listener, group, software, deadline, group.size)
+            index, line = _greet(door, group, software, deadline, group.size)
             followers[index].line.close()
             followers[index].line = here[index] = line
-    return Followers(dict(sorted(followers.items())), on_lost)
+    return Followers(dict(sorted(followers.items())), listener)
 
 
 @contextlib.contextmanager

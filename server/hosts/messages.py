@@ -11,6 +11,7 @@ import msgspec
 
 from server.config import EngineConfig
 from server.engine.link import Codec
+from server.slice.chips import ChipUse
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
@@ -51,13 +52,23 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     error: str
 
 
+class Leaving(msgspec.Struct, frozen=True, tag="leaving"):
+    """A follower was told to end. It follows until the leader has finished what it serves."""
+
+
+class Chips(msgspec.Struct, frozen=True, kw_only=True, tag="chips"):
+    """How a follower's chips were used of late."""
+
+    use: ChipUse
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """A follower is about to exit."""
 
     message: str
 
 
-type ToLeader = Beat | Hello | Chosen | Facts | Ready | Done | Failed
+type ToLeader = Beat | Hello | Chosen | Facts | Ready | Done | Leaving | Chips | Failed
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):

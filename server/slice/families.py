@@ -6,7 +6,7 @@ What has no source is NaN and never 0, which would be a load.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -62,50 +62,82 @@ def link_family(links: tuple[HostLink, ...]) -> Metric:
     return family
 
 
-def chip_families(use: ChipUse) -> Iterator[Metric]:
-    """Memory and duty cycle of every chip, and of the fullest and the busiest."""
+def chip_families(hosts: Mapping[int, ChipUse]) -> Iterator[Metric]:
+    """How every chip of every host is used, and the fullest and the busiest. `hosts` by index."""
     source = GaugeMetricFamily(
         "antipode_chip_metrics_source",
         "1 where chips' metrics of that kind have a source, 0 where their value is NaN.",
         labels=["kind"],
     )
-    source.add_metric(["hbm"], float(bool(use.hbm_used)))
-    source.add_metric(["duty_cycle"], float(bool(use.duty_cycle)))
+    for kind, values in _KINDS.items():
+        source.add_metric([kind], float(any(values(use) for use in hosts.values())))
     yield source
-    ratios = [used / use.hbm_limit[device] for device, used in use.hbm_used.items()]
-    for name, description, label, values in (
-        ("hbm_used_bytes", "Memory of a device in use.", "device", use.hbm_used),
-        ("hbm_limit_bytes", "Memory of a device that can be used.", "device", use.hbm_limit),
-        (
-            "chip_duty_cycle_ratio",
-            "Part of the time a chip's TensorCores were busy, 0 to 1, as the TPU runtime says; up "
-            "to tpu_metrics_interval_seconds old.",
-            "chip",
-            use.duty_cycle,
-        ),
-    ):
-        yield _by_number(f"antipode_{name}", description, label, values)
-    for name, description, several in (
-        ("hbm_usage_ratio", "Memory in use of the fullest device, 0 to 1.", ratios),
-        (
-            "duty_cycle_ratio",
-            "Duty cycle of the busiest chip, 0 to 1.",
-            list(use.duty_cycle.values()),
-        ),
-    ):
+    for name, label, description, values in _EACH:
+        by_host = {index: values(use) for index, use in hosts.items()}
+        yield _by_number(f"antipode_{name}", description, label, by_host)
+    for name, description, values in _MOST:
         family = GaugeMetricFamily(f"antipode_{name}", description)
-        family.add_metric([], max(several, default=math.nan))
+        found = [number for use in hosts.values() for number in values(use).values()]
+        family.add_metric([], max(found, default=math.nan))
         yield family
 
 
+def _fullness(use: ChipUse) -> _Values:
+    return {device: used / use.hbm_limit[device] for device, used in use.hbm_used.items()}
+
+
+type _Values = Mapping[int, float]
+type _Read = Callable[[ChipUse], _Values]
+
+_KINDS: Mapping[str, _Read] = {
+    "hbm": lambda use: use.hbm_used,
+    "duty_cycle": lambda use: use.duty_cycle,
+    "tensorcore_utilization": lambda use: use.tensorcore_utilization,
+}
+# Name, the label that tells several apart, description, where it is.
+_EACH: Sequence[tuple[str, str, str, _Read]] = (
+    ("hbm_used_bytes", "device", "Memory of a device in use.", lambda use: use.hbm_used),
+    (
+        "hbm_limit_bytes",
+        "device",
+        "Memory of a device that can be used.",
+        lambda use: use.hbm_limit,
+    ),
+    (
+        "chip_duty_cycle_ratio",
+        "chip",
+        "Part of the time a chip's TensorCores were busy, 0 to 1, as the TPU runtime says; up to "
+        "tpu_metrics_interval_seconds old.",
+        lambda use: use.duty_cycle,
+    ),
+    (
+        "chip_tensorcore_utilization_ratio",
+        "core",
+        "How much of its peak a TensorCore did, 0 to 1, as the TPU's SDK says; up to "
+        "tpu_metrics_interval_seconds old.",
+        lambda use: use.tensorcore_utilization,
+    ),
+)
+_MOST: Sequence[tuple[str, str, _Read]] = (
+    ("hbm_usage_ratio", "Memory in use of the fullest device, 0 to 1.", _fullness),
+    ("duty_cycle_ratio", "Duty cycle of the busiest chip, 0 to 1.", lambda use: use.duty_cycle),
+    (
+        "tensorcore_utilization_ratio",
+        "Utilization of the busiest TensorCore, 0 to 1.",
+        lambda use: use.tensorcore_utilization,
+    ),
+)
+
+
 def _by_number(
-    name: str, description: str, label: str, values: Mapping[int, float]
+    name: str, description: str, label: str, by_host: Mapping[int, _Values]
 ) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, description, labels=[label])
-    for number, value in sorted(values.items()):
-        family.add_metric([str(number)], value)
-    if not values:
-        family.add_metric([""], math.nan)
+    family = GaugeMetricFamily(name, description, labels=["host_index", label])
+    for index, values in sorted(by_host.items()):
+        for number, value in sorted(values.items()):
+            family.add_metric([str(index), str(number)], value)
+    if not family.samples:
+        family.add_metric(["", ""], math.nan)
     return family
 
 

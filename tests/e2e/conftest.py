@@ -20,23 +20,24 @@ def compile_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("xla")
 
 
-@pytest.fixture
-def start(tmp_path, checkpoint, compile_cache):
-    """Start servers; none of their processes may be left at the end of the test."""
+@contextlib.contextmanager
+def starter(folder, checkpoint, compile_cache):
+    """Start servers, which log into the folder; none of their processes may be left at the end."""
     servers = []
 
-    def start_one(module=FAKE, *flags, model=checkpoint, **environment):
+    def start_one(module=FAKE, *flags, model=checkpoint, namespace="", **environment):
         sizes = {
             FAKE: ("--max-num-seqs=64", "--max-num-batched-tokens=256", "--num-blocks=4096"),
             REAL: ("--max-num-seqs=8", "--max-num-batched-tokens=32", "--num-blocks=512"),
         }
         server = RunningServer(
-            tmp_path / f"server-{len(servers)}.log",
+            folder / f"server-{len(servers)}.log",
             module,
             f"--model={model}",
             f"--compile-cache-dir={compile_cache}",
             *sizes[module],
             *flags,
+            namespace=namespace,
             **environment,
         )
         servers.append(server)
@@ -49,6 +50,13 @@ def start(tmp_path, checkpoint, compile_cache):
             os.kill(server.pid, signal.SIGKILL)
         server.process.wait()
         wait_for(lambda pids=children: not any(map(is_running, pids)), "the end of the children")
+
+
+@pytest.fixture
+def start(tmp_path, checkpoint, compile_cache):
+    """Start servers for one test."""
+    with starter(tmp_path, checkpoint, compile_cache) as start:
+        yield start
 
 
 @pytest.fixture

@@ -25,14 +25,25 @@ START_SECONDS = 200.0
 
 
 class RunningServer:
-    """Started on ephemeral ports. `module` is REAL, or FAKE for an engine without a device."""
+    """Started on ephemeral ports. `module` is REAL, or FAKE for an engine without a device.
 
-    def __init__(self, log_path: Path, module: str, *flags: str, **environment: str) -> None:
+    Where a network namespace is named, it is started in that.
+    """
+
+    def __init__(
+        self,
+        log_path: Path,
+        module: str,
+        *flags: str,
+        namespace: str = "",
+        **environment: str,
+    ) -> None:
         self.log_path = log_path
         ports = ("--host=127.0.0.1", "--http-port=0", "--grpc-port=0", "--log-format=json")
+        inside = ("ip", "netns", "exec", namespace) if namespace else ()
         with log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, "serve", *ports, *flags],
+                [*inside, sys.executable, "-m", module, "serve", *ports, *flags],
                 cwd=PROJECT,
                 env=plain_environment() | environment,
                 stdout=log,

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 
+from server.control import DRAIN_SIGNAL
 from tests.e2e.clients import Stream, client, read_stream, start_streams
 from tests.e2e.servers import FAKE, wait_for
 
@@ -72,6 +73,19 @@ async def test_an_idle_connection_is_closed_by_the_drain(start_ready):
         assert not task.done()
         writer.close()
         await task
+    assert server.wait_exit() == 0
+
+
+async def test_a_signal_after_the_engine_asked_for_a_drain_is_the_first(start_ready):
+    """As when the hosts of a slice are all told to end, one after another."""
+    server = start_ready(FAKE_STEP_SECONDS="0.02")
+    async with client(server) as http:
+        [(stream, task)] = await start_streams(http, 1, max_tokens=100)
+        os.kill(server.pid, DRAIN_SIGNAL)
+        await asyncio.to_thread(wait_for, lambda: is_draining(server), "not ready")
+        server.terminate()
+        await task
+    assert (len(stream.token_ids), stream.finish_reason) == (100, "length")
     assert server.wait_exit() == 0
 
 

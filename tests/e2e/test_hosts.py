@@ -1,6 +1,7 @@
 """A slice of several hosts, played by as many servers with CPU devices of their own.
 
-They are one JAX mesh, whose collectives run over loopback.
+They are one JAX mesh, whose collectives run over loopback, or over networks of their own where this
+machine has namespaces for them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.e2e import networks
 from tests.e2e.clients import client, start_streams
+from tests.e2e.conftest import starter
 from tests.e2e.servers import REAL, first_free_port, is_running, plain_environment, wait_for
 
 TINY = Path("models/tiny").resolve()
@@ -38,6 +41,10 @@ def devices(count):
     return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}"}
 
 
+# The fewest programs, where nobody looks at tokens.
+SMALL = ("--max-num-seqs=2", "--max-num-batched-tokens=8")
+
+
 def is_serving(server, version):
     line = rf'^antipode_model_version_serving{{.*version="{version}".*}} 1'
     return re.search(line, server.get("/metrics").text, re.MULTILINE)
@@ -47,11 +54,15 @@ def is_serving(server, version):
 def start_group(start):
     """Start the hosts of a slice, the leader first, and wait until they serve.
 
-    All of them share each layer, unless `tensor_size` are to.
+    All of them share each layer, unless `tensor_size` are to. Each is in its namespace where some
+    are given, else on loopback.
     """
 
-    def start_all(size, *flags, tensor_size=None):
-        hosts = ",".join([f"127.0.0.1:{first_free_port(2)}", *["127.0.0.1"] * (size - 1)])
+    def start_all(size, *flags, tensor_size=None, namespaces=None):
+        addresses = ["127.0.0.1"] * size
+        if namespaces:
+            addresses = [namespaces.address(index) for index in range(size)]
+        hosts = ",".join([f"{addresses[0]}:{first_free_port(2)}", *addresses[1:]])
         group = [
             start(
                 REAL,
@@ -61,6 +72,7 @@ def start_group(start):
                 f"--tensor-parallel-size={tensor_size or size}",
                 "--dtype=float32",
                 *flags,
+                namespace=namespaces.hosts[index] if namespaces else "",
                 **devices(1),
             )
             for index in range(size)
@@ -69,6 +81,22 @@ def start_group(start):
         return group
 
     return start_all
+
+
+@pytest.fixture(scope="module")
+def tokens_alone(tmp_path_factory, checkpoint, compile_cache):
+    """What one host answers."""
+    with starter(tmp_path_factory.mktemp("alone"), checkpoint, compile_cache) as start:
+        return tokens(start(REAL, "--dtype=float32", **devices(1)).wait_ready())
+
+
+@pytest.fixture
+def two_hosts():
+    """Namespaces with the networks of two hosts."""
+    if not networks.are_possible():
+        pytest.skip("network namespaces need root and iproute2")
+    with networks.Networks(2) as made:
+        yield made
 
 
 def tokens(server):
@@ -90,17 +118,56 @@ def wait_end(servers, pids):
 
 
 @pytest.mark.parametrize(("size", "tensor_size"), [(2, 2), (2, 1), (4, 2)])
-def test_they_give_the_tokens_of_one_host(start, start_group, size, tensor_size):
-    alone = start(REAL, "--dtype=float32", **devices(1)).wait_ready()
-    expected = tokens(alone)
-    alone.terminate()
+def test_they_give_the_tokens_of_one_host(tokens_alone, start_group, size, tensor_size):
     leader, *followers = start_group(size, tensor_size=tensor_size)
-    assert tokens(leader) == expected
+    assert tokens(leader) == tokens_alone
     assert all(follower.logged("loaded and warm") for follower in followers)
     for index in range(1, size):
         link = {"host_index": str(index), "network": "pod", "address": "127.0.0.1"}
         assert leader.metric("antipode_host_link_info", **link) == 1
     assert leader.metric("antipode_slice_info", hosts=str(size), chips=str(size)) == 1
+
+
+def test_over_claimed_interfaces_they_do_too_until_a_cable_is_pulled(
+    tokens_alone, start_group, two_hosts
+):
+    """The other side of a pulled cable says nothing: no connection is closed."""
+    group = start_group(2, namespaces=two_hosts)
+    leader, follower = group
+    eth1 = two_hosts.address(1, "eth1")
+    with two_hosts.inside(0):
+        assert tokens(leader) == tokens_alone
+        link = {"network": "claimed", "interface": "eth1", "address": eth1}
+        assert leader.metric("antipode_host_link_info", host_index="1", **link) == 1
+        interface = {"interface": "eth1", "mtu": str(networks.CLAIMED_MTU), "default": "false"}
+        assert leader.metric("antipode_network_interface_info", **interface) == 1
+        pids = processes(group)
+        two_hosts.cut(1, "eth1")
+        assert wait_end(group, pids) == [1, 1]
+    for server, other in ((leader, 1), (follower, 0)):
+        assert server.logged(f"host {other} is gone: it has been silent for {BOUND_SECONDS} s")
+
+
+def test_where_a_claimed_interface_leads_nowhere_they_use_the_pods(start_group, two_hosts):
+    two_hosts.cut(1, "eth1")
+    leader, follower = start_group(2, *SMALL, namespaces=two_hosts)
+    assert follower.logged("host 0 cannot be reached over eth1: using the pod's network")
+    with two_hosts.inside(0):
+        link = {"network": "pod", "interface": "", "address": two_hosts.address(1)}
+        assert leader.metric("antipode_host_link_info", host_index="1", **link) == 1
+
+
+async def test_one_that_is_told_to_end_has_all_of_them_drain(start_group):
+    """The kubelet evicts one host alone: streams are finished first."""
+    group = start_group(2, *SMALL)
+    pids = processes(group)
+    async with client(group[0]) as http:
+        [(stream, task)] = await start_streams(http, 1, max_tokens=300, ignore_eos=True)
+        group[1].terminate()
+        await task
+    assert (stream.finish_reason, len(stream.token_ids)) == ("length", 300)
+    assert await asyncio.to_thread(wait_end, group, pids) == [0, 0]
+    assert group[0].logged("host 1 was told to end: all hosts drain")
 
 
 @pytest.mark.parametrize(("policy", "tensor_size"), [("resource", 2), ("availability", 1)])
@@ -134,7 +201,7 @@ async def test_they_change_versions_and_drain_together(start_group, tmp_path, po
 @pytest.mark.parametrize("process", ["engine", "main"])
 @pytest.mark.parametrize("index", [0, 1])
 async def test_one_that_is_killed_ends_all_of_them(start_group, index, process):
-    group = start_group(2)
+    group = start_group(2, *SMALL)
     pids = processes(group)
     async with client(group[0]) as http:
         [(stream, task)] = await start_streams(http, 1, max_tokens=2000)
@@ -152,7 +219,7 @@ async def test_one_that_is_killed_ends_all_of_them(start_group, index, process):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_one_that_freezes_ends_the_other_within_the_bound(start_group, index):
-    group = start_group(2)
+    group = start_group(2, *SMALL)
     frozen, other = group[index], group[1 - index]
     pids = processes([other])
     os.kill(frozen.engine(), signal.SIGSTOP)

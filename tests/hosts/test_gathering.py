@@ -18,15 +18,18 @@ from server.hosts.group import Group, GroupError, HostLink
 from server.hosts.leader import gather
 from server.hosts.messages import (
     Agreed,
+    Chips,
     Chosen,
     Done,
     Facts,
     Failed,
     Hello,
+    Leaving,
     Stop,
     Welcome,
     follower_codec,
 )
+from server.slice.chips import ChipUse
 from server.slice.interfaces import Interface
 from tests.e2e.servers import first_free_port
 
@@ -83,11 +86,28 @@ class Lost(queue.SimpleQueue):
         return self.get(timeout=5)
 
 
-def gathering(pool, group, *, lost=None, software=SOFTWARE, settings=SETTINGS, addresses=()):
+class FakeListener:
+    """Keeps what a leader is told of its group."""
+
+    def __init__(self):
+        self.lost, self.told = Lost(), queue.SimpleQueue()
+
+    def on_lost(self, reason):
+        self.lost.put(reason)
+
+    def on_leaving(self, index):
+        self.told.put(("leaving", index))
+
+    def on_chips(self, index, use):
+        self.told.put(("chips", index, use))
+
+
+def gathering(pool, group, *, listener=None, software=SOFTWARE, settings=SETTINGS, addresses=()):
     """The leader, about to have its followers."""
     welcome = Welcome(config=settings, version="7", addresses=addresses)
-    on_lost = (lost or Lost()).put
-    return pool.submit(gather, group, welcome, software, lambda num_here: None, on_lost)
+    return pool.submit(
+        gather, group, welcome, software, lambda num_here: None, listener or FakeListener()
+    )
 
 
 def joining(pool, group, index, *, software=SOFTWARE, settings=SETTINGS, interfaces=()):
@@ -96,11 +116,11 @@ def joining(pool, group, index, *, software=SOFTWARE, settings=SETTINGS, interfa
 
 @pytest.fixture
 def together(pool, group):
-    """A started group: the followers and what the leader lost, and for each follower the leader and
-    what it lost.
+    """A started group: the followers and what the leader was told, and for each follower the leader
+    and what it lost.
     """
-    lost = Lost()
-    leading = gathering(pool, group, lost=lost)
+    told = FakeListener()
+    leading = gathering(pool, group, listener=told)
     leaders = [joining(pool, group, index) for index in (1, 2)]
     followers = leading.result()
     followers.start(1.0)
@@ -108,7 +128,7 @@ def together(pool, group):
     for leader in leaders:
         ends.append((leader.result(), Lost()))
         leader.result().start(1.0, ends[-1][1].put)
-    return followers, lost, ends
+    return followers, told, ends
 
 
 class TestComingTogether:
@@ -127,7 +147,7 @@ class TestComingTogether:
     def test_progress_says_how_many_are_here(self, pool, group):
         seen = []
         welcome = Welcome(config=SETTINGS, version="7", addresses=())
-        leading = pool.submit(gather, group, welcome, SOFTWARE, seen.append, print)
+        leading = pool.submit(gather, group, welcome, SOFTWARE, seen.append, FakeListener())
         for index in (1, 2):
             joining(pool, group, index)
         leading.result()
@@ -227,12 +247,24 @@ class TestTogether:
             followers.hear(Facts)
 
     def test_silence_that_is_filled_with_beats_is_none(self, together):
-        _, lost, _ = together
+        _, told, _ = together
         time.sleep(1.5)
-        assert lost.empty()
+        assert told.lost.empty()
+
+    def test_the_leader_is_told_of_each_ones_chips_and_of_who_was_told_to_end(self, together):
+        followers, told, [(first, _), (second, _)] = together
+        use = ChipUse(hbm_used={0: 8}, hbm_limit={0: 32}, duty_cycle={0: 0.5})
+        first.send(Chips(use=use))
+        assert told.told.get(timeout=5) == ("chips", 1, use)
+        second.send(Leaving())
+        assert told.told.get(timeout=5) == ("leaving", 2)
+        assert told.lost.empty()
+        first.send(Facts(chip_bytes=1))
+        second.send(Facts(chip_bytes=2))
+        assert len(followers.hear(Facts)) == 2
 
     def test_they_stop_together(self, together):
-        followers, lost, leaders = together
+        followers, told, leaders = together
         stopping = threading.Thread(target=followers.stop)
         stopping.start()
         for leader, _ in leaders:
@@ -240,14 +272,14 @@ class TestTogether:
             leader.close()
         stopping.join(1.0)
         assert not stopping.is_alive()
-        assert lost.empty()
+        assert told.lost.empty()
 
 
 class TestLoss:
     def test_of_a_follower_is_told_to_the_leader_and_the_others(self, together):
-        _, lost, [(first, _), (_, lost_by_second)] = together
+        _, told, [(first, _), (_, lost_by_second)] = together
         first.close()
-        assert lost.reason() == "host 1 is gone: it closed the connection"
+        assert told.lost.reason() == "host 1 is gone: it closed the connection"
         assert lost_by_second.reason() == "host 1 is gone: it closed the connection"
 
     def test_of_the_leader_is_told_to_every_follower(self, together):
@@ -257,21 +289,21 @@ class TestLoss:
             assert lost.reason() == "host 0 failed: no weights"
 
     def test_a_follower_that_fails_says_why(self, together):
-        _, lost, [_, (second, _)] = together
+        _, told, [_, (second, _)] = together
         second.send(Failed(message="the mount is gone"))
-        assert lost.reason() == "host 2 failed: the mount is gone"
+        assert told.lost.reason() == "host 2 failed: the mount is gone"
 
     def test_a_follower_that_is_silent_is_gone(self, pool, group):
-        lost = Lost()
-        leading = gathering(pool, group, lost=lost)
+        told = FakeListener()
+        leading = gathering(pool, group, listener=told)
         leaders = [joining(pool, group, index) for index in (1, 2)]
         leading.result().start(0.5)
         leaders[0].result().start(0.5, Lost().put)
-        assert lost.reason() == "host 2 is gone: it has been silent for 0.5 s"
+        assert told.lost.reason() == "host 2 is gone: it has been silent for 0.5 s"
 
     def test_one_that_sends_what_is_no_frame_is_gone(self, pool, group):
-        lost = Lost()
-        leading = gathering(pool, group, lost=lost)
+        told = FakeListener()
+        leading = gathering(pool, group, listener=told)
         joining(pool, group, 1)
         with knock(group) as peer:
             line = Connection(peer, follower_codec())
@@ -280,4 +312,4 @@ class TestLoss:
             line.send(Chosen())
             leading.result().start(5.0)
             peer.sendall((3).to_bytes(4, "big") + b"???")
-            assert lost.reason().startswith("host 2 is gone: ")
+            assert told.lost.reason().startswith("host 2 is gone: ")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from k8s.lab.load import Shape
 from k8s.lab.numbers import Numbers
 from k8s.lab.run import Lab
 from k8s.lab.scenarios import SCENARIOS
 from tests.e2e.servers import plain_environment
 
-KILL = next(scenario for scenario in SCENARIOS if scenario.name == "kill")
+KILL = replace(next(each for each in SCENARIOS if each.name == "kill"), seconds=8.0)
 SHAPE = Shape(rate=30, num_streams=4, stream_tokens=400, stream_pause=0.1, resume=False)
 
 
