@@ -25,6 +25,7 @@ POLICY = tuple(
         "ranks",
         "policy",
         "admission",
+        "outcome",
     )
 )
 

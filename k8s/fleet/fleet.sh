@@ -32,6 +32,11 @@ if [[ ! -r ${settings} ]]; then
 fi
 # shellcheck source=k8s/fleet/settings.env
 source "${settings}"
+if [[ ${HOSTS_PER_REPLICA:=1} -gt 1 && -z ${LEADER_WORKER_SET_MANIFEST} && ${mode} != down ]]; then
+  echo "fleet: a slice of ${HOSTS_PER_REPLICA} hosts is a LeaderWorkerSet, which GKE does not bring; set" \
+    "LEADER_WORKER_SET_MANIFEST in ${settings} to the manifest of one of its releases" >&2
+  exit 2
+fi
 
 # Looking and doing.
 
@@ -169,8 +174,7 @@ make_firewall() {
 
 # Dataplane V2 can be chosen only when a cluster is created, and DRANET needs it.
 make_clusters() {
-  local region cluster capacity
-  read -ra capacity <<<"${CAPACITY}"
+  local region cluster
   for region in ${REGIONS}; do
     cluster=$(cluster_of "${region}")
     ensure cloud container clusters describe "${cluster}" --location="${region}" -- \
@@ -180,16 +184,34 @@ make_clusters() {
       --enable-dataplane-v2 --gateway-api=standard --workload-pool="${PROJECT}.svc.id.goog" \
       --addons=GcsFuseCsiDriver,HttpLoadBalancing --enable-managed-prometheus \
       --hpa-profile=performance --num-nodes=1 --fleet-project="${PROJECT}" --project="${PROJECT}"
-    # The network profile must be of one zone, and the label is what starts the driver.
-    ensure cloud container node-pools describe tpu --cluster="${cluster}" --location="${region}" -- \
-      gcloud beta container node-pools create tpu --cluster="${cluster}" --location="${region}" \
-      --node-locations="$(of ZONE "${region}")" --machine-type="${MACHINE_TYPE}" \
-      --tpu-topology="${TOPOLOGY}" --num-nodes="${REPLICAS}" "${capacity[@]}" \
-      --accelerator-network-profile=auto \
-      --node-labels=cloud.google.com/gke-networking-dra-driver=true \
-      --workload-metadata=GKE_METADATA \
-      --scopes=https://www.googleapis.com/auth/cloud-platform --project="${PROJECT}"
+    make_tpu_nodes "${region}" "${cluster}"
   done
+}
+
+# Slices of one host are nodes of one pool; a slice of several hosts is a pool of its own.
+make_tpu_nodes() { # REGION CLUSTER
+  local replica
+  if [[ ${HOSTS_PER_REPLICA} -eq 1 ]]; then
+    make_pool "$1" "$2" tpu "${REPLICAS}"
+    return
+  fi
+  for ((replica = 0; replica < REPLICAS; replica++)); do
+    make_pool "$1" "$2" "tpu-${replica}" "${HOSTS_PER_REPLICA}"
+  done
+}
+
+# The network profile must be of one zone, and the label is what starts the driver.
+make_pool() { # REGION CLUSTER POOL NODES
+  local capacity
+  read -ra capacity <<<"${CAPACITY}"
+  ensure cloud container node-pools describe "$3" --cluster="$2" --location="$1" -- \
+    gcloud beta container node-pools create "$3" --cluster="$2" --location="$1" \
+    --node-locations="$(of ZONE "$1")" --machine-type="${MACHINE_TYPE}" \
+    --tpu-topology="${TOPOLOGY}" --num-nodes="$4" "${capacity[@]}" \
+    --accelerator-network-profile=auto \
+    --node-labels=cloud.google.com/gke-networking-dra-driver=true \
+    --workload-metadata=GKE_METADATA \
+    --scopes=https://www.googleapis.com/auth/cloud-platform --project="${PROJECT}"
 }
 
 membership() { # The path of the config cluster's membership, where --fleet-project put it.

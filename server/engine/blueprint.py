@@ -25,9 +25,9 @@ from server.engine.program import Programs, StateSizes
 from server.engine.sampler import abstract_state, state_specs
 from server.engine.sizing import (
     ChipMemory,
-    block_bytes,
     check_table,
     count_blocks,
+    layer_block_bytes,
     tree_bytes,
     weight_bytes,
 )
@@ -226,7 +226,7 @@ def _kinds(
     """The blocks of every kind of layers: as many as asked for, or what the bytes hold."""
     if engine.num_blocks:
         return tuple(KVKind(window, engine.num_blocks) for window in config.windows)
-    of_layer = block_bytes(config, layout, block_size) // config.num_layers
+    of_layer = layer_block_bytes(config, layout, block_size)
     longest = slot.max_model_len
     return split_blocks(
         count_blocks(kv_bytes, of_layer, config.num_layers),

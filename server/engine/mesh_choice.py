@@ -19,7 +19,7 @@ from models.weights import abstract_decoder
 from server.config import EngineConfig
 from server.engine.blueprint import choose_layout, choose_sizes, measure, typical_context
 from server.engine.program import StateSizes
-from server.engine.sizing import block_bytes
+from server.engine.sizing import layer_block_bytes
 
 
 def choose_mesh(
@@ -77,7 +77,7 @@ def _fits(
 
 def _kv_bytes(config: ModelConfig, layout: DecoderLayout, sizes: StateSizes) -> int:
     """What the pools take of one device."""
-    of_layer = block_bytes(config, layout, sizes.block_size) // config.num_layers
+    of_layer = layer_block_bytes(config, layout, sizes.block_size)
     return of_layer * sum(
         kind.num_blocks * config.layer_windows.count(kind.window) for kind in sizes.kinds
     )

@@ -12,6 +12,12 @@ from server.engine.admission import AdmissionError, check_admission
 from server.engine.block_manager import BlockManager
 from server.engine.block_pool import IntegrityError
 from server.engine.link import EngineErrorKind, FinishReason, TokenEvent
+from server.engine.outcome import (
+    error_event,
+    finish_reason,
+    record_prompt_logprobs,
+    token_event,
+)
 from server.engine.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 
@@ -227,13 +233,7 @@ class Scheduler:
     def fail(self, seq: Sequence, error: EngineErrorKind, message: str) -> TokenEvent:
         """Finish a sequence with an error; its terminal event."""
         self.finish(seq, "error", error)
-        return TokenEvent(
-            request_id=seq.request_id,
-            index=seq.index,
-            finish_reason="error",
-            error=error,
-            message=message,
-        )
+        return error_event(seq, error, message)
 
     def finish(
         self, seq: Sequence, reason: FinishReason, error: EngineErrorKind | None = None
@@ -371,53 +371,19 @@ class Scheduler:
         if not result.is_finite:
             self.block_manager.forget(seq)
             return self.fail(seq, "internal", "the model's output was not finite")
-        self._record_prompt_logprobs(row, result)
+        record_prompt_logprobs(row, result)
         if result.token_id is not None:
             seq.token_ids.append(result.token_id)
         # A preempted sequence has lost the blocks this step wrote.
         if seq.state is SequenceState.RUNNING:
             self.block_manager.index(seq, row.end)
             self.block_manager.slide(seq, row.end)
-        reason = self._finish_reason(row, result.token_id)
+        reason = finish_reason(row, result.token_id)
         if reason is not None:
             self.finish(seq, reason)
         if reason is None and result.token_id is None:
             return None
-        return self._event(row, result)
-
-    @staticmethod
-    def _record_prompt_logprobs(row: ScheduledRow, result: RowResult) -> None:
-        """Append what is new: a recomputed chunk, or another choice's, brings known ones again."""
-        if result.prompt_logprobs:
-            known = row.seq.prompt_logprobs
-            known.extend(result.prompt_logprobs[len(known) - row.num_computed_tokens - 1 :])
-
-    @staticmethod
-    def _finish_reason(row: ScheduledRow, token_id: int | None) -> FinishReason | None:
-        seq = row.seq
-        num_generated = len(seq.token_ids) - seq.num_prompt_tokens
-        if token_id in seq.stop_token_ids and num_generated > seq.params.min_tokens:
-            return "stop"
-        # For no token at all the end is full from the start, but the prompt must have run.
-        if len(seq.token_ids) >= seq.max_num_tokens and row.end >= seq.num_prompt_tokens:
-            return "length"
-        return None
-
-    @staticmethod
-    def _event(row: ScheduledRow, result: RowResult) -> TokenEvent:
-        seq = row.seq
-        is_first = seq.num_own_tokens <= 1
-        wants_prompt = is_first and seq.params.num_prompt_logprobs >= 0
-        return TokenEvent(
-            request_id=seq.request_id,
-            index=seq.index,
-            token_ids=[] if result.token_id is None else [result.token_id],
-            logprobs=None if result.logprobs is None else [result.logprobs],
-            finish_reason=seq.finish_reason,
-            num_cached_tokens=seq.num_cached_tokens if is_first else 0,
-            version=seq.version.name if is_first and seq.version else "",
-            prompt_logprobs=list(seq.prompt_logprobs) if wants_prompt else None,
-        )
+        return token_event(row, result)
 
 
 def _request(seq: Sequence) -> tuple[int, int]:

@@ -71,15 +71,15 @@ def shard_bytes(leaves: Iterable[jax.ShapeDtypeStruct], shardings: list[NamedSha
     )
 
 
-def block_bytes(config: ModelConfig, layout: DecoderLayout, block_size: int) -> int:
-    """One block's share of one chip, in all layers together."""
+def layer_block_bytes(config: ModelConfig, layout: DecoderLayout, block_size: int) -> int:
+    """A block of one layer: its share of one chip, the mean of all layers."""
     one_each = (1,) * len(config.windows)
     pools = [
         layout.backend.abstract_pool(shape)
         for shape in pool_shapes(config, layout, one_each, block_size)
     ]
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(pools))
-    return int(total) // layout.tensor_size
+    return int(total) // layout.tensor_size // config.num_layers
 
 
 def count_blocks(kv_bytes: int, bytes_of_block: int, num_layers: int) -> int:

@@ -45,6 +45,11 @@ class WeightSets:
         """
         self._check_fits()
         if self._spans_hosts and self._sets:
+            if self._measures:
+                raise CheckpointError(
+                    "the units of an int8 or fp8 KV cache are measured by a program, for which the "
+                    "hosts of a slice must pause: use swap_policy resource"
+                )
             self._sets[version] = self._loader.place(self.stage(folder, progress))
             return
         self._check_config(folder)
@@ -53,12 +58,6 @@ class WeightSets:
     def stage(self, folder: VersionFolder, progress: Progress) -> HostLeaves:
         """Read a version into host memory. CheckpointError where it is not what is served."""
         self._check_config(folder)
-        if self._spans_hosts and self._measures:
-            raise CheckpointError(
-                "the units of an int8 or fp8 KV cache are measured with the weights, which a slice "
-                "of several hosts cannot do while it serves: start pods on the version instead "
-                "(helm upgrade with swap.mode=rollout)"
-            )
         return self._loader.stage(folder.checkpoint(), progress)
 
     def exchange(self, out: LoadedVersion, into: LoadedVersion, staged: HostLeaves) -> None:

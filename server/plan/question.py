@@ -24,7 +24,7 @@ from server.engine.blueprint import (
 from server.engine.kv_kinds import KVKind
 from server.engine.mesh_choice import choose_mesh, choose_split
 from server.engine.program import StateSizes
-from server.engine.sizing import ChipMemory, SizeError, block_bytes
+from server.engine.sizing import ChipMemory, SizeError, layer_block_bytes
 from server.plan.slices import Slice
 
 
@@ -82,7 +82,7 @@ def need_of(question: Question) -> Need:
     layout = choose_layout(config, engine, "tpu", size)
     model = abstract_decoder(config, layout)
     block_size = engine.block_size or ACCELERATOR_BLOCK_SIZE
-    of_layer = block_bytes(config, layout, block_size) // config.num_layers
+    of_layer = layer_block_bytes(config, layout, block_size)
     kinds = [KVKind(window, 0) for window in config.layer_windows]
     blocks = sum(1 + kind.blocks_at(question.context, block_size) for kind in kinds)
     return Need(

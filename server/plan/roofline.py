@@ -17,7 +17,7 @@ from flax import nnx
 from models.config import ModelConfig
 from models.weights import leaf_shardings
 from server.engine.blueprint import Blueprint
-from server.engine.sizing import block_bytes
+from server.engine.sizing import layer_block_bytes
 from server.plan.slices import Chip
 
 
@@ -113,6 +113,7 @@ def work_of(blueprint: Blueprint) -> Work:
         count[0] += size
         count[1] += size * leaf.dtype.itemsize
     block_size = blueprint.sizes.block_size
+    block_bytes = config.num_layers * layer_block_bytes(config, blueprint.layout, block_size)
     return Work(
         config=config,
         tensor_size=blueprint.layout.tensor_size,
@@ -121,7 +122,7 @@ def work_of(blueprint: Blueprint) -> Work:
         head_params=counts["head"][0],
         expert_bytes=counts["expert"][1],
         expert_params=counts["expert"][0],
-        kv_bytes_of_token=block_bytes(config, blueprint.layout, block_size) / block_size,
+        kv_bytes_of_token=block_bytes / block_size,
     )
 
 

@@ -7,7 +7,7 @@ included, lie within 1e-4 by a float64 oracle; such a choice is compared no furt
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,10 +83,9 @@ def build(**settings):
 class Session:
     """An engine over a runner, driven step by step in this thread."""
 
-    def __init__(self, runner, config, *, overlap=True):
-        self.blocks = [
-            BlockManager(runner.kinds, runner.block_size) for _ in range(runner.num_ranks)
-        ]
+    def __init__(self, runner, config, *, overlap=True, num_blocks=None):
+        kinds = [replace(kind, num_blocks=num_blocks or kind.num_blocks) for kind in runner.kinds]
+        self.blocks = [BlockManager(kinds, runner.block_size) for _ in range(runner.num_ranks)]
         schedulers = [
             Scheduler(
                 blocks,
@@ -225,9 +224,9 @@ def test_prefix_cached(base, check):
     )
 
 
-def test_preempted_and_resumed(check):
-    runner, config = build(num_blocks=22)
-    session = Session(runner, config)
+def test_preempted_and_resumed(base, check):
+    """With a part of the pool there is."""
+    session = Session(*base, num_blocks=22)
     check(session.run([*REQUESTS.values(), *fillers(4)]))
     assert session.observer.num_preempted > 0
 

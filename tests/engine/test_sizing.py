@@ -15,9 +15,9 @@ from server.engine.sizing import (
     MAX_TABLE_ENTRIES,
     ChipMemory,
     SizeError,
-    block_bytes,
     check_table,
     count_blocks,
+    layer_block_bytes,
     weight_bytes,
 )
 from tests.models.checkpoints import LLAMA
@@ -44,10 +44,10 @@ def test_weights_are_what_their_arrays_take_of_a_device(num_devices):
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
-def test_a_block_is_keys_and_values_of_all_layers_and_a_devices_heads(num_devices):
+def test_a_block_is_keys_and_values_of_one_layer_and_a_devices_heads(num_devices):
     blueprint = draw(num_devices)
-    # 2 layers of 4 heads of 8 in float32.
-    assert block_bytes(CONFIG, blueprint.layout, 16) == 2 * 2 * 4 * 8 * 4 * 16 // num_devices
+    # 4 heads of 8 in float32.
+    assert layer_block_bytes(CONFIG, blueprint.layout, 16) == 2 * 4 * 8 * 4 * 16 // num_devices
 
 
 def test_blocks_are_whole_and_none_is_promised_that_has_no_room():

@@ -27,7 +27,11 @@ SMALL = {
     "server.extra": {"max_num_batched_tokens": "32", "num_blocks": "256"},
 }
 ONE_HOST = merged(case_values("antipode", "cpu"), SMALL)
-FOUR_HOSTS = merged(case_values("antipode", "v6e-4x4"), SMALL)
+FEWER_PROGRAMS = {
+    "server.maxNumSeqs": 2,
+    "server.extra": {"max_num_batched_tokens": "8", "num_blocks": "256"},
+}
+FOUR_HOSTS = merged(case_values("antipode", "v6e-4x4"), SMALL | FEWER_PROGRAMS)
 # What a chart for TPUs claims that this machine does not have.
 CLAIMS = ("ANTIPODE_SLICE_", "ANTIPODE_CLAIM_", "ANTIPODE_INTERFACE_")
 

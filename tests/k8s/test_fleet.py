@@ -76,6 +76,20 @@ def built(cloud, state_after_up):
     return cloud
 
 
+def settings_with(folder, *replaced):
+    """The path of settings in which each odd one has the next in its place."""
+    text = (SCRIPT.parent / "settings.env").read_text()
+    for before, after in zip(replaced[::2], replaced[1::2], strict=True):
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    (folder / "settings.env").write_text(text)
+    return str(folder / "settings.env")
+
+
+def pools(calls):
+    return [call for call in calls if "node-pools" in call and "create" in call]
+
+
 def printed(run):
     return [line for line in run.stdout.splitlines() if line.startswith("+ ")]
 
@@ -157,13 +171,31 @@ def test_too_little_quota_stops_before_anything_is_made(cloud):
 
 
 def test_a_reservation_is_not_asked_for_quota(cloud, tmp_path):
-    settings = tmp_path / "settings.env"
-    text = (SCRIPT.parent / "settings.env").read_text()
-    settings.write_text(text.replace("CAPACITY=\n", 'CAPACITY="--spot --enable-autoscaling"\n'))
-    run = cloud.run("up", "-f", str(settings), FAKE_QUOTA="2.0")
+    settings = settings_with(tmp_path, "\nCAPACITY=", '\nCAPACITY="--spot --enable-autoscaling"')
+    run = cloud.run("up", "-f", settings, FAKE_QUOTA="2.0")
     assert run.returncode == 0, run.stderr
-    (pool,) = [c for c in cloud.calls if "node-pools" in c and "create" in c][:1]
-    assert {"--spot", "--enable-autoscaling"} < set(pool)
+    assert {"--spot", "--enable-autoscaling"} < set(pools(cloud.calls)[0])
+
+
+FOUR_HOSTS = ("HOSTS_PER_REPLICA=1\nREPLICAS=1", "HOSTS_PER_REPLICA=4\nREPLICAS=2")
+
+
+def test_a_slice_of_several_hosts_is_a_pool_of_its_own(cloud, tmp_path):
+    manifest = ("MANIFEST=\n", "MANIFEST=lws.yaml\n")
+    settings = settings_with(tmp_path, *FOUR_HOSTS, *manifest)
+    run = cloud.run("up", "-f", settings)
+    assert run.returncode == 0, run.stderr
+    made = [(c[c.index("create") + 1], "--num-nodes=4" in c) for c in pools(cloud.calls)]
+    assert made == [("tpu-0", True), ("tpu-1", True)] * 2
+    assert cloud.run("up", "-f", settings).returncode == 0
+    assert cloud.changes == []
+
+
+def test_a_slice_of_several_hosts_needs_what_gke_does_not_bring(cloud, tmp_path):
+    run = cloud.run("up", "-f", settings_with(tmp_path, *FOUR_HOSTS))
+    assert run.returncode == 2
+    assert "a slice of 4 hosts is a LeaderWorkerSet" in run.stderr
+    assert cloud.calls == []
 
 
 @pytest.mark.parametrize(
@@ -181,10 +213,8 @@ def test_wrong_use_is_told(cloud, arguments, code, words):
 
 
 def test_a_region_without_its_settings_is_told(cloud, tmp_path):
-    settings = tmp_path / "settings.env"
-    text = (SCRIPT.parent / "settings.env").read_text()
-    settings.write_text(text.replace("PROXIES_us_east5", "PROXIES_us_east7"))
-    run = cloud.run("up", "-f", str(settings))
+    settings = settings_with(tmp_path, "PROXIES_us_east5", "PROXIES_us_east7")
+    run = cloud.run("up", "-f", settings)
     assert run.returncode != 0
     assert "PROXIES_us_east5 is not set" in run.stderr
     assert not [call for call in cloud.changes if "firewall" in call]
