@@ -5,6 +5,9 @@ between runs, and compiled without LLVM's optimizations: they compute the same, 
 compile. A test that starts a server gives it the devices of its machine.
 
 Hypothesis measures nothing: on a busy machine a slow example is no failure.
+
+Files run side by side, each on one process. Those that start servers wait much and are long: they come
+first, in two rows of which each is run one after another, beside the others that compute all the time.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -25,6 +29,28 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(".cache/xla-tests").absolute())
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+TESTS = Path(__file__).parent
+ROWS = {
+    "hosts": ("e2e/test_hosts.py", "helm/test_served_pod.py"),
+    "servers": ("e2e", "k8s/lab"),
+}
+
+
+def row_of(path: Path) -> str | None:
+    """The row of servers that a file is in."""
+    inside = path.relative_to(TESTS)
+    for row, places in ROWS.items():
+        if any(inside.is_relative_to(place) for place in places):
+            return row
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: row_of(item.path) is None)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(row_of(item.path) or str(item.path)))
+
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

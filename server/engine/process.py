@@ -26,7 +26,6 @@ from server.engine.follower import FollowerProcess
 from server.engine.golden import GoldenClient
 from server.engine.link import (
     EngineInfo,
-    EngineState,
     Fatal,
     Pulse,
     Step,
@@ -38,11 +37,12 @@ from server.engine.link_server import LinkServer
 from server.engine.ranks import Ranks
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import LoadedVersion
+from server.engine.status import Status
 from server.engine.version import SwapSettings, Version, VersionError
 from server.engine.version_manager import VersionManager
 from server.hosts.group import LOSS_SECONDS, Group, GroupError, HostLink, find_group
 from server.logs import set_up_logging
-from server.metrics import Gauges, Metrics
+from server.metrics import Metrics
 from server.model_config import ModelConfigWatcher, ModelFile
 from server.slice.chips import ChipMonitor, ChipUse, monitor_of
 from server.slice.resolve import Slice
@@ -60,24 +60,17 @@ class EngineProcess:
     def __init__(self, config: EngineConfig, model: ServedModel, link_path: Path) -> None:
         self._config = config
         self._model = model
-        self._started = time.monotonic()
         self._link = LinkServer(link_path, self)
         self._metrics = Metrics(
             model=model.name,
             version=model.version,
             release=release_of("antipode-server"),
         )
+        self._status = Status(self._metrics)
         self._engine: Engine[Any] | None = None
         self._versions: VersionManager | None = None
         self._golden = GoldenClient(lambda submit: self.receive(OWN_CLIENT, submit))
-        self._num_blocks = self._block_size = 0
-        self._load_seconds = 0.0
-        self._slice: Slice | None = None
-        self._host_links: tuple[HostLink, ...] = ()
         self._monitor: ChipMonitor | None = None
-        self._chips: dict[int, ChipUse] = {}
-        self._is_draining = False
-        self._progress = ("starting", 0.0)
         self._ended = threading.Event()
         # Rendering metrics is for one thread at a time, and pulses must not overtake each other.
         self._pulse_lock = threading.Lock()
@@ -113,7 +106,7 @@ class EngineProcess:
 
     def command(self, command: Command) -> None:
         """What the main process wants. What a drain lets in is the API processes' business."""
-        self._is_draining = True
+        self._status.is_draining = True
         if self._monitor is not None:
             self._monitor.stop()
         if command == "stop":
@@ -126,64 +119,23 @@ class EngineProcess:
 
     def pulse(self) -> Pulse:
         """How the engine is doing, now."""
-        engine = self._engine
-        if engine is None:
-            detail, progress = self._progress
-            metrics = self._metrics.render(
-                Gauges(state=self._state, slice=self._slice, host_links=self._host_links)
-            )
-            return Pulse(state=self._state, detail=detail, progress=progress, metrics=metrics)
-        load = engine.load()
-        age = max(0.0, time.monotonic() - engine.last_progress)
-        gauges = Gauges(
-            state=self._state,
-            num_requests_waiting=load.num_requests_waiting,
-            num_requests_running=load.num_sequences_running,
-            kv_cache_usage_ratio=1 - load.num_free_blocks / load.num_usable_blocks,
-            num_blocks=self._num_blocks,
-            block_size=self._block_size,
-            step_age_seconds=age // 1,
-            model_load_seconds=self._load_seconds,
-            versions=self._versions.statuses() if self._versions else (),
-            config_error=self._versions.config_error if self._versions else "",
-            slice=self._slice,
-            host_links=self._host_links,
-            chips=dict(self._chips),
-        )
-        return Pulse(
-            state=self._state,
-            progress_age=age,
-            progress=1.0,
-            metrics=self._metrics.render(gauges, engine.running_seconds()),
-            num_unfinished=load.num_unfinished,
-            queue_full=load.is_queue_full,
-            versions=gauges.versions,
-            config_error=gauges.config_error,
-        )
-
-    @property
-    def _state(self) -> EngineState:
-        if self._is_draining:
-            return "draining"
-        return "starting" if self._engine is None else "ready"
+        return self._status.pulse()
 
     def _serve(self, build: RunnerBuilder) -> None:
         runner = build(self._config, self)
         engine = self._build_engine(runner)
-        self._load_seconds = time.monotonic() - self._started
-        self._num_blocks = runner.num_ranks * runner.kinds[0].num_blocks
-        self._block_size = runner.block_size
+        self._status.serve(engine, runner)
         self._engine = engine
-        self._versions = self._manage_versions(engine, runner)
+        self._versions = self._status.versions = self._manage_versions(engine, runner)
         self._broadcast_pulse()  # Whoever is told that this is ready knows the versions.
         self._link.announce(self._info(runner))
         self._log_ready(runner)
         self._monitor = monitor_of(
-            self._slice,
+            self._status.slice,
             self._config.tpu_metrics_interval_seconds,
             lambda use: self.on_chips(0, use),
         )
-        if self._monitor is not None and not self._is_draining:
+        if self._monitor is not None and not self._status.is_draining:
             self._monitor.start()
         engine.run()
         runner.close()
@@ -281,15 +233,15 @@ class EngineProcess:
         )
 
     def on_progress(self, detail: str, progress: float) -> None:
-        if detail != self._progress[0]:
+        if detail != self._status.detail:
             _log.info("%s", detail)
-        self._progress = (detail, progress)
+        self._status.detail, self._status.progress = detail, progress
 
     def on_compilation(self) -> None:
         self._metrics.on_compilation(is_ready=self._engine is not None)
 
     def on_slice(self, found: Slice) -> None:
-        self._slice = found
+        self._status.slice = found
         _log.info(
             "slice",
             extra={
@@ -304,7 +256,7 @@ class EngineProcess:
         )
 
     def on_links(self, links: tuple[HostLink, ...]) -> None:
-        self._host_links = links
+        self._status.host_links = links
         for link in links:
             _log.info(
                 "host %d is here",
@@ -313,7 +265,7 @@ class EngineProcess:
             )
 
     def on_chips(self, index: int, use: ChipUse) -> None:
-        self._chips[index] = use
+        self._status.chips[index] = use
 
     def on_leaving(self, index: int) -> None:
         _log.info("host %d was told to end: all hosts drain", index)
@@ -338,7 +290,7 @@ class EngineProcess:
     def _log_ready(self, runner: ServingRunner) -> None:
         _log.info(
             "loaded and warm in %.1f s",
-            self._load_seconds,
+            self._status.load_seconds,
             extra={
                 "max_model_len": runner.max_model_len,
                 "data_ranks": runner.num_ranks,
@@ -351,7 +303,7 @@ class EngineProcess:
 
     def _fail(self, error: Exception) -> None:
         """Say once, to everyone, why this process ends."""
-        if self._host_links:
+        if self._status.host_links:
             # A lost host first shows as a failed collective: let who watches the hosts speak.
             time.sleep(LOSS_SECONDS)
         if self._engine is not None:
