@@ -6,8 +6,8 @@ compile. A test that starts a server gives it the devices of its machine.
 
 Hypothesis measures nothing: on a busy machine a slow example is no failure.
 
-Files run side by side, each on one process. Those that start servers wait much and are long: they come
-first, in two rows of which each is run one after another, beside the others that compute all the time.
+Files run side by side, each in one process. Those that start servers wait much and are long: they
+come first, in two rows whose tests run one after another, while others compute beside them.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def row_of(path: Path) -> str | None:
     return None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: row_of(item.path) is None)
     for item in items:
