@@ -148,7 +148,7 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
     from server.engine.sequence import LoadedVersion
 
     sizes = EngineConfig(
-        max_num_seqs=4, max_num_batched_tokens=64, max_model_len=128, data_parallel_size=1
+        max_num_seqs=4, max_num_batched_tokens=32, max_model_len=128, data_parallel_size=1
     )
     runner = ModelRunner.build(folder, sizes, version=LoadedVersion(folder.name))
     scheduler = Scheduler(

@@ -41,7 +41,7 @@ def devices(count):
     return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}"}
 
 
-# The fewest programs, where nobody looks at tokens.
+# The fewest programs.
 SMALL = ("--max-num-seqs=2", "--max-num-batched-tokens=8")
 
 
@@ -118,12 +118,14 @@ def wait_end(servers, pids):
 
 
 @pytest.mark.parametrize(
-    ("size", "tensor_size", "frozen"), [(2, 2, 0), (2, 1, 1), (4, 2, 3)], ids=str
+    ("size", "tensor_size", "flags", "frozen"),
+    [(2, 2, (), 0), (2, 1, (), 1), (4, 2, SMALL, 3)],
+    ids=["2 share", "2 ranks", "2 ranks share"],
 )
 def test_they_give_the_tokens_of_one_host_until_one_of_them_freezes(
-    tokens_alone, start_group, size, tensor_size, frozen
+    tokens_alone, start_group, size, tensor_size, flags, frozen
 ):
-    group = start_group(size, tensor_size=tensor_size)
+    group = start_group(size, *flags, tensor_size=tensor_size)
     leader, *followers = group
     assert tokens(leader) == tokens_alone
     assert all(follower.logged("loaded and warm") for follower in followers)
@@ -160,25 +162,14 @@ def test_over_claimed_interfaces_they_do_too_until_a_cable_is_pulled(
         assert server.logged(f"host {other} is gone: it has been silent for {BOUND_SECONDS} s")
 
 
-async def test_one_that_is_told_to_end_has_all_of_them_drain(start_group):
-    """The kubelet evicts one host alone: streams are finished first."""
-    group = start_group(2, *SMALL)
-    pids = processes(group)
-    async with client(group[0]) as http:
-        [(stream, task)] = await start_streams(http, 1, max_tokens=200, ignore_eos=True)
-        group[1].terminate()
-        await task
-    assert (stream.finish_reason, len(stream.token_ids)) == ("length", 200)
-    assert await asyncio.to_thread(wait_end, group, pids) == [0, 0]
-    assert group[0].logged("host 1 was told to end: all hosts drain")
-
-
 @pytest.mark.parametrize(
-    ("policy", "tensor_size", "kv_dtype"), [("resource", 2, "int8"), ("availability", 1, "auto")]
+    ("policy", "tensor_size", "kv_dtype", "told"),
+    [("resource", 2, "int8", (0, 1)), ("availability", 1, "auto", (1,))],
 )
 async def test_they_change_versions_and_drain_together(
-    start_group, tmp_path, policy, tensor_size, kv_dtype
+    start_group, tmp_path, policy, tensor_size, kv_dtype, told
 ):
+    """When all are told to end, or when the kubelet evicts one that follows."""
     config = tmp_path / "model.yaml"
 
     def serve(version):
@@ -198,24 +189,30 @@ async def test_they_change_versions_and_drain_together(
         [(stream, task)] = await start_streams(
             http, 1, model="tiny", max_tokens=200, ignore_eos=True
         )
-        for server in group:
-            server.terminate()
+        for index in told:
+            group[index].terminate()
         await task
     assert (stream.finish_reason, len(stream.token_ids)) == ("length", 200)
     assert await asyncio.to_thread(wait_end, group, pids) == [0, 0]
+    assert leader.logged("host 1 was told to end: all hosts drain")
 
 
-def test_where_a_claimed_interface_leads_nowhere_they_use_the_pods(start_group, two_hosts):
+def test_where_a_claimed_interface_leads_nowhere_they_use_the_pods_until_one_is_killed(
+    start_group, two_hosts
+):
     two_hosts.cut(1, "eth1")
-    leader, follower = start_group(2, *SMALL, namespaces=two_hosts)
+    group = start_group(2, *SMALL, namespaces=two_hosts)
+    leader, follower = group
     assert follower.logged("host 0 cannot be reached over eth1: using the pod's network")
     with two_hosts.inside(0):
         link = {"network": "pod", "interface": "", "address": two_hosts.address(1)}
         assert leader.metric("antipode_host_link_info", host_index="1", **link) == 1
+    pids = processes(group)
+    os.kill(follower.pid, signal.SIGKILL)
+    assert wait_end(group, pids) == [1, -signal.SIGKILL]
 
 
-@pytest.mark.parametrize("process", ["engine", "main"])
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(("index", "process"), [(0, "engine"), (0, "main"), (1, "engine")])
 async def test_one_that_is_killed_ends_all_of_them(start_group, index, process):
     group = start_group(2, *SMALL)
     pids = processes(group)
