@@ -2,6 +2,8 @@
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := .venv/bin/python -m
 ARGS ?=
+# Where it is set, every process compiles every module again: a server takes twice as long to start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve failover test lint format bench swap hosts plan-ci golden train-tiny sbom charts

@@ -4,11 +4,13 @@ Set before anything imports jax, which reads its environment once. Compiled prog
 between runs, and compiled without LLVM's optimizations: they compute the same, in half the time to
 compile. A test that starts a server gives it the devices of its machine.
 
-Hypothesis measures nothing: on a busy machine a slow example is no failure.
+Hypothesis measures nothing: on a busy machine a slow example is no failure. The garbage collector
+leaves alone what is there for the whole session: going through it again and again finds nothing.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -28,3 +30,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+gc.set_threshold(100_000, 50, 100)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
