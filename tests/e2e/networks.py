@@ -49,6 +49,9 @@ class Networks:
                 ip("netns", "delete", namespace)
             shutil.rmtree(_ETC / namespace, ignore_errors=True)
 
+    def namespace(self, index: int) -> str:
+        return self.hosts[index]
+
     @staticmethod
     def address(index: int, interface: str = "eth0") -> str:
         return f"{_NETWORKS[interface][0]}.{index + 1}"
@@ -56,6 +59,11 @@ class Networks:
     def cut(self, index: int, interface: str) -> None:
         """Pull a host's cable, at the switch: neither side is told."""
         ip("-n", self.switch, "link", "set", f"{interface}-{index}", "nomaster")
+
+    def link(self, index: int) -> dict[str, str]:
+        """How host 0's metrics say that it reaches a host whose claimed interface leads to it."""
+        address = self.address(index, "eth1")
+        return {"network": "claimed", "interface": "eth1", "address": address}
 
     @contextlib.contextmanager
     def inside(self, index: int) -> Iterator[None]:
@@ -98,6 +106,26 @@ class Networks:
         ip("-n", self.switch, "link", "set", port, "master", f"br-{interface}", "up")
         ip("-n", host, "address", "add", address, "dev", interface)
         ip("-n", host, "link", "set", interface, "up")
+
+
+class Loopback:
+    """In place of them, where this machine makes none."""
+
+    @staticmethod
+    def namespace(index: int) -> str:
+        return ""
+
+    @staticmethod
+    def address(index: int) -> str:
+        return "127.0.0.1"
+
+    @staticmethod
+    def link(index: int) -> dict[str, str]:
+        return {"network": "pod", "interface": "", "address": "127.0.0.1"}
+
+    @staticmethod
+    def inside(index: int) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 def are_possible() -> bool:

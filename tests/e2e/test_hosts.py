@@ -7,6 +7,7 @@ machine has namespaces for them. Starting a group takes a while, so each has a s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -41,6 +42,7 @@ def devices(count):
     return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}"}
 
 
+LOOPBACK = networks.Loopback()
 # The fewest programs.
 SMALL = ("--max-num-seqs=2", "--max-num-batched-tokens=8")
 
@@ -54,14 +56,11 @@ def is_serving(server, version):
 def start_group(start):
     """Start the hosts of a slice, the leader first, and wait until they serve.
 
-    All of them share each layer, unless `tensor_size` are to. Each is in its namespace where some
-    are given, else on loopback.
+    All of them share each layer, unless `tensor_size` are to. `apart` are their networks.
     """
 
-    def start_all(size, *flags, tensor_size=None, namespaces=None):
-        addresses = ["127.0.0.1"] * size
-        if namespaces:
-            addresses = [namespaces.address(index) for index in range(size)]
+    def start_all(size, *flags, tensor_size=None, apart=LOOPBACK):
+        addresses = [apart.address(index) for index in range(size)]
         hosts = ",".join([f"{addresses[0]}:{first_free_port(2)}", *addresses[1:]])
         group = [
             start(
@@ -72,7 +71,7 @@ def start_group(start):
                 f"--tensor-parallel-size={tensor_size or size}",
                 "--dtype=float32",
                 *flags,
-                namespace=namespaces.hosts[index] if namespaces else "",
+                namespace=apart.namespace(index),
                 **devices(1),
             )
             for index in range(size)
@@ -99,6 +98,19 @@ def two_hosts():
         yield made
 
 
+@pytest.fixture
+def networks_of():
+    """Make the networks of so many hosts; loopback where this machine makes none."""
+    with contextlib.ExitStack() as stack:
+
+        def make(size):
+            if not networks.are_possible():
+                return LOOPBACK
+            return stack.enter_context(networks.Networks(size))
+
+        yield make
+
+
 def tokens(server):
     answer = server.post("/v1/completions", REQUEST | {"model": server.start_line["model"]})
     return [choice["token_ids"] for choice in answer.json()["choices"]]
@@ -123,16 +135,18 @@ def wait_end(servers, pids):
     ids=["2 share", "2 ranks", "2 ranks share"],
 )
 def test_they_give_the_tokens_of_one_host_until_one_of_them_freezes(
-    tokens_alone, start_group, size, tensor_size, flags, frozen
+    tokens_alone, start_group, networks_of, size, tensor_size, flags, frozen
 ):
-    group = start_group(size, *flags, tensor_size=tensor_size)
+    apart = networks_of(size)
+    group = start_group(size, *flags, tensor_size=tensor_size, apart=apart)
     leader, *followers = group
-    assert tokens(leader) == tokens_alone
     assert all(follower.logged("loaded and warm") for follower in followers)
-    for index in range(1, size):
-        link = {"host_index": str(index), "network": "pod", "address": "127.0.0.1"}
-        assert leader.metric("antipode_host_link_info", **link) == 1
-    assert leader.metric("antipode_slice_info", hosts=str(size), chips=str(size)) == 1
+    with apart.inside(0):
+        assert tokens(leader) == tokens_alone
+        for index in range(1, size):
+            link = {"host_index": str(index), **apart.link(index)}
+            assert leader.metric("antipode_host_link_info", **link) == 1
+        assert leader.metric("antipode_slice_info", hosts=str(size), chips=str(size)) == 1
 
     others = [server for server in group if server is not group[frozen]]
     pids = processes(others)
@@ -142,17 +156,12 @@ def test_they_give_the_tokens_of_one_host_until_one_of_them_freezes(
     assert all(other.logged(silence) for other in others)
 
 
-def test_over_claimed_interfaces_they_do_too_until_a_cable_is_pulled(
-    tokens_alone, start_group, two_hosts
-):
+def test_they_end_when_the_cable_of_a_claimed_interface_is_pulled(start_group, two_hosts):
     """The other side of a pulled cable says nothing: no connection is closed."""
-    group = start_group(2, namespaces=two_hosts)
+    group = start_group(2, *SMALL, apart=two_hosts)
     leader, follower = group
-    eth1 = two_hosts.address(1, "eth1")
     with two_hosts.inside(0):
-        assert tokens(leader) == tokens_alone
-        link = {"network": "claimed", "interface": "eth1", "address": eth1}
-        assert leader.metric("antipode_host_link_info", host_index="1", **link) == 1
+        assert leader.metric("antipode_host_link_info", **two_hosts.link(1)) == 1
         interface = {"interface": "eth1", "mtu": str(networks.CLAIMED_MTU), "default": "false"}
         assert leader.metric("antipode_network_interface_info", **interface) == 1
         pids = processes(group)
@@ -201,7 +210,7 @@ def test_where_a_claimed_interface_leads_nowhere_they_use_the_pods_until_one_is_
     start_group, two_hosts
 ):
     two_hosts.cut(1, "eth1")
-    group = start_group(2, *SMALL, namespaces=two_hosts)
+    group = start_group(2, *SMALL, apart=two_hosts)
     leader, follower = group
     assert follower.logged("host 0 cannot be reached over eth1: using the pod's network")
     with two_hosts.inside(0):
