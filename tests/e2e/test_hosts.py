@@ -140,9 +140,9 @@ def test_they_give_the_tokens_of_one_host_until_one_of_them_freezes(
     apart = networks_of(size)
     group = start_group(size, *flags, tensor_size=tensor_size, apart=apart)
     leader, *followers = group
-    assert all(follower.logged("loaded and warm") for follower in followers)
     with apart.inside(0):
         assert tokens(leader) == tokens_alone
+        assert all(follower.logged("loaded and warm") for follower in followers)
         for index in range(1, size):
             link = {"host_index": str(index), **apart.link(index)}
             assert leader.metric("antipode_host_link_info", **link) == 1
