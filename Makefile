@@ -2,7 +2,7 @@
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := .venv/bin/python -m
 ARGS ?=
-# Where it is set, every process compiles every module again: a server takes twice as long to start.
+# Where it is set, every process compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

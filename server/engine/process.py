@@ -124,10 +124,10 @@ class EngineProcess:
     def _serve(self, build: RunnerBuilder) -> None:
         runner = build(self._config, self)
         engine = self._build_engine(runner)
-        self._status.serve(engine, runner)
         self._engine = engine
-        self._versions = self._status.versions = self._manage_versions(engine, runner)
-        self._broadcast_pulse()  # Whoever is told that this is ready knows the versions.
+        self._versions = self._manage_versions(engine, runner)
+        self._status.serve(engine, self._versions, runner)
+        self._broadcast_pulse()
         self._link.announce(self._info(runner))
         self._log_ready(runner)
         self._monitor = monitor_of(

@@ -27,7 +27,7 @@ class Status:
         self._started = time.monotonic()
         self._engine: Engine[Any] | None = None
         self._num_blocks = self._block_size = 0
-        self.versions: VersionManager | None = None
+        self._versions: VersionManager | None = None
         self.load_seconds = 0.0
         self.detail, self.progress = "starting", 0.0
         self.slice: Slice | None = None
@@ -35,8 +35,9 @@ class Status:
         self.chips: dict[int, ChipUse] = {}
         self.is_draining = False
 
-    def serve(self, engine: Engine[Any], runner: ServingRunner) -> None:
-        """The start is over."""
+    def serve(self, engine: Engine[Any], versions: VersionManager, runner: ServingRunner) -> None:
+        """The start is over. Who is told so is told of the versions too."""
+        self._versions = versions
         self.load_seconds = time.monotonic() - self._started
         self._num_blocks = runner.num_ranks * runner.kinds[0].num_blocks
         self._block_size = runner.block_size
@@ -75,8 +76,8 @@ class Status:
             block_size=self._block_size,
             step_age_seconds=age // 1,
             model_load_seconds=self.load_seconds,
-            versions=self.versions.statuses() if self.versions else (),
-            config_error=self.versions.config_error if self.versions else "",
+            versions=self._versions.statuses() if self._versions else (),
+            config_error=self._versions.config_error if self._versions else "",
             slice=self.slice,
             host_links=self.host_links,
             chips=dict(self.chips),

@@ -196,32 +196,27 @@ async def test_they_change_versions_and_drain_together(
     pids = processes(group)
     async with client(leader) as http:
         [(stream, task)] = await start_streams(
-            http, 1, model="tiny", max_tokens=200, ignore_eos=True
+            http, 1, model="tiny", max_tokens=300, ignore_eos=True
         )
         for index in told:
             group[index].terminate()
         await task
-    assert (stream.finish_reason, len(stream.token_ids)) == ("length", 200)
+    assert (stream.finish_reason, len(stream.token_ids)) == ("length", 300)
     assert await asyncio.to_thread(wait_end, group, pids) == [0, 0]
     assert leader.logged("host 1 was told to end: all hosts drain")
 
 
-def test_where_a_claimed_interface_leads_nowhere_they_use_the_pods_until_one_is_killed(
-    start_group, two_hosts
-):
+def test_where_a_claimed_interface_leads_nowhere_they_use_the_pods(start_group, two_hosts):
     two_hosts.cut(1, "eth1")
-    group = start_group(2, *SMALL, apart=two_hosts)
-    leader, follower = group
+    leader, follower = start_group(2, *SMALL, apart=two_hosts)
     assert follower.logged("host 0 cannot be reached over eth1: using the pod's network")
     with two_hosts.inside(0):
         link = {"network": "pod", "interface": "", "address": two_hosts.address(1)}
         assert leader.metric("antipode_host_link_info", host_index="1", **link) == 1
-    pids = processes(group)
-    os.kill(follower.pid, signal.SIGKILL)
-    assert wait_end(group, pids) == [1, -signal.SIGKILL]
 
 
-@pytest.mark.parametrize(("index", "process"), [(0, "engine"), (0, "main"), (1, "engine")])
+@pytest.mark.parametrize("process", ["engine", "main"])
+@pytest.mark.parametrize("index", [0, 1])
 async def test_one_that_is_killed_ends_all_of_them(start_group, index, process):
     group = start_group(2, *SMALL)
     pids = processes(group)

@@ -32,7 +32,7 @@ CHECKPOINT = Path("models/tiny/1")
 CLOSE = 1e-4
 MAX_CLOSE_CALLS = 2
 TEXT = Path("server/engine/scheduler.py").read_text()
-LIMITS = {"max_num_seqs": 8, "max_model_len": 256, "max_num_batched_tokens": 32}
+LIMITS = {"max_num_seqs": 8, "max_model_len": 256, "max_num_batched_tokens": 64}
 FILTERS = {"temperature": 0.9, "top_p": 0.9, "top_k": 40, "min_p": 0.01}
 PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
 
