@@ -54,14 +54,16 @@ class Gauges:
 
     `kv_cache_usage_ratio` is 0 to 1 and leaves out cached blocks that may be reused at once.
     Where layers differ in what they keep, it is that of the fullest pool, and `num_blocks` that of
-    the layers that keep everything. `step_age_seconds` is how long the step loop has not come
-    round. `num_blocks`, `block_size` and `model_load_seconds` are 0 until the model is loaded, and
-    `slice` is None until JAX has its devices. `chips` are by the index of their host.
+    the layers that keep everything. `num_slots` sequences may run at once. `step_age_seconds` is
+    how long the step loop has not come round. `num_slots`, `num_blocks`, `block_size` and
+    `model_load_seconds` are 0 until the model is loaded, and `slice` is None until JAX has its
+    devices. `chips` are by the index of their host.
     """
 
     state: EngineState = "starting"
     num_requests_waiting: int = 0
     num_requests_running: int = 0
+    num_slots: int = 0
     kv_cache_usage_ratio: float = 0.0
     num_blocks: int = 0
     block_size: int = 0
@@ -72,6 +74,12 @@ class Gauges:
     slice: Slice | None = None
     host_links: tuple[HostLink, ...] = ()
     chips: Mapping[int, ChipUse] = field(default_factory=dict)
+
+    @property
+    def load_ratio(self) -> float:
+        """0 to 1, also with a queue: a gateway takes it for a utilization."""
+        wanted = self.num_requests_running + self.num_requests_waiting
+        return min(1.0, wanted / self.num_slots) if self.num_slots else 0.0
 
 
 class Histogram:
@@ -248,6 +256,11 @@ class Metrics(Collector):
             "antipode_kv_cache_usage_ratio",
             "Part of the KV blocks that sequences hold, 0 to 1; of the fullest pool.",
             gauges.kv_cache_usage_ratio,
+        )
+        yield _gauge(
+            "antipode_load_ratio",
+            "Requests running and waiting beside those that may run at once; 1 is full.",
+            gauges.load_ratio,
         )
         cache = {"block_size": str(gauges.block_size), "num_blocks": str(gauges.num_blocks)}
         yield _gauge("antipode_cache_config_info", "Shape of the KV cache.", 1, cache)

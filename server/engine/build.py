@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from server.config import EngineConfig
 from server.engine.engine import Runner
 from server.engine.kv_kinds import KVKind
-from server.engine.platforms import choose_platform
+from server.engine.platforms import choose_platform, unlock_memory
 from server.engine.sequence import LoadedVersion
 from server.engine.version import VersionLoader
 from server.hosts import messages
@@ -130,6 +130,7 @@ def software() -> str:
 def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None]) -> None:
     """Import JAX with its settings, and have compilations told."""
     choose_platform(os.environ)
+    unlock_memory()
     _set_compilation_cache(config)
     import jax
 

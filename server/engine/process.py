@@ -126,7 +126,7 @@ class EngineProcess:
         engine = self._build_engine(runner)
         self._engine = engine
         self._versions = self._manage_versions(engine, runner)
-        self._status.serve(engine, self._versions, runner)
+        self._status.serve(engine, self._versions, runner, self._config.max_num_seqs)
         self._broadcast_pulse()
         self._link.announce(self._info(runner))
         self._log_ready(runner)

@@ -26,7 +26,7 @@ class Status:
         self._metrics = metrics
         self._started = time.monotonic()
         self._engine: Engine[Any] | None = None
-        self._num_blocks = self._block_size = 0
+        self._num_slots = self._num_blocks = self._block_size = 0
         self._versions: VersionManager | None = None
         self.load_seconds = 0.0
         self.detail, self.progress = "starting", 0.0
@@ -35,10 +35,20 @@ class Status:
         self.chips: dict[int, ChipUse] = {}
         self.is_draining = False
 
-    def serve(self, engine: Engine[Any], versions: VersionManager, runner: ServingRunner) -> None:
-        """The start is over. Who is told so is told of the versions too."""
+    def serve(
+        self,
+        engine: Engine[Any],
+        versions: VersionManager,
+        runner: ServingRunner,
+        max_num_seqs: int,
+    ) -> None:
+        """The start is over. Who is told so is told of the versions too.
+
+        `max_num_seqs` is a rank's.
+        """
         self._versions = versions
         self.load_seconds = time.monotonic() - self._started
+        self._num_slots = runner.num_ranks * max_num_seqs
         self._num_blocks = runner.num_ranks * runner.kinds[0].num_blocks
         self._block_size = runner.block_size
         self._engine = engine
@@ -71,6 +81,7 @@ class Status:
             state=self.state,
             num_requests_waiting=load.num_requests_waiting,
             num_requests_running=load.num_sequences_running,
+            num_slots=self._num_slots,
             kv_cache_usage_ratio=1 - load.num_free_blocks / load.num_usable_blocks,
             num_blocks=self._num_blocks,
             block_size=self._block_size,

@@ -7,7 +7,6 @@ of the same architecture, shapes and tokenizer. When it takes that place is deci
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from models.manifest import Golden
 from models.reading import ReadLimits
 from models.version_folder import VersionFolder, open_version
 from models.weights import HostLeaves
+from server.engine.host_memory import available_bytes
 from server.engine.sequence import LoadedVersion
 from server.engine.weight_sets import WeightSets
 
@@ -41,7 +41,8 @@ def tokenizer_sums(folder: Path) -> dict[str, str]:
 class CheckpointLoader:
     """`tokenizer` is that of what is served, `host_bytes` what loading may take of host memory.
 
-    With `host_bytes` 0 that is half of what the machine has to spare when a load begins.
+    With `host_bytes` 0 that is half of what the machine and the container have to spare when a load
+    begins.
     """
 
     def __init__(self, weights: WeightSets, tokenizer: dict[str, str], host_bytes: int) -> None:
@@ -81,7 +82,7 @@ class CheckpointLoader:
         self._weights.drop(version)
 
     def _bytes(self) -> int:
-        return self._host_bytes or _available_bytes() // 2
+        return self._host_bytes or available_bytes() // 2
 
     @contextmanager
     def _open(self, path: str, host_bytes: int) -> Iterator[tuple[VersionFolder, Golden]]:
@@ -121,7 +122,3 @@ class CheckpointLoader:
 def files_of(path: str) -> Files:
     """The files of a version by its path, in a folder or a bucket."""
     return GcsFiles(path) if is_gcs(path) else LocalFiles(Path(path))
-
-
-def _available_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

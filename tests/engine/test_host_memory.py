@@ -1,0 +1,46 @@
+"""What is left of host memory: the machine's, or the container's limit where that is less."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.engine.host_memory import available_bytes
+
+MIB = 1 << 20
+
+
+def version_2(folder, limit):
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{40 * MIB}\n")
+    (folder / "memory.stat").write_text(f"anon {20 * MIB}\ninactive_file {10 * MIB}\n")
+
+
+def version_1(folder, limit):
+    (folder / "memory").mkdir()
+    (folder / "memory" / "memory.limit_in_bytes").write_text(f"{limit}\n")
+    (folder / "memory" / "memory.usage_in_bytes").write_text(f"{40 * MIB}\n")
+    (folder / "memory" / "memory.stat").write_text(f"total_inactive_file {10 * MIB}\n")
+
+
+@pytest.mark.parametrize("files", [version_2, version_1])
+class TestInAContainer:
+    def test_what_is_left_of_its_limit_and_what_the_kernel_would_give_back(self, tmp_path, files):
+        files(tmp_path, 100 * MIB)
+        assert available_bytes(tmp_path) == 70 * MIB
+
+    def test_nothing_is_left_at_its_limit(self, tmp_path, files):
+        files(tmp_path, 20 * MIB)
+        assert available_bytes(tmp_path) == 0
+
+    def test_a_limit_beyond_the_machine_is_none(self, tmp_path, files):
+        files(tmp_path, 1 << 62)
+        assert 0 < available_bytes(tmp_path) < 1 << 50
+
+
+def test_without_a_limit_it_is_the_machines(tmp_path):
+    version_2(tmp_path, "max")
+    assert 0 < available_bytes(tmp_path) < 1 << 50
+
+
+def test_without_control_groups_too(tmp_path):
+    assert 0 < available_bytes(tmp_path) < 1 << 50
