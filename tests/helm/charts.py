@@ -21,6 +21,11 @@ def case_values(chart: str, case: str) -> dict[str, Any]:
     return yaml.safe_load((HELM / chart / "ci" / f"{case}.yaml").read_text())
 
 
+BASE = case_values("antipode", "v6e-2x2")
+SEVERAL = case_values("antipode", "v6e-4x4")
+GATEWAY = case_values("antipode-gateway", "gke")
+
+
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Values with dotted names changed: {"model.version": "2"}."""
     values = json.loads(json.dumps(values))
@@ -33,11 +38,11 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def render_files(chart: str, values: dict[str, Any]) -> dict[str, str]:
-    """Each template's text. The release is `prod` in the namespace `llm`, on Kubernetes 1.34."""
+def render_files(chart: str, values: dict[str, Any], release: str = "prod") -> dict[str, str]:
+    """Each template's text, of a release in the namespace `llm`, on Kubernetes 1.34."""
     loaded = helm_python.Chart.load(HELM / chart)
     loaded.validate_schema(values)
-    options = {"name": "prod", "namespace": "llm", "kube_version": "v1.34.2"}
+    options = {"name": release, "namespace": "llm", "kube_version": "v1.34.2"}
     # The public call takes no version of Kubernetes; the library under it does.
     return json.loads(
         _native.call_string("helm_render", loaded._raw(), json.dumps(values), json.dumps(options))

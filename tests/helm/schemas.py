@@ -108,7 +108,12 @@ OWN: dict[str, Schema] = {
             ),
             maxInFlightRequestsPerEndpoint=NUMBER,
             scopes=array(
-                record(selector={"type": "object"}, backendPreference={"enum": ["PREFERRED"]})
+                record(
+                    ("selector",),
+                    selector={"type": "object"},
+                    backendPreference={"enum": ["PREFERRED"]},
+                    capacityScalerPercent={"type": "integer", "minimum": 0, "maximum": 100},
+                )
             ),
         ),
     ),
@@ -138,6 +143,7 @@ OWN: dict[str, Schema] = {
         appProtocols=array({"enum": ["gateway.envoyproxy.io/h2c"]}),
         endpoints=array(record(fqdn=record(("hostname", "port"), hostname=TEXT, port=NUMBER))),
     ),
+    "ServiceExport": record(),
     "GlobalRules": record(
         ("groups",),
         groups=array(
@@ -207,7 +213,7 @@ def validate_core(thing: dict[str, Any], version: str) -> None:
 
 
 def validate_own(thing: dict[str, Any]) -> None:
-    jsonschema.validate(thing["spec"], OWN[thing["kind"]])
+    jsonschema.validate(thing.get("spec", {}), OWN[thing["kind"]])
 
 
 def validate_crd(thing: dict[str, Any], schemas: dict[tuple[str, str, str], Schema]) -> None:

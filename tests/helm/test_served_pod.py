@@ -1,21 +1,28 @@
-"""The chart and the program against each other: the rendered pod's server, started here.
+"""The chart and the program against each other: the pod's server, started here.
 
-Its command, variables, ports and probes are read out of the render; a folder stands in for each
-mount. On CPU, with the embedded model.
+Its command, variables, ports and probes are read out of what Helm installs into a stand-in for a
+cluster; a folder stands in for each mount, and the test for the kubelet. On CPU, with the embedded
+model.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
+from helm_python import HelmError
 
 from tests.e2e.servers import REAL, RunningServer, first_free_port, wait_for
 from tests.helm.charts import PROJECT, case_values, find, merged, render
+from tests.helm.fake_cluster import FakeCluster
+from tests.helm.installing import RELEASE, helm, install, set_version
 
 SMALL = {
     "model.bucket": "",
@@ -51,15 +58,13 @@ def mount(folder: Path, config_map: dict) -> None:
 class Pod:
     """A rendered pod, run here."""
 
-    def __init__(self, folder: Path, values: dict, spec: dict) -> None:
-        self.folder, self.values, self.spec = folder, values, spec
+    def __init__(self, folder: Path, spec: dict, config_map: dict) -> None:
+        self.folder, self.spec = folder, spec
         (self.container,) = self.spec["containers"]
-        self.update("1")
+        self.update(config_map)
 
-    def update(self, version: str) -> None:
-        """What `helm upgrade --set model.version=...` brings into the running pod."""
-        objects = render("antipode", merged(self.values, {"model.version": version}))
-        mount(self.folder / "etc" / "antipode", find(objects, "ConfigMap", "prod-model"))
+    def update(self, config_map: dict) -> None:
+        mount(self.folder / "etc" / "antipode", config_map)
 
     def start(self, **others: str) -> RunningServer:
         """`others` are variables that the pod's controller sets."""
@@ -86,10 +91,38 @@ class Pod:
             return 0
 
 
-@pytest.fixture
-def pod(tmp_path):
-    spec = find(render("antipode", ONE_HOST), "Deployment", "prod")["spec"]["template"]["spec"]
-    return Pod(tmp_path, ONE_HOST, spec)
+class FakeKubelet:
+    """Does what a kubelet would: brings a changed ConfigMap into the pod, and runs a test's pod.
+
+    The Service that the test's pod asks is `server` itself.
+    """
+
+    def __init__(self) -> None:
+        self.pod: Pod | None = None
+        self.server: RunningServer | None = None
+        self.printed = ""
+
+    def __call__(self, thing: dict[str, Any]) -> None:
+        if thing["kind"] == "ConfigMap" and thing["metadata"]["name"] == "prod-model" and self.pod:
+            self.pod.update(thing)
+        if thing["kind"] == "Pod":
+            thing["status"] = {"phase": "Succeeded" if self._run(thing) else "Failed"}
+
+    def _run(self, thing: dict[str, Any]) -> bool:
+        (container,) = thing["spec"]["containers"]
+        _, flag, program = container["command"]
+        assert self.server
+        assert "http://prod:8000" in program
+        here = program.replace("http://prod:8000", self.server.http)
+        ran = subprocess.run(
+            [sys.executable, flag, here], capture_output=True, text=True, check=False
+        )
+        self.printed = ran.stdout
+        return ran.returncode == 0
+
+
+def config_map(values: dict[str, Any]) -> dict[str, Any]:
+    return find(render("antipode", values), "ConfigMap", "prod-model")
 
 
 @pytest.fixture
@@ -99,7 +132,7 @@ def group(tmp_path):
     template = group["leaderWorkerTemplate"]
     specs = [template["leaderTemplate"]["spec"]]
     specs += [template["workerTemplate"]["spec"]] * (template["size"] - 1)
-    pods = [Pod(tmp_path / str(i), FOUR_HOSTS, spec) for i, spec in enumerate(specs)]
+    pods = [Pod(tmp_path / str(i), spec, config_map(FOUR_HOSTS)) for i, spec in enumerate(specs)]
     token = tmp_path / "0" / "etc" / "antipode-admin" / "token"
     token.parent.mkdir()
     token.write_text("secret")
@@ -111,30 +144,42 @@ def complete(server):
     return server.post("/v1/completions", body)
 
 
-def test_the_pods_server_starts_answers_swaps_and_drains_in_time(pod):
-    server = pod.start()
-    try:
-        wait_for(lambda: pod.probe(server, "livenessProbe") == 200, "being alive")
-        server.wait_ready()
-        assert pod.probe(server, "startupProbe") == 200
-        assert pod.probe(server, "readinessProbe") == 200
-        assert complete(server).json()["model_version"] == "1"
+def test_what_helm_installs_starts_answers_swaps_and_drains_in_time(tmp_path):
+    kubelet = FakeKubelet()
+    cluster = FakeCluster(on_change=kubelet)
+    with helm(cluster) as config:
+        install(config, ONE_HOST)
+        spec = cluster.find("Deployment", RELEASE)["spec"]["template"]["spec"]
+        pod = kubelet.pod = Pod(tmp_path, spec, cluster.find("ConfigMap", "prod-model"))
+        server = kubelet.server = pod.start()
+        try:
+            wait_for(lambda: pod.probe(server, "livenessProbe") == 200, "being alive")
+            server.wait_ready()
+            assert pod.probe(server, "startupProbe") == 200
+            assert pod.probe(server, "readinessProbe") == 200
+            config.test(RELEASE, timeout=60)
+            assert kubelet.printed.strip()
 
-        pod.update("2")
-        wait_for(lambda: complete(server).json()["model_version"] == "2", "the swap", 60)
-        assert server.metric("antipode_compilations_after_ready_total") == 0
+            set_version(config, "2")
+            wait_for(lambda: complete(server).json()["model_version"] == "2", "the swap", 60)
+            assert server.metric("antipode_compilations_after_ready_total") == 0
+            config.test(RELEASE, timeout=60)
 
-        server.terminate()
-        wait_for(lambda: pod.probe(server, "readinessProbe") != 200, "not being ready")
-        assert server.wait_exit(pod.spec["terminationGracePeriodSeconds"]) == 0
-    finally:
-        server.process.kill()
-        server.process.wait()
+            config.rollback(RELEASE)
+            wait_for(lambda: complete(server).json()["model_version"] == "1", "the way back", 60)
+
+            server.terminate()
+            wait_for(lambda: pod.probe(server, "readinessProbe") != 200, "not being ready")
+            assert server.wait_exit(pod.spec["terminationGracePeriodSeconds"]) == 0
+            with pytest.raises(HelmError):
+                config.test(RELEASE, timeout=60)
+        finally:
+            server.process.kill()
+            server.process.wait()
 
 
-def test_the_config_map_is_what_the_server_reads(pod):
-    text = (pod.folder / "etc" / "antipode" / "model.yaml").read_text()
-    assert yaml.safe_load(text) == {
+def test_the_config_map_is_what_the_server_reads():
+    assert yaml.safe_load(config_map(ONE_HOST)["data"]["model.yaml"]) == {
         "name": "tiny",
         "path": str(PROJECT / "models" / "tiny"),
         "version": "1",
@@ -162,7 +207,7 @@ def test_the_pods_of_a_group_serve_and_change_versions_together(group):
         assert complete(leader).json()["model_version"] == "1"
 
         for pod in group:
-            pod.update("2")
+            pod.update(config_map(merged(FOUR_HOSTS, {"model.version": "2"})))
         wait_for(lambda: complete(leader).json()["model_version"] == "2", "the swap", 60)
 
         for server in servers:

@@ -3,8 +3,8 @@
 {{- if not (or $v.pools.http $v.pools.grpc) }}
 {{- fail "pools.http and pools.grpc are both false; there is nothing to route to." }}
 {{- end }}
-{{- if and $v.tls.enabled (not $v.tls.secretName) }}
-{{- fail "tls.enabled is true; set tls.secretName to the Secret with the certificate." }}
+{{- if and $v.tls.enabled (not $v.tls.secretName) (not $v.tls.options) }}
+{{- fail "tls.enabled is true; set tls.secretName to the Secret with the certificate, or tls.options to what names it otherwise." }}
 {{- end }}
 {{- if gt (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds) }}
 {{- fail (printf "healthCheck.timeoutSeconds is %d, longer than healthCheck.intervalSeconds, %d; the load balancer refuses that." (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds)) }}
@@ -15,6 +15,11 @@
 {{- end }}
 {{- if and $v.gke.preferredRegion (not (has $v.gke.preferredRegion $v.regions)) }}
 {{- fail (printf "gke.preferredRegion is %q, which is not among the regions." $v.gke.preferredRegion) }}
+{{- end }}
+{{- range $region, $_ := $v.gke.capacityPercent }}
+{{- if not (has $region $v.regions) }}
+{{- fail (printf "gke.capacityPercent has %q, which is not among the regions." $region) }}
+{{- end }}
 {{- end }}
 {{- else if lt (len $v.envoy.backends) 2 }}
 {{- fail "envoy.backends lists fewer than two; name what answers in each region." }}
@@ -48,5 +53,18 @@ matches:
 {{- else }}
 matches:
   - path: {type: PathPrefix, value: /}
+{{- end }}
+{{- end }}
+
+{{/* Where the requests of (dict "root" $ "pool" "grpc") go: what the fleet's clusters export. */}}
+{{- define "gateway.backend" -}}
+{{- if and (eq .pool "grpc") (eq .root.Values.gke.grpcBackend "service") -}}
+group: net.gke.io
+kind: ServiceImport
+name: {{ .root.Values.release }}
+{{- else -}}
+group: networking.gke.io
+kind: GCPInferencePoolImport
+name: {{ .root.Values.release }}-{{ .pool }}
 {{- end }}
 {{- end }}

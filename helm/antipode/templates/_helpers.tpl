@@ -2,22 +2,37 @@
 
 {{- define "antipode.labels" -}}
 app.kubernetes.io/name: antipode
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.region }}
-gke.io/region: {{ . }}
+gke.io/region: {{ . | quote }}
 {{- end }}
 {{- end }}
 
 {{- define "antipode.selector" -}}
 app.kubernetes.io/name: antipode
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end }}
 
 {{- define "antipode.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- $image := .Values.image -}}
+{{ $image.repository }}{{ with $image.digest }}@{{ . }}{{ else }}:{{ $image.tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{- define "antipode.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A claim's template cannot be changed, so another claim has another name. */}}
+{{- define "antipode.claim" -}}
+{{ .Release.Name }}-netdev-{{ .Values.dranet | toJson | sha256sum | trunc 8 }}
 {{- end }}
 
 {{/* Those that serve: of a group of hosts the leader alone, for the others open no port. */}}
@@ -91,11 +106,22 @@ version: {{ .Values.model.version | quote }}
 swap_policy: {{ .Values.swap.policy }}
 {{- with .Values.model.labels }}
 labels: {{- range $name, $version := . }}
-  {{ $name }}: {{ $version | quote }}
+  {{ $name | quote }}: {{ $version | quote }}
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{- define "antipode.picker" -}}
 {{- index .root.Values.picker.existing .pool | default (printf "%s-%s-picker" .root.Release.Name .pool) }}
+{{- end }}
+
+{{/* The pools that get a picker here, as a JSON array. */}}
+{{- define "antipode.pickers" -}}
+{{- $wanted := list }}
+{{- range $pool := list "http" "grpc" }}
+{{- if and $.Values.picker.enabled (index $.Values.pools $pool).enabled (not (index $.Values.picker.existing $pool)) }}
+{{- $wanted = append $wanted $pool }}
+{{- end }}
+{{- end }}
+{{- $wanted | toJson }}
 {{- end }}

@@ -33,7 +33,7 @@
 {{- $_ := set $set "ANTIPODE_ADMIN_TOKEN_FILE" "/etc/antipode-admin/token" }}
 {{- end }}
 {{- if $v.dranet.enabled }}
-{{- $_ := set $set "ANTIPODE_CLAIM_NAME" (printf "%s-netdev" .Release.Name) }}
+{{- $_ := set $set "ANTIPODE_CLAIM_NAME" (include "antipode.claim" .) }}
 {{- $_ := set $set "ANTIPODE_INTERFACE_CLASS" $v.dranet.deviceClassName }}
 {{- end }}
 {{- range $key, $value := $v.server.extra }}
@@ -54,7 +54,9 @@ metadata:
   labels:
     {{- include "antipode.labels" . | nindent 4 }}
     app.kubernetes.io/component: server
+    {{- with $v.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
+    {{- with $v.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
     {{- if eq $v.swap.mode "rollout" }}
     antipode/model-config: {{ include "antipode.modelConfig" . | sha256sum }}
     {{- end }}
@@ -65,20 +67,24 @@ metadata:
     gke-gcsfuse/ephemeral-storage-limit: "0"
     {{- end }}
 spec:
-  serviceAccountName: {{ $v.serviceAccount.name }}
+  serviceAccountName: {{ $v.serviceAccount.name | quote }}
+  {{- with include "antipode.pullSecrets" . }}{{ . | trim | nindent 2 }}{{ end }}
+  {{- with $v.priorityClassName }}
+  priorityClassName: {{ . | quote }}
+  {{- end }}
   automountServiceAccountToken: {{ ternary "true" "false" (ne $v.model.bucket "") }}
   terminationGracePeriodSeconds: {{ include "antipode.gracePeriod" . }}
   enableServiceLinks: false
   securityContext:
-    runAsNonRoot: true
-    runAsUser: 10001
+    runAsNonRoot: {{ not $v.security.asRoot }}
+    runAsUser: {{ ternary 0 10001 $v.security.asRoot }}
     runAsGroup: 10001
     fsGroup: 10001
     seccompProfile:
       type: RuntimeDefault
   {{- if $v.computeClass.name }}
   nodeSelector:
-    cloud.google.com/compute-class: {{ $v.computeClass.name }}
+    cloud.google.com/compute-class: {{ $v.computeClass.name | quote }}
     {{- with $v.nodeSelector }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- else if include "antipode.isTpu" . }}
   {{- $slice := include "antipode.slice" . | fromYaml }}
@@ -92,10 +98,16 @@ spec:
   {{- with $v.tolerations }}
   tolerations: {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- with $v.affinity }}
+  affinity: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $v.topologySpreadConstraints }}
+  topologySpreadConstraints: {{- toYaml . | nindent 4 }}
+  {{- end }}
   {{- if $v.dranet.enabled }}
   resourceClaims:
     - name: netdev
-      resourceClaimTemplateName: {{ .Release.Name }}-netdev
+      resourceClaimTemplateName: {{ include "antipode.claim" . }}
   {{- end }}
   containers:
     - name: server
@@ -145,15 +157,19 @@ spec:
         readOnlyRootFilesystem: true
         capabilities:
           drop: [ALL]
+          {{- if $v.security.asRoot }}
+          add: [SYS_RESOURCE]
+          {{- end }}
       resources:
         requests:
           cpu: {{ $v.resources.cpu | quote }}
-          memory: {{ $v.resources.memory }}
+          memory: {{ $v.resources.memory | quote }}
+          ephemeral-storage: {{ $v.resources.ephemeralStorage | quote }}
           {{- if include "antipode.isTpu" . }}
           google.com/tpu: {{ (include "antipode.slice" . | fromYaml).chips | quote }}
           {{- end }}
         limits:
-          memory: {{ $v.resources.memory }}
+          memory: {{ $v.resources.memory | quote }}
           {{- if include "antipode.isTpu" . }}
           google.com/tpu: {{ (include "antipode.slice" . | fromYaml).chips | quote }}
           {{- end }}
@@ -163,7 +179,13 @@ spec:
         {{- end }}
       volumeMounts:
         - name: model-config
+          {{- if eq $v.swap.mode "inPlace" }}
           mountPath: /etc/antipode
+          {{- else }}
+          # A file by itself never changes in a running pod: only new pods have the new version.
+          mountPath: /etc/antipode/model.yaml
+          subPath: model.yaml
+          {{- end }}
           readOnly: true
         {{- if and $v.admin.tokenSecret (not $follower) }}
         - name: admin
@@ -182,14 +204,13 @@ spec:
           readOnly: true
         {{- end }}
   volumes:
-    # A whole folder, not a file of it: only then does the kubelet bring changes into running pods.
     - name: model-config
       configMap:
         name: {{ .Release.Name }}-model
     {{- if and $v.admin.tokenSecret (not $follower) }}
     - name: admin
       secret:
-        secretName: {{ $v.admin.tokenSecret }}
+        secretName: {{ $v.admin.tokenSecret | quote }}
         items:
           - {key: token, path: token}
     {{- end }}
@@ -210,15 +231,15 @@ spec:
     - name: gke-gcsfuse-cache
       emptyDir:
         medium: Memory
-        sizeLimit: {{ $v.fuse.fileCache }}
+        sizeLimit: {{ $v.fuse.fileCache | quote }}
     - name: models
       csi:
         driver: gcsfuse.csi.storage.gke.io
         readOnly: true
         volumeAttributes:
-          bucketName: {{ $v.model.bucket }}
+          bucketName: {{ $v.model.bucket | quote }}
           mountOptions: "implicit-dirs,uid=10001,gid=10001,file-cache:enable-parallel-downloads:true"
-          fileCacheCapacity: {{ $v.fuse.fileCache }}
+          fileCacheCapacity: {{ $v.fuse.fileCache | quote }}
           fileCacheForRangeRead: "true"
           metadataCacheTTLSeconds: {{ $v.fuse.metadataTtlSeconds | quote }}
           skipCSIBucketAccessCheck: "true"

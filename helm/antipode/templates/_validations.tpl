@@ -5,6 +5,17 @@
 {{- if not $v.image.repository }}
 {{- fail "image.repository is empty; set it to where you pushed the image, without the tag." }}
 {{- end }}
+{{- if or (contains "@" $v.image.repository) (contains ":" (base $v.image.repository)) }}
+{{- fail (printf "image.repository is %q; put what follows the name into image.tag or image.digest." $v.image.repository) }}
+{{- end }}
+{{- if or (gt (len .Release.Name) 48) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name)) }}
+{{- fail (printf "the release is called %q; Services are named after it, so it must begin with a letter, have letters, digits and - alone, and 48 of them at most." .Release.Name) }}
+{{- end }}
+{{- range $key, $_ := merge (dict) $v.podLabels $v.podAnnotations $v.nodeSelector }}
+{{- if or (has $key (list "gke.io/region" "gke-gcsfuse/volumes" "gke-gcsfuse/cpu-limit" "gke-gcsfuse/memory-limit" "gke-gcsfuse/ephemeral-storage-limit" "cloud.google.com/compute-class" "cloud.google.com/gke-tpu-accelerator" "cloud.google.com/gke-tpu-topology")) (regexMatch "^(app.kubernetes.io|antipode)/" $key) }}
+{{- fail (printf "podLabels, podAnnotations or nodeSelector sets %s, which the chart sets by itself from its other values; leave it out." $key) }}
+{{- end }}
+{{- end }}
 {{- if not (and $v.model.name $v.model.path $v.model.version) }}
 {{- fail "model.name, model.path and model.version must all be set: the server serves <path>/<version> under that name." }}
 {{- end }}

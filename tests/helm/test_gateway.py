@@ -1,0 +1,117 @@
+"""The gateway's chart: where it sends requests, how regions are balanced, and what it asks pods."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from server.api._pb.antipode.v1 import generation_pb2
+from tests.helm.charts import BASE, GATEWAY, HELM, case_values, find, merged, render
+
+
+def test_regions_are_balanced_by_requests_in_flight_if_asked():
+    objects = render("antipode-gateway", case_values("antipode-gateway", "gke-in-flight"))
+    for name in ("prod-http", "prod-grpc"):
+        policy = find(objects, "GCPBackendPolicy", name)["spec"]["default"]
+        assert policy["balancingMode"] == "IN_FLIGHT"
+        assert policy["maxInFlightRequestsPerEndpoint"] == 64
+        assert "customMetrics" not in policy
+
+
+def test_the_gateway_ends_tls_if_asked():
+    objects = render("antipode-gateway", case_values("antipode-gateway", "gke-tls"))
+    (listener,) = find(objects, "Gateway")["spec"]["listeners"]
+    assert (listener["protocol"], listener["port"]) == ("HTTPS", 443)
+    assert listener["tls"]["certificateRefs"] == [{"name": "gateway-certificate"}]
+
+
+def test_the_gateway_routes_to_what_the_pools_export():
+    backends = [
+        rule["backendRefs"][0]["name"]
+        for one in render("antipode-gateway", merged(GATEWAY, {"release": "prod"}))
+        if one["kind"] == "HTTPRoute"
+        for rule in one["spec"]["rules"]
+    ]
+    pools = {
+        one["metadata"]["name"]
+        for one in render("antipode", BASE)
+        if one["kind"] == "InferencePool"
+    }
+    assert set(backends) == pools
+
+
+def test_envoy_asks_each_pool_in_its_own_protocol_whether_it_is_ready():
+    objects = render("antipode-gateway", case_values("antipode-gateway", "envoy"))
+    routes = {one["metadata"]["name"] for one in objects if one["kind"] == "HTTPRoute"}
+    checks = {
+        policy["spec"]["targetRefs"][0]["name"]: policy["spec"]["healthCheck"]["active"]
+        for policy in objects
+        if policy["kind"] == "BackendTrafficPolicy"
+    }
+    assert checks.keys() == routes == {"prod-http", "prod-grpc"}
+    assert checks["prod-http"]["http"]["path"] == "/readyz"
+    service = generation_pb2.DESCRIPTOR.services_by_name["Generation"].full_name
+    assert checks["prod-grpc"]["grpc"] == {"service": service}
+
+
+def test_the_gateways_drain_is_as_long_as_the_servers():
+    server = yaml.safe_load((HELM / "antipode" / "values.yaml").read_text())["server"]
+    gateway = yaml.safe_load((HELM / "antipode-gateway" / "values.yaml").read_text())
+    assert gateway["drainSeconds"] == server["drainTimeoutSeconds"]
+    check = gateway["healthCheck"]
+    seen_after = check["intervalSeconds"] * check["unhealthyThreshold"]
+    assert server["lameDuckSeconds"] > seen_after
+
+
+class TestGrpcPastThePicker:
+    """A picker may hold a gRPC stream back until it is whole: it cannot read what it passes on."""
+
+    @pytest.fixture
+    def objects(self):
+        return render("antipode-gateway", case_values("antipode-gateway", "gke-service"))
+
+    def test_grpc_goes_to_the_exported_service_and_http_to_the_pool(self, objects):
+        export = find(render("antipode", merged(BASE, {"service.export": True})), "ServiceExport")
+        grpc, http = (
+            find(objects, "HTTPRoute", name)["spec"]["rules"][0]["backendRefs"][0]
+            for name in ("prod-grpc", "prod-http")
+        )
+        assert grpc == {
+            "group": export["apiVersion"].partition("/")[0],
+            "kind": "ServiceImport",
+            "name": "antipode",
+            "port": 9000,
+        }
+        assert http["kind"] == "GCPInferencePoolImport"
+
+    @pytest.mark.parametrize("kind", ["HealthCheckPolicy", "GCPBackendPolicy"])
+    def test_its_policies_go_with_it(self, objects, kind):
+        target = find(objects, kind, "prod-grpc")["spec"]["targetRef"]
+        assert (target["kind"], target["name"]) == ("ServiceImport", "antipode")
+
+
+def test_regions_are_balanced_by_what_the_pods_export():
+    policy = find(render("antipode-gateway", GATEWAY), "GCPBackendPolicy", "prod-http")["spec"]
+    by = {one["name"]: one["maxUtilizationPercent"] for one in policy["default"]["customMetrics"]}
+    assert by == {"gke.named_metrics.kv-cache": 60, "gke.named_metrics.load": 80}
+    exported = yaml.safe_dump(find(render("antipode", BASE), "AutoscalingMetric")["spec"])
+    for name in by:
+        assert f"exportName: {name.removeprefix('gke.named_metrics.')}\n" in exported
+
+
+def test_a_region_is_preferred_or_taken_out():
+    changes = {"gke.preferredRegion": "europe-west4", "gke.capacityPercent": {"us-east5": 0}}
+    objects = render("antipode-gateway", merged(GATEWAY, changes))
+    assert find(objects, "GCPBackendPolicy", "prod-http")["spec"]["default"]["scopes"] == [
+        {"selector": {"gke.io/region": "europe-west4"}, "backendPreference": "PREFERRED"},
+        {"selector": {"gke.io/region": "us-east5"}, "capacityScalerPercent": 0},
+    ]
+
+
+def test_it_answers_to_the_names_it_is_given_with_a_certificate_of_the_clouds():
+    objects = render("antipode-gateway", case_values("antipode-gateway", "gke-service"))
+    for name in ("prod-http", "prod-grpc"):
+        assert find(objects, "HTTPRoute", name)["spec"]["hostnames"] == ["llm.internal.example"]
+    (listener,) = find(objects, "Gateway")["spec"]["listeners"]
+    assert listener["tls"]["options"] == {"networking.gke.io/cert-manager-certs": "llm"}
+    assert "certificateRefs" not in listener["tls"]

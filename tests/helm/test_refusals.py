@@ -1,0 +1,213 @@
+"""What the charts refuse: names they do not know, and values that do not fit together."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from helm_python import HelmError
+
+from server.config import settings
+from tests.helm.charts import (
+    BASE,
+    CHARTS,
+    GATEWAY,
+    HELM,
+    SEVERAL,
+    merged,
+    pods_of,
+    render,
+    render_files,
+)
+
+COMPUTE_CLASS = {"name": "tpu", "create": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image.repository": ""}, "image.repository is empty"),
+        (
+            {"image.repository": "registry.example/antipode:1.2"},
+            "put what follows the name into image.tag or image.digest",
+        ),
+        (
+            {"podLabels": {"app.kubernetes.io/instance": "other"}},
+            "sets app.kubernetes.io/instance, which the chart sets by itself",
+        ),
+        (
+            {"nodeSelector": {"cloud.google.com/gke-tpu-topology": "4x4"}},
+            "sets cloud.google.com/gke-tpu-topology",
+        ),
+        ({"model.version": ""}, "model.name, model.path and model.version must all be set"),
+        ({"model.path": "llama/3"}, 'model.path "llama/3" ends in a version'),
+        ({"model.path": "gs://b/llama", "model.bucket": ""}, "leave out gs://"),
+        ({"terminationGracePeriodSeconds": 75}, "allow at least 85, or leave it at 0"),
+        ({"slice": "v6e:3x3"}, 'slice "v6e:3x3" is not one this chart can place; use v5e:1x1'),
+        ({"slice": "v6e:4x4", "server.tensorParallelSize": 5}, "divide the 16 chips of v6e:4x4"),
+        (
+            {
+                "slice": "v6e:4x4",
+                "server.tensorParallelSize": 4,
+                "server.dataParallelSize": 3,
+            },
+            "leaves hosts of v6e:4x4 without a chip to use",
+        ),
+        (
+            {"server.tensorParallelSize": 2, "server.dataParallelSize": 3},
+            "together more than the 4 chips of v6e:2x2",
+        ),
+        ({"server.tensorParallelSize": 3}, "which does not divide the 4 chips of v6e:2x2"),
+        ({"slice": "v5e:2x2"}, "on v6e and v7x only"),
+        ({"slice": "cpu"}, "the slice is cpu; set dranet.enabled to false"),
+        ({"computeClass.create": True}, "set computeClass.name"),
+        (
+            {"computeClass": COMPUTE_CLASS, "slice": "cpu", "dranet.enabled": False},
+            "the class is made from a TPU slice",
+        ),
+        (
+            {"computeClass": {**COMPUTE_CLASS, "priorities": ["reservation", "spot"]}},
+            "set computeClass.reservation to its name",
+        ),
+        ({"computeClass.reservation": "mine"}, "so it would not be used"),
+        ({"dranet.allocationMode": "ExactCount"}, "set dranet.count"),
+        ({"dranet.count": 2}, "dranet.count is set, but dranet.allocationMode is All"),
+        (
+            {
+                "autoscaling.enabled": True,
+                "autoscaling.maxReplicas": 1,
+                "autoscaling.minReplicas": 2,
+            },
+            "autoscaling.maxReplicas is 1, less than minReplicas, 2",
+        ),
+        ({"networkPolicy.proxyRanges": []}, "networkPolicy.proxyRanges is empty"),
+        ({"picker.enabled": False}, "pools.http is enabled without an endpoint picker"),
+        (
+            {"compileCache.storageClass": "fast", "slice": "v6e:4x4"},
+            "which one pod can mount, and v6e:4x4 has 4 hosts",
+        ),
+        ({"server.groupPort": 8470}, "but 8471 is the server's or libtpu's"),
+        (
+            {"slice": "v6e:4x4", "startupSeconds": 300},
+            "server.groupStartTimeoutSeconds is 300, but startupSeconds is 300",
+        ),
+        (
+            {"compileCache.storageClass": "fast", "replicas": 2},
+            "leave it empty with several replicas",
+        ),
+        (
+            {"compileCache.storageClass": "fast", "autoscaling.enabled": True},
+            "autoscaling.enabled needs a compile cache for each pod",
+        ),
+        ({"autoscaling.enabled": True}, "shape is endpoints, which feeds the gateway only"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_in_a_sentence(changes, words):
+    with pytest.raises(HelmError, match=re.escape(words)):
+        render("antipode", merged(BASE, changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"regions": ["europe-west4"]}, "regions lists fewer than two"),
+        ({"gke.preferredRegion": "asia-east1"}, "not among the regions"),
+        ({"gke.capacityPercent": {"asia-east1": 0}}, '"asia-east1", which is not among the'),
+        ({"tls.enabled": True}, "set tls.secretName"),
+        ({"pools.http": False, "pools.grpc": False}, "there is nothing to route to"),
+        ({"healthCheck.timeoutSeconds": 9}, "longer than healthCheck.intervalSeconds"),
+        ({"flavour": "envoy"}, "envoy.backends lists fewer than two"),
+    ],
+)
+def test_a_gateway_that_does_not_fit_is_refused_in_a_sentence(changes, words):
+    with pytest.raises(HelmError, match=re.escape(words)):
+        render("antipode-gateway", merged(GATEWAY, changes))
+
+
+@pytest.mark.parametrize(
+    ("chart", "name", "value"),
+    [
+        ("antipode", "replica", 2),
+        ("antipode", "server.maxNumSeq", 8),
+        ("antipode", "replicas", "2"),
+        ("antipode", "swap.mode", "inplace"),
+        ("antipode", "slice", "v6e-2x2"),
+        ("antipode", "server.extra", {"max_que_len": 8}),
+        ("antipode", "server.extra", {"http_port": 8080}),
+        ("antipode", "server.hangTimeoutSeconds", 0),
+        ("antipode", "model.name", "chat@2"),
+        ("antipode", "model.labels", {"canary": "v4"}),
+        ("antipode", "model.labels", {'a: "1"\nversion': "4"}),
+        ("antipode", "resources.memory", "64GB"),
+        ("antipode", "fuse.fileCache", ""),
+        ("antipode", "autoscaling.kvUsage", "80%"),
+        ("antipode", "networkPolicy.proxyRanges", ["10.1.1.0/33"]),
+        ("antipode", "networkPolicy.proxyRanges", ["999.1.1.0/24"]),
+        ("antipode", "serviceAccount.name", ""),
+        ("antipode", "picker.image", ""),
+        ("antipode", "image.digest", "sha256:1234"),
+        ("antipode", "objectives", [{"name": "X y", "priority": 1}]),
+        ("antipode-gateway", "regions", ["us-east5", "us-east5"]),
+        ("antipode-gateway", "gke.maxPercent", {"queue": 60}),
+        ("antipode-gateway", "gke.balancing", "RATE"),
+        ("antipode-gateway", "flavour", "istio"),
+    ],
+)
+def test_a_typo_is_refused(chart, name, value):
+    base = BASE if chart == "antipode" else GATEWAY
+    with pytest.raises(HelmError):
+        render(chart, merged(base, {name: value}))
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_the_schema_knows_every_value(chart):
+    """And no other: what it allows has a default and a comment in values.yaml."""
+
+    def differences(schema, values, prefix=""):
+        for key in schema["properties"].keys() ^ values.keys():
+            yield prefix + key
+        for key in schema["properties"].keys() & values.keys():
+            if "properties" in schema["properties"][key]:
+                yield from differences(schema["properties"][key], values[key], f"{prefix}{key}.")
+
+    schema = yaml.safe_load((HELM / chart / "values.schema.json").read_text())
+    values = yaml.safe_load((HELM / chart / "values.yaml").read_text())
+    assert set(differences(schema, values)) == {"global"}
+
+
+@pytest.mark.parametrize("release", ["a.b", "1st", "Prod", "x" * 49])
+def test_a_release_whose_services_could_not_be_named_is_refused(release):
+    with pytest.raises(HelmError, match="Services are named after it"):
+        render_files("antipode", BASE, release)
+
+
+def test_the_longest_name_that_is_taken_gives_names_that_kubernetes_takes():
+    files = render_files("antipode", BASE, "x" * 48)
+    objects = (
+        one
+        for name, text in files.items()
+        if name.endswith(".yaml")
+        for one in yaml.safe_load_all(text)
+        if one
+    )
+    services = [one for one in objects if one["kind"] == "Service"]
+    assert 55 < max(len(one["metadata"]["name"]) for one in services) < 64
+
+
+def test_a_setting_is_the_charts_own_or_one_of_server_extra():
+    schema = yaml.safe_load((HELM / "antipode" / "values.schema.json").read_text())
+    server = schema["properties"]["server"]["properties"]
+    extra = set(server["extra"]["propertyNames"]["enum"])
+    rendered = {
+        variable["name"].removeprefix("ANTIPODE_").lower()
+        for values in (SEVERAL, BASE)
+        for pod in pods_of(render("antipode", values))
+        for variable in pod["spec"]["containers"][0]["env"]
+    }
+    # Who the pod is, where it listens, and what its configuration file says.
+    of_the_pod = {"hosts", "host_index", "host", "http_port", "grpc_port"}
+    of_the_pod |= {"admin_port", "admin_grpc_port"}
+    of_the_file = {"model", "model_root", "served_model_name", "swap_policy"}
+    assert not extra & rendered
+    assert {setting.key for setting in settings()} == extra | rendered | of_the_pod | of_the_file
