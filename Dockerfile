@@ -3,7 +3,7 @@
 #   docker build .                        CPU
 #   docker build --target tpu .           TPU; tpu-baked: with the compiled programs in ./baked
 #
-# `--build-arg BASE=...` takes another image with Python 3.12.
+# `--build-arg BASE=...` takes another image with Python 3.12, `--build-arg REVISION=...` notes the commit.
 #
 # It runs as a user without a name or a shell, from a read-only root: what it writes goes to /tmp and
 # to /var/cache/antipode (compiled programs), which are mounts or tmpfs in the charts.
@@ -33,7 +33,9 @@ COPY models models
 RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-editable --extra tpu
 
 FROM ${BASE} AS runtime
+ARG REVISION=""
 LABEL org.opencontainers.image.title="antipode" \
+      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.description="A JAX inference server for TPU slices in two regions" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV ANTIPODE_COMPILE_CACHE_DIR=/var/cache/antipode/xla \
