@@ -7,13 +7,10 @@ gateway counts a missing family as an error. It knows no socket and no HTTP.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from bisect import bisect_left
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,10 +24,9 @@ from prometheus_client.registry import Collector
 
 from server.engine.link import EngineState, VersionStatus
 from server.engine.observer import StepStats
-from server.hosts.group import HostLink
-from server.slice.chips import ChipUse
+from server.gauges import Gauges
+from server.measuring import BusyRatio, Histogram
 from server.slice.families import chip_families, link_family, slice_families
-from server.slice.resolve import Slice
 from server.version_families import version_families
 
 OUTCOMES = (
@@ -42,65 +38,9 @@ SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
 STEP_KINDS = ("prefill", "decode", "mixed")
 
 _AS_VLLM = "As in vLLM."
-_BUSY_WINDOW_SECONDS = 1.0
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
 _RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gauges:
-    """What is read, not counted, at the moment of rendering.
-
-    `kv_cache_usage_ratio` is 0 to 1 and leaves out cached blocks that may be reused at once.
-    Where layers differ in what they keep, it is that of the fullest pool, and `num_blocks` that of
-    the layers that keep everything. `num_slots` sequences may run at once. `step_age_seconds` is
-    how long the step loop has not come round. `num_slots`, `num_blocks`, `block_size` and
-    `model_load_seconds` are 0 until the model is loaded, and `slice` is None until JAX has its
-    devices. `chips` are by the index of their host.
-    """
-
-    state: EngineState = "starting"
-    num_requests_waiting: int = 0
-    num_requests_running: int = 0
-    num_slots: int = 0
-    kv_cache_usage_ratio: float = 0.0
-    num_blocks: int = 0
-    block_size: int = 0
-    step_age_seconds: float = 0.0
-    model_load_seconds: float = 0.0
-    versions: tuple[VersionStatus, ...] = ()
-    config_error: str = ""
-    slice: Slice | None = None
-    host_links: tuple[HostLink, ...] = ()
-    chips: Mapping[int, ChipUse] = field(default_factory=dict)
-
-    @property
-    def load_ratio(self) -> float:
-        """0 to 1, also with a queue: a gateway takes it for a utilization."""
-        wanted = self.num_requests_running + self.num_requests_waiting
-        return min(1.0, wanted / self.num_slots) if self.num_slots else 0.0
-
-
-class Histogram:
-    """Counts of values up to each bound. One thread observes, others may read."""
-
-    def __init__(self, bounds: Iterable[float]) -> None:
-        self._bounds = tuple(bounds)
-        self._counts = [0] * (len(self._bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def cumulative(self) -> tuple[list[tuple[str, float]], float]:
-        """(upper bound, values up to it) for every bound and +Inf, and the sum of all values."""
-        buckets, total = [], 0
-        for bound, count in zip((*self._bounds, math.inf), tuple(self._counts), strict=True):
-            total += count
-            buckets.append(("+Inf" if bound == math.inf else str(float(bound)), float(total)))
-        return buckets, self._sum
 
 
 class Metrics(Collector):
@@ -357,25 +297,6 @@ class Metrics(Collector):
             )
             family.add_metric([], *histogram.cumulative())
             yield family
-
-
-class BusyRatio:
-    """Turns a growing total of busy seconds into the busy part of the last second."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, float]] = deque()
-
-    def update(self, now: float, busy_seconds: float) -> float:
-        """Add a sample; the ratio, 0 to 1, rounded to a percent."""
-        self._samples.append((now, busy_seconds))
-        while len(self._samples) > 2 and self._samples[1][0] <= now - _BUSY_WINDOW_SECONDS:
-            self._samples.popleft()
-        then, before = self._samples[0]
-        if now <= then:
-            return 0.0
-        # A step that has just been read may for a moment be counted twice, and then not.
-        ratio = (busy_seconds - before) / (now - then)
-        return round(min(1.0, max(0.0, ratio)), 2)
 
 
 _COUNTERS = {

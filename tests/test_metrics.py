@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.engine.observer import StepStats
 from server.errors import ErrorKind
-from server.metrics import OUTCOMES, BusyRatio, Gauges, Histogram, Metrics
+from server.gauges import Gauges
+from server.metrics import OUTCOMES, Metrics
 from server.slice.chips import ChipUse
 
 GATEWAY_NAMES = [
@@ -316,28 +317,6 @@ def test_the_device_was_busy_for_a_part_of_the_last_second(metrics, clock):
     assert value(metrics, "antipode_device_busy_ratio") == 0.5
     clock.now += 1
     assert value(metrics, "antipode_device_busy_ratio") == 0
-
-
-def test_busy_ratio_looks_back_one_second_only():
-    ratio = BusyRatio()
-    busy = 0.0
-    for eighth in range(17):
-        seen = ratio.update(eighth / 8, busy)
-        busy += 0.125 if eighth < 8 else 0.03125
-    assert seen == 0.25
-
-
-def test_busy_ratio_is_never_above_one():
-    ratio = BusyRatio()
-    ratio.update(0.0, 0.0)
-    assert ratio.update(0.1, 5.0) == 1.0
-
-
-def test_histogram_buckets_are_cumulative_and_include_their_bound():
-    histogram = Histogram([1, 2])
-    for number in (0.5, 1.0, 1.5, 9.0):
-        histogram.observe(number)
-    assert histogram.cumulative() == ([("1.0", 2), ("2.0", 3), ("+Inf", 4)], 12.0)
 
 
 def test_observing_a_step_of_256_rows_costs_little(metrics):

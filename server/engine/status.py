@@ -13,8 +13,9 @@ from server.engine.build import ServingRunner
 from server.engine.engine import Engine
 from server.engine.link import EngineState, Pulse
 from server.engine.version_manager import VersionManager
+from server.gauges import Gauges
 from server.hosts.group import HostLink
-from server.metrics import Gauges, Metrics
+from server.metrics import Metrics
 from server.slice.chips import ChipUse
 from server.slice.resolve import Slice
 

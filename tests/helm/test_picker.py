@@ -7,7 +7,8 @@ import re
 import pytest
 import yaml
 
-from server.metrics import Gauges, Metrics
+from server.gauges import Gauges
+from server.metrics import Metrics
 from tests.helm.charts import BASE, find, merged, render
 
 

@@ -100,6 +100,7 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             {"compileCache.storageClass": "fast", "autoscaling.enabled": True},
             "autoscaling.enabled needs a compile cache for each pod",
         ),
+        ({"monitoring.podMonitoring": False}, "set both or neither"),
         ({"autoscaling.enabled": True}, "shape is endpoints, which feeds the gateway only"),
     ],
 )

@@ -9,7 +9,8 @@ import promql_parser
 import pytest
 import yaml
 
-from server.metrics import Gauges, Metrics
+from server.gauges import Gauges
+from server.metrics import Metrics
 from tests.helm.charts import BASE, GATEWAY, HELM, case_values, find, render
 
 EXPORTED = ("kv-cache", "queue", "load", "device-busy")

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from server.metrics import Gauges, Metrics
+from server.gauges import Gauges
+from server.metrics import Metrics
 from server.slice.interfaces import Interface
 from server.slice.resolve import Sources, resolve
 from server.slice.sources import Claim, Devices

@@ -100,6 +100,9 @@
 {{- if and (gt (int $v.replicas) 1) $v.compileCache.storageClass }}
 {{- fail "compileCache.storageClass makes one claim, which one pod can mount; leave it empty with several replicas." }}
 {{- end }}
+{{- if and $v.monitoring.rules (not $v.monitoring.podMonitoring) }}
+{{- fail "monitoring.rules is true, but monitoring.podMonitoring is false: the rules tell releases apart by a label that PodMonitoring sets; set both or neither." }}
+{{- end }}
 {{- if and $v.autoscaling.enabled (ne $v.autoscalingMetric.shape "metrics") }}
 {{- fail (printf "autoscaling.enabled is true, but autoscalingMetric.shape is %s, which feeds the gateway only; set it to metrics, on a cluster that has that shape." $v.autoscalingMetric.shape) }}
 {{- end }}
