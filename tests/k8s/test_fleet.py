@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -492,6 +493,45 @@ def test_the_config_region_is_one_of_the_regions(cloud, tmp_path):
 
 
 # The script itself.
+
+# Flags that an older gcloud does not know: `up` asks it first and stops.
+NEWER = {"--accelerator-network-profile=auto"}
+
+
+@pytest.mark.skipif(not shutil.which("gcloud"), reason="no gcloud is installed")
+def test_gcloud_itself_takes_every_call(first_up, built, tmp_path):
+    assert built.run("down").returncode == 0
+    calls = [c for c in first_up.calls + built.calls if c[0] == "gcloud"]
+    commands = {typed(word for word in call if word not in NEWER) for call in calls}
+    assert refused_by_gcloud(commands, tmp_path) == {}
+
+
+@pytest.mark.skipif(not shutil.which("gcloud"), reason="no gcloud is installed")
+def test_gcloud_itself_refuses_what_the_stand_in_does(tmp_path):
+    filtered = "gcloud storage buckets get-iam-policy gs://bucket --filter=a --project=my-project"
+    assert list(refused_by_gcloud({filtered}, tmp_path)) == [filtered]
+
+
+def typed(words):
+    """The line as a shell wants it; gcloud's check knows a flag only without a quote before it."""
+    return " ".join(re.sub(r"([^\w=:,./@-])", r"\\\1", word) for word in words)
+
+
+def refused_by_gcloud(commands, folder):
+    """What gcloud's own parser says of the commands that it refuses; none of them is run."""
+    (folder / "commands.json").write_text(json.dumps([{"command_string": c} for c in commands]))
+    linted = subprocess.run(
+        ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={folder}/commands.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CLOUDSDK_CONFIG": str(folder)},
+    )
+    if linted.returncode != 0:
+        pytest.skip(f"this gcloud does not check commands: {linted.stderr}")
+    results = json.loads(linted.stdout)
+    assert len(results) == len(commands)
+    return {r["command_string"]: r["error_message"] for r in results if not r["success"]}
 
 
 def test_shellcheck_finds_nothing():
