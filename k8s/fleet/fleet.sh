@@ -6,104 +6,140 @@
 #   fleet.sh up   [-f FILE]   look, then create what is missing; a second run creates nothing
 #   fleet.sh down [-f FILE]   delete it again, in the order that works; the buckets stay
 #
-# FILE is settings.env beside this script unless named. It needs gcloud and kubectl, logged in.
+# FILE is settings.env beside this script unless named. It needs gcloud, kubectl and
+# gke-gcloud-auth-plugin, logged in. `down` deletes the network only if `up` made it, and switches
+# fleet ingress and multi-cluster services off for the whole project.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 settings=${here}/settings.env
+
+usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+warn() { echo "fleet: $*" >&2; }
+stop() { warn "${@:2}" && exit "$1"; } # CODE WORDS...
+
 mode=${1:-}
-[[ $# -gt 0 ]] && shift
+[[ ${mode} == plan || ${mode} == up || ${mode} == down ]] || usage
+shift
 while getopts f: option; do
-  case ${option} in
-    f) settings=${OPTARG} ;;
-    *) exit 2 ;;
-  esac
+  [[ ${option} == f ]] || exit 2
+  settings=${OPTARG}
 done
-case ${mode} in
-  plan | up | down) ;;
-  *)
-    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-    exit 2
-    ;;
-esac
-if [[ ! -r ${settings} ]]; then
-  echo "fleet: the settings file ${settings} cannot be read" >&2
-  exit 2
-fi
+# A file named without -f is not to be taken for the settings beside this script.
+[[ ${OPTIND} -gt $# ]] || usage
+[[ -r ${settings} ]] || stop 2 "the settings file ${settings} cannot be read"
 # shellcheck source=k8s/fleet/settings.env
 source "${settings}"
-if [[ ${HOSTS_PER_REPLICA:=1} -gt 1 && -z ${LEADER_WORKER_SET_MANIFEST} && ${mode} != down ]]; then
-  echo "fleet: a slice of ${HOSTS_PER_REPLICA} hosts is a LeaderWorkerSet, which GKE does not bring; set" \
-    "LEADER_WORKER_SET_MANIFEST in ${settings} to the manifest of one of its releases" >&2
-  exit 2
-fi
+: "${CAPACITY:=}" "${LEADER_WORKER_SET_MANIFEST:=}" "${INFERENCE_OBJECTIVE_CRD:=}"
+# For how long to wait for what Google makes, how often to ask, and for load balancers to go.
+: "${WAIT_SECONDS:=900}" "${RETRY_SECONDS:=30}" "${GATEWAY_SECONDS:=60}"
+
+# All at once and first: a setting missed later would be an argument left empty.
+check_settings() {
+  local name region names=(PROJECT BUCKET NETWORK REGIONS CONFIG_REGION CLUSTER_VERSION
+    RELEASE_CHANNEL NODE_MACHINE_TYPE MACHINE_TYPE TOPOLOGY CHIPS_PER_REPLICA HOSTS_PER_REPLICA
+    REPLICAS NAMESPACE SERVICE_ACCOUNT)
+  for region in ${REGIONS:-}; do
+    names+=("ZONE_${region//-/_}" "NODES_${region//-/_}" "PROXIES_${region//-/_}")
+  done
+  for name in "${names[@]}"; do
+    [[ -n ${!name:-} ]] || stop 2 "${name} is not set in ${settings}"
+  done
+  [[ " ${REGIONS} " == *" ${CONFIG_REGION} "* ]] ||
+    stop 2 "CONFIG_REGION is ${CONFIG_REGION}, which is not one of REGIONS"
+  [[ ${HOSTS_PER_REPLICA} -eq 1 || -n ${LEADER_WORKER_SET_MANIFEST} || ${mode} == down ]] ||
+    stop 2 "a slice of ${HOSTS_PER_REPLICA} hosts is a LeaderWorkerSet, which GKE does not bring;" \
+      "set LEADER_WORKER_SET_MANIFEST in ${settings} to the manifest of one of its releases"
+}
+
+# What would stop the script half-way, before anything is made or paid for.
+preflight() {
+  local tool
+  for tool in gcloud kubectl gke-gcloud-auth-plugin; do
+    command -v "${tool}" >/dev/null || stop 1 "${tool} is not installed"
+  done
+  # Nobody would see a question that a look asks.
+  export CLOUDSDK_CORE_DISABLE_PROMPTS=1
+  [[ ${mode} == down || $(gcloud beta container node-pools create --help) == *accelerator-network-profile* ]] ||
+    stop 1 "this gcloud is too old for --accelerator-network-profile: gcloud components update"
+  # The project's number is in the names of Google's own accounts.
+  number=$(gcloud projects describe "${PROJECT}" --format='value(projectNumber)')
+  said=$(mktemp)
+  trap 'rm -f "${said}"' EXIT
+}
 
 # Looking and doing.
 
-# Runs a command, or in a plan only prints it.
+# Runs a command, or in a plan only prints it: `cloud` as the command that it is.
 run() {
+  [[ $1 != cloud ]] || set -- gcloud "${@:2}" --project="${PROJECT}"
   printf '+'
   printf ' %q' "$@"
   printf '\n'
   [[ ${mode} == plan ]] || "$@"
 }
 
-# split LOOK... -- DO...: into the arrays `look` and `act`.
-split() {
-  look=()
-  while [[ $1 != -- ]]; do
-    look+=("$1")
-    shift
-  done
-  shift
-  act=("$@")
-}
+# How gcloud and kubectl say that there is no such thing, or that its API was never enabled.
+absent="code=404|was not found|not found: 404|NAT .* not found|NOT_FOUND|\(NotFound\)"
+absent+="|Feature for project .* is not enabled|has not been used in project|SERVICE_DISABLED"
+absent+="|doesn't have a resource type"
 
-# ensure LOOK... -- CREATE...: creates what looking does not find. What is there, looking prints.
-ensure() {
-  local look act
-  split "$@"
-  if [[ ${mode} == plan || -z $("${look[@]}" 2>/dev/null) ]]; then
-    run "${act[@]}"
+# look COMMAND...: whether there is such a thing, and in `found` what the command says of it; in a plan
+# there is nothing. Any other failure ends the script: without a login nothing would seem to be there.
+look() {
+  found=
+  [[ ${mode} != plan ]] || return 1
+  if ! found=$("$@" 2>"${said}"); then
+    found=
+    grep -qE "${absent}" "${said}" || stop 1 "$(<"${said}")"
   fi
+  [[ -n ${found} ]]
 }
 
-# remove LOOK... -- DELETE...: deletes what looking finds.
-remove() {
-  local look act
-  split "$@"
-  [[ -z $("${look[@]}" 2>/dev/null) ]] || run "${act[@]}"
+gone() { ! look "$@"; }
+
+# In three tries: what uses a thing may go slowly.
+delete() {
+  local tries=3
+  until run "$@"; do
+    ((--tries)) || return 1
+    sleep "${RETRY_SECONDS}"
+  done
+}
+
+# await WHAT PATTERN COMMAND...: looks until what is found is like the pattern.
+await() {
+  local what=$1 pattern=$2 end=$((SECONDS + WAIT_SECONDS))
+  # shellcheck disable=SC2053 # A pattern is not quoted.
+  until [[ ${mode} == plan ]] || { look "${@:3}" && [[ ${found} == ${pattern} ]]; }; do
+    ((SECONDS < end)) || stop 1 "${what} did not come within ${WAIT_SECONDS} seconds; run this again"
+    warn "waiting for ${what}"
+    sleep "${RETRY_SECONDS}"
+  done
+}
+
+# must_run KIND delete NAME FLAG...: stops unless what `look` found can be built on.
+must_run() {
+  case ${found} in
+    '' | RUNNING | RECONCILING) ;;
+    PROVISIONING) stop 1 "$3 is still being made; run this again when it is" ;;
+    *) stop 1 "$3 is in state ${found}; mend it, or delete it and run this again:" \
+      "gcloud container $* --project=${PROJECT}" ;;
+  esac
 }
 
 # of NAME REGION: a setting that each region has.
-of() {
-  local name=$1_${2//-/_}
-  if [[ -z ${!name:-} ]]; then
-    echo "fleet: ${name} is not set in ${settings}" >&2
-    exit 2
-  fi
-  echo "${!name}"
-}
+of() { local name=$1_${2//-/_} && echo "${!name}"; }
 
 cloud() { gcloud "$@" --project="${PROJECT}"; }
-# A function cannot be printed as the command it is: the plan shows gcloud itself.
-g() { run gcloud "$@" --project="${PROJECT}" --quiet; }
-cluster_of() { echo "antipode-$1"; }
-context_of() { echo "gke_${PROJECT}_$1_$(cluster_of "$1")"; }
-
-# The project's number is in the names of Google's own accounts; a plan does not ask for it.
-project_number() {
-  if [[ ${mode} == plan ]]; then
-    echo PROJECT_NUMBER
-  else
-    cloud projects describe "${PROJECT}" --format='value(projectNumber)'
-  fi
-}
+context_of() { echo "gke_${PROJECT}_$1_antipode-$1"; }
+credentials() { run cloud container clusters get-credentials "antipode-$1" --location="$1"; }
 
 # What there is, in the order it is made.
 
-apis=(compute container cloudresourcemanager iam iamcredentials storage autoscaling connectgateway
-  dns gkehub multiclusterservicediscovery multiclusteringress networkservices trafficdirector)
+apis=(artifactregistry autoscaling cloudquotas cloudresourcemanager compute connectgateway container
+  dns gkehub iam iamcredentials multiclusteringress multiclusterservicediscovery networkservices
+  storage trafficdirector)
 
 enable_apis() {
   local api enabled='' missing=()
@@ -111,176 +147,211 @@ enable_apis() {
   for api in "${apis[@]/%/.googleapis.com}"; do
     grep -qxF "${api}" <<<"${enabled}" || missing+=("${api}")
   done
-  [[ ${#missing[@]} -eq 0 ]] || g services enable "${missing[@]}"
+  [[ ${#missing[@]} -eq 0 ]] || run cloud services enable "${missing[@]}"
 }
 
-# Each region needs the chips of its replicas as quota, unless a reservation or spot nodes give them.
+# Each region needs the chips of its replicas as quota, unless a reservation gives them.
 check_quota() {
-  [[ ${mode} == up && -z ${CAPACITY} ]] || return 0
-  local region wanted=$((CHIPS_PER_REPLICA * REPLICAS)) limit
+  [[ ${mode} == up ]] || return 0
+  case "${MACHINE_TYPE} ${CAPACITY}" in
+    *--spot* | *--flex-start*) warn "PREEMPTIBLE-TPU-V6E-per-project-region, spot quota, is not checked" ;;
+    *--reservation[\ =]*) ;;
+    ct6e-*) check_family CT6E $((CHIPS_PER_REPLICA * REPLICAS)) ;;
+    *) warn "the TPU quota of ${MACHINE_TYPE} is not checked" ;;
+  esac
+}
+
+# check_family FAMILY CHIPS. Quotas that cannot be read are no reason to stop; one too small is.
+check_family() {
+  local region limits limit info=dimensionsInfos
+  limits=$(cloud beta quotas info describe TPUS-PER-TPU-FAMILY-per-project-region \
+    --service=compute.googleapis.com --flatten='dimensionsInfos[]' \
+    --format="csv[no-heading](${info}.dimensions.region,${info}.dimensions.tpu_family,${info}.details.value)") || true
   for region in ${REGIONS}; do
-    limit=$(cloud compute regions describe "${region}" \
-      --flatten=quotas --filter='quotas.metric~TPU_LITE_PODSLICE_V6|TPUS_PER_TPU_FAMILY' \
-      --format='value(quotas.limit)' | sort -n | tail -1)
-    limit=${limit%.*}
-    if [[ -n ${limit} && ${limit} -lt ${wanted} ]]; then
-      echo "fleet: ${region} allows ${limit} TPU chips and ${wanted} are wanted; ask for quota," \
-        "lower REPLICAS, or set CAPACITY to a reservation" >&2
-      exit 1
+    [[ $'\n'${limits} =~ $'\n'"${region},$1,"(-?[0-9]+) ]] ||
+      warn "no TPU quota is listed for ${region}; not checked"
+    limit=${BASH_REMATCH[1]:--1}
+    if [[ ${limit} -ge 0 && ${limit} -lt $2 ]]; then # -1 is no limit.
+      stop 1 "${region} allows ${limit} TPU chips and $2 are wanted; ask for quota," \
+        "lower REPLICAS, or set CAPACITY to a reservation"
     fi
-    [[ -n ${limit} ]] || echo "fleet: no TPU quota is listed for ${region}; not checked" >&2
   done
 }
 
+# By its description `down` knows that nobody else made the network.
+made_here=made-by-fleet.sh
+
 make_network() {
-  ensure cloud compute networks describe "${NETWORK}" -- \
-    gcloud compute networks create "${NETWORK}" --subnet-mode=custom --mtu=8896 --project="${PROJECT}"
   local region
+  look cloud compute networks describe "${NETWORK}" --format='value(name,description)' ||
+    run cloud compute networks create "${NETWORK}" --subnet-mode=custom --mtu=8896 \
+    --description="${made_here}"
+  [[ -z ${found} || ${found} == *"${made_here}" ]] ||
+    stop 1 "the network ${NETWORK} was not made by this script; name another in NETWORK"
   for region in ${REGIONS}; do
-    ensure cloud compute networks subnets describe "nodes-${region}" --region="${region}" -- \
-      gcloud compute networks subnets create "nodes-${region}" --network="${NETWORK}" \
-      --region="${region}" --range="$(of NODES "${region}")" --enable-private-ip-google-access \
-      --project="${PROJECT}"
-    ensure cloud compute networks subnets describe "proxies-${region}" --region="${region}" -- \
-      gcloud compute networks subnets create "proxies-${region}" --network="${NETWORK}" \
-      --region="${region}" --range="$(of PROXIES "${region}")" --purpose=GLOBAL_MANAGED_PROXY \
-      --role=ACTIVE --project="${PROJECT}"
-    ensure cloud compute addresses describe "antipode-${region}" --region="${region}" -- \
-      gcloud compute addresses create "antipode-${region}" --region="${region}" \
-      --subnet="nodes-${region}" --purpose=SHARED_LOADBALANCER_VIP --project="${PROJECT}"
-    ensure cloud compute routers describe "nat-${region}" --region="${region}" -- \
-      gcloud compute routers create "nat-${region}" --network="${NETWORK}" --region="${region}" \
-      --project="${PROJECT}"
-    ensure cloud compute routers nats describe nat --router="nat-${region}" --region="${region}" -- \
-      gcloud compute routers nats create nat --router="nat-${region}" --region="${region}" \
-      --auto-allocate-nat-external-ips --nat-all-subnet-ip-ranges --project="${PROJECT}"
+    look cloud compute networks subnets describe "nodes-${region}" --region="${region}" ||
+      run cloud compute networks subnets create "nodes-${region}" --network="${NETWORK}" \
+      --region="${region}" --range="$(of NODES "${region}")" --enable-private-ip-google-access
+    look cloud compute networks subnets describe "proxies-${region}" --region="${region}" ||
+      run cloud compute networks subnets create "proxies-${region}" --network="${NETWORK}" --region="${region}" \
+      --range="$(of PROXIES "${region}")" --purpose=GLOBAL_MANAGED_PROXY --role=ACTIVE
+    look cloud compute addresses describe "antipode-${region}" --region="${region}" ||
+      run cloud compute addresses create "antipode-${region}" --region="${region}" \
+      --subnet="nodes-${region}" --purpose=SHARED_LOADBALANCER_VIP
+    look cloud compute routers describe "nat-${region}" --region="${region}" ||
+      run cloud compute routers create "nat-${region}" --network="${NETWORK}" --region="${region}"
+    look cloud compute routers nats describe nat --router="nat-${region}" --region="${region}" ||
+      run cloud compute routers nats create nat --router="nat-${region}" --region="${region}" \
+      --auto-allocate-nat-external-ips --nat-all-subnet-ip-ranges
   done
 }
 
 # Health checks come from Google's ranges, requests from the proxies'.
 make_firewall() {
-  local region proxies=()
-  for region in ${REGIONS}; do
-    proxies+=("$(of PROXIES "${region}")")
+  local region proxies
+  proxies=$(for region in ${REGIONS}; do of PROXIES "${region}"; done)
+  look cloud compute firewall-rules describe antipode-health-checks ||
+    run cloud compute firewall-rules create antipode-health-checks --network="${NETWORK}" \
+    --allow=tcp:8000,tcp:9000 --source-ranges=130.211.0.0/22,35.191.0.0/16
+  look cloud compute firewall-rules describe antipode-proxies ||
+    run cloud compute firewall-rules create antipode-proxies --network="${NETWORK}" \
+    --allow=tcp:8000,tcp:9000,tcp:9002,tcp:9003 --source-ranges="${proxies//$'\n'/,}"
+}
+
+# The nodes pull images, and write what the gateway and the autoscaler read.
+make_node_roles() {
+  local role
+  for role in artifactregistry.reader autoscaling.metricsWriter container.defaultNodeServiceAccount \
+    monitoring.metricWriter; do
+    bind_project "serviceAccount:${number}-compute@developer.gserviceaccount.com" "roles/${role}"
   done
-  ensure cloud compute firewall-rules describe antipode-health-checks -- \
-    gcloud compute firewall-rules create antipode-health-checks --network="${NETWORK}" \
-    --allow=tcp:8000,tcp:9000 --source-ranges=130.211.0.0/22,35.191.0.0/16 --project="${PROJECT}"
-  ensure cloud compute firewall-rules describe antipode-proxies -- \
-    gcloud compute firewall-rules create antipode-proxies --network="${NETWORK}" \
-    --allow=tcp:8000,tcp:9000,tcp:9002,tcp:9003 --source-ranges="$(IFS=,; echo "${proxies[*]}")" \
-    --project="${PROJECT}"
-}
-
-# Dataplane V2 can be chosen only when a cluster is created, and DRANET needs it.
-make_clusters() {
-  local region cluster
-  for region in ${REGIONS}; do
-    cluster=$(cluster_of "${region}")
-    ensure cloud container clusters describe "${cluster}" --location="${region}" -- \
-      gcloud container clusters create "${cluster}" --location="${region}" \
-      --release-channel="${RELEASE_CHANNEL}" --cluster-version="${CLUSTER_VERSION}" \
-      --network="${NETWORK}" --subnetwork="nodes-${region}" --enable-ip-alias \
-      --enable-dataplane-v2 --gateway-api=standard --workload-pool="${PROJECT}.svc.id.goog" \
-      --addons=GcsFuseCsiDriver,HttpLoadBalancing --enable-managed-prometheus \
-      --hpa-profile=performance --num-nodes=1 --fleet-project="${PROJECT}" --project="${PROJECT}"
-    make_tpu_nodes "${region}" "${cluster}"
-  done
-}
-
-# Slices of one host are nodes of one pool; a slice of several hosts is a pool of its own.
-make_tpu_nodes() { # REGION CLUSTER
-  local replica
-  if [[ ${HOSTS_PER_REPLICA} -eq 1 ]]; then
-    make_pool "$1" "$2" tpu "${REPLICAS}"
-    return
-  fi
-  for ((replica = 0; replica < REPLICAS; replica++)); do
-    make_pool "$1" "$2" "tpu-${replica}" "${HOSTS_PER_REPLICA}"
-  done
-}
-
-# The network profile must be of one zone, and the label is what starts the driver.
-make_pool() { # REGION CLUSTER POOL NODES
-  local capacity
-  read -ra capacity <<<"${CAPACITY}"
-  ensure cloud container node-pools describe "$3" --cluster="$2" --location="$1" -- \
-    gcloud beta container node-pools create "$3" --cluster="$2" --location="$1" \
-    --node-locations="$(of ZONE "$1")" --machine-type="${MACHINE_TYPE}" \
-    --tpu-topology="${TOPOLOGY}" --num-nodes="$4" "${capacity[@]}" \
-    --accelerator-network-profile=auto \
-    --node-labels=cloud.google.com/gke-networking-dra-driver=true \
-    --workload-metadata=GKE_METADATA \
-    --scopes=https://www.googleapis.com/auth/cloud-platform --project="${PROJECT}"
-}
-
-membership() { # The path of the config cluster's membership, where --fleet-project put it.
-  echo "projects/${PROJECT}/locations/${CONFIG_REGION}/memberships/$(cluster_of "${CONFIG_REGION}")"
-}
-
-make_fleet() {
-  local number
-  number=$(project_number)
-  ensure cloud container fleet multi-cluster-services describe -- \
-    gcloud container fleet multi-cluster-services enable --project="${PROJECT}"
-  bind_project "serviceAccount:service-${number}@gcp-sa-multiclusteringress.iam.gserviceaccount.com" \
-    roles/container.admin
-  bind_project "serviceAccount:${PROJECT}.svc.id.goog[gke-mcs/gke-mcs-importer]" \
-    roles/compute.networkViewer
-  ensure cloud container fleet ingress describe -- \
-    gcloud container fleet ingress enable --config-membership="$(membership)" --project="${PROJECT}"
 }
 
 # bind_project MEMBER ROLE
 bind_project() {
-  ensure gcloud projects get-iam-policy "${PROJECT}" --flatten='bindings[].members' \
-    --filter="bindings.members=$1 AND bindings.role=$2" --format='value(bindings.role)' -- \
-    gcloud projects add-iam-policy-binding "${PROJECT}" --member="$1" --role="$2" \
+  look granted "$1" "$2" cloud projects get-iam-policy "${PROJECT}" ||
+    run cloud projects add-iam-policy-binding "${PROJECT}" --member="$1" --role="$2" \
     --condition=None --format=none
 }
 
-# The nodes write what the gateway and the autoscaler read; the pods read the buckets, nothing else.
-make_access() {
-  local number principal region bucket
-  number=$(project_number)
-  bind_project "serviceAccount:${number}-compute@developer.gserviceaccount.com" \
-    roles/autoscaling.metricsWriter
-  bind_project "serviceAccount:${number}-compute@developer.gserviceaccount.com" \
-    roles/container.defaultNodeServiceAccount
+# granted MEMBER ROLE POLICY...: prints the binding if the policy that the command prints has it.
+granted() {
+  local policy
+  policy=$("${@:3}" --flatten='bindings[].members' \
+    --format='csv[no-heading](bindings.members,bindings.role)') || return
+  grep -xF "$1,$2" <<<"${policy}" || true
+}
+
+# Dataplane V2 can be chosen only when a cluster is created, and DRANET needs it. An addon that is not
+# listed is off. Private nodes reach the world through the network's NAT.
+make_clusters() {
+  local region
+  for region in ${REGIONS}; do
+    look cloud container clusters describe "antipode-${region}" --location="${region}" --format='value(status)' ||
+      run cloud container clusters create "antipode-${region}" --location="${region}" \
+      --release-channel="${RELEASE_CHANNEL}" --cluster-version="${CLUSTER_VERSION}" \
+      --network="${NETWORK}" --subnetwork="nodes-${region}" --enable-ip-alias \
+      --enable-private-nodes --enable-dataplane-v2 --gateway-api=standard \
+      --workload-pool="${PROJECT}.svc.id.goog" --enable-managed-prometheus \
+      --addons=GcsFuseCsiDriver,HttpLoadBalancing,HorizontalPodAutoscaling \
+      --hpa-profile=performance --machine-type="${NODE_MACHINE_TYPE}" --num-nodes=1 \
+      --fleet-project="${PROJECT}"
+    must_run clusters delete "antipode-${region}" --location="${region}"
+    make_tpu_nodes "${region}"
+  done
+}
+
+# Slices of one host are nodes of one pool, in which nothing is spare to upgrade one node before
+# another goes; a slice of several hosts is a pool of its own.
+make_tpu_nodes() { # REGION
+  local replica
+  if [[ ${HOSTS_PER_REPLICA} -eq 1 ]]; then
+    make_pool "$1" tpu "${REPLICAS}" --max-surge-upgrade=0 --max-unavailable-upgrade=1
+  else
+    for ((replica = 0; replica < REPLICAS; replica++)); do
+      make_pool "$1" "tpu-${replica}" "${HOSTS_PER_REPLICA}"
+    done
+  fi
+}
+
+# The network profile must be of one zone, and the label is what starts the driver.
+make_pool() { # REGION POOL NODES [FLAG...]
+  local place=(--cluster="antipode-$1" --location="$1") capacity nodes
+  read -ra capacity <<<"${CAPACITY}"
+  look cloud container node-pools describe "$2" "${place[@]}" --format='value(status,initialNodeCount)' ||
+    run cloud beta container node-pools create "$2" "${place[@]}" \
+    --node-locations="$(of ZONE "$1")" --machine-type="${MACHINE_TYPE}" \
+    --tpu-topology="${TOPOLOGY}" --num-nodes="$3" "${capacity[@]}" "${@:4}" \
+    --accelerator-network-profile=auto \
+    --node-labels=cloud.google.com/gke-networking-dra-driver=true \
+    --workload-metadata=GKE_METADATA --scopes=https://www.googleapis.com/auth/cloud-platform
+  read -r found nodes <<<"${found}"
+  must_run node-pools delete "$2" "${place[@]}"
+  [[ ${nodes:-$3} -ge $3 ]] ||
+    warn "$3 nodes are wanted in $1, and ${nodes} were made; if nobody has resized the pool since:" \
+      "gcloud container clusters resize antipode-$1 --node-pool=$2 --num-nodes=$3 --location=$1" \
+      "--project=${PROJECT}"
+}
+
+make_fleet() {
+  local agent="serviceAccount:service-${number}@gcp-sa-multiclusteringress.iam.gserviceaccount.com"
+  # Where --fleet-project has put the config cluster.
+  local member="projects/${PROJECT}/locations/${CONFIG_REGION}/memberships/antipode-${CONFIG_REGION}"
+  look cloud container fleet multi-cluster-services describe ||
+    run cloud container fleet multi-cluster-services enable
+  # The agent is made on demand, and no role can be bound to one who is not there.
+  look granted "${agent}" roles/multiclusteringress.serviceAgent cloud projects get-iam-policy "${PROJECT}" ||
+    run cloud beta services identity create --service=multiclusteringress.googleapis.com
+  bind_project "${agent}" roles/multiclusteringress.serviceAgent
+  bind_project "${agent}" roles/container.admin
+  bind_project "serviceAccount:${PROJECT}.svc.id.goog[gke-mcs/gke-mcs-importer]" \
+    roles/compute.networkViewer
+  look cloud container fleet ingress describe \
+    --format='value(spec.multiclusteringress.configMembership)' ||
+    run cloud container fleet ingress enable --config-membership="${member}"
+  # The project is a number in some answers and a name in others.
+  [[ -z ${found} || ${found#*/locations/} == "${member#*/locations/}" ]] ||
+    stop 1 "fleet ingress is on with ${found}; if nobody needs that, run this again after" \
+      "gcloud container fleet ingress update --config-membership=${member} --project=${PROJECT}"
+  await 'fleet ingress' OK cloud container fleet ingress describe --format='value(state.state.code)'
+}
+
+# The pods read the buckets, nothing else.
+make_buckets() {
+  local principal region bucket
   # Both clusters share the project's identity pool, so the same principal reads in both regions.
   principal="principal://iam.googleapis.com/projects/${number}/locations/global"
   principal+="/workloadIdentityPools/${PROJECT}.svc.id.goog/subject/ns/${NAMESPACE}/sa/${SERVICE_ACCOUNT}"
   for region in ${REGIONS}; do
     bucket=gs://${BUCKET}-${region}
-    ensure cloud storage buckets describe "${bucket}" -- \
-      gcloud storage buckets create "${bucket}" --location="${region}" \
-      --uniform-bucket-level-access --project="${PROJECT}"
-    ensure gcloud storage buckets get-iam-policy "${bucket}" --flatten='bindings[].members' \
-      --filter="bindings.members=${principal} AND bindings.role=roles/storage.objectViewer" \
-      --format='value(bindings.role)' -- \
-      gcloud storage buckets add-iam-policy-binding "${bucket}" --member="${principal}" \
+    look cloud storage buckets describe "${bucket}" ||
+      run cloud storage buckets create "${bucket}" --location="${region}" --uniform-bucket-level-access
+    look granted "${principal}" roles/storage.objectViewer cloud storage buckets get-iam-policy "${bucket}" ||
+      run cloud storage buckets add-iam-policy-binding "${bucket}" --member="${principal}" \
       --role=roles/storage.objectViewer --format=none
   done
 }
 
 make_cluster_contents() {
-  local region context
+  local region context class=gke-l7-cross-regional-internal-managed-mc
   for region in ${REGIONS}; do
     context=$(context_of "${region}")
-    g container clusters get-credentials "$(cluster_of "${region}")" --location="${region}"
-    ensure kubectl --context="${context}" get namespace "${NAMESPACE}" -- \
-      kubectl --context="${context}" create namespace "${NAMESPACE}"
-    run kubectl --context="${context}" get deviceclass netdev.google.com
+    credentials "${region}"
+    look kubectl --context="${context}" get namespace "${NAMESPACE}" ||
+      run kubectl --context="${context}" create namespace "${NAMESPACE}"
+    await "the DeviceClass of DRANET in ${region}" '?*' \
+      kubectl --context="${context}" get deviceclass netdev.google.com
     install "${context}" leaderworkersets.leaderworkerset.x-k8s.io "${LEADER_WORKER_SET_MANIFEST}"
     install "${context}" inferenceobjectives.llm-d.ai "${INFERENCE_OBJECTIVE_CRD}"
   done
+  await "the GatewayClass ${class}" '?*' \
+    kubectl --context="$(context_of "${CONFIG_REGION}")" get gatewayclass "${class}"
 }
 
 # install CONTEXT CRD MANIFEST: what GKE does not bring, where a manifest is named.
 install() {
-  [[ -n $3 ]] || return 0
-  ensure kubectl --context="$1" get crd "$2" -- \
-    kubectl --context="$1" apply --server-side --filename="$3"
+  [[ -z $3 ]] || look kubectl --context="$1" get crd "$2" ||
+    run kubectl --context="$1" apply --server-side --filename="$3"
 }
 
 # And in the order it goes.
@@ -288,52 +359,78 @@ install() {
 # The fleet's features before the clusters, or they leave load balancers behind; what the gateway's
 # controller made in the network before the network.
 delete_all() {
-  local region cluster context
-  context=$(context_of "${CONFIG_REGION}")
-  if kubectl --context="${context}" get namespace "${NAMESPACE}" >/dev/null 2>&1; then
-    # The load balancer goes after its Gateway, by a controller that ends with the fleet's feature.
-    run kubectl --context="${context}" delete gateways.gateway.networking.k8s.io --all \
-      --namespace="${NAMESPACE}" --wait
-    sleep "${GATEWAY_SECONDS:-60}"
-  fi
+  local region context alive=()
   for region in ${REGIONS}; do
-    remove kubectl --context="$(context_of "${region}")" get namespace "${NAMESPACE}" -- \
-      kubectl --context="$(context_of "${region}")" delete namespace "${NAMESPACE}" --wait
+    # A cluster that did not come up holds nothing.
+    if look cloud container clusters describe "antipode-${region}" --location="${region}" \
+      --format='value(status)' && [[ ${found} != ERROR ]]; then
+      credentials "${region}"
+      alive+=("${region}")
+    fi
   done
-  remove cloud container fleet ingress describe -- \
-    gcloud container fleet ingress disable --force --quiet --project="${PROJECT}"
-  remove cloud container fleet multi-cluster-services describe -- \
-    gcloud container fleet multi-cluster-services disable --force --quiet --project="${PROJECT}"
+  [[ " ${alive[*]} " != *" ${CONFIG_REGION} "* ]] || delete_gateways
+  for region in "${alive[@]}"; do
+    context=$(context_of "${region}")
+    gone kubectl --context="${context}" get namespace "${NAMESPACE}" ||
+      delete kubectl --context="${context}" delete namespace "${NAMESPACE}" --timeout=10m
+  done
+  gone cloud container fleet ingress describe || delete cloud container fleet ingress disable --force
+  gone cloud container fleet multi-cluster-services describe ||
+    delete cloud container fleet multi-cluster-services disable --force
   for region in ${REGIONS}; do
-    cluster=$(cluster_of "${region}")
-    remove cloud container clusters describe "${cluster}" --location="${region}" -- \
-      gcloud container clusters delete "${cluster}" --location="${region}" --quiet --project="${PROJECT}"
+    gone cloud container clusters describe "antipode-${region}" --location="${region}" ||
+      delete cloud container clusters delete "antipode-${region}" --location="${region}"
   done
   delete_network
   echo "fleet: the buckets gs://${BUCKET}-* and the project's role bindings are left as they are"
 }
 
-delete_network() {
-  local region rule
-  # Rules that the gateway's controller made survive their gateway.
-  for rule in $(cloud compute firewall-rules list --filter="network~/${NETWORK}$" --format='value(name)'); do
-    g compute firewall-rules delete "${rule}"
-  done
-  for region in ${REGIONS}; do
-    remove cloud compute addresses describe "antipode-${region}" --region="${region}" -- \
-      gcloud compute addresses delete "antipode-${region}" --region="${region}" --quiet --project="${PROJECT}"
-    remove cloud compute routers describe "nat-${region}" --region="${region}" -- \
-      gcloud compute routers delete "nat-${region}" --region="${region}" --quiet --project="${PROJECT}"
-    for rule in proxies nodes; do
-      remove cloud compute networks subnets describe "${rule}-${region}" --region="${region}" -- \
-        gcloud compute networks subnets delete "${rule}-${region}" --region="${region}" --quiet \
-        --project="${PROJECT}"
-    done
-  done
-  remove cloud compute networks describe "${NETWORK}" -- \
-    gcloud compute networks delete "${NETWORK}" --quiet --project="${PROJECT}"
+# The load balancer goes after its Gateway, by a controller that ends with the fleet's feature.
+delete_gateways() {
+  local context kinds=gateways.gateway.networking.k8s.io,httproutes.gateway.networking.k8s.io
+  kinds+=,healthcheckpolicies.networking.gke.io,gcpbackendpolicies.networking.gke.io
+  context=$(context_of "${CONFIG_REGION}")
+  look kubectl --context="${context}" get namespace "${NAMESPACE}" || return 0
+  run kubectl --context="${context}" delete "${kinds}" --all --namespace="${NAMESPACE}" --timeout=10m
+  sleep "${GATEWAY_SECONDS}"
 }
 
+delete_network() {
+  local region kind rule rules
+  look cloud compute networks describe "${NETWORK}" --format='value(name,description)' || return 0
+  if [[ ${found} != *"${made_here}" ]]; then
+    warn "the network ${NETWORK} was not made by this script; it stays, with all that is in it"
+    return
+  fi
+  # Rules that the gateway's controller made survive their gateway.
+  rules=$(cloud compute firewall-rules list --filter="network~/${NETWORK}$" --format='value(name)')
+  for rule in ${rules}; do
+    run cloud compute firewall-rules delete "${rule}"
+  done
+  for region in ${REGIONS}; do
+    gone cloud compute addresses describe "antipode-${region}" --region="${region}" ||
+      delete cloud compute addresses delete "antipode-${region}" --region="${region}" || in_use
+    gone cloud compute routers describe "nat-${region}" --region="${region}" ||
+      delete cloud compute routers delete "nat-${region}" --region="${region}"
+    for kind in proxies nodes; do
+      gone cloud compute networks subnets describe "${kind}-${region}" --region="${region}" ||
+        delete cloud compute networks subnets delete "${kind}-${region}" --region="${region}" || in_use
+    done
+  done
+  gone cloud compute networks describe "${NETWORK}" ||
+    delete cloud compute networks delete "${NETWORK}" || in_use
+}
+
+# The gateway's controller may leave its parts behind, and they keep the network.
+in_use() {
+  stop 1 "something may still use the network; delete what these list and run this again:
+  gcloud compute forwarding-rules list --filter='network~/${NETWORK}\$' --project=${PROJECT}
+  gcloud compute network-endpoint-groups list --filter='network~/${NETWORK}\$' --project=${PROJECT}"
+}
+
+check_settings
+number=PROJECT_NUMBER
+[[ ${mode} == plan ]] || preflight
 if [[ ${mode} == down ]]; then
   delete_all
   exit
@@ -342,8 +439,9 @@ enable_apis
 check_quota
 make_network
 make_firewall
+make_node_roles
 make_clusters
 make_fleet
-make_access
+make_buckets
 make_cluster_contents
 echo "fleet: next, helm/antipode in each cluster, then helm/antipode-gateway in antipode-${CONFIG_REGION}"
