@@ -6,8 +6,8 @@
 #   fleet.sh up   [-f FILE]   look, then create what is missing; a second run creates nothing
 #   fleet.sh down [-f FILE]   delete it again, in the order that works; the buckets stay
 #
-# FILE is settings.env beside this script unless named. It needs gcloud, kubectl and
-# gke-gcloud-auth-plugin, logged in. `down` deletes the network only if `up` made it, and switches
+# FILE is settings.env beside this script unless named. It needs Bash 4.4, gcloud with its component
+# beta, kubectl and gke-gcloud-auth-plugin, logged in. `down` deletes the network only if `up` made it, and switches
 # fleet ingress and multi-cluster services off for the whole project.
 set -euo pipefail
 
@@ -61,9 +61,12 @@ preflight() {
   # Nobody would see a question that a look asks.
   export CLOUDSDK_CORE_DISABLE_PROMPTS=1
   [[ ${mode} == down || $(gcloud beta container node-pools create --help) == *accelerator-network-profile* ]] ||
-    stop 1 "this gcloud is too old for --accelerator-network-profile: gcloud components update"
+    stop 1 "this gcloud knows no --accelerator-network-profile: gcloud components update" \
+      "or gcloud components install beta"
   # The project's number is in the names of Google's own accounts.
   number=$(gcloud projects describe "${PROJECT}" --format='value(projectNumber)')
+  # Of another project, such as one that pays for the calls, this would say nothing.
+  absent+="|has not been used in project (${number}|${PROJECT}) "
   said=$(mktemp)
   trap 'rm -f "${said}"' EXIT
 }
@@ -81,7 +84,7 @@ run() {
 
 # How gcloud and kubectl say that there is no such thing, or that its API was never enabled.
 absent="code=404|was not found|not found: 404|NAT .* not found|NOT_FOUND|\(NotFound\)"
-absent+="|Feature for project .* is not enabled|has not been used in project|SERVICE_DISABLED"
+absent+="|Feature for project .* is not enabled"
 absent+="|doesn't have a resource type"
 
 # look COMMAND...: whether there is such a thing, and in `found` what the command says of it; in a plan
@@ -154,7 +157,7 @@ enable_apis() {
 check_quota() {
   [[ ${mode} == up ]] || return 0
   case "${MACHINE_TYPE} ${CAPACITY}" in
-    *--spot* | *--flex-start*) warn "PREEMPTIBLE-TPU-V6E-per-project-region, spot quota, is not checked" ;;
+    *--spot* | *--flex-start*) warn "the quota of spot and flex-start chips, another one, is not checked" ;;
     *--reservation[\ =]*) ;;
     ct6e-*) check_family CT6E $((CHIPS_PER_REPLICA * REPLICAS)) ;;
     *) warn "the TPU quota of ${MACHINE_TYPE} is not checked" ;;
@@ -187,7 +190,7 @@ make_network() {
     run cloud compute networks create "${NETWORK}" --subnet-mode=custom --mtu=8896 \
     --description="${made_here}"
   [[ -z ${found} || ${found} == *"${made_here}" ]] ||
-    stop 1 "the network ${NETWORK} was not made by this script; name another in NETWORK"
+    stop 1 "the network ${NETWORK} is there and not described as ${made_here}; name another in NETWORK"
   for region in ${REGIONS}; do
     look cloud compute networks subnets describe "nodes-${region}" --region="${region}" ||
       run cloud compute networks subnets create "nodes-${region}" --network="${NETWORK}" \
@@ -361,9 +364,9 @@ install() {
 delete_all() {
   local region context alive=()
   for region in ${REGIONS}; do
-    # A cluster that did not come up holds nothing.
+    # A cluster that did not come up, or goes already, can be asked nothing.
     if look cloud container clusters describe "antipode-${region}" --location="${region}" \
-      --format='value(status)' && [[ ${found} != ERROR ]]; then
+      --format='value(status)' && [[ ${found} == RUNNING || ${found} == RECONCILING ]]; then
       credentials "${region}"
       alive+=("${region}")
     fi
@@ -391,7 +394,7 @@ delete_gateways() {
   kinds+=,healthcheckpolicies.networking.gke.io,gcpbackendpolicies.networking.gke.io
   context=$(context_of "${CONFIG_REGION}")
   look kubectl --context="${context}" get namespace "${NAMESPACE}" || return 0
-  run kubectl --context="${context}" delete "${kinds}" --all --namespace="${NAMESPACE}" --timeout=10m
+  delete kubectl --context="${context}" delete "${kinds}" --all --namespace="${NAMESPACE}" --timeout=10m
   sleep "${GATEWAY_SECONDS}"
 }
 
@@ -399,13 +402,13 @@ delete_network() {
   local region kind rule rules
   look cloud compute networks describe "${NETWORK}" --format='value(name,description)' || return 0
   if [[ ${found} != *"${made_here}" ]]; then
-    warn "the network ${NETWORK} was not made by this script; it stays, with all that is in it"
+    warn "the network ${NETWORK} is not described as ${made_here}; it stays, with all that is in it"
     return
   fi
   # Rules that the gateway's controller made survive their gateway.
   rules=$(cloud compute firewall-rules list --filter="network~/${NETWORK}$" --format='value(name)')
   for rule in ${rules}; do
-    run cloud compute firewall-rules delete "${rule}"
+    delete cloud compute firewall-rules delete "${rule}"
   done
   for region in ${REGIONS}; do
     gone cloud compute addresses describe "antipode-${region}" --region="${region}" ||

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from server.config import EngineConfig
 from server.engine.engine import Runner
 from server.engine.kv_kinds import KVKind
-from server.engine.platforms import choose_platform, unlock_memory
+from server.engine.locked_memory import raise_locked_memory
+from server.engine.platforms import choose_platform, has_tpu
 from server.engine.sequence import LoadedVersion
 from server.engine.version import VersionLoader
 from server.hosts import messages
@@ -130,7 +131,8 @@ def software() -> str:
 def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None]) -> None:
     """Import JAX with its settings, and have compilations told."""
     choose_platform(os.environ)
-    unlock_memory()
+    if has_tpu():
+        raise_locked_memory()
     _set_compilation_cache(config)
     import jax
 

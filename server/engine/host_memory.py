@@ -1,15 +1,14 @@
 """How much host memory is left to this process: the machine's, or its container's if that is less.
 
-A container's limit is a control group's, in the files of either version of Linux' control groups.
-It knows nothing of weights.
+A container's limit is a control group's, in the files of either version of Linux' control groups;
+outside of a container it sees no group's. It knows nothing of weights.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-_GROUPS = Path("/sys/fs/cgroup")
+_GROUPS, _MACHINE = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
 # Version 2, then 1: the files of limit and use, and the one whose `key` counts file pages that the
 # kernel takes back before it ends a process.
 _FILES = (
@@ -23,9 +22,9 @@ _FILES = (
 )
 
 
-def available_bytes(groups: Path = _GROUPS) -> int:
-    """Bytes that may still be taken; never less than 0."""
-    left = [_machine()]
+def available_bytes(groups: Path = _GROUPS, machine: Path = _MACHINE) -> int:
+    """Bytes that may still be taken, file pages that the kernel would give back included."""
+    left = [_count(machine.read_text(), "MemAvailable:") * 1024]
     for limit, used, stat, key in _FILES:
         try:
             bound = (groups / limit).read_text().strip()
@@ -38,9 +37,5 @@ def available_bytes(groups: Path = _GROUPS) -> int:
     return max(0, min(left))
 
 
-def _machine() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _count(stat: str, key: str) -> int:
-    return next((int(line.split()[1]) for line in stat.splitlines() if line.split()[0] == key), 0)
+def _count(table: str, key: str) -> int:
+    return next((int(line.split()[1]) for line in table.splitlines() if line.startswith(key)), 0)

@@ -151,7 +151,8 @@ class TestPod:
             known = {setting.variable for setting in settings()}
             assert {name for name in variables if name.startswith("ANTIPODE_")} <= known
             config = load_config({}, variables)
-            assert config.engine.model_config == "/etc/antipode/model.yaml"
+            by_file = config.engine.model_config == "/etc/antipode/model.yaml"
+            assert by_file != config.engine.model.endswith("/llama-3.1-8b/3")
 
     @pytest.mark.parametrize(("given", "seconds"), [(0, 165), (600, 600)])
     def test_its_grace_period_follows_from_the_drain(self, given, seconds):
@@ -384,12 +385,18 @@ def test_without_a_bucket_a_tpu_may_still_ask_the_metadata_server(name, may):
 
 
 def test_the_service_is_as_asked_and_exported_if_asked():
-    changes = {"service.type": "LoadBalancer", "service.annotations": {"a": "b"}}
-    objects = render("antipode", merged(BASE, changes | {"service.export": True}))
+    changes = {
+        "service.type": "LoadBalancer",
+        "service.annotations": {"a": "b"},
+        "service.export": True,
+        "networkPolicy.clientRanges": ["10.0.0.0/8"],
+    }
+    objects = render("antipode", merged(BASE, changes))
     service = find(objects, "Service", "prod")
     assert service["spec"]["type"] == "LoadBalancer"
     assert service["metadata"]["annotations"] == {"a": "b"}
     assert find(objects, "ServiceExport")["metadata"]["name"] == "prod"
+    assert "10.0.0.0/8" in str(find(objects, "NetworkPolicy")["spec"]["ingress"])
     assert not [one for one in render("antipode", BASE) if one["kind"] == "ServiceExport"]
 
 

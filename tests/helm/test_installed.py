@@ -92,16 +92,18 @@ class TestAnotherVersion:
 
     def test_a_rollout_changes_the_servers_pods_too_and_no_picker(self):
         values = merged(region("us-east5"), {"swap.mode": "rollout"})
-        expected = {("ConfigMap", "prod-model"), ("Deployment", RELEASE)}
-        assert self.changes(values) == expected
+        assert self.changes(values) == {("Deployment", RELEASE)}
 
-    def test_a_rollout_leaves_running_pods_on_their_file(self):
-        """A folder is refreshed under a running server; a file mounted by itself never is."""
-        for mode, is_followed in (("inPlace", True), ("rollout", False)):
-            (pod,) = pods_of(render("antipode", merged(region("us-east5"), {"swap.mode": mode})))
-            mounts = pod["spec"]["containers"][0]["volumeMounts"]
-            (mount,) = [one for one in mounts if one["name"] == "model-config"]
-            assert ("subPath" not in mount) == is_followed
+    def test_a_rollout_leaves_pods_on_the_version_they_were_made_with(self):
+        """A file would change under them, at the latest when their container starts again."""
+        objects = render("antipode", merged(region("us-east5"), {"swap.mode": "rollout"}))
+        (pod,) = pods_of(objects)
+        (container,) = pod["spec"]["containers"]
+        variables = {v["name"]: v["value"] for v in container["env"]}
+        assert variables["ANTIPODE_MODEL"] == "/models/llama-3.1-8b/1"
+        assert variables["ANTIPODE_SERVED_MODEL_NAME"] == "llama-3.1-8b"
+        assert "model-config" not in {mount["name"] for mount in container["volumeMounts"]}
+        assert not [one for one in objects if one["metadata"]["name"] == "prod-model"]
 
 
 def test_other_interfaces_are_another_claim_since_a_claim_cannot_change():

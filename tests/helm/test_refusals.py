@@ -34,11 +34,35 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
         ),
         (
             {"podLabels": {"app.kubernetes.io/instance": "other"}},
-            "sets app.kubernetes.io/instance, which the chart sets by itself",
+            "podLabels sets app.kubernetes.io/instance, which follows from other values",
         ),
         (
             {"nodeSelector": {"cloud.google.com/gke-tpu-topology": "4x4"}},
-            "sets cloud.google.com/gke-tpu-topology",
+            "nodeSelector sets cloud.google.com/gke-tpu-topology",
+        ),
+        ({"podLabels": {"leaderworkerset.sigs.k8s.io/worker-index": "0"}}, "podLabels sets"),
+        ({"serviceAccount.name": "prod-picker"}, "what the endpoint pickers' account is called"),
+        (
+            {"swap.mode": "rollout", "model.labels": {"canary": "4"}},
+            "leave it empty with rollout",
+        ),
+        (
+            {"replicas": 0, "autoscaling.enabled": True, "autoscalingMetric.shape": "metrics"},
+            "set autoscaling.enabled to false to empty the region",
+        ),
+        ({"service.type": "NodePort"}, "list the clients' ranges in networkPolicy.clientRanges"),
+        (
+            {"service.type": "LoadBalancer", "networkPolicy.clientRanges": ["10.0.0.0/8"]},
+            "set service.annotations to what keeps its address internal",
+        ),
+        (
+            {
+                "pools.http.enabled": False,
+                "pools.grpc.enabled": False,
+                "service.export": True,
+                "networkPolicy.proxyRanges": [],
+            },
+            "networkPolicy.proxyRanges is empty",
         ),
         ({"model.version": ""}, "model.name, model.path and model.version must all be set"),
         ({"model.path": "llama/3"}, 'model.path "llama/3" ends in a version'),
@@ -116,6 +140,7 @@ def test_values_that_do_not_fit_are_refused_in_a_sentence(changes, words):
         ({"gke.preferredRegion": "asia-east1"}, "not among the regions"),
         ({"gke.capacityPercent": {"asia-east1": 0}}, '"asia-east1", which is not among the'),
         ({"tls.enabled": True}, "set tls.secretName"),
+        ({"tls.secretName": "certificate"}, "requests would go unencrypted"),
         ({"pools.http": False, "pools.grpc": False}, "there is nothing to route to"),
         ({"healthCheck.timeoutSeconds": 9}, "longer than healthCheck.intervalSeconds"),
         ({"flavour": "envoy"}, "envoy.backends lists fewer than two"),
@@ -163,7 +188,7 @@ def test_a_typo_is_refused(chart, name, value):
 
 @pytest.mark.parametrize("chart", CHARTS)
 def test_the_schema_knows_every_value(chart):
-    """And no other: what it allows has a default and a comment in values.yaml."""
+    """And no other: what it allows has a default in values.yaml."""
 
     def differences(schema, values, prefix=""):
         for key in schema["properties"].keys() ^ values.keys():
@@ -177,10 +202,11 @@ def test_the_schema_knows_every_value(chart):
     assert set(differences(schema, values)) == {"global"}
 
 
-@pytest.mark.parametrize("release", ["a.b", "1st", "Prod", "x" * 49])
-def test_a_release_whose_services_could_not_be_named_is_refused(release):
-    with pytest.raises(HelmError, match="Services are named after it"):
-        render_files("antipode", BASE, release)
+@pytest.mark.parametrize(("chart", "values"), [("antipode", BASE), ("antipode-gateway", GATEWAY)])
+@pytest.mark.parametrize("release", ["a.b", "1st", "123", "Prod", "x" * 49])
+def test_a_release_whose_objects_could_not_be_named_is_refused(chart, values, release):
+    with pytest.raises(HelmError, match="are named after it"):
+        render_files(chart, values, release)
 
 
 def test_the_longest_name_that_is_taken_gives_names_that_kubernetes_takes():
@@ -202,13 +228,12 @@ def test_a_setting_is_the_charts_own_or_one_of_server_extra():
     extra = set(server["extra"]["propertyNames"]["enum"])
     rendered = {
         variable["name"].removeprefix("ANTIPODE_").lower()
-        for values in (SEVERAL, BASE)
+        for values in (SEVERAL, BASE, merged(BASE, {"swap.mode": "rollout"}))
         for pod in pods_of(render("antipode", values))
         for variable in pod["spec"]["containers"][0]["env"]
     }
-    # Who the pod is, where it listens, and what its configuration file says.
+    # Who the pod is, where it listens, and what the image sets.
     of_the_pod = {"hosts", "host_index", "host", "http_port", "grpc_port"}
-    of_the_pod |= {"admin_port", "admin_grpc_port"}
-    of_the_file = {"model", "model_root", "served_model_name", "swap_policy"}
+    of_the_pod |= {"admin_port", "admin_grpc_port", "model_root"}
     assert not extra & rendered
-    assert {setting.key for setting in settings()} == extra | rendered | of_the_pod | of_the_file
+    assert {setting.key for setting in settings()} == extra | rendered | of_the_pod

@@ -11,7 +11,7 @@ import yaml
 
 from server.gauges import Gauges
 from server.metrics import Metrics
-from tests.helm.charts import BASE, GATEWAY, HELM, case_values, find, render
+from tests.helm.charts import BASE, GATEWAY, HELM, case_values, find, merged, render
 
 EXPORTED = ("kv-cache", "queue", "load", "device-busy")
 
@@ -22,6 +22,16 @@ def test_every_metric_that_is_named_is_one_the_server_has():
     metrics = Metrics(model="tiny", version="1", release="0").render(Gauges(state="ready"))
     served = set(re.findall(r"^antipode_[a-z_]+", metrics.decode(), re.MULTILINE))
     assert set(re.findall(r"antipode_[a-z_]+", text)) <= served
+
+
+@pytest.mark.parametrize(
+    ("pools", "service", "is_there"),
+    [(True, False, True), (False, True, True), (False, False, False)],
+)
+def test_what_is_exported_is_measured_for_the_gateway(pools, service, is_there):
+    changes = {"pools.export": pools, "service.export": service}
+    kinds = [one["kind"] for one in render("antipode", merged(BASE, changes))]
+    assert ("AutoscalingMetric" in kinds) == is_there
 
 
 @pytest.mark.parametrize("shape", ["endpoints", "metrics"])
@@ -70,8 +80,20 @@ class TestAlerts:
                 one["spec"]["targetLabels"]["fromPod"]
             )
 
-    def test_a_picker_that_is_missing_is_told(self, rules):
-        assert rules["AntipodePickerDown"].endswith("< 2")
+    @pytest.mark.parametrize(
+        ("changes", "pickers"),
+        [({}, 2), ({"pools.grpc.enabled": False}, 1), ({"picker.existing.http": "mine"}, 1)],
+    )
+    def test_a_picker_that_is_missing_is_told(self, changes, pickers):
+        (group,) = find(render("antipode", merged(BASE, changes)), "Rules")["spec"]["groups"]
+        (rule,) = [one for one in group["rules"] if one["alert"] == "AntipodePickerDown"]
+        assert rule["expr"].endswith(f"< {pickers}")
+
+    def test_a_region_that_was_emptied_is_no_alert(self):
+        (group,) = find(render("antipode", merged(BASE, {"replicas": 0})), "Rules")["spec"][
+            "groups"
+        ]
+        assert "AntipodeNoReadyReplica" not in {one["alert"] for one in group["rules"]}
 
     def test_only_a_global_rule_compares_regions(self, rules):
         across = find(render("antipode-gateway", GATEWAY), "GlobalRules")["spec"]["groups"]

@@ -254,7 +254,7 @@ def test_a_quota_that_cannot_be_read_stops_nothing(built):
     ("words", "told"),
     [
         ("--reservation-affinity=specific --reservation=mine", ""),
-        ("--spot --enable-autoscaling", "spot quota, is not checked"),
+        ("--spot --enable-autoscaling", "the quota of spot and flex-start chips"),
     ],
 )
 def test_what_is_not_on_demand_is_not_asked_for_that_quota(cloud, tmp_path, words, told):
@@ -286,8 +286,16 @@ def test_who_is_not_logged_in_is_told_so(built, mode):
 
 
 @pytest.mark.parametrize("mode", ["up", "down"])
-def test_what_may_not_be_looked_at_does_not_count_as_absent(built, mode):
-    denied = "ResponseError: code=403, message=Required container.clusters.get permission"
+@pytest.mark.parametrize(
+    "denied",
+    [
+        "ResponseError: code=403, message=Required container.clusters.get permission",
+        "Kubernetes Engine API has not been used in project 999 before or it is disabled: "
+        "SERVICE_DISABLED",
+    ],
+    ids=["not permitted", "another project pays and has it off"],
+)
+def test_what_may_not_be_looked_at_does_not_count_as_absent(built, mode, denied):
     built.fails("gcloud container clusters describe", denied)
     run = built.run(mode)
     assert run.returncode == 1
@@ -298,7 +306,7 @@ def test_what_may_not_be_looked_at_does_not_count_as_absent(built, mode):
 def test_an_old_gcloud_stops_up_first(cloud):
     run = cloud.run("up", FAKE_HELP="--accelerator=[type=TYPE]")
     assert run.returncode == 1
-    assert "too old for --accelerator-network-profile" in run.stderr
+    assert "knows no --accelerator-network-profile" in run.stderr
     assert cloud.changes == []
 
 
@@ -315,7 +323,7 @@ def test_another_network_of_that_name_is_not_built_into(cloud):
     cloud.things = {"compute networks  antipode": {"name": "antipode", "description": ""}}
     run = cloud.run("up")
     assert run.returncode == 1
-    assert "the network antipode was not made by this script" in run.stderr
+    assert "the network antipode is there and not described as made-by-fleet.sh" in run.stderr
     assert not made(cloud, "compute")
 
 
@@ -414,8 +422,17 @@ def test_down_stops_where_a_cluster_does_not_answer(built):
     assert built.changes == []
 
 
-def test_down_does_not_look_into_a_cluster_that_never_came_up(built):
-    built.alter(CLUSTER, status="ERROR")
+def test_where_an_api_was_never_switched_on_there_is_nothing(cloud):
+    never = "API has not been used in project 123456 before or it is disabled"
+    cloud.fails("gcloud container", never)
+    run = cloud.run("down")
+    assert run.returncode == 0, run.stderr
+    assert cloud.changes == []
+
+
+@pytest.mark.parametrize("status", ["ERROR", "PROVISIONING", "STOPPING"])
+def test_down_does_not_look_into_a_cluster_that_does_not_run(built, status):
+    built.alter(CLUSTER, status=status)
     run = built.run("down")
     assert run.returncode == 0, run.stderr
     assert CLUSTER not in built.things
@@ -429,6 +446,17 @@ def test_down_tries_a_network_that_is_in_use_three_times(built):
     built.fails(SUBNET, "The subnetwork resource is already being used", times=2)
     assert built.run("down").returncode == 0
     assert built.changes.count(f"{SUBNET} proxies-europe-west4") == 3
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["kubectl delete gateways", "gcloud compute firewall-rules delete"],
+    ids=["gateways", "rules"],
+)
+def test_down_tries_everything_again_that_it_deletes(built, call):
+    built.fails(call, "in use", times=2)
+    run = built.run("down")
+    assert run.returncode == 0, run.stderr
 
 
 def test_down_tells_how_to_find_what_keeps_the_network(built):

@@ -3,6 +3,12 @@
 {{- if not (or $v.pools.http $v.pools.grpc) }}
 {{- fail "pools.http and pools.grpc are both false; there is nothing to route to." }}
 {{- end }}
+{{- if or (gt (len .Release.Name) 48) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name)) }}
+{{- fail (printf "the release is called %q; objects are named after it, so it must begin with a letter, have letters, digits and - alone, and 48 of them at most." .Release.Name) }}
+{{- end }}
+{{- if and (not $v.tls.enabled) (or $v.tls.secretName $v.tls.options) }}
+{{- fail "tls.secretName or tls.options is set, but tls.enabled is false, and requests would go unencrypted; set it to true." }}
+{{- end }}
 {{- if and $v.tls.enabled (not $v.tls.secretName) (not $v.tls.options) }}
 {{- fail "tls.enabled is true; set tls.secretName to the Secret with the certificate, or tls.options to what names it otherwise." }}
 {{- end }}

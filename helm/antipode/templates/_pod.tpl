@@ -5,7 +5,6 @@
 {{- with .root }}
 {{- $v := .Values -}}
 {{- $set := dict
-  "ANTIPODE_MODEL_CONFIG" "/etc/antipode/model.yaml"
   "ANTIPODE_MAX_NUM_SEQS" $v.server.maxNumSeqs
   "ANTIPODE_MAX_MODEL_LEN" $v.server.maxModelLen
   "ANTIPODE_TENSOR_PARALLEL_SIZE" $v.server.tensorParallelSize
@@ -17,6 +16,14 @@
   "ANTIPODE_HANG_TIMEOUT_SECONDS" $v.server.hangTimeoutSeconds
   "ANTIPODE_LOG_FORMAT" $v.server.logFormat
   "ANTIPODE_COMPILE_CACHE_DIR" "/var/cache/antipode/xla" -}}
+{{- if eq $v.swap.mode "inPlace" }}
+{{- $_ := set $set "ANTIPODE_MODEL_CONFIG" "/etc/antipode/model.yaml" }}
+{{- else }}
+{{- /* A pod keeps its variables, also when its container starts again; a file would change under it. */}}
+{{- $_ := set $set "ANTIPODE_MODEL" (printf "%s/%s" (include "antipode.modelPath" . | trimSuffix "/") $v.model.version) }}
+{{- $_ := set $set "ANTIPODE_SERVED_MODEL_NAME" $v.model.name }}
+{{- $_ := set $set "ANTIPODE_SWAP_POLICY" $v.swap.policy }}
+{{- end }}
 {{- if include "antipode.isTpu" . }}
 {{- $slice := include "antipode.slice" . | fromYaml }}
 {{- $_ := set $set "ANTIPODE_SLICE_ACCELERATOR" $slice.generation }}
@@ -57,9 +64,6 @@ metadata:
     {{- with $v.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
     {{- with $v.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
-    {{- if eq $v.swap.mode "rollout" }}
-    antipode/model-config: {{ include "antipode.modelConfig" . | sha256sum }}
-    {{- end }}
     {{- if $v.model.bucket }}
     gke-gcsfuse/volumes: "true"
     gke-gcsfuse/cpu-limit: {{ $v.fuse.sidecarCpu | quote }}
@@ -178,15 +182,11 @@ spec:
           - name: netdev
         {{- end }}
       volumeMounts:
+        {{- if eq $v.swap.mode "inPlace" }}
         - name: model-config
-          {{- if eq $v.swap.mode "inPlace" }}
           mountPath: /etc/antipode
-          {{- else }}
-          # A file by itself never changes in a running pod: only new pods have the new version.
-          mountPath: /etc/antipode/model.yaml
-          subPath: model.yaml
-          {{- end }}
           readOnly: true
+        {{- end }}
         {{- if and $v.admin.tokenSecret (not $follower) }}
         - name: admin
           mountPath: /etc/antipode-admin
@@ -204,9 +204,12 @@ spec:
           readOnly: true
         {{- end }}
   volumes:
+    {{- if eq $v.swap.mode "inPlace" }}
+    # A whole folder, not a file of it: only then does the kubelet bring changes into running pods.
     - name: model-config
       configMap:
         name: {{ .Release.Name }}-model
+    {{- end }}
     {{- if and $v.admin.tokenSecret (not $follower) }}
     - name: admin
       secret:

@@ -11,10 +11,27 @@
 {{- if or (gt (len .Release.Name) 48) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name)) }}
 {{- fail (printf "the release is called %q; Services are named after it, so it must begin with a letter, have letters, digits and - alone, and 48 of them at most." .Release.Name) }}
 {{- end }}
-{{- range $key, $_ := merge (dict) $v.podLabels $v.podAnnotations $v.nodeSelector }}
-{{- if or (has $key (list "gke.io/region" "gke-gcsfuse/volumes" "gke-gcsfuse/cpu-limit" "gke-gcsfuse/memory-limit" "gke-gcsfuse/ephemeral-storage-limit" "cloud.google.com/compute-class" "cloud.google.com/gke-tpu-accelerator" "cloud.google.com/gke-tpu-topology")) (regexMatch "^(app.kubernetes.io|antipode)/" $key) }}
-{{- fail (printf "podLabels, podAnnotations or nodeSelector sets %s, which the chart sets by itself from its other values; leave it out." $key) }}
+{{- range $where := list "podLabels" "podAnnotations" "nodeSelector" }}
+{{- range $key, $_ := index $v $where }}
+{{- if or (has $key (list "gke.io/region" "gke-gcsfuse/volumes" "gke-gcsfuse/cpu-limit" "gke-gcsfuse/memory-limit" "gke-gcsfuse/ephemeral-storage-limit" "cloud.google.com/compute-class" "cloud.google.com/gke-tpu-accelerator" "cloud.google.com/gke-tpu-topology")) (regexMatch "^(app.kubernetes.io|leaderworkerset.sigs.k8s.io)/" $key) }}
+{{- fail (printf "%s sets %s, which follows from other values (slice, computeClass, region, model, the release); leave it out." $where $key) }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- if eq $v.serviceAccount.name (printf "%s-picker" .Release.Name) }}
+{{- fail (printf "serviceAccount.name is %q, which is what the endpoint pickers' account is called; name another." $v.serviceAccount.name) }}
+{{- end }}
+{{- if and $v.model.labels (eq $v.swap.mode "rollout") }}
+{{- fail "model.labels names versions beside the one that is served, which pods load by the file of swap.mode inPlace; leave it empty with rollout." }}
+{{- end }}
+{{- if and (eq (int $v.replicas) 0) $v.autoscaling.enabled }}
+{{- fail "replicas is 0, but autoscaling.enabled is true, and the autoscaler keeps minReplicas; set autoscaling.enabled to false to empty the region." }}
+{{- end }}
+{{- if and (ne $v.service.type "ClusterIP") $v.networkPolicy.enabled (not $v.networkPolicy.clientRanges) }}
+{{- fail (printf "service.type is %s, but networkPolicy lets nobody from outside of the cluster in; list the clients' ranges in networkPolicy.clientRanges." $v.service.type) }}
+{{- end }}
+{{- if and (eq $v.service.type "LoadBalancer") (not $v.service.annotations) }}
+{{- fail "service.type is LoadBalancer, and the server asks nobody who they are; set service.annotations to what keeps its address internal in your cloud, such as {networking.gke.io/load-balancer-type: Internal}." }}
 {{- end }}
 {{- if not (and $v.model.name $v.model.path $v.model.version) }}
 {{- fail "model.name, model.path and model.version must all be set: the server serves <path>/<version> under that name." }}
@@ -75,7 +92,7 @@
 {{- if and $v.autoscaling.enabled (lt (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) }}
 {{- fail (printf "autoscaling.maxReplicas is %d, less than minReplicas, %d." (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) }}
 {{- end }}
-{{- if and $v.networkPolicy.enabled (or $v.pools.http.enabled $v.pools.grpc.enabled) (not $v.networkPolicy.proxyRanges) }}
+{{- if and $v.networkPolicy.enabled (or $v.pools.http.enabled $v.pools.grpc.enabled $v.service.export) (not $v.networkPolicy.proxyRanges) }}
 {{- fail "networkPolicy.proxyRanges is empty: the gateway's requests come from the proxy-only subnets of both regions; list their ranges, or set networkPolicy.enabled to false." }}
 {{- end }}
 {{- range $pool := list "http" "grpc" }}
