@@ -119,6 +119,7 @@ def generate(arguments: argparse.Namespace) -> int:
 def serve(flags: dict[str, str]) -> int:
     """Run the server with the given flags over environment and file; the exit code."""
     # Supervisor and checkpoint code is not needed, and not paid for, by `version` and `--help`.
+    from server.admin_token import AdminTokenError
     from server.ports import PortError
     from server.slice.sources import SliceMismatchError
     from server.supervisor import run_supervisor
@@ -129,7 +130,7 @@ def serve(flags: dict[str, str]) -> int:
     except ConfigError as error:
         print(f"antipode serve: {error}", file=sys.stderr)
         return _USAGE_ERROR
-    except (ModelNotFoundError, PortError, SliceMismatchError) as error:
+    except (AdminTokenError, ModelNotFoundError, PortError, SliceMismatchError) as error:
         print(f"antipode serve: {error}", file=sys.stderr)
         return 1
 

@@ -21,6 +21,7 @@ from dataclasses import replace
 from importlib.metadata import version as release_of
 from pathlib import Path
 
+from server.admin_token import read_admin_token
 from server.config import Config, ServerConfig
 from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.hosts.group import find_group
@@ -50,13 +51,16 @@ def run_supervisor(
 ) -> int:
     """Run the server; the exit code. Must be called on the main thread of the process.
 
-    Raises ModelNotFoundError when there is no such model, PortError when a port is taken and
-    SliceMismatchError when nothing says which host of several this is.
+    Raises ModelNotFoundError when there is no such model, PortError when a port is taken,
+    AdminTokenError when its file has none and SliceMismatchError when nothing says which host of
+    several this is.
     """
     set_up_logging(config.server, "main")
     group = find_group(config.engine, os.environ)
     if group.is_follower:
         return _run_follower(config, engine_command)
+    if config.server.admin_token_file:
+        read_admin_token(Path(config.server.admin_token_file))
     engine = follow_model_config(config.engine)
     model = prepare_model(engine)
     engine = replace(engine, model=model.source, served_model_name=model.name)

@@ -60,6 +60,11 @@ def find_model(config: EngineConfig) -> ServedModel:
         raise ModelNotFoundError(
             f"{config.model} holds neither a config.json nor a version's folder"
         )
+    if config.model_config:
+        raise ModelNotFoundError(
+            f"{config.model_config} asks for {config.model}, which is not there: publish it "
+            "(antipode publish), or name another version"
+        )
     raise ModelNotFoundError(
         f"model {config.model!r} is neither a folder nor a model in {config.model_root}; "
         f"embedded models are {DEMO_MODEL} and tiny"

@@ -47,6 +47,11 @@ check_settings() {
   done
   [[ " ${REGIONS} " == *" ${CONFIG_REGION} "* ]] ||
     stop 2 "CONFIG_REGION is ${CONFIG_REGION}, which is not one of REGIONS"
+  [[ ${MACHINE_TYPE} =~ -([0-9]+)t$ ]] || stop 2 "MACHINE_TYPE ${MACHINE_TYPE} does not end in its chips, as in -4t"
+  [[ $((${TOPOLOGY//x/*})) -eq ${CHIPS_PER_REPLICA} &&
+    $((HOSTS_PER_REPLICA * BASH_REMATCH[1])) -eq ${CHIPS_PER_REPLICA} ]] ||
+    stop 2 "TOPOLOGY ${TOPOLOGY}, CHIPS_PER_REPLICA ${CHIPS_PER_REPLICA} and HOSTS_PER_REPLICA" \
+      "${HOSTS_PER_REPLICA} of ${MACHINE_TYPE} are not the same number of chips"
   [[ ${HOSTS_PER_REPLICA} -eq 1 || -n ${LEADER_WORKER_SET_MANIFEST} || ${mode} == down ]] ||
     stop 2 "a slice of ${HOSTS_PER_REPLICA} hosts is a LeaderWorkerSet, which GKE does not bring;" \
       "set LEADER_WORKER_SET_MANIFEST in ${settings} to the manifest of one of its releases"

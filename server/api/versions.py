@@ -9,6 +9,7 @@ import hmac
 from pathlib import Path
 from typing import cast, get_args
 
+from server.admin_token import AdminTokenError, read_admin_token
 from server.api.service import Service
 from server.api.validation import invalid
 from server.engine.link import SwapPolicy, VersionStatus
@@ -34,13 +35,11 @@ class VersionAdmin:
     def authorize(self, header: str) -> None:
         """ApiError (unauthenticated) unless `header` is `Bearer TOKEN`."""
         try:
-            token = self._token_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ApiError(
-                ErrorKind.UNAUTHENTICATED, f"the server cannot read its admin token: {error}"
-            ) from error
+            token = read_admin_token(self._token_file)
+        except AdminTokenError as error:
+            raise ApiError(ErrorKind.UNAUTHENTICATED, str(error)) from error
         given = header[len(_SCHEME) :] if header.lower().startswith(_SCHEME) else ""
-        if not token or not hmac.compare_digest(given.strip().encode(), token.encode()):
+        if not hmac.compare_digest(given.strip().encode(), token.encode()):
             raise ApiError(
                 ErrorKind.UNAUTHENTICATED, "give the admin token: authorization: Bearer TOKEN"
             )

@@ -70,6 +70,10 @@ class LeadingLoader:
         self._loader, self._followers = loader, followers
         self._numbers = count(1)
 
+    def inspect(self, path: str) -> None:
+        """As this host sees it: the others look when they read."""
+        self._loader.inspect(path)
+
     def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
         """Put a version on the devices beside what is there; its golden prompts."""
         self._followers.send(messages.Load(version=_spelled(version), path=path))

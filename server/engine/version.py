@@ -55,6 +55,9 @@ class VersionLoader[Staged](Protocol):
     `progress` is told how far it is, 0 to 1, and may raise to end the load.
     """
 
+    def inspect(self, path: str) -> None:
+        """Read nothing but what tells whether a version could take the served one's place."""
+
     def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
         """Put a version on the device beside what is there; its golden prompts."""
 

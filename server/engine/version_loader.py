@@ -48,6 +48,15 @@ class CheckpointLoader:
     def __init__(self, weights: WeightSets, tokenizer: dict[str, str], host_bytes: int) -> None:
         self._weights, self._tokenizer, self._host_bytes = weights, tokenizer, host_bytes
 
+    def inspect(self, path: str) -> None:
+        """Refuse what `load` would, as far as is told without weights.
+
+        That is, whether it is there and published, and has golden prompts and the tokenizer of what
+        is served. Raises as `load` does.
+        """
+        with self._open(path, _LEAST_BUFFER_BYTES):
+            pass
+
     def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
         """Put a version on the device beside what is there; its golden prompts.
 

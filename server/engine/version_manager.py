@@ -203,11 +203,13 @@ class VersionManager:
         """Load and prove a version; nobody is served by it yet."""
         if self._here(name):
             raise VersionError(f"version {name} is loaded already")
-        self._make_room()
         version = Version(name, path)
         self._versions.append(version)
         start = self._clock()
         try:
+            # What is refused must not cost the version to go back to.
+            self._moves.inspect(version)
+            self._make_room(version)
             if policy == "availability":
                 self._moves.load(version, self._progress_of(version))
             else:
@@ -278,9 +280,10 @@ class VersionManager:
         if version is self._previous:
             self._previous = None
 
-    def _make_room(self) -> None:
-        """Keep no more than one version beside the one that is served."""
-        for version in [v for v in self._versions if v.is_here and v is not self._serving]:
+    def _make_room(self, coming: Version) -> None:
+        """Keep no version but the one that is served beside the one that comes."""
+        stay = (self._serving, coming)
+        for version in [v for v in self._versions if v.is_here and v not in stay]:
             self._unload(version)
         self._raise_if_interrupted()
 

@@ -50,6 +50,11 @@ class VersionMoves:
         self._settings, self._on_change, self._clock = settings, on_change, clock
         self._num_loads = 0
 
+    def inspect(self, version: Version) -> None:
+        """Raise ValueError or OSError for what could not be served, before anything goes for it."""
+        self._set(version, "LOADING", "looking at it")
+        self._loader.inspect(version.path)
+
     def load(self, version: Version, progress: Callable[[float], None]) -> None:
         """Put it on the device beside what is there, and prove it; any request may then name it.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from models.checkpoint import CheckpointError
 from server.config import EngineConfig
 from server.hosts.group import find_group
 from server.slice.discovery import ask_jax, find_slice
@@ -21,7 +22,7 @@ from server.slice.sources import Devices, SliceMismatchError
 DESCRIPTION = """\
 Say which chips, hosts and network interfaces the server would run on, and how it would lay the
 model over them. Takes the settings of `antipode serve`; exit code 1 where the slice is not what
-they ask for."""
+they ask for, or the model cannot be laid as they say."""
 
 # Of generations that are no TPU's.
 _PLATFORMS = {"cpu": "cpu", "gpu": "gpu"}
@@ -37,12 +38,18 @@ def run(config: EngineConfig, *, as_json: bool) -> int:
         return 1
     if is_several:
         _say("JAX is not asked, since it would wait for the other hosts")
-    shown = describe(found, _mesh(config, found))
+    mesh, code = None, 0
+    try:
+        mesh = _mesh(config, found)
+    except (CheckpointError, ValueError) as error:
+        _say(f"no mesh: {_first_line(error)}")
+        code = 1
+    shown = describe(found, mesh)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(shown)).decode())
     else:
         print("\n".join(_lines(shown)))
-    return 0
+    return code
 
 
 def describe(found: Slice, mesh: dict[str, int] | None) -> dict[str, Any]:
@@ -60,8 +67,10 @@ def _devices() -> Devices | None:
 
 
 def _mesh(config: EngineConfig, found: Slice) -> dict[str, int] | None:
-    """How the server would lay the model; None where there is no such model, or it does not fit."""
-    from models.checkpoint import CheckpointError
+    """How the server would lay the model; None where that cannot be told here.
+
+    CheckpointError or ValueError for what the server would refuse to lay.
+    """
     from models.hf_config import read_config
     from server.engine.mesh_choice import choose_split
     from server.versions import ModelNotFoundError, find_model
@@ -72,10 +81,10 @@ def _mesh(config: EngineConfig, found: Slice) -> dict[str, int] | None:
         return None
     try:
         model = read_config(find_model(config).path)
-        num_ranks, size = choose_split(model, config, platform, found.devices, chip_bytes)
-    except (ModelNotFoundError, CheckpointError, ValueError) as error:
+    except ModelNotFoundError as error:
         _say(f"no mesh: {_first_line(error)}")
         return None
+    num_ranks, size = choose_split(model, config, platform, found.devices, chip_bytes)
     return {"data": num_ranks, "tensor": size, "idle": found.devices - num_ranks * size}
 
 

@@ -101,11 +101,11 @@ class TestToken:
         admin.authorize("Bearer other")
 
     @pytest.mark.parametrize("content", [None, ""])
-    def test_a_server_without_a_token_lets_nobody_in(self, admin, tmp_path, content):
+    def test_a_server_without_a_token_lets_nobody_in_and_says_why(self, admin, tmp_path, content):
         (tmp_path / "token").unlink()
         if content is not None:
             (tmp_path / "token").write_text(content)
-        with pytest.raises(ApiError):
+        with pytest.raises(ApiError, match=f"{tmp_path}/token.*write the token into it"):
             admin.authorize("Bearer ")
 
 

@@ -239,6 +239,10 @@ class FakeLoader:
     def weights_of(self, version: LoadedVersion) -> int:
         return self.weights[version] if version.number else self.weights.get(version, 0)
 
+    def inspect(self, path):
+        if path not in self.paths:
+            raise ValueError(f"{path} is not there")
+
     def load(self, version, path, progress):
         weights, golden = self._read(path, progress)
         self.weights[version] = weights

@@ -48,6 +48,9 @@ class FakeExecutor:
         self.done.append(("step", bucket, version, inputs))
         return np.zeros(1)
 
+    def inspect(self, path):
+        self._read("inspect", path)
+
     def load(self, version, path, progress):
         self._read("load", path)
         return GOLDEN

@@ -246,6 +246,14 @@ class TestPromote:
         assert server.states == {"1": "AVAILABLE*", "9": "END"}
         assert server.answers(server.submit(), weights=0)
 
+    def test_a_version_that_is_refused_does_not_cost_the_one_to_go_back_to(self, start, policy):
+        server = start(policy=policy)
+        server.do("load", "2")
+        server.do("promote", "2")
+        server.refusal("load", "22")
+        server.do("rollback")
+        assert server.answers(server.submit(), weights=0)
+
 
 class TestNames:
     def test_a_request_may_name_a_loaded_version(self, start):

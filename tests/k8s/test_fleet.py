@@ -199,7 +199,10 @@ def test_nodes_may_pull_and_report_before_there_are_any(first_up):
     assert max(granted) < cluster
 
 
-FOUR_HOSTS = ("HOSTS_PER_REPLICA=1\nREPLICAS=1", "HOSTS_PER_REPLICA=4\nREPLICAS=2")
+FOUR_HOSTS = (
+    *("TOPOLOGY=2x2\nCHIPS_PER_REPLICA=4", "TOPOLOGY=4x4\nCHIPS_PER_REPLICA=16"),
+    *("HOSTS_PER_REPLICA=1\nREPLICAS=1", "HOSTS_PER_REPLICA=4\nREPLICAS=2"),
+)
 
 
 def test_a_slice_of_several_hosts_is_a_pool_of_its_own(cloud, tmp_path):
@@ -494,6 +497,21 @@ def test_wrong_use_is_told(cloud, arguments, code, words):
     assert run.returncode == code
     assert words in run.stderr
     assert cloud.calls == []
+
+
+@pytest.mark.parametrize(
+    "replaced",
+    [
+        ("TOPOLOGY=2x2", "TOPOLOGY=4x4"),
+        ("CHIPS_PER_REPLICA=4", "CHIPS_PER_REPLICA=8"),
+        ("HOSTS_PER_REPLICA=1", "HOSTS_PER_REPLICA=4"),
+        ("MACHINE_TYPE=ct6e-standard-4t", "MACHINE_TYPE=ct6e-standard-8t"),
+    ],
+)
+def test_a_slice_has_the_chips_of_its_hosts(cloud, tmp_path, replaced):
+    run = cloud.run("plan", "-f", settings_with(tmp_path, *replaced))
+    assert run.returncode == 2
+    assert "are not the same number of chips" in run.stderr
 
 
 MAY_BE_EMPTY = {"CAPACITY", "LEADER_WORKER_SET_MANIFEST", "INFERENCE_OBJECTIVE_CRD"}

@@ -56,6 +56,13 @@ def test_the_settings_decide_how_it_would_lie():
     assert json.loads(run_.stdout)["mesh"] == {"data": 2, "tensor": 2, "idle": 1}
 
 
+def test_a_split_that_the_server_would_refuse_is_code_1_beside_what_there_is():
+    refused = run("--model=tiny", "--json", "--tensor-parallel-size=3")
+    assert refused.returncode == 1
+    assert "no mesh" in refused.stderr
+    assert json.loads(refused.stdout)["mesh"] is None
+
+
 def test_what_is_not_what_was_asked_for_is_one_sentence_and_code_1():
     refused = run("--model=tiny", "--slice-accelerator=v6e")
     assert refused.returncode == 1
