@@ -1,6 +1,13 @@
 {{/* What no schema can say: values that contradict each other, each with what to change. */}}
 
 {{- define "antipode.validate" -}}
+{{- range $part := list "names" "model" "slice" "hosts" "end" "scaling" "network" }}
+{{- include (printf "antipode.validate.%s" $part) $ }}
+{{- end }}
+{{- end }}
+
+{{/* What things are called. */}}
+{{- define "antipode.validate.names" -}}
 {{- $v := .Values -}}
 {{- if not $v.image.repository }}
 {{- fail "image.repository is empty; set it to where you pushed the image, without the tag." }}
@@ -11,9 +18,18 @@
 {{- if or (gt (len .Release.Name) 48) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name)) }}
 {{- fail (printf "the release is called %q; Services are named after it, so it must begin with a letter, have letters, digits and - alone, and 48 of them at most." .Release.Name) }}
 {{- end }}
+{{- $own := list
+  "gke.io/region"
+  "gke-gcsfuse/volumes"
+  "gke-gcsfuse/cpu-limit"
+  "gke-gcsfuse/memory-limit"
+  "gke-gcsfuse/ephemeral-storage-limit"
+  "cloud.google.com/compute-class"
+  "cloud.google.com/gke-tpu-accelerator"
+  "cloud.google.com/gke-tpu-topology" }}
 {{- range $where := list "podLabels" "podAnnotations" "nodeSelector" }}
 {{- range $key, $_ := index $v $where }}
-{{- if or (has $key (list "gke.io/region" "gke-gcsfuse/volumes" "gke-gcsfuse/cpu-limit" "gke-gcsfuse/memory-limit" "gke-gcsfuse/ephemeral-storage-limit" "cloud.google.com/compute-class" "cloud.google.com/gke-tpu-accelerator" "cloud.google.com/gke-tpu-topology")) (regexMatch "^(app.kubernetes.io|leaderworkerset.sigs.k8s.io)/" $key) }}
+{{- if or (has $key $own) (regexMatch "^(app.kubernetes.io|leaderworkerset.sigs.k8s.io)/" $key) }}
 {{- fail (printf "%s sets %s, which follows from other values (slice, computeClass, region, model, the release); leave it out." $where $key) }}
 {{- end }}
 {{- end }}
@@ -21,18 +37,11 @@
 {{- if eq $v.serviceAccount.name (printf "%s-picker" .Release.Name) }}
 {{- fail (printf "serviceAccount.name is %q, which is what the endpoint pickers' account is called; name another." $v.serviceAccount.name) }}
 {{- end }}
-{{- if and $v.model.labels (eq $v.swap.mode "rollout") }}
-{{- fail "model.labels names versions beside the one that is served, which pods load by the file of swap.mode inPlace; leave it empty with rollout." }}
 {{- end }}
-{{- if and (eq (int $v.replicas) 0) $v.autoscaling.enabled }}
-{{- fail "replicas is 0, but autoscaling.enabled is true, and the autoscaler keeps minReplicas; set autoscaling.enabled to false to empty the region." }}
-{{- end }}
-{{- if and (ne $v.service.type "ClusterIP") $v.networkPolicy.enabled (not $v.networkPolicy.clientRanges) }}
-{{- fail (printf "service.type is %s, but networkPolicy lets nobody from outside of the cluster in; list the clients' ranges in networkPolicy.clientRanges." $v.service.type) }}
-{{- end }}
-{{- if and (eq $v.service.type "LoadBalancer") (not $v.service.annotations) }}
-{{- fail "service.type is LoadBalancer, and the server asks nobody who they are; set service.annotations to what keeps its address internal in your cloud, such as {networking.gke.io/load-balancer-type: Internal}." }}
-{{- end }}
+
+{{/* The model and its versions. */}}
+{{- define "antipode.validate.model" -}}
+{{- $v := .Values -}}
 {{- if not (and $v.model.name $v.model.path $v.model.version) }}
 {{- fail "model.name, model.path and model.version must all be set: the server serves <path>/<version> under that name." }}
 {{- end }}
@@ -42,15 +51,18 @@
 {{- if hasPrefix "gs://" (printf "%s%s" $v.model.bucket $v.model.path) }}
 {{- fail "model.bucket is a bucket's name and model.path a folder in it; leave out gs://." }}
 {{- end }}
-{{- $end := add $v.server.lameDuckSeconds $v.server.drainTimeoutSeconds }}
-{{- $grace := include "antipode.gracePeriod" . | int }}
-{{- if le $grace (int $end) }}
-{{- fail (printf "terminationGracePeriodSeconds is %d, but a drain may take %d (server.lameDuckSeconds and server.drainTimeoutSeconds); allow at least %d, or leave it at 0." $grace (int $end) (add $end 10)) }}
+{{- if and $v.model.labels (eq $v.swap.mode "rollout") }}
+{{- fail "model.labels names versions beside the one that is served, which pods load by the file of swap.mode inPlace; leave it empty with rollout." }}
 {{- end }}
+{{- end }}
+
+{{/* Chips, interfaces and where nodes come from. */}}
+{{- define "antipode.validate.slice" -}}
+{{- $v := .Values -}}
+{{- $hosts := include "antipode.hosts" . | int }}
 {{- if and (include "antipode.isTpu" .) (not (include "antipode.slice" .)) }}
 {{- fail (printf "slice %q is not one this chart can place; use %s, or cpu." $v.slice (include "antipode.slices" . | fromYaml | keys | sortAlpha | join ", ")) }}
 {{- end }}
-{{- $hosts := include "antipode.hosts" . | int }}
 {{- if include "antipode.isTpu" . }}
 {{- $slice := include "antipode.slice" . | fromYaml }}
 {{- $chips := include "antipode.chips" . | int }}
@@ -89,20 +101,12 @@
 {{- if and (eq $v.dranet.allocationMode "All") (gt (int $v.dranet.count) 0) }}
 {{- fail "dranet.count is set, but dranet.allocationMode is All; use ExactCount or leave the count at 0." }}
 {{- end }}
-{{- if and $v.autoscaling.enabled (lt (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) }}
-{{- fail (printf "autoscaling.maxReplicas is %d, less than minReplicas, %d." (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) }}
 {{- end }}
-{{- if and $v.networkPolicy.enabled (or $v.pools.http.enabled $v.pools.grpc.enabled $v.service.export) (not $v.networkPolicy.proxyRanges) }}
-{{- fail "networkPolicy.proxyRanges is empty: the gateway's requests come from the proxy-only subnets of both regions; list their ranges, or set networkPolicy.enabled to false." }}
-{{- end }}
-{{- range $pool := list "http" "grpc" }}
-{{- if and (index $v.pools $pool).enabled (not $v.picker.enabled) (not (index $v.picker.existing $pool)) }}
-{{- fail (printf "pools.%s is enabled without an endpoint picker; set picker.enabled to true, or picker.existing.%s to a picker's Service." $pool $pool) }}
-{{- end }}
-{{- end }}
-{{- if and $v.autoscaling.enabled $v.compileCache.storageClass }}
-{{- fail "autoscaling.enabled needs a compile cache for each pod, and compileCache.storageClass makes one claim for all; leave it empty." }}
-{{- end }}
+
+{{/* A group of hosts. */}}
+{{- define "antipode.validate.hosts" -}}
+{{- $v := .Values -}}
+{{- $hosts := include "antipode.hosts" . | int }}
 {{- if and (gt $hosts 1) $v.compileCache.storageClass }}
 {{- fail (printf "compileCache.storageClass makes one claim, which one pod can mount, and %s has %d hosts; leave it empty." $v.slice $hosts) }}
 {{- end }}
@@ -114,13 +118,56 @@
 {{- if and (gt $hosts 1) (ge (int $v.server.groupStartTimeoutSeconds) (int $v.startupSeconds)) }}
 {{- fail (printf "server.groupStartTimeoutSeconds is %d, but startupSeconds is %d: the kubelet would end a leader that waits for its hosts before it can say which are missing." (int $v.server.groupStartTimeoutSeconds) (int $v.startupSeconds)) }}
 {{- end }}
-{{- if and (gt (int $v.replicas) 1) $v.compileCache.storageClass }}
-{{- fail "compileCache.storageClass makes one claim, which one pod can mount; leave it empty with several replicas." }}
 {{- end }}
-{{- if and $v.monitoring.rules (not $v.monitoring.podMonitoring) }}
-{{- fail "monitoring.rules is true, but monitoring.podMonitoring is false: the rules tell releases apart by a label that PodMonitoring sets; set both or neither." }}
+
+{{/* How a pod ends. */}}
+{{- define "antipode.validate.end" -}}
+{{- $v := .Values -}}
+{{- $end := add $v.server.lameDuckSeconds $v.server.drainTimeoutSeconds }}
+{{- $grace := include "antipode.gracePeriod" . | int }}
+{{- if le $grace (int $end) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but a drain may take %d (server.lameDuckSeconds and server.drainTimeoutSeconds); allow at least %d, or leave it at 0." $grace (int $end) (add $end 10)) }}
+{{- end }}
+{{- end }}
+
+{{/* Replicas and what each has to itself. */}}
+{{- define "antipode.validate.scaling" -}}
+{{- $v := .Values -}}
+{{- if and (eq (int $v.replicas) 0) $v.autoscaling.enabled }}
+{{- fail "replicas is 0, but autoscaling.enabled is true, and the autoscaler keeps minReplicas; set autoscaling.enabled to false to empty the region." }}
+{{- end }}
+{{- if and $v.autoscaling.enabled (lt (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) }}
+{{- fail (printf "autoscaling.maxReplicas is %d, less than minReplicas, %d." (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) }}
+{{- end }}
+{{- if and $v.autoscaling.enabled $v.compileCache.storageClass }}
+{{- fail "autoscaling.enabled needs a compile cache for each pod, and compileCache.storageClass makes one claim for all; leave it empty." }}
 {{- end }}
 {{- if and $v.autoscaling.enabled (ne $v.autoscalingMetric.shape "metrics") }}
 {{- fail (printf "autoscaling.enabled is true, but autoscalingMetric.shape is %s, which feeds the gateway only; set it to metrics, on a cluster that has that shape." $v.autoscalingMetric.shape) }}
+{{- end }}
+{{- if and (gt (int $v.replicas) 1) $v.compileCache.storageClass }}
+{{- fail "compileCache.storageClass makes one claim, which one pod can mount; leave it empty with several replicas." }}
+{{- end }}
+{{- end }}
+
+{{/* Who reaches the server, and who watches it. */}}
+{{- define "antipode.validate.network" -}}
+{{- $v := .Values -}}
+{{- if and $v.networkPolicy.enabled (or $v.pools.http.enabled $v.pools.grpc.enabled $v.service.export) (not $v.networkPolicy.proxyRanges) }}
+{{- fail "networkPolicy.proxyRanges is empty: the gateway's requests come from the proxy-only subnets of both regions; list their ranges, or set networkPolicy.enabled to false." }}
+{{- end }}
+{{- range $pool := list "http" "grpc" }}
+{{- if and (index $v.pools $pool).enabled (not $v.picker.enabled) (not (index $v.picker.existing $pool)) }}
+{{- fail (printf "pools.%s is enabled without an endpoint picker; set picker.enabled to true, or picker.existing.%s to a picker's Service." $pool $pool) }}
+{{- end }}
+{{- end }}
+{{- if and (ne $v.service.type "ClusterIP") $v.networkPolicy.enabled (not $v.networkPolicy.clientRanges) }}
+{{- fail (printf "service.type is %s, but networkPolicy lets nobody from outside of the cluster in; list the clients' ranges in networkPolicy.clientRanges." $v.service.type) }}
+{{- end }}
+{{- if and (eq $v.service.type "LoadBalancer") (not $v.service.annotations) }}
+{{- fail "service.type is LoadBalancer, and the server asks nobody who they are; set service.annotations to what keeps its address internal in your cloud, such as {networking.gke.io/load-balancer-type: Internal}." }}
+{{- end }}
+{{- if and $v.monitoring.rules (not $v.monitoring.podMonitoring) }}
+{{- fail "monitoring.rules is true, but monitoring.podMonitoring is false: the rules tell releases apart by a label that PodMonitoring sets; set both or neither." }}
 {{- end }}
 {{- end }}
