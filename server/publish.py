@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models import manifest
 from models.config import ConfigError as ModelConfigError
@@ -21,6 +21,12 @@ from models.gcs import GcsFiles, is_gcs
 from models.manifest import Golden, GoldenPrompt
 from models.version_folder import VersionFolder, open_version
 from server.config import EngineConfig
+
+if TYPE_CHECKING:
+    from server.engine.engine import Engine
+    from server.engine.golden import GoldenClient
+    from server.engine.model_runner import ModelRunner
+    from server.engine.sequence import LoadedVersion
 
 PUBLISH = """Make SRC, a checkpoint directory or a GGUF file, the version DIR/<model>/<version>.
 
@@ -31,6 +37,9 @@ VERIFY = "Check that a published version is whole: sizes, checksums, configurati
 _NUM_TOKENS = 16
 _NUM_PROMPT_TOKENS = 32
 _TIMEOUT_SECONDS = 600.0
+_SIZES = EngineConfig(
+    max_num_seqs=4, max_num_batched_tokens=32, max_model_len=128, data_parallel_size=1
+)
 _TEXTS = (
     "The model that answers here is the one that was published.",
     "def add(a, b):\n    return",
@@ -140,34 +149,16 @@ def make_golden(folder: Path, texts: tuple[str, ...], tolerance: float) -> Golde
 
 def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Every prompt's greedy continuation, by the server's own engine."""
-    from server.engine.block_manager import BlockManager
-    from server.engine.engine import OWN_CLIENT, Engine
+    from server.engine.engine import OWN_CLIENT
     from server.engine.golden import GoldenClient
     from server.engine.model_runner import ModelRunner
-    from server.engine.scheduler import Scheduler
     from server.engine.sequence import LoadedVersion
 
-    sizes = EngineConfig(
-        max_num_seqs=4, max_num_batched_tokens=32, max_model_len=128, data_parallel_size=1
-    )
-    runner = ModelRunner.build(folder, sizes, version=LoadedVersion(folder.name))
-    scheduler = Scheduler(
-        BlockManager(runner.kinds, runner.block_size),
-        max_num_seqs=sizes.max_num_seqs,
-        max_num_batched_tokens=runner.max_num_batched_tokens,
-        max_queue_len=len(prompts),
-        max_model_len=runner.max_model_len,
-        serving=LoadedVersion(folder.name),
-    )
+    version = LoadedVersion(folder.name)
+    runner = ModelRunner.build(folder, _SIZES, version=version)
     client = GoldenClient(lambda submit: engine.receive(OWN_CLIENT, submit))
-    engine: Engine[Any] = Engine(
-        scheduler,
-        runner,
-        _Nobody(),
-        lambda _, frame: client.receive(frame),
-        eos_token_ids=runner.eos_token_ids,
-    )
-    engine.call(lambda versions: versions.add(LoadedVersion(folder.name)))
+    engine = _engine_of(runner, client, version, len(prompts))
+    engine.call(lambda versions: versions.add(version))
     loop = threading.Thread(target=engine.run, daemon=True)
     loop.start()
     try:
@@ -177,6 +168,31 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
         engine.stop()
         loop.join()
     return [tuple(token_id for token_id, _ in answer) for answer in answers]
+
+
+def _engine_of(
+    runner: ModelRunner, client: GoldenClient, version: LoadedVersion, queue_len: int
+) -> Engine[Any]:
+    """An engine without an API in front of it; `client` gets its answers."""
+    from server.engine.block_manager import BlockManager
+    from server.engine.engine import Engine
+    from server.engine.scheduler import Scheduler
+
+    scheduler = Scheduler(
+        BlockManager(runner.kinds, runner.block_size),
+        max_num_seqs=_SIZES.max_num_seqs,
+        max_num_batched_tokens=runner.max_num_batched_tokens,
+        max_queue_len=queue_len,
+        max_model_len=runner.max_model_len,
+        serving=version,
+    )
+    return Engine(
+        scheduler,
+        runner,
+        _Nobody(),
+        lambda _, frame: client.receive(frame),
+        eos_token_ids=runner.eos_token_ids,
+    )
 
 
 class _Nobody:
