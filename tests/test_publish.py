@@ -20,11 +20,12 @@ def version(tmp_path):
     return shutil.copytree(TINY, tmp_path / "tiny" / "1")
 
 
-def test_a_published_version_is_the_source_and_its_golden_prompts(tmp_path):
+def test_a_published_version_is_the_source_and_its_golden_prompts(tmp_path, caplog):
     """The committed golden prompts come out again, of this machine's devices."""
     target = tmp_path / "tiny" / "7"
     assert publish(TINY, target) == f"published {target}, with 4 golden prompts"
     assert verify(str(target)) == f"{target} is whole, with 4 golden prompts"
+    assert not caplog.messages, "nobody is to think that it failed"
     found, committed = manifest.read(target), manifest.read(TINY)
     assert found == committed
     assert {path.name for path in target.parent.iterdir()} == {"7"}
