@@ -48,13 +48,14 @@ class VersionAdmin:
         return self._service.versions()
 
     def status(self, version: str = "") -> VersionStatus:
-        """What is known of a version, newest if it came twice; empty is the one that is served."""
-        found = [status for status in self.list() if status.version == version]
+        """What is known of a version; empty is the one that is served."""
+        statuses = self.list()
         if not version:
-            return self.list()[0]
-        if not found:
-            raise ApiError(ErrorKind.NOT_FOUND, f"version {version} was never here")
-        return next((status for status in found if status.is_serving), found[-1])
+            return statuses[0]
+        for status in statuses:
+            if status.version == version:
+                return status
+        raise ApiError(ErrorKind.NOT_FOUND, f"version {version} was never here")
 
     async def load(self, version: str, path: str = "", policy: str | None = None) -> VersionStatus:
         """Read and prove a version; an empty path is beside the one that is served."""

@@ -204,7 +204,8 @@ class VersionManager:
         if self._here(name):
             raise VersionError(f"version {name} is loaded already")
         version = Version(name, path)
-        self._versions.append(version)
+        # What came of an earlier loading of it is no news any more.
+        self._versions = [each for each in self._versions if each.name != name] + [version]
         start = self._clock()
         try:
             # What is refused must not cost the version to go back to.

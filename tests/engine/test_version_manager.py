@@ -246,6 +246,14 @@ class TestPromote:
         assert server.states == {"1": "AVAILABLE*", "9": "END"}
         assert server.answers(server.submit(), weights=0)
 
+    def test_a_version_that_is_loaded_again_is_told_once(self, start, policy):
+        server = start(policy=policy)
+        server.refusal("load", "9")
+        server.loader.paths["/models/9"] = 9
+        server.do("load", "9")
+        assert [status.version for status in server.manager.statuses()] == ["1", "9"]
+        assert server.status("9").message != "/models/9 is not there"
+
     def test_a_version_that_is_refused_does_not_cost_the_one_to_go_back_to(self, start, policy):
         server = start(policy=policy)
         server.do("load", "2")
