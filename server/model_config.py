@@ -6,7 +6,6 @@ Half a file, or a wrong one, changes nothing. This module loads no model.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -21,8 +20,6 @@ from models.gcs import GcsError, GcsFiles, is_gcs
 from models.manifest import NAME as MANIFEST
 
 _POLL_SECONDS = 0.5
-
-_log = logging.getLogger(__name__)
 
 
 class ModelConfigError(ValueError):
@@ -178,7 +175,6 @@ class ModelConfigWatcher:
 
     def _report(self, reason: str) -> None:
         if reason != self._reason:
-            _log.error("the model configuration file %s is not followed: %s", self._path, reason)
             self._on_error(reason)
         self._reason = reason
 

@@ -7,13 +7,10 @@ A version is a checkpoint that was loaded once, with golden prompts continued by
 from __future__ import annotations
 
 import argparse
-import logging
 import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,8 +155,7 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
     from server.engine.sequence import LoadedVersion
 
     version = LoadedVersion(folder.name)
-    with _expecting_no_manifest():
-        runner = ModelRunner.build(folder, _SIZES, version=version)
+    runner = ModelRunner.build(folder, _SIZES, version=version)
     client = GoldenClient(lambda submit: engine.receive(OWN_CLIENT, submit))
     engine = _engine_of(runner, client, version, len(prompts))
     engine.call(lambda versions: versions.add(version))
@@ -197,18 +193,6 @@ def _engine_of(
         lambda _, frame: client.receive(frame),
         eos_token_ids=runner.eos_token_ids,
     )
-
-
-@contextmanager
-def _expecting_no_manifest() -> Iterator[None]:
-    """Without the warning that nothing can be verified: the manifest is written last."""
-    logger = logging.getLogger("server.engine.executor")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 class _Nobody:

@@ -5,6 +5,7 @@ JAX is imported here, after what it reads of the environment has been set. Nothi
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from importlib.metadata import version as release_of
@@ -30,6 +31,8 @@ from server.versions import find_model
 if TYPE_CHECKING:
     from server.engine.executor import Executor
     from server.engine.model_runner import ModelRunner
+
+_log = logging.getLogger(__name__)
 
 # JAX has its own idea of a lost host, which must come after ours: it ends processes without a word.
 _JAX_PATIENCE = 4
@@ -100,10 +103,9 @@ def build_model_runner(config: EngineConfig, listener: BuildListener) -> ModelRu
     prepare_jax(config, listener.on_compilation)
     listener.on_slice(find_slice(config, ask_jax()))
     from server.engine.model_runner import ModelRunner
-    from server.engine.version_loader import files_of
 
-    version = LoadedVersion(find_model(config).version)
-    return ModelRunner.build(files_of(config.model), config, listener.on_progress, version)
+    executor = _build_executor(config, find_model(config).version, listener)
+    return ModelRunner(executor.blueprint, executor, executor.loader)
 
 
 def build_following(leader: Leader, group: Group, listener: BuildListener) -> Executor:
@@ -112,15 +114,12 @@ def build_following(leader: Leader, group: Group, listener: BuildListener) -> Ex
     prepare_jax(config, listener.on_compilation)
     join_jax(group, config, leader.address)
     listener.on_slice(find_slice(config, ask_jax()))
-    from server.engine.executor import Executor
-    from server.engine.version_loader import files_of
 
     def agree(chip_bytes: int | None) -> int | None:
         leader.send(messages.Facts(chip_bytes=chip_bytes))
         return leader.hear_one(messages.Agreed).chip_bytes
 
-    version = LoadedVersion(leader.version)
-    return Executor.build(files_of(config.model), config, listener.on_progress, version, agree)
+    return _build_executor(config, leader.version, listener, agree)
 
 
 def software() -> str:
@@ -195,10 +194,8 @@ def _gather(config: EngineConfig, group: Group, version: str, listener: BuildLis
 def _lead(
     config: EngineConfig, version: str, followers: Followers, listener: BuildListener
 ) -> ModelRunner:
-    from server.engine.executor import Executor
     from server.engine.model_runner import ModelRunner
     from server.engine.replication import LeadingExecutor, LeadingLoader, settle
-    from server.engine.version_loader import files_of
 
     def agree(chip_bytes: int | None) -> int | None:
         facts = followers.hear(messages.Facts).values()
@@ -206,14 +203,30 @@ def _lead(
         followers.send(messages.Agreed(chip_bytes=least))
         return least
 
-    executor = Executor.build(
-        files_of(config.model), config, listener.on_progress, LoadedVersion(version), agree
-    )
+    executor = _build_executor(config, version, listener, agree)
     settle(executor, followers)
     leading = LeadingExecutor(executor, followers)
     return ModelRunner(
         executor.blueprint, leading, LeadingLoader(executor.loader, followers), followers.stop
     )
+
+
+def _build_executor(
+    config: EngineConfig,
+    version: str,
+    listener: BuildListener,
+    agree: Callable[[int | None], int | None] = lambda chip_bytes: chip_bytes,
+) -> Executor:
+    """This host's executor of the model that is served from the start."""
+    from server.engine.executor import Executor
+    from server.engine.version_loader import files_of
+
+    executor = Executor.build(
+        files_of(config.model), config, listener.on_progress, LoadedVersion(version), agree
+    )
+    if not executor.weights_digest:
+        _log.warning("%s has no antipode.json: nothing of it is verified", config.model)
+    return executor
 
 
 def _set_compilation_cache(config: EngineConfig) -> None:

@@ -75,8 +75,6 @@ class Executor:
         """
         with tempfile.TemporaryDirectory(prefix="antipode-version-") as copy:
             source = open_version(files, Path(copy))
-            if not source.is_published:
-                _log.warning("%s has no antipode.json: nothing of it is verified", source.place)
             config = read_config(source.copy)
             chip_bytes = agree(_chip_bytes())
             mesh = choose_mesh(config, engine, jax.devices(), chip_bytes)

@@ -195,9 +195,9 @@ class EngineProcess:
     def _follow(self, path: Path, manager: VersionManager) -> None:
         def follow(file: ModelFile) -> None:
             if file.name != self._model.name:
-                reason = f"name is {file.name}, but this server was started for {self._model.name}"
-                _log.error("the model configuration file is not followed: %s", reason)
-                manager.reject(reason)
+                manager.reject(
+                    f"name is {file.name}, but this server was started for {self._model.name}"
+                )
             else:
                 manager.follow(file)
 

@@ -123,6 +123,7 @@ class VersionManager:
 
     def reject(self, reason: str) -> None:
         """The model configuration file cannot be followed; nothing changes."""
+        _log.error("the model configuration file is not followed: %s", reason)
         self._config_error = reason
         self._on_change()
 

@@ -459,10 +459,11 @@ class TestFollow:
         assert server.loader.staged == [2]
         assert server.answers(server.submit(), weights=2)
 
-    def test_a_file_that_says_nothing_is_told_until_one_does(self, start):
+    def test_a_file_that_says_nothing_is_told_until_one_does(self, start, caplog):
         server = start()
         server.manager.reject("it is not YAML")
         assert server.manager.config_error == "it is not YAML"
+        assert caplog.messages == ["the model configuration file is not followed: it is not YAML"]
         server.manager.follow(self.file("1")).result(10)
         assert server.manager.config_error == ""
 
