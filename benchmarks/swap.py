@@ -24,8 +24,8 @@ from pathlib import Path
 import grpc
 import httpx
 
-from server.api._pb.antipode.v1 import generation_pb2 as pb
-from server.api._pb.antipode.v1.generation_pb2_grpc import GenerationStub
+from server.pb.antipode.v1 import generation_pb2 as pb
+from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
 from tests.e2e.servers import REAL, RunningServer
 
 MODEL = Path("models/tiny")

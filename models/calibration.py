@@ -19,11 +19,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from models.attention.base import Ragged
 from models.attention.xla import KVBlocks, XlaAttention
 from models.config import ModelConfig
-from models.decoder import Decoder, KVPools, pool_shapes
-from models.layout import DecoderLayout
-from models.quantization import kv_scale
+from models.decoder.decoder import Decoder, KVPools, pool_shapes
+from models.decoder.layout import DecoderLayout
+from models.decoder.quantization import kv_scale
 from models.sharding import TENSOR
-from models.weights import abstract_decoder, is_kv_unit, leaf_shardings
+from models.weights.weights import abstract_decoder, is_kv_unit, leaf_shardings
 
 _NUM_TOKENS = 256
 _BLOCK_SIZE = 16

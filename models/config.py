@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class ConfigError(ValueError):
+class ModelConfigError(ValueError):
     """A checkpoint's configuration that cannot be served; the message says why."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
-from models import manifest
+from models.checkpoint import manifest
 from models.gguf import GgufError, Progress, convert
 
 NAME = "smollm2-135m-instruct"

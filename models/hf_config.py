@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.config import ConfigError, ModelConfig, MoeConfig, RopeConfig, RopeScaling
+from models.config import ModelConfig, ModelConfigError, MoeConfig, RopeConfig, RopeScaling
 
 type _HF = Mapping[str, Any]
 type _Fields = dict[str, Any]
@@ -29,7 +29,7 @@ def supported_architectures() -> tuple[str, ...]:
 def read_config(checkpoint: Path) -> ModelConfig:
     """Read `config.json` (and the end tokens of `generation_config.json`) of a checkpoint folder.
 
-    Raises ConfigError where a file is missing, is not JSON, or asks for what is not supported.
+    Raises ModelConfigError where a file is missing, is not JSON, or asks for what is not supported.
     """
     hf = _read_json(checkpoint / "config.json")
     generation = checkpoint / "generation_config.json"
@@ -102,7 +102,7 @@ def _qwen3(hf: _HF) -> _Fields:
 
 def _qwen3_moe(hf: _HF) -> _Fields:
     if hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1:
-        raise ConfigError("experts on some layers only (mlp_only_layers) are not supported")
+        raise ModelConfigError("experts on some layers only (mlp_only_layers) are not supported")
     moe = MoeConfig(
         num_experts=_integer(
             hf, "num_local_experts" if "num_local_experts" in hf else "num_experts"
@@ -112,7 +112,7 @@ def _qwen3_moe(hf: _HF) -> _Fields:
         renormalize=bool(hf.get("norm_topk_prob", False)),
     )
     if moe.num_experts_per_token > moe.num_experts:
-        raise ConfigError("config.json: num_experts_per_tok is greater than num_experts")
+        raise ModelConfigError("config.json: num_experts_per_tok is greater than num_experts")
     # Unlike its dense relatives this architecture lets every layer slide, or none.
     return _qwen3({**hf, "max_window_layers": 0}) | {"moe": moe}
 
@@ -126,7 +126,7 @@ def _gemma2(hf: _HF) -> _Fields:
 
 def _gemma3(hf: _HF) -> _Fields:
     if hf.get("final_logit_softcapping") is not None:
-        raise ConfigError("final_logit_softcapping is not supported for this architecture")
+        raise ModelConfigError("final_logit_softcapping is not supported for this architecture")
     period = _integer(hf, "sliding_window_pattern", 6)
     fields = _gemma(hf, local=lambda layer: (layer + 1) % period != 0)
     local = _rope_parameters(hf, "sliding_attention")
@@ -138,7 +138,7 @@ def _gemma3(hf: _HF) -> _Fields:
 def _gemma(hf: _HF, local: Callable[[int], bool]) -> _Fields:
     for unsupported in ("attention_bias", "use_bidirectional_attention"):
         if hf.get(unsupported):
-            raise ConfigError(f"{unsupported} is not supported for this architecture")
+            raise ModelConfigError(f"{unsupported} is not supported for this architecture")
     return {
         "unit_offset": True,
         "post_norms": True,
@@ -196,7 +196,7 @@ def _text_fields(architecture: str, hf: _HF) -> _Fields:
     if architecture == "Gemma3ForConditionalGeneration":
         text = fields.get("text_config")
         if not isinstance(text, dict):
-            raise ConfigError("config.json: text_config must be an object")
+            raise ModelConfigError("config.json: text_config must be an object")
         outer = {key: fields[key] for key in _OUTER_FIELDS if key in fields}
         fields = {key: value for key, value in text.items() if value is not None} | outer
         architecture = "Gemma3ForCausalLM"
@@ -207,28 +207,30 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} is missing: is this a checkpoint folder?") from None
+        raise ModelConfigError(f"{path} is missing: is this a checkpoint folder?") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ModelConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} is not a JSON object")
+        raise ModelConfigError(f"{path} is not a JSON object")
     return value
 
 
 def _architecture(hf: _HF) -> str:
     names = hf.get("architectures") or []
     if not isinstance(names, list):
-        raise ConfigError(f"config.json: architectures must be a list, not {names!r}")
+        raise ModelConfigError(f"config.json: architectures must be a list, not {names!r}")
     for name in names:
         if name in _ARCHITECTURES:
             return str(name)
     known = ", ".join(_ARCHITECTURES)
-    raise ConfigError(f"architecture {names or 'unnamed'} is not supported; these are: {known}")
+    raise ModelConfigError(
+        f"architecture {names or 'unnamed'} is not supported; these are: {known}"
+    )
 
 
 def _refuse_unsupported(hf: _HF) -> None:
     if hf.get("quantization_config"):
-        raise ConfigError(
+        raise ModelConfigError(
             "a quantized checkpoint is not supported; publish it in bfloat16 and set weight_dtype"
         )
 
@@ -237,7 +239,7 @@ def _activation(hf: _HF) -> str:
     name = hf.get("hidden_activation") or hf.get("hidden_act", "silu")
     if name not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
-        raise ConfigError(f"hidden_act {name!r} is not supported; these are: {known}")
+        raise ModelConfigError(f"hidden_act {name!r} is not supported; these are: {known}")
     return _ACTIVATIONS[name]
 
 
@@ -246,7 +248,7 @@ def _integer(hf: _HF, key: str, default: int | None = None) -> int:
     if value is None:
         value = default
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ConfigError(f"config.json: {key} must be a positive integer, not {value!r}")
+        raise ModelConfigError(f"config.json: {key} must be a positive integer, not {value!r}")
     return value
 
 
@@ -255,7 +257,7 @@ def _number(hf: _HF, key: str, default: float | None = None) -> float:
     if value is None:
         value = default
     if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-        raise ConfigError(f"config.json: {key} must be a positive number, not {value!r}")
+        raise ModelConfigError(f"config.json: {key} must be a positive number, not {value!r}")
     return float(value)
 
 
@@ -266,7 +268,7 @@ def _optional_number(hf: _HF, key: str) -> float | None:
 def _dtype(hf: _HF) -> str:
     dtype = hf.get("dtype") or hf.get("torch_dtype") or "bfloat16"
     if dtype not in _DTYPES:
-        raise ConfigError(f"dtype {dtype!r} is not supported; these are: {', '.join(_DTYPES)}")
+        raise ModelConfigError(f"dtype {dtype!r} is not supported; these are: {', '.join(_DTYPES)}")
     return str(dtype)
 
 
@@ -275,7 +277,7 @@ def _token_ids(value: Any) -> tuple[int, ...]:
         return ()
     token_ids = value if isinstance(value, list) else [value]
     if not all(type(token_id) is int and token_id >= 0 for token_id in token_ids):
-        raise ConfigError(f"eos_token_id must be a token id or a list of them, not {value!r}")
+        raise ModelConfigError(f"eos_token_id must be a token id or a list of them, not {value!r}")
     return tuple(token_ids)
 
 
@@ -286,14 +288,14 @@ def _rope_parameters(hf: _HF, kind: str) -> _HF:
     if isinstance(parameters, dict):
         parameters = parameters.get(kind, parameters)
     if not isinstance(parameters, dict):
-        raise ConfigError(f"config.json: {key} must be an object, not {parameters!r}")
+        raise ModelConfigError(f"config.json: {key} must be an object, not {parameters!r}")
     return parameters
 
 
 def _rope(hf: _HF, parameters: _HF) -> RopeConfig:
     rotated = parameters.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0))
     if rotated != 1.0:
-        raise ConfigError(f"partial_rotary_factor {rotated!r} is not supported; only 1.0 is")
+        raise ModelConfigError(f"partial_rotary_factor {rotated!r} is not supported; only 1.0 is")
     theta = _number({**hf, **parameters}, "rope_theta", 10_000.0)
     return RopeConfig(theta=theta, scaling=_rope_scaling(parameters, hf))
 
@@ -315,7 +317,7 @@ def _rope_scaling(parameters: _HF, hf: _HF) -> RopeScaling | None:
                 parameters, "original_max_position_embeddings", max_position
             ),
         )
-    raise ConfigError(f"rope type {kind!r} is not supported; default, linear and llama3 are")
+    raise ModelConfigError(f"rope type {kind!r} is not supported; default, linear and llama3 are")
 
 
 def _window(hf: _HF) -> int | None:
@@ -328,7 +330,9 @@ def _qwen_windows(hf: _HF) -> tuple[int | None, ...]:
         return (None,) * num_layers
     num_full = hf.get("max_window_layers", 28)
     if not isinstance(num_full, int):
-        raise ConfigError(f"config.json: max_window_layers must be an integer, not {num_full!r}")
+        raise ModelConfigError(
+            f"config.json: max_window_layers must be an integer, not {num_full!r}"
+        )
     return _layer_windows(hf, lambda layer: layer >= num_full)
 
 
@@ -339,17 +343,19 @@ def _layer_windows(hf: _HF, local: Callable[[int], bool]) -> tuple[int | None, .
         "sliding_attention" if local(layer) else "full_attention" for layer in range(num_layers)
     ]
     if not isinstance(kinds, list) or len(kinds) != num_layers:
-        raise ConfigError(f"config.json: layer_types must list {num_layers} layers")
+        raise ModelConfigError(f"config.json: layer_types must list {num_layers} layers")
     if unknown := set(kinds) - {"sliding_attention", "full_attention"}:
-        raise ConfigError(f"layer types {sorted(unknown)} are not supported")
+        raise ModelConfigError(f"layer types {sorted(unknown)} are not supported")
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def _check(config: ModelConfig) -> None:
     if config.num_heads % config.num_kv_heads:
-        raise ConfigError(
+        raise ModelConfigError(
             f"num_key_value_heads {config.num_kv_heads} does not divide "
             f"num_attention_heads {config.num_heads}"
         )
     if config.head_dim % 2:
-        raise ConfigError(f"head_dim {config.head_dim} is odd; rotary embedding needs an even one")
+        raise ModelConfigError(
+            f"head_dim {config.head_dim} is odd; rotary embedding needs an even one"
+        )

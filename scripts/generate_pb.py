@@ -28,7 +28,7 @@ class Target:
 
 
 TARGETS = (
-    Target("server.api._pb", ROOT / "server" / "api" / "_pb", "**/*.proto"),
+    Target("server.pb", ROOT / "server" / "pb", "**/*.proto"),
     Target("antipode._pb", ROOT / "client" / "antipode" / "_pb", "antipode/v1/generation.proto"),
 )
 

@@ -14,13 +14,13 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
-from server import publish
+from server.commands import plan as plan_command
+from server.commands import publish
+from server.commands import serve as serve_command
+from server.commands import slice as slice_command
 from server.config import ConfigError, add_flags, load_config
-from server.plan import command as plan_command
-from server.slice import command as slice_command
 
 _USAGE_ERROR = 2
-_SERVE = "Run the server until SIGTERM or SIGINT."
 
 _SERVE_EPILOG = """\
 Every flag is also an environment variable (--max-num-seqs is ANTIPODE_MAX_NUM_SEQS) and a key of
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_flags(_add_settable(commands, "serve", "run the server", _SERVE))
+    add_flags(_add_settable(commands, "serve", "run the server", serve_command.DESCRIPTION))
     _add_slice(commands)
     _add_plan(commands)
     _add_publish(commands)
@@ -116,25 +116,6 @@ def generate(arguments: argparse.Namespace) -> int:
     return generate_command.run(arguments)
 
 
-def serve(flags: dict[str, str]) -> int:
-    """Run the server with the given flags over environment and file; the exit code."""
-    # Supervisor and checkpoint code is not needed, and not paid for, by `version` and `--help`.
-    from server.admin_token import AdminTokenError
-    from server.ports import PortError
-    from server.slice.sources import SliceMismatchError
-    from server.supervisor import run_supervisor
-    from server.versions import ModelNotFoundError
-
-    try:
-        return run_supervisor(load_config(flags, os.environ))
-    except ConfigError as error:
-        print(f"antipode serve: {error}", file=sys.stderr)
-        return _USAGE_ERROR
-    except (AdminTokenError, ModelNotFoundError, PortError, SliceMismatchError) as error:
-        print(f"antipode serve: {error}", file=sys.stderr)
-        return 1
-
-
 def show_slice(flags: dict[str, str], *, as_json: bool) -> int:
     """Print the slice that a server with these flags would run on; the exit code."""
     try:
@@ -163,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command == "slice":
         as_json = arguments.pop("json")
         return show_slice(arguments, as_json=as_json)
-    return serve(arguments)
+    return serve_command.run(arguments)
 
 
 if __name__ == "__main__":

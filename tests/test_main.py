@@ -75,6 +75,6 @@ def test_an_unknown_model_is_one_line_and_code_1():
 
 
 def test_the_main_process_needs_no_jax():
-    code = "import sys, server.supervisor, server.__main__; print('jax' in sys.modules)"
+    code = "import sys, server.processes.supervisor, server.__main__; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n"

@@ -12,8 +12,8 @@ import sys
 
 import grpc
 
-from server.api._pb.antipode.v1 import generation_pb2 as pb
-from server.api._pb.antipode.v1.generation_pb2_grpc import GenerationStub
+from server.pb.antipode.v1 import generation_pb2 as pb
+from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
 
 
 def main(address: str = "localhost:9000", question: str = "What is the capital of France?") -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from models import manifest
+from models.checkpoint import manifest
 from models.gguf.architectures import architecture_of
 from models.gguf.config import generation_config, model_config
 from models.gguf.reader import GgufFile

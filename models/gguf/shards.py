@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from models import manifest
+from models.checkpoint import manifest
 from models.gguf.tensors import Weight
 
 _ALIGNMENT = 8

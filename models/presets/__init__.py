@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from models.config import ConfigError, ModelConfig
+from models.config import ModelConfig, ModelConfigError
 from models.hf_config import parse_config
 
 _SUFFIX = ".yaml"
@@ -43,9 +43,9 @@ def preset_names() -> tuple[str, ...]:
 
 
 def load_preset(name: str) -> Preset:
-    """The preset of this name. Raises ConfigError where there is none."""
+    """The preset of this name. Raises ModelConfigError where there is none."""
     if name not in preset_names():
-        raise ConfigError(f"{name!r} is no preset; these are: {', '.join(preset_names())}")
+        raise ModelConfigError(f"{name!r} is no preset; these are: {', '.join(preset_names())}")
     text = resources.files(__package__).joinpath(name + _SUFFIX).read_text(encoding="utf-8")
     fields: dict[str, Any] = yaml.safe_load(text)
     return Preset(

@@ -16,9 +16,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from models import manifest
+from models.checkpoint import manifest
 from models.config import ModelConfig
-from models.decoder import Decoder, DecoderLayer
+from models.decoder.decoder import Decoder, DecoderLayer
 from models.training.recipe import CONFIG
 from models.training.vocabulary import write_tokenizer
 

@@ -18,13 +18,13 @@ from flax import nnx
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from models.checkpoint import Checkpoint
-from models.decoder import Decoder
+from models.checkpoint.checkpoint import Checkpoint
+from models.decoder.decoder import Decoder
 from models.hf_config import read_config
 from models.sharding import make_mesh
 from models.training.batches import Tokens, documents
 from models.training.loss import nats, one_device, training_layout
-from models.weights import abstract_decoder, load_leaves
+from models.weights.weights import abstract_decoder, load_leaves
 
 WINDOW = 512
 _BATCH = 8

@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.attention.base import AttentionSpec, PoolShape, Ragged
-from models.decoder import Decoder
-from models.layout import DecoderLayout
+from models.decoder.decoder import Decoder
+from models.decoder.layout import DecoderLayout
 from models.sharding import DATA, TENSOR
 
 # Queries per tile: less is computed above the diagonal, at more products of smaller matrices.

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from models.config import ModelConfig
-from models.decoder import Decoder
+from models.decoder.decoder import Decoder
 from models.training.batches import Tokens
 from models.training.loss import nats, one_device, training_layout
 from models.training.recipe import Recipe

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from models.config import ModelConfig
-from models.decoder import Decoder
+from models.decoder.decoder import Decoder
 from models.training.batches import Batches
 from models.training.optimizer import Descent, State
 from models.training.recipe import Rate, Recipe

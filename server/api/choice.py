@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from server.api.generation import Delta, Sampling, TokenLogprob
 from server.api.stop_strings import StopMatcher
 from server.api.tokenizer import Tokenizer
-from server.engine.link import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
 from server.errors import ApiError, ErrorKind
+from server.link.frames import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
 
 
 class Choice:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from server.engine.link import FinishReason, VersionState
+from server.link.frames import FinishReason, VersionState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resume:
+class ResumePoint:
     """What a client has of a stream that broke: the version it began on and, by choice, the tokens
     it received. Fewer entries than choices: of the others nothing was received.
     """
@@ -69,7 +69,7 @@ class GenerateRequest:
     n: int = 1
     add_special_tokens: bool = True
     default_max_tokens: int | None = None
-    resume: Resume | None = None
+    resume: ResumePoint | None = None
     request_id: str = ""
     timeout_seconds: float | None = None
 
@@ -113,7 +113,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
+class ModelInfo:
     """What clients may know of the model being served. `created` is in seconds since the epoch."""
 
     name: str
@@ -130,7 +130,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Readiness:
     """An answer to a probe: `state` in one word, `detail` in a sentence, `progress` 0 to 1."""
 
     ok: bool

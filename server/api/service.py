@@ -14,8 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from server.api.choice import Choice
-from server.api.engine_client import Engine, EngineStream
-from server.api.generation import GenerateRequest, Health, ServedModel
+from server.api.generation import GenerateRequest, ModelInfo, Readiness
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
 from server.api.validation import (
@@ -26,9 +25,10 @@ from server.api.validation import (
     invalid,
     sampling_params,
 )
-from server.engine.link import EngineInfo, SwapPolicy, VersionAction, VersionStatus
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
+from server.link.client import Engine, EngineStream
+from server.link.frames import EngineInfo, SwapPolicy, VersionAction, VersionStatus
 
 # Tokenising this many characters takes about a millisecond; longer texts go to a thread.
 MAX_INLINE_CHARS = 4096
@@ -53,15 +53,15 @@ class Service:
         self._hang_timeout_seconds = hang_timeout_seconds
         self._created = int(time.time())
 
-    def model(self) -> ServedModel:
+    def model(self) -> ModelInfo:
         """The model being served; ApiError (unavailable) before it is ready."""
         return self.models()[0]
 
-    def models(self) -> list[ServedModel]:
+    def models(self) -> list[ModelInfo]:
         """Every loaded version of the model, the one that is served first."""
         info = self._info()
         return [
-            ServedModel(
+            ModelInfo(
                 name=info.model,
                 version=status.version,
                 max_model_len=info.max_model_len,
@@ -73,7 +73,7 @@ class Service:
             if status.is_serving or status.state == "AVAILABLE"
         ]
 
-    def find_model(self, name: str) -> ServedModel:
+    def find_model(self, name: str) -> ModelInfo:
         """The served model of that name (empty: whichever it is); ApiError (not found) if none."""
         _, version = self._resolve(name)
         found = (model for model in self.models() if model.version == version)
@@ -170,30 +170,34 @@ class Service:
                 raise
             return await self._submit_all(prepared)
 
-    def liveness(self) -> Health:
+    def liveness(self) -> Readiness:
         """Whether the engine makes progress: false means that only a restart can help."""
         if self._engine.failure:
-            return Health(ok=False, state="failed", detail=self._engine.failure)
+            return Readiness(ok=False, state="failed", detail=self._engine.failure)
         pulse, limit = self._engine.pulse, self._hang_timeout_seconds
         if (age := self._engine.pulse_age) > limit:
-            return Health(ok=False, state="hung", detail=f"no sign of the engine for {age:.1f} s")
+            return Readiness(
+                ok=False, state="hung", detail=f"no sign of the engine for {age:.1f} s"
+            )
         if pulse is not None and (age := pulse.progress_age) > limit:
-            return Health(ok=False, state="hung", detail=f"no step has come round for {age:.1f} s")
-        return Health(ok=True, state="live", detail="the engine makes progress", progress=1.0)
+            return Readiness(
+                ok=False, state="hung", detail=f"no step has come round for {age:.1f} s"
+            )
+        return Readiness(ok=True, state="live", detail="the engine makes progress", progress=1.0)
 
-    def readiness(self) -> Health:
+    def readiness(self) -> Readiness:
         """Whether to send requests here: model loaded, engine alive, not draining."""
         live = self.liveness()
         if not live.ok:
             return live
         state, pulse = self._lifecycle.state, self._engine.pulse
         if state is ServerState.READY and self._engine.info is not None:
-            return Health(ok=True, state=state.value, detail="the model is served", progress=1.0)
+            return Readiness(ok=True, state=state.value, detail="the model is served", progress=1.0)
         if state in (ServerState.DRAINING, ServerState.STOPPED):
-            return Health(ok=False, state=state.value, detail="the server is shutting down")
+            return Readiness(ok=False, state=state.value, detail="the server is shutting down")
         if pulse is None:
-            return Health(ok=False, state="starting", detail="the engine process is starting")
-        return Health(ok=False, state="starting", detail=pulse.detail, progress=pulse.progress)
+            return Readiness(ok=False, state="starting", detail="the engine process is starting")
+        return Readiness(ok=False, state="starting", detail=pulse.detail, progress=pulse.progress)
 
     def metrics(self) -> bytes:
         """The engine's newest exposition text; empty before its first pulse."""

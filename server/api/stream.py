@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Self
 
 from server.api.choice import Choice, token_logprob
-from server.api.engine_client import AbortReason, Engine, EngineStream
 from server.api.generation import Delta, GenerateRequest, TokenLogprob, Usage
 from server.api.tokenizer import Tokenizer
-from server.engine.link import EngineInfo, SamplingParams, TokenEvent
 from server.errors import ApiError, ErrorKind
+from server.link.client import AbortReason, Engine, EngineStream
+from server.link.frames import EngineInfo, SamplingParams, TokenEvent
 
 
 @dataclass(frozen=True, slots=True)

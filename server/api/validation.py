@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from server.api.generation import GenerateRequest, Resume
-from server.engine.link import (
+from server.api.generation import GenerateRequest, ResumePoint
+from server.errors import ApiError, ErrorKind
+from server.link.frames import (
     MAX_LOGIT_BIASES,
     MAX_STOP_TOKEN_IDS,
     EngineInfo,
     SamplingParams,
 )
-from server.errors import ApiError, ErrorKind
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 256
@@ -107,7 +107,7 @@ def check_options(request: GenerateRequest, info: EngineInfo) -> None:
         raise invalid("min_tokens must not exceed max_tokens", "min_tokens")
 
 
-def _check_resume(resume: Resume, request: GenerateRequest, info: EngineInfo) -> None:
+def _check_resume(resume: ResumePoint, request: GenerateRequest, info: EngineInfo) -> None:
     if request.sampling.seed is None:
         raise invalid("resume needs seed, as the broken stream reported it", "seed")
     if len(resume.received) > request.n:

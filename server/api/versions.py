@@ -12,8 +12,8 @@ from typing import cast, get_args
 from server.admin_token import AdminTokenError, read_admin_token
 from server.api.service import Service
 from server.api.validation import invalid
-from server.engine.link import SwapPolicy, VersionStatus
 from server.errors import ApiError, ErrorKind
+from server.link.frames import SwapPolicy, VersionStatus
 
 _SCHEME = "bearer "
 

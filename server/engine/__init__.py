@@ -1,1 +1,1 @@
-"""The engine: scheduling, batching and the jitted step. Knows nothing of HTTP, gRPC or text."""
+"""The step loop. `policy` decides, `programs` is what is compiled, `device` is what runs."""

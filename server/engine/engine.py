@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from server.engine import link
-from server.engine.admission import AdmissionError
 from server.engine.observer import Observer, StepKind, StepStats
-from server.engine.policy import Policy
-from server.engine.scheduler import SequenceEvent
-from server.engine.sequence import LoadedVersion, Sequence, SequenceState
-from server.engine.step import ScheduledBatch, StepResult
+from server.engine.policy.admission import AdmissionError
+from server.engine.policy.base import Policy
+from server.engine.policy.scheduler import SequenceEvent
+from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.step import ScheduledBatch, StepResult
 from server.engine.version_switch import VersionSwitch
+from server.link import frames as link
 
 OWN_CLIENT = 0
 _IDLE_SECONDS = 0.25
@@ -42,7 +42,7 @@ class Runner[InFlight](Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class EngineLoad:
     """How busy the engine is, in requests, sequences and blocks: of that kind which is fullest."""
 
     num_requests_waiting: int
@@ -134,9 +134,9 @@ class Engine[InFlight]:
         """End every request with an error now; `run` returns."""
         self._inbox.put(self._stop)
 
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         scheduler = self._scheduler
-        return Load(
+        return EngineLoad(
             num_requests_waiting=scheduler.num_waiting_requests,
             num_sequences_running=scheduler.num_running,
             num_unfinished=scheduler.num_unfinished,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.engine.admission import AdmissionError
-from server.engine.policy import Policy
-from server.engine.sequence import LoadedVersion
+from server.engine.policy.admission import AdmissionError
+from server.engine.policy.base import Policy
+from server.engine.policy.sequence import LoadedVersion
 
 
 @dataclass(frozen=True, slots=True)

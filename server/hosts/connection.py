@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from server.engine.link import Codec
 from server.hosts.messages import Beat
+from server.link.codec import Codec
 
 _RECEIVE_BYTES = 1 << 18
 _BEATS_PER_SILENCE = 8

@@ -1,254 +1,143 @@
-"""The leader's side of a group: gather the followers, speak to all of them, notice the loss of one.
+"""A follower's side of a group: reach the leader by the best way there is, hear it, miss it.
 
-They come over the pods' network and are told the leader's claimed addresses; each keeps the best
-connection that it can make. From then on the group is complete, and who is lost ends it.
+The leader is looked for on the pods' network, where it may still be starting; it says which claimed
+addresses it has, and one that can be reached is used from then on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import queue
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from server.config import EngineConfig
 from server.hosts.connection import Connection
-from server.hosts.group import Group, GroupError, HostLink
 from server.hosts.messages import (
-    Chips,
     Chosen,
-    Failed,
     Hello,
-    Leaving,
     Lost,
-    Stop,
     ToFollower,
     ToLeader,
     Welcome,
-    leader_codec,
+    follower_codec,
 )
-from server.slice.chips import ChipUse
+from server.slice.group import Group, GroupError
+from server.slice.interfaces import Interface
 
-# A host that has connected says at once who it is, and chooses soon after it is welcomed.
-_WORD_SECONDS = 5.0
-_CHOICE_SECONDS = 30.0
-_STOP_SECONDS = 2.0
+_RETRY_SECONDS = 0.2
+_CONNECT_SECONDS = 2.0
 
-type Line = Connection[ToFollower, ToLeader]
-
-_log = logging.getLogger(__name__)
+type _Line = Connection[ToLeader, ToFollower]
 
 
-class GroupListener(Protocol):
-    """Who is told, from any thread, what becomes of a group."""
+class Leader:
+    """The leader as a follower knows it: its settings, which hold here too, and its words."""
 
-    def on_lost(self, reason: str) -> None:
-        """The hosts cannot go on together: this process must end. Once."""
-
-    def on_leaving(self, index: int) -> None:
-        """That host was told to end, which all hosts can only do together."""
-
-    def on_chips(self, index: int, use: ChipUse) -> None:
-        """How that host's chips were used of late."""
-
-
-@dataclass(slots=True, eq=False)
-class _Follower:
-    """`interface` is the claimed one it is reached by, "" for the pod's own."""
-
-    line: Line
-    interface: str = ""
-    answers: queue.SimpleQueue[ToLeader] = field(default_factory=queue.SimpleQueue)
-
-
-class Followers:
-    """All followers of a complete group."""
-
-    def __init__(self, followers: dict[int, _Follower], listener: GroupListener) -> None:
-        self._followers, self._listener = followers, listener
-        self._is_ending = False
+    def __init__(self, line: _Line, welcome: Welcome, index: int, interface: str) -> None:
+        self._line = line
+        self._frames: queue.SimpleQueue[ToFollower] = queue.SimpleQueue()
+        self.config: EngineConfig = replace(welcome.config, host_index=index)
+        self.version: str = welcome.version
+        self.interface = interface
 
     @property
-    def links(self) -> tuple[HostLink, ...]:
-        return tuple(
-            HostLink(index=index, interface=each.interface, address=each.line.peer_address)
-            for index, each in self._followers.items()
-        )
+    def address(self) -> str:
+        return self._line.peer_address
 
-    def start(self, silence: float) -> None:
-        """From now on nobody may be silent for so many seconds."""
-        for index, follower in self._followers.items():
-            follower.line.start(silence, self._taker(index), self._mourner(index))
+    def start(self, silence: float, on_lost: Callable[[str], None]) -> None:
+        """From now on the leader may not be silent for so many seconds."""
 
-    def send(self, frame: ToFollower) -> None:
-        """To all of them; from any thread."""
-        for follower in self._followers.values():
-            follower.line.send(frame)
+        def take(frame: ToFollower) -> None:
+            if isinstance(frame, Lost):
+                on_lost(frame.message)
+            else:
+                self._frames.put(frame)
 
-    def hear[T](self, kind: type[T]) -> dict[int, T]:
-        """The next answer of each by its index, waiting for as long as they are there."""
-        answers: dict[int, T] = {}
-        for index, follower in self._followers.items():
-            answer = follower.answers.get()
-            if not isinstance(answer, kind):
-                raise GroupError(f"host {index} said {answer!r} in place of {kind.__name__}")
-            answers[index] = answer
-        return answers
+        self._line.start(silence, take, lambda reason: on_lost(f"host 0 is gone: {reason}"))
 
-    def stop(self) -> None:
-        """Have all of them exit well; waits for that, for a moment."""
-        self._end(Stop())
+    def send(self, frame: ToLeader) -> None:
+        self._line.send(frame)
 
-    def end(self, reason: str) -> None:
-        """Have all of them exit because of `reason`."""
-        self._end(Lost(message=reason))
+    def hear(self) -> ToFollower:
+        """Its next word, waiting for as long as it is there."""
+        return self._frames.get()
+
+    def hear_one[T](self, kind: type[T]) -> T:
+        """The same, where only one kind can come."""
+        frame = self.hear()
+        if not isinstance(frame, kind):
+            raise GroupError(f"host 0 said {frame!r} in place of {kind.__name__}")
+        return frame
 
     def close(self) -> None:
         """Hang up; not a loss."""
-        self._is_ending = True
-        for follower in self._followers.values():
-            follower.line.close()
-
-    def _end(self, frame: Stop | Lost) -> None:
-        self._is_ending = True
-        self.send(frame)
-        deadline = time.monotonic() + _STOP_SECONDS
-        for follower in self._followers.values():
-            follower.line.wait_end(max(0.0, deadline - time.monotonic()))
-        self.close()
-
-    def _taker(self, index: int) -> Callable[[ToLeader], None]:
-        def take(frame: ToLeader) -> None:
-            match frame:
-                case Failed():
-                    self._lose(f"host {index} failed: {frame.message}")
-                case Leaving():
-                    self._listener.on_leaving(index)
-                case Chips():
-                    self._listener.on_chips(index, frame.use)
-                case _:
-                    self._followers[index].answers.put(frame)
-
-        return take
-
-    def _mourner(self, index: int) -> Callable[[str], None]:
-        return lambda reason: self._lose(f"host {index} is gone: {reason}")
-
-    def _lose(self, reason: str) -> None:
-        if self._is_ending:
-            return
-        self._is_ending = True
-        self.send(Lost(message=reason))
-        self._listener.on_lost(reason)
+        self._line.close()
 
 
-def gather(
-    group: Group,
-    welcome: Welcome,
-    software: str,
-    on_progress: Callable[[int], None],
-    listener: GroupListener,
-) -> Followers:
-    """Wait for every follower, welcome it and settle how it is reached; not started yet.
+def join(
+    group: Group, config: EngineConfig, software: str, interfaces: Sequence[Interface]
+) -> Leader:
+    """Find the leader and settle how it is reached; not started yet.
 
-    `on_progress` is told how many hosts are here. GroupError where one does not come in time or
-    runs other `software`.
+    `interfaces` are this host's claimed ones. GroupError where the leader is not there in time or
+    turns this host away.
     """
-    deadline = time.monotonic() + welcome.config.group_start_timeout_seconds
-    here: dict[int, Line] = {}
-    with _listener(group) as door, _closed_on_error(here):
-        while len(here) < group.size - 1:
-            on_progress(1 + len(here))
-            index, line = _greet(door, group, software, deadline, 1 + len(here))
-            if index in here:  # Its pod was started again.
-                here[index].close()
-            here[index] = line
-        for line in here.values():
-            line.send(welcome)
-        choices = {index: _choice(index, line) for index, line in here.items()}
-        followers = {i: _Follower(here[i], interface) for i, interface in choices.items()}
-        for _ in filter(None, choices.values()):
-            index, line = _greet(door, group, software, deadline, group.size)
-            followers[index].line.close()
-            followers[index].line = here[index] = line
-    return Followers(dict(sorted(followers.items())), listener)
-
-
-@contextlib.contextmanager
-def _closed_on_error(lines: dict[int, Line]) -> Iterator[None]:
+    deadline = time.monotonic() + config.group_start_timeout_seconds
+    hello = Hello(index=group.index, software=software)
+    line = _find(group, hello, deadline)
     try:
-        yield
-    except BaseException:
-        for line in lines.values():
-            line.close()
+        welcome = _welcome(line, deadline)
+    except GroupError:
+        line.close()
         raise
-
-
-@contextlib.contextmanager
-def _listener(group: Group) -> Iterator[socket.socket]:
-    try:
-        with socket.create_server((group.listening_address, group.port)) as listener:
-            yield listener
-    except OSError as error:
-        if isinstance(error, TimeoutError | ConnectionError):
-            raise
-        raise GroupError(
-            f"port {group.port}, where the other hosts are awaited, cannot be listened on: "
-            f"{error.strerror or error}; choose another group_port"
-        ) from error
-
-
-def _greet(
-    listener: socket.socket, group: Group, software: str, deadline: float, num_here: int
-) -> tuple[int, Line]:
-    """The next follower that connects. What is none is turned away."""
-    while True:
-        line = _accept(listener, group, deadline, num_here)
-        try:
-            hello = line.receive(_WORD_SECONDS)
-        except (OSError, ValueError) as error:
-            _turn_away(line, str(error))
-            continue
-        if not isinstance(hello, Hello) or not 0 < hello.index < group.size:
-            _turn_away(line, repr(hello))
-            continue
-        if hello.software != software:
-            reason = (
-                f"host {hello.index} runs {hello.software} but host 0 {software}: use one image for"
-                " all hosts"
-            )
-            line.send(Lost(message=reason))
+    for own, address in zip(interfaces, welcome.addresses, strict=False):
+        claimed = _connect(address, group.port, _CONNECT_SECONDS, own.address)
+        if claimed is not None:
+            claimed.send(hello)
+            line.send(Chosen(interface=own.name))
             line.close()
-            raise GroupError(reason)
-        return hello.index, line
+            return Leader(claimed, welcome, group.index, own.name)
+    line.send(Chosen())
+    return Leader(line, welcome, group.index, "")
 
 
-def _accept(listener: socket.socket, group: Group, deadline: float, num_here: int) -> Line:
-    listener.settimeout(max(0.01, deadline - time.monotonic()))
+def _find(group: Group, hello: Hello, deadline: float) -> _Line:
+    host = group.hostnames[0]
+    while time.monotonic() < deadline:
+        if line := _connect(host, group.port, _CONNECT_SECONDS):
+            line.send(hello)
+            return line
+        time.sleep(_RETRY_SECONDS)
+    raise GroupError(
+        f"host 0 does not answer at {host}, port {group.port}: see why it did not start, or raise "
+        "group_start_timeout_seconds"
+    )
+
+
+def _connect(host: str, port: int, timeout: float, source: str = "") -> _Line | None:
+    """None where there is no way, or nobody, yet."""
+    with contextlib.suppress(OSError):
+        bound = (source, 0) if source else None
+        peer = socket.create_connection((host, port), timeout, source_address=bound)
+        return Connection(peer, follower_codec())
+    return None
+
+
+def _welcome(line: _Line, deadline: float) -> Welcome:
     try:
-        peer, _ = listener.accept()
+        welcome = line.receive(max(0.01, deadline - time.monotonic()))
     except TimeoutError:
         raise GroupError(
-            f"{num_here} of {group.size} hosts were here in time: see why the others did not "
-            "start, or raise group_start_timeout_seconds"
+            "not all hosts were here in time: see why the others did not start, or raise "
+            "group_start_timeout_seconds"
         ) from None
-    return Connection(peer, leader_codec())
-
-
-def _turn_away(line: Line, why: str) -> None:
-    _log.warning("something connected and is no host of this slice: %s", why)
-    line.close()
-
-
-def _choice(index: int, line: Line) -> str:
-    """The interface a follower chose."""
-    try:
-        chosen = line.receive(_CHOICE_SECONDS)
     except (OSError, ValueError) as error:
-        raise GroupError(f"host {index} is gone: {error}") from error
-    if not isinstance(chosen, Chosen):
-        raise GroupError(f"host {index} said {chosen!r} in place of Chosen")
-    return chosen.interface
+        raise GroupError(f"host 0 is gone: {error}") from error
+    if isinstance(welcome, Lost):
+        raise GroupError(welcome.message)
+    if not isinstance(welcome, Welcome):
+        raise GroupError(f"host 0 said {welcome!r} in place of Welcome")
+    return welcome

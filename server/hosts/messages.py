@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from server.config import EngineConfig
-from server.engine.link import Codec
+from server.link.codec import Codec
 from server.slice.chips import ChipUse
 
 
@@ -102,7 +102,7 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     arrays: bytes
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
+class LoadVersion(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """Put a version on the devices, beside what is there. Answered by Done."""
 
     version: tuple[str, int]
@@ -152,7 +152,7 @@ type ToFollower = (
     | Agreed
     | SetSlot
     | RunStep
-    | Load
+    | LoadVersion
     | Stage
     | Exchange
     | Drop

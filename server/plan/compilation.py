@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from server.engine.baked import BakedFolder, ProgramKey, program_key, spell
-from server.engine.batch import Bucket
-from server.engine.blueprint import Blueprint
-from server.engine.program import ProgramName, Programs
+from server.engine.programs.baked import BakedFolder, ProgramKey, program_key, spell
+from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.buckets import Bucket
+from server.engine.programs.step_program import ProgramName, Programs
 from server.plan.cost import Cost, aliased_bytes, cost_of
 from server.plan.hlo import Shape, parse_module
 from server.plan.report import Kind, ProgramReport
-from server.plan.results import ResultStore
+from server.plan.result_store import ResultStore
 
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
 _USED = re.compile(r"memory space (\w+)\. Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?)")

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from server.config import EngineConfig
-from server.plan.command import ProgressLines, check_packages
+from server.plan.progress import ProgressLines
 from server.plan.report import Software
-from server.plan.slices import find_slice
+from server.plan.slice_types import check_packages, find_slice
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
     from models.presets import Preset
-    from server.plan.question import Question
     from server.plan.report import ProgramReport, Report
+    from server.plan.request import PlanRequest
 
 GOLDEN = Path("benchmarks/plan_golden.json")
 _RESULTS = Path(".cache/plan")
@@ -138,9 +138,9 @@ def recorded(report: Report, before: GoldenPreset | None) -> GoldenPreset:
     )
 
 
-def question_of(preset: Preset) -> Question:
+def question_of(preset: Preset) -> PlanRequest:
     """The preset on its recommended slice."""
-    from server.plan.question import Question
+    from server.plan.request import PlanRequest
 
     asked = preset.recommended
     engine = EngineConfig(
@@ -149,7 +149,7 @@ def question_of(preset: Preset) -> Question:
         max_model_len=asked.context,
         kv_context=asked.context,
     )
-    return Question(
+    return PlanRequest(
         model=preset.name,
         config=preset.config,
         slice=find_slice(asked.slice),
@@ -199,7 +199,7 @@ def _make(preset: Preset, arguments: argparse.Namespace) -> Report:
     from server.plan.compilation import Keep
     from server.plan.plan import largest_steps, make_plan
     from server.plan.report import render
-    from server.plan.results import ResultStore
+    from server.plan.result_store import ResultStore
 
     question = question_of(preset)
     report = make_plan(

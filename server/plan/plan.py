@@ -13,9 +13,9 @@ from typing import Any
 import jax
 
 from models.sharding import data_size, tensor_size
-from server.engine.blueprint import Blueprint
-from server.engine.program import ProgramName
-from server.engine.sizing import SizeError, tree_bytes, weight_bytes
+from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.sizing import SizeError, tree_bytes, weight_bytes
+from server.engine.programs.step_program import ProgramName
 from server.plan.compilation import (
     Keep,
     OutOfMemoryError,
@@ -24,14 +24,14 @@ from server.plan.compilation import (
     program_names,
 )
 from server.plan.prediction import leaves_out, predict_decode, predict_prefill
-from server.plan.question import Question, draw, kv_tokens, need_of, sequences_of_two
-from server.plan.remedy import less_of, nearest_change
 from server.plan.report import HbmBytes, MeshSize, ProgramReport, Report, Software
-from server.plan.slices import GIB
+from server.plan.request import PlanRequest, blueprint_for, kv_tokens, need_of, sequences_of_two
+from server.plan.slice_types import GIB
+from server.plan.suggestion import less_of, nearest_change
 
 
 def make_plan(
-    question: Question,
+    question: PlanRequest,
     *,
     names: list[ProgramName] | None = None,
     jobs: int = 1,
@@ -43,7 +43,7 @@ def make_plan(
     Raises MeshError or BackendError for what no slice of this kind could serve.
     """
     try:
-        blueprint = draw(question)
+        blueprint = blueprint_for(question)
     except SizeError as error:
         return _refusal(question, str(error))
     names = program_names(blueprint) if names is None else names
@@ -54,13 +54,13 @@ def make_plan(
     return _report(question, blueprint, programs)
 
 
-def largest_steps(question: Question) -> list[ProgramName]:
+def largest_steps(question: PlanRequest) -> list[ProgramName]:
     """The largest decode and the largest prefill of the server's ladder."""
-    buckets = draw(question).ladder.buckets
+    buckets = blueprint_for(question).ladder.buckets
     return [max(one for one in buckets if one.decode_only is kind) for kind in (True, False)]
 
 
-def _report(question: Question, blueprint: Blueprint, programs: list[ProgramReport]) -> Report:
+def _report(question: PlanRequest, blueprint: Blueprint, programs: list[ProgramReport]) -> Report:
     context, chip = question.context, question.slice.chip
     held, of_two = blueprint.sizes.sequences_at(context), sequences_of_two(question, blueprint)
     batch = min(held, question.engine.max_num_seqs)
@@ -80,7 +80,7 @@ def _report(question: Question, blueprint: Blueprint, programs: list[ProgramRepo
     )
 
 
-def _too_large(question: Question, blueprint: Blueprint, error: OutOfMemoryError) -> Report:
+def _too_large(question: PlanRequest, blueprint: Blueprint, error: OutOfMemoryError) -> Report:
     """The arithmetic had room, the compiler has not."""
     excess = (error.used - error.limit) / GIB
     return Report(
@@ -92,7 +92,7 @@ def _too_large(question: Question, blueprint: Blueprint, error: OutOfMemoryError
     )
 
 
-def _refusal(question: Question, reason: str) -> Report:
+def _refusal(question: PlanRequest, reason: str) -> Report:
     """There is no room, by arithmetic: what one sequence would take."""
     need = need_of(question)
     memory = need.memory
@@ -112,7 +112,7 @@ def _refusal(question: Question, reason: str) -> Report:
     )
 
 
-def _asked(question: Question, tensor: int) -> dict[str, Any]:
+def _asked(question: PlanRequest, tensor: int) -> dict[str, Any]:
     engine, where = question.engine, question.slice
     return {
         "model": question.model,
@@ -129,7 +129,7 @@ def _asked(question: Question, tensor: int) -> dict[str, Any]:
     }
 
 
-def _hbm(question: Question, blueprint: Blueprint, programs: list[ProgramReport]) -> HbmBytes:
+def _hbm(question: PlanRequest, blueprint: Blueprint, programs: list[ProgramReport]) -> HbmBytes:
     """From the compiler where there is a program, else from the shapes."""
     memory, state = blueprint.memory, blueprint.programs()
     kv = tree_bytes(state.abstract_state().kv, state.state_specs().kv, blueprint.mesh)
@@ -141,7 +141,7 @@ def _hbm(question: Question, blueprint: Blueprint, programs: list[ProgramReport]
     return HbmBytes(weights=weights, kv=kv, sampler=sampler, temp=temp, total=total, limit=limit)
 
 
-def serve_flags(question: Question, blueprint: Blueprint) -> list[str]:
+def serve_flags(question: PlanRequest, blueprint: Blueprint) -> list[str]:
     """The flags with which a server compiles these programs and no others."""
     engine, sizes = question.engine, blueprint.sizes
     settings: dict[str, object] = {

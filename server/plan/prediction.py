@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from server.engine.blueprint import Blueprint
+from server.engine.programs.blueprint import Blueprint
 from server.plan.report import Decode, Prefill, ProgramReport
 from server.plan.roofline import Roofline, work_of
-from server.plan.slices import Chip
+from server.plan.slice_types import Chip
 
 
 def predict_decode(

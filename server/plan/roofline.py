@@ -15,10 +15,10 @@ from typing import Any
 from flax import nnx
 
 from models.config import ModelConfig
-from models.weights import leaf_shardings
-from server.engine.blueprint import Blueprint
-from server.engine.sizing import layer_block_bytes
-from server.plan.slices import Chip
+from models.weights.weights import leaf_shardings
+from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.sizing import layer_block_bytes
+from server.plan.slice_types import Chip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,12 @@ import msgspec
 
 from models.attention.choice import BackendError
 from models.sharding import MeshError, allowed_tensor_sizes
-from server.engine.batch import Bucket
-from server.engine.blueprint import Blueprint
-from server.engine.sizing import SizeError
+from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.buckets import Bucket
+from server.engine.programs.sizing import SizeError
 from server.plan.compilation import OutOfMemoryError, compile_programs
-from server.plan.question import Question, draw
 from server.plan.report import table
+from server.plan.request import PlanRequest, blueprint_for
 from server.plan.roofline import work_of
 
 _SMALLEST_BATCH = 8
@@ -61,7 +61,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    question: Question
+    question: PlanRequest
     blueprint: Blueprint
     batch: int
     roofline_ms: float
@@ -85,7 +85,7 @@ class _Candidate:
 
 
 def search(
-    question: Question, target: Target, progress: Progress = lambda label, done, most: None
+    question: PlanRequest, target: Target, progress: Progress = lambda label, done, most: None
 ) -> list[Found]:
     """The best candidates, best first; fewer where few have room."""
 
@@ -123,7 +123,7 @@ def render_found(found: list[Found]) -> str:
     return "\n".join(table(header, rows)) + "\n"
 
 
-def _candidates(question: Question) -> Iterator[_Candidate]:
+def _candidates(question: PlanRequest) -> Iterator[_Candidate]:
     devices, largest = question.slice.devices, question.engine.max_num_seqs
     sizes = [size for size in allowed_tensor_sizes(question.config, devices) if devices % size == 0]
     for size, weights, kv in product(sizes, ("auto", "int8"), ("auto", "fp8")):
@@ -137,10 +137,10 @@ def _candidates(question: Question) -> Iterator[_Candidate]:
             batch *= 2
 
 
-def _candidate(question: Question, batch: int) -> _Candidate | None:
+def _candidate(question: PlanRequest, batch: int) -> _Candidate | None:
     """None where there is no room for the batch."""
     try:
-        blueprint = draw(question)
+        blueprint = blueprint_for(question)
     except (SizeError, MeshError, BackendError):
         return None
     if blueprint.sizes.sequences_at(question.context) < batch:

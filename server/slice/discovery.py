@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 
 from server.config import EngineConfig
-from server.engine.platforms import choose_platform
-from server.hosts.group import find_group
+from server.slice.group import find_group
 from server.slice.interfaces import read_interfaces
+from server.slice.jax_platform import choose_platform
 from server.slice.resolve import Slice, Sources, resolve
 from server.slice.sources import (
     Devices,

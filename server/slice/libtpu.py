@@ -10,8 +10,8 @@ import logging
 
 import grpc
 
-from server.api._pb.libtpu.runtime_metric_pb2 import Gauge, MetricRequest, MetricResponse
-from server.api._pb.libtpu.runtime_metric_pb2_grpc import RuntimeMetricServiceStub
+from server.pb.libtpu.runtime_metric_pb2 import Gauge, MetricRequest, MetricResponse
+from server.pb.libtpu.runtime_metric_pb2_grpc import RuntimeMetricServiceStub
 
 ADDRESS = "localhost:8431"
 DUTY_CYCLE = "tpu.runtime.tensorcore.dutycycle.percent"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from server.api.engine_client import AbortReason, EngineStream
-from server.engine.link import EngineInfo, Pulse, SamplingParams, TokenEvent, TokenLogprobs
 from server.errors import ApiError
+from server.link.client import AbortReason, EngineStream
+from server.link.frames import EngineInfo, Pulse, SamplingParams, TokenEvent, TokenLogprobs
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from server.api.choice import Choice, token_logprob
 from server.api.generation import Sampling
 from server.api.tokenizer import Tokenizer
-from server.engine.link import TokenEvent, TokenLogprobs
+from server.link.frames import TokenEvent, TokenLogprobs
 from tests.api.fakes import logprobs_of, small_pretrained
 
 SMALL = Tokenizer(small_pretrained())

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from server.api._pb.antipode.v1 import generation_pb2 as pb
-from server.api.http.app import create_http_app
+from server.api.servers.http import create_http_app
 from server.config import ServerConfig
+from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import Serving, collect, failure, ids, serving, text_of, token_ids_of
 

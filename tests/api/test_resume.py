@@ -8,11 +8,11 @@ from itertools import accumulate
 import httpx
 import pytest
 
-from server.api._pb.antipode.v1 import generation_pb2 as pb
-from server.api.generation import GenerateRequest, Resume, Sampling
-from server.api.http.app import create_http_app
+from server.api.generation import GenerateRequest, ResumePoint, Sampling
+from server.api.servers.http import create_http_app
 from server.config import ServerConfig
 from server.errors import ApiError, ErrorKind
+from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import collect, failure, ids, serving
 from tests.api.http.asgi import events
@@ -134,7 +134,7 @@ def request(*received, version="1", n=1, seed=5, **options):
         prompt="say it",
         n=n,
         sampling=Sampling(seed=seed, **options),
-        resume=Resume(version=version, received=tuple(map(tuple, received))),
+        resume=ResumePoint(version=version, received=tuple(map(tuple, received))),
     )
 
 

@@ -9,9 +9,9 @@ import pytest
 from server.api.generation import GenerateRequest, Sampling
 from server.api.service import MAX_INLINE_CHARS, Service
 from server.api.tokenizer import Tokenizer
-from server.engine.link import Pulse
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle
+from server.link.frames import Pulse
 from tests.api.fakes import FakeEngine
 
 

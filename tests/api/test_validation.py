@@ -15,8 +15,8 @@ from server.api.validation import (
     check_prompt,
     sampling_params,
 )
-from server.engine.link import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, EngineInfo
 from server.errors import ApiError, ErrorKind
+from server.link.frames import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, EngineInfo
 
 INFO = EngineInfo(
     model="m", version="1", max_model_len=100, vocab_size=50, eos_token_ids=(0,), max_num_seqs=8

@@ -8,15 +8,15 @@ import grpc
 import httpx
 import pytest
 
-from server.api._pb.antipode.v1 import versions_pb2 as pb
-from server.api._pb.antipode.v1.versions_pb2_grpc import VersionsStub
 from server.api.generation import GenerateRequest
-from server.api.grpc.versions import create_versions_server
-from server.api.http.admin import create_admin_app
+from server.api.servers.admin import create_admin_app
+from server.api.servers.grpc import create_versions_server
 from server.api.versions import VersionAdmin
 from server.config import ServerConfig
-from server.engine.link import Pulse, VersionStatus
 from server.errors import ApiError, ErrorKind
+from server.link.frames import Pulse, VersionStatus
+from server.pb.antipode.v1 import versions_pb2 as pb
+from server.pb.antipode.v1.versions_pb2_grpc import VersionsStub
 from tests.api.grpc.serving import reserved_port
 
 RIGHT = {"authorization": "Bearer secret"}

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 
 import uvicorn
 
-from server.api.grpc.server import create_grpc_server
-from server.api.http.app import create_http_app
+from server.api.servers.grpc import create_grpc_server
+from server.api.servers.http import create_http_app
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig
-from server.engine.link import EngineInfo, SamplingParams, TokenEvent
 from server.lifecycle import Lifecycle
+from server.link.frames import EngineInfo, SamplingParams, TokenEvent
 from tests.api.fakes import FakeEngine, Submission, logprobs_of, small_pretrained
 from tests.api.grpc.serving import reserved_port
 

@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 
 from server.config import EngineConfig
-from server.engine.build import BuildListener
-from server.engine.kv_kinds import KVKind
-from server.engine.process import run_engine_process
+from server.engine.policy.layer_kinds import KVKind
+from server.processes.build import BuildListener
+from server.processes.engine import run_engine_process
 from tests.engine.fakes import EOS, FakeRunner
 
 

@@ -7,7 +7,7 @@ import sys
 
 from server.__main__ import build_parser
 from server.config import load_config
-from server.supervisor import run_supervisor
+from server.processes.supervisor import run_supervisor
 
 if __name__ == "__main__":
     flags = vars(build_parser().parse_args())

@@ -29,7 +29,7 @@ async def test_two_api_processes_share_the_port_and_answer_alike(start):
     wait_for(lambda: server.metric("antipode_requests_total", outcome="length") == 8, "the count")
     # Both answer the engine's latest text, which stays the same once the busy window is over.
     wait_for(lambda: len({server.get("/metrics").text for _ in range(16)}) == 1, "one answer")
-    api_processes = server.children("server.app")
+    api_processes = server.children("server.processes.api")
     server.terminate()
     assert server.wait_exit() == 0
     end_of(api_processes)
@@ -77,7 +77,7 @@ async def test_a_killed_engine_ends_every_stream_with_an_error_and_the_server(st
 async def test_a_killed_api_process_ends_the_server(start):
     server = start(FAKE, "--api-processes=2").wait_ready(num_api_processes=2)
     children = server.children()
-    os.kill(server.children("server.app")[0], signal.SIGKILL)
+    os.kill(server.children("server.processes.api")[0], signal.SIGKILL)
     assert server.wait_exit() == 1
     end_of(children)
     assert server.logged("ended with signal SIGKILL; stopping")

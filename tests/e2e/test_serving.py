@@ -7,8 +7,8 @@ import shutil
 import grpc
 import pytest
 
-from server.api._pb.antipode.v1 import generation_pb2 as pb
-from server.api._pb.antipode.v1.generation_pb2_grpc import GenerationStub
+from server.pb.antipode.v1 import generation_pb2 as pb
+from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
 from tests.e2e.clients import Stream, client, read_stream, start_streams
 from tests.e2e.servers import REAL, metric_of, wait_for
 

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.swap import FLAGS, MODEL, TOKEN, connected, run
-from models import manifest
+from models.checkpoint import manifest
 from tests.e2e.servers import REAL, wait_for
 
 

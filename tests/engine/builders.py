@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from server.engine.block_manager import BlockManager
-from server.engine.kv_kinds import KVKind
-from server.engine.link import SamplingParams
-from server.engine.scheduler import Scheduler
-from server.engine.sequence import Sequence
+from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.scheduler import Scheduler
+from server.engine.policy.sequence import Sequence
+from server.link.frames import SamplingParams
 from tests.engine.fakes import EOS
 
 

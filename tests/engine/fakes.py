@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from models.manifest import Golden, GoldenPrompt
-from server.engine.kv_kinds import KVKind
-from server.engine.link import SamplingParams, TokenLogprobs
+from models.checkpoint.manifest import Golden, GoldenPrompt
 from server.engine.observer import StepStats
-from server.engine.sequence import LoadedVersion
-from server.engine.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
+from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
+from server.link.frames import SamplingParams, TokenLogprobs
 
 VOCAB_SIZE = 11
 EOS = 10

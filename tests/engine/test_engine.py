@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine import link
-from server.engine.block_pool import IntegrityError
 from server.engine.engine import Engine
-from server.engine.kv_kinds import KVKind
+from server.engine.policy.block_pool import IntegrityError
+from server.engine.policy.layer_kinds import KVKind
+from server.link import frames as link
 from tests.engine.builders import make_scheduler
 from tests.engine.fakes import EOS, VOCAB_SIZE, FakeObserver, FakeRunner, expected_tokens
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from server.config import load_config, settings
-from server.plan.slices import find_slice
+from server.plan.slice_types import find_slice
 from tests.helm.charts import (
     BASE,
     CASES,

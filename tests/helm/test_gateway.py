@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from server.api._pb.antipode.v1 import generation_pb2
+from server.pb.antipode.v1 import generation_pb2
 from tests.helm.charts import BASE, GATEWAY, HELM, case_values, find, merged, render
 
 

@@ -7,8 +7,8 @@ import re
 import pytest
 import yaml
 
-from server.gauges import Gauges
-from server.metrics import Metrics
+from server.metrics.metrics import Metrics
+from server.metrics.snapshot import Snapshot
 from tests.helm.charts import BASE, find, merged, render
 
 
@@ -24,7 +24,7 @@ def container(objects, pool):
 
 
 def served_metrics():
-    return Metrics(model="tiny", version="1", release="0").render(Gauges()).decode()
+    return Metrics(model="tiny", version="1", release="0").render(Snapshot()).decode()
 
 
 @pytest.mark.parametrize("pool", ["http", "grpc"])

@@ -9,8 +9,8 @@ import promql_parser
 import pytest
 import yaml
 
-from server.gauges import Gauges
-from server.metrics import Metrics
+from server.metrics.metrics import Metrics
+from server.metrics.snapshot import Snapshot
 from tests.helm.charts import BASE, GATEWAY, HELM, case_values, find, merged, render
 
 EXPORTED = ("kv-cache", "queue", "load", "device-busy")
@@ -19,7 +19,7 @@ EXPORTED = ("kv-cache", "queue", "load", "device-busy")
 def test_every_metric_that_is_named_is_one_the_server_has():
     text = yaml.safe_dump_all(render("antipode", case_values("antipode", "everything")))
     text += (HELM / "antipode" / "files" / "dashboard.json").read_text()
-    metrics = Metrics(model="tiny", version="1", release="0").render(Gauges(state="ready"))
+    metrics = Metrics(model="tiny", version="1", release="0").render(Snapshot(state="ready"))
     served = set(re.findall(r"^antipode_[a-z_]+", metrics.decode(), re.MULTILINE))
     assert set(re.findall(r"antipode_[a-z_]+", text)) <= served
 

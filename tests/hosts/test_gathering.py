@@ -13,9 +13,8 @@ import pytest
 
 from server.config import EngineConfig
 from server.hosts.connection import Connection
-from server.hosts.follower import join
-from server.hosts.group import Group, GroupError, HostLink
-from server.hosts.leader import gather
+from server.hosts.followers import gather
+from server.hosts.leader import join
 from server.hosts.messages import (
     Agreed,
     Chips,
@@ -30,6 +29,7 @@ from server.hosts.messages import (
     follower_codec,
 )
 from server.slice.chips import ChipUse
+from server.slice.group import Group, GroupError, HostLink
 from server.slice.interfaces import Interface
 from tests.e2e.servers import first_free_port
 

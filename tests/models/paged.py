@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from models.attention.base import Ragged
 from models.attention.xla import XlaAttention
 from models.calibration import calibrate
-from models.checkpoint import Checkpoint
-from models.decoder import pool_shapes
+from models.checkpoint.checkpoint import Checkpoint
+from models.decoder.decoder import pool_shapes
+from models.decoder.layout import DecoderLayout
 from models.hf_config import read_config
-from models.layout import DecoderLayout
 from models.sharding import TENSOR, make_mesh
-from models.weights import abstract_decoder, leaf_shardings, load_leaves
+from models.weights.weights import abstract_decoder, leaf_shardings, load_leaves
 
 BLOCK_SIZE = 16
 _PAD_TO = 64

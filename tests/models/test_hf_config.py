@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from models.config import ConfigError, MoeConfig, RopeConfig, RopeScaling
+from models.config import ModelConfigError, MoeConfig, RopeConfig, RopeScaling
 from models.hf_config import parse_config, read_config, supported_architectures
 from tests.models.checkpoints import LLAMA
 
@@ -286,7 +286,7 @@ def test_the_window_of_every_layer(hf, windows):
     ],
 )
 def test_what_is_refused_says_why(hf, sentence):
-    with pytest.raises(ConfigError, match=sentence):
+    with pytest.raises(ModelConfigError, match=sentence):
         parse_config(hf)
 
 
@@ -324,5 +324,5 @@ def test_a_generation_config_without_end_tokens_changes_nothing(tmp_path):
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, files, sentence):
-    with pytest.raises(ConfigError, match=sentence):
+    with pytest.raises(ModelConfigError, match=sentence):
         read_config(write(tmp_path, **files))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.config import ConfigError
+from models.config import ModelConfigError
 from models.presets import load_preset, preset_names
 from models.sharding import allowed_tensor_sizes
 
@@ -50,5 +50,5 @@ def test_a_preset_divides_over_the_chips_it_is_recommended_for(name):
 
 
 def test_an_unknown_name_is_refused_with_those_there_are():
-    with pytest.raises(ConfigError, match=r"'gpt-7' is no preset; these are: gemma-2-9b, .*"):
+    with pytest.raises(ModelConfigError, match=r"'gpt-7' is no preset; these are: gemma-2-9b, .*"):
         load_preset("gpt-7")

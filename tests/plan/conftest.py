@@ -8,8 +8,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from models.hf_config import parse_config
 from server.config import EngineConfig
-from server.plan.question import Question
-from server.plan.slices import find_slice
+from server.plan.request import PlanRequest
+from server.plan.slice_types import find_slice
 
 # Small enough to be compiled in seconds, of a shape that the TPU kernels take.
 TINY = {
@@ -63,7 +63,7 @@ def ask():
             }
             | settings
         )
-        return Question(
+        return PlanRequest(
             model="tiny",
             config=config or parse_config(TINY),
             slice=find_slice(slice_name),

@@ -7,8 +7,8 @@ from functools import partial
 import jax
 import pytest
 
-from server.engine.baked import BakedError, BakedFolder, program_key
-from server.engine.batch import Bucket
+from server.engine.programs.baked import BakedError, BakedFolder, program_key
+from server.engine.programs.buckets import Bucket
 from server.plan.compilation import (
     Keep,
     OutOfMemoryError,
@@ -19,9 +19,9 @@ from server.plan.compilation import (
 )
 from server.plan.gate import violations
 from server.plan.plan import make_plan
-from server.plan.question import draw
 from server.plan.report import MeshSize
-from server.plan.results import ResultStore
+from server.plan.request import blueprint_for
+from server.plan.result_store import ResultStore
 
 # The compiler takes minutes where the machine is busy.
 pytestmark = pytest.mark.timeout(900)
@@ -125,27 +125,27 @@ def test_what_was_compiled_once_is_not_compiled_again(ask, results, report, monk
 def test_a_program_is_the_same_however_often_it_is_lowered(ask):
     texts = [
         lower(blueprint, blueprint.programs(), DECODE).as_text()
-        for blueprint in (draw(ask()), draw(ask()))
+        for blueprint in (blueprint_for(ask()), blueprint_for(ask()))
     ]
     assert texts[0] == texts[1]
 
 
 def test_the_programs_are_all_that_the_server_has(ask):
-    names = program_names(draw(ask(max_num_seqs=16)))
+    names = program_names(blueprint_for(ask(max_num_seqs=16)))
     decodes = [Bucket(rows, rows, decode_only=True) for rows in (8, 16)]
     mixed = [Bucket(tokens, 16, decode_only=False) for tokens in (256, 512, 1024, 2048)]
     assert set(names) == {*decodes, *mixed, "set_slot", "make_state"}
 
 
 def test_the_hlo_is_kept_where_it_is_asked_for(ask, tmp_path):
-    compile_programs(draw(ask()), ["set_slot"], keep=Keep(hlo_dir=tmp_path / "hlo"))
+    compile_programs(blueprint_for(ask()), ["set_slot"], keep=Keep(hlo_dir=tmp_path / "hlo"))
     assert (tmp_path / "hlo" / "set_slot.hlo").read_text().startswith("HloModule")
 
 
 def test_what_is_compiled_for_an_absent_slice_can_be_baked(ask, tmp_path):
     """It names the slice; that it cannot be loaded here is a reason to compile, not a failure."""
-    compile_programs(draw(ask()), ["set_slot"], keep=Keep(baked=BakedFolder(tmp_path)))
-    blueprint = draw(ask())
+    compile_programs(blueprint_for(ask()), ["set_slot"], keep=Keep(baked=BakedFolder(tmp_path)))
+    blueprint = blueprint_for(ask())
     lowered = lower(blueprint, blueprint.programs(), "set_slot")
     key, folder = program_key(lowered, blueprint.mesh), BakedFolder(tmp_path)
     entry = folder.find("set_slot", key)
@@ -158,13 +158,13 @@ def test_what_is_compiled_for_an_absent_slice_can_be_baked(ask, tmp_path):
 def test_programs_are_reported_as_they_are_ready(ask):
     seen = []
     names = ["make_state", "set_slot"]
-    compile_programs(draw(ask()), names, jobs=2, progress=lambda *step: seen.append(step))
+    compile_programs(blueprint_for(ask()), names, jobs=2, progress=lambda *step: seen.append(step))
     assert seen == [("make_state", 1, 2), ("set_slot", 2, 2)]
 
 
 def test_a_pool_beyond_the_chip_is_the_compilers_refusal(ask):
     with pytest.raises(OutOfMemoryError) as caught:
-        compile_programs(draw(ask(num_blocks=300_000)), ["make_state"])
+        compile_programs(blueprint_for(ask(num_blocks=300_000)), ["make_state"])
     assert (caught.value.program, caught.value.space) == ("make_state", "hbm")
     assert caught.value.used > caught.value.limit > 31 << 30
 

@@ -5,9 +5,9 @@ import pytest
 from models.presets import load_preset
 from server.__main__ import build_parser
 from server.config import load_config
-from server.engine.blueprint import draw_blueprint
+from server.engine.programs.blueprint import make_blueprint
 from server.plan.plan import serve_flags
-from server.plan.question import draw
+from server.plan.request import blueprint_for
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,12 @@ def test_a_server_with_the_flags_draws_the_same_blueprint(ask, preset, settings)
     """Also where its chip says it has a little more or less memory than the plan assumed."""
     config = load_preset(preset).config
     question = ask("v6e:2x2", config, 2048, **{"num_blocks": 0} | settings)
-    planned = draw(question)
+    planned = blueprint_for(question)
     arguments = vars(build_parser().parse_args(["serve", *serve_flags(question, planned)]))
     arguments.pop("command")
     engine = load_config(arguments, {}).engine
     chip_bytes = question.slice.chip.hbm_bytes - 10_000_000
-    served = draw_blueprint(config, engine, planned.mesh, chip_bytes)
+    served = make_blueprint(config, engine, planned.mesh, chip_bytes)
     assert served.sizes == planned.sizes
     assert served.ladder.buckets == planned.ladder.buckets
     assert served.layout == planned.layout

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from models.presets import load_preset
-from server.plan.question import draw
+from server.plan.request import blueprint_for
 from server.plan.roofline import work_of
-from server.plan.slices import find_slice
+from server.plan.slice_types import find_slice
 
 V6E = find_slice("v6e:2x2").chip
 
@@ -16,7 +16,7 @@ V6E = find_slice("v6e:2x2").chip
 def work(ask):
     def make(preset, slice_name="v6e:2x2", context=2048, **settings):
         question = ask(slice_name, load_preset(preset).config, context, **settings)
-        return work_of(draw(question))
+        return work_of(blueprint_for(question))
 
     return make
 

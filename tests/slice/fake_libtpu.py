@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from server.api._pb.libtpu import runtime_metric_pb2 as messages
-from server.api._pb.libtpu import runtime_metric_pb2_grpc as services
+from server.pb.libtpu import runtime_metric_pb2 as messages
+from server.pb.libtpu import runtime_metric_pb2_grpc as services
 
 
 class FakeLibtpu(services.RuntimeMetricServiceServicer):

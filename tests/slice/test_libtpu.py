@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from server.api._pb.libtpu.runtime_metric_pb2 import DESCRIPTOR, Gauge
+from server.pb.libtpu.runtime_metric_pb2 import DESCRIPTOR, Gauge
 from server.slice.libtpu import LibtpuClient
 from tests.slice.fake_libtpu import FakeLibtpu
 

@@ -1,1 +1,1 @@
-"""The gRPC translator: antipode.v1, grpc.health.v1 and reflection on one asyncio server."""
+"""gRPC mechanics that no service owns: statuses, health, reflection, the server object."""

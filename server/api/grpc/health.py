@@ -18,7 +18,7 @@ from server.api.grpc.status import Context
 WATCH_PERIOD_SECONDS = 0.1
 
 
-class Health:
+class HealthServicer:
     """SERVING for the whole server ("") and each service while `is_ready()`, else NOT_SERVING."""
 
     def __init__(self, is_ready: Callable[[], bool], service_names: Iterable[str]) -> None:
@@ -57,7 +57,7 @@ def add_health(
     server: grpc.aio.Server, is_ready: Callable[[], bool], service_names: Iterable[str]
 ) -> None:
     """Answer health checks of these services on `server`."""
-    servicer = Health(is_ready, service_names)
+    servicer = HealthServicer(is_ready, service_names)
     check, reply = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
     listing, listed = health_pb2.HealthListRequest, health_pb2.HealthListResponse
     handlers = {

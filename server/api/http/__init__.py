@@ -1,1 +1,1 @@
-"""The OpenAI-compatible HTTP surface: translators over the service, nothing that decides."""
+"""HTTP mechanics that no protocol owns: errors, events, limits, disconnects, OpenAPI."""

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from server.api.http.responses import ErrorBody, ErrorDetail
+from server.api.http.bodies import ErrorBody, ErrorDetail
 from server.errors import ApiError, ErrorKind
 
 _KIND_OF_STATUS = {404: ErrorKind.NOT_FOUND, 413: ErrorKind.TOO_LARGE}

@@ -6,43 +6,22 @@ the structs' schemas.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from server.api.http import responses
-from server.api.http.responses import ErrorBody
+from server.api.http.bodies import ErrorBody
 
 _REF = "#/components/schemas/{name}"
-_BODIES = (
-    responses.ChatCompletion,
-    responses.ChatCompletionChunk,
-    responses.Completion,
-    responses.Detokenized,
-    responses.ErrorBody,
-    responses.HealthBody,
-    responses.ModelCard,
-    responses.ModelList,
-    responses.Tokenized,
-    responses.VersionBody,
-)
-
 type Responses = dict[int | str, dict[str, Any]]
 
 
 def json_responses(body: type[msgspec.Struct]) -> Responses:
     """For an endpoint that answers with `body`, or else with an error."""
-    return {200: {"description": "The answer.", "content": _json(body)}, **_errors()}
-
-
-def health_responses() -> Responses:
-    content = _json(responses.HealthBody)
-    return {
-        200: {"description": "Yes.", "content": content},
-        503: {"description": "No, and why.", "content": content},
-    }
+    return {200: {"description": "The answer.", "content": json_content(body)}, **_errors()}
 
 
 def generation_responses(whole: type[msgspec.Struct], chunk: type[msgspec.Struct]) -> Responses:
@@ -61,27 +40,27 @@ def text_responses(media_type: str) -> Responses:
     return {200: {"description": "The text.", "content": content}}
 
 
-def describe(app: FastAPI) -> None:
-    """Make `app.openapi` return the complete document."""
+def describe(app: FastAPI, bodies: Iterable[type[msgspec.Struct]]) -> None:
+    """Make `app.openapi` return the complete document, with the schemas of `bodies` in it."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
+            app.openapi_schema = _document(app, bodies)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, bodies: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    _, components = msgspec.json.schema_components(_BODIES, ref_template=_REF)
+    _, components = msgspec.json.schema_components((*bodies, ErrorBody), ref_template=_REF)
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
     return document
 
 
-def _json(body: type[msgspec.Struct]) -> dict[str, Any]:
+def json_content(body: type[msgspec.Struct]) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": _REF.format(name=body.__name__)}}}
 
 
@@ -95,6 +74,12 @@ def _event(chunk: type[msgspec.Struct]) -> dict[str, Any]:
 
 def _errors() -> Responses:
     return {
-        "4XX": {"description": "The request cannot be met as it is.", "content": _json(ErrorBody)},
-        "5XX": {"description": "The server cannot meet it now.", "content": _json(ErrorBody)},
+        "4XX": {
+            "description": "The request cannot be met as it is.",
+            "content": json_content(ErrorBody),
+        },
+        "5XX": {
+            "description": "The server cannot meet it now.",
+            "content": json_content(ErrorBody),
+        },
     }

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from server.api._pb.antipode.v1 import generation_pb2 as pb
-from server.api._pb.antipode.v1.generation_pb2_grpc import GenerationStub
-from server.api.grpc.server import GrpcServer, create_grpc_server
+from server.api.grpc.server import GrpcServer
+from server.api.servers.grpc import create_grpc_server
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
+from server.pb.antipode.v1 import generation_pb2 as pb
+from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
 from tests.api.fakes import FakeEngine, small_pretrained
 
 

@@ -5,8 +5,8 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2
 
-from server.api._pb.antipode.v1 import generation_pb2 as pb
 from server.api.grpc.reflection import add_reflection
+from server.pb.antipode.v1 import generation_pb2 as pb
 
 NAMES = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
 GENERATION = pb.DESCRIPTOR.services_by_name["Generation"].full_name

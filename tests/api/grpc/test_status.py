@@ -3,9 +3,9 @@ import logging
 import grpc
 import pytest
 
-from server.api._pb.antipode.v1 import generation_pb2 as pb
 from server.api.grpc.status import MAX_DETAILS_LENGTH
 from server.errors import ApiError, ErrorKind
+from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import collect, failure, ids, serving, until
 

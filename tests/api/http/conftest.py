@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
-from server.api.http.app import create_http_app
+from server.api.servers.http import create_http_app
 from server.api.service import Service
 from server.config import ServerConfig
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from server.api.http.errors import error_json, error_response
-from server.engine.link import Pulse
 from server.errors import ApiError, ErrorKind
+from server.link.frames import Pulse
 from tests.api.http.conftest import MAX_BODY_BYTES
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoConfig
 
-from models import manifest
+from models.checkpoint import manifest
 from models.gguf.architectures import architecture_of
 from models.gguf.config import generation_config, model_config
 from models.gguf.reader import GgufError, GgufFile

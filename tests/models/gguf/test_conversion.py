@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from models import manifest
+from models.checkpoint import manifest
 from models.gguf import GgufError, convert
 from models.gguf.shards import write_shards
 from tests.models.gguf.files import model_file

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from models import manifest
-from models.decoder import Decoder
+from models.checkpoint import manifest
+from models.decoder.decoder import Decoder
 from models.hf_config import parse_config
 from models.training.export import hf_tensors, write_version
 from models.training.figures import load_model

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
 import models
-from models import manifest
+from models.checkpoint import manifest
 from models.hf_config import read_config
 from models.training.corpus import is_held_out, read_corpus
 from models.training.figures import bits_per_byte, gzip_bits_per_byte

@@ -1,0 +1,1 @@
+"""A checkpoint where it lies: its files, their checksums, and reading them within bounds."""

@@ -1,0 +1,181 @@
+"""A checkpoint folder's tensors: which there are, their shapes, and reading parts of them.
+
+Hugging Face layout: one or more safetensors files, found by their headers, an index file being no
+more than a promise that is checked. Knows no model and no device.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from models.checkpoint.files import LocalFiles
+from models.checkpoint.verified_reading import FileReader, ReadError
+
+_INDEX = "model.safetensors.index.json"
+# What a weight may be stored as. Narrower types need scales, which nothing here would apply.
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+# Of the types there are, to tell a file that was cut from one that is merely of another kind.
+_BITS = {
+    "BOOL": 8, "I8": 8, "U8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64,
+}  # fmt: skip
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100 << 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message names the file or tensor and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """`start` is the place of its first byte in the file."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * _BITS[self.dtype] // 8
+
+    @property
+    def stop(self) -> int:
+        return self.start + (self.shape[0] if self.shape else 1) * self.row_bytes
+
+
+class Checkpoint:
+    """The tensors of one folder. Opening reads headers only. For one thread.
+
+    `reader` is how its files are read; by default as they are, from a folder of this machine.
+    """
+
+    def __init__(self, folder: Path, reader: FileReader | None = None) -> None:
+        self.folder = folder
+        self._reader = reader or FileReader(LocalFiles(folder))
+        try:
+            self._tensors = dict(self._find())
+        except ReadError as error:
+            raise CheckpointError(str(error)) from error
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def place(self, name: str) -> tuple[str, int]:
+        """Where a tensor begins: its file, and the byte in it."""
+        tensor = self._tensors[name]
+        return tensor.file, tensor.start
+
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Announce the tensors that will be read, in that order."""
+        tensors = [self._tensors[name] for name in names]
+        self._reader.read_ahead((tensor.file, tensor.start, tensor.stop) for tensor in tensors)
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """CheckpointError unless the tensor is there in this shape, stored as floats."""
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise CheckpointError(f"{self.folder}: tensor {name} is missing")
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{self.folder / tensor.file}: tensor {name} has shape {list(tensor.shape)}, "
+                f"but config.json asks for {list(shape)}"
+            )
+        if tensor.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{self.folder / tensor.file}: tensor {name} is stored as {tensor.dtype}, which is "
+                f"not supported; these are: {', '.join(_DTYPES)}"
+            )
+
+    def read(
+        self, name: str, rows: slice = slice(None), columns: slice | None = None
+    ) -> np.ndarray:
+        """The tensor, or these rows (and columns) of it, in the dtype it is stored in."""
+        tensor = self._tensors[name]
+        first, last, _ = rows.indices(tensor.shape[0] if tensor.shape else 1)
+        start, stop = (tensor.start + row * tensor.row_bytes for row in (first, last))
+        try:
+            data = self._reader.read(tensor.file, start, stop)
+        except ReadError as error:
+            raise CheckpointError(f"tensor {name}: {error}") from error
+        value = np.frombuffer(data, _DTYPES[tensor.dtype])
+        value = value.reshape(last - first, *tensor.shape[1:]) if tensor.shape else value[0]
+        return value if columns is None else value[:, columns]
+
+    def _find(self) -> Iterable[tuple[str, _Tensor]]:
+        for file in _weight_files(self.folder, self._reader):
+            for name, tensor in _tensors_of(self.folder / file, self._reader):
+                yield _published(name), tensor
+
+
+def _published(name: str) -> str:
+    """The name under which vision checkpoints were published, for what was saved again since."""
+    renamed = "model.language_model."
+    if not name.startswith(renamed):
+        return name
+    return "language_model.model." + name.removeprefix(renamed)
+
+
+def _weight_files(folder: Path, reader: FileReader) -> list[str]:
+    """The safetensors files of a folder; every one that its index names must be there."""
+    names = reader.names()
+    found = {name for name in names if name.endswith(".safetensors")}
+    if _INDEX in names or (folder / _INDEX).is_dir():
+        try:
+            index = json.loads(bytes(reader.read(_INDEX, 0, reader.size(_INDEX))))
+            named = {Path(file).name for file in index["weight_map"].values()}
+        except (ReadError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{folder / _INDEX} cannot be read: {error!r}") from error
+        if missing := sorted(named - found):
+            raise CheckpointError(f"{folder / missing[0]} is missing, though {_INDEX} names it")
+        return sorted(named)
+    if not found:
+        raise CheckpointError(f"{folder} holds no *.safetensors file")
+    return sorted(found)
+
+
+def _tensors_of(path: Path, reader: FileReader) -> list[tuple[str, _Tensor]]:
+    """The tensors of one file by its header, which must account for every byte that follows."""
+    size = reader.size(path.name)
+    try:
+        if size < _LENGTH_BYTES:
+            raise ValueError(f"it has {size} bytes")
+        length = int.from_bytes(reader.read(path.name, 0, _LENGTH_BYTES), "little")
+        if length > min(size - _LENGTH_BYTES, _MAX_HEADER_BYTES):
+            raise ValueError(f"its header claims {length} bytes, the file has {size}")
+        start = _LENGTH_BYTES + length
+        header = json.loads(bytes(reader.read(path.name, _LENGTH_BYTES, start)))
+        header.pop("__metadata__", None)
+        found = [(name, _tensor(path.name, entry, start)) for name, entry in header.items()]
+        end = max((tensor.stop for _, tensor in found), default=start)
+        if end != size:
+            raise ValueError(f"its tensors end at byte {end}, the file at {size}")
+    except ReadError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
+    return found
+
+
+def _tensor(file: str, entry: dict[str, Any], start: int) -> _Tensor:
+    if entry["dtype"] not in _BITS:
+        raise ValueError(f"a tensor has the unknown dtype {entry['dtype']}")
+    first, last = entry["data_offsets"]
+    tensor = _Tensor(file, tuple(entry["shape"]), entry["dtype"], start + first)
+    if tensor.stop != start + last:
+        raise ValueError(f"a tensor of shape {entry['shape']} has {last - first} bytes")
+    return tensor

@@ -1,0 +1,13 @@
+"""Where a checkpoint's files are: a folder of this machine, or a folder of a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.checkpoint.files import Files, LocalFiles
+from models.checkpoint.gcs import GcsFiles, is_gcs
+
+
+def files_of(path: str) -> Files:
+    """The files of a version by its path, in a folder or a bucket."""
+    return GcsFiles(path) if is_gcs(path) else LocalFiles(Path(path))

@@ -1,0 +1,157 @@
+"""What a finished checkpoint folder says about itself: `antipode.json`, written last.
+
+It lists every other file with its size and SHA-256, and those of its chunks, so a reader can tell a
+whole folder from a torn or stale one while it reads; and golden prompts, by which weights prove
+themselves. This module does not know what the files mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from models.checkpoint.verified_reading import CHUNK_BYTES, FileSums
+
+NAME = "antipode.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenPrompt:
+    """A prompt and the tokens that greedy generation continues it with."""
+
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """What the weights must generate. `tolerance` is in natural-log probability.
+
+    A token may be another one only where both are as likely as each other, within the tolerance.
+    """
+
+    tolerance: float
+    prompts: tuple[GoldenPrompt, ...]
+
+
+def write(folder: Path, golden: Golden | None = None) -> None:
+    """Describe every file now in `folder`; on return all of it is on the disk."""
+    files = {path.name: _described(path) for path in sorted(folder.iterdir()) if path.name != NAME}
+    written = {"format": _FORMAT, "chunk_bytes": CHUNK_BYTES, "files": files}
+    write_json(folder / NAME, written | ({"golden": asdict(golden)} if golden else {}))
+    sync_folder(folder)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest; FileNotFoundError without one, ValueError for one of another format."""
+    return parse((folder / NAME).read_bytes(), str(folder / NAME))
+
+
+def parse(content: bytes, place: str) -> dict[str, Any]:
+    """The manifest from its file's content; ValueError, naming `place`, where it is none."""
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{place} is not JSON: {error}") from error
+    match found:
+        case {"format": format_, "files": dict()} as manifest if format_ == _FORMAT:
+            return dict(manifest)
+        case _:
+            raise ValueError(f"{place} is not a manifest of format {_FORMAT}")
+
+
+def sums(manifest: dict[str, Any]) -> dict[str, FileSums]:
+    """By which files can be verified chunk by chunk; older manifests have them for small files.
+
+    ValueError for entries that are none.
+    """
+    if manifest.get("chunk_bytes", CHUNK_BYTES) != CHUNK_BYTES:
+        raise ValueError(f"{NAME} lists chunks of another size than {CHUNK_BYTES} bytes")
+    try:
+        return {
+            name: FileSums(entry["bytes"], tuple(entry.get("chunks") or [entry["sha256"]]))
+            for name, entry in manifest["files"].items()
+            if entry["bytes"] <= CHUNK_BYTES or entry.get("chunks")
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{NAME} has an entry without size or checksum: {error!r}") from error
+
+
+def golden(manifest: dict[str, Any]) -> Golden | None:
+    """The golden prompts, None where there are none; ValueError for what is not such."""
+    try:
+        match manifest.get("golden"):
+            case None:
+                return None
+            case {"tolerance": float() | int() as tolerance, "prompts": list(prompts)}:
+                return Golden(float(tolerance), tuple(map(_golden_prompt, prompts)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{NAME} has a golden prompt that is none: {error!r}") from error
+    raise ValueError(f"{NAME} has no tolerance and list of prompts under golden")
+
+
+def _golden_prompt(entry: dict[str, Any]) -> GoldenPrompt:
+    return GoldenPrompt(
+        tuple(map(int, entry["prompt_token_ids"])), tuple(map(int, entry["token_ids"]))
+    )
+
+
+def _described(path: Path) -> dict[str, Any]:
+    size, whole, chunks = path.stat().st_size, hashlib.sha256(), []
+    with path.open("rb") as file:
+        while block := file.read(CHUNK_BYTES):
+            whole.update(block)
+            chunks.append(hashlib.sha256(block).hexdigest())
+    described = {"bytes": size, "sha256": whole.hexdigest()}
+    return described | ({"chunks": chunks} if len(chunks) > 1 else {})
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder has a manifest and every listed file at its listed size.
+
+    Contents are not read: that takes as long as loading them.
+    """
+    try:
+        files = read(folder)["files"].items()
+        return all((folder / name).stat().st_size == entry["bytes"] for name, entry in files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def verify(folder: Path) -> None:
+    """Read every listed file; ValueError names the first that is not what the manifest says."""
+    for name, entry in read(folder)["files"].items():
+        if sha256(folder / name) != entry["sha256"]:
+            raise ValueError(f"{folder / name} does not have the checksum {NAME} lists for it")
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(CHUNK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` for people to read, and wait until the disk has it."""
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries (new names, renames) survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

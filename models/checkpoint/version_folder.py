@@ -1,0 +1,85 @@
+"""One version of a model where it lies: manifest, small files copied here, weights to be read.
+
+A mount may answer with old sizes, half a file or nothing at all, so nothing is opened in place:
+everything is read in verified chunks, with time-outs. Knows no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.checkpoint import manifest
+from models.checkpoint.checkpoint import Checkpoint, CheckpointError
+from models.checkpoint.files import Files
+from models.checkpoint.verified_reading import CHUNK_BYTES, FileReader, ReadError, ReadLimits
+
+# Everything that is no weights is read whole: configuration, tokenizer, index.
+_WEIGHTS = ".safetensors"
+_MAX_SMALL_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFolder:
+    """`copy` holds the small files; `is_published` tells that everything is verified."""
+
+    copy: Path
+    place: str
+    reader: FileReader
+    is_published: bool
+    golden: manifest.Golden | None
+
+    def read_everything(self) -> None:
+        """Hold every byte to the manifest. Raises CheckpointError."""
+        try:
+            ranges = [(name, 0, self.reader.size(name)) for name in self.reader.names()]
+            self.reader.read_ahead(ranges)
+            for name, start, stop in ranges:
+                for chunk in range(start, stop, CHUNK_BYTES):
+                    self.reader.read(name, chunk, min(stop, chunk + CHUNK_BYTES))
+        except ReadError as error:
+            raise CheckpointError(str(error)) from error
+
+    def checkpoint(self) -> Checkpoint:
+        """The weights. Raises CheckpointError."""
+        return Checkpoint(Path(self.place), self.reader)
+
+
+def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> VersionFolder:
+    """Read the manifest, hold every file's size to it, and copy the small files into `copy`.
+
+    A folder without a manifest is taken as it is. Raises CheckpointError.
+    """
+    try:
+        reader = FileReader(files, limits=limits)
+        names = reader.names()
+        if not names:
+            raise CheckpointError(f"{files.place} is empty, or not there")
+        if manifest.NAME not in names:
+            _copy(reader, names, copy)
+            return VersionFolder(copy, files.place, reader, False, None)
+        content = bytes(reader.read(manifest.NAME, 0, reader.size(manifest.NAME)))
+        found = manifest.parse(content, reader.path(manifest.NAME))
+        sums = manifest.sums(found)
+        reader = FileReader(files, sums, limits)
+        for name in found["files"]:
+            reader.size(name)
+        _copy(reader, found["files"], copy)
+        (copy / manifest.NAME).write_bytes(content)
+        return VersionFolder(copy, files.place, reader, True, manifest.golden(found))
+    except ReadError as error:
+        raise CheckpointError(str(error)) from error
+    except ValueError as error:
+        raise CheckpointError(f"{files.place}: {error}") from error
+
+
+def _copy(reader: FileReader, names: list[str] | dict[str, object], copy: Path) -> None:
+    copy.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(
+                f"{reader.place}: {manifest.NAME} names {name!r}, which is no file"
+            )
+        size = reader.size(name)
+        if not name.endswith(_WEIGHTS) and size <= _MAX_SMALL_BYTES:
+            (copy / name).write_bytes(reader.read(name, 0, size))

@@ -1,0 +1,1 @@
+"""The mathematics of a decoder: layers, experts, positions, eight bits."""

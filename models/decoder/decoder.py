@@ -1,0 +1,296 @@
+"""A decoder: embedding, layers over the paged KV pools, norm, head.
+
+Layers are either stacked (one leaf [L, ...] a weight, scanned by groups of the window pattern, one
+pool a kind of layers in the carry) or listed (one leaf and one pool a layer, unrolled). On CPU they
+are listed: a scan or a slice there copies each layer's weights at every step. Knows no sampling and
+no scheduling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.attention.base import AttentionSpec, Plan, Pool, PoolShape, Ragged
+from models.config import ModelConfig
+from models.decoder.layers import (
+    AttentionProjections,
+    Embedding,
+    KvScale,
+    Mlp,
+    RmsNorm,
+    inverse_rms,
+)
+from models.decoder.layout import DecoderLayout
+from models.decoder.moe import Layer, Moe
+from models.decoder.parallel import Residual
+from models.decoder.quantization import quantize_kv
+from models.decoder.rope import RopeTables, rope_tables, rotate_keys, rotate_queries
+from models.sharding import TENSOR
+
+# Stacked, a pool for each of the config's `windows`; listed, one for each layer.
+type KVPools = tuple[Pool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is static about one kind of layers in one program."""
+
+    window: int | None
+    decode_only: bool
+    residual: Residual
+
+
+class KindInputs(NamedTuple):
+    """What all layers of a kind share in one step. `table_SB` counts one layer's blocks."""
+
+    plan: Plan
+    rope: RopeTables
+    table_SB: jax.Array
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention and MLP, each added to the residual stream [T, D]."""
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        d, eps, head_dim = config.hidden_size, config.rms_norm_eps, config.head_dim
+        self.projections = AttentionProjections(rngs, config, layout)
+        self.q_norm = RmsNorm(rngs, head_dim, eps) if config.qk_norm else None
+        self.k_norm = RmsNorm(rngs, head_dim, eps) if config.qk_norm else None
+        self.kv_scale = KvScale(rngs, layout.kv_heads(config)) if layout.scales_kv else None
+        self.attention_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
+        self.mlp = Mlp(rngs, config, layout) if config.moe is None else Moe(rngs, config, layout)
+        self.mlp_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
+        self.config, self.layout = config, layout
+
+    def __call__(
+        self, x_TD: jax.Array, pool: Pool, inputs: KindInputs, kind: Kind, layer: Layer
+    ) -> tuple[jax.Array, Pool]:
+        residual, eps = kind.residual, self.config.rms_norm_eps
+        with jax.named_scope("attention"):
+            norm_T1 = residual.gather(inverse_rms(x_TD, eps))
+            q_KTGH, kv_TK2H = self._heads(residual.gather(x_TD), norm_T1, inputs.rope)
+            out, pool = self._attend(q_KTGH, kv_TK2H, pool, inputs, kind)
+            out = self.projections.back(out, residual)
+            x_TD = x_TD + (out if self.attention_norm is None else self.attention_norm(out))
+        with jax.named_scope("mlp"):
+            norm_T1 = residual.gather(inverse_rms(x_TD, eps))
+            gathered_TD = residual.gather(x_TD)
+            if isinstance(self.mlp, Moe):
+                out = self.mlp(gathered_TD, norm_T1, residual, layer)
+            else:
+                out = self.mlp(gathered_TD, norm_T1, residual)
+            return x_TD + (out if self.mlp_norm is None else self.mlp_norm(out)), pool
+
+    def _heads(
+        self, x_TD: jax.Array, norm_T1: jax.Array, rope: RopeTables
+    ) -> tuple[jax.Array, jax.Array]:
+        q_KTGH, kv_TK2H = self.projections.heads(x_TD, norm_T1)
+        if self.q_norm is not None and self.k_norm is not None:
+            is_key = (jnp.arange(2) == 0)[:, None]
+            q_KTGH = self.q_norm(q_KTGH)
+            kv_TK2H = jnp.where(is_key, self.k_norm(kv_TK2H), kv_TK2H)
+        return rotate_queries(q_KTGH, rope), rotate_keys(kv_TK2H, rope)
+
+    def _attend(
+        self,
+        q_KTGH: jax.Array,
+        kv_TK2H: jax.Array,
+        pool: Pool,
+        inputs: KindInputs,
+        kind: Kind,
+    ) -> tuple[jax.Array, Pool]:
+        backend, dtype = self.layout.backend, self.layout.kv_dtype
+        spec = _attention_spec(self.config, self.layout, kind, pool)
+        if self.kv_scale is None:
+            kv_TK2H = kv_TK2H.astype(dtype)
+            return backend.attend(spec, inputs.plan, q_KTGH, kv_TK2H, pool, inputs.table_SB)
+        units = self.kv_scale.units[...]
+        k_unit, v_unit = (units[:, i, None, None, None] for i in range(2))
+        q_KTGH = (q_KTGH * k_unit).astype(q_KTGH.dtype)
+        kv_TK2H = quantize_kv(kv_TK2H, units, dtype)
+        out, pool = backend.attend(spec, inputs.plan, q_KTGH, kv_TK2H, pool, inputs.table_SB)
+        return (out * v_unit).astype(out.dtype), pool
+
+
+class Decoder(nnx.Module):
+    """A whole model. `head` is None where the embedding serves as head."""
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        rows, d = layout.vocab_rows(config), config.hidden_size
+        self.embedding = Embedding(rngs, rows, d, layout.dtype)
+        self.layers = self._make_layers(rngs, config, layout)
+        self.norm = RmsNorm(rngs, d, config.rms_norm_eps)
+        self.head = None if config.tie_embeddings else Embedding(rngs, rows, d, layout.dtype)
+        self.config, self.layout = config, layout
+
+    @staticmethod
+    def _make_layers(
+        rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout
+    ) -> DecoderLayer | nnx.List[DecoderLayer]:
+        if not layout.stacked:
+            return nnx.List([DecoderLayer(rngs, config, layout) for _ in range(config.num_layers)])
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def make(rngs: nnx.Rngs) -> DecoderLayer:
+            return DecoderLayer(rngs, config, layout)
+
+        layers: DecoderLayer = make(rngs)
+        return layers
+
+    def __call__(
+        self, token_ids_T: jax.Array, pools: KVPools, ragged: Ragged, *, decode_only: bool
+    ) -> tuple[jax.Array, KVPools]:
+        """Hidden states after the final norm, [T, D] on every shard, and the pools with new KV."""
+        config, size = self.config, self.layout.tensor_size
+        residual = Residual(not decode_only and size > 1 and token_ids_T.shape[0] % size == 0)
+        kinds = {window: Kind(window, decode_only, residual) for window in config.windows}
+        inputs = {window: self._inputs(kind, pools, ragged) for window, kind in kinds.items()}
+        x_TD = residual.reduce(self._embed(token_ids_T))
+        run = self._scan if self.layout.stacked else self._unroll
+        x_TD, pools = run(x_TD, pools, kinds, inputs)
+        return residual.gather(self.norm(x_TD)), pools
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """This shard's logits, float32 [rows, V / shards]; rows past the vocabulary are -inf."""
+        logits = (self.embedding if self.head is None else self.head).logits(x)
+        if self.config.logit_softcap is not None:
+            logits = self.config.logit_softcap * jnp.tanh(logits / self.config.logit_softcap)
+        token_id = jax.lax.axis_index(TENSOR) * logits.shape[1] + jnp.arange(logits.shape[1])
+        return jnp.where(token_id < self.config.vocab_size, logits, -jnp.inf)
+
+    def _embed(self, token_ids_T: jax.Array) -> jax.Array:
+        """This shard's part of the token vectors. The scale is rounded as the weights are."""
+        x = self.embedding.partial(token_ids_T).astype(self.layout.activation_dtype)
+        if self.config.embedding_scale == 1.0:
+            return x
+        scale = jnp.asarray(self.config.embedding_scale, self.layout.dtype)
+        return x * scale.astype(x.dtype)
+
+    def _inputs(self, kind: Kind, pools: KVPools, ragged: Ragged) -> KindInputs:
+        config, layout = self.config, self.layout
+        index = config.windows.index(kind.window)
+        pool = pools[index if layout.stacked else config.layer_windows.index(kind.window)]
+        spec = _attention_spec(config, layout, kind, pool)
+        return KindInputs(
+            layout.backend.plan(spec, ragged),
+            rope_tables(config.rope_of(kind.window), config.head_dim, ragged.positions_T),
+            ragged.block_tables_KSB[index],
+        )
+
+    def _unroll(
+        self,
+        x_TD: jax.Array,
+        pools: KVPools,
+        kinds: dict[int | None, Kind],
+        inputs: dict[int | None, KindInputs],
+    ) -> tuple[jax.Array, KVPools]:
+        written = []
+        windows = self.config.layer_windows
+        for layer, pool, window in zip(self.layers, pools, windows, strict=True):
+            graphdef, weights = nnx.split(layer)
+            x_TD, pool = _run_layer(graphdef, kinds[window], weights, x_TD, pool, inputs[window])
+            written.append(pool)
+        return x_TD, tuple(written)
+
+    def _scan(
+        self,
+        x_TD: jax.Array,
+        pools: KVPools,
+        kinds: dict[int | None, Kind],
+        inputs: dict[int | None, KindInputs],
+    ) -> tuple[jax.Array, KVPools]:
+        """Scan whole patterns of layers, then run what is left of the last one.
+
+        The weights are indexed inside the scan; scanned as inputs, or the pools as input and
+        output, they would be copied. A layer's blocks start at its number within its kind times
+        the blocks of one layer.
+        """
+        config, pattern = self.config, self.config.pattern
+        graphdef, weights = nnx.split(self.layers)
+        counts = [config.layer_windows.count(window) for window in config.windows]
+
+        def run(x_TD: jax.Array, pools: KVPools, group: Any, size: int) -> tuple[Any, KVPools]:
+            held = list(pools)
+            for j, window in enumerate(pattern[:size]):
+                layer, i = group * len(pattern) + j, config.windows.index(window)
+                nth = group * pattern.count(window) + pattern[:j].count(window)
+                blocks = jax.tree.leaves(held[i])[0].shape[0] // counts[i]
+                own = inputs[window]._replace(table_SB=inputs[window].table_SB + nth * blocks)
+                x_TD, held[i] = _run_layer(
+                    graphdef, kinds[window], _index(weights, layer), x_TD, held[i], own, layer
+                )
+            return x_TD, tuple(held)
+
+        def body(carry: tuple[jax.Array, KVPools], group: jax.Array) -> tuple[Any, None]:
+            return run(*carry, group, len(pattern)), None
+
+        groups, rest = divmod(config.num_layers, len(pattern))
+        carry, _ = jax.lax.scan(body, (x_TD, pools), jnp.arange(groups))
+        return run(*carry, groups, rest)
+
+
+def pool_shapes(
+    config: ModelConfig, layout: DecoderLayout, num_blocks: tuple[int, ...], block_size: int
+) -> list[PoolShape]:
+    """The pools a decoder works on, `num_blocks` to a layer of each of the config's `windows`."""
+
+    def shape(blocks: int) -> PoolShape:
+        return PoolShape(
+            num_blocks=blocks,
+            block_size=block_size,
+            kv_heads=layout.kv_heads(config),
+            head_dim=config.head_dim,
+            dtype=layout.kv_dtype,
+        )
+
+    by_window = dict(zip(config.windows, num_blocks, strict=True))
+    if not layout.stacked:
+        return [shape(by_window[window]) for window in config.layer_windows]
+    return [shape(by_window[w] * config.layer_windows.count(w)) for w in config.windows]
+
+
+def _attention_spec(
+    config: ModelConfig, layout: DecoderLayout, kind: Kind, pool: Pool
+) -> AttentionSpec:
+    kv_heads = layout.kv_heads(config)
+    return AttentionSpec(
+        kv_heads=kv_heads // layout.tensor_size,
+        group=config.num_heads // kv_heads,
+        head_dim=config.head_dim,
+        window=kind.window,
+        scale=config.attention_scale,
+        softcap=config.attention_softcap,
+        block_size=layout.backend.block_size(pool),
+        kv_dtype=layout.kv_dtype,
+        decode_only=kind.decode_only,
+    )
+
+
+def _index(weights: nnx.State, layer: Layer) -> nnx.State:
+    """One layer's weights of a stack; experts stay whole, they find theirs themselves."""
+    return jax.tree.map_with_path(
+        lambda path, w: w if any("experts" in str(key) for key in path) else w[layer], weights
+    )
+
+
+# Jitted so that the layers of an unrolled model, alike as they are, are traced once.
+@partial(jax.jit, static_argnums=(0, 1))
+def _run_layer(
+    graphdef: nnx.GraphDef[DecoderLayer],
+    kind: Kind,
+    weights: nnx.State,
+    x_TD: jax.Array,
+    pool: Pool,
+    inputs: KindInputs,
+    layer: Layer = None,
+) -> tuple[jax.Array, Pool]:
+    module = nnx.merge(graphdef, weights)
+    out: tuple[jax.Array, Pool] = module(x_TD, pool, inputs, kind, layer)
+    return out

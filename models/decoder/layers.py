@@ -1,0 +1,199 @@
+"""The layers of a decoder as Flax NNX modules: each weight is declared here, once.
+
+A declaration is shape, dtype, logical axes and initializer. From it come the abstract tree, the
+shardings, random weights and the slots that a checkpoint fills. The modules compute on one shard
+of a `shard_map` over the `tensor` axis: sizes are read off the weights, sums over shards are
+explicit. They know no KV pool, no batch and no file.
+
+The weight of a norm in front of a product is folded into the matrix when it is loaded, so that the
+norm itself is a scale a token, applied after the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.config import ModelConfig
+from models.decoder.layout import DecoderLayout
+from models.decoder.parallel import Residual
+from models.sharding import TENSOR, LogicalAxes, is_split
+
+type Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
+
+_F32 = jnp.dtype(jnp.float32)
+_NORMAL: Initializer = jax.nn.initializers.normal(0.02)
+_ONES: Initializer = jax.nn.initializers.ones
+_ZEROS: Initializer = jax.nn.initializers.zeros
+
+
+def declare(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: LogicalAxes,
+    dtype: jnp.dtype,
+    initializer: Initializer = _NORMAL,
+) -> nnx.Param[jax.Array]:
+    """One weight. `axes` names a logical axis (or None) for every dimension of `shape`."""
+    return nnx.Param(initializer(rngs.params(), shape, dtype), logical_axes=axes)
+
+
+def int8_noise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """The initializer of a quantized matrix, beside which the scales are `int8_scale`."""
+    return jax.random.randint(key, shape, -127, 128, dtype)
+
+
+def int8_scale(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Brings `int8_noise` to the deviation of the other matrices."""
+    return jnp.full(shape, 0.02 / 73.0, dtype)
+
+
+def inverse_rms(x_TD: jax.Array, eps: float) -> jax.Array:
+    """What root-mean-square norm (Zhang and Sennrich, 2019) multiplies a token by: [T, 1]."""
+    x_TD = x_TD.astype(jnp.float32)
+    return jax.lax.rsqrt(jnp.mean(x_TD * x_TD, axis=-1, keepdims=True) + eps)
+
+
+class Linear(nnx.Module):
+    """A matrix [in, out] and an optional bias; int8 with a scale a column where quantized.
+
+    Where the input axis is split, every shard has scales of its own: [shards, out].
+    """
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        shape: tuple[int, int],
+        axes: tuple[str, str],
+        layout: DecoderLayout,
+        bias: bool,
+    ) -> None:
+        self.dtype = layout.dtype
+        if layout.quantized:
+            shards = layout.tensor_size if is_split(axes[0]) else 1
+            self.kernel = declare(rngs, shape, axes, jnp.dtype(jnp.int8), int8_noise)
+            rows = ("shards",) if is_split(axes[0]) else (None,)
+            self.scale = declare(rngs, (shards, shape[1]), (*rows, axes[1]), _F32, int8_scale)
+        else:
+            self.kernel = declare(rngs, shape, axes, layout.dtype)
+            self.scale = None
+        self.bias = declare(rngs, shape[1:], axes[1:], layout.dtype, _ZEROS) if bias else None
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """The matrix product alone, summed in float32: [T, out].
+
+        The result is asked for in float32: otherwise XLA for CPU converts the whole weight to
+        float32 at every step.
+        """
+        w = self.kernel[...].astype(self.dtype)
+        y = jnp.dot(x.astype(self.dtype), w, preferred_element_type=jnp.float32)
+        return y if self.scale is None else y * self.scale[...]
+
+    def __call__(self, x_TD: jax.Array, norm_T1: jax.Array) -> jax.Array:
+        """The product with a normed input, in x's dtype: [T, out]."""
+        y = self.product(x_TD) * norm_T1
+        return (y if self.bias is None else y + self.bias[...].astype(_F32)).astype(x_TD.dtype)
+
+    def partial(self, x: jax.Array, residual: Residual) -> jax.Array:
+        """The product with an input split over shards: added up, then the bias, once."""
+        y = residual.reduce(self.product(x).astype(x.dtype))
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
+class RmsNorm(nnx.Module):
+    """A norm that stands alone: its weight is not folded into any matrix. Over the last axis."""
+
+    def __init__(self, rngs: nnx.Rngs, size: int, eps: float) -> None:
+        self.scale = declare(rngs, (size,), (None,), _F32, _ONES)
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32) * inverse_rms(x, self.eps) * self.scale[...]
+        return y.astype(x.dtype)
+
+
+class AttentionProjections(nnx.Module):
+    """The matrices around attention: to queries, to keys and values, and back.
+
+    Keys and values lie head by head, k then v, which is how a TPU's KV pool keeps them. With more
+    shards than KV heads, the layout's `kv_heads` counts each copy.
+    """
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        d, h, kv_heads = config.hidden_size, config.head_dim, layout.kv_heads(config)
+        self.group, self.head_dim = config.num_heads // kv_heads, h
+        q_shape, kv_shape = (d, config.num_heads * h), (d, kv_heads * 2 * h)
+        self.q = Linear(rngs, q_shape, ("embed", "q_heads"), layout, config.qkv_bias)
+        self.kv = Linear(rngs, kv_shape, ("embed", "kv_heads"), layout, config.qkv_bias)
+        self.output = Linear(rngs, q_shape[::-1], ("q_heads", "embed"), layout, config.output_bias)
+
+    def heads(self, x_TD: jax.Array, norm_T1: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Queries [K, T, G, H] and keys with values [T, K, 2, H] of this shard's KV heads."""
+        tokens, h = x_TD.shape[0], self.head_dim
+        q = self.q(x_TD, norm_T1).reshape(tokens, -1, self.group, h).swapaxes(0, 1)
+        return q, self.kv(x_TD, norm_T1).reshape(tokens, -1, 2, h)
+
+    def back(self, out_KTGH: jax.Array, residual: Residual) -> jax.Array:
+        """What attention gave, added up over the heads of all shards: [T, D]."""
+        flat = out_KTGH.swapaxes(0, 1).reshape(out_KTGH.shape[1], -1)
+        return self.output.partial(flat, residual)
+
+
+class Mlp(nnx.Module):
+    """A gated MLP (Shazeer, 2020). Gate and up share a matrix, side by side within each shard."""
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        d, f = config.hidden_size, config.mlp_size
+        self.activate = ACTIVATIONS[config.activation]
+        self.gate_up = Linear(rngs, (d, 2 * f), ("embed", "mlp"), layout, config.mlp_bias)
+        self.down = Linear(rngs, (f, d), ("mlp", "embed"), layout, config.mlp_bias)
+
+    def __call__(self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual) -> jax.Array:
+        gate, up = jnp.split(self.gate_up(x_TD, norm_T1), 2, axis=-1)
+        return self.down.partial(self.activate(gate) * up, residual)
+
+
+class KvScale(nnx.Module):
+    """The units [K, 2] that each KV head's keys and values are kept in; see `quantization`."""
+
+    def __init__(self, rngs: nnx.Rngs, kv_heads: int) -> None:
+        self.units = declare(rngs, (kv_heads, 2), ("kv_heads", None), _F32, _ONES)
+
+
+class Embedding(nnx.Module):
+    """Token vectors [V, D], split over shards by vocabulary; also the output head."""
+
+    def __init__(self, rngs: nnx.Rngs, vocab: int, hidden: int, dtype: jnp.dtype) -> None:
+        self.table = declare(rngs, (vocab, hidden), ("vocab", "embed"), dtype)
+
+    def partial(self, token_ids_T: jax.Array) -> jax.Array:
+        """The vectors of the ids that this shard owns, zeros for the others: [T, D]."""
+        table = self.table[...]
+        local = token_ids_T - jax.lax.axis_index(TENSOR) * table.shape[0]
+        owned = (local >= 0) & (local < table.shape[0])
+        rows = table[jnp.clip(local, 0, table.shape[0] - 1)]
+        return jnp.where(owned[:, None], rows, jnp.zeros_like(rows))
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """This shard's part of the logits, float32 [T, V / shards]."""
+        table = self.table[...]
+        return jax.lax.dot_general(
+            x.astype(table.dtype),
+            table,
+            (((1,), (1,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU in its tanh form (Hendrycks and Gimpel, 2016)."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": gelu_tanh,
+}

@@ -1,0 +1,180 @@
+"""A mixture of experts (Shazeer et al., 2017) in place of the MLP, its experts split over shards.
+
+Few tokens run every local expert on all of them, with weight zero where a token was not sent: at
+such sizes nearly every expert is read anyway, and nothing is sorted. Many tokens are sorted by
+expert and run as grouped products. A stacked model hands in the experts of all layers and the
+layer's index: a grouped product over a slice of the stack would copy the slice first.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.config import ModelConfig
+from models.decoder.layers import ACTIVATIONS, declare, int8_noise, int8_scale
+from models.decoder.layout import DecoderLayout
+from models.decoder.parallel import Residual
+from models.sharding import TENSOR
+
+# Up to so many tokens the dense form costs no more than reading the experts does.
+DENSE_TOKENS = 256
+
+_F32 = jnp.dtype(jnp.float32)
+
+
+class Experts(nnx.Module):
+    """All experts of a layer: [E, D, 2F] and [E, F, D]; stacked, with a leading axis of layers."""
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        assert config.moe is not None
+        e, d, f = config.moe.num_experts, config.hidden_size, config.moe.expert_size
+        self.dtype, self.activate = layout.dtype, ACTIVATIONS[config.activation]
+        kernel_dtype = jnp.dtype(jnp.int8) if layout.quantized else layout.dtype
+        init = (int8_noise,) if layout.quantized else ()
+        axes = ("experts", None, None)
+        self.gate_up = declare(rngs, (e, d, 2 * f), axes, kernel_dtype, *init)
+        self.down = declare(rngs, (e, f, d), axes, kernel_dtype, *init)
+
+        def scale(columns: int) -> nnx.Param[jax.Array] | None:
+            if not layout.quantized:
+                return None
+            return declare(rngs, (e, columns), axes[:2], _F32, int8_scale)
+
+        self.gate_up_scale, self.down_scale = scale(2 * f), scale(d)
+
+    def num_local(self) -> int:
+        """Experts of this shard."""
+        return int(self.gate_up.shape[-3])
+
+    def dense(
+        self, x_TD: jax.Array, norm_T1: jax.Array, gate_TE: jax.Array, layer: Layer
+    ) -> jax.Array:
+        """Every local expert on every token, weighted by `gate_TE`: float32 [T, D]."""
+        up, down = self._of(self.gate_up, layer), self._of(self.down, layer)
+        y_ETF = jnp.einsum("td,edf->etf", x_TD.astype(self.dtype), up, preferred_element_type=_F32)
+        if self.gate_up_scale is not None:
+            y_ETF = y_ETF * _slice(self.gate_up_scale[...], layer, 2)[:, None]
+        y_ETF = self._gated(y_ETF * norm_T1, x_TD.dtype) * gate_TE.T[..., None].astype(x_TD.dtype)
+        if self.down_scale is None:
+            return jnp.einsum(
+                "etf,efd->td", y_ETF.astype(self.dtype), down, preferred_element_type=_F32
+            )
+        out = jnp.einsum(
+            "etf,efd->etd", y_ETF.astype(self.dtype), down, preferred_element_type=_F32
+        )
+        return jnp.sum(out * _slice(self.down_scale[...], layer, 2)[:, None], axis=0)
+
+    def grouped(
+        self, x_RD: jax.Array, norm_R1: jax.Array, sizes_E: jax.Array, layer: Layer
+    ) -> jax.Array:
+        """Rows sorted by local expert, `sizes_E` to each: float32 [R, D]; rows past them, junk."""
+        y_RF = self._ragged_dot(x_RD, self.gate_up, self.gate_up_scale, sizes_E, layer)
+        y_RF = self._gated(y_RF * norm_R1, x_RD.dtype)
+        return self._ragged_dot(y_RF, self.down, self.down_scale, sizes_E, layer)
+
+    def _gated(self, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        gate, up = jnp.split(y.astype(dtype), 2, axis=-1)
+        return self.activate(gate) * up
+
+    def _of(self, kernel: nnx.Param[jax.Array], layer: Layer) -> jax.Array:
+        return _slice(kernel[...], layer, 3).astype(self.dtype)
+
+    def _ragged_dot(
+        self,
+        x_RD: jax.Array,
+        kernel: nnx.Param[jax.Array],
+        scale: nnx.Param[jax.Array] | None,
+        sizes_E: jax.Array,
+        layer: Layer,
+    ) -> jax.Array:
+        x_RD = x_RD.astype(self.dtype)
+        w = kernel[...]
+        if scale is not None:
+            # A grouped product takes no int8: this layer's experts are widened first.
+            w = (_slice(w, layer, 3) * _slice(scale[...], layer, 2)[:, None]).astype(self.dtype)
+        elif w.ndim == 4:
+            assert layer is not None
+            sizes_E = _place(sizes_E, layer, w.shape[0])
+            w = w.reshape(-1, *w.shape[2:])
+        return jax.lax.ragged_dot(x_RD, w, sizes_E, preferred_element_type=_F32)
+
+
+type Layer = jax.Array | int | None
+
+
+class Moe(nnx.Module):
+    """Router and experts. Every token's output is the weighted sum of its best few experts'."""
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        assert config.moe is not None
+        self.moe = config.moe
+        shape = (config.hidden_size, config.moe.num_experts)
+        self.router = declare(rngs, shape, ("embed", None), layout.dtype)
+        self.experts = Experts(rngs, config, layout)
+
+    def __call__(
+        self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual, layer: Layer
+    ) -> jax.Array:
+        weight_Tk, expert_Tk = self._route(x_TD, norm_T1)
+        first = jax.lax.axis_index(TENSOR) * self.experts.num_local()
+        local_Tk = expert_Tk - first
+        run = self._dense if x_TD.shape[0] <= DENSE_TOKENS else self._grouped
+        out = run(x_TD, norm_T1, weight_Tk, local_Tk, layer)
+        return residual.reduce(out.astype(x_TD.dtype))
+
+    def _route(self, x_TD: jax.Array, norm_T1: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Weights and ids of each token's experts: [T, k] each."""
+        router = self.router[...]
+        logits = jnp.dot(x_TD.astype(router.dtype), router, preferred_element_type=_F32) * norm_T1
+        weight_Tk, expert_Tk = jax.lax.top_k(
+            jax.nn.softmax(logits, axis=-1), self.moe.num_experts_per_token
+        )
+        if self.moe.renormalize:
+            weight_Tk = weight_Tk / jnp.sum(weight_Tk, axis=-1, keepdims=True)
+        return weight_Tk, expert_Tk
+
+    def _dense(
+        self,
+        x_TD: jax.Array,
+        norm_T1: jax.Array,
+        weight_Tk: jax.Array,
+        local_Tk: jax.Array,
+        layer: Layer,
+    ) -> jax.Array:
+        own = local_Tk[..., None] == jnp.arange(self.experts.num_local())
+        gate_TE = jnp.sum(jnp.where(own, weight_Tk[..., None], 0.0), axis=1)
+        return self.experts.dense(x_TD, norm_T1, gate_TE, layer)
+
+    def _grouped(
+        self,
+        x_TD: jax.Array,
+        norm_T1: jax.Array,
+        weight_Tk: jax.Array,
+        local_Tk: jax.Array,
+        layer: Layer,
+    ) -> jax.Array:
+        """Pairs of token and expert, sorted by expert; those of other shards come last."""
+        num_experts, per_token = self.experts.num_local(), self.moe.num_experts_per_token
+        is_own = (local_Tk >= 0) & (local_Tk < num_experts)
+        expert_R = jnp.where(is_own, local_Tk, num_experts).reshape(-1)
+        order_R = jnp.argsort(expert_R, stable=True)
+        token_R = order_R // per_token
+        sizes_E = jnp.bincount(expert_R, length=num_experts + 1)[:num_experts].astype(jnp.int32)
+        y_RD = self.experts.grouped(x_TD[token_R], norm_T1[token_R], sizes_E, layer)
+        gate_R = jnp.where(is_own, weight_Tk, 0.0).reshape(-1)[order_R]
+        # Rows of other shards are junk, which a weight of zero would not keep out.
+        y_RD = jnp.where(gate_R[:, None] > 0, y_RD * gate_R[:, None], 0.0)
+        return jnp.zeros(x_TD.shape, _F32).at[token_R].add(y_RD)
+
+
+def _slice(w: jax.Array, layer: Layer, ndim: int) -> jax.Array:
+    """One layer of a stack; a layer alone as it is."""
+    return w if w.ndim == ndim else w[layer]
+
+
+def _place(sizes_E: jax.Array, layer: jax.Array | int, num_layers: int) -> jax.Array:
+    """The group sizes of all layers' experts: none but in this layer."""
+    empty = jnp.zeros((num_layers, sizes_E.shape[0]), sizes_E.dtype)
+    return empty.at[layer].set(sizes_E).reshape(-1)

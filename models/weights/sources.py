@@ -1,0 +1,243 @@
+"""Where each weight comes from: which tensors of the Hugging Face layout, cut and joined how.
+
+A source reads one shard of one layer's leaf and no more. Norms that stand in front of a product are
+folded into its matrix here, and matrices are quantized here, in float32. Knows no file format
+(`checkpoint` does) and nothing of what the weights compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from models.checkpoint.checkpoint import Checkpoint
+from models.decoder.layout import padded_vocab
+from models.decoder.quantization import column_scales, quantize_columns
+
+type Needed = Iterator[tuple[str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Shard `index` of `count` along the tensor axis."""
+
+    index: int
+    count: int
+
+    def part(self, size: int) -> slice:
+        """This shard's even part of `size` elements."""
+        each = size // self.count
+        return slice(self.index * each, (self.index + 1) * each)
+
+
+class Source(Protocol):
+    """Where a leaf (of one layer) comes from."""
+
+    def tensors(self) -> Needed:
+        """The checkpoint tensors it reads, with the shapes they must have."""
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        """One shard of the leaf, in the checkpoint's dtype or float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A tensor that every shard holds in full, or its transpose."""
+
+    name: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+    def tensors(self) -> Needed:
+        yield self.name, self.shape
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        value = checkpoint.read(self.name)
+        return value.T if self.transposed else value
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A norm's weight; with `unit_offset` stored as its difference from one."""
+
+    name: str
+    size: int
+    unit_offset: bool
+
+    def tensors(self) -> Needed:
+        yield self.name, (self.size,)
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        return checkpoint.read(self.name).astype(np.float32) + np.float32(self.unit_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Ones:
+    """Not in the checkpoint: ones of this shape over all shards, split along the first axis."""
+
+    shape: tuple[int, ...]
+
+    def tensors(self) -> Needed:
+        yield from ()
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        return np.ones((self.shape[0] // shard.count, *self.shape[1:]), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """An embedding [V, D], split by rows and padded with zeros to even shards."""
+
+    name: str
+    vocab: int
+    hidden: int
+
+    def tensors(self) -> Needed:
+        yield self.name, (self.vocab, self.hidden)
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        each = padded_vocab(self.vocab, shard.count)
+        start, stop = shard.index * each, min((shard.index + 1) * each, self.vocab)
+        if start >= stop:
+            return np.zeros((each, self.hidden), np.float32)
+        rows = checkpoint.read(self.name, slice(start, stop))
+        return np.pad(rows, ((0, each - len(rows)), (0, 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInput:
+    """A matrix stored [out, in] whose input axis is split; the leaf is [in, out]."""
+
+    name: str
+    out_size: int
+    in_size: int
+
+    def tensors(self) -> Needed:
+        yield self.name, (self.out_size, self.in_size)
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        return checkpoint.read(self.name, slice(None), shard.part(self.in_size)).T
+
+
+@dataclass(frozen=True, slots=True)
+class GateUp:
+    """Gate and up, each split by output, side by side within a shard. `tail` is the input axis."""
+
+    gate: str
+    up: str
+    size: int
+    tail: tuple[int, ...]
+
+    def tensors(self) -> Needed:
+        yield self.gate, (self.size, *self.tail)
+        yield self.up, (self.size, *self.tail)
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        part = shard.part(self.size)
+        halves = [checkpoint.read(name, part) for name in (self.gate, self.up)]
+        return np.concatenate(halves).T
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A matrix stored [out, in] whose output axis is split; the leaf is [in, out]. Or a bias."""
+
+    name: str
+    size: int
+    tail: tuple[int, ...]
+
+    def tensors(self) -> Needed:
+        yield self.name, (self.size, *self.tail)
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        return checkpoint.read(self.name, shard.part(self.size)).T
+
+
+@dataclass(frozen=True, slots=True)
+class KeysValues:
+    """Keys and values KV head by head, k then v. `tail` is the input axis, empty for a bias.
+
+    With more shards than KV heads, neighbouring shards hold copies of one head.
+    """
+
+    key: str
+    value: str
+    kv_heads: int
+    head_dim: int
+    tail: tuple[int, ...]
+
+    def tensors(self) -> Needed:
+        for name in (self.key, self.value):
+            yield name, (self.kv_heads * self.head_dim, *self.tail)
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        copies = max(1, shard.count // self.kv_heads)
+        local = shard.part(self.kv_heads * copies)
+        first, last = local.start // copies, -(-local.stop // copies)
+        rows = slice(first * self.head_dim, last * self.head_dim)
+        parts = [checkpoint.read(name, rows) for name in (self.key, self.value)]
+        heads = [part.reshape(last - first, 1, self.head_dim, *self.tail) for part in parts]
+        return np.concatenate(heads, axis=1).reshape(-1, *self.tail).T
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """One matrix of every expert, stacked [E, in, out] and split by expert."""
+
+    experts: tuple[Source, ...]
+
+    def tensors(self) -> Needed:
+        for expert in self.experts:
+            yield from expert.tensors()
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        own = self.experts[shard.part(len(self.experts))]
+        return np.stack([expert.read(checkpoint, Shard(0, 1)) for expert in own])
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A matrix [..., in, out] whose rows are multiplied by the weight of the norm before it."""
+
+    matrix: Source
+    norm: Norm
+
+    def tensors(self) -> Needed:
+        yield from self.matrix.tensors()
+        yield from self.norm.tensors()
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        weight = self.norm.read(checkpoint, shard)
+        return self.matrix.read(checkpoint, shard).astype(np.float32) * weight[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A source's shard after a function of it: its int8 columns, or their scales."""
+
+    source: Source
+    function: Callable[[np.ndarray], np.ndarray]
+
+    def tensors(self) -> Needed:
+        yield from self.source.tensors()
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        return self.function(self.source.read(checkpoint, shard))
+
+
+def quantized(source: Source) -> Source:
+    """The matrix as int8."""
+    return Mapped(source, quantize_columns)
+
+
+def scales_of(source: Source) -> Source:
+    """The scales of the matrix quantized, one row."""
+    return Mapped(source, lambda w: column_scales(w)[None])
+
+
+def expert_scales_of(source: Source) -> Source:
+    """The scales of every expert's matrix: [E, out]."""
+    return Mapped(source, column_scales)

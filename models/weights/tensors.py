@@ -1,0 +1,133 @@
+"""Which source fills which leaf of the model: the map from our tree to Hugging Face's names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.config import ModelConfig
+from models.weights.sources import (
+    Experts,
+    Folded,
+    GateUp,
+    KeysValues,
+    Norm,
+    Ones,
+    Rows,
+    Source,
+    SplitInput,
+    Vocabulary,
+    Whole,
+    expert_scales_of,
+    quantized,
+    scales_of,
+)
+
+type Path = tuple[Any, ...]
+
+
+def sources_of(path: Path, config: ModelConfig, kv_heads: int, is_int8: bool) -> list[Source]:
+    """One source, or for a stacked leaf one a layer. `path` is the leaf's place in the model.
+
+    `kv_heads` counts copies; `is_int8` says that the leaf's dtype is int8.
+    """
+    if path[0] != "layers":
+        return [_top_source(path, config)]
+    if isinstance(path[1], int):
+        layers, inner = [path[1]], path[2:]
+    else:
+        layers, inner = list(range(config.num_layers)), path[1:]
+    return [_Layer(layer, config, kv_heads).source(inner, is_int8) for layer in layers]
+
+
+def _top_source(path: Path, config: ModelConfig) -> Source:
+    prefix = config.tensor_prefix
+    if path[0] == "norm":
+        return Norm(f"{prefix}.norm.weight", config.hidden_size, config.unit_offset)
+    head = f"{prefix.removesuffix('model')}lm_head.weight"
+    name = head if path[0] == "head" else f"{prefix}.embed_tokens.weight"
+    return Vocabulary(name, config.vocab_size, config.hidden_size)
+
+
+class _Layer:
+    """The sources of one layer's leaves."""
+
+    def __init__(self, layer: int, config: ModelConfig, kv_heads: int) -> None:
+        self._prefix = f"{config.tensor_prefix}.layers.{layer}"
+        self._config, self._kv_heads = config, kv_heads
+
+    def source(self, path: Path, is_int8: bool) -> Source:
+        if path[-1] in ("gate_up_scale", "down_scale"):
+            return expert_scales_of(self._matrix((*path[:-1], path[-1].removesuffix("_scale"))))
+        if path[-1] == "scale" and path[0] in ("projections", "mlp"):
+            return scales_of(self._matrix((*path[:-1], "kernel")))
+        source = self._matrix(path)
+        return quantized(source) if is_int8 else source
+
+    def _matrix(self, path: Path) -> Source:
+        match path[0]:
+            case "attention_norm":
+                return self._norm("post_attention_layernorm")
+            case "mlp_norm":
+                return self._norm("post_feedforward_layernorm")
+            case "q_norm" | "k_norm":
+                name = f"{self._prefix}.self_attn.{path[0]}.weight"
+                return Norm(name, self._config.head_dim, self._config.unit_offset)
+            case "kv_scale":
+                return Ones((self._kv_heads, 2))
+            case "projections":
+                return self._attention(path)
+            case _ if self._config.moe is not None:
+                return self._moe(path)
+            case _:
+                return self._mlp(path)
+
+    def _norm(self, name: str) -> Norm:
+        config = self._config
+        return Norm(f"{self._prefix}.{name}.weight", config.hidden_size, config.unit_offset)
+
+    def _mlp_input_norm(self) -> Norm:
+        pre = "pre_feedforward_layernorm" if self._config.post_norms else "post_attention_layernorm"
+        return self._norm(pre)
+
+    def _attention(self, path: Path) -> Source:
+        config, name = self._config, f"{self._prefix}.self_attn"
+        d, h, is_bias = config.hidden_size, config.head_dim, path[-1] == "bias"
+        suffix, tail = ("bias", ()) if is_bias else ("weight", (d,))
+        if path[1] == "output":
+            if is_bias:
+                return Whole(f"{name}.o_proj.bias", (d,))
+            return SplitInput(f"{name}.o_proj.weight", d, config.num_heads * h)
+        names = [f"{name}.{letter}_proj.{suffix}" for letter in "qkv"]
+        source: Source = Rows(names[0], config.num_heads * h, tail)
+        if path[1] == "kv":
+            source = KeysValues(names[1], names[2], config.num_kv_heads, h, tail)
+        return source if is_bias else Folded(source, self._norm("input_layernorm"))
+
+    def _mlp(self, path: Path) -> Source:
+        d, f, name = self._config.hidden_size, self._config.mlp_size, f"{self._prefix}.mlp"
+        is_bias = path[-1] == "bias"
+        suffix = "bias" if is_bias else "weight"
+        if path[1] == "gate_up":
+            tail = () if is_bias else (d,)
+            source = GateUp(f"{name}.gate_proj.{suffix}", f"{name}.up_proj.{suffix}", f, tail)
+            return source if is_bias else Folded(source, self._mlp_input_norm())
+        if is_bias:
+            return Whole(f"{name}.down_proj.bias", (d,))
+        return SplitInput(f"{name}.down_proj.weight", d, f)
+
+    def _moe(self, path: Path) -> Source:
+        config, moe = self._config, self._config.moe
+        assert moe is not None
+        d, f, name, norm = (
+            config.hidden_size,
+            moe.expert_size,
+            f"{self._prefix}.mlp",
+            self._mlp_input_norm(),
+        )
+        if path[1] == "router":
+            return Folded(Whole(f"{name}.gate.weight", (moe.num_experts, d), True), norm)
+        experts = [f"{name}.experts.{e}" for e in range(moe.num_experts)]
+        if path[-1] == "down":
+            return Experts(tuple(SplitInput(f"{e}.down_proj.weight", d, f) for e in experts))
+        pairs = ((f"{e}.gate_proj.weight", f"{e}.up_proj.weight") for e in experts)
+        return Experts(tuple(Folded(GateUp(*pair, f, (d,)), norm) for pair in pairs))

@@ -1,0 +1,1 @@
+"""The gRPC services of antipode.v1: messages to the service and back."""

@@ -1,0 +1,125 @@
+"""antipode.v1.Generation over the service: one call is one generation.
+
+Knows messages and calls; what a request means and whether it may run is the service's business.
+Requests arrive as bytes, so that bytes that are no message get an answer like every other fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from server.api.antipode_v1 import translate
+from server.api.generation import GenerateRequest
+from server.api.grpc.status import REQUEST_ID_KEY, Context, adopt_request_id, errors_as_status
+from server.api.service import Service
+from server.api.stream import Generation
+from server.errors import ApiError, ErrorKind
+from server.pb.antipode.v1 import generation_pb2 as pb
+
+SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["Generation"].full_name
+
+
+class GenerationServicer:
+    """The three methods. A call that cannot be written to for `write_timeout_seconds` is ended."""
+
+    def __init__(self, service: Service, write_timeout_seconds: float) -> None:
+        self._service = service
+        self._write_timeout_seconds = write_timeout_seconds
+
+    async def generate(self, data: bytes, context: Context) -> None:
+        async with errors_as_status(context):
+            message = translate.parse(pb.GenerateRequest, data)
+            request = await self._request(message, context)
+            # Leaving this block, for whatever reason, is what tells the engine to stop.
+            async with await self._service.start(request) as generation:
+                await context.send_initial_metadata(((REQUEST_ID_KEY, request.request_id),))
+                await self._stream(generation, message.return_token_ids, context)
+
+    async def tokenize(self, data: bytes, context: Context) -> pb.TokenizeResponse | None:
+        async with errors_as_status(context):
+            message = translate.parse(pb.TokenizeRequest, data)
+            adopt_request_id(context)
+            model = self._service.find_model(message.model)
+            text = await self._text(message)
+            token_ids = await self._service.tokenize(
+                text, add_special_tokens=translate.add_special_tokens(message)
+            )
+            return pb.TokenizeResponse(token_ids=token_ids, max_model_len=model.max_model_len)
+
+    async def detokenize(self, data: bytes, context: Context) -> pb.DetokenizeResponse | None:
+        async with errors_as_status(context):
+            message = translate.parse(pb.DetokenizeRequest, data)
+            adopt_request_id(context)
+            self._service.find_model(message.model)
+            text = await self._service.detokenize(message.token_ids)
+            return pb.DetokenizeResponse(text=text)
+
+    async def _request(self, message: pb.GenerateRequest, context: Context) -> GenerateRequest:
+        request_id = adopt_request_id(context, message.request_id)
+        is_text = message.WhichOneof("prompt") != "token_ids"
+        return GenerateRequest(
+            prompt=await self._text(message) if is_text else tuple(message.token_ids.ids),
+            model=message.model,
+            sampling=translate.sampling(message.sampling),
+            n=message.n if message.HasField("n") else 1,
+            add_special_tokens=translate.add_special_tokens(message),
+            resume=translate.resume(message),
+            request_id=request_id,
+            timeout_seconds=context.time_remaining(),
+        )
+
+    async def _text(self, message: pb.GenerateRequest | pb.TokenizeRequest) -> str:
+        match message.WhichOneof("prompt"):
+            case "text":
+                return message.text
+            case "chat":
+                return await self._service.render_chat(
+                    translate.chat_messages(message.chat),
+                    add_generation_prompt=translate.add_generation_prompt(message.chat),
+                    continue_final_message=message.chat.continue_final_message,
+                )
+        raise ApiError(ErrorKind.INVALID_REQUEST, "the request has no prompt", param="prompt")
+
+    async def _stream(self, generation: Generation, with_token_ids: bool, context: Context) -> None:
+        """Write what comes until the end. What comes during a write is one message afterwards."""
+        start: pb.Start | None = translate.start(generation, with_token_ids=with_token_ids)
+        while deltas := await generation.take():
+            responses = [translate.response(d, with_token_ids=with_token_ids) for d in deltas]
+            if start is not None:
+                responses[0].start.CopyFrom(start)
+                start = None
+            if generation.is_finished and generation.error is None:
+                responses[-1].usage.CopyFrom(translate.usage(generation.usage))
+            for response in responses:
+                await self._write(context, response)
+
+    async def _write(self, context: Context, response: pb.GenerateResponse) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout_seconds):
+                await context.write(response)
+        except TimeoutError:
+            raise ApiError(
+                ErrorKind.CANCELLED,
+                f"the client read nothing for {self._write_timeout_seconds:g} seconds",
+            ) from None
+
+
+def add_generation(server: grpc.aio.Server, service: Service, write_timeout_seconds: float) -> None:
+    """Serve `service` as antipode.v1.Generation on `server`."""
+    servicer = GenerationServicer(service, write_timeout_seconds)
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Generate": grpc.unary_stream_rpc_method_handler(
+            servicer.generate, response_serializer=pb.GenerateResponse.SerializeToString
+        ),
+        "Tokenize": grpc.unary_unary_rpc_method_handler(
+            servicer.tokenize, response_serializer=pb.TokenizeResponse.SerializeToString
+        ),
+        "Detokenize": grpc.unary_unary_rpc_method_handler(
+            servicer.detokenize, response_serializer=pb.DetokenizeResponse.SerializeToString
+        ),
+    }
+    generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+    server.add_generic_rpc_handlers((generic,))

@@ -1,0 +1,124 @@
+"""Between the messages of antipode.v1 and the service's own types.
+
+Pure functions, field by field. Ranges and vocabularies are the service's business; refused here
+is only what the service's types cannot express.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+
+from server.api.generation import Delta, ResumePoint, Sampling, TokenLogprob, Usage
+from server.api.stream import Generation
+from server.errors import ApiError, ErrorKind
+from server.pb.antipode.v1 import generation_pb2 as pb
+
+_FINISH_REASONS = {
+    None: pb.FINISH_REASON_UNSPECIFIED,
+    "stop": pb.FINISH_REASON_STOP,
+    "length": pb.FINISH_REASON_LENGTH,
+    "abort": pb.FINISH_REASON_ABORT,
+}
+
+
+def parse[M: Message](message_type: type[M], data: bytes) -> M:
+    """Decode a message; ApiError (invalid request) for bytes, or text in them, that are none."""
+    try:
+        return message_type.FromString(data)
+    except DecodeError:
+        name = message_type.DESCRIPTOR.full_name
+        raise ApiError(ErrorKind.INVALID_REQUEST, f"the request is not a valid {name}") from None
+
+
+def sampling(message: pb.Sampling) -> Sampling:
+    """The options that are set; their names are the same on both sides."""
+    given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
+    given["stop"] = tuple(message.stop)
+    given["stop_token_ids"] = tuple(message.stop_token_ids)
+    given["logit_bias"] = dict(message.logit_bias)
+    return Sampling(**given)
+
+
+def resume(message: pb.GenerateRequest) -> ResumePoint | None:
+    """What was received of a stream that is to go on, None for a new one."""
+    if not message.HasField("resume"):
+        return None
+    return ResumePoint(
+        version=message.resume.model_version,
+        received=tuple(tuple(entry.ids) for entry in message.resume.received),
+    )
+
+
+def add_special_tokens(message: pb.GenerateRequest | pb.TokenizeRequest) -> bool:
+    """A rendered chat has its special tokens already."""
+    if message.WhichOneof("prompt") == "chat":
+        return False
+    return message.add_special_tokens if message.HasField("add_special_tokens") else True
+
+
+def chat_messages(message: pb.Chat) -> list[dict[str, str]]:
+    """The messages as a chat template reads them; ApiError for one with no role."""
+    if not all(entry.role for entry in message.messages):
+        raise ApiError(ErrorKind.INVALID_REQUEST, "every message needs a role", param="chat")
+    return [{"role": entry.role, "content": entry.content} for entry in message.messages]
+
+
+def add_generation_prompt(message: pb.Chat) -> bool:
+    """A message that is to be continued is not followed by the opening of another."""
+    if message.HasField("add_generation_prompt"):
+        return message.add_generation_prompt
+    return not message.continue_final_message
+
+
+def start(generation: Generation, *, with_token_ids: bool) -> pb.Start:
+    """What the first message of a call says of it."""
+    prompt_token_ids = generation.prompt_token_ids
+    prompt_logprobs = zip(prompt_token_ids, generation.prompt_logprobs or (), strict=False)
+    return pb.Start(
+        request_id=generation.request.request_id,
+        model=generation.model,
+        model_version=generation.version,
+        seed=generation.seed % 2**64,
+        prompt_logprobs=[
+            pb.TokenLogprob(token_id=token_id) if entry is None else token_logprob(entry)
+            for token_id, entry in prompt_logprobs
+        ],
+        prompt_token_ids=prompt_token_ids if with_token_ids else (),
+    )
+
+
+def response(delta: Delta, *, with_token_ids: bool) -> pb.GenerateResponse:
+    """One message; `start` and `usage` are for the caller to add."""
+    message = pb.GenerateResponse(
+        index=delta.index,
+        text=delta.text,
+        token_ids=delta.token_ids if with_token_ids else (),
+        logprobs=map(token_logprob, delta.logprobs or ()),
+        finish_reason=_FINISH_REASONS[delta.finish_reason],
+    )
+    match delta.stop_reason:
+        case str(stop_string):
+            message.stop_string = stop_string
+        case int(token_id):
+            message.stop_token_id = token_id
+    return message
+
+
+def token_logprob(entry: TokenLogprob) -> pb.TokenLogprob:
+    return pb.TokenLogprob(
+        token_id=entry.token_id,
+        token=entry.token,
+        token_bytes=entry.token_bytes,
+        logprob=entry.logprob,
+        top=map(token_logprob, entry.top),
+    )
+
+
+def usage(counts: Usage) -> pb.Usage:
+    return pb.Usage(
+        num_prompt_tokens=counts.num_prompt_tokens,
+        num_generated_tokens=counts.num_generated_tokens,
+        num_cached_tokens=counts.num_cached_tokens,
+    )

@@ -1,0 +1,1 @@
+"""OpenAI's endpoints: request and response bodies, and what happens between them."""

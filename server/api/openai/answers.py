@@ -1,0 +1,109 @@
+"""What both generation endpoints do alike: start, wait or stream, count, and word logprobs.
+
+The endpoints bring the shapes; this module brings the order of events between a request that has
+been read and a response that is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from fastapi import Request
+from starlette.responses import Response
+
+from server.api.generation import Delta, GenerateRequest, TokenLogprob, Usage
+from server.api.http.bodies import json_response
+from server.api.http.disconnect import until_disconnect
+from server.api.http.sse import Chunks, EventStream
+from server.api.openai.responses import (
+    PromptLogprob,
+    PromptLogprobs,
+    PromptTokensDetails,
+    UsageBody,
+)
+from server.api.service import Service
+from server.api.stream import Generation, GenerationGroup
+
+# JSON has no infinity; this is what a token that cannot be drawn gets.
+LOWEST_LOGPROB = -9999.0
+MAX_TIMEOUT_DIGITS = 9
+
+
+class Renderer(Chunks, Protocol):
+    """How an endpoint words an answer, in one piece or in chunks."""
+
+    def whole(self, answers: list[list[Delta]]) -> msgspec.Struct:
+        """The answer from each prompt's finished choices."""
+
+
+async def answer(
+    service: Service,
+    requests: Sequence[GenerateRequest],
+    wording: Callable[[GenerationGroup], Renderer],
+    request: Request,
+    *,
+    stream: bool,
+    write_timeout_seconds: float,
+) -> Response:
+    """Generate and respond. Whatever the client's leaving interrupts is aborted."""
+    async with until_disconnect(request.receive):
+        group = await service.start_group(requests)
+        if not stream:
+            async with group:
+                return json_response(wording(group).whole(await group.finish()))
+    return EventStream(group, wording(group), write_timeout_seconds=write_timeout_seconds)
+
+
+def timeout_seconds(request: Request) -> float | None:
+    """What is left of the gateway's deadline, if the gateway (Envoy's header) says so."""
+    value = request.headers.get("x-envoy-expected-rq-timeout-ms", "")
+    is_number = value.isascii() and value.isdecimal() and len(value) <= MAX_TIMEOUT_DIGITS
+    # Envoy's word for no deadline is 0.
+    return int(value) / 1000 if is_number and int(value) else None
+
+
+def head(prefix: str, generation: Generation) -> dict[str, Any]:
+    """The fields of `Answer`, the same for every chunk of a stream."""
+    model, version = generation.model, generation.version
+    return {
+        "id": f"{prefix}-{generation.request.request_id}",
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": fingerprint(model, version),
+        "model_version": version,
+        "seed": generation.seed,
+    }
+
+
+def fingerprint(model: str, version: str) -> str:
+    """Changes whenever the same seed may give other tokens: with the model and its version."""
+    return "fp_" + hashlib.blake2b(f"{model}@{version}".encode(), digest_size=6).hexdigest()
+
+
+def usage_body(usage: Usage) -> UsageBody:
+    return UsageBody(
+        prompt_tokens=usage.num_prompt_tokens,
+        completion_tokens=usage.num_generated_tokens,
+        total_tokens=usage.num_prompt_tokens + usage.num_generated_tokens,
+        prompt_tokens_details=PromptTokensDetails(usage.num_cached_tokens),
+    )
+
+
+def prompt_logprobs(generation: Generation) -> PromptLogprobs | msgspec.UnsetType:
+    """Left out unless asked for by that name."""
+    if generation.prompt_logprobs is None:
+        return msgspec.UNSET
+    return [None if entry is None else _candidates(entry) for entry in generation.prompt_logprobs]
+
+
+def finite(logprob: float) -> float:
+    return max(logprob, LOWEST_LOGPROB)
+
+
+def _candidates(entry: TokenLogprob) -> dict[str, PromptLogprob]:
+    candidates = (entry, *entry.top)
+    return {str(c.token_id): PromptLogprob(finite(c.logprob), c.token) for c in candidates}

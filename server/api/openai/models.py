@@ -1,0 +1,82 @@
+"""The models that can be asked for, and text to token ids and back."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from server.api.generation import ModelInfo
+from server.api.http.bodies import json_response
+from server.api.http.openapi import json_responses
+from server.api.openai.requests import DetokenizeBody, TokenizeBody
+from server.api.openai.responses import Detokenized, ModelCard, ModelList, Tokenized
+from server.api.service import Service
+from server.api.validation import invalid
+
+
+def models_router(service: Service) -> APIRouter:
+    router = APIRouter(default_response_class=Response)
+    _add_models(router, service)
+    _add_tokens(router, service)
+    return router
+
+
+def _add_models(router: APIRouter, service: Service) -> None:
+    @router.get("/v1/models", summary="List models", responses=json_responses(ModelList))
+    async def list_models() -> Response:
+        return json_response(ModelList(data=[_card(model) for model in service.models()]))
+
+    @router.get("/v1/models/{model:path}", summary="A model", responses=json_responses(ModelCard))
+    async def get_model(model: str) -> Response:
+        return json_response(_card(service.find_model(model)))
+
+
+def _add_tokens(router: APIRouter, service: Service) -> None:
+    @router.post("/tokenize", summary="Text to token ids", responses=json_responses(Tokenized))
+    async def tokenize(body: TokenizeBody) -> Response:
+        model = service.find_model(body.model)
+        token_ids = await service.tokenize(
+            await _text(service, body), add_special_tokens=_adds_special_tokens(body)
+        )
+        names = [service.token_text(token_id) for token_id in token_ids]
+        return json_response(
+            Tokenized(
+                count=len(token_ids),
+                max_model_len=model.max_model_len,
+                tokens=token_ids,
+                token_strs=names if body.return_token_strs else None,
+            )
+        )
+
+    @router.post("/detokenize", summary="Token ids to text", responses=json_responses(Detokenized))
+    async def detokenize(body: DetokenizeBody) -> Response:
+        service.find_model(body.model)
+        return json_response(Detokenized(await service.detokenize(body.tokens)))
+
+
+def _card(model: ModelInfo) -> ModelCard:
+    return ModelCard(
+        id=model.id,
+        created=model.created,
+        root=model.name,
+        max_model_len=model.max_model_len,
+        model_version=model.version,
+        version=model.version,
+        state=model.state,
+    )
+
+
+async def _text(service: Service, body: TokenizeBody) -> str:
+    if (body.prompt is None) == (body.messages is None):
+        raise invalid("give either prompt or messages", "prompt")
+    if body.messages is None:
+        return body.prompt or ""
+    messages = [message.for_template() for message in body.messages]
+    return await service.render_chat(messages, **body.render_options)
+
+
+def _adds_special_tokens(body: TokenizeBody) -> bool:
+    """A chat template writes its own."""
+    if body.add_special_tokens is None:
+        return body.messages is None
+    return body.add_special_tokens

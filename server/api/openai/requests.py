@@ -1,0 +1,340 @@
+"""What clients may send: the bodies of the HTTP endpoints, and their reading as service requests.
+
+Types are checked here, strictly; bounds are the service's to check and only shown here. Fields this
+server does not know are ignored, as client libraries add new ones; fields it knows of, but which it
+could not honour, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+from server.api.generation import ResumePoint, Sampling
+from server.api.validation import (
+    LOGIT_BIAS_RANGE,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    RANGES,
+    invalid,
+)
+from server.link.frames import MAX_STOP_TOKEN_IDS
+
+# Fields of the OpenAI API and of other servers that would change the answer, and the values with
+# which they would not.
+UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "allowed_token_ids": (),
+    "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template": (),
+    "documents": ([],),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
+    "modalities": (["text"],),
+    "prediction": (),
+    "priority": (0,),
+    "prompt_embeds": (),
+    "response_format": ({"type": "text"},),
+    "return_tokens_as_token_ids": (False,),
+    "structured_outputs": (),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    "web_search_options": (),
+}
+
+
+def said_plainly(sentence: str) -> WrapValidator:
+    """Let a union that fits no member fail with one sentence, not with every member's complaint."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("wrong_type", "{sentence}", {"sentence": sentence}) from None
+
+    return WrapValidator(validate)
+
+
+# Bounds in `json_schema_extra` are shown, not checked: the service says them in better words.
+type _Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
+type _TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+type _Texts = Annotated[list[_Text], FailFast(), Field(json_schema_extra={"minItems": 1})]
+type _TokenIds = Annotated[list[_TokenId], FailFast()]
+type _Tokens = Annotated[list[_TokenId], FailFast(), Field(json_schema_extra={"minItems": 1})]
+type _TokenLists = Annotated[list[_Tokens], FailFast(), Field(json_schema_extra={"minItems": 1})]
+type _StopString = Annotated[
+    str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_STOP_CHARS})
+]
+type _StopStrings = Annotated[
+    list[_StopString], FailFast(), Field(json_schema_extra={"maxItems": MAX_STOP_STRINGS})
+]
+
+Prompt = Annotated[
+    _Text | _Texts | _Tokens | _TokenLists,
+    said_plainly("must be a string, a list of strings, of token ids, or of lists of token ids"),
+]
+Stop = Annotated[
+    _StopString | _StopStrings | None, said_plainly("must be a string or a list of strings")
+]
+
+
+def bounds(name: str) -> dict[str, Any]:
+    """The service's range of a field, as the OpenAPI document shows it."""
+    return RANGES[name].schema()
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    def check_supported(self) -> None:
+        """Refuse what would be ignored to the client's surprise."""
+        for name, value in (self.model_extra or {}).items():
+            if name in UNSUPPORTED and value is not None and value not in UNSUPPORTED[name]:
+                raise invalid(
+                    f"{name} is not supported by this server; leave it out",
+                    name,
+                    "unsupported_parameter",
+                )
+
+
+class StreamOptions(_Body):
+    include_usage: bool | None = Field(
+        None, description="Send a last chunk with the token counts and no choices."
+    )
+
+
+class ResumeBody(_Body):
+    """What was received of a stream that broke, to be continued from its next token."""
+
+    model_version: str = Field("", description="The version it began on, as it reported.")
+    token_ids: Annotated[list[_TokenIds], FailFast()] = Field(
+        [], description="By choice, the generated tokens received."
+    )
+    prompt_token_ids: _TokenIds | None = Field(
+        None, description="The prompt as the stream reported it; unset: it is tokenized again."
+    )
+
+    def received(self) -> ResumePoint:
+        return ResumePoint(
+            version=self.model_version, received=tuple(tuple(ids) for ids in self.token_ids)
+        )
+
+
+class SamplingBody(_Body):
+    """The options that both generation endpoints share. Null is the same as left out."""
+
+    model: str = Field("", description="The served model's name; empty is whichever is served.")
+    n: int | None = Field(None, json_schema_extra=bounds("n"), description="Choices; unset is 1.")
+    max_tokens: int | None = Field(None, json_schema_extra=bounds("max_tokens"))
+    min_tokens: int | None = Field(None, json_schema_extra=bounds("min_tokens"))
+    temperature: float | None = Field(
+        None, json_schema_extra=bounds("temperature"), description="Unset is 1, 0 is greedy."
+    )
+    top_p: float | None = Field(None, json_schema_extra=bounds("top_p"))
+    top_k: int | None = Field(
+        None, json_schema_extra=bounds("top_k"), description="0 and -1 switch it off."
+    )
+    min_p: float | None = Field(None, json_schema_extra=bounds("min_p"))
+    presence_penalty: float | None = Field(None, json_schema_extra=bounds("presence_penalty"))
+    frequency_penalty: float | None = Field(None, json_schema_extra=bounds("frequency_penalty"))
+    repetition_penalty: float | None = Field(None, json_schema_extra=bounds("repetition_penalty"))
+    logit_bias: dict[str, float] | None = Field(
+        None,
+        description="Added to the logits, by token id.",
+        json_schema_extra={
+            "propertyNames": {"pattern": "^[0-9]+$"},
+            "additionalProperties": {"type": "number", **LOGIT_BIAS_RANGE.schema()},
+        },
+    )
+    seed: int | None = Field(
+        None, json_schema_extra=bounds("seed"), description="Unset: one is drawn and reported."
+    )
+    stop: Stop = None
+    stop_token_ids: _TokenIds | None = Field(
+        None, json_schema_extra={"maxItems": MAX_STOP_TOKEN_IDS}
+    )
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = Field(None, description="Unset is true.")
+    prompt_logprobs: int | None = Field(None, json_schema_extra=bounds("prompt_logprobs"))
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = Field(
+        None, description="Add token_ids to each choice, and prompt_token_ids."
+    )
+    resume: ResumeBody | None = Field(
+        None,
+        description="Go on with a stream that broke, here or elsewhere; the seed is the reported.",
+    )
+    request_id: str | None = Field(
+        None, description="Used in the answer's id and the X-Request-Id header, instead of theirs."
+    )
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with its token counts; ApiError where there is no stream."""
+        if self.stream_options is not None and not self.stream:
+            raise invalid("stream_options needs stream to be true", "stream_options")
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def resumed(self) -> ResumePoint | None:
+        """In the service's words; ApiError where there is no stream that could go on."""
+        if self.resume is None:
+            return None
+        if not self.stream:
+            raise invalid("resume needs stream to be true", "resume")
+        return self.resume.received()
+
+    def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
+        """All options in the service's words, but for two that each endpoint spells its own way."""
+        return Sampling(
+            max_tokens=max_tokens,
+            min_tokens=self.min_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=_logit_bias(self.logit_bias or {}),
+            seed=self.seed,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            include_stop_str_in_output=bool(self.include_stop_str_in_output),
+            ignore_eos=bool(self.ignore_eos),
+            skip_special_tokens=self.skip_special_tokens is not False,
+            logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+        )
+
+
+class CompletionBody(SamplingBody):
+    prompt: Prompt
+    echo: bool | None = Field(None, description="Put the prompt before each choice's text.")
+    logprobs: int | None = Field(None, json_schema_extra=bounds("logprobs"))
+
+    @property
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """One entry a prompt, whichever of the four forms it came in."""
+        prompt: Any = self.prompt
+        if self.resume is not None and self.resume.prompt_token_ids is not None:
+            prompt = self.resume.prompt_token_ids
+        if isinstance(prompt, str):
+            return [prompt]
+        if prompt and isinstance(prompt[0], int):
+            return [tuple(prompt)]
+        entries = cast(list[str] | list[list[int]], prompt)
+        return [entry if isinstance(entry, str) else tuple(entry) for entry in entries]
+
+
+class TextPart(_Body):
+    type: Literal["text"]
+    text: str
+
+
+Content = Annotated[
+    str | list[TextPart] | None,
+    said_plainly("must be a string or a list of text parts; nothing else can be read here"),
+]
+
+
+class Message(_Body):
+    """One message. Further fields reach the model's chat template as they are."""
+
+    role: str
+    content: Content = None
+
+    def for_template(self) -> dict[str, Any]:
+        content = self.content
+        if isinstance(content, list):
+            content = "\n".join(part.text for part in content)
+        return {**(self.model_extra or {}), "role": self.role, "content": content or ""}
+
+
+class ChatOptions(_Body):
+    """How messages become a prompt."""
+
+    add_generation_prompt: bool | None = Field(
+        None, description="Unset is true, or false with continue_final_message."
+    )
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="Variables for the model's own chat template."
+    )
+
+    @property
+    def render_options(self) -> dict[str, Any]:
+        """Keyword arguments of `Service.render_chat`."""
+        continues = bool(self.continue_final_message)
+        adds = self.add_generation_prompt
+        return {
+            "add_generation_prompt": not continues if adds is None else adds,
+            "continue_final_message": continues,
+            "template_options": self.chat_template_kwargs,
+        }
+
+
+class ChatBody(SamplingBody, ChatOptions):
+    messages: list[Message] = Field(json_schema_extra={"minItems": 1})
+    max_completion_tokens: int | None = Field(
+        None, json_schema_extra=bounds("max_tokens"), description="The newer name of max_tokens."
+    )
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, json_schema_extra=bounds("logprobs"))
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """In the service's words: None for none; ApiError if alternatives to nothing are asked."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class TokenizeBody(ChatOptions):
+    """Either `prompt` or `messages`."""
+
+    model: str = ""
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, json_schema_extra={"minItems": 1})
+    add_special_tokens: bool | None = Field(
+        None, description="Unset is true for a prompt, false for messages."
+    )
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(_Body):
+    model: str = ""
+    tokens: _TokenIds
+
+
+def _logit_bias(logit_bias: Mapping[str, float]) -> dict[int, float]:
+    return {_token_id(key): bias for key, bias in logit_bias.items()}
+
+
+def _token_id(key: str) -> int:
+    if not (key.isascii() and key.isdecimal() and len(key) < 10):
+        raise invalid(f"logit_bias has the key {key[:40]!r}, which is no token id", "logit_bias")
+    return int(key)

@@ -1,0 +1,1 @@
+"""What listens on each port: the routes and services of it, put together."""

@@ -1,0 +1,73 @@
+"""What is asked of a server by those who run it: probes, metrics, the release."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from msgspec import Struct
+from starlette.responses import Response
+
+from server.api.generation import ModelInfo, Readiness
+from server.api.http.bodies import json_response
+from server.api.http.openapi import Responses, json_content, json_responses, text_responses
+from server.api.service import Service
+from server.errors import ApiError
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class VersionBody(Struct, frozen=True, kw_only=True):
+    """`version` is the server's release; model and its version are null while it loads."""
+
+    version: str
+    model: str | None
+    model_version: str | None
+
+
+class HealthBody(Struct, frozen=True, kw_only=True):
+    state: str
+    detail: str
+    progress: float
+
+
+def probes_router(service: Service, *, release: str) -> APIRouter:
+    router = APIRouter(default_response_class=Response)
+    _add_probes(router, service)
+
+    @router.get("/version", summary="The release", responses=json_responses(VersionBody))
+    async def get_version() -> Response:
+        try:
+            model: ModelInfo | None = service.model()
+        except ApiError:
+            model = None
+        name, version = (model.name, model.version) if model else (None, None)
+        return json_response(VersionBody(version=release, model=name, model_version=version))
+
+    @router.get("/metrics", summary="Prometheus metrics", responses=text_responses("text/plain"))
+    async def get_metrics() -> Response:
+        return Response(service.metrics(), headers={"content-type": METRICS_TYPE})
+
+    return router
+
+
+def _add_probes(router: APIRouter, service: Service) -> None:
+    @router.get("/livez", summary="Does the engine make progress?", responses=_health_responses())
+    async def livez() -> Response:
+        return _health_response(service.liveness())
+
+    @router.get("/health", summary="The same as /readyz", responses=_health_responses())
+    @router.get("/readyz", summary="Can requests be served?", responses=_health_responses())
+    async def readyz() -> Response:
+        return _health_response(service.readiness())
+
+
+def _health_response(health: Readiness) -> Response:
+    body = HealthBody(state=health.state, detail=health.detail, progress=health.progress)
+    return json_response(body, 200 if health.ok else 503)
+
+
+def _health_responses() -> Responses:
+    content = json_content(HealthBody)
+    return {
+        200: {"description": "Yes.", "content": content},
+        503: {"description": "No, and why.", "content": content},
+    }

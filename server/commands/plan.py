@@ -1,0 +1,180 @@
+"""`antipode plan`: the flags, the environment libtpu needs, and what is printed.
+
+Importing it imports no JAX: a slice's environment must be set before that. What can be wrong ends
+in one sentence; exit code 0: the model fits, 1: it does not, 2: it was asked wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from server.config import EngineConfig
+from server.plan.progress import ProgressLines
+from server.plan.slice_types import SliceError, SliceType, check_packages, find_slice, slice_names
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+    from server.plan.request import PlanRequest
+
+_USAGE_ERROR = 2
+
+DESCRIPTION = """\
+Compile the server's own programs for a slice that is not there, and say whether the model fits, how
+much KV cache is left and how long the compiler thinks its steps take. Needs no TPU and no weights.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `antipode plan`; those that `serve` has too are spelled and mean the same."""
+    parser.add_argument("model", metavar="MODEL", help="a preset, or a checkpoint directory")
+    parser.add_argument(
+        "--slice", required=True, help=f"one of {', '.join(slice_names())}, or cpu: this machine"
+    )
+    parser.add_argument("--max-num-seqs", type=_positive, default=256, metavar="N")
+    parser.add_argument(
+        "--context", type=_positive, default=2048, metavar="N",
+        help="tokens of each sequence, and the server's max_model_len (default: 2048)",
+    )  # fmt: skip
+    parser.add_argument("--max-num-batched-tokens", type=int, default=0, metavar="N")
+    parser.add_argument("--tensor-parallel-size", type=int, default=0, metavar="N")
+    parser.add_argument("--block-size", type=int, default=0, metavar="N")
+    parser.add_argument("--num-blocks", type=int, default=0, metavar="N")
+    parser.add_argument("--hbm-utilization", type=float, default=0.9, metavar="PART")
+    parser.add_argument("--kv-dtype", choices=("auto", "bfloat16", "fp8", "int8"), default="auto")
+    parser.add_argument("--weight-dtype", choices=("auto", "int8"), default="auto")
+    parser.add_argument("--jobs", type=_positive, default=1, help="programs compiled at once")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--dump-hlo", type=Path, metavar="DIR", help="write each program's HLO")
+    parser.add_argument(
+        "--bake", type=Path, metavar="DIR",
+        help="keep what was compiled, for a server started with --baked-dir",
+    )  # fmt: skip
+    parser.add_argument(
+        "--search", action="store_true", help="find the best splits, dtypes and batch sizes"
+    )
+    parser.add_argument(
+        "--target-ms", type=float, default=0.0, metavar="MS",
+        help="with --search: the longest step; the most tokens a second within it are wanted",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target-tokens-per-s", type=float, default=0.0, metavar="RATE",
+        help="with --search: of the whole slice; the shortest step that reaches it is wanted",
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the plan and print it; the exit code."""
+    try:
+        where = find_slice(arguments.slice)
+        check_packages(where)
+    except (SliceError, ModuleNotFoundError) as error:
+        return _fail(str(error))
+    where.set_environment(os.environ)
+    return _run(arguments, where)
+
+
+def _run(arguments: argparse.Namespace, where: SliceType) -> int:
+    from models.checkpoint.checkpoint import CheckpointError
+    from server.versions.served_model import ModelNotFoundError
+
+    try:
+        question = _question(arguments, where)
+        return _search(arguments, question) if arguments.search else _plan(arguments, question)
+    except (ModelNotFoundError, CheckpointError, ValueError) as error:
+        # Wrong configurations, meshes, backends and sizes are all ValueErrors with a sentence.
+        return _fail(str(error))
+
+
+def _plan(arguments: argparse.Namespace, question: PlanRequest) -> int:
+    from server.engine.programs.baked import BakedFolder
+    from server.plan.compilation import Keep
+    from server.plan.plan import make_plan
+    from server.plan.report import render
+
+    baked = BakedFolder(arguments.bake) if arguments.bake else None
+    report = make_plan(
+        question,
+        jobs=arguments.jobs,
+        keep=Keep(hlo_dir=arguments.dump_hlo, baked=baked),
+        progress=ProgressLines(),
+    )
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    print(render(report), end="")
+    if baked is not None and report.fits:
+        print(f"  --baked-dir {arguments.bake}")
+    return 0 if report.fits else 1
+
+
+def _search(arguments: argparse.Namespace, question: PlanRequest) -> int:
+    from server.plan.search import Target, render_found, search
+
+    target = Target(step_ms=arguments.target_ms, tokens_per_s=arguments.target_tokens_per_s)
+    found = search(question, target, ProgressLines())
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    if not found:
+        print("nothing fits")
+        return 1
+    print(render_found(found), end="")
+    return 0 if found[0].meets_target else 1
+
+
+def _question(arguments: argparse.Namespace, where: SliceType) -> PlanRequest:
+    from server.plan.request import PlanRequest
+
+    model, config = _find_config(arguments.model)
+    if arguments.context > config.max_position:
+        raise ValueError(
+            f"context is {arguments.context}; {model} allows {config.max_position} at most"
+        )
+    engine = EngineConfig(
+        model=model,
+        max_num_seqs=arguments.max_num_seqs,
+        max_model_len=arguments.context,
+        kv_context=arguments.context,
+        max_num_batched_tokens=arguments.max_num_batched_tokens,
+        tensor_parallel_size=arguments.tensor_parallel_size,
+        block_size=arguments.block_size,
+        num_blocks=arguments.num_blocks,
+        hbm_utilization=arguments.hbm_utilization,
+        kv_dtype=arguments.kv_dtype,
+        weight_dtype=arguments.weight_dtype,
+    )
+    return PlanRequest(
+        model=model, config=config, slice=where, engine=engine, context=arguments.context
+    )
+
+
+def _find_config(model: str) -> tuple[str, ModelConfig]:
+    """A preset's configuration, or that of a checkpoint's folder."""
+    from models.hf_config import read_config
+    from models.presets import load_preset, preset_names
+    from server.versions.served_model import ModelNotFoundError, find_model
+
+    if model in preset_names():
+        return model, load_preset(model).config
+    try:
+        found = find_model(EngineConfig(model=model))
+    except ModelNotFoundError as error:
+        presets = ", ".join(preset_names())
+        raise ModelNotFoundError(f"{error}; presets are {presets}") from error
+    return str(found.path), read_config(found.path)
+
+
+def _fail(sentence: str) -> int:
+    print(f"antipode plan: {sentence}", file=sys.stderr)
+    return _USAGE_ERROR
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("it must be at least 1")
+    return value

@@ -1,0 +1,256 @@
+"""`antipode publish` and `antipode verify`: make a folder a version, hold one to what it says.
+
+A version is a checkpoint that was loaded once, with golden prompts continued by its own weights and
+`antipode.json` written last. It never overwrites. Nothing here serves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.checkpoint import manifest
+from models.checkpoint.files import LocalFiles
+from models.checkpoint.gcs import GcsFiles, is_gcs
+from models.checkpoint.manifest import Golden, GoldenPrompt
+from models.checkpoint.version_folder import VersionFolder, open_version
+from models.config import ModelConfigError
+from server.config import EngineConfig
+
+if TYPE_CHECKING:
+    from server.engine.device.model_runner import ModelRunner
+    from server.engine.engine import Engine
+    from server.engine.policy.sequence import LoadedVersion
+    from server.versions.golden import GoldenClient
+
+PUBLISH = """Make SRC, a checkpoint directory or a GGUF file, the version DIR/<model>/<version>.
+
+The checkpoint is loaded and generates from golden prompts, by which every server checks the weights
+before it serves them. An existing version is never overwritten."""
+VERIFY = "Check that a published version is whole: sizes, checksums, configuration, tensor shapes."
+
+_NUM_TOKENS = 16
+_NUM_PROMPT_TOKENS = 32
+_TIMEOUT_SECONDS = 600.0
+_SIZES = EngineConfig(
+    max_num_seqs=4, max_num_batched_tokens=32, max_model_len=128, data_parallel_size=1
+)
+_TEXTS = (
+    "The model that answers here is the one that was published.",
+    "def add(a, b):\n    return",
+    "Once upon a time there was a lighthouse",
+    "1, 2, 3, 5, 8, 13,",
+)
+
+
+class PublishError(Exception):
+    """A version that cannot be published or is not whole; the message says why."""
+
+
+def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a checkpoint directory or a .gguf file")
+    parser.add_argument(
+        "target",
+        metavar="DIR",
+        help="the new version's folder or gs://BUCKET/FOLDER, ending in <model>/<version>",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.1,
+        help="how much less likely a golden token may be than another one that a server generates "
+        "instead, in natural logarithm (default: 0.1)",
+    )
+    parser.add_argument(
+        "--prompts", metavar="FILE", help="golden prompts, one a line; by default four short texts"
+    )
+
+
+def run_publish(arguments: argparse.Namespace) -> int:
+    """Publish; the exit code."""
+    texts: tuple[str, ...] = _TEXTS
+    if arguments.prompts:
+        lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
+        texts = tuple(line for line in lines if line.strip())
+    source, target = Path(arguments.source), arguments.target
+    if is_gcs(target):
+        return _explained(lambda: publish_to_bucket(source, target, texts, arguments.tolerance))
+    return _explained(lambda: publish(source, Path(target), texts, arguments.tolerance))
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Verify; the exit code."""
+    return _explained(lambda: verify(arguments.path))
+
+
+def publish(
+    source: Path, target: Path, texts: tuple[str, ...] = _TEXTS, tolerance: float = 0.1
+) -> str:
+    """Write `source` as the version `target`; what was done, in a sentence. PublishError."""
+    if not (target.name.isascii() and target.name.isdigit()):
+        raise PublishError(f"{target}: a version's folder is named by a whole number")
+    if target.exists():
+        raise PublishError(f"{target} exists already; a version is never overwritten")
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _copy(source, partial)
+        golden = make_golden(partial, texts, tolerance)
+        manifest.write(partial, golden)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    manifest.sync_folder(target.parent)
+    return f"published {target}, with {len(golden.prompts)} golden prompts"
+
+
+def publish_to_bucket(source: Path, target: str, texts: tuple[str, ...], tolerance: float) -> str:
+    """The same into a bucket: made here, then uploaded, the manifest last. PublishError."""
+    bucket = GcsFiles(target)
+    if bucket.names():
+        raise PublishError(f"{target} exists already; a version is never overwritten")
+    with tempfile.TemporaryDirectory(prefix="antipode-publish-") as folder:
+        made = Path(folder) / target.rstrip("/").rpartition("/")[2]
+        publish(source, made, texts, tolerance)
+        bucket.upload(made)
+    return f"published {target}"
+
+
+def verify(path: str) -> str:
+    """Hold a version to its manifest; what was found, in a sentence. PublishError."""
+    with tempfile.TemporaryDirectory(prefix="antipode-verify-") as copy:
+        version = open_version(
+            GcsFiles(path) if is_gcs(path) else LocalFiles(Path(path)), Path(copy)
+        )
+        if not version.is_published:
+            raise PublishError(
+                f"{path} has no {manifest.NAME}: it was not published, or not to its end"
+            )
+        version.read_everything()
+        _check_loads(version)
+    count = len(version.golden.prompts) if version.golden else 0
+    return f"{path} is whole, with {count} golden prompts"
+
+
+def make_golden(folder: Path, texts: tuple[str, ...], tolerance: float) -> Golden:
+    """Golden prompts of these texts, continued by the checkpoint on this machine's devices."""
+    from server.api.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(folder)
+    prompts = [tuple(tokenizer.encode(text)[:_NUM_PROMPT_TOKENS]) for text in texts]
+    answers = _generate(folder, [prompt for prompt in prompts if prompt])
+    return Golden(tolerance, tuple(map(GoldenPrompt, filter(None, prompts), answers)))
+
+
+def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Every prompt's greedy continuation, by the server's own engine."""
+    from server.engine.device.model_runner import ModelRunner
+    from server.engine.engine import OWN_CLIENT
+    from server.engine.policy.sequence import LoadedVersion
+    from server.versions.golden import GoldenClient
+
+    version = LoadedVersion(folder.name)
+    runner = ModelRunner.build(folder, _SIZES, version=version)
+    client = GoldenClient(lambda submit: engine.receive(OWN_CLIENT, submit))
+    engine = _engine_of(runner, client, version, len(prompts))
+    engine.call(lambda versions: versions.add(version))
+    loop = threading.Thread(target=engine.run, daemon=True)
+    loop.start()
+    try:
+        asked = [(prompt, _NUM_TOKENS) for prompt in prompts]
+        answers = client.generate(folder.name, asked, _TIMEOUT_SECONDS)
+    finally:
+        engine.stop()
+        loop.join()
+    return [tuple(token_id for token_id, _ in answer) for answer in answers]
+
+
+def _engine_of(
+    runner: ModelRunner, client: GoldenClient, version: LoadedVersion, queue_len: int
+) -> Engine[Any]:
+    """An engine without an API in front of it; `client` gets its answers."""
+    from server.engine.engine import Engine
+    from server.engine.policy.block_manager import BlockManager
+    from server.engine.policy.scheduler import Scheduler
+
+    scheduler = Scheduler(
+        BlockManager(runner.kinds, runner.block_size),
+        max_num_seqs=_SIZES.max_num_seqs,
+        max_num_batched_tokens=runner.max_num_batched_tokens,
+        max_queue_len=queue_len,
+        max_model_len=runner.max_model_len,
+        serving=version,
+    )
+    return Engine(
+        scheduler,
+        runner,
+        _Nobody(),
+        lambda _, frame: client.receive(frame),
+        eos_token_ids=runner.eos_token_ids,
+    )
+
+
+class _Nobody:
+    """An observer of steps that no metric counts."""
+
+    def on_step(self, stats: object) -> None: ...
+
+    def on_preempted(self, num_preempted: int) -> None: ...
+
+    def on_admitted(
+        self, queue_seconds: float, num_prompt_tokens: int, num_cached_tokens: int
+    ) -> None: ...
+
+    def on_first_token(self, seconds: float) -> None: ...
+
+    def on_finished(
+        self, outcome: str, seconds: float, seconds_per_output_token: float | None
+    ) -> None: ...
+
+    def on_refused(self, outcome: str) -> None: ...
+
+
+def _copy(source: Path, partial: Path) -> None:
+    """The files of a checkpoint directory, or of what a GGUF file converts to."""
+    if source.suffix == ".gguf":
+        from models.gguf import convert
+
+        convert(source, partial)
+        (partial / manifest.NAME).unlink()
+        return
+    if not (source / "config.json").is_file():
+        raise PublishError(f"{source} is neither a .gguf file nor a folder with a config.json")
+    partial.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name != manifest.NAME and not path.name.startswith("."):
+            shutil.copyfile(path, partial / path.name)
+
+
+def _check_loads(version: VersionFolder) -> None:
+    """Configuration, tokenizer, and every tensor's presence and shape; reads no weights."""
+    from models.hf_config import read_config
+    from models.sharding import make_mesh
+    from models.weights.weights import WeightLoader, abstract_decoder
+    from server.api.tokenizer import Tokenizer
+    from server.engine.programs.blueprint import choose_layout
+
+    Tokenizer.load(version.copy)
+    config = read_config(version.copy)
+    mesh = make_mesh(config, 1)
+    platform = mesh.devices.flat[0].platform
+    model = abstract_decoder(config, choose_layout(config, EngineConfig(), platform, 1))
+    WeightLoader(model, mesh).check(version.checkpoint())
+
+
+def _explained(act: Any) -> int:
+    try:
+        print(act())
+    except (PublishError, ModelConfigError, ValueError, OSError) as error:
+        print(f"antipode: {error}", file=sys.stderr)
+        return 1
+    return 0

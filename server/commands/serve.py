@@ -1,0 +1,32 @@
+"""`antipode serve`: the settings, the server, and a sentence for what keeps it from starting."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from server.config import ConfigError, load_config
+
+_USAGE_ERROR = 2
+_CANNOT_START = 1
+
+DESCRIPTION = "Run the server until SIGTERM or SIGINT."
+
+
+def run(flags: dict[str, str]) -> int:
+    """Run the server with the given flags over environment and file; the exit code."""
+    # Supervisor and checkpoint code is not needed, and not paid for, by `version` and `--help`.
+    from server.admin_token import AdminTokenError
+    from server.ports import PortError
+    from server.processes.supervisor import run_supervisor
+    from server.slice.sources import SliceMismatchError
+    from server.versions.served_model import ModelNotFoundError
+
+    try:
+        return run_supervisor(load_config(flags, os.environ))
+    except ConfigError as error:
+        print(f"antipode serve: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    except (AdminTokenError, ModelNotFoundError, PortError, SliceMismatchError) as error:
+        print(f"antipode serve: {error}", file=sys.stderr)
+        return _CANNOT_START

@@ -1,0 +1,1 @@
+"""What runs on one host: weights, state, compiled programs, and host memory beside them."""

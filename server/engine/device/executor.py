@@ -1,0 +1,157 @@
+"""One host's arrays: weights, state and compiled programs of one model.
+
+It does as it is told, slot by slot and step by step, and decides nothing; on a slice of several
+hosts every host has one, and all are told the same in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import jax
+
+from models.checkpoint.files import Files
+from models.checkpoint.manifest import NAME as MANIFEST
+from models.checkpoint.tokenizer_files import tokenizer_sums
+from models.checkpoint.version_folder import VersionFolder, open_version
+from models.hf_config import read_config
+from server.config import EngineConfig
+from server.engine.device.weight_sets import WeightSets
+from server.engine.policy.sequence import LoadedVersion
+from server.engine.programs.baked import BakedCounts, BakedFolder, Compiler
+from server.engine.programs.blueprint import Blueprint, make_blueprint
+from server.engine.programs.buckets import Bucket
+from server.engine.programs.mesh_choice import choose_mesh
+from server.engine.programs.slot_input import SlotInput, empty_slot
+from server.engine.programs.step_input import StepInput
+from server.engine.programs.step_program import DeviceState, ProgramName, StepOutput
+
+type Progress = Callable[[str, float], None]
+# From the memory of this host's smallest chip to that of the smallest of all hosts.
+type Agree = Callable[[int | None], int | None]
+
+# XLA compiles one program mostly on one core.
+_COMPILE_THREADS = 4
+
+_log = logging.getLogger(__name__)
+
+
+class Executor:
+    """Made by `build`, ready: every program compiled and run once.
+
+    `weights` holds the versions on the device; `tokenizer_sums` are the checksums of the first
+    version's tokenizer files, and `weights_digest` tells published weights apart.
+    """
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        weights: WeightSets,
+        tokenizer_sums: dict[str, str],
+        weights_digest: str = "",
+    ) -> None:
+        self.blueprint, self.weights = blueprint, weights
+        self.tokenizer_sums, self.weights_digest = tokenizer_sums, weights_digest
+        self._programs = blueprint.programs()
+        self._steps: dict[Bucket, jax.stages.Compiled] = {}
+        self._state: DeviceState
+
+    @classmethod
+    def build(
+        cls,
+        files: Files,
+        engine: EngineConfig,
+        progress: Progress,
+        version: LoadedVersion,
+        agree: Agree = lambda chip_bytes: chip_bytes,
+    ) -> Executor:
+        """Load the checkpoint as `version`, allocate the pool, compile and warm every program.
+
+        Raises ConfigError, CheckpointError, MeshError, BackendError or SizeError, each with a
+        sentence for the operator.
+        """
+        with tempfile.TemporaryDirectory(prefix="antipode-version-") as copy:
+            source = open_version(files, Path(copy))
+            config = read_config(source.copy)
+            chip_bytes = agree(_chip_bytes())
+            mesh = choose_mesh(config, engine, jax.devices(), chip_bytes)
+            blueprint = make_blueprint(config, engine, mesh, chip_bytes)
+            weights = WeightSets(blueprint)
+            weights.load(version, source, progress)
+            tokenizer = tokenizer_sums(source.copy)
+            digest = _digest(source)
+        executor = cls(blueprint, weights, tokenizer, digest)
+        folder = BakedFolder(Path(engine.baked_dir)) if engine.baked_dir else None
+        executor._compile(progress, Compiler(mesh, folder))
+        executor._run_once(version)
+        return executor
+
+    @property
+    def programs(self) -> dict[Bucket, jax.stages.Compiled]:
+        """The compiled steps, by bucket."""
+        return dict(self._steps)
+
+    def set_slot(self, slot: SlotInput) -> None:
+        """Set the state of the slot that a sequence has been given."""
+        self._state = self._state._replace(sampler=self._set_slot(self._state.sampler, slot))
+
+    def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput:
+        """Dispatch a step without waiting for it."""
+        leaves = self.weights[version]
+        output: StepOutput
+        output, self._state = self._steps[bucket](leaves, self._state, inputs)
+        return output
+
+    def _compile(self, progress: Progress, compiler: Compiler) -> None:
+        """Compile every program, several at once."""
+        buckets = sorted(self.blueprint.ladder.buckets, reverse=True)
+        names: list[ProgramName] = [*buckets, "set_slot", "make_state"]
+        compiled: dict[ProgramName, jax.stages.Compiled] = {}
+        with ThreadPoolExecutor(_COMPILE_THREADS) as pool:
+            running = {pool.submit(self._compile_one, name, compiler): name for name in names}
+            for i, done in enumerate(as_completed(running)):
+                compiled[running[done]] = done.result()
+                progress(f"compiled {i + 1} of {len(names)} programs", (i + 1) / len(names))
+        self._set_slot, self._make_state = compiled["set_slot"], compiled["make_state"]
+        self._steps = {bucket: compiled[bucket] for bucket in buckets}
+        _log_counts(compiler.counts)
+
+    def _compile_one(self, name: ProgramName, compiler: Compiler) -> jax.stages.Compiled:
+        return compiler.compile(name, self._programs.lower(name))
+
+    def _run_once(self, version: LoadedVersion) -> None:
+        """Run every program on padding, in an order that is the same on every host."""
+        sizes = self.blueprint.sizes
+        self._state = self._make_state()
+        self.set_slot(empty_slot(sizes.slot, 0, sizes.scratch_slot))
+        for bucket in self._steps:
+            self.step(bucket, version, sizes.empty_input(bucket))
+        jax.block_until_ready(self._state)
+
+
+def _chip_bytes() -> int | None:
+    """Memory of the smallest of this host's devices, where it is not the host's own."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    return min((s["bytes_limit"] for s in stats if s and "bytes_limit" in s), default=None)
+
+
+def _digest(source: VersionFolder) -> str:
+    """The SHA-256 of the manifest, which holds those of all files; "" where there is none."""
+    if not source.is_published:
+        return ""
+    return hashlib.sha256((source.copy / MANIFEST).read_bytes()).hexdigest()
+
+
+def _log_counts(counts: BakedCounts) -> None:
+    if counts.hits + counts.misses:
+        _log.info(
+            "baked programs: %d loaded, %d compiled, about %.1f s saved",
+            counts.hits,
+            counts.misses,
+            counts.saved_seconds,
+        )

@@ -1,0 +1,169 @@
+"""Runs scheduled batches on the device: from rows to arrays, and from arrays to results.
+
+A batch says of which version it is; the programs are the same for all. All arrays are the
+executor's, and none of the engine's policy is here. `execute` only dispatches; `read` waits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from models.checkpoint.files import Files, LocalFiles
+from server.config import EngineConfig
+from server.engine.device.executor import Executor, Progress
+from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
+from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.buckets import Bucket
+from server.engine.programs.sampler import Logprobs
+from server.engine.programs.slot_input import SlotInput, needs_slot_state, pack_slot
+from server.engine.programs.step_input import StepInput, pack, stack_ranks
+from server.engine.programs.step_program import StepOutput
+from server.link.frames import TokenLogprobs
+
+
+class StepExecutor(Protocol):
+    """Executes what batches become: on this host, or on every host of the slice."""
+
+    def set_slot(self, slot: SlotInput) -> None: ...
+
+    def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput: ...
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A dispatched step: its batch, its bucket and the arrays it will fill."""
+
+    batch: ScheduledBatch
+    bucket: Bucket
+    output: StepOutput
+
+
+class ModelRunner:
+    """Ready to serve: `executor` is loaded and warm."""
+
+    def __init__(self, blueprint: Blueprint, executor: StepExecutor) -> None:
+        self._blueprint, self._executor = blueprint, executor
+
+    @classmethod
+    def build(
+        cls,
+        checkpoint: Path | Files,
+        engine: EngineConfig,
+        progress: Progress = lambda detail, fraction: None,
+        version: LoadedVersion | None = None,
+    ) -> ModelRunner:
+        """The runner of a host alone; raises as `Executor.build` does."""
+        files = LocalFiles(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+        executor = Executor.build(files, engine, progress, version or LoadedVersion())
+        return cls(executor.blueprint, executor)
+
+    @property
+    def max_model_len(self) -> int:
+        return self._blueprint.sizes.slot.max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self._blueprint.config.vocab_size
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return self._blueprint.config.eos_token_ids
+
+    @property
+    def num_ranks(self) -> int:
+        return self._blueprint.sizes.num_ranks
+
+    @property
+    def kinds(self) -> tuple[KVKind, ...]:
+        return self._blueprint.sizes.kinds
+
+    @property
+    def block_size(self) -> int:
+        return self._blueprint.sizes.block_size
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        return self._blueprint.ladder.max_num_batched_tokens
+
+    def execute(self, batch: ScheduledBatch) -> InFlight:
+        """Dispatch one step. All that is needed of the sequences is read before it returns."""
+        sizes = self._blueprint.sizes
+        for row in batch.rows:
+            if row.is_admitted and needs_slot_state(row.seq):
+                self._executor.set_slot(pack_slot(row.seq, sizes.slot))
+        bucket = self._blueprint.ladder.choose(batch)
+        num_kinds, table, scratch = len(sizes.kinds), sizes.table_size, sizes.scratch_slot
+        inputs = stack_ranks(
+            [
+                pack(batch.of_rank(rank), bucket, num_kinds, table, scratch)
+                for rank in range(sizes.num_ranks)
+            ]
+        )
+        return InFlight(batch, bucket, self._executor.step(bucket, batch.version, inputs))
+
+    def read(self, in_flight: InFlight) -> StepResult:
+        """Wait for a step and bring to the host what its rows asked for."""
+        batch, output = in_flight.batch, in_flight.output
+        tokens, finite = jax.device_get((output.drawn.token_S, output.drawn.is_finite_S))
+        wants_logprobs = any(row.seq.params.num_logprobs >= 0 for row in batch.rows)
+        logprobs = jax.device_get(output.drawn.logprobs) if wants_logprobs else None
+        wants_prompt = any(row.seq.params.num_prompt_logprobs >= 0 for row in batch.rows)
+        prompt = jax.device_get(output.prompt) if wants_prompt and output.prompt else None
+        rows = [
+            RowResult(
+                token_id=int(tokens[i]) if row.is_sampling else None,
+                logprobs=_row_logprobs(logprobs, i, row) if logprobs else None,
+                prompt_logprobs=_prompt_logprobs(prompt, first, row) if prompt else (),
+                is_finite=bool(finite[i]) or not row.is_sampling,
+            )
+            for row, i, first in _places(batch, in_flight.bucket)
+        ]
+        num_padded_tokens = self._blueprint.sizes.num_ranks * in_flight.bucket.num_tokens
+        return StepResult(tuple(rows), num_padded_tokens)
+
+
+def _places(batch: ScheduledBatch, bucket: Bucket) -> Iterator[tuple[ScheduledRow, int, int]]:
+    """Where the output of all ranks, one after another, has each row and its first token."""
+    num_rows: Counter[int] = Counter()
+    num_tokens: Counter[int] = Counter()
+    for row in batch.rows:
+        rank = row.seq.rank
+        yield (
+            row,
+            rank * bucket.num_rows + num_rows[rank],
+            rank * bucket.num_tokens + num_tokens[rank],
+        )
+        num_rows[rank] += 1
+        num_tokens[rank] += row.num_scheduled_tokens
+
+
+def _row_logprobs(logprobs: Logprobs, i: int, row: ScheduledRow) -> TokenLogprobs | None:
+    wanted = row.seq.params.num_logprobs
+    if not row.is_sampling or wanted < 0:
+        return None
+    return _token_logprobs(logprobs, i, wanted)
+
+
+def _prompt_logprobs(prompt: Logprobs, start: int, row: ScheduledRow) -> list[TokenLogprobs | None]:
+    """One entry per position of the chunk that has a next prompt token."""
+    wanted = row.seq.params.num_prompt_logprobs
+    if wanted < 0:
+        return []
+    last = min(row.end, row.seq.num_prompt_tokens - 1)
+    count = max(0, last - row.num_computed_tokens)
+    return [_token_logprobs(prompt, start + i, wanted) for i in range(count)]
+
+
+def _token_logprobs(logprobs: Logprobs, i: int, wanted: int) -> TokenLogprobs:
+    ids = np.asarray(logprobs.top_ids[i, :wanted]).tolist()
+    values = np.asarray(logprobs.top[i, :wanted]).tolist()
+    return TokenLogprobs(float(logprobs.chosen[i]), list(zip(ids, values, strict=True)))

@@ -1,0 +1,105 @@
+"""The weights on the device, one set a version, and how sets come, change places and go.
+
+All of them have the shapes the programs were compiled for, so choosing one is a rebind. Which is
+used, and when, is decided elsewhere; nothing here runs a step.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from models.calibration import Calibration
+from models.checkpoint.checkpoint import CheckpointError
+from models.checkpoint.version_folder import VersionFolder
+from models.hf_config import read_config
+from models.weights.weights import HostLeaves, Progress, WeightLoader
+from server.engine.policy.sequence import LoadedVersion
+from server.engine.programs.blueprint import Blueprint
+
+
+class WeightSets:
+    """Sets of weights by version. One thread's steps read them, one other thread changes them."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        self._config = blueprint.config
+        self._devices = blueprint.mesh.local_devices
+        self._spans_hosts = blueprint.mesh.is_multi_process
+        self._measures = blueprint.layout.scales_kv
+        self._loader = WeightLoader(blueprint.model, blueprint.mesh)
+        self._calibrate = Calibration(blueprint.model, blueprint.mesh)
+        self._sets: dict[LoadedVersion, list[jax.Array]] = {}
+
+    def __getitem__(self, version: LoadedVersion) -> list[jax.Array]:
+        return self._sets[version]
+
+    @property
+    def host_bytes(self) -> int:
+        """What staging a version takes of this host's memory."""
+        return self._loader.host_bytes
+
+    def load(self, version: LoadedVersion, folder: VersionFolder, progress: Progress) -> None:
+        """Put a version beside what is there. CheckpointError where it is not what is served.
+
+        Steps go on meanwhile, and on several hosts nothing may come between theirs: after the first
+        set, whose programs all hosts run in one order, weights are placed without any program.
+        """
+        self._check_fits()
+        if self._spans_hosts and self._sets:
+            if self._measures:
+                raise CheckpointError(
+                    "the units of an int8 or fp8 KV cache are measured by a program, for which the "
+                    "hosts of a slice must pause: use swap_policy resource"
+                )
+            self._sets[version] = self._loader.place(self.stage(folder, progress))
+            return
+        self._check_config(folder)
+        self._sets[version] = self._calibrate(self._loader.load(folder.checkpoint(), progress))
+
+    def stage(self, folder: VersionFolder, progress: Progress) -> HostLeaves:
+        """Read a version into host memory. CheckpointError where it is not what is served."""
+        self._check_config(folder)
+        return self._loader.stage(folder.checkpoint(), progress)
+
+    def exchange(self, out: LoadedVersion, into: LoadedVersion, staged: HostLeaves) -> None:
+        """Put what is staged in the place of `out`, which is staged afterwards. Nobody may run."""
+        leaves = self._sets.pop(out)
+        self._loader.exchange(leaves, staged)
+        self._sets[into] = self._calibrate(leaves)
+
+    def drop(self, version: LoadedVersion) -> None:
+        """Free a version's memory, when the last step that reads it has run."""
+        self._sets.pop(version, None)
+
+    def _check_config(self, folder: VersionFolder) -> None:
+        found = read_config(folder.copy)
+        if found == self._config:
+            return
+        names = [
+            name
+            for name in found.__dataclass_fields__
+            if getattr(found, name) != getattr(self._config, name)
+        ]
+        raise CheckpointError(
+            f"{folder.place} is another architecture or shape than what is served ("
+            + ", ".join(
+                f"{name} {getattr(found, name)}, not {getattr(self._config, name)}"
+                for name in names
+            )
+            + "), so this server cannot change to it while it runs: start pods on it instead "
+            "(helm upgrade with swap.mode=rollout, or antipode serve --model)"
+        )
+
+    def _check_fits(self) -> None:
+        """CheckpointError unless every device has room for one set more."""
+        needed = self._loader.device_bytes
+        for device in self._devices:
+            stats = device.memory_stats() if device.platform != "cpu" else None
+            if not stats or "bytes_limit" not in stats:
+                continue
+            free = stats["bytes_limit"] - stats["bytes_in_use"]
+            if free < needed:
+                raise CheckpointError(
+                    f"a second set of weights takes {needed / 2**30:.2f} GiB of a chip, and "
+                    f"{free / 2**30:.2f} GiB are free: start with swap_policy availability, which "
+                    "keeps room for it, or use swap_policy resource"
+                )

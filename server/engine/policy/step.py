@@ -1,0 +1,95 @@
+"""One step between policy and device: the rows to run, and what running them found.
+
+Plain Python, so that neither side needs the other: the scheduler makes batches and reads results, a
+runner does the reverse.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from server.engine.policy.sequence import LoadedVersion, Sequence
+from server.link.frames import TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRow:
+    """One sequence's part of a step: positions [num_computed, num_computed + num_scheduled).
+
+    `is_sampling`: the chunk reaches the sequence's end, so the row draws the token at position
+    `end`. `is_admitted`: the sequence just got its slot, whose device-side state must be set; all
+    its tokens are then known. A position beyond `seq.token_ids` holds the token in flight.
+    """
+
+    seq: Sequence
+    num_computed_tokens: int
+    num_scheduled_tokens: int
+    is_sampling: bool
+    is_admitted: bool
+
+    @property
+    def end(self) -> int:
+        return self.num_computed_tokens + self.num_scheduled_tokens
+
+    @property
+    def is_decode(self) -> bool:
+        return (
+            self.is_sampling
+            and self.num_scheduled_tokens == 1
+            and self.num_computed_tokens >= self.seq.num_prompt_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledBatch:
+    """The rows of one step, all of one version; falsy when there is none to run.
+
+    Of each data rank, decodes come first. `num_preempted` is of all ranks.
+    """
+
+    rows: tuple[ScheduledRow, ...]
+    num_preempted: int = 0
+    version: LoadedVersion = field(default_factory=LoadedVersion)
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(row.num_scheduled_tokens for row in self.rows)
+
+    @property
+    def num_tokens_of_fullest_rank(self) -> int:
+        """What every rank's part is padded to at least."""
+        counts: Counter[int] = Counter()
+        for row in self.rows:
+            counts[row.seq.rank] += row.num_scheduled_tokens
+        return max(counts.values(), default=0)
+
+    def of_rank(self, rank: int) -> list[ScheduledRow]:
+        """The rows of one data rank, in their order."""
+        return [row for row in self.rows if row.seq.rank == rank]
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What a step found for one row.
+
+    `token_id` is None where the row did not sample. `prompt_logprobs` has, where asked for, one
+    entry per scheduled position p that has a next prompt token: the log probability of the token
+    at p + 1. Not `is_finite`: the logits held NaN or infinity.
+    """
+
+    token_id: int | None
+    logprobs: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | list[TokenLogprobs | None] = ()
+    is_finite: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One result per row of the batch; `num_padded_tokens` is the size the step was padded to."""
+
+    rows: tuple[RowResult, ...]
+    num_padded_tokens: int = 0

@@ -1,0 +1,227 @@
+"""Compiled programs in a folder: written by `plan --bake`, loaded by a server at its start.
+
+A program is loaded only where everything it depends on is the same and its checksum holds; all
+else is compiled, and said. The files are pickles: loading one may run any code, and a checksum
+beside it protects from damage, not from an enemy. Only a folder that its operator names is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import msgspec
+from jax.experimental import serialize_executable
+from jax.sharding import Mesh
+
+from server.engine.programs.buckets import Bucket
+from server.engine.programs.step_program import ProgramName
+
+_MANIFEST = "manifest.json"
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+_log = logging.getLogger(__name__)
+
+
+class ProgramKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What a compiled program depends on. `program` is the hash of its StableHLO."""
+
+    jax: str
+    jaxlib: str
+    libtpu: str
+    flags: str
+    topology: str
+    program: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+    def differences(self, other: ProgramKey) -> list[str]:
+        """The fields in which two keys differ."""
+        return [
+            name for name in self.__struct_fields__ if getattr(self, name) != getattr(other, name)
+        ]
+
+
+class BakedProgram(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the folder."""
+
+    name: str
+    key: ProgramKey
+    file: str
+    sha256: str
+    compile_seconds: float
+
+
+class BakedError(ValueError):
+    """A baked program that cannot be used; the message says why."""
+
+
+class BakedFolder:
+    """The programs of one folder, which may be empty or not there yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._programs = {entry.key.digest: entry for entry in _read_manifest(path / _MANIFEST)}
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def add(
+        self, name: str, key: ProgramKey, compiled: jax.stages.Compiled, seconds: float
+    ) -> None:
+        """Write a program, then the manifest that names it."""
+        payload, _, _ = serialize_executable.serialize(compiled)
+        file = f"{name}-{key.digest[:16]}.bin"
+        self.path.mkdir(parents=True, exist_ok=True)
+        _replace(self.path / file, payload)
+        self._programs[key.digest] = BakedProgram(
+            name=name,
+            key=key,
+            file=file,
+            sha256=hashlib.sha256(payload).hexdigest(),
+            compile_seconds=round(seconds, 3),
+        )
+        _replace(self.path / _MANIFEST, msgspec.json.encode(list(self._programs.values())))
+
+    def find(self, name: str, key: ProgramKey) -> BakedProgram:
+        """The program of this key. BakedError says how near what is there comes to it."""
+        if (entry := self._programs.get(key.digest)) is not None:
+            return entry
+        near: list[list[str]] = [
+            entry.key.differences(key) for entry in self._programs.values() if entry.name == name
+        ]
+        if not near:
+            raise BakedError("it was not baked")
+        raise BakedError("it was baked for another " + " and ".join(sorted(near, key=len)[0]))
+
+    def load(
+        self, entry: BakedProgram, lowered: jax.stages.Lowered, mesh: Mesh
+    ) -> jax.stages.Compiled:
+        """The program on the mesh's devices. BakedError where the file is not what was written."""
+        try:
+            payload = (self.path / entry.file).read_bytes()
+        except OSError as error:
+            raise BakedError(f"{entry.file} cannot be read: {error}") from error
+        if hashlib.sha256(payload).hexdigest() != entry.sha256:
+            raise BakedError(f"{entry.file} does not have the checksum it was written with")
+        devices = list(mesh.devices.flat)
+        try:
+            loaded: jax.stages.Compiled = serialize_executable.deserialize_and_load(
+                payload,
+                lowered.in_tree,
+                lowered.out_tree,
+                backend=devices[0].client,
+                execution_devices=devices,
+            )
+            return loaded
+        except Exception as error:
+            # Whatever a foreign executable does to the runtime, compiling is always an answer.
+            raise BakedError(f"{entry.file} cannot be loaded: {error}") from error
+
+
+@dataclass(slots=True)
+class BakedCounts:
+    """How a start went. `saved_seconds` is what compiling the hits took, less loading them."""
+
+    hits: int = 0
+    misses: int = 0
+    saved_seconds: float = 0.0
+
+
+class Compiler:
+    """Gives a mesh's programs, baked ones where a folder has them. Usable from several threads."""
+
+    def __init__(self, mesh: Mesh, folder: BakedFolder | None = None) -> None:
+        self._mesh, self._folder = mesh, folder
+        self._lock = threading.Lock()
+        self.counts = BakedCounts()
+
+    def compile(self, name: ProgramName, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """Load the program, or compile it."""
+        if self._folder is None:
+            return lowered.compile()
+        spelled, started = spell(name), time.monotonic()
+        try:
+            entry = self._folder.find(spelled, program_key(lowered, self._mesh))
+            loaded = self._folder.load(entry, lowered, self._mesh)
+        except BakedError as error:
+            _log.warning("program %s is compiled: %s", spelled, error)
+            with self._lock:
+                self.counts.misses += 1
+            return lowered.compile()
+        with self._lock:
+            self.counts.hits += 1
+            self.counts.saved_seconds += entry.compile_seconds - (time.monotonic() - started)
+        return loaded
+
+
+def spell(name: ProgramName) -> str:
+    """A program's name in files and reports: decode-64, mixed-2048x256, set_slot."""
+    if not isinstance(name, Bucket):
+        return name
+    if name.decode_only:
+        return f"decode-{name.num_rows}"
+    return f"mixed-{name.num_tokens}x{name.num_rows}"
+
+
+def program_key(lowered: jax.stages.Lowered, mesh: Mesh) -> ProgramKey:
+    """The key of a lowered program on these devices, with this software."""
+    is_tpu = mesh.devices.flat[0].platform == "tpu"
+    return ProgramKey(
+        jax=jax.__version__,
+        jaxlib=importlib.metadata.version("jaxlib"),
+        libtpu=importlib.metadata.version("libtpu") if is_tpu else "",
+        flags=_flags(os.environ),
+        topology=_topology(mesh),
+        program=hashlib.sha256(lowered.as_text().encode()).hexdigest(),
+    )
+
+
+def _flags(environment: Mapping[str, str]) -> str:
+    return " ".join(" ".join(sorted(environment.get(name, "").split())) for name in _FLAGS).strip()
+
+
+def _topology(mesh: Mesh) -> str:
+    devices = list(mesh.devices.flat)
+    shape = "x".join(map(str, mesh.devices.shape))
+    ids = ",".join(str(device.id) for device in devices)
+    kind = _host_processor() if devices[0].platform == "cpu" else devices[0].device_kind
+    return f"{devices[0].platform} {kind} mesh {shape} devices {ids}"
+
+
+def _host_processor() -> str:
+    """The processor's architecture and instruction sets: code for one may not run on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()} {hashlib.sha256(features.encode()).hexdigest()[:16]}"
+
+
+def _read_manifest(path: Path) -> list[BakedProgram]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[BakedProgram])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.MsgspecError) as error:
+        _log.warning("baked programs are not used: %s cannot be read: %s", path, error)
+        return []
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or none."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)

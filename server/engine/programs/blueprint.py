@@ -1,0 +1,256 @@
+"""From a model's shape, the settings and the devices to all that determines the programs.
+
+The server draws a blueprint for the devices it has, `plan` for those of a slice that is not there;
+both compile what it says, so both compile the same. It reads no weights and allocates nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+
+from models.attention.choice import choose_backend
+from models.config import ModelConfig
+from models.decoder.decoder import Decoder
+from models.decoder.layout import DecoderLayout
+from models.sharding import DATA, TENSOR, data_size, tensor_size
+from models.weights.weights import abstract_decoder
+from server.config import ConfigError, EngineConfig
+from server.engine.policy.layer_kinds import KVKind, split_blocks
+from server.engine.programs.buckets import Ladder
+from server.engine.programs.sampler import abstract_state, state_specs
+from server.engine.programs.sizing import (
+    ChipMemory,
+    check_table,
+    count_blocks,
+    layer_block_bytes,
+    tree_bytes,
+    weight_bytes,
+)
+from server.engine.programs.slot_input import SlotSizes
+from server.engine.programs.step_program import Programs, StateSizes
+from server.link.frames import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
+
+# On CPU the KV pool's size is not what the device leaves: host memory is shared.
+_CPU_KV_BYTES = 1 << 30
+# The context that memory is divided for where layers differ in what they keep of it.
+_TYPICAL_CONTEXT = 8192
+# Sizes of a block that the TPU's attention kernels were compiled with.
+_TPU_BLOCK_SIZES = (16, 32, 64, 128, 256)
+
+_KV_DTYPES = {
+    name: jnp.dtype(dtype)
+    for name, dtype in (
+        ("float32", jnp.float32),
+        ("bfloat16", jnp.bfloat16),
+        ("int8", jnp.int8),
+        ("fp8", jnp.float8_e4m3fn),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Defaults:
+    """What a platform takes where the operator says nothing.
+
+    On CPU a step of 128 tokens is compute-bound already: a larger one only delays the others; and
+    programs are few, as compiling them is most of a start: its mixed step is as quick on decodes as
+    one of their own. Elsewhere a small step costs what its weights cost.
+    """
+
+    block_size: int
+    token_budget: int
+    smallest_decode: int
+    smallest_mixed: int
+    growth: int
+    widest_decode: bool
+
+
+# A few hundred kilobytes a transfer: what the attention kernels of TPUs like.
+ACCELERATOR_BLOCK_SIZE = 128
+
+_CPU = _Defaults(
+    block_size=16,
+    token_budget=128,
+    smallest_decode=2,
+    smallest_mixed=32,
+    growth=4,
+    widest_decode=False,
+)
+_ACCELERATOR = _Defaults(
+    block_size=ACCELERATOR_BLOCK_SIZE,
+    token_budget=2048,
+    smallest_decode=8,
+    smallest_mixed=256,
+    growth=2,
+    widest_decode=True,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """A model on a mesh with its sizes. `memory` is None on CPU, where it bounds nothing."""
+
+    config: ModelConfig
+    layout: DecoderLayout
+    mesh: Mesh
+    model: Decoder
+    sizes: StateSizes
+    ladder: Ladder
+    memory: ChipMemory | None
+
+    def programs(self) -> Programs:
+        """What the server compiles."""
+        return Programs(self.model, self.layout, self.mesh, self.sizes)
+
+
+def make_blueprint(
+    config: ModelConfig, engine: EngineConfig, mesh: Mesh, chip_bytes: int | None
+) -> Blueprint:
+    """The blueprint of a server whose chips have `chip_bytes` of memory each.
+
+    Raises BackendError or ConfigError, or SizeError where the sizes exceed what a chip holds.
+    """
+    platform = mesh.devices.flat[0].platform
+    layout = choose_layout(config, engine, platform, tensor_size(mesh))
+    model = abstract_decoder(config, layout)
+    memory = None
+    if chip_bytes is not None and platform != "cpu":
+        memory = measure(model, layout, engine, chip_bytes)
+    return Blueprint(
+        config=config,
+        layout=layout,
+        mesh=mesh,
+        model=model,
+        sizes=choose_sizes(config, engine, platform, layout, memory, data_size(mesh)),
+        ladder=_ladder(engine, _defaults(platform)),
+        memory=memory,
+    )
+
+
+def choose_sizes(
+    config: ModelConfig,
+    engine: EngineConfig,
+    platform: str,
+    layout: DecoderLayout,
+    memory: ChipMemory | None,
+    num_ranks: int,
+) -> StateSizes:
+    """The sizes of each data rank's state. Raises ConfigError or SizeError."""
+    defaults = _defaults(platform)
+    slot = _slot_sizes(config, engine)
+    block_size = engine.block_size or defaults.block_size
+    if platform == "tpu":
+        _check_tpu(engine, slot, block_size)
+    kv_bytes = _kv_bytes(engine, layout, memory, num_ranks)
+    budget = _ladder(engine, defaults).max_num_batched_tokens
+    return StateSizes(
+        num_ranks=num_ranks,
+        kinds=_kinds(config, engine, layout, kv_bytes, slot, block_size, budget),
+        block_size=block_size,
+        max_num_seqs=engine.max_num_seqs,
+        slot=slot,
+    )
+
+
+def choose_layout(
+    config: ModelConfig, engine: EngineConfig, platform: str, tensor_size: int
+) -> DecoderLayout:
+    """How the model lies on `tensor_size` devices. Raises BackendError."""
+    on_cpu = platform == "cpu"
+    dtype = jnp.dtype(config.dtype if engine.dtype == "auto" else engine.dtype)
+    # A CPU computes in float32 in any case; to keep less would only lose digits.
+    wide = jnp.dtype(jnp.float32) if on_cpu else dtype
+    return DecoderLayout(
+        tensor_size=tensor_size,
+        stacked=not on_cpu,
+        dtype=dtype,
+        activation_dtype=wide,
+        kv_dtype=wide if engine.kv_dtype == "auto" else _KV_DTYPES[engine.kv_dtype],
+        backend=choose_backend(engine.attention_backend, platform, config, tensor_size),
+        quantized=engine.weight_dtype == "int8",
+    )
+
+
+def measure(
+    model: Decoder, layout: DecoderLayout, engine: EngineConfig, chip_bytes: int
+) -> ChipMemory:
+    """What is taken of a chip's memory before any KV; the same on every data rank."""
+    mesh = AbstractMesh((1, layout.tensor_size), (DATA, TENSOR))
+    slot = _slot_sizes(model.config, engine)
+    sampler = abstract_state(engine.max_num_seqs, layout.vocab_rows(model.config), slot)
+    num_sets = 2 if engine.swap_policy == "availability" else 1
+    return ChipMemory(
+        usable=int(chip_bytes * engine.hbm_utilization),
+        weights=num_sets * weight_bytes(model, mesh),
+        sampler=tree_bytes(sampler, state_specs(), mesh),
+    )
+
+
+def typical_context(engine: EngineConfig, max_model_len: int) -> int:
+    """The tokens of a sequence that memory is divided for."""
+    return min(engine.kv_context or _TYPICAL_CONTEXT, max_model_len)
+
+
+def _defaults(platform: str) -> _Defaults:
+    return _CPU if platform == "cpu" else _ACCELERATOR
+
+
+def _slot_sizes(config: ModelConfig, engine: EngineConfig) -> SlotSizes:
+    longest = min(engine.max_model_len or config.max_position, config.max_position)
+    return SlotSizes(longest, MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS + len(config.eos_token_ids))
+
+
+def _ladder(engine: EngineConfig, defaults: _Defaults) -> Ladder:
+    budget = engine.max_num_batched_tokens or max(defaults.token_budget, 2 * engine.max_num_seqs)
+    return Ladder(
+        engine.max_num_seqs,
+        budget,
+        defaults.smallest_mixed,
+        smallest_decode=defaults.smallest_decode,
+        growth=defaults.growth,
+        widest_decode=defaults.widest_decode,
+    )
+
+
+def _kinds(
+    config: ModelConfig,
+    engine: EngineConfig,
+    layout: DecoderLayout,
+    kv_bytes: int,
+    slot: SlotSizes,
+    block_size: int,
+    max_num_batched_tokens: int,
+) -> tuple[KVKind, ...]:
+    """The blocks of every kind of layers: as many as asked for, or what the bytes hold."""
+    if engine.num_blocks:
+        return tuple(KVKind(window, engine.num_blocks) for window in config.windows)
+    of_layer = layer_block_bytes(config, layout, block_size)
+    longest = slot.max_model_len
+    return split_blocks(
+        count_blocks(kv_bytes, of_layer, config.num_layers),
+        [(window, config.layer_windows.count(window)) for window in config.windows],
+        block_size=block_size,
+        context=typical_context(engine, longest),
+        max_model_len=longest,
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+    )
+
+
+def _kv_bytes(
+    engine: EngineConfig, layout: DecoderLayout, memory: ChipMemory | None, num_ranks: int
+) -> int:
+    """One chip's part."""
+    if engine.kv_cache_bytes:
+        return engine.kv_cache_bytes // layout.tensor_size
+    return _CPU_KV_BYTES // (num_ranks * layout.tensor_size) if memory is None else memory.for_kv
+
+
+def _check_tpu(engine: EngineConfig, slot: SlotSizes, block_size: int) -> None:
+    if block_size not in _TPU_BLOCK_SIZES:
+        allowed = ", ".join(map(str, _TPU_BLOCK_SIZES))
+        raise ConfigError(f"block_size is {block_size}; on TPU it must be one of {allowed}")
+    check_table(engine.max_num_seqs, slot.max_model_len, block_size)

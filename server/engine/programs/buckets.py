@@ -1,0 +1,77 @@
+"""The closed set of sizes that steps are compiled for, and which of them a batch runs in.
+
+Knows counts of tokens and rows; neither arrays nor what a program computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.engine.policy.step import ScheduledBatch
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Bucket:
+    """A compiled size: `num_tokens` of the ragged token axis, `num_rows` sequences.
+
+    In a decode bucket the two are equal: every row has one token.
+    """
+
+    num_tokens: int
+    num_rows: int
+    decode_only: bool
+
+
+class Ladder:
+    """The closed set of buckets: decode rows by powers of two, mixed token counts likewise.
+
+    Each size is `growth` times the one before it, the last one what the limits ask for: few sizes
+    are few programs to compile, many are little padding. Without `widest_decode`, as many decodes
+    as a mixed bucket has tokens run in that one.
+    """
+
+    def __init__(
+        self,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        smallest_mixed: int,
+        smallest_decode: int = 2,
+        growth: int = 2,
+        widest_decode: bool = True,
+    ) -> None:
+        self.max_num_batched_tokens = max_num_batched_tokens
+        decode = _powers(smallest_decode, max(smallest_decode, max_num_seqs), growth)
+        rows = decode[-1]
+        mixed = _powers(max(smallest_mixed, rows), max(max_num_batched_tokens, rows), growth)
+        self._mixed = [Bucket(size, rows, decode_only=False) for size in mixed]
+        self._decode = [
+            Bucket(size, size, decode_only=True)
+            for size in decode
+            if widest_decode or size < mixed[0]
+        ]
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """Those of decodes alone, then the mixed ones; each by size."""
+        return (*self._decode, *self._mixed)
+
+    def choose(self, batch: ScheduledBatch) -> Bucket:
+        """The smallest bucket that holds every rank's part of the batch."""
+        only_decodes = all(row.is_decode for row in batch.rows)
+        buckets = self.buckets if only_decodes else self._mixed
+        return next(b for b in buckets if b.num_tokens >= batch.num_tokens_of_fullest_rank)
+
+
+def _powers(first: int, last: int, growth: int) -> list[int]:
+    """From `first` to `last`, both rounded up to powers of two, by steps of `growth`, one too."""
+    size, end = _power_of_two(first), _power_of_two(last)
+    sizes = [size]
+    while size < end:
+        size = min(size * growth, end)
+        sizes.append(size)
+    return sizes
+
+
+def _power_of_two(least: int) -> int:
+    """The first power of two that is at least `least`."""
+    return 1 << (least - 1).bit_length()

@@ -1,0 +1,83 @@
+"""How many chips share each layer, and how many ranks of such groups there are.
+
+The fewest chips that hold the model with the sequences it is to serve share each layer: they have
+the least to tell each other. The ranks that leaves each hold all weights and serve sequences of
+their own. Arithmetic on shapes; which device is where in the mesh is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import Mesh
+
+from models.config import ModelConfig
+from models.decoder.layout import DecoderLayout
+from models.sharding import allowed_tensor_sizes, check_tensor_size, make_mesh
+from models.weights.weights import abstract_decoder
+from server.config import EngineConfig
+from server.engine.programs.blueprint import choose_layout, choose_sizes, measure, typical_context
+from server.engine.programs.sizing import layer_block_bytes
+from server.engine.programs.step_program import StateSizes
+
+
+def choose_mesh(
+    config: ModelConfig, engine: EngineConfig, devices: Sequence[jax.Device], chip_bytes: int | None
+) -> Mesh:
+    """The mesh of a server on `devices` with `chip_bytes` of memory each. Raises MeshError."""
+    platform = devices[0].platform
+    num_ranks, size = choose_split(config, engine, platform, len(devices), chip_bytes)
+    return make_mesh(config, size, devices, data_size=num_ranks)
+
+
+def choose_split(
+    config: ModelConfig,
+    engine: EngineConfig,
+    platform: str,
+    num_devices: int,
+    chip_bytes: int | None,
+) -> tuple[int, int]:
+    """Data ranks, and the devices of each.
+
+    `chip_bytes` is None where memory bounds nothing. Raises MeshError where the settings do not
+    suit the model. Where nothing fits, the split that comes nearest.
+    """
+    size = engine.tensor_parallel_size
+    if size:
+        check_tensor_size(config, size, num_devices)
+    elif engine.data_parallel_size:
+        size = max(allowed_tensor_sizes(config, max(1, num_devices // engine.data_parallel_size)))
+    else:
+        sizes = allowed_tensor_sizes(config, num_devices)
+        fitting = (one for one in sizes if _fits(config, engine, platform, one, chip_bytes))
+        size = next(fitting, sizes[-1])
+    return engine.data_parallel_size or num_devices // size, size
+
+
+def _fits(
+    config: ModelConfig, engine: EngineConfig, platform: str, size: int, chip_bytes: int | None
+) -> bool:
+    """Whether `size` devices hold the KV asked for, or else `max_num_seqs` sequences of the context
+    that memory is divided for, and one of the longest."""
+    if chip_bytes is None or platform == "cpu":
+        return True
+    try:
+        layout = choose_layout(config, engine, platform, size)
+        memory = measure(abstract_decoder(config, layout), layout, engine, chip_bytes)
+        sizes = choose_sizes(config, engine, platform, layout, memory, 1)
+    except ValueError:
+        return False  # Who draws the blueprint of what is chosen says what is wrong with it.
+    if engine.num_blocks or engine.kv_cache_bytes:
+        return _kv_bytes(config, layout, sizes) <= memory.for_kv
+    longest = sizes.slot.max_model_len
+    enough = sizes.sequences_at(typical_context(engine, longest)) >= engine.max_num_seqs
+    return enough and sizes.sequences_at(longest) >= 1
+
+
+def _kv_bytes(config: ModelConfig, layout: DecoderLayout, sizes: StateSizes) -> int:
+    """What the pools take of one device."""
+    of_layer = layer_block_bytes(config, layout, sizes.block_size)
+    return of_layer * sum(
+        kind.num_blocks * config.layer_windows.count(kind.window) for kind in sizes.kinds
+    )

@@ -1,0 +1,255 @@
+"""The programs the device runs: one step per bucket, and the setting of a slot.
+
+A program takes the weights as arguments with pinned shardings, so other weights of the same shape
+are a rebind, and the state donated, so the KV pool is written in place. Everything runs under one
+`shard_map`. Programs are lowered here and compiled ahead of time, by the server for its devices and
+by `plan` for those of a slice that is not there: what is not in the ladder cannot be run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from models.attention.base import Ragged
+from models.decoder.decoder import Decoder, KVPools, pool_shapes
+from models.decoder.layout import DecoderLayout
+from models.decoder.parallel import any_rank
+from models.sharding import DATA
+from models.weights.weights import leaf_shardings
+from server.engine.policy.layer_kinds import KVKind
+from server.engine.programs.buckets import Bucket
+from server.engine.programs.sampler import (
+    MAX_LOGPROBS,
+    Drawn,
+    Logprobs,
+    SamplerState,
+    abstract_state,
+    sample,
+    set_slot,
+    state_specs,
+    token_logprobs,
+)
+from server.engine.programs.slot_input import SlotSizes, empty_slot
+from server.engine.programs.step_input import StepInput, empty_input, stack_ranks
+
+# A step's bucket, or what a program beside the steps does.
+type ProgramName = Bucket | Literal["set_slot", "make_state"]
+
+# Prompt tokens whose logits are held at once when their log probabilities are asked for.
+_LOGPROB_TILE = 32
+
+
+class DeviceState(NamedTuple):
+    """All the engine keeps on the device beside the weights; donated to every program."""
+
+    kv: KVPools
+    sampler: SamplerState
+
+
+class StepOutput(NamedTuple):
+    """What a step sends back, the ranks' parts one after another.
+
+    `prompt` has an entry per token, in mixed buckets only.
+    """
+
+    drawn: Drawn
+    prompt: Logprobs | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSizes:
+    """The sizes of each data rank's state; `kinds` has an entry for each window of the config."""
+
+    num_ranks: int = 1
+    kinds: tuple[KVKind, ...]
+    block_size: int
+    max_num_seqs: int
+    slot: SlotSizes
+
+    @property
+    def num_blocks(self) -> tuple[int, ...]:
+        """Of a layer, by kind."""
+        return tuple(kind.num_blocks for kind in self.kinds)
+
+    def sequences_at(self, context: int) -> int:
+        """Sequences of `context` tokens that have room at once."""
+        return min(
+            (kind.num_blocks - 1) // kind.blocks_at(context, self.block_size) for kind in self.kinds
+        )
+
+    @property
+    def table_size(self) -> int:
+        """Blocks that the longest sequence needs."""
+        return -(-self.slot.max_model_len // self.block_size)
+
+    def empty_input(self, bucket: Bucket) -> StepInput:
+        """A step of nothing but padding."""
+        of_rank = empty_input(bucket, len(self.kinds), self.table_size, self.scratch_slot)
+        return stack_ranks([of_rank] * self.num_ranks)
+
+    @property
+    def scratch_slot(self) -> int:
+        """The slot after the last, which takes the writes of rows that do not sample."""
+        return self.max_num_seqs
+
+
+class Programs:
+    """Lowers the programs of one model on one mesh. Holds no weights and no state.
+
+    `abstract_leaves` are the weights they take, as shapes.
+    """
+
+    def __init__(
+        self, model: Decoder, layout: DecoderLayout, mesh: Mesh, sizes: StateSizes
+    ) -> None:
+        self._graphdef, weights = nnx.split(model)
+        leaves, self._treedef = jax.tree.flatten(weights)
+        self.abstract_leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        self._leaf_specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
+        self._layout, self._mesh, self._sizes = layout, mesh, sizes
+        self._config = model.config
+
+    def lower(self, name: ProgramName) -> jax.stages.Lowered:
+        """The named program, ready to be compiled."""
+        if name == "make_state":
+            return self._lower_make_state()
+        if name == "set_slot":
+            return self._lower_set_slot()
+        jitted, arguments = self.step(name)
+        return jitted.lower(*arguments)
+
+    def step(self, bucket: Bucket) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
+        """`(leaves, state, input) -> (output, state)` for one bucket, and its arguments' shapes.
+
+        `state` is donated.
+        """
+        state_specs = self.state_specs()
+
+        def step(
+            leaves: list[jax.Array], state: DeviceState, inputs: StepInput
+        ) -> tuple[StepOutput, DeviceState]:
+            return self._step(leaves, state, inputs, bucket)
+
+        mapped = jax.shard_map(
+            step,
+            mesh=self._mesh,
+            in_specs=(self._leaf_specs, state_specs, PartitionSpec()),
+            out_specs=(PartitionSpec(DATA), state_specs),
+            check_vma=False,
+        )
+        shardings = self._shardings((self._leaf_specs, state_specs))
+        replicated = NamedSharding(self._mesh, PartitionSpec())
+        jitted = jax.jit(
+            mapped,
+            in_shardings=(*shardings, replicated),
+            out_shardings=(replicated, shardings[1]),
+            donate_argnums=1,
+        )
+        inputs = self._sizes.empty_input(bucket)
+        return jitted, (self.abstract_leaves, self.abstract_state(), inputs)
+
+    def _lower_set_slot(self) -> jax.stages.Lowered:
+        """`(sampler state, slot input) -> sampler state`; the state is donated."""
+        specs = self.state_specs().sampler
+        mapped = jax.shard_map(
+            set_slot,
+            mesh=self._mesh,
+            in_specs=(specs, PartitionSpec()),
+            out_specs=specs,
+            check_vma=False,
+        )
+        shardings = self._shardings(specs)
+        replicated = NamedSharding(self._mesh, PartitionSpec())
+        jitted = jax.jit(
+            mapped,
+            in_shardings=(shardings, replicated),
+            out_shardings=shardings,
+            donate_argnums=0,
+        )
+        inputs = empty_slot(self._sizes.slot, 0, self._sizes.scratch_slot)
+        return jitted.lower(self.abstract_state().sampler, inputs)
+
+    def _lower_make_state(self) -> jax.stages.Lowered:
+        """`() -> state`, all zeros."""
+        abstract = self.abstract_state()
+
+        def zeros() -> DeviceState:
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+
+        return jax.jit(zeros, out_shardings=self._shardings(self.state_specs())).lower()
+
+    def abstract_state(self) -> DeviceState:
+        """Shapes and dtypes of the device state, all shards together."""
+        sizes, config, layout = self._sizes, self._config, self._layout
+        num_blocks = tuple(sizes.num_ranks * count for count in sizes.num_blocks)
+        shapes = pool_shapes(config, layout, num_blocks, sizes.block_size)
+        pools = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
+        vocab = layout.vocab_rows(config)
+        sampler = abstract_state(sizes.max_num_seqs, vocab, sizes.slot, sizes.num_ranks)
+        return DeviceState(pools, sampler)
+
+    def state_specs(self) -> DeviceState:
+        """How the state is split: as the attention backend and the sampler say."""
+        num_pools = len(self.abstract_state().kv)
+        return DeviceState((self._layout.backend.pool_specs(),) * num_pools, state_specs())
+
+    def _shardings(self, specs: Any) -> Any:
+        is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
+        return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), specs, is_leaf=is_spec)
+
+    def _step(
+        self, leaves: list[jax.Array], state: DeviceState, inputs: StepInput, bucket: Bucket
+    ) -> tuple[StepOutput, DeviceState]:
+        model: Decoder = nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
+        if self._sizes.num_ranks > 1:
+            rank = jax.lax.axis_index(DATA)
+            inputs = jax.tree.map(lambda leaf: leaf[rank], inputs)
+        ragged, token_ids_T = _ragged(inputs, state.sampler)
+        x_TD, kv = model(token_ids_T, state.kv, ragged, decode_only=bucket.decode_only)
+        last_S = jnp.clip(inputs.query_start_S1[1:] - 1, 0)
+        rows = x_TD if bucket.decode_only else x_TD[last_S]
+        with jax.named_scope("sample"):
+            drawn, sampler = sample(model.logits(rows), state.sampler, inputs.sampling)
+        prompt = None if bucket.decode_only else _prompt_logprobs(model, x_TD, inputs.target_T)
+        return StepOutput(drawn, prompt), DeviceState(kv, sampler)
+
+
+def _ragged(inputs: StepInput, sampler: SamplerState) -> tuple[Ragged, jax.Array]:
+    """The step's geometry, and its token ids with those in flight filled in."""
+    num_rows = inputs.seq_lens_S.shape[0]
+    row_T = jnp.minimum(inputs.row_T, num_rows - 1)
+    drawn_T = sampler.last_tokens_N[inputs.sampling.slot[row_T]]
+    ragged = Ragged(
+        positions_T=inputs.positions_T,
+        row_T=row_T,
+        is_padding_T=inputs.row_T == num_rows,
+        block_tables_KSB=inputs.block_tables_KSB,
+        seq_lens_S=inputs.seq_lens_S,
+        query_start_S1=inputs.query_start_S1,
+        num_decodes=inputs.num_decodes[0],
+        num_rows=jnp.sum(jnp.diff(inputs.query_start_S1) > 0, dtype=jnp.int32),
+    )
+    return ragged, jnp.where(inputs.token_ids_T < 0, drawn_T, inputs.token_ids_T)
+
+
+def _prompt_logprobs(model: Decoder, x_TD: jax.Array, target_T: jax.Array) -> Logprobs:
+    """Log probability of each wanted next prompt token, a tile of tokens at a time."""
+    num_tokens = x_TD.shape[0]
+    tiles = (num_tokens // _LOGPROB_TILE, _LOGPROB_TILE)
+
+    def run() -> Logprobs:
+        split = (x_TD.reshape(*tiles, -1), target_T.reshape(tiles))
+        out = jax.lax.map(lambda tile: token_logprobs(model.logits(tile[0]), tile[1]), split)
+        return jax.tree.map(lambda leaf: leaf.reshape(num_tokens, *leaf.shape[2:]), out)
+
+    def skip() -> Logprobs:
+        none = jnp.zeros((num_tokens, MAX_LOGPROBS), jnp.float32)
+        return Logprobs(none[:, 0], none.astype(jnp.int32), none)
+
+    return jax.lax.cond(any_rank(target_T >= 0), run, skip)

@@ -1,0 +1,235 @@
+"""On a slice of several hosts: what the leader does to its devices, the followers do to theirs.
+
+Every host must run the same programs in the same order, or their collectives wait for each other
+forever. So the leader's step loop, which alone runs programs, tells the followers of each before it
+does the same; that is as small as a step's input. Reading weights is no program and goes on beside.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from models.checkpoint.checkpoint import CheckpointError
+from models.checkpoint.manifest import Golden
+from models.weights.weights import HostLeaves
+from server.engine.device.executor import Executor
+from server.engine.policy.sequence import LoadedVersion
+from server.engine.programs.buckets import Bucket
+from server.engine.programs.slot_input import SlotInput, empty_slot
+from server.engine.programs.step_input import StepInput
+from server.engine.programs.step_program import StepOutput
+from server.hosts import messages
+from server.hosts.followers import Followers
+from server.hosts.leader import Leader
+from server.versions.version import VersionLoader
+
+# Steps that a follower may have dispatched and not finished: what the leader has, and one more.
+_MAX_IN_FLIGHT = 3
+
+
+class LeadingExecutor:
+    """An executor of every host's devices."""
+
+    def __init__(self, executor: Executor, followers: Followers) -> None:
+        self._executor, self._followers = executor, followers
+
+    def set_slot(self, slot: SlotInput) -> None:
+        self._followers.send(messages.SetSlot(arrays=to_bytes(slot)))
+        self._executor.set_slot(slot)
+
+    def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput:
+        self._followers.send(
+            messages.RunStep(
+                bucket=(bucket.num_tokens, bucket.num_rows, bucket.decode_only),
+                version=_spelled(version),
+                arrays=to_bytes(inputs),
+            )
+        )
+        return self._executor.step(bucket, version, inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStaged:
+    """A version in the memory of every host: this one's part, and what the others call theirs."""
+
+    leaves: HostLeaves
+    number: int
+
+
+class LeadingLoader:
+    """Loads versions on every host, or on none. One thread at a time."""
+
+    def __init__(self, loader: VersionLoader[HostLeaves], followers: Followers) -> None:
+        self._loader, self._followers = loader, followers
+        self._numbers = count(1)
+
+    def inspect(self, path: str) -> None:
+        """As this host sees it: the others look when they read."""
+        self._loader.inspect(path)
+
+    def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
+        """Put a version on the devices beside what is there; its golden prompts."""
+        self._followers.send(messages.LoadVersion(version=_spelled(version), path=path))
+        try:
+            return self._everywhere(lambda: self._loader.load(version, path, progress))
+        except Exception:
+            self.drop(version)
+            raise
+
+    def stage(self, path: str, progress: Callable[[float], None]) -> tuple[GroupStaged, Golden]:
+        """Read a version into the memory of every host."""
+        number = next(self._numbers)
+        self._followers.send(messages.Stage(number=number, path=path))
+        try:
+            leaves, golden = self._everywhere(lambda: self._loader.stage(path, progress))
+        except Exception:
+            self._followers.send(messages.Forget(number=number))
+            raise
+        return GroupStaged(leaves, number), golden
+
+    def exchange(self, out: LoadedVersion, into: LoadedVersion, staged: GroupStaged) -> None:
+        """Put what is staged in the place of `out`, which is staged afterwards."""
+        self._followers.send(
+            messages.Exchange(out=_spelled(out), into=_spelled(into), number=staged.number)
+        )
+        self._everywhere(lambda: self._loader.exchange(out, into, staged.leaves))
+
+    def forget(self, staged: GroupStaged) -> None:
+        """Free what is staged on the other hosts; here it goes with `staged`."""
+        self._followers.send(messages.Forget(number=staged.number))
+
+    def drop(self, version: LoadedVersion) -> None:
+        """Free a version's weights."""
+        self._followers.send(messages.Drop(version=_spelled(version)))
+        self._loader.drop(version)
+
+    def _everywhere[T](self, here: Callable[[], T]) -> T:
+        """Do this host's part while the others do theirs. Raises what went wrong on any of them."""
+        try:
+            result = here()
+        finally:
+            answers = self._followers.hear(messages.Done)
+        for index, answer in answers.items():
+            if answer.error:
+                raise CheckpointError(f"host {index}: {answer.error}")
+        return result
+
+
+def settle(executor: Executor, followers: Followers) -> None:
+    """Wait until every follower is warm. CheckpointError if one has read other weights."""
+    for index, ready in followers.hear(messages.Ready).items():
+        if ready.weights != executor.weights_digest:
+            raise CheckpointError(
+                f"host {index} has read other weights than host 0: their antipode.json differ; a "
+                "version must never be written twice, so publish it under another number"
+            )
+
+
+class Replica:
+    """What a follower does as it is told, in the order in which it is told.
+
+    Files are read by a thread of their own, since steps go on meanwhile.
+    """
+
+    def __init__(
+        self, executor: Executor, loader: VersionLoader[HostLeaves], leader: Leader
+    ) -> None:
+        self._executor, self._loader, self._leader = executor, loader, leader
+        self._staged: dict[int, HostLeaves] = {}
+        self._in_flight: deque[StepOutput] = deque()
+        self._reads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        blueprint = executor.blueprint
+        self._slot = empty_slot(blueprint.sizes.slot, 0, 0)
+        self._inputs = {
+            bucket: blueprint.sizes.empty_input(bucket) for bucket in blueprint.ladder.buckets
+        }
+
+    def run(self) -> None:
+        """Follow until told to stop. Raises what goes wrong here, which ends the group."""
+        threading.Thread(target=self._read, name="reads", daemon=True).start()
+        while not isinstance(frame := self._leader.hear(), messages.Stop):
+            self._follow(frame)
+
+    def _follow(self, frame: messages.ToFollower) -> None:
+        match frame:
+            case messages.RunStep():
+                self._step(frame)
+            case messages.SetSlot():
+                self._executor.set_slot(from_bytes(frame.arrays, self._slot))
+            case messages.LoadVersion():
+                self._reads.put(lambda: self._answer(lambda: self._load(frame)))
+            case messages.Stage():
+                self._reads.put(lambda: self._answer(lambda: self._stage(frame)))
+            case messages.Exchange():
+                self._answer(lambda: self._exchange(frame))
+            case messages.Drop():
+                self._loader.drop(LoadedVersion(*frame.version))
+            case messages.Forget():
+                self._staged.pop(frame.number, None)
+            case _:
+                raise ValueError(f"host 0 said {frame!r}, which is nothing to be done")
+
+    def _step(self, step: messages.RunStep) -> None:
+        bucket = Bucket(*step.bucket)
+        inputs = from_bytes(step.arrays, self._inputs[bucket])
+        version = LoadedVersion(*step.version)
+        self._in_flight.append(self._executor.step(bucket, version, inputs))
+        # What fails on the device is noticed here and nowhere else: nobody reads these outputs.
+        if len(self._in_flight) >= _MAX_IN_FLIGHT:
+            jax.block_until_ready(self._in_flight.popleft())
+
+    def _load(self, load: messages.LoadVersion) -> None:
+        version = LoadedVersion(*load.version)
+        self._loader.load(version, load.path, lambda fraction: None)
+
+    def _stage(self, stage: messages.Stage) -> None:
+        leaves, _ = self._loader.stage(stage.path, lambda fraction: None)
+        self._staged[stage.number] = leaves
+
+    def _exchange(self, exchange: messages.Exchange) -> None:
+        out, into = LoadedVersion(*exchange.out), LoadedVersion(*exchange.into)
+        self._loader.exchange(out, into, self._staged[exchange.number])
+
+    def _read(self) -> None:
+        while True:
+            self._reads.get()()
+
+    def _answer(self, do: Callable[[], None]) -> None:
+        error = ""
+        try:
+            do()
+        except Exception as reason:
+            error = str(reason) or repr(reason)
+        self._leader.send(messages.Done(error=error))
+
+
+def to_bytes(arrays: NamedTuple) -> bytes:
+    """The arrays' bytes, one after another; their shapes are known at the other end."""
+    return b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(arrays))
+
+
+def from_bytes[T: NamedTuple](data: bytes, like: T) -> T:
+    """The arrays again, in the shapes and types of `like`. ValueError for another length."""
+    leaves, treedef = jax.tree.flatten(like)
+    arrays, start = [], 0
+    for leaf in leaves:
+        size = leaf.size * leaf.dtype.itemsize
+        arrays.append(np.frombuffer(data, leaf.dtype, leaf.size, start).reshape(leaf.shape))
+        start += size
+    if start != len(data):
+        raise ValueError(f"arrays of {start} bytes were to come, and {len(data)} came")
+    same: T = jax.tree.unflatten(treedef, arrays)
+    return same
+
+
+def _spelled(version: LoadedVersion) -> tuple[str, int]:
+    return version.name, version.number

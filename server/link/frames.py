@@ -1,0 +1,206 @@
+"""The frames between an API process and the engine process.
+
+Each direction has its own tagged union, so the type says who may receive a frame. This module
+knows neither what the fields are used for nor how frames travel.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+EngineErrorKind = Literal[
+    "invalid_request", "not_found", "conflict", "queue_full", "deadline_exceeded", "unavailable",
+    "internal",
+]  # fmt: skip
+EngineState = Literal["starting", "ready", "draining"]
+# In their only order; the words are TensorFlow Serving's.
+VersionState = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+VersionAction = Literal["load", "promote", "rollback", "unload"]
+SwapPolicy = Literal["availability", "resource"]
+
+# What the engine keeps per sequence on the device, so the most that a request may ask for.
+MAX_LOGIT_BIASES = 300
+MAX_STOP_TOKEN_IDS = 64
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one request wants its tokens drawn. Validated before it gets here.
+
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off.
+    `num_logprobs` and `num_prompt_logprobs`: -1 for none, 0 for the token's own, k for k
+    alternatives beside it. `seed` is unsigned, 64 bits. `stop_token_ids` end a choice and are part
+    of its tokens, as the model's own end tokens are (these only unless `ignore_eos`).
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    seed: int = 0
+    num_logprobs: int = -1
+    num_prompt_logprobs: int = -1
+
+
+class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defaults=True):
+    """Generate `n` choices for one prompt.
+
+    `received`, unless empty, has an entry a choice: the tokens another replica has generated for
+    it, after which it goes on; None for a choice that has ended, of which nothing is asked.
+    `request_id` is unique on its connection. `arrival` and `deadline` are seconds of the machine's
+    monotonic clock; no deadline is None. `version` None is whichever is served when it begins.
+    """
+
+    request_id: int
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    n: int = 1
+    received: list[list[int] | None] = []
+    arrival: float
+    deadline: float | None = None
+    version: str | None = None
+
+
+class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort", omit_defaults=True):
+    """End choices early: the client went away, or the text reached a stop string.
+
+    `index` None means every choice of the request. `reason` is what the choice counts as; the
+    engine sends no event back for it.
+    """
+
+    request_id: int
+    index: int | None = None
+    reason: Literal["abort", "stop", "deadline_exceeded"] = "abort"
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """A request that never reached the engine, for its metrics: the name of the error."""
+
+    outcome: str
+
+
+class VersionCommand(msgspec.Struct, frozen=True, kw_only=True, tag="version", omit_defaults=True):
+    """Change which versions are loaded or served; answered by a VersionResult when that is done.
+
+    `path` is where a version to be loaded lies. `policy` None is the server's own.
+    """
+
+    command_id: int
+    action: VersionAction
+    version: str = ""
+    path: str = ""
+    policy: SwapPolicy | None = None
+
+
+type ToEngine = Submit | Abort | Refused | VersionCommand
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural-log probability of one token under the raw logits, and the best alternatives.
+
+    `top` is (token id, log probability), best first.
+    """
+
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one step did for one choice.
+
+    Exactly one event of a choice has a `finish_reason`, and it is the last. `error` goes with
+    finish reason "error" only. `version` (whose weights the choice runs on), `num_cached_tokens`
+    (of the prompt) and `prompt_logprobs` (one entry a prompt token, None for the first) come with a
+    choice's first event.
+    """
+
+    request_id: int
+    index: int = 0
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprobs] | None = None
+    finish_reason: FinishReason | None = None
+    error: EngineErrorKind | None = None
+    message: str = ""
+    version: str = ""
+    num_cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
+    """Sent once, when the engine is ready to serve: what the API process validates against."""
+
+    model: str
+    version: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_num_seqs: int
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """All events of one step for one API process."""
+
+    events: list[TokenEvent]
+
+
+class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One version of the model, as it is now.
+
+    `path` is where it came from, `progress` how far it is loaded, 0 to 1. `message` says what is
+    being done, or why the version ended. `labels` are the names requests may call it by.
+    """
+
+    version: str
+    path: str
+    state: VersionState
+    is_serving: bool = False
+    labels: tuple[str, ...] = ()
+    progress: float = 0.0
+    message: str = ""
+
+
+class VersionResult(msgspec.Struct, frozen=True, kw_only=True, tag="version", omit_defaults=True):
+    """What became of a command: `error` None if it was done."""
+
+    command_id: int
+    error: EngineErrorKind | None = None
+    message: str = ""
+
+
+class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_defaults=True):
+    """Sent by a thread of its own several times a second, whatever the step loop does.
+
+    `progress_age` is seconds since the step loop last came round (0 while starting). `detail` says
+    what start-up is doing, `progress` how far that is, 0 to 1. `metrics` is the exposition text.
+    `queue_full` tells that the next request would be refused. `versions` has the one that is served
+    first; `config_error` is why the model configuration file is not followed, empty if it is.
+    """
+
+    state: EngineState
+    progress_age: float = 0.0
+    detail: str = ""
+    progress: float = 0.0
+    metrics: bytes = b""
+    num_unfinished: int = 0
+    queue_full: bool = False
+    versions: tuple[VersionStatus, ...] = ()
+    config_error: str = ""
+
+
+class Fatal(msgspec.Struct, frozen=True, kw_only=True, tag="fatal"):
+    """The engine is about to exit: every stream ends with this message."""
+
+    message: str
+
+
+type ToApi = EngineInfo | Step | Pulse | VersionResult | Fatal

@@ -1,0 +1,212 @@
+"""The engine's end of the socket to the API processes.
+
+One thread reads and one writes for every connection, so that neither a slow reader nor a large
+frame holds up the step loop: `send` only queues. A connection whose queue is full is cut off: its
+process is stuck, and its sequences must not keep blocks. What frames mean is the caller's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+import time
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from server.link.codec import engine_codec
+from server.link.frames import ToApi, ToEngine
+
+# At a step of 10 ms these are ten seconds in which an API process read nothing.
+MAX_QUEUED_FRAMES = 1024
+_RECEIVE_BYTES = 1 << 18
+
+_log = logging.getLogger(__name__)
+
+
+class Inbox(Protocol):
+    """Where frames go. Called from reader threads; must not block."""
+
+    def receive(self, client: int, frame: ToEngine) -> None:
+        """Take a frame from the connection numbered `client`."""
+
+    def disconnect(self, client: int) -> None:
+        """The connection is gone; this comes after every frame it sent."""
+
+
+class _Connection:
+    """One API process, and the frames it has not been sent yet. None in the queue is the end."""
+
+    def __init__(self, number: int, peer: socket.socket, max_queued_frames: int) -> None:
+        self.number = number
+        self._peer = peer
+        self._codec = engine_codec()
+        self._frames: queue.Queue[ToApi | None] = queue.Queue(max_queued_frames)
+        self._is_closed = False
+
+    def send(self, frame: ToApi | None) -> None:
+        """Queue a frame; a connection that takes none any more is closed."""
+        if self._is_closed:
+            return
+        try:
+            self._frames.put_nowait(frame)
+        except queue.Full:
+            _log.error("an API process reads no frames; cutting it off")
+            self.close()
+
+    def close(self) -> None:
+        """End the connection now; both threads notice."""
+        self._is_closed = True
+        with contextlib.suppress(OSError):  # The other end may have been faster.
+            self._peer.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(queue.Full):  # A full queue needs no frame to wake the writer.
+            self._frames.put_nowait(None)
+
+    def write(self) -> None:
+        """Writer thread: send what is queued, in as few calls as possible, until its end."""
+        is_open = True
+        while is_open:
+            frames = self._take()
+            is_open = frames[-1] is not None
+            data = b"".join(self._codec.encode(frame) for frame in frames if frame is not None)
+            try:
+                self._peer.sendall(data)
+            except OSError:
+                return  # The reader sees the same end and reports it.
+        self.close()
+
+    def read(self, inbox: Inbox) -> None:
+        """Reader thread: pass frames on until the connection ends."""
+        buffer = bytearray()
+        try:
+            while data := self._peer.recv(_RECEIVE_BYTES):
+                buffer += data
+                for frame in self._codec.feed(buffer):
+                    inbox.receive(self.number, frame)
+        except OSError:
+            return  # Reset by a process that died: an end like any other.
+        except (msgspec.MsgspecError, ValueError) as error:
+            _log.error("an API process sent what is no frame: %s", error)
+
+    def release(self) -> None:
+        self._peer.close()
+
+    def _take(self) -> list[ToApi | None]:
+        """Everything queued, at least one frame, up to the mark of the end."""
+        frames = [self._frames.get()]
+        while frames[-1] is not None and not self._frames.empty():
+            frames.append(self._frames.get())
+        return frames
+
+
+class LinkServer:
+    """Listens on a Unix socket, hands frames to the inbox and sends the engine's to their client.
+
+    Every method may be called from any thread, and none but `close` waits.
+    """
+
+    def __init__(
+        self, path: Path, inbox: Inbox, *, max_queued_frames: int = MAX_QUEUED_FRAMES
+    ) -> None:
+        self._path = path
+        self._inbox = inbox
+        self._max_queued_frames = max_queued_frames
+        self._numbers = count(1)
+        self._greeting: ToApi | None = None
+        self._connections: dict[int, _Connection] = {}
+        self._threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._acceptor = threading.Thread(target=self._accept, name="link-accept", daemon=True)
+
+    def start(self) -> None:
+        """Listen from now on."""
+        self._listener.bind(str(self._path))
+        self._listener.listen()
+        self._acceptor.start()
+
+    def send(self, client: int, frame: ToApi) -> None:
+        """Queue a frame for one client; one that is gone gets none."""
+        if connection := self._connections.get(client):
+            connection.send(frame)
+
+    def broadcast(self, frame: ToApi) -> None:
+        """Queue a frame for everyone connected now."""
+        for connection in self._snapshot():
+            connection.send(frame)
+
+    def announce(self, frame: ToApi) -> None:
+        """Queue a frame for everyone connected now, and for whoever connects later."""
+        with self._lock:
+            self._greeting = frame
+            connections = list(self._connections.values())
+        for connection in connections:
+            connection.send(frame)
+
+    def close(self, timeout: float) -> None:
+        """Stop listening, write what is queued for `timeout` seconds at most, and disconnect."""
+        self._listener.shutdown(socket.SHUT_RDWR)  # Wakes accept(), as close() would not.
+        self._acceptor.join()
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+        connections = self._snapshot()
+        for connection in connections:
+            connection.send(None)
+        self._join(timeout)
+        for connection in connections:
+            connection.close()
+        self._join(timeout)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return  # The listener was closed.
+            self._connect(_Connection(next(self._numbers), peer, self._max_queued_frames))
+
+    def _connect(self, connection: _Connection) -> None:
+        thread = threading.Thread(
+            target=self._serve,
+            args=(connection,),
+            name=f"link-read-{connection.number}",
+            daemon=True,
+        )
+        with self._lock:
+            self._connections[connection.number] = connection
+            self._threads.add(thread)
+            if self._greeting is not None:
+                connection.send(self._greeting)
+        thread.start()
+
+    def _serve(self, connection: _Connection) -> None:
+        """The life of one connection: its reader is this thread, its writer one beside it."""
+        writer = threading.Thread(
+            target=connection.write, name=f"link-write-{connection.number}", daemon=True
+        )
+        writer.start()
+        connection.read(self._inbox)
+        connection.close()
+        with self._lock:
+            del self._connections[connection.number]
+        self._inbox.disconnect(connection.number)
+        writer.join()
+        connection.release()
+        with self._lock:
+            self._threads.discard(threading.current_thread())
+
+    def _snapshot(self) -> list[_Connection]:
+        with self._lock:
+            return list(self._connections.values())
+
+    def _join(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,1 @@
+"""Every metric of the server, what each reads, and how it is rendered."""

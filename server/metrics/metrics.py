@@ -1,0 +1,317 @@
+"""Every metric of the server, in one injected object that renders the text gateways scrape.
+
+The step loop counts into plain numbers; the pulse thread turns them into Prometheus text, and only
+when something changed. All families are there from the first render, with value 0, because a
+gateway counts a missing family as an error. It knows no socket and no HTTP.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from server.engine.observer import StepStats
+from server.link.frames import EngineState, VersionStatus
+from server.metrics.histogram import BusyRatio, Histogram
+from server.metrics.slice_metrics import chip_families, link_family, slice_families
+from server.metrics.snapshot import Snapshot
+from server.metrics.version_metrics import version_families
+
+OUTCOMES = (
+    "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
+    "version_gone", "too_large", "queue_full", "deadline_exceeded", "cancelled", "unavailable",
+    "internal",
+)  # fmt: skip
+SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
+STEP_KINDS = ("prefill", "decode", "mixed")
+
+_AS_VLLM = "As in vLLM."
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
+_RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
+
+
+class Metrics(Collector):
+    """Implements the engine's Observer. Counting is for the step loop's thread alone.
+
+    It also implements the version manager's SwapObserver, whose calls are for its thread alone.
+    `on_compilation` may come from any thread; `render` is for one thread at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: str,
+        release: str,
+        clock: Callable[[], float] = time.monotonic,
+        started: float | None = None,
+    ) -> None:
+        self._model = model
+        self._version = version
+        self._release = release
+        self._clock = clock
+        self._started = time.time() if started is None else started
+        self._counts: Counter[str] = Counter()
+        self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self._time_to_first_token = Histogram(_LONG)
+        self._inter_token_latency = Histogram(_SHORT)
+        self._time_per_output_token = Histogram(_SHORT)
+        self._request_duration = Histogram(_LONG)
+        self._queue_duration = Histogram(_LONG)
+        self._step_duration = {kind: Histogram(_SHORT) for kind in STEP_KINDS}
+        self._step_padding = Histogram(_RATIO)
+        self._swaps: Counter[str] = Counter(dict.fromkeys(SWAP_RESULTS, 0))
+        self._version_load = Histogram(_LONG)
+        self._version_switch = Histogram(_SHORT)
+        self._busy = BusyRatio()
+        self._busy_seconds = 0.0
+        self._num_changes = 0
+        self._compilation_lock = threading.Lock()
+        self._gauges = Snapshot()
+        self._busy_ratio = 0.0
+        self._rendered: tuple[object, bytes] = (None, b"")
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def on_step(self, stats: StepStats) -> None:
+        self._num_changes += 1
+        self._busy_seconds += stats.duration
+        self._counts["generated_tokens"] += stats.num_generated_tokens
+        self._step_duration[stats.kind].observe(stats.duration)
+        if stats.num_padded_tokens:
+            self._step_padding.observe(1 - stats.num_tokens / stats.num_padded_tokens)
+        for seconds in stats.inter_token_seconds:
+            self._inter_token_latency.observe(seconds)
+
+    def on_preempted(self, num_preempted: int) -> None:
+        self._num_changes += 1
+        self._counts["preemptions"] += num_preempted
+
+    def on_admitted(
+        self, queue_seconds: float, num_prompt_tokens: int, num_cached_tokens: int
+    ) -> None:
+        self._num_changes += 1
+        self._queue_duration.observe(queue_seconds)
+        self._counts["prompt_tokens"] += num_prompt_tokens
+        self._counts["prefix_cache_hit_tokens"] += num_cached_tokens
+
+    def on_first_token(self, seconds: float) -> None:
+        self._num_changes += 1
+        self._time_to_first_token.observe(seconds)
+
+    def on_finished(
+        self, outcome: str, seconds: float, seconds_per_output_token: float | None
+    ) -> None:
+        self._num_changes += 1
+        self._outcomes[outcome] += 1
+        self._request_duration.observe(seconds)
+        if seconds_per_output_token is not None:
+            self._time_per_output_token.observe(seconds_per_output_token)
+
+    def on_refused(self, outcome: str) -> None:
+        self._num_changes += 1
+        self._outcomes[outcome] += 1
+
+    def on_swap(self, result: str) -> None:
+        """A change of the version that is served, or a version that did not become one."""
+        self._num_changes += 1
+        self._swaps[result] += 1
+
+    def on_load(self, seconds: float) -> None:
+        """A version was read, and proved where it could be."""
+        self._num_changes += 1
+        self._version_load.observe(seconds)
+
+    def on_switch(self, seconds: float) -> None:
+        """One version took the place of another; with resource policy, while requests waited."""
+        self._num_changes += 1
+        self._version_switch.observe(seconds)
+
+    def on_compilation(self, *, is_ready: bool) -> None:
+        """A program was compiled, or taken from the cache of compiled ones."""
+        with self._compilation_lock:
+            self._counts["compilations"] += 1
+            self._counts["compilations_after_ready"] += is_ready
+
+    def render(self, gauges: Snapshot, running_seconds: float = 0.0) -> bytes:
+        """The exposition text, format 0.0.4; the same object as before if nothing changed.
+
+        `running_seconds` is how long the step that is on the device now has been there.
+        """
+        self._gauges = gauges
+        busy_seconds = self._busy_seconds + running_seconds
+        self._busy_ratio = self._busy.update(self._clock(), busy_seconds)
+        state = (gauges, self._busy_ratio, self._num_changes, self._counts["compilations"])
+        if state != self._rendered[0]:
+            self._rendered = (state, generate_latest(self._registry))
+        return self._rendered[1]
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._gateway_families()
+        yield from self._load_families()
+        yield from self._latency_families()
+        yield from self._count_families()
+        yield from self._state_families()
+        yield from version_families(self._versions)
+        yield from self._swap_families()
+        yield from slice_families(self._gauges.slice)
+        yield link_family(self._gauges.host_links)
+        yield from chip_families(self._gauges.chips)
+
+    def _gateway_families(self) -> Iterator[Metric]:
+        """vLLM's names, which an endpoint picker reads without being configured."""
+        gauges, name = self._gauges, {"model_name": self._model}
+        yield _gauge("vllm:num_requests_waiting", _AS_VLLM, gauges.num_requests_waiting, name)
+        yield _gauge("vllm:num_requests_running", _AS_VLLM, gauges.num_requests_running, name)
+        yield _gauge("vllm:kv_cache_usage_perc", _AS_VLLM, gauges.kv_cache_usage_ratio, name)
+        cache = {"block_size": str(gauges.block_size), "num_gpu_blocks": str(gauges.num_blocks)}
+        yield _gauge("vllm:cache_config_info", _AS_VLLM, 1, cache)
+        adapters = {"max_lora": "0", "running_lora_adapters": "", "waiting_lora_adapters": ""}
+        yield _gauge("vllm:lora_requests_info", _AS_VLLM, self._started, adapters)
+
+    def _load_families(self) -> Iterator[Metric]:
+        gauges = self._gauges
+        yield _gauge(
+            "antipode_num_requests_waiting", "Requests in the queue.", gauges.num_requests_waiting
+        )
+        yield _gauge(
+            "antipode_num_requests_running",
+            "Sequences that are being generated.",
+            gauges.num_requests_running,
+        )
+        yield _gauge(
+            "antipode_kv_cache_usage_ratio",
+            "Part of the KV blocks that sequences hold, 0 to 1; of the fullest pool.",
+            gauges.kv_cache_usage_ratio,
+        )
+        yield _gauge(
+            "antipode_load_ratio",
+            "Sequences running and requests waiting, beside the sequences that may run; 1 is full.",
+            gauges.load_ratio,
+        )
+        cache = {"block_size": str(gauges.block_size), "num_blocks": str(gauges.num_blocks)}
+        yield _gauge("antipode_cache_config_info", "Shape of the KV cache.", 1, cache)
+        yield _gauge(
+            "antipode_device_busy_ratio",
+            "Part of the last second in which the device ran a step, 0 to 1.",
+            self._busy_ratio,
+        )
+
+    def _latency_families(self) -> Iterator[Metric]:
+        for name, description, histogram in (
+            ("time_to_first_token", "From arrival to the first token.", self._time_to_first_token),
+            ("inter_token_latency", "Between two tokens of a choice.", self._inter_token_latency),
+            (
+                "time_per_output_token",
+                "Mean time of a request's tokens after the first.",
+                self._time_per_output_token,
+            ),
+            ("request_duration", "From arrival to the end.", self._request_duration),
+            ("queue_duration", "From arrival to the first step.", self._queue_duration),
+        ):
+            family = HistogramMetricFamily(f"antipode_{name}_seconds", description)
+            family.add_metric([], *histogram.cumulative())
+            yield family
+        steps = HistogramMetricFamily(
+            "antipode_step_duration_seconds", "One step on the device.", labels=["kind"]
+        )
+        for kind, histogram in self._step_duration.items():
+            steps.add_metric([kind], *histogram.cumulative())
+        yield steps
+        padding = HistogramMetricFamily(
+            "antipode_step_padding_ratio", "Part of a step's tokens that were padding, 0 to 1."
+        )
+        padding.add_metric([], *self._step_padding.cumulative())
+        yield padding
+
+    def _count_families(self) -> Iterator[Metric]:
+        for name, description in _COUNTERS.items():
+            yield CounterMetricFamily(f"antipode_{name}", description, self._counts[name])
+        requests = CounterMetricFamily(
+            "antipode_requests", "Requests that ended, by how.", labels=["outcome"]
+        )
+        for outcome, count in tuple(self._outcomes.items()):
+            requests.add_metric([outcome], count)
+        yield requests
+
+    def _state_families(self) -> Iterator[Metric]:
+        gauges = self._gauges
+        state = GaugeMetricFamily(
+            "antipode_server_state", "1 for the state the server is in.", labels=["state"]
+        )
+        for name in get_args(EngineState):
+            state.add_metric([name], float(name == gauges.state))
+        yield state
+        yield _gauge("antipode_draining", "1 while draining.", gauges.state == "draining")
+        yield _gauge(
+            "antipode_step_age_seconds",
+            "Whole seconds since the step loop last came round.",
+            gauges.step_age_seconds // 1,
+        )
+        yield _gauge(
+            "antipode_model_load_duration_seconds",
+            "Time to load and warm the model; 0 until that is done.",
+            gauges.model_load_seconds,
+        )
+        version = self._versions[0].version
+        labels = {"release": self._release, "model": self._model, "version": version}
+        yield _gauge("antipode_build_info", "What is running.", 1, labels)
+
+    @property
+    def _versions(self) -> tuple[VersionStatus, ...]:
+        """Those there are, or the one that is being started with."""
+        first = VersionStatus(version=self._version, path="", state="LOADING")
+        return self._gauges.versions or (first,)
+
+    def _swap_families(self) -> Iterator[Metric]:
+        yield _gauge(
+            "antipode_model_config_followed",
+            "0 while the model configuration file cannot be followed.",
+            not self._gauges.config_error,
+        )
+        swaps = CounterMetricFamily(
+            "antipode_model_swaps", "Changes of the version served, by how.", labels=["result"]
+        )
+        for result, count in tuple(self._swaps.items()):
+            swaps.add_metric([result], count)
+        yield swaps
+        for name, description, histogram in (
+            ("load", "Reading a version and proving it.", self._version_load),
+            ("switch", "Putting a version in another's place.", self._version_switch),
+        ):
+            family = HistogramMetricFamily(
+                f"antipode_model_version_{name}_duration_seconds", description
+            )
+            family.add_metric([], *histogram.cumulative())
+            yield family
+
+
+_COUNTERS = {
+    "prompt_tokens": "Prompt tokens of admitted requests.",
+    "generated_tokens": "Tokens generated.",
+    "prefix_cache_hit_tokens": "Prompt tokens whose KV was found in the prefix cache.",
+    "preemptions": "Sequences that lost their blocks to another and were requeued.",
+    "compilations": "Programs compiled, or taken from the compilation cache.",
+    "compilations_after_ready": "Those of them while serving; every one is a fault.",
+}
+
+
+def _gauge(
+    name: str, description: str, value: float, labels: dict[str, str] | None = None
+) -> Metric:
+    family = GaugeMetricFamily(name, description, labels=list(labels or {}))
+    family.add_metric(list((labels or {}).values()), float(value))
+    return family

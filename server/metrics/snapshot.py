@@ -1,0 +1,48 @@
+"""What metrics read, and do not count, at the moment they are rendered.
+
+Put together by who knows it, from engine, versions, slice and hosts. It knows no Prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from server.link.frames import EngineState, VersionStatus
+from server.slice.chips import ChipUse
+from server.slice.group import HostLink
+from server.slice.resolve import Slice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What is read, not counted, at the moment of rendering.
+
+    `kv_cache_usage_ratio` is 0 to 1 and leaves out cached blocks that may be reused at once.
+    Where layers differ in what they keep, it is that of the fullest pool, and `num_blocks` that of
+    the layers that keep everything. `num_slots` sequences may run at once. `step_age_seconds` is
+    how long the step loop has not come round. `num_slots`, `num_blocks`, `block_size` and
+    `model_load_seconds` are 0 until the model is loaded, and `slice` is None until JAX has its
+    devices. `chips` are by the index of their host.
+    """
+
+    state: EngineState = "starting"
+    num_requests_waiting: int = 0
+    num_requests_running: int = 0
+    num_slots: int = 0
+    kv_cache_usage_ratio: float = 0.0
+    num_blocks: int = 0
+    block_size: int = 0
+    step_age_seconds: float = 0.0
+    model_load_seconds: float = 0.0
+    versions: tuple[VersionStatus, ...] = ()
+    config_error: str = ""
+    slice: Slice | None = None
+    host_links: tuple[HostLink, ...] = ()
+    chips: Mapping[int, ChipUse] = field(default_factory=dict)
+
+    @property
+    def load_ratio(self) -> float:
+        """0 to 1, also with a queue: a gateway takes it for a utilization."""
+        wanted = self.num_requests_running + self.num_requests_waiting
+        return min(1.0, wanted / self.num_slots) if self.num_slots else 0.0

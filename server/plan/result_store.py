@@ -1,0 +1,39 @@
+"""Reports of compiled programs, kept in a folder by the key of the program.
+
+A key names the program's StableHLO, the software and the topology, so a kept report is as good as
+compiling again. What is not there, or cannot be read, is compiled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from server.engine.programs.baked import ProgramKey
+from server.plan.report import ProgramReport
+
+
+class ResultStore:
+    """A folder of reports, one file a program; it is made when the first is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, key: ProgramKey) -> ProgramReport | None:
+        """The report of this program, if it was kept."""
+        try:
+            return msgspec.json.decode(self._path(key).read_bytes(), type=ProgramReport)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def keep(self, key: ProgramKey, report: ProgramReport) -> None:
+        """Keep a report; a reader sees all of it or none."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(key)
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(msgspec.json.encode(report))
+        partial.replace(path)
+
+    def _path(self, key: ProgramKey) -> Path:
+        return self._folder / f"{key.digest}.json"

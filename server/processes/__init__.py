@@ -1,0 +1,1 @@
+"""The processes of a server, and how each is put together: the composition roots."""

@@ -1,0 +1,219 @@
+"""The API process: puts service, HTTP and gRPC on one event loop, and starts and stops them.
+
+This is the composition root: the one module that knows every part. The process answers probes and
+metrics from its first moment to its last; requests from when the engine is ready until a drain
+refuses them. Without its engine it ends its streams, flushes them and exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from server.api.grpc.server import GrpcServer
+from server.api.servers.admin import create_admin_app
+from server.api.servers.grpc import create_grpc_server, create_versions_server
+from server.api.servers.http import create_http_app
+from server.api.service import Service
+from server.api.tokenizer import Tokenizer
+from server.api.versions import VersionAdmin
+from server.config import Config
+from server.control import Command, receive_task, watch_commands
+from server.lifecycle import Lifecycle, drain
+from server.link.client import EngineClient
+from server.logs import set_up_logging
+from server.ports import address, listening_socket
+from server.versions.served_model import find_model
+
+_READY_POLL_SECONDS = 0.02
+_FLUSH_SECONDS = 2.0
+_FAILED = 1
+# Google's load balancers keep idle connections for 600 s, and must not find them closed.
+_KEEP_ALIVE_SECONDS = 620
+
+_log = logging.getLogger(__name__)
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its own ideas about signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def close_idle_connections(self) -> None:
+        """Close kept-alive connections, those in use after their answer."""
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+
+
+class ApiProcess:
+    """The parts of one API process, and the order in which they come and go."""
+
+    def __init__(self, config: Config, link: str, tokenizer: Tokenizer) -> None:
+        self._config = config.server
+        self._lifecycle = Lifecycle()
+        self._engine = EngineClient(link)
+        service = Service(
+            self._engine,
+            tokenizer,
+            self._lifecycle,
+            hang_timeout_seconds=config.server.hang_timeout_seconds,
+        )
+        self._http = _HttpServer(_uvicorn_config(create_http_app(service, config.server)))
+        self._grpc = create_grpc_server(service, config.server)
+        self._admin: tuple[_HttpServer, GrpcServer] | None = None
+        if config.server.admin_token_file:
+            admin = VersionAdmin(service, Path(config.server.admin_token_file))
+            self._admin = (
+                _HttpServer(_uvicorn_config(create_admin_app(admin))),
+                create_versions_server(admin, config.server),
+            )
+        self._drain_asked = asyncio.Event()
+        self._stop_asked = asyncio.Event()
+        self._has_hung_up = False
+
+    def command(self, command: Command) -> None:
+        """What the main process wants; on the event loop."""
+        (self._drain_asked if command == "drain" else self._stop_asked).set()
+
+    async def run(self) -> int:
+        """Serve until told to end or the engine is gone; the process's exit code."""
+        http = await self._listen()
+        admin = await self._listen_admin()
+        ready = asyncio.create_task(self._become_ready())
+        try:
+            return await self._serve_until_end()
+        finally:
+            ready.cancel()
+            self._lifecycle.mark_stopped()
+            await self._grpc.stop(_FLUSH_SECONDS)
+            self._http.should_exit = True
+            await http
+            await self._end_admin(admin)
+            self._engine.close()
+
+    async def _listen(self) -> asyncio.Task[None]:
+        listener = listening_socket(self._config.host, self._config.http_port)
+        await self._grpc.start()
+        return asyncio.create_task(self._http.serve(sockets=[listener]))
+
+    async def _listen_admin(self) -> asyncio.Task[None] | None:
+        if self._admin is None:
+            return None
+        http, grpc = self._admin
+        listener = listening_socket(self._config.admin_host, self._config.admin_port)
+        await grpc.start()
+        return asyncio.create_task(http.serve(sockets=[listener]))
+
+    async def _end_admin(self, serving: asyncio.Task[None] | None) -> None:
+        if self._admin is None or serving is None:
+            return
+        http, grpc = self._admin
+        await grpc.stop(0)
+        http.should_exit = True
+        await serving
+
+    async def _become_ready(self) -> None:
+        await self._engine.connect()
+        while (info := self._engine.info) is None:
+            await asyncio.sleep(_READY_POLL_SECONDS)
+        self._lifecycle.mark_ready()
+        config = self._config
+        _log.info(
+            "ready",
+            extra={
+                "model": info.model,
+                "version": info.version or "none",
+                "http": address(config.host, config.http_port),
+                "grpc": address(config.host, config.grpc_port),
+            },
+        )
+
+    async def _serve_until_end(self) -> int:
+        drained = asyncio.create_task(self._drain())
+        stopped = asyncio.create_task(self._stop_asked.wait())
+        lost = asyncio.create_task(self._engine.wait_lost())
+        await asyncio.wait([drained, stopped, lost], return_when=asyncio.FIRST_COMPLETED)
+        if is_lost := lost.done() and not self._has_hung_up:
+            _log.error("the engine is gone: %s", self._engine.failure)
+        elif not stopped.done():
+            await asyncio.wait([drained, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not drained.done():
+            self._lifecycle.begin_drain()
+            self._lifecycle.stop_accepting()
+            self._end_streams()
+            await self._lifecycle.wait_idle(_FLUSH_SECONDS)
+        for task in (drained, stopped, lost):
+            task.cancel()
+        return _FAILED if is_lost else 0
+
+    async def _drain(self) -> None:
+        await self._drain_asked.wait()
+        await drain(
+            self._lifecycle,
+            lame_duck_seconds=self._config.lame_duck_seconds,
+            drain_timeout_seconds=self._config.drain_timeout_seconds,
+            stop_accepting=self._turn_away,
+            end_streams=self._end_streams,
+        )
+
+    def _turn_away(self) -> None:
+        """Have clients with a connection look for another server."""
+        self._http.close_idle_connections()
+        self._grpc.stop_accepting()
+
+    def _end_streams(self) -> None:
+        """End what still runs: each stream says that the server is stopping."""
+        self._has_hung_up = True
+        self._engine.close()
+
+
+def _uvicorn_config(app: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(_FLUSH_SECONDS),
+    )
+
+
+async def _run(config: Config, link: str, tokenizer: Tokenizer) -> int:
+    process = ApiProcess(config, link, tokenizer)
+    loop = asyncio.get_running_loop()
+
+    def pass_on(command: Command) -> None:
+        loop.call_soon_threadsafe(process.command, command)
+
+    watch_commands(pass_on)
+    return await process.run()
+
+
+def main() -> int:
+    """The whole life of an API process: take the task, serve, and give the exit code."""
+    task = receive_task()
+    set_up_logging(task.config.server, task.name)
+    model = find_model(task.config.engine)
+    try:
+        tokenizer = Tokenizer.load(Path(model.path))
+    except (OSError, ValueError) as error:
+        _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
+        return _FAILED
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(task.config, task.link, tokenizer))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""From the settings to a runner that is ready, on one host or with the other hosts of its slice.
+
+JAX is imported here, after what it reads of the environment has been set. Nothing here serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version as release_of
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from server.config import EngineConfig
+from server.engine.device.locked_memory import raise_locked_memory
+from server.engine.engine import Runner
+from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.sequence import LoadedVersion
+from server.hosts import messages
+from server.hosts.followers import Followers, GroupListener, gather
+from server.hosts.leader import Leader
+from server.slice.discovery import ask_jax, find_slice
+from server.slice.group import Group, GroupError, HostLink, find_group
+from server.slice.interfaces import claimed, read_interfaces
+from server.slice.jax_platform import choose_platform, has_tpu
+from server.slice.resolve import Slice
+from server.versions.served_model import find_model
+from server.versions.version import VersionLoader
+
+if TYPE_CHECKING:
+    from server.engine.device.executor import Executor
+    from server.versions.checkpoint_loader import CheckpointLoader
+
+_log = logging.getLogger(__name__)
+
+# JAX has its own idea of a lost host, which must come after ours: it ends processes without a word.
+_JAX_PATIENCE = 4
+
+
+class BuildListener(GroupListener, Protocol):
+    """Who is told how a start goes, from the building thread, and what becomes of a group."""
+
+    def on_progress(self, detail: str, progress: float) -> None:
+        """What start-up is doing and how far that is, 0 to 1."""
+
+    def on_compilation(self) -> None:
+        """A program has been compiled; also later, if one is."""
+
+    def on_slice(self, found: Slice) -> None: ...
+
+    def on_links(self, links: tuple[HostLink, ...]) -> None:
+        """All hosts are there, and so they are reached."""
+
+
+class ServingRunner(Runner[Any], Protocol):
+    """A runner that is loaded and warm, and what the policy above it must know of it."""
+
+    @property
+    def max_model_len(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def num_ranks(self) -> int:
+        """Data ranks: each has the blocks of `kinds`, and its own `max_num_batched_tokens`."""
+
+    @property
+    def kinds(self) -> tuple[KVKind, ...]:
+        """The kinds of layers, the one without a window, if any, first."""
+
+    @property
+    def block_size(self) -> int: ...
+
+    @property
+    def max_num_batched_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A runner that is ready, what loads other versions for it, and what is left to do at the end.
+
+    `close` is for a step loop that has ended well.
+    """
+
+    runner: ServingRunner
+    loader: VersionLoader[Any]
+    close: Callable[[], None] = lambda: None
+
+
+class RunnerBuilder(Protocol):
+    """Loads and warms a runner. ValueError, OSError or GroupError for what cannot be served."""
+
+    def __call__(self, config: EngineConfig, listener: BuildListener) -> Built: ...
+
+
+def build_model_runner(config: EngineConfig, listener: BuildListener) -> Built:
+    """The runner that ships. Raises as `Executor.build` does, SliceMismatchError or GroupError."""
+    group = find_group(config, os.environ)
+    if group.is_several:
+        return _build_leading(config, group, listener)
+    listener.on_progress("importing JAX", 0.0)
+    prepare_jax(config, listener.on_compilation)
+    listener.on_slice(find_slice(config, ask_jax()))
+    from server.engine.device.model_runner import ModelRunner
+
+    executor = _build_executor(config, find_model(config).version, listener)
+    return Built(ModelRunner(executor.blueprint, executor), checkpoint_loader(executor, config))
+
+
+def build_following(leader: Leader, group: Group, listener: BuildListener) -> Executor:
+    """A follower's executor, as the leader's settings have it."""
+    config = leader.config
+    prepare_jax(config, listener.on_compilation)
+    join_jax(group, config, leader.address)
+    listener.on_slice(find_slice(config, ask_jax()))
+
+    def agree(chip_bytes: int | None) -> int | None:
+        leader.send(messages.Facts(chip_bytes=chip_bytes))
+        return leader.hear_one(messages.Agreed).chip_bytes
+
+    return _build_executor(config, leader.version, listener, agree)
+
+
+def checkpoint_loader(executor: Executor, config: EngineConfig) -> CheckpointLoader:
+    """What puts other versions beside or in place of the executor's first."""
+    from server.versions.checkpoint_loader import CheckpointLoader
+
+    return CheckpointLoader(
+        executor.weights, executor.tokenizer_sums, config.swap_host_memory_bytes
+    )
+
+
+def software() -> str:
+    """What must be the same on every host, or their programs would not be."""
+    return f"antipode {release_of('antipode-server')} with jax {release_of('jax')}"
+
+
+def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None]) -> None:
+    """Import JAX with its settings, and have compilations told."""
+    choose_platform(os.environ)
+    if has_tpu():
+        raise_locked_memory()
+    _set_compilation_cache(config)
+    import jax
+
+    def on_duration(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            on_compilation()
+
+    jax.monitoring.register_event_duration_secs_listener(on_duration)
+
+
+def join_jax(group: Group, config: EngineConfig, leader_address: str) -> None:
+    """Make this process one of JAX's, which then sees the devices of all hosts. GroupError."""
+    import jax
+
+    port = group.port + 1
+    bind = group.listening_address or "0.0.0.0"
+    try:
+        jax.distributed.initialize(
+            coordinator_address=f"{leader_address}:{port}",
+            coordinator_bind_address=None if group.is_follower else f"{bind}:{port}",
+            num_processes=group.size,
+            process_id=group.index,
+            initialization_timeout=int(config.group_start_timeout_seconds),
+            heartbeat_timeout_seconds=max(10, int(_JAX_PATIENCE * config.group_timeout_seconds)),
+        )
+    except jax.errors.JaxRuntimeError as error:
+        raise GroupError(
+            f"JAX's coordinator on port {port} of host 0 brought no mesh about: {error}; that port"
+            " must be free there and reachable, or choose another group_port"
+        ) from error
+
+
+def _build_leading(config: EngineConfig, group: Group, listener: BuildListener) -> Built:
+    version = find_model(config).version
+    followers = _gather(config, group, version, listener)
+    try:
+        prepare_jax(config, listener.on_compilation)
+        join_jax(group, config, "127.0.0.1")
+        listener.on_slice(find_slice(config, ask_jax()))
+        return _lead(config, version, followers, listener)
+    except Exception as error:
+        followers.end(f"host 0 failed: {error}")
+        raise
+
+
+def _gather(config: EngineConfig, group: Group, version: str, listener: BuildListener) -> Followers:
+    def on_progress(num_here: int) -> None:
+        listener.on_progress(
+            f"waiting for hosts, {num_here} of {group.size} are here", num_here / group.size
+        )
+
+    addresses = tuple(each.address for each in claimed(read_interfaces()) if each.address)
+    welcome = messages.Welcome(config=config, version=version, addresses=addresses)
+    followers = gather(group, welcome, software(), on_progress, listener)
+    followers.start(config.group_timeout_seconds)
+    listener.on_links(followers.links)
+    return followers
+
+
+def _lead(
+    config: EngineConfig, version: str, followers: Followers, listener: BuildListener
+) -> Built:
+    from server.engine.device.model_runner import ModelRunner
+    from server.hosts.replication import LeadingExecutor, LeadingLoader, settle
+
+    def agree(chip_bytes: int | None) -> int | None:
+        facts = followers.hear(messages.Facts).values()
+        least = min((b for b in (chip_bytes, *(f.chip_bytes for f in facts)) if b), default=None)
+        followers.send(messages.Agreed(chip_bytes=least))
+        return least
+
+    executor = _build_executor(config, version, listener, agree)
+    settle(executor, followers)
+    leading = LeadingExecutor(executor, followers)
+    loader = LeadingLoader(checkpoint_loader(executor, config), followers)
+    return Built(ModelRunner(executor.blueprint, leading), loader, followers.stop)
+
+
+def _build_executor(
+    config: EngineConfig,
+    version: str,
+    listener: BuildListener,
+    agree: Callable[[int | None], int | None] = lambda chip_bytes: chip_bytes,
+) -> Executor:
+    """This host's executor of the model that is served from the start."""
+    from models.checkpoint.location import files_of
+    from server.engine.device.executor import Executor
+
+    executor = Executor.build(
+        files_of(config.model), config, listener.on_progress, LoadedVersion(version), agree
+    )
+    if not executor.weights_digest:
+        _log.warning("%s has no antipode.json: nothing of it is verified", config.model)
+    return executor
+
+
+def _set_compilation_cache(config: EngineConfig) -> None:
+    """Keep every compiled program, however small or quick: start-up is the sum of them."""
+    if not config.compile_cache_dir:
+        return
+    folder = str(Path(config.compile_cache_dir).absolute())
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -1,0 +1,106 @@
+"""How an engine process is doing, as its pulses and metrics tell it.
+
+The process writes down what it comes to know, each value from one thread; reading it needs no lock.
+It decides nothing, and knows no socket.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from server.engine.engine import Engine
+from server.link.frames import EngineState, Pulse
+from server.metrics.metrics import Metrics
+from server.metrics.snapshot import Snapshot
+from server.processes.build import ServingRunner
+from server.slice.chips import ChipUse
+from server.slice.group import HostLink
+from server.slice.resolve import Slice
+from server.versions.manager import VersionManager
+
+
+class Status:
+    """`detail` and `progress` (0 to 1) are of the start; `chips` are by the index of their host."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._started = time.monotonic()
+        self._engine: Engine[Any] | None = None
+        self._num_slots = self._num_blocks = self._block_size = 0
+        self._versions: VersionManager | None = None
+        self.load_seconds = 0.0
+        self.detail, self.progress = "starting", 0.0
+        self.slice: Slice | None = None
+        self.host_links: tuple[HostLink, ...] = ()
+        self.chips: dict[int, ChipUse] = {}
+        self.is_draining = False
+
+    def serve(
+        self,
+        engine: Engine[Any],
+        versions: VersionManager,
+        runner: ServingRunner,
+        max_num_seqs: int,
+    ) -> None:
+        """The start is over. Who is told so is told of the versions too.
+
+        `max_num_seqs` is a rank's.
+        """
+        self._versions = versions
+        self.load_seconds = time.monotonic() - self._started
+        self._num_slots = runner.num_ranks * max_num_seqs
+        self._num_blocks = runner.num_ranks * runner.kinds[0].num_blocks
+        self._block_size = runner.block_size
+        self._engine = engine
+
+    @property
+    def state(self) -> EngineState:
+        if self.is_draining:
+            return "draining"
+        return "starting" if self._engine is None else "ready"
+
+    def pulse(self) -> Pulse:
+        """All of it, now. One thread at a time."""
+        if self._engine is None:
+            return self._starting()
+        return self._serving(self._engine)
+
+    def _starting(self) -> Pulse:
+        gauges = Snapshot(state=self.state, slice=self.slice, host_links=self.host_links)
+        return Pulse(
+            state=self.state,
+            detail=self.detail,
+            progress=self.progress,
+            metrics=self._metrics.render(gauges),
+        )
+
+    def _serving(self, engine: Engine[Any]) -> Pulse:
+        load = engine.load()
+        age = max(0.0, time.monotonic() - engine.last_progress)
+        gauges = Snapshot(
+            state=self.state,
+            num_requests_waiting=load.num_requests_waiting,
+            num_requests_running=load.num_sequences_running,
+            num_slots=self._num_slots,
+            kv_cache_usage_ratio=1 - load.num_free_blocks / load.num_usable_blocks,
+            num_blocks=self._num_blocks,
+            block_size=self._block_size,
+            step_age_seconds=age // 1,
+            model_load_seconds=self.load_seconds,
+            versions=self._versions.statuses() if self._versions else (),
+            config_error=self._versions.config_error if self._versions else "",
+            slice=self.slice,
+            host_links=self.host_links,
+            chips=dict(self.chips),
+        )
+        return Pulse(
+            state=self.state,
+            progress_age=age,
+            progress=1.0,
+            metrics=self._metrics.render(gauges, engine.running_seconds()),
+            num_unfinished=load.num_unfinished,
+            queue_full=load.is_queue_full,
+            versions=gauges.versions,
+            config_error=gauges.config_error,
+        )

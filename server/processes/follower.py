@@ -1,0 +1,128 @@
+"""The engine process of a host that follows: it builds what the leader builds does what it does.
+
+It serves nobody. It ends well when the leader says so, and with exit code 1 when the group cannot
+go on, whatever this process is waiting for then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from server.config import EngineConfig
+from server.control import Command
+from server.hosts import messages
+from server.hosts.leader import Leader, join
+from server.processes.build import build_following, checkpoint_loader, software
+from server.slice.chips import ChipMonitor, ChipUse, monitor_of
+from server.slice.group import LOSS_SECONDS, Group, GroupError, HostLink
+from server.slice.interfaces import claimed, read_interfaces
+from server.slice.resolve import Slice
+
+_FAILED = 1
+
+_log = logging.getLogger(__name__)
+
+
+class FollowerProcess:
+    """One follower's whole life."""
+
+    def __init__(self, config: EngineConfig, group: Group) -> None:
+        self._config, self._group = config, group
+        self._detail = ""
+        self._leader: Leader | None = None
+        self._slice: Slice | None = None
+        self._monitor: ChipMonitor | None = None
+
+    def run(self) -> int:
+        """Follow until the leader says stop; the process's exit code."""
+        try:
+            leader = self._leader = self._join()
+        except GroupError as error:
+            _log.critical("cannot start: %s", error)
+            return _FAILED
+        try:
+            self._follow(leader)
+        except Exception as error:
+            # A lost leader first shows as a failed collective: let who watches it speak.
+            time.sleep(LOSS_SECONDS)
+            is_explained = isinstance(error, ValueError | OSError | GroupError)
+            _log.critical("cannot go on: %s", error, exc_info=None if is_explained else error)
+            leader.send(messages.Failed(message=str(error) or repr(error)))
+            return _FAILED
+        _log.info("stopped")
+        leader.close()
+        return 0
+
+    def command(self, command: Command) -> None:
+        """What the main process wants. The leader has requests to finish, so this host goes on."""
+        if self._monitor is not None:
+            self._monitor.stop()
+        if self._leader is None:
+            _log.info("stopped while starting")
+            logging.shutdown()
+            os._exit(0)
+        _log.info("asked to %s; following until host 0 has finished", command)
+        self._leader.send(messages.Leaving())
+
+    def on_progress(self, detail: str, progress: float) -> None:
+        if detail != self._detail:
+            _log.info("%s", detail)
+        self._detail = detail
+
+    def on_compilation(self) -> None:
+        """Counted by the leader, which compiles the same."""
+
+    def on_slice(self, found: Slice) -> None:
+        self._slice = found
+        _log.info("slice", extra={"chips": found.chips, "host_index": found.host_index})
+
+    def on_links(self, links: tuple[HostLink, ...]) -> None:
+        """The leader's to tell."""
+
+    def on_leaving(self, index: int) -> None:
+        """The leader's to hear."""
+
+    def on_chips(self, index: int, use: ChipUse) -> None:
+        """The leader's to hear."""
+
+    def on_lost(self, reason: str) -> None:
+        """The main thread may be inside a collective that never ends: the process goes at once."""
+        _log.critical("%s; the server ends on all hosts", reason)
+        logging.shutdown()
+        os._exit(_FAILED)
+
+    def _join(self) -> Leader:
+        interfaces = [each for each in claimed(read_interfaces()) if each.address]
+        _log.info(
+            "following",
+            extra={"host_index": self._group.index, "leader": self._group.hostnames[0]},
+        )
+        leader = join(self._group, self._config, software(), interfaces)
+        if interfaces and not leader.interface:
+            _log.warning(
+                "host 0 cannot be reached over %s: using the pod's network",
+                ", ".join(each.name for each in interfaces),
+            )
+        leader.start(leader.config.group_timeout_seconds, self.on_lost)
+        return leader
+
+    def _follow(self, leader: Leader) -> None:
+        executor = build_following(leader, self._group, self)
+        leader.send(messages.Ready(weights=executor.weights_digest))
+        # JAX is there by now.
+        from server.hosts.replication import Replica
+
+        _log.info("loaded and warm")
+        self._watch_chips(leader)
+        Replica(executor, checkpoint_loader(executor, leader.config), leader).run()
+
+    def _watch_chips(self, leader: Leader) -> None:
+        self._monitor = monitor_of(
+            self._slice,
+            leader.config.tpu_metrics_interval_seconds,
+            lambda use: leader.send(messages.Chips(use=use)),
+        )
+        if self._monitor is not None:
+            self._monitor.start()

@@ -1,0 +1,212 @@
+"""The main process: starts the others, passes signals on, and answers for all of them.
+
+SIGTERM or SIGINT drains: API processes finish their streams and exit, then the engine stops, and
+the exit code is 0; a second signal ends everything at once. The engine asks for the same where
+another host of its slice was told to end. A process that ends unasked ends the
+server: without its engine it is useless, and an API process is not replaced but left to whoever
+runs the server (Kubernetes restarts the pod), since a port with one listener less would lose the
+connections that hash to it. The exit code is then 1. This process knows no model and no protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version as release_of
+from pathlib import Path
+
+from server.admin_token import read_admin_token
+from server.config import Config, ServerConfig
+from server.control import DRAIN_SIGNAL, Child, Command, Task
+from server.logs import set_up_logging
+from server.ports import address, reserved_ports
+from server.processes.signals import Signals
+from server.slice.group import find_group
+from server.versions.served_model import follow_model_config, prepare_model
+
+ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.processes.engine")
+API_COMMAND = (sys.executable, "-P", "-m", "server.processes.api")
+
+_ASKING = (signal.SIGTERM, signal.SIGINT)
+_WATCHED = (*_ASKING, DRAIN_SIGNAL, signal.SIGCHLD)
+# How long a child may take to end once nothing it serves is left.
+_STOP_SECONDS = 5.0
+_FAILED = 1
+_IMPATIENT = 130
+
+_log = logging.getLogger(__name__)
+
+
+def run_supervisor(
+    config: Config,
+    *,
+    engine_command: Sequence[str] = ENGINE_COMMAND,
+    api_command: Sequence[str] = API_COMMAND,
+) -> int:
+    """Run the server; the exit code. Must be called on the main thread of the process.
+
+    Raises ModelNotFoundError when there is no such model, PortError when a port is taken,
+    AdminTokenError when its file has none and SliceMismatchError when nothing says which host of
+    several this is.
+    """
+    set_up_logging(config.server, "main")
+    group = find_group(config.engine, os.environ)
+    if group.is_follower:
+        return _run_follower(config, engine_command)
+    if config.server.admin_token_file:
+        read_admin_token(Path(config.server.admin_token_file))
+    engine = follow_model_config(config.engine)
+    model = prepare_model(engine)
+    engine = replace(engine, model=model.source, served_model_name=model.name)
+    with (
+        reserved_ports(config.server) as server,
+        tempfile.TemporaryDirectory(prefix="antipode-") as folder,
+        Signals(_WATCHED) as signals,
+    ):
+        _log.info(
+            "starting",
+            extra={
+                "release": release_of("antipode-server"),
+                "model": model.name,
+                "version": model.version or "none",
+                "http": address(server.host, server.http_port),
+                "grpc": address(server.host, server.grpc_port),
+                "api_processes": server.api_processes,
+                **_admin_addresses(server),
+            },
+        )
+        resolved = Config(engine=engine, server=server)
+        supervisor = _Supervisor(resolved, Path(folder) / "engine.sock", signals)
+        return supervisor.run(engine_command, api_command)
+
+
+def _run_follower(config: Config, engine_command: Sequence[str]) -> int:
+    """On a host that is not the slice's first: the engine alone, without ports; the exit code."""
+    with tempfile.TemporaryDirectory(prefix="antipode-") as folder, Signals(_WATCHED) as signals:
+        supervisor = _Supervisor(config, Path(folder) / "engine.sock", signals)
+        return supervisor.follow(engine_command)
+
+
+def _admin_addresses(server: ServerConfig) -> dict[str, str]:
+    """Where the admin ports are, if they are open."""
+    if not server.admin_token_file:
+        return {}
+    return {
+        "admin": address(server.admin_host, server.admin_port),
+        "admin_grpc": address(server.admin_host, server.admin_grpc_port),
+    }
+
+
+class _SecondSignalError(Exception):
+    """Somebody does not want to wait for the drain."""
+
+
+class _Supervisor:
+    """The children and what has been asked of them."""
+
+    def __init__(self, config: Config, link: Path, signals: Signals) -> None:
+        self._config = config
+        self._link = link
+        self._signals = signals
+        self._is_asked = False
+        self._children: list[Child] = []
+
+    def run(self, engine_command: Sequence[str], api_command: Sequence[str]) -> int:
+        try:
+            engine = self._start("engine", engine_command)
+            apis = [
+                self._start(f"api-{number}", api_command)
+                for number in range(self._config.server.api_processes)
+            ]
+            return self._serve(engine, apis)
+        except _SecondSignalError:
+            _log.warning("ending at once")
+            return _IMPATIENT
+        finally:
+            for child in self._running(self._children):
+                child.kill()
+
+    def follow(self, engine_command: Sequence[str]) -> int:
+        """Run the engine until the leader has it end, also after a signal: that has streams."""
+        try:
+            engine = self._start("engine", engine_command)
+            if self._wait_signal_or_end() is None:
+                self._end([engine], "drain", self._drain_seconds + _STOP_SECONDS)
+            return 0 if engine.exit_code() == 0 else _FAILED
+        except _SecondSignalError:
+            return _IMPATIENT
+        finally:
+            for child in self._running(self._children):
+                child.kill()
+
+    @property
+    def _drain_seconds(self) -> float:
+        server = self._config.server
+        return server.lame_duck_seconds + server.drain_timeout_seconds + _STOP_SECONDS
+
+    def _serve(self, engine: Child, apis: list[Child]) -> int:
+        ended = self._wait_signal_or_end()
+        if ended is not None:
+            _log.critical("%s ended with %s; stopping", ended.name, _meaning(ended))
+            self._end([child for child in self._children if child is not ended], "stop")
+            return _FAILED
+        timeout = self._config.server.drain_timeout_seconds
+        _log.info("draining", extra={"timeout_seconds": timeout})
+        engine.send("drain")
+        is_clean = self._end(apis, "drain", self._drain_seconds) and engine.exit_code() is None
+        self._end([engine], "stop")
+        _log.info("stopped")
+        return 0 if is_clean else _FAILED
+
+    def _start(self, name: str, command: Sequence[str]) -> Child:
+        task = Task(name=name, config=self._config, link=str(self._link), parent_pid=os.getpid())
+        with self._signals.held():
+            child = Child(list(command), task)
+        self._children.append(child)
+        return child
+
+    def _wait_signal_or_end(self) -> Child | None:
+        """Return the child that ended, or None when a signal asks for a drain."""
+        while len(running := self._running(self._children)) == len(self._children):
+            if self._next_signal() in (*_ASKING, DRAIN_SIGNAL):
+                return None
+        return next(child for child in self._children if child not in running)
+
+    def _end(
+        self, children: list[Child], command: Command, patience: float = _STOP_SECONDS
+    ) -> bool:
+        """Tell children to end and see to it that they do; whether all ended well by themselves."""
+        for child in children:
+            child.send(command)
+        deadline = time.monotonic() + patience
+        while self._running(children) and (left := deadline - time.monotonic()) > 0:
+            self._next_signal(left)
+        for child in self._running(children):
+            _log.error("%s did not end in time; killing it", child.name)
+            child.kill()
+        return all(child.exit_code() == 0 for child in children)
+
+    def _next_signal(self, timeout: float | None = None) -> int | None:
+        """As `Signals.next`. _SecondSignalError where somebody asks for an end again."""
+        number = self._signals.next(timeout)
+        if number in _ASKING and self._is_asked:
+            raise _SecondSignalError
+        self._is_asked = self._is_asked or number in _ASKING
+        return number
+
+    @staticmethod
+    def _running(children: list[Child]) -> list[Child]:
+        return [child for child in children if child.exit_code() is None]
+
+
+def _meaning(child: Child) -> str:
+    code = child.exit_code()
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    return f"signal {signal.Signals(-code).name}"

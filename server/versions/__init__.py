@@ -1,0 +1,1 @@
+"""Versions of the model: finding, loading, proving, switching and going back."""

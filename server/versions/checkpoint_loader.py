@@ -1,0 +1,116 @@
+"""Reads published versions into the runner's weight sets, or into host memory, within its bounds.
+
+What may take the place of what is served is decided here: published, whole, with golden prompts,
+of the same architecture, shapes and tokenizer. When it takes that place is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.checkpoint.location import files_of
+from models.checkpoint.manifest import NAME as MANIFEST
+from models.checkpoint.manifest import Golden
+from models.checkpoint.tokenizer_files import tokenizer_sums
+from models.checkpoint.verified_reading import ReadLimits
+from models.checkpoint.version_folder import VersionFolder, open_version
+from models.weights.weights import HostLeaves
+from server.engine.device.host_memory import available_bytes
+from server.engine.device.weight_sets import WeightSets
+from server.engine.policy.sequence import LoadedVersion
+
+_MAX_BUFFER_BYTES = 1 << 30
+_LEAST_BUFFER_BYTES = 256 << 20
+
+
+class CheckpointLoader:
+    """`tokenizer` is that of what is served, `host_bytes` what loading may take of host memory.
+
+    With `host_bytes` 0 that is half of what the machine and the container have to spare when a load
+    begins.
+    """
+
+    def __init__(self, weights: WeightSets, tokenizer: dict[str, str], host_bytes: int) -> None:
+        self._weights, self._tokenizer, self._host_bytes = weights, tokenizer, host_bytes
+
+    def inspect(self, path: str) -> None:
+        """Refuse what `load` would, as far as is told without weights.
+
+        That is, whether it is there and published, and has golden prompts and the tokenizer of what
+        is served. Raises as `load` does.
+        """
+        with self._open(path, _LEAST_BUFFER_BYTES):
+            pass
+
+    def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
+        """Put a version on the device beside what is there; its golden prompts.
+
+        Raises CheckpointError or ConfigError, and whatever `progress` raises.
+        """
+        with self._open(path, self._bytes()) as (folder, golden):
+            self._weights.load(version, folder, lambda _, fraction: progress(fraction))
+            return golden
+
+    def stage(self, path: str, progress: Callable[[float], None]) -> tuple[HostLeaves, Golden]:
+        """Read a version into host memory. Raises the same, and ValueError where it has no room."""
+        left = self._bytes() - self._weights.host_bytes
+        if left < _LEAST_BUFFER_BYTES:
+            raise ValueError(
+                f"staging takes {self._weights.host_bytes / 2**30:.2f} GiB of host memory for "
+                f"weights and {_LEAST_BUFFER_BYTES / 2**30:.2f} GiB to read them, but "
+                f"{self._bytes() / 2**30:.2f} GiB may be used: raise swap_host_memory_bytes, or "
+                "use swap_policy availability"
+            )
+        with self._open(path, left) as (folder, golden):
+            return self._weights.stage(folder, lambda _, fraction: progress(fraction)), golden
+
+    def exchange(self, out: LoadedVersion, into: LoadedVersion, staged: HostLeaves) -> None:
+        """Put what is staged in the place of `out`, which is staged afterwards."""
+        self._weights.exchange(out, into, staged)
+
+    def forget(self, staged: HostLeaves) -> None:
+        """Nothing to do: what is staged goes with `staged`."""
+
+    def drop(self, version: LoadedVersion) -> None:
+        """Free a version's weights."""
+        self._weights.drop(version)
+
+    def _bytes(self) -> int:
+        return self._host_bytes or available_bytes() // 2
+
+    @contextmanager
+    def _open(self, path: str, host_bytes: int) -> Iterator[tuple[VersionFolder, Golden]]:
+        limits = ReadLimits(buffer_bytes=min(host_bytes, _MAX_BUFFER_BYTES))
+        with tempfile.TemporaryDirectory(prefix="antipode-version-") as copy:
+            folder = open_version(files_of(path), Path(copy), limits)
+            yield folder, self._golden(folder)
+
+    def _golden(self, folder: VersionFolder) -> Golden:
+        """What a version must have to take the place of another; ValueError where it has not."""
+        if not folder.is_published:
+            raise ValueError(
+                f"{folder.place} has no {MANIFEST}, so it may be half written: publish it "
+                "(antipode publish)"
+            )
+        if folder.golden is None or not folder.golden.prompts:
+            raise ValueError(
+                f"{folder.place}/{MANIFEST} has no golden prompts by which the weights could be "
+                "checked: publish it again (antipode publish)"
+            )
+        found = tokenizer_sums(folder.copy)
+        if found != self._tokenizer:
+            differing = sorted(
+                name
+                for name in found.keys() | self._tokenizer.keys()
+                if found.get(name) != self._tokenizer.get(name)
+            )
+            raise ValueError(
+                f"{folder.place} has another tokenizer than what is served "
+                f"({', '.join(differing)}), so this server cannot change to it while it runs: "
+                "start pods on it instead (helm upgrade with swap.mode=rollout, or antipode serve "
+                "--model)"
+            )
+        return folder.golden

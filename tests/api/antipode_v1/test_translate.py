@@ -1,0 +1,168 @@
+import dataclasses
+
+import pytest
+
+from server.api.antipode_v1 import translate
+from server.api.generation import Delta, Sampling, TokenLogprob, Usage
+from server.errors import ApiError, ErrorKind
+from server.pb.antipode.v1 import generation_pb2 as pb
+
+# Every option: a value other than the default, and the one that is easily taken for "unset".
+OPTIONS = {
+    "max_tokens": (7, 0),
+    "min_tokens": (3, 0),
+    "temperature": (0.7, 0.0),
+    "top_p": (0.9, 0.0),
+    "top_k": (40, 0),
+    "min_p": (0.05, 0.0),
+    "presence_penalty": (-0.5, 0.0),
+    "frequency_penalty": (0.3, 0.0),
+    "repetition_penalty": (1.1, 0.0),
+    "logit_bias": ({5: -1.5, 9: 100.0}, {}),
+    "seed": (2**64 - 1, 0),
+    "stop": (("a", "ü"), ()),
+    "stop_token_ids": ((1, 2), ()),
+    "include_stop_str_in_output": (True, False),
+    "ignore_eos": (True, False),
+    "skip_special_tokens": (False, True),
+    "logprobs": (5, 0),
+    "prompt_logprobs": (1, 0),
+}
+
+
+class TestSampling:
+    def test_nothing_set_is_every_default(self):
+        assert translate.sampling(pb.Sampling()) == Sampling()
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [(name, value) for name, pair in OPTIONS.items() for value in pair]
+    )
+    def test_each_option_arrives_as_it_was_given(self, name, value):
+        message = pb.Sampling.FromString(pb.Sampling(**{name: value}).SerializeToString())
+        assert translate.sampling(message) == Sampling(**{name: value})
+
+    def test_the_service_s_options_and_the_message_s_are_the_same(self):
+        names = {field.name for field in dataclasses.fields(Sampling)}
+        assert set(pb.Sampling.DESCRIPTOR.fields_by_name) == names == set(OPTIONS)
+
+    def test_a_zero_is_not_unset_where_that_differs(self):
+        for name, field in pb.Sampling.DESCRIPTOR.fields_by_name.items():
+            default = getattr(Sampling(), name)
+            if default is None or default is True:
+                assert field.has_presence, name
+
+    def test_the_result_is_hashable_plain_data(self):
+        options = translate.sampling(pb.Sampling(stop=["a"], stop_token_ids=[1]))
+        assert type(options.stop) is type(options.stop_token_ids) is tuple
+        assert type(options.logit_bias) is dict
+
+
+class TestParse:
+    def test_a_message(self):
+        data = pb.GenerateRequest(text="x").SerializeToString()
+        assert translate.parse(pb.GenerateRequest, data).text == "x"
+
+    def test_fields_of_a_later_version_are_passed_over(self):
+        data = pb.GenerateRequest(text="x").SerializeToString() + b"\xfa\x7f\x01y"
+        assert translate.parse(pb.GenerateRequest, data).text == "x"
+
+    @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05x", b"\x0a\x02\xff\xfe"])
+    def test_truncated_or_not_utf8_is_invalid(self, data):
+        with pytest.raises(ApiError, match="not a valid antipode") as error:
+            translate.parse(pb.GenerateRequest, data)
+        assert error.value.kind is ErrorKind.INVALID_REQUEST
+
+
+class TestPrompt:
+    @pytest.mark.parametrize(
+        ("message", "expected"),
+        [
+            (pb.GenerateRequest(text="x"), True),
+            (pb.GenerateRequest(text="x", add_special_tokens=True), True),
+            (pb.GenerateRequest(text="x", add_special_tokens=False), False),
+            (pb.GenerateRequest(chat=pb.Chat()), False),
+            (pb.GenerateRequest(chat=pb.Chat(), add_special_tokens=True), False),
+            (pb.TokenizeRequest(text="x"), True),
+            (pb.TokenizeRequest(chat=pb.Chat()), False),
+        ],
+        ids=str,
+    )
+    def test_special_tokens_are_added_to_text_only(self, message, expected):
+        assert translate.add_special_tokens(message) is expected
+
+    @pytest.mark.parametrize(
+        ("message", "expected"),
+        [
+            (pb.Chat(), True),
+            (pb.Chat(add_generation_prompt=False), False),
+            (pb.Chat(continue_final_message=True), False),
+            (pb.Chat(continue_final_message=True, add_generation_prompt=True), True),
+        ],
+        ids=str,
+    )
+    def test_a_continued_message_is_not_followed_by_another(self, message, expected):
+        assert translate.add_generation_prompt(message) is expected
+
+    def test_messages_keep_their_order_and_may_be_empty(self):
+        roles = ["system", "user", "assistant", "tool"]
+        chat = pb.Chat(messages=[pb.ChatMessage(role=role, content=role[:1]) for role in roles])
+        chat.messages[3].content = ""
+        assert translate.chat_messages(chat) == [
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "u"},
+            {"role": "assistant", "content": "a"},
+            {"role": "tool", "content": ""},
+        ]
+
+    def test_a_message_needs_a_role(self):
+        with pytest.raises(ApiError, match="role"):
+            translate.chat_messages(pb.Chat(messages=[pb.ChatMessage(content="hi")]))
+
+
+class TestResponse:
+    def test_what_did_not_come_is_unset(self):
+        assert translate.response(Delta(index=0), with_token_ids=True) == pb.GenerateResponse()
+
+    def test_text_and_tokens(self):
+        delta = Delta(index=2, text="hé", token_ids=[1, 70000])
+        expected = pb.GenerateResponse(index=2, text="hé", token_ids=[1, 70000])
+        assert translate.response(delta, with_token_ids=True) == expected
+        expected.ClearField("token_ids")
+        assert translate.response(delta, with_token_ids=False) == expected
+
+    @pytest.mark.parametrize("reason", ["stop", "length", "abort"])
+    def test_finish_reasons_have_the_service_s_names(self, reason):
+        message = translate.response(Delta(index=0, finish_reason=reason), with_token_ids=False)
+        name = pb.FinishReason.Name(message.finish_reason)
+        assert name == f"FINISH_REASON_{reason.upper()}"
+
+    @pytest.mark.parametrize(
+        ("stop_reason", "field"),
+        [("END", "stop_string"), ("", "stop_string"), (0, "stop_token_id")],
+    )
+    def test_a_stop_reason_is_told_apart_from_none(self, stop_reason, field):
+        delta = Delta(index=0, finish_reason="stop", stop_reason=stop_reason)
+        message = translate.response(delta, with_token_ids=False)
+        assert message.WhichOneof("stop_reason") == field
+        assert getattr(message, field) == stop_reason
+
+    def test_logprobs_with_their_alternatives(self):
+        top = (TokenLogprob(4, "b", b"b", -1.0), TokenLogprob(5, "\ufffd", b"\xc3", -2.0))
+        entry = TokenLogprob(3, "a", b"a", -0.5, top)
+        message = translate.response(Delta(index=0, logprobs=[entry]), with_token_ids=False)
+        (sent,) = message.logprobs
+        assert (sent.token_id, sent.token, sent.token_bytes, sent.logprob) == (3, "a", b"a", -0.5)
+        assert [(t.token_id, t.token_bytes, t.logprob) for t in sent.top] == [
+            (4, b"b", -1.0),
+            (5, b"\xc3", -2.0),
+        ]
+
+    def test_a_certain_token_has_a_logprob_of_zero_and_not_none(self):
+        sent = translate.token_logprob(TokenLogprob(3, "a", b"a", 0.0))
+        assert sent.HasField("logprob")
+
+    def test_usage(self):
+        counts = Usage(num_prompt_tokens=3, num_generated_tokens=4, num_cached_tokens=2)
+        assert translate.usage(counts) == pb.Usage(
+            num_prompt_tokens=3, num_generated_tokens=4, num_cached_tokens=2
+        )

@@ -1,0 +1,68 @@
+"""Publishing what is there, and holding it to what it says."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from models.checkpoint import manifest
+from models.checkpoint.checkpoint import CheckpointError
+from server.__main__ import main
+from server.commands.publish import PublishError, publish, verify
+
+TINY = Path("models/tiny/1")
+
+
+@pytest.fixture
+def version(tmp_path):
+    return shutil.copytree(TINY, tmp_path / "tiny" / "1")
+
+
+def test_a_published_version_is_the_source_and_its_golden_prompts(tmp_path, caplog):
+    """The committed golden prompts come out again, of this machine's devices."""
+    target = tmp_path / "tiny" / "7"
+    assert publish(TINY, target) == f"published {target}, with 4 golden prompts"
+    assert verify(str(target)) == f"{target} is whole, with 4 golden prompts"
+    assert not caplog.messages, "nobody is to think that it failed"
+    found, committed = manifest.read(target), manifest.read(TINY)
+    assert found == committed
+    assert {path.name for path in target.parent.iterdir()} == {"7"}
+    with pytest.raises(PublishError, match="never overwritten"):
+        publish(TINY, target)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        ("models/tiny/1", "tiny/new", "named by a whole number"),
+        ("models/training", "tiny/1", "neither a .gguf file nor a folder with a config.json"),
+    ],
+)
+def test_what_cannot_be_published_leaves_nothing_behind(tmp_path, source, target, words):
+    with pytest.raises(PublishError, match=words):
+        publish(Path(source), tmp_path / target)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_damaged_version_is_found_out(version):
+    weights = version / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match="does not have the checksum"):
+        verify(str(version))
+
+
+def test_a_version_that_was_not_finished_is_found_out(version):
+    (version / manifest.NAME).unlink()
+    with pytest.raises(PublishError, match="it was not published, or not to its end"):
+        verify(str(version))
+
+
+def test_the_command_says_it_in_one_line(version, capsys):
+    assert main(["verify", str(version)]) == 0
+    assert capsys.readouterr().out == f"{version} is whole, with 4 golden prompts\n"
+    assert main(["publish", str(TINY), str(version)]) == 1
+    assert "exists already" in capsys.readouterr().err

@@ -1,0 +1,54 @@
+"""Real attention over pools that windowed layers give their blocks back to.
+
+What a sequence gets must not depend on whether its windowed layers keep all of it or their window
+only, in a pool where what was given back is soon overwritten.
+"""
+
+from __future__ import annotations
+
+from server.config import EngineConfig
+from server.engine.device.model_runner import ModelRunner
+from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.scheduler import Scheduler
+from tests.engine.builders import is_all_free, make_sequence
+from tests.golden import random_models
+
+LIMITS = {"max_num_seqs": 2, "max_num_batched_tokens": 16, "max_model_len": 96}
+NUM_BLOCKS = 50
+COMMON = [7 * i % 250 + 3 for i in range(30)]
+PROMPTS = [COMMON[:num_shared] + [9 + i] * 20 for i, num_shared in enumerate((30, 13, 0, 30, 29))]
+
+
+def generate(runner, kinds):
+    """The tokens of every prompt, and how many of them were found in the prefix cache."""
+    blocks = BlockManager(kinds, runner.block_size)
+    scheduler = Scheduler(blocks, max_queue_len=9, **LIMITS)
+    seqs = [
+        make_sequence(prompt, request_id=i, max_tokens=30, temperature=0.0, ignore_eos=True)
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    for seq in seqs:
+        scheduler.add([seq], 0.0)
+    unread = None
+    while scheduler.num_unfinished or unread:
+        batch = scheduler.schedule(0.0)
+        following = (batch, runner.execute(batch)) if batch else None
+        if unread:
+            scheduler.postprocess(unread[0], runner.read(unread[1]))
+        unread = following
+    assert is_all_free(blocks)
+    return [seq.token_ids for seq in seqs], sum(seq.num_cached_tokens for seq in seqs)
+
+
+def test_layers_that_keep_their_window_only_give_the_same_tokens(tmp_path):
+    folder = random_models.write("gemma3", tmp_path)
+    config = EngineConfig(
+        model=str(folder), block_size=4, num_blocks=NUM_BLOCKS, data_parallel_size=1, **LIMITS
+    )
+    runner = ModelRunner.build(folder, config)
+    assert runner.kinds == (KVKind(None, NUM_BLOCKS), KVKind(8, NUM_BLOCKS))
+    expected, _ = generate(runner, (KVKind(None, NUM_BLOCKS),) * 2)
+    tokens, num_cached = generate(runner, (KVKind(None, NUM_BLOCKS), KVKind(8, 14)))
+    assert tokens == expected
+    assert num_cached > 0, "what was given back was never found again"

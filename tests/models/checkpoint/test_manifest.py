@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from models.checkpoint import manifest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"12345")
+    (tmp_path / "b.json").write_text("{}")
+    manifest.write(tmp_path)
+    return tmp_path
+
+
+def test_it_lists_every_other_file_with_size_and_checksum(folder):
+    assert json.loads((folder / "antipode.json").read_text()) == {
+        "format": 1,
+        "chunk_bytes": 16 << 20,
+        "files": {
+            "a.bin": {"bytes": 5, "sha256": hashlib.sha256(b"12345").hexdigest()},
+            "b.json": {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()},
+        },
+    }
+
+
+def test_a_whole_folder_is_complete_and_verifies(folder):
+    assert manifest.is_complete(folder)
+    manifest.verify(folder)
+
+
+def test_without_a_manifest_nothing_is_complete(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"12345")
+    assert not manifest.is_complete(tmp_path)
+    assert not manifest.is_complete(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"format": 2, "files": {}}', '{"format": 1, "files": 3}']
+)
+def test_a_manifest_that_says_nothing_is_not_believed(folder, text):
+    (folder / manifest.NAME).write_text(text)
+    assert not manifest.is_complete(folder)
+
+
+def test_a_missing_or_truncated_file_shows(folder):
+    (folder / "a.bin").write_bytes(b"1234")
+    assert not manifest.is_complete(folder)
+    (folder / "a.bin").unlink()
+    assert not manifest.is_complete(folder)
+
+
+def test_a_flipped_byte_shows_when_contents_are_read(folder):
+    (folder / "a.bin").write_bytes(b"12346")
+    assert manifest.is_complete(folder)
+    with pytest.raises(ValueError, match=r"a\.bin does not have the checksum"):
+        manifest.verify(folder)
+
+
+def test_writing_again_describes_what_is_there_now(folder):
+    (folder / "a.bin").write_bytes(b"now longer")
+    manifest.write(folder)
+    manifest.verify(folder)
+
+
+def test_another_format_is_refused(folder):
+    (folder / manifest.NAME).write_text('{"format": 9}')
+    with pytest.raises(ValueError, match="not a manifest of format 1"):
+        manifest.read(folder)

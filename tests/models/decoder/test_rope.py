@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from models.decoder.rope import rope_frequencies, rope_tables, rotate_keys, rotate_queries
+from models.hf_config import parse_config
+from tests.models import naive
+from tests.models.checkpoints import LLAMA
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+FORMS = {
+    "default": LLAMA,
+    "large base": LLAMA | {"rope_theta": 1e6, "head_dim": 32},
+    "linear": LLAMA | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "llama3": LLAMA | {"rope_scaling": LLAMA3, "head_dim": 32},
+}
+
+
+def rotated(hf, x, positions):
+    """Queries [T, heads, H], or [T, K, G, H], turned by their tokens' positions."""
+    tables = rope_tables(parse_config(hf).rope, x.shape[-1], jnp.asarray(positions))
+    heads_first = jnp.asarray(x).reshape(len(x), -1, 1, x.shape[-1]).transpose(1, 0, 2, 3)
+    out = rotate_queries(heads_first, tables).transpose(1, 0, 2, 3)
+    return np.asarray(out).reshape(x.shape)
+
+
+@pytest.mark.parametrize("hf", FORMS.values(), ids=FORMS)
+def test_it_is_the_naive_rotation(hf):
+    head_dim = hf.get("head_dim", 8)
+    x = np.random.default_rng(0).standard_normal((50, 3, head_dim)).astype(np.float32)
+    assert_allclose(rotated(hf, x, np.arange(50)), naive.rotate(hf, x), atol=2e-5)
+
+
+def test_each_token_turns_by_its_own_position():
+    x = np.random.default_rng(0).standard_normal((3, 2, 4, 8)).astype(np.float32)
+    together = rotated(LLAMA, x, [7, 0, 100])
+    apart = [rotated(LLAMA, x[i : i + 1], [position]) for i, position in enumerate([7, 0, 100])]
+    assert_allclose(together, np.concatenate(apart), atol=1e-6)
+    assert_allclose(together[1], x[1])
+
+
+def test_a_product_depends_on_the_distance_alone():
+    q, k = np.random.default_rng(0).standard_normal((2, 1, 1, 8)).astype(np.float32)
+    near = rotated(LLAMA, q, [9])[0, 0] @ rotated(LLAMA, k, [4])[0, 0]
+    far = rotated(LLAMA, q, [209])[0, 0] @ rotated(LLAMA, k, [204])[0, 0]
+    assert near == pytest.approx(far, abs=1e-4)
+
+
+def test_bfloat16_is_rotated_in_float32():
+    x = np.random.default_rng(0).standard_normal((4, 1, 8)).astype(jnp.bfloat16)
+    out = rotated(LLAMA, jnp.asarray(x), np.arange(4))
+    assert out.dtype == jnp.bfloat16
+    exact = rotated(LLAMA, x.astype(np.float32), np.arange(4))
+    assert_array_equal(out, exact.astype(jnp.bfloat16))
+
+
+def test_keys_turn_as_queries_do_and_values_do_not():
+    kv = np.random.default_rng(0).standard_normal((5, 3, 2, 8)).astype(np.float32)
+    tables = rope_tables(parse_config(LLAMA).rope, 8, jnp.arange(5))
+    out = np.asarray(rotate_keys(jnp.asarray(kv), tables))
+    assert_allclose(out[:, :, 0], rotated(LLAMA, kv[:, :, 0], np.arange(5)), atol=1e-6)
+    assert_array_equal(out[:, :, 1], kv[:, :, 1])
+
+
+def test_llama3_keeps_short_wavelengths_and_stretches_long_ones():
+    plain = rope_frequencies(parse_config(FORMS["llama3"] | {"rope_scaling": None}).rope, 32)
+    scaled = rope_frequencies(parse_config(FORMS["llama3"]).rope, 32)
+    turns = 64 * plain / (2 * np.pi)
+    assert scaled.dtype == np.float32
+    assert_allclose(scaled[turns > 4], plain[turns > 4])
+    assert_allclose(scaled[turns < 1], plain[turns < 1] / 8)
+    between = (turns > 1) & (turns < 4)
+    assert between.any()
+    assert np.all((scaled[between] < plain[between]) & (scaled[between] > plain[between] / 8))
+
+
+def test_positions_far_out_keep_their_precision():
+    """Float32 angles: an error of 2^-24 of 100,000 radians is about a hundredth of a radian."""
+    rope = parse_config(LLAMA).rope
+    tables = rope_tables(rope, 8, jnp.asarray([100_000]))
+    angles = 100_000 * np.tile(rope_frequencies(rope, 8).astype(np.float64), 2)
+    assert_allclose(np.asarray(tables.q_cos)[0, 0], np.cos(angles), atol=1e-2)
+    assert_allclose(np.asarray(tables.q_sin)[0, 0], np.sin(angles), atol=1e-2)

@@ -1,0 +1,25 @@
+"""What a start says of the checkpoint that it serves."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from server.config import EngineConfig
+from server.engine.device.executor import Executor
+from server.processes import build
+
+
+@pytest.mark.parametrize(("digest", "is_told"), [("", True), ("abc", False)])
+def test_weights_that_nothing_verifies_are_told(monkeypatch, caplog, digest, is_told):
+    executor = SimpleNamespace(weights_digest=digest, blueprint=None, loader=None)
+    monkeypatch.setattr(Executor, "build", lambda *_: executor)
+    monkeypatch.setattr(build, "prepare_jax", lambda *_: None)
+    monkeypatch.setattr(build, "ask_jax", lambda: None)
+    monkeypatch.setattr(build, "find_slice", lambda *_: None)
+    listener = SimpleNamespace(
+        on_progress=lambda *_: None, on_compilation=lambda: None, on_slice=lambda _: None
+    )
+    build.build_model_runner(EngineConfig(model="tiny"), listener)
+    assert ("tiny has no antipode.json" in caplog.text) == is_told

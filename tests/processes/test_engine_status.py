@@ -1,0 +1,50 @@
+"""What an engine process tells of itself."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+from server.engine.engine import Load
+from server.metrics.metrics import Metrics
+from server.processes.engine_status import Status
+
+LOAD = Load(
+    num_requests_waiting=3,
+    num_sequences_running=5,
+    num_unfinished=8,
+    num_free_blocks=30,
+    num_usable_blocks=40,
+    is_queue_full=False,
+)
+# Stand in for an engine, its versions and its runner: two data ranks of 64 blocks.
+ENGINE = SimpleNamespace(load=lambda: LOAD, last_progress=0.0, running_seconds=lambda: 0.0)
+VERSIONS = SimpleNamespace(statuses=lambda: (), config_error="")
+RUNNER = SimpleNamespace(num_ranks=2, kinds=(SimpleNamespace(num_blocks=64),), block_size=16)
+
+
+def metric(status, name):
+    text = status.pulse().metrics.decode()
+    return float(re.search(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE).group(1))
+
+
+def test_until_it_serves_it_is_starting_and_idle():
+    status = Status(Metrics(model="tiny", version="1", release="0"))
+    assert status.pulse().state == "starting"
+    assert metric(status, "antipode_load_ratio") == 0
+
+
+def test_its_load_is_beside_the_sequences_of_all_ranks():
+    status = Status(Metrics(model="tiny", version="1", release="0"))
+    status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8)
+    assert status.pulse().state == "ready"
+    assert metric(status, "antipode_load_ratio") == 8 / 16
+    assert metric(status, "antipode_kv_cache_usage_ratio") == 0.25
+    assert 'num_blocks="128"' in status.pulse().metrics.decode()
+
+
+def test_it_is_draining_once_it_is_told():
+    status = Status(Metrics(model="tiny", version="1", release="0"))
+    status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8)
+    status.is_draining = True
+    assert status.pulse().state == "draining"
