@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from server.config import EngineConfig
 from server.engine.policy.layer_kinds import KVKind
-from server.processes.build import BuildListener
+from server.processes.build import BuildListener, Built
 from server.processes.engine import run_engine_process
 from tests.engine.fakes import EOS, FakeRunner
 
@@ -28,20 +28,18 @@ class SlowRunner(FakeRunner):
         time.sleep(self.step_seconds)
         return FakeRunner.read(self, in_flight)
 
-    def close(self):
-        """A host alone has nobody to take leave of."""
 
-
-def build(config: EngineConfig, listener: BuildListener) -> SlowRunner:
+def build(config: EngineConfig, listener: BuildListener) -> Built:
     listener.on_progress("loading weights", 0.5)
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
-    return SlowRunner(
+    runner = SlowRunner(
         kinds=(KVKind(None, config.num_blocks),),
         block_size=config.block_size or 16,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         step_seconds=float(os.environ.get("FAKE_STEP_SECONDS", "0.01")),
     )
+    return Built(runner, runner.loader)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from models import demo, manifest
+from models import demo
+from models.checkpoint import manifest
 from models.gguf.reader import GgufFile
 from models.gguf.tokenizer import tokenizer, tokenizer_config
 

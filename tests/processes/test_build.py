@@ -13,7 +13,9 @@ from server.processes import build
 
 @pytest.mark.parametrize(("digest", "is_told"), [("", True), ("abc", False)])
 def test_weights_that_nothing_verifies_are_told(monkeypatch, caplog, digest, is_told):
-    executor = SimpleNamespace(weights_digest=digest, blueprint=None, loader=None)
+    executor = SimpleNamespace(
+        weights_digest=digest, blueprint=None, weights=None, tokenizer_sums={}
+    )
     monkeypatch.setattr(Executor, "build", lambda *_: executor)
     monkeypatch.setattr(build, "prepare_jax", lambda *_: None)
     monkeypatch.setattr(build, "ask_jax", lambda: None)

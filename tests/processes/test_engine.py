@@ -20,6 +20,7 @@ from server.link.frames import (
     Step,
     Submit,
 )
+from server.processes.build import Built
 from server.processes.engine import EngineProcess
 from server.versions.served_model import ServedModel
 from tests.engine.fakes import EOS, VOCAB_SIZE, FakeRunner, expected_tokens
@@ -39,9 +40,6 @@ class ServingFakeRunner(FakeRunner):
     def read(self, in_flight):
         time.sleep(self.step_seconds)
         return FakeRunner.read(self, in_flight)
-
-    def close(self):
-        """A host alone has nobody to take leave of."""
 
 
 def fake_runner(cls=ServingFakeRunner, **changes):
@@ -68,7 +66,7 @@ class Builder:
         assert self.go_on.wait(10)
         if self.error:
             raise self.error
-        return self.runner
+        return Built(self.runner, self.runner.loader)
 
 
 class Client:

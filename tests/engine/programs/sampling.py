@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 from models.sharding import DATA, TENSOR
 from server.engine.policy.step import ScheduledRow
 from server.engine.programs.buckets import Bucket
-from server.engine.programs.filters import draw, filter_logits
+from server.engine.programs.filters import choose_tokens, filter_logits
 from server.engine.programs.sampler import (
     abstract_state,
     sample,
@@ -80,7 +80,7 @@ class Bench:
             )
 
         self._sample = sharded(sample, (by_vocab, specs, everywhere), (everywhere, specs))
-        self._draw = sharded(draw, (by_vocab, everywhere), everywhere)
+        self._draw = sharded(choose_tokens, (by_vocab, everywhere), everywhere)
         self._set_slot = sharded(set_slot, (specs, everywhere), specs)
         self._filter = sharded(filter_logits, (by_vocab, everywhere), by_vocab)
         self._logprobs = sharded(token_logprobs, (by_vocab, everywhere), everywhere)

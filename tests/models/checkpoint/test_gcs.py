@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("google.cloud.storage", reason="the extra gcs is not installed")
 emulator = pytest.importorskip("gcp_storage_emulator.server", reason="there is no emulator")
 
-from models import manifest  # noqa: E402
+from models.checkpoint import manifest  # noqa: E402
 from models.checkpoint.checkpoint import CheckpointError  # noqa: E402
 from models.checkpoint.gcs import GcsError, GcsFiles  # noqa: E402
 from models.checkpoint.verified_reading import ReadLimits  # noqa: E402
