@@ -155,7 +155,7 @@ class EngineProcess:
             for _ in range(runner.num_ranks)
         ]
         return Engine(
-            schedulers[0] if len(schedulers) == 1 else Ranks(schedulers),
+            Ranks(schedulers),
             runner,
             self._metrics,
             self._send,
