@@ -8,6 +8,7 @@ ran. What a rank does with its sequences is its scheduler's business.
 from __future__ import annotations
 
 from functools import reduce
+from itertools import chain
 from operator import add
 
 from server.engine.policy.load import Load
@@ -68,7 +69,7 @@ class Ranks:
         for version in _take_turns(wanted, self._last_version):
             batches = [each.schedule(version, now) for each in self.schedulers]
             num_preempted = sum(batch.num_preempted for batch in batches)
-            rows = tuple(row for batch in batches for row in batch.rows)
+            rows = tuple(chain.from_iterable(batch.rows for batch in batches))
             if rows or num_preempted:
                 self._last_version = version
                 self._balance()
@@ -78,8 +79,9 @@ class Ranks:
     def postprocess(self, batch: ScheduledBatch, result: StepResult) -> list[SequenceEvent]:
         """Apply what a step found, in the order the steps were dispatched."""
         events = []
+        takers = [each.results.take for each in self.schedulers]
         for row, found in zip(batch.rows, result.rows, strict=True):
-            event = self.schedulers[row.seq.rank].results.take(row, found, batch.version)
+            event = takers[row.seq.rank](row, found, batch.version)
             if event is not None:
                 events.append((row.seq, event))
         return events

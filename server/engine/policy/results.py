@@ -35,7 +35,13 @@ class Results:
         if not result.is_finite:
             self._blocks.forget(seq)
             return self.fail(seq, "internal", "the model's output was not finite")
-        self._record(row, result)
+        record_prompt_logprobs(row, result)
+        if result.token_id is not None:
+            seq.token_ids.append(result.token_id)
+        # A preempted sequence has lost the blocks this step wrote.
+        if seq.state is SequenceState.RUNNING:
+            self._blocks.index(seq, row.end)
+            self._blocks.slide(seq, row.end)
         reason = finish_reason(row, result.token_id)
         if reason is not None:
             self.finish(seq, reason)
@@ -71,17 +77,6 @@ class Results:
         seq.state = SequenceState.FINISHED
         seq.finish_reason = reason
         seq.error = error
-
-    def _record(self, row: ScheduledRow, result: RowResult) -> None:
-        """Keep the row's token and log probabilities, and make the KV it wrote findable."""
-        seq = row.seq
-        record_prompt_logprobs(row, result)
-        if result.token_id is not None:
-            seq.token_ids.append(result.token_id)
-        # A preempted sequence has lost the blocks this step wrote.
-        if seq.state is SequenceState.RUNNING:
-            self._blocks.index(seq, row.end)
-            self._blocks.slide(seq, row.end)
 
 
 def record_prompt_logprobs(row: ScheduledRow, result: RowResult) -> None:

@@ -50,12 +50,6 @@ class RunningSet:
         seq.slot = self._free_slots.pop()
         return True
 
-    def grow(self, seq: Sequence, num_tokens: int) -> int:
-        """How many of the next `num_tokens` of `seq` have blocks now. More than one leave each of
-        the others a block to grow into."""
-        others = self._seqs if num_tokens > 1 else ()
-        return self._blocks.grow(seq, num_tokens, others=others)
-
     def stop(self, seq: Sequence) -> None:
         """Take back the slot and the blocks of `seq`. Its next state is for the caller to set."""
         self._seqs.remove(seq)

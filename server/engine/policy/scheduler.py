@@ -245,8 +245,9 @@ class Scheduler:
         At least one, preempting from the end; 0 if `seq` was or is now preempted itself. Rows are
         scheduled in the order of admission, so a victim has none in this step yet.
         """
+        others = self._running if wanted > 1 else ()
         while wanted and seq.state is SequenceState.RUNNING:
-            num_tokens = self._running.grow(seq, wanted)
+            num_tokens = self.block_manager.grow(seq, wanted, others=others)
             if num_tokens:
                 return num_tokens
             self._preempt(self._running.newest)
