@@ -176,6 +176,7 @@ def _engine_of(
     """An engine without an API in front of it; `client` gets its answers."""
     from server.engine.engine import Engine
     from server.engine.policy.block_manager import BlockManager
+    from server.engine.policy.ranks import Ranks
     from server.engine.policy.scheduler import Scheduler
 
     scheduler = Scheduler(
@@ -187,7 +188,7 @@ def _engine_of(
         serving=version,
     )
     return Engine(
-        scheduler,
+        Ranks([scheduler]),
         runner,
         _Nobody(),
         lambda _, frame: client.receive(frame),

@@ -20,8 +20,9 @@ from typing import Protocol
 
 from server.engine.observer import Observer, StepKind, StepStats
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.base import Policy
-from server.engine.policy.scheduler import SequenceEvent
+from server.engine.policy.load import Load
+from server.engine.policy.ranks import Ranks
+from server.engine.policy.results import SequenceEvent
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.step import ScheduledBatch, StepResult
 from server.engine.version_switch import VersionSwitch
@@ -39,18 +40,6 @@ class Runner[InFlight](Protocol):
 
     def read(self, in_flight: InFlight) -> StepResult:
         """Wait for a dispatched step and bring its results to the host."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLoad:
-    """How busy the engine is, in requests, sequences and blocks: of that kind which is fullest."""
-
-    num_requests_waiting: int
-    num_sequences_running: int
-    num_unfinished: int
-    num_free_blocks: int
-    num_usable_blocks: int
-    is_queue_full: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +60,7 @@ class Engine[InFlight]:
 
     def __init__(
         self,
-        scheduler: Policy,
+        ranks: Ranks,
         runner: Runner[InFlight],
         observer: Observer,
         send: Callable[[int, link.Step], None],
@@ -80,8 +69,8 @@ class Engine[InFlight]:
         overlap: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._scheduler = scheduler
-        self.versions = VersionSwitch(scheduler)
+        self._ranks = ranks
+        self.versions = VersionSwitch(ranks)
         self._runner = runner
         self._observer = observer
         self._send = send
@@ -134,16 +123,8 @@ class Engine[InFlight]:
         """End every request with an error now; `run` returns."""
         self._inbox.put(self._stop)
 
-    def load(self) -> EngineLoad:
-        scheduler = self._scheduler
-        return EngineLoad(
-            num_requests_waiting=scheduler.num_waiting_requests,
-            num_sequences_running=scheduler.num_running,
-            num_unfinished=scheduler.num_unfinished,
-            num_free_blocks=scheduler.num_free_blocks,
-            num_usable_blocks=scheduler.num_usable_blocks,
-            is_queue_full=scheduler.is_queue_full,
-        )
+    def load(self) -> Load:
+        return self._ranks.load()
 
     def running_seconds(self) -> float:
         """How long the device has been at the step that is on it now; 0 when it is idle."""
@@ -153,13 +134,13 @@ class Engine[InFlight]:
     def run(self) -> None:
         """The step loop. Raises what the runner raises, or IntegrityError: both are fatal."""
         dispatched: Dispatched[InFlight] | None = None
-        while dispatched or self._scheduler.num_unfinished or not self._is_draining:
+        while dispatched or self._ranks.num_unfinished or not self._is_draining:
             dispatched = self.step(dispatched)
 
     def step(self, dispatched: Dispatched[InFlight] | None) -> Dispatched[InFlight] | None:
         """Once round the loop: dispatch the next step, then see what the one before it did."""
-        self._take_messages(wait=not dispatched and not self._scheduler.num_unfinished)
-        self._publish(self._scheduler.expire(self._clock()))
+        self._take_messages(wait=not dispatched and not self._ranks.num_unfinished)
+        self._publish(self._ranks.expire(self._clock()))
         following = self._dispatch()
         if not self._overlap:
             dispatched, following = following, None
@@ -178,7 +159,7 @@ class Engine[InFlight]:
             for _ in range(self._inbox.qsize()):
                 self._inbox.get_nowait()()
         except queue.Empty:  # Idle: a good time to look for lost blocks.
-            self._scheduler.check_integrity()
+            self._ranks.check_integrity()
 
     def _on_frame(self, client: int, frame: link.ToEngine) -> None:
         match frame:
@@ -195,7 +176,7 @@ class Engine[InFlight]:
             if self._is_draining:
                 raise AdmissionError("unavailable", "the server is shutting down")
             seqs = self._sequences(client, submit)
-            self._scheduler.add(seqs, self._clock(), first=is_own)
+            self._ranks.add(seqs, self._clock(), first=is_own)
         except AdmissionError as error:
             self._refuse(client, submit, error)
         else:
@@ -240,9 +221,9 @@ class Engine[InFlight]:
             if abort.index not in (None, seq.index):
                 continue
             if abort.reason == "deadline_exceeded":
-                self._scheduler.finish(seq, "error", "deadline_exceeded")
+                self._ranks.finish(seq, "error", "deadline_exceeded")
             else:
-                self._scheduler.finish(seq, abort.reason)
+                self._ranks.finish(seq, abort.reason)
             self._retire(seq)
 
     def _unfinished(self, client: int, request_id: int) -> list[Sequence]:
@@ -269,11 +250,11 @@ class Engine[InFlight]:
     def _end(self, is_meant: Callable[[Sequence], bool], message: str) -> None:
         for client, request_id in list(self._requests):
             for seq in filter(is_meant, self._unfinished(client, request_id)):
-                self._publish([(seq, self._scheduler.fail(seq, "unavailable", message))])
+                self._publish([(seq, self._ranks.fail(seq, "unavailable", message))])
 
     def _dispatch(self) -> Dispatched[InFlight] | None:
         start = self._clock()
-        batch = self._scheduler.schedule(start)
+        batch = self._ranks.schedule(start)
         if batch.num_preempted:
             self._observer.on_preempted(batch.num_preempted)
         if not batch:
@@ -293,7 +274,7 @@ class Engine[InFlight]:
     def _finish(self, dispatched: Dispatched[InFlight]) -> None:
         result = self._runner.read(dispatched.in_flight)
         now = self._clock()
-        events = self._scheduler.postprocess(dispatched.batch, result)
+        events = self._ranks.postprocess(dispatched.batch, result)
         gaps = self._observe_tokens(events, now)
         self._observer.on_step(
             StepStats(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.base import Policy
+from server.engine.policy.ranks import Ranks
 from server.engine.policy.sequence import LoadedVersion
 
 
@@ -29,7 +29,7 @@ class Watch:
 class VersionSwitch:
     """The versions whose weights are on the device, and the one that is served."""
 
-    def __init__(self, scheduler: Policy) -> None:
+    def __init__(self, scheduler: Ranks) -> None:
         self._scheduler = scheduler
         self._loaded: dict[str, LoadedVersion] = {}
         self._open: set[LoadedVersion] = set()

@@ -24,6 +24,8 @@ from server.link.frames import ToApi, ToEngine
 
 # At a step of 10 ms these are ten seconds in which an API process read nothing.
 MAX_QUEUED_FRAMES = 1024
+# How long the end of a process waits for its last frames to be read.
+FLUSH_SECONDS = 2.0
 _RECEIVE_BYTES = 1 << 18
 
 _log = logging.getLogger(__name__)

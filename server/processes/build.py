@@ -39,16 +39,20 @@ _log = logging.getLogger(__name__)
 _JAX_PATIENCE = 4
 
 
-class BuildListener(GroupListener, Protocol):
-    """Who is told how a start goes, from the building thread, and what becomes of a group."""
+class StartListener(Protocol):
+    """Who hears, on any host, how its start goes; from the building thread."""
 
     def on_progress(self, detail: str, progress: float) -> None:
         """What start-up is doing and how far that is, 0 to 1."""
 
-    def on_compilation(self) -> None:
-        """A program has been compiled; also later, if one is."""
-
     def on_slice(self, found: Slice) -> None: ...
+
+
+class BuildListener(StartListener, GroupListener, Protocol):
+    """Who hears more on the host that serves: also of its group."""
+
+    def on_compilation(self) -> None:
+        """A program has been compiled; also later, if one is. Followers compile the same."""
 
     def on_links(self, links: tuple[HostLink, ...]) -> None:
         """All hosts are there, and so they are reached."""
@@ -113,10 +117,10 @@ def build_model_runner(config: EngineConfig, listener: BuildListener) -> Built:
     return Built(ModelRunner(executor.blueprint, executor), checkpoint_loader(executor, config))
 
 
-def build_following(leader: Leader, group: Group, listener: BuildListener) -> Executor:
+def build_following(leader: Leader, group: Group, listener: StartListener) -> Executor:
     """A follower's executor, as the leader's settings have it."""
     config = leader.config
-    prepare_jax(config, listener.on_compilation)
+    prepare_jax(config)
     join_jax(group, config, leader.address)
     listener.on_slice(find_slice(config, ask_jax()))
 
@@ -125,6 +129,11 @@ def build_following(leader: Leader, group: Group, listener: BuildListener) -> Ex
         return leader.hear_one(messages.Agreed).chip_bytes
 
     return _build_executor(config, leader.version, listener, agree)
+
+
+def unexplained(error: Exception) -> Exception | None:
+    """None where the message says all: it cannot be served. Else the error, a bug, to be traced."""
+    return None if isinstance(error, ValueError | OSError | GroupError) else error
 
 
 def checkpoint_loader(executor: Executor, config: EngineConfig) -> CheckpointLoader:
@@ -141,7 +150,7 @@ def software() -> str:
     return f"antipode {release_of('antipode-server')} with jax {release_of('jax')}"
 
 
-def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None]) -> None:
+def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None] = lambda: None) -> None:
     """Import JAX with its settings, and have compilations told."""
     choose_platform(os.environ)
     if has_tpu():
@@ -227,7 +236,7 @@ def _lead(
 def _build_executor(
     config: EngineConfig,
     version: str,
-    listener: BuildListener,
+    listener: StartListener,
     agree: Callable[[int | None], int | None] = lambda chip_bytes: chip_bytes,
 ) -> Executor:
     """This host's executor of the model that is served from the start."""

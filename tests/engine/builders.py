@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import Sequence
 from server.link.frames import SamplingParams
@@ -73,3 +74,8 @@ def make_scheduler(
         max_queue_len=max_queue_len,
         max_model_len=max_model_len,
     )
+
+
+def make_ranks(**limits) -> Ranks:
+    """A single rank, as `make_scheduler` makes it."""
+    return Ranks([make_scheduler(**limits)])

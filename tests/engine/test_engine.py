@@ -11,7 +11,7 @@ from server.engine.engine import Engine
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.layer_kinds import KVKind
 from server.link import frames as link
-from tests.engine.builders import make_scheduler
+from tests.engine.builders import make_ranks
 from tests.engine.fakes import EOS, VOCAB_SIZE, FakeObserver, FakeRunner, expected_tokens
 
 
@@ -22,7 +22,7 @@ class Bench:
         limits = {"kinds": (KVKind(None, num_blocks),), "block_size": 4} | limits
         self.now = 0.0
         self.observer = FakeObserver()
-        self.scheduler = make_scheduler(**limits)
+        self.ranks = make_ranks(**limits)
         self.runner = FakeRunner(
             limits["kinds"],
             limits["block_size"],
@@ -31,7 +31,7 @@ class Bench:
         )
         self.frames: list[tuple[int, link.Step]] = []
         self.engine = Engine(
-            self.scheduler,
+            self.ranks,
             self.runner,
             self.observer,
             lambda client, frame: self.frames.append((client, frame)),
@@ -96,10 +96,10 @@ class Bench:
     def drain(self):
         """Run until empty, and see that nothing is left behind."""
         self.engine.drain()
-        while self.dispatched or self.scheduler.num_unfinished:
+        while self.dispatched or self.ranks.num_unfinished:
             self.step()
         self.engine.run()
-        self.scheduler.check_integrity()
+        self.ranks.check_integrity()
         assert self.num_held_blocks == 0
 
 
@@ -171,7 +171,7 @@ class TestLoop:
         bench.now = 7.0
         bench.step()
         assert bench.engine.last_progress == 7.0
-        bench.scheduler._free_slots.pop()
+        bench.ranks.schedulers[0]._running._free_slots.pop()
         with pytest.raises(IntegrityError):
             bench.step()
 
@@ -301,7 +301,7 @@ class TestTerminalEvents:
                 called_off |= {choice for choice in choices if choice[0] == amount}
             elif name == "wait":
                 bench.now += amount
-            elif bench.dispatched or bench.scheduler.num_unfinished:
+            elif bench.dispatched or bench.ranks.num_unfinished:
                 bench.step(1)
         bench.drain()
         for client, request_id, index in choices:
@@ -602,7 +602,7 @@ def test_the_device_is_busy_while_a_step_is_on_it_and_idle_after_the_last(overla
     bench.step()
     bench.now = 4.0
     assert bench.engine.running_seconds() == (1 if overlap else 0)
-    while bench.dispatched or bench.scheduler.num_unfinished:
+    while bench.dispatched or bench.ranks.num_unfinished:
         bench.step()
     assert bench.engine.running_seconds() == 0
 

@@ -174,7 +174,7 @@ def run_engine(tmp_path):
         running.builder.go_on.set()
         if running.thread.is_alive():
             deadline = time.monotonic() + 10
-            while running.process.pulse().state == "starting" and time.monotonic() < deadline:
+            while running.process.status.state == "starting" and time.monotonic() < deadline:
                 time.sleep(0.005)
             running.process.command("stop")
         running.end()

@@ -11,6 +11,7 @@ import pytest
 from server.engine.engine import OWN_CLIENT, Engine
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
 from server.link.frames import SamplingParams, Submit, VersionCommand
@@ -67,7 +68,7 @@ class Server:
         )
         self.observer, self.swaps = FakeObserver(), FakeSwapObserver()
         self.engine = Engine(
-            scheduler, self.runner, self.observer, self._send, eos_token_ids=(EOS,)
+            Ranks([scheduler]), self.runner, self.observer, self._send, eos_token_ids=(EOS,)
         )
         golden = GoldenClient(lambda submit: self.engine.receive(OWN_CLIENT, submit))
         self._receive = golden.receive

@@ -89,6 +89,11 @@ class Sequence:
         self.stop_token_ids = frozenset((*eos_token_ids, *self.params.stop_token_ids))
 
     @property
+    def request(self) -> tuple[int, int]:
+        """Which request this is a choice of: the client, and the client's number for it."""
+        return self.client, self.request_id
+
+    @property
     def num_tokens(self) -> int:
         """Prompt and generated tokens, counting those in flight."""
         return len(self.token_ids) + self.num_in_flight_tokens

@@ -98,7 +98,7 @@ class Session:
         ]
         self.observer, self.frames = FakeObserver(), []
         self.engine = Engine(
-            schedulers[0] if len(schedulers) == 1 else Ranks(schedulers),
+            Ranks(schedulers),
             runner,
             self.observer,
             lambda client, frame: self.frames.append(frame),

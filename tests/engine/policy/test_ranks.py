@@ -69,7 +69,7 @@ class TestChoosing:
     def test_a_full_queue_is_passed_over_while_another_has_room(self):
         driven = Driven(max_queue_len=1)
         assert ranks_of(driven.submit([1], [2])) == [0, 1]
-        assert driven.ranks.is_queue_full
+        assert driven.ranks.load().is_queue_full
         with pytest.raises(AdmissionError, match="1 requests wait already"):
             driven.submit([3])
 
@@ -101,11 +101,18 @@ class TestSteps:
         first, second = driven.submit([1] * 9, [2] * 9)
         driven.step(2)
         driven.ranks.finish(second, "abort")
-        assert driven.schedulers[1].num_free_blocks == driven.schedulers[1].num_usable_blocks
-        assert driven.schedulers[0].num_free_blocks < driven.schedulers[0].num_usable_blocks
+        assert (
+            driven.schedulers[1].load().num_free_blocks
+            == driven.schedulers[1].load().num_usable_blocks
+        )
+        assert (
+            driven.schedulers[0].load().num_free_blocks
+            < driven.schedulers[0].load().num_usable_blocks
+        )
         driven.ranks.finish(first, "abort")
         driven.ranks.check_integrity()
-        assert driven.ranks.num_free_blocks == driven.ranks.num_usable_blocks
+        load = driven.ranks.load()
+        assert load.num_free_blocks == load.num_usable_blocks
 
     def test_deadlines_pass_on_every_rank(self):
         driven = Driven()
@@ -162,8 +169,10 @@ def test_numbers_are_of_all_ranks_together():
     driven = Driven(max_num_seqs=1, num_blocks=5)
     driven.submit([1], [2], [3])
     driven.step()
-    assert (driven.ranks.num_running, driven.ranks.num_waiting_requests) == (2, 1)
-    assert (driven.ranks.num_unfinished, driven.ranks.num_usable_blocks) == (3, 8)
+    load = driven.ranks.load()
+    assert (load.num_sequences_running, load.num_requests_waiting) == (2, 1)
+    assert (load.num_unfinished, load.num_usable_blocks) == (3, 8)
+    assert driven.ranks.num_unfinished == 3
 
 
 def test_a_wrong_request_is_refused_as_by_one_scheduler():

@@ -102,7 +102,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.limits = limits
         self.overlap = overlap
         self.ranks = [make_scheduler(**limits) for _ in range(self.num_ranks)]
-        self.scheduler = self.ranks[0] if self.num_ranks == 1 else Ranks(self.ranks)
+        self.scheduler = Ranks(self.ranks)
         self.runner = FakeRankedRunner(
             [
                 FakeRunner(
@@ -130,7 +130,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         request_id, self.num_requests = self.num_requests, self.num_requests + 1
         deadline = None if patience is None else self.now + patience
         seqs = make_choices(prompt, n, request_id=request_id, deadline=deadline, params=params)
-        was_full = self.scheduler.is_queue_full
+        was_full = self.scheduler.load().is_queue_full
         num_unfinished = self.scheduler.num_unfinished
         try:
             self.scheduler.add(seqs, self.now)
