@@ -13,6 +13,7 @@ from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.served_versions import ServedVersions
 from server.link.frames import SamplingParams, Submit, VersionCommand
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
@@ -63,7 +64,7 @@ class Server:
             max_num_batched_tokens=16,
             max_queue_len=64,
             max_model_len=128,
-            serving=FIRST,
+            versions=ServedVersions(FIRST),
         )
         self.observer, self.swaps = FakeObserver(), FakeSwapObserver()
         self.engine = Engine(
@@ -75,7 +76,7 @@ class Server:
             self.engine,
             self.loader,
             golden,
-            Version("1", "/models/1", "AVAILABLE", FIRST),
+            Version("1", "/models/1", "AVAILABLE"),
             SwapSettings(policy=policy, watch_window=watch_window, swap_timeout=swap_timeout),
             self.swaps,
         )

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from server.engine.policy.scheduler import SequenceEvent
 from server.engine.policy.sequence import LoadedVersion, Sequence
+from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step import ScheduledBatch, StepResult
 from server.link.frames import EngineErrorKind, FinishReason, TokenEvent
 
@@ -35,9 +36,9 @@ class Policy(Protocol):
     def is_queue_full(self) -> bool: ...
 
     @property
-    def serving(self) -> LoadedVersion | None: ...
+    def versions(self) -> ServedVersions: ...
 
-    def serve(self, version: LoadedVersion | None) -> None: ...
+    def retarget(self) -> None: ...
 
     def users(self, version: LoadedVersion) -> list[Sequence]: ...
 

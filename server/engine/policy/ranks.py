@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from server.engine.policy.scheduler import Scheduler, SequenceEvent, take_turns
 from server.engine.policy.sequence import LoadedVersion, Sequence
+from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step import ScheduledBatch, StepResult
 from server.link.frames import EngineErrorKind, FinishReason, TokenEvent
 
@@ -49,13 +50,14 @@ class Ranks:
         return all(each.is_queue_full for each in self._schedulers)
 
     @property
-    def serving(self) -> LoadedVersion | None:
-        return self._schedulers[0].serving
+    def versions(self) -> ServedVersions:
+        """One object, which all ranks share."""
+        return self._schedulers[0].versions
 
-    def serve(self, version: LoadedVersion | None) -> None:
+    def retarget(self) -> None:
         """As a scheduler does, on all ranks."""
         for each in self._schedulers:
-            each.serve(version)
+            each.retarget()
 
     def users(self, version: LoadedVersion) -> list[Sequence]:
         """Those of all ranks."""

@@ -18,6 +18,7 @@ from server.engine.policy.events import (
     token_event,
 )
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.link.frames import EngineErrorKind, FinishReason, TokenEvent
 
@@ -45,7 +46,7 @@ class Scheduler:
         max_num_batched_tokens: int,
         max_queue_len: int,
         max_model_len: int,
-        serving: LoadedVersion | None = None,
+        versions: ServedVersions,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(
@@ -63,7 +64,7 @@ class Scheduler:
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []  # in the order of admission
-        self._serving: LoadedVersion | None = serving or LoadedVersion()
+        self.versions = versions
         self._last_version: LoadedVersion | None = None
         # The sequence that waits for blocks: nobody behind it may take them, of whatever version.
         self._starved: Sequence | None = None
@@ -105,14 +106,8 @@ class Scheduler:
             and self.num_waiting_requests >= self._max_queue_len
         )
 
-    @property
-    def serving(self) -> LoadedVersion | None:
-        """What sequences run on whose request names no version; on None they wait."""
-        return self._serving
-
-    def serve(self, version: LoadedVersion | None) -> None:
-        """Whoever is admitted from now on runs on `version`; whoever began goes on as it began."""
-        self._serving = version
+    def retarget(self) -> None:
+        """Another version is served: the digests of sequences that wait for it are outdated."""
         for seq in self._waiting:
             if seq.version is None:
                 seq.block_digests.clear()
@@ -191,7 +186,7 @@ class Scheduler:
         return {version for version in wanted if version is not None}
 
     def _target(self, seq: Sequence) -> LoadedVersion | None:
-        return seq.version or self._serving
+        return seq.version or self.versions.serving
 
     def schedule_version(self, version: LoadedVersion, now: float) -> ScheduledBatch:
         """The same, of the sequences of one version."""
