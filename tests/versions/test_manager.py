@@ -423,6 +423,34 @@ class TestTrial:
         assert server.states["2"] == "AVAILABLE*"
 
 
+def test_a_fault_is_answered_before_a_command_that_came_earlier(start, monkeypatch):
+    """Or a rollback would return to the version that the step loop has just left."""
+    server = start(watch_window=30.0)
+    server.do("load", "2")
+    server.do("promote", "2")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def refuse(path):
+        begun.set()
+        assert go_on.wait(10)
+        raise ValueError(f"{path} is not there")
+
+    monkeypatch.setattr(server.loader, "inspect", refuse)
+    load = server.manager.command(
+        VersionCommand(command_id=1, action="load", version="3", path="/models/3")
+    )
+    assert begun.wait(10)
+    back = server.manager.command(VersionCommand(command_id=2, action="rollback"))
+    server.runner.poisoned_request_ids.add(1)
+    assert server.finish(server.submit())[2] == "internal"
+    assert server.states["1"] == "AVAILABLE*"
+    go_on.set()
+    assert "/models/3 is not there" in str(load.exception(10))
+    assert "no version to go back to" in str(back.exception(10))
+    assert server.states == {"1": "AVAILABLE*", "2": "END", "3": "END"}
+    assert server.swaps.swaps == ["promoted", "failed", "automatic_rollback"]
+
+
 class TestFollow:
     def file(self, version="2", **fields):
         return ModelFile("tiny", "/models", version, **fields)
