@@ -28,7 +28,7 @@ from server.api.validation import (
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
 from server.link.client import Engine, EngineStream
-from server.link.frames import EngineInfo, SwapPolicy, VersionAction, VersionStatus
+from server.link.frames import EngineInfo, VersionStatus
 
 # Tokenising this many characters takes about a millisecond; longer texts go to a thread.
 MAX_INLINE_CHARS = 4096
@@ -82,23 +82,6 @@ class Service:
     def versions(self) -> tuple[VersionStatus, ...]:
         """Every version there is or was, the one that is served first."""
         return self._versions(self._info())
-
-    @property
-    def config_error(self) -> str:
-        """Why the model configuration file is not followed; empty if it is, or there is none."""
-        return self._engine.pulse.config_error if self._engine.pulse else ""
-
-    async def change_version(
-        self,
-        action: VersionAction,
-        version: str = "",
-        *,
-        path: str = "",
-        policy: SwapPolicy | None = None,
-    ) -> None:
-        """Load, promote, roll back or unload; returns when that is done. ApiError if it cannot."""
-        self._info()
-        await self._engine.change_version(action, version, path=path, policy=policy)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of any text, however long; ApiError for one that is no valid Unicode."""

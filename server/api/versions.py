@@ -13,7 +13,8 @@ from server.admin_token import AdminTokenError, read_admin_token
 from server.api.service import Service
 from server.api.validation import invalid
 from server.errors import ApiError, ErrorKind
-from server.link.frames import SwapPolicy, VersionStatus
+from server.link.client import Engine
+from server.link.frames import SwapPolicy, VersionAction, VersionStatus
 
 _SCHEME = "bearer "
 
@@ -21,8 +22,8 @@ _SCHEME = "bearer "
 class VersionAdmin:
     """Belongs to the event loop of its service. The token is read anew for every call."""
 
-    def __init__(self, service: Service, token_file: Path) -> None:
-        self._service, self._token_file = service, token_file
+    def __init__(self, service: Service, engine: Engine, token_file: Path) -> None:
+        self._service, self._engine, self._token_file = service, engine, token_file
 
     @property
     def model(self) -> str:
@@ -30,7 +31,8 @@ class VersionAdmin:
 
     @property
     def config_error(self) -> str:
-        return self._service.config_error
+        """Why the model configuration file is not followed; empty if it is, or there is none."""
+        return self._engine.pulse.config_error if self._engine.pulse else ""
 
     def authorize(self, header: str) -> None:
         """ApiError (unauthenticated) unless `header` is `Bearer TOKEN`."""
@@ -66,7 +68,7 @@ class VersionAdmin:
         if not path and not served:
             raise invalid("give the path of the version", "path")
         path = path or f"{served.rstrip('/').rpartition('/')[0]}/{version}"
-        await self._service.change_version(
+        await self._engine.change_version(
             "load", version, path=path, policy=cast(SwapPolicy | None, policy)
         )
         return self.status(version)
@@ -74,19 +76,24 @@ class VersionAdmin:
     async def promote(self, version: str) -> VersionStatus:
         """Serve a loaded version."""
         self._check(version)
-        await self._service.change_version("promote", version)
+        await self._change("promote", version)
         return self.status()
 
     async def roll_back(self) -> VersionStatus:
         """Serve what was served before."""
-        await self._service.change_version("rollback")
+        await self._change("rollback")
         return self.status()
 
     async def unload(self, version: str) -> VersionStatus:
         """Free a version that is not served."""
         self._check(version)
-        await self._service.change_version("unload", version)
+        await self._change("unload", version)
         return self.status(version)
+
+    async def _change(self, action: VersionAction, version: str = "") -> None:
+        """Returns when the change is done. ApiError (unavailable) before the server is ready."""
+        self._service.versions()
+        await self._engine.change_version(action, version)
 
     @staticmethod
     def _check(version: str) -> None:

@@ -158,7 +158,6 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
     runner = ModelRunner.build(folder, _SIZES, version=version)
     client = GoldenClient(lambda submit: engine.receive(OWN_CLIENT, submit))
     engine = _engine_of(runner, client, version, len(prompts))
-    engine.call(lambda versions: versions.add(version))
     loop = threading.Thread(target=engine.run, daemon=True)
     loop.start()
     try:
@@ -178,6 +177,7 @@ def _engine_of(
     from server.engine.policy.block_manager import BlockManager
     from server.engine.policy.ranks import Ranks
     from server.engine.policy.scheduler import Scheduler
+    from server.engine.policy.served_versions import ServedVersions
 
     scheduler = Scheduler(
         BlockManager(runner.kinds, runner.block_size),
@@ -185,7 +185,7 @@ def _engine_of(
         max_num_batched_tokens=runner.max_num_batched_tokens,
         max_queue_len=queue_len,
         max_model_len=runner.max_model_len,
-        serving=version,
+        versions=ServedVersions(version),
     )
     return Engine(
         Ranks([scheduler]),

@@ -25,7 +25,7 @@ from server.engine.policy.ranks import Ranks
 from server.engine.policy.results import SequenceEvent
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.step import ScheduledBatch, StepResult
-from server.engine.version_switch import VersionSwitch
+from server.engine.version_changes import VersionChanges
 from server.link import frames as link
 
 OWN_CLIENT = 0
@@ -70,7 +70,8 @@ class Engine[InFlight]:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ranks = ranks
-        self.versions = VersionSwitch(ranks)
+        self.versions = ranks.versions
+        self._changes = VersionChanges(ranks)
         self._runner = runner
         self._observer = observer
         self._send = send
@@ -86,13 +87,13 @@ class Engine[InFlight]:
         self._running_since: float | None = None
         self.last_progress = clock()
 
-    def call[T](self, function: Callable[[VersionSwitch], T]) -> Future[T]:
+    def call[T](self, function: Callable[[VersionChanges], T]) -> Future[T]:
         """Have `function` run between two steps. For any thread, as are the eight methods below."""
         future: Future[T] = Future()
 
         def run() -> None:
             try:
-                future.set_result(function(self.versions))
+                future.set_result(function(self._changes))
             except Exception as error:
                 future.set_exception(error)
 
@@ -293,7 +294,7 @@ class Engine[InFlight]:
         for seq, event in events:
             self._events[seq.client].append(event)
             if event.error == "internal" and seq.version is not None and seq.client != OWN_CLIENT:
-                self.versions.on_fault(seq.version)
+                self._changes.on_fault(seq.version)
             if event.finish_reason is not None:
                 self._retire(seq)
 

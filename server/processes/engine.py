@@ -22,6 +22,7 @@ from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.served_versions import ServedVersions
 from server.link.frames import EngineInfo, Fatal, Step, ToEngine, VersionCommand
 from server.link.server import FLUSH_SECONDS, LinkServer
 from server.logs import set_up_logging
@@ -128,6 +129,7 @@ class EngineProcess:
 
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
         config = self._config
+        versions = ServedVersions(LoadedVersion(self._model.version))
         schedulers = [
             Scheduler(
                 BlockManager(runner.kinds, runner.block_size, prefix_caching=config.prefix_caching),
@@ -135,7 +137,7 @@ class EngineProcess:
                 max_num_batched_tokens=runner.max_num_batched_tokens,
                 max_queue_len=-(-config.max_queue_len // runner.num_ranks),
                 max_model_len=runner.max_model_len,
-                serving=LoadedVersion(self._model.version),
+                versions=versions,
             )
             for _ in range(runner.num_ranks)
         ]
@@ -157,9 +159,7 @@ class EngineProcess:
     def _manage_versions(self, engine: Engine[Any], loader: VersionLoader[Any]) -> VersionManager:
         """Start the threads that follow commands and the model configuration file."""
         config, model = self._config, self._model
-        first = Version(
-            model.version, model.source, "AVAILABLE", LoadedVersion(model.version), progress=1.0
-        )
+        first = Version(model.version, model.source, "AVAILABLE", progress=1.0)
         manager = VersionManager(
             engine,
             loader,

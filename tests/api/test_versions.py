@@ -82,10 +82,10 @@ class TestNames:
 
 
 @pytest.fixture
-def admin(service, tmp_path):
+def admin(service, engine, tmp_path):
     token = tmp_path / "token"
     token.write_text("secret\n")
-    return VersionAdmin(service, token)
+    return VersionAdmin(service, engine, token)
 
 
 class TestToken:

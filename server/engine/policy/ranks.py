@@ -15,6 +15,7 @@ from server.engine.policy.load import Load
 from server.engine.policy.results import SequenceEvent
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion, Sequence
+from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step import ScheduledBatch, StepResult
 from server.link.frames import EngineErrorKind, FinishReason, TokenEvent
 
@@ -39,13 +40,14 @@ class Ranks:
         return reduce(add, (each.load() for each in self.schedulers))
 
     @property
-    def serving(self) -> LoadedVersion | None:
-        return self.schedulers[0].serving
+    def versions(self) -> ServedVersions:
+        """One object, which all ranks share."""
+        return self.schedulers[0].versions
 
-    def serve(self, version: LoadedVersion | None) -> None:
+    def retarget(self) -> None:
         """As a scheduler does, on all ranks."""
         for each in self.schedulers:
-            each.serve(version)
+            each.retarget()
 
     def users(self, version: LoadedVersion) -> list[Sequence]:
         """Those of all ranks."""

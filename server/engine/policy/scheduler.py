@@ -16,6 +16,7 @@ from server.engine.policy.queue import WaitingQueue
 from server.engine.policy.results import Results
 from server.engine.policy.running import RunningSet
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step import ScheduledBatch, ScheduledRow
 
 
@@ -35,7 +36,7 @@ class Scheduler:
         max_num_batched_tokens: int,
         max_queue_len: int,
         max_model_len: int,
-        serving: LoadedVersion | None = None,
+        versions: ServedVersions,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(
@@ -51,7 +52,7 @@ class Scheduler:
         self._waiting = WaitingQueue(max_queue_len)
         self._running = RunningSet(block_manager, max_num_seqs)
         self.results = Results(self._waiting, self._running, block_manager)
-        self._serving: LoadedVersion | None = serving or LoadedVersion()
+        self.versions = versions
 
     @property
     def num_waiting(self) -> int:
@@ -82,14 +83,8 @@ class Scheduler:
             is_queue_full=self._waiting.is_full,
         )
 
-    @property
-    def serving(self) -> LoadedVersion | None:
-        """What sequences run on whose request names no version; on None they wait."""
-        return self._serving
-
-    def serve(self, version: LoadedVersion | None) -> None:
-        """Whoever is admitted from now on runs on `version`; whoever began goes on as it began."""
-        self._serving = version
+    def retarget(self) -> None:
+        """Another version is served: the digests of sequences that wait for it are outdated."""
         for seq in self._waiting:
             if seq.version is None:
                 seq.block_digests.clear()
@@ -169,7 +164,7 @@ class Scheduler:
             raise IntegrityError("a waiting sequence holds blocks or a slot")
 
     def _target(self, seq: Sequence) -> LoadedVersion | None:
-        return seq.version or self._serving
+        return seq.version or self.versions.serving
 
     def _schedule_running(self, version: LoadedVersion) -> list[ScheduledRow]:
         """Every decode, and chunks of prompts under way with what those leave of the budget."""

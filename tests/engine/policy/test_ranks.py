@@ -7,8 +7,9 @@ import pytest
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step import RowResult, StepResult
-from tests.engine.builders import make_choices, make_scheduler, make_sequence
+from tests.engine.builders import make_choices, make_scheduler, make_sequence, serve
 
 NEXT = LoadedVersion("2", 1)
 
@@ -17,7 +18,8 @@ class Driven:
     """Ranks, and a device that draws token 5 for every row."""
 
     def __init__(self, num_ranks=2, **limits):
-        self.schedulers = [make_scheduler(**limits) for _ in range(num_ranks)]
+        versions = ServedVersions(LoadedVersion())
+        self.schedulers = [make_scheduler(versions=versions, **limits) for _ in range(num_ranks)]
         self.ranks = Ranks(self.schedulers)
         self.num_requests = 0
 
@@ -84,7 +86,7 @@ class TestSteps:
         driven = Driven(max_num_seqs=2)
         driven.submit([1], [2], max_tokens=20)
         driven.step()
-        driven.ranks.serve(NEXT)
+        serve(driven.ranks, NEXT)
         driven.submit([3], [4], max_tokens=20)
         versions = []
         for _ in range(4):
@@ -157,10 +159,10 @@ class TestBalance:
 
     def test_a_request_that_names_no_version_waits_while_nothing_is_served(self):
         driven = Driven()
-        driven.ranks.serve(None)
+        serve(driven.ranks, None)
         (seq,) = driven.submit([1])
         assert not driven.step()
-        driven.ranks.serve(NEXT)
+        serve(driven.ranks, NEXT)
         driven.step()
         assert seq.version == NEXT
 

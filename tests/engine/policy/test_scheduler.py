@@ -7,7 +7,7 @@ from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion, SequenceState
 from server.engine.policy.step import RowResult, StepResult
-from tests.engine.builders import is_all_free, make_choices, make_ranks, make_sequence
+from tests.engine.builders import is_all_free, make_choices, make_ranks, make_sequence, serve
 from tests.engine.fakes import EOS, logprob_of
 
 
@@ -812,19 +812,19 @@ class TestVersions:
     @pytest.fixture
     def scheduler(self):
         scheduler = make_ranks(block_size=4)
-        scheduler.serve(self.ONE)
+        serve(scheduler, self.ONE)
         return scheduler
 
     def test_a_sequence_gets_the_version_that_is_served_when_it_begins(self, scheduler):
         seq = add(scheduler, [1, 2])
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         batch, _ = run(scheduler)
         assert (seq.version, batch.version) == (self.TWO, self.TWO)
 
     def test_and_keeps_it(self, scheduler):
         seq = add(scheduler, [1, 2])
         run(scheduler)
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         batch, _ = run(scheduler)
         assert (seq.version, batch.version) == (self.ONE, self.ONE)
 
@@ -832,7 +832,7 @@ class TestVersions:
         seq = add(scheduler, [1, 2])
         run(scheduler)
         preempt(scheduler, seq)
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         run(scheduler)
         assert seq.version == self.ONE
 
@@ -844,25 +844,25 @@ class TestVersions:
     def test_while_nothing_is_served_only_named_versions_run(self, scheduler):
         waiting = add(scheduler, [1, 2], request_id=1)
         named = add(scheduler, [3, 4], request_id=2, version=self.TWO)
-        scheduler.serve(None)
+        serve(scheduler, None)
         run(scheduler)
         assert waiting.state is SequenceState.WAITING
         assert named.state is SequenceState.RUNNING
-        scheduler.serve(self.ONE)
+        serve(scheduler, self.ONE)
         run(scheduler)
         assert waiting.version == self.ONE
 
     def test_all_choices_of_a_request_follow_the_first(self, scheduler):
         seqs = add(scheduler, [1, 2, 3, 4, 5], n=6)
         run(scheduler)
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         for _ in range(20):
             run(scheduler)
         assert {seq.version for seq in seqs} == {self.ONE}
 
     def test_nobody_overtakes_who_waits_for_blocks_whatever_the_version(self):
         scheduler = make_ranks(num_blocks=5, block_size=4, max_num_batched_tokens=16)
-        scheduler.serve(self.ONE)
+        serve(scheduler, self.ONE)
         add(scheduler, range(8), request_id=1, max_tokens=6)
         run(scheduler)
         large = add(scheduler, range(10), request_id=2)
@@ -884,7 +884,7 @@ class TestVersions:
         run(scheduler)
         new = add(scheduler, [3, 4], request_id=2)
         batch = scheduler.schedule(0.0)
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         scheduler.withdraw(self.ONE)
         events = scheduler.postprocess(batch, results(batch))
         assert [seq for seq, _ in events] == [begun]
@@ -896,7 +896,7 @@ class TestVersions:
     def test_withdrawn_means_every_choice_or_none(self, scheduler):
         seqs = add(scheduler, [1, 2], n=6)
         run(scheduler)
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         scheduler.withdraw(self.ONE)
         assert {seq.version for seq in seqs} == {self.ONE}
 

@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.ranks import Ranks
-from server.engine.policy.sequence import Sequence, SequenceState
+from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.served_versions import ServedVersions
 from server.link.frames import SamplingParams
 from tests.engine.builders import is_all_free, make_choices, make_scheduler
 from tests.engine.fakes import (
@@ -101,7 +102,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.limits = limits
         self.overlap = overlap
-        self.ranks = [make_scheduler(**limits) for _ in range(self.num_ranks)]
+        versions = ServedVersions(LoadedVersion())
+        self.ranks = [make_scheduler(versions=versions, **limits) for _ in range(self.num_ranks)]
         self.scheduler = Ranks(self.ranks)
         self.runner = FakeRankedRunner(
             [
