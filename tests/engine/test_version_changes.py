@@ -46,7 +46,7 @@ def test_a_version_stays_while_a_sequence_runs_on_it(bench):
     for leave in (lambda: bench.changes.remove(ONE), lambda: bench.changes.forget("1")):
         with pytest.raises(ValueError, match="version 1 is still in use"):
             leave()
-    bench.scheduler.finish(seq, "abort")
+    bench.ranks.finish(seq, "abort")
     bench.changes.forget("1")
     assert (bench.versions.loaded("1"), bench.versions.previous) == (None, None)
 
@@ -62,7 +62,7 @@ def test_a_version_that_is_not_on_the_device_can_be_forgotten(bench):
 @pytest.mark.parametrize("change", ["serve", "hold"])
 def test_waiting_sequences_look_for_blocks_of_the_version_they_will_run_on(bench, change):
     seq = bench.add(1)
-    bench.scheduler.num_cached_tokens(seq)
+    bench.ranks.num_cached_tokens(seq)
     assert seq.block_digests
     if change == "serve":
         bench.changes.serve(TWO)
@@ -76,7 +76,7 @@ def test_a_fault_on_trial_withdraws_what_has_no_token_and_then_reports(bench):
     begun = bench.add(1)
     bench.step()
     new = bench.add(2)
-    bench.scheduler.schedule(0.0)
+    bench.ranks.schedule(0.0)
     assert (begun.version, new.version) == (TWO, TWO)
     seen = []
     watch.fault.add_done_callback(lambda _: seen.append((bench.versions.serving, new.version)))
@@ -88,6 +88,6 @@ def test_a_fault_on_trial_withdraws_what_has_no_token_and_then_reports(bench):
 
 def test_a_fault_of_a_version_that_is_not_on_trial_withdraws_nothing(bench):
     seq = bench.add(1)
-    bench.scheduler.schedule(0.0)
+    bench.ranks.schedule(0.0)
     bench.changes.on_fault(ONE)
     assert (seq.version, bench.versions.serving) == (ONE, ONE)
