@@ -14,48 +14,57 @@ from pathlib import Path
 from prometheus_client.core import Metric
 
 from server.config import Setting, settings
-from server.errors import ErrorKind
+from server.errors import ErrorKind, ErrorSpec
 from server.metrics.metrics import Metrics
 
 _DOCS = Path("docs")
-_MADE_BY = "`make reference` writes this page from `{source}`; a test compares them."
+_SETTINGS = """\
+# Settings
+
+Each setting has one name in four spellings: the flag `--max-num-seqs`, the variable
+`ANTIPODE_MAX_NUM_SEQS`, the key `max_num_seqs` of the YAML file that `--config` names, and
+`maxNumSeqs` in the chart `helm/antipode`. A flag beats a variable. A variable beats the file.
+`server.extra` in the chart takes the settings that the chart has no value for.
+"""
+_SECTIONS = {
+    "engine": "Engine: model, memory, slice and hosts",
+    "server": "Server: ports, drain, limits and logs",
+}
+_METRICS = """\
+# Metrics
+
+`GET /metrics` on the HTTP port answers in the Prometheus text format. Every family is there from
+the start of the server. A histogram `NAME` has the series `NAME_bucket`, `NAME_sum` and
+`NAME_count`. [Observability](observability.md) says which of these to watch.
+"""
+_ERRORS = """\
+# Errors
+
+Each failure of a request is of one kind. Both protocols report the same kind in their own words.
+HTTP answers with `{"error": {"message", "type", "param", "code"}}`; a stream that has begun ends
+with an event of that form. gRPC ends the call with the status. The kind is also the label
+`outcome` of `antipode_requests_total`.
+"""
+_MADE_BY = "`make reference` writes this page from `{source}`; a test compares them.\n"
 
 
 def generated() -> dict[Path, str]:
     """The content of each reference page, by path."""
     return {
-        _DOCS / "settings.md": _settings_page(),
-        _DOCS / "metrics.md": _metrics_page(),
-        _DOCS / "errors.md": _errors_page(),
+        _DOCS / "settings.md": _page(_SETTINGS, *_settings(), source="server/config.py"),
+        _DOCS / "metrics.md": _page(_METRICS, _metrics(), source="server/metrics/"),
+        _DOCS / "errors.md": _page(_ERRORS, _errors(), source="server/errors.py"),
     }
 
 
-def _settings_page() -> str:
-    return _page(
-        "Settings",
-        "server/config.py",
-        "Each setting has one name in four spellings: the flag `--max-num-seqs`, the variable\n"
-        "`ANTIPODE_MAX_NUM_SEQS`, the key `max_num_seqs` of the YAML file that `--config` names, and\n"
-        "`maxNumSeqs` in the chart `helm/antipode`. A flag beats a variable. A variable beats the"
-        " file.\n"
-        "`server.extra` in the chart takes the settings that the chart has no value for.\n",
-        *(_settings_section(title, section) for section, title in _SECTIONS.items()),
-    )
-
-
-_SECTIONS = {
-    "engine": "Engine: model, memory, slice and hosts",
-    "server": "Server: ports, drain, limits and logs",
-}
-
-
-def _settings_section(title: str, section: str) -> str:
-    rows = [
-        (f"`{one.flag}`", _default(one), _allowed(one), one.description)
-        for one in settings()
-        if one.section == section
-    ]
-    return f"## {title}\n\n" + _table(("flag", "default", "allowed", "what it sets"), rows)
+def _settings() -> Iterator[str]:
+    for section, title in _SECTIONS.items():
+        rows = [
+            (f"`{one.flag}`", _default(one), _allowed(one), one.description)
+            for one in settings()
+            if one.section == section
+        ]
+        yield f"## {title}\n\n" + _table(("flag", "default", "allowed", "what it sets"), rows)
 
 
 def _default(setting: Setting) -> str:
@@ -66,21 +75,13 @@ def _allowed(setting: Setting) -> str:
     return ", ".join(f"`{choice}`" for choice in setting.choices) or setting.allowed
 
 
-def _metrics_page() -> str:
+def _metrics() -> str:
     fresh = Metrics(model="", version="", release="", started=0.0)
     rows = [
         (f"`{_name(family)}`", family.type, _labels(family), family.documentation)
         for family in fresh.collect()
     ]
-    return _page(
-        "Metrics",
-        "server/metrics/",
-        "`GET /metrics` on the HTTP port answers in the Prometheus text format. Every family is\n"
-        "there from the start of the server. A histogram `NAME` has the series `NAME_bucket`,\n"
-        "`NAME_sum` and `NAME_count`. [Observability](observability.md) says which of these to"
-        " watch.\n",
-        _table(("metric", "type", "labels", "what it says"), rows),
-    )
+    return _table(("metric", "type", "labels", "what it says"), rows)
 
 
 def _name(family: Metric) -> str:
@@ -100,41 +101,34 @@ def _labels(family: Metric) -> str:
     )
 
 
-def _errors_page() -> str:
-    rows = [
-        (f"`{kind.value}`", f"`{spec.grpc_code.name}`", str(spec.http_status))
-        + (f"`{spec.openai_type}`", spec.when, _retry(spec.retry, spec.retry_after))
-        for kind, spec in ((kind, kind.spec) for kind in ErrorKind)
-    ]
-    return _page(
-        "Errors",
-        "server/errors.py",
-        "Each failure of a request is of one kind. Both protocols report the same kind in their own\n"
-        "words. HTTP answers with `{\"error\": {\"message\", \"type\", \"param\", \"code\"}}`; a stream"
-        " that has\n"
-        "begun ends with an event of that form. gRPC ends the call with the status. The kind is also"
-        " the\n"
-        "label `outcome` of `antipode_requests_total`.\n",
-        _table(("kind", "gRPC", "HTTP", "OpenAI type", "when", "try again"), rows),
+def _errors() -> str:
+    head = ("kind", "gRPC", "HTTP", "OpenAI type", "when", "try again")
+    return _table(head, [_error(kind.value, kind.spec) for kind in ErrorKind])
+
+
+def _error(kind: str, spec: ErrorSpec) -> tuple[str, ...]:
+    wait = "" if spec.retry_after is None else f", after {spec.retry_after} s"
+    return (
+        f"`{kind}`",
+        f"`{spec.grpc_code.name}`",
+        str(spec.http_status),
+        f"`{spec.openai_type}`",
+        spec.when,
+        spec.retry + wait,
     )
 
 
-def _retry(retry: str, retry_after: int | None) -> str:
-    return retry if retry_after is None else f"{retry}, after {retry_after} s"
-
-
-def _page(title: str, source: str, *parts: str) -> str:
-    return "\n".join((f"# {title}\n", *parts, _MADE_BY.format(source=source) + "\n"))
+def _page(*parts: str, source: str) -> str:
+    return "\n".join((*parts, _MADE_BY.format(source=source)))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join(_lines((head, ["---"] * len(head), *rows)))
+    return "".join(map(_line, (head, ["---"] * len(head), *rows)))
 
 
-def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for row in rows:
-        cells = (cell.replace("|", "\\|").replace("<", "&lt;") for cell in row)
-        yield "| " + " | ".join(cells) + " |\n"
+def _line(row: Sequence[str]) -> str:
+    cells = (cell.replace("|", "\\|").replace("<", "&lt;") for cell in row)
+    return "| " + " | ".join(cells) + " |\n"
 
 
 def main() -> None:
