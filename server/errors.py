@@ -1,7 +1,7 @@
 """The one table of errors: what went wrong → gRPC code → HTTP status → OpenAI error type.
 
-Whoever finds a fault raises `ApiError` with a kind of this table and a sentence that says what was
-wrong and what to do; the translators only look the kind up.
+Code that finds a fault raises `ApiError` with a kind of this table and a sentence that says what
+was wrong and what to do. The translators only look the kind up.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import grpc
 
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
-    """How one kind of error looks on each wire. `retry_after` is in seconds.
+    """How one kind of error looks in each protocol. `retry_after` is in seconds.
 
     `when` and `retry` are for `docs/errors.md`: the cause, and whether to send the request again.
     """
@@ -28,7 +28,7 @@ class ErrorSpec:
 
 
 class ErrorKind(Enum):
-    """The kinds, by the name the engine and the metrics use."""
+    """The kinds of errors, by the names that the engine and the metrics use."""
 
     INVALID_REQUEST = "invalid_request"
     UNAUTHENTICATED = "unauthenticated"
@@ -73,7 +73,7 @@ _TABLE = {
         "an admin call that the state of the versions does not allow",
         "after the state has changed",
     ),
-    # Unlike an unknown model: another replica may serve the version still.
+    # Unlike for an unknown model, another replica may still serve the version.
     ErrorKind.VERSION_GONE: ErrorSpec(
         grpc.StatusCode.FAILED_PRECONDITION,
         409,
@@ -126,9 +126,9 @@ _TABLE = {
 
 
 class ApiError(Exception):
-    """A request's failure, ready to be told to its client.
+    """A request's failure, with the message that its client gets.
 
-    `param` names the offending field, `code` is a short machine-readable reason; both optional.
+    `param` names the offending field; `code` is a short machine-readable reason. Both are optional.
     """
 
     def __init__(
