@@ -6,7 +6,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover test lint format bench swap hosts plan-ci golden train-tiny sbom charts
+.PHONY: help setup serve failover test lint format bench swap hosts plan-ci golden train-tiny sbom charts reference
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -71,3 +71,6 @@ sbom: $(filter .uv/bin/uv,$(UV)) ## write what the CPU image installs to build/s
 
 charts: setup ## make k8s/rendered and the charts' tables of values again
 	$(RUN) scripts.charts
+
+reference: setup ## make docs/settings.md, docs/metrics.md and docs/errors.md again
+	$(RUN) scripts.reference

@@ -38,7 +38,7 @@ def _field(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What the engine process needs. Token and sequence limits count whole-server, not per chip."""
+    """The settings of the engine process. Token and sequence limits apply to each data rank."""
 
     model: str = _field(
         "smollm2-135m-instruct",

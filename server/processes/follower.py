@@ -1,4 +1,5 @@
-"""The engine process of a host that follows: it builds what the leader builds does what it does.
+"""The engine process on a follower host: it builds what the leader builds and then does what the
+leader does.
 
 It serves nobody. It ends well when the leader says so, and with exit code 1 when the group cannot
 go on, whatever this process is waiting for then.
