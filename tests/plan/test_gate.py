@@ -13,9 +13,9 @@ from server.plan.gate import (
     Exempt,
     GoldenPreset,
     main,
-    question_of,
     read_golden,
     recorded,
+    request_of,
     violations,
 )
 from server.plan.report import Software
@@ -119,9 +119,9 @@ def test_recording_keeps_exemptions_and_programs_not_compiled_this_time():
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_asked_about_on_a_slice_that_there_is(name):
     preset = load_preset(name)
-    question = question_of(preset)
-    assert question.slice.name == preset.recommended.slice
-    assert question.engine.max_model_len == preset.recommended.context <= preset.config.max_position
+    request = request_of(preset)
+    assert request.slice.name == preset.recommended.slice
+    assert request.engine.max_model_len == preset.recommended.context <= preset.config.max_position
 
 
 def test_golden_numbers_are_of_presets():
@@ -138,7 +138,7 @@ def plan_ci(monkeypatch, tmp_path, capsys):
 
     def run(*arguments, **changes):
         made = report(model="qwen3-8b", **changes)
-        monkeypatch.setattr(plan, "make_plan", lambda question, **options: made)
+        monkeypatch.setattr(plan, "make_plan", lambda request, **options: made)
         code = main(["qwen3-8b", *arguments])
         return code, capsys.readouterr().err
 
