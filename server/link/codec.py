@@ -25,7 +25,7 @@ class Codec[Sent, Received]:
         return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
     def feed(self, buffer: bytearray) -> list[Received]:
-        """Take every whole frame off the front of `buffer`. Raises ValueError if one is too large."""
+        """Take every whole frame off the front of `buffer`; ValueError if one is too large."""
         frames: list[Received] = []
         start = 0
         while (frame_end := self._frame_end(buffer, start)) is not None:

@@ -199,7 +199,7 @@ class Metrics(Collector):
         )
         yield _gauge(
             "antipode_load_ratio",
-            "Sequences running plus requests waiting, per sequence that may run at once; 1 is full.",
+            "Sequences running plus requests waiting, per sequence that may run; 1 is full.",
             gauges.load_ratio,
         )
         cache = {"block_size": str(gauges.block_size), "num_blocks": str(gauges.num_blocks)}
