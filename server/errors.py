@@ -1,7 +1,7 @@
 """The one table of errors: what went wrong → gRPC code → HTTP status → OpenAI error type.
 
-Whoever finds a fault raises `ApiError` with a kind of this table and a sentence that says what was
-wrong and what to do; the translators only look the kind up.
+Code that finds a fault raises `ApiError` with a kind of this table and a sentence that says what
+was wrong and what to do. The translators only look the kind up.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import grpc
 
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
-    """How one kind of error looks on each wire. `retry_after` is in seconds."""
+    """How one kind of error looks in each protocol. `retry_after` is in seconds."""
 
     grpc_code: grpc.StatusCode
     http_status: int
@@ -23,7 +23,7 @@ class ErrorSpec:
 
 
 class ErrorKind(Enum):
-    """The kinds, by the name the engine and the metrics use."""
+    """The kinds of errors, by the names that the engine and the metrics use."""
 
     INVALID_REQUEST = "invalid_request"
     UNAUTHENTICATED = "unauthenticated"
@@ -51,7 +51,7 @@ _TABLE = {
     ),
     ErrorKind.NOT_FOUND: ErrorSpec(grpc.StatusCode.NOT_FOUND, 404, "not_found_error"),
     ErrorKind.CONFLICT: ErrorSpec(grpc.StatusCode.FAILED_PRECONDITION, 409, "conflict_error"),
-    # Unlike an unknown model: another replica may serve the version still.
+    # Unlike for an unknown model, another replica may still serve the version.
     ErrorKind.VERSION_GONE: ErrorSpec(
         grpc.StatusCode.FAILED_PRECONDITION, 409, "version_gone_error"
     ),
@@ -69,9 +69,9 @@ _TABLE = {
 
 
 class ApiError(Exception):
-    """A request's failure, ready to be told to its client.
+    """A request's failure, with the message that its client gets.
 
-    `param` names the offending field, `code` is a short machine-readable reason; both optional.
+    `param` names the offending field; `code` is a short machine-readable reason. Both are optional.
     """
 
     def __init__(
