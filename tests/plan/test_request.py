@@ -53,7 +53,7 @@ def test_local_layers_bound_the_sequences_by_their_windows(ask):
 def test_what_has_no_room_is_refused_with_what_is_missing(ask):
     request = ask(config=LLAMA_70B, context=2048, num_blocks=0)
     assert not has_room(request)
-    with pytest.raises(SizeError, match=r"5\.\d\d GiB a chip are missing"):
+    with pytest.raises(SizeError, match=r"5\.\d\d GiB per chip are missing"):
         blueprint_for(request)
 
 

@@ -64,5 +64,5 @@ def test_a_plan_of_what_does_not_fit_compiles_nothing_and_says_what_is_needed(pl
     assert report.programs == []
     memory = report.hbm_bytes_per_chip
     assert memory.total > memory.limit
-    assert "GiB a chip are missing" in report.reason
+    assert "GiB per chip are missing" in report.reason
     assert report.nearest_change == "--weight-dtype int8"
