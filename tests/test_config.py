@@ -132,7 +132,7 @@ def test_text_becomes_the_type_of_the_field(key, text, value):
             {"max_num_seqs": "64", "max_num_batched_tokens": "32"},
             {},
             "max_num_batched_tokens is 32; it must be at least max_num_seqs, 64: "
-            "each running sequence takes one token of a step",
+            "each running sequence takes one token per step",
         ),
     ],
 )
@@ -147,9 +147,9 @@ def test_a_wrong_value_names_its_source_and_what_is_allowed(flags, environment, 
     [
         ("max_num_seqs: true", "max_num_seqs in {path} is True; it must be an integer"),
         ("served_model_name: 7", "served_model_name in {path} is 7; it must be text"),
-        ("max_num_seq: 8", "max_num_seq in {path} is no setting; did you mean max_num_seqs?"),
-        ("maxNumSeqs: 8", "maxNumSeqs in {path} is no setting; did you mean max_num_seqs?"),
-        ("42: 8", "42 in {path} is no setting; see `antipode serve --help`"),
+        ("max_num_seq: 8", "max_num_seq in {path} is not a setting; did you mean max_num_seqs?"),
+        ("maxNumSeqs: 8", "maxNumSeqs in {path} is not a setting; did you mean max_num_seqs?"),
+        ("42: 8", "42 in {path} is not a setting; see `antipode serve --help`"),
         ("- 8", "the configuration file {path} must hold one mapping of settings"),
         ("a: [", "the configuration file {path} is not YAML: "),
     ],
@@ -180,6 +180,6 @@ def test_help_shows_each_default():
     parser = argparse.ArgumentParser()
     add_flags(parser)
     text = " ".join(parser.format_help().split())
-    assert "--max-num-seqs INT sequences that run at once, on each data rank (default: 32)" in text
+    assert "--max-num-seqs INT sequences that run at once on each data rank (default: 32)" in text
     assert "(default: true)" in text
     assert "--log-format text|json" in text

@@ -1,6 +1,6 @@
-"""From the settings to a runner that is ready, on one host or with the other hosts of its slice.
+"""Builds a ready runner from the settings, on one host or with the other hosts of its slice.
 
-JAX is imported here, after what it reads of the environment has been set. Nothing here serves.
+JAX is imported here, after the environment variables that it reads are set. Nothing here serves.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# JAX has its own idea of a lost host, which must come after ours: it ends processes without a word.
+# JAX ends a process without a log line when it finds a host lost, so the group must find it first.
 _JAX_PATIENCE = 4
 
 
 class StartListener(Protocol):
-    """Who hears, on any host, how its start goes; from the building thread."""
+    """Receives the progress of a host's start, from the building thread."""
 
     def on_progress(self, detail: str, progress: float) -> None:
-        """What start-up is doing and how far that is, 0 to 1."""
+        """`detail` is what start-up does now; `progress` is 0 to 1."""
 
     def on_slice(self, found: Slice) -> None: ...
 
 
 class BuildListener(StartListener, GroupListener, Protocol):
-    """Who hears more on the host that serves: also of its group."""
+    """On the host that serves: also receives the events of its group."""
 
     def on_compilation(self) -> None:
-        """A program has been compiled; also later, if one is. Followers compile the same."""
+        """A program was compiled, during start-up or later. Followers compile the same programs."""
 
     def on_links(self, links: tuple[HostLink, ...]) -> None:
-        """All hosts are there, and so they are reached."""
+        """All hosts are here; `links` are the connections to them."""
 
 
 class ServingRunner(Runner[Any], Protocol):
-    """A runner that is loaded and warm, and what the policy above it must know of it."""
+    """A runner that is loaded and warm, and the properties that the policy above it needs."""
 
     @property
     def max_model_len(self) -> int: ...
@@ -72,11 +72,11 @@ class ServingRunner(Runner[Any], Protocol):
 
     @property
     def num_ranks(self) -> int:
-        """Data ranks: each has the blocks of `kinds`, and its own `max_num_batched_tokens`."""
+        """Data ranks. Each has the blocks of `kinds` and its own `max_num_batched_tokens`."""
 
     @property
     def kinds(self) -> tuple[KVKind, ...]:
-        """The kinds of layers, the one without a window, if any, first."""
+        """The kinds of layers. If one has no window, it comes first."""
 
     @property
     def block_size(self) -> int: ...
@@ -87,9 +87,9 @@ class ServingRunner(Runner[Any], Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A runner that is ready, what loads other versions for it, and what is left to do at the end.
+    """A ready runner, the loader of other versions for it, and the function to call at the end.
 
-    `close` is for a step loop that has ended well.
+    Call `close` only after a step loop that ended well.
     """
 
     runner: ServingRunner
@@ -98,13 +98,13 @@ class Built:
 
 
 class RunnerBuilder(Protocol):
-    """Loads and warms a runner. ValueError, OSError or GroupError for what cannot be served."""
+    """Loads and warms up a runner. Raises ValueError, OSError or GroupError where it cannot."""
 
     def __call__(self, config: EngineConfig, listener: BuildListener) -> Built: ...
 
 
 def build_model_runner(config: EngineConfig, listener: BuildListener) -> Built:
-    """The runner that ships. Raises as `Executor.build` does, SliceMismatchError or GroupError."""
+    """The default builder. Raises as `Executor.build` does, SliceMismatchError or GroupError."""
     group = find_group(config, os.environ)
     if group.is_several:
         return _build_leading(config, group, listener)
@@ -118,7 +118,7 @@ def build_model_runner(config: EngineConfig, listener: BuildListener) -> Built:
 
 
 def build_following(leader: Leader, group: Group, listener: StartListener) -> Executor:
-    """A follower's executor, as the leader's settings have it."""
+    """A follower's executor, with the leader's settings."""
     config = leader.config
     prepare_jax(config)
     join_jax(group, config, leader.address)
@@ -137,7 +137,7 @@ def unexplained(error: Exception) -> Exception | None:
 
 
 def checkpoint_loader(executor: Executor, config: EngineConfig) -> CheckpointLoader:
-    """What puts other versions beside or in place of the executor's first."""
+    """The loader that puts other versions next to the executor's first, or in its place."""
     from server.versions.checkpoint_loader import CheckpointLoader
 
     return CheckpointLoader(
@@ -146,12 +146,12 @@ def checkpoint_loader(executor: Executor, config: EngineConfig) -> CheckpointLoa
 
 
 def software() -> str:
-    """What must be the same on every host, or their programs would not be."""
+    """The software that must be the same on every host, so that their programs are the same."""
     return f"antipode {release_of('antipode-server')} with jax {release_of('jax')}"
 
 
 def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None] = lambda: None) -> None:
-    """Import JAX with its settings, and have compilations told."""
+    """Import JAX with its settings, and report each compilation to `on_compilation`."""
     choose_platform(os.environ)
     if has_tpu():
         raise_locked_memory()
@@ -166,7 +166,7 @@ def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None] = lambd
 
 
 def join_jax(group: Group, config: EngineConfig, leader_address: str) -> None:
-    """Make this process one of JAX's, which then sees the devices of all hosts. GroupError."""
+    """Join this process to JAX's group, so that JAX sees the devices of all hosts. GroupError."""
     import jax
 
     port = group.port + 1
@@ -182,8 +182,8 @@ def join_jax(group: Group, config: EngineConfig, leader_address: str) -> None:
         )
     except jax.errors.JaxRuntimeError as error:
         raise GroupError(
-            f"JAX's coordinator on port {port} of host 0 brought no mesh about: {error}; that port"
-            " must be free there and reachable, or choose another group_port"
+            f"JAX's coordinator on port {port} of host 0 could not connect the hosts: {error}; free"
+            " that port on host 0 and make it reachable, or choose another group_port"
         ) from error
 
 
@@ -239,7 +239,7 @@ def _build_executor(
     listener: StartListener,
     agree: Callable[[int | None], int | None] = lambda chip_bytes: chip_bytes,
 ) -> Executor:
-    """This host's executor of the model that is served from the start."""
+    """This host's executor, with the model that is served first."""
     from models.checkpoint.location import files_of
     from server.engine.device.executor import Executor
 
@@ -247,12 +247,12 @@ def _build_executor(
         files_of(config.model), config, listener.on_progress, LoadedVersion(version), agree
     )
     if not executor.weights_digest:
-        _log.warning("%s has no antipode.json: nothing of it is verified", config.model)
+        _log.warning("%s has no antipode.json, so none of its files is verified", config.model)
     return executor
 
 
 def _set_compilation_cache(config: EngineConfig) -> None:
-    """Keep every compiled program, however small or quick: start-up is the sum of them."""
+    """Keep every compiled program, however small or fast: a start needs all of them."""
     if not config.compile_cache_dir:
         return
     folder = str(Path(config.compile_cache_dir).absolute())

@@ -185,8 +185,8 @@ async def test_a_version_that_is_not_served_is_refused_by_name(service, engine):
         (request(TOKENS[:3], seed=None), "resume needs seed"),
         (request(TOKENS[:3], TOKENS[:3]), "resume has more choices than n, which is 1"),
         (request([999]), "resume holds 999, outside the vocabulary"),
-        (request([*TOKENS, 5]), "resume has tokens of choice 0 after its end"),
-        (request(TOKENS[:9], max_tokens=8), "resume has tokens of choice 0 after its end"),
+        (request([*TOKENS, 5]), "resume has tokens of choice 0 after the choice's end"),
+        (request(TOKENS[:9], max_tokens=8), "resume has tokens of choice 0 after the choice's end"),
     ],
 )
 async def test_what_no_stream_can_have_received_is_refused(service, engine, resumed, words):

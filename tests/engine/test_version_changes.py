@@ -62,7 +62,7 @@ def test_a_version_that_is_not_on_the_device_can_be_forgotten(bench):
 @pytest.mark.parametrize("change", ["serve", "hold"])
 def test_waiting_sequences_look_for_blocks_of_the_version_they_will_run_on(bench, change):
     seq = bench.add(1)
-    bench.ranks.num_cached_tokens(seq)
+    bench.ranks.schedulers[0].num_cached_tokens(seq)
     assert seq.block_digests
     if change == "serve":
         bench.changes.serve(TWO)

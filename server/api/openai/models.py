@@ -1,4 +1,4 @@
-"""The models that can be asked for, and text to token ids and back."""
+"""The list of models, and the conversion of text to token ids and back."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def _text(service: Service, body: TokenizeBody) -> str:
 
 
 def _adds_special_tokens(body: TokenizeBody) -> bool:
-    """A chat template writes its own."""
+    """False for chat messages: the chat template writes its own special tokens."""
     if body.add_special_tokens is None:
         return body.messages is None
     return body.add_special_tokens

@@ -1,6 +1,6 @@
-"""The gRPC servers: which services each has, their limits, connections that outlive a long prefill.
+"""The gRPC servers: the services of each, their limits, and connections that survive long prefills.
 
-Knows the service under them only to hand it to the translators and to ask whether it is ready.
+Knows the service only to pass it to the translators and to ask whether it is ready.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from server.api.versions import VersionAdmin
 from server.config import ServerConfig
 from server.ports import address
 
-# A peer that vanished without a word is noticed within the sum of both.
+# A peer that disappeared silently is noticed within the sum of both times.
 KEEPALIVE_TIME_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
 
-# A client may ping as often as this while it waits for the first token of a long prompt; with
-# grpc's own limit of five minutes the server would close the connection for "too many pings".
+# The shortest interval at which a client may ping while it waits for the first token of a long
+# prompt. With grpc's own limit of five minutes, the server would close the connection for "too many
+# pings".
 MIN_PING_INTERVAL_MS = 10_000
 
 
 def create_grpc_server(service: Service, config: ServerConfig) -> GrpcServer:
-    """A server on `config.grpc_port`, which others may share; RuntimeError if it is taken."""
+    """A server on `config.grpc_port`, which processes may share. RuntimeError if it is taken."""
     server = grpc.aio.server(options=_options(config))
     names = [SERVICE_NAME, health.SERVICE_NAME]
     add_generation(server, service, config.write_timeout_seconds)
@@ -40,7 +41,7 @@ def create_grpc_server(service: Service, config: ServerConfig) -> GrpcServer:
 
 
 def create_versions_server(admin: VersionAdmin, config: ServerConfig) -> GrpcServer:
-    """A server on the admin port, which others may share; RuntimeError if it is taken."""
+    """A server on the admin port, which processes may share. RuntimeError if it is taken."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
     versions.add_versions(server, admin)
     add_reflection(server, [versions.SERVICE_NAME, reflection.SERVICE_NAME])

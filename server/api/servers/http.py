@@ -32,13 +32,13 @@ _BODIES = (
 
 DESCRIPTION = """OpenAI-compatible text generation.
 
-Fields of a request that this server does not know are ignored, so that newer client libraries work.
-Fields that it knows and cannot honour (tools, response formats, beam search and so on) are refused.
+The server ignores fields of a request that it does not know, so that newer client libraries work.
+It refuses fields that it knows but cannot honour (tools, response formats, beam search and so on).
 """
 
 
 def create_http_app(service: Service, config: ServerConfig) -> ASGIApp:
-    """The application for one API process; it owns nothing of what it is given."""
+    """The application of one API process. It owns none of its arguments."""
     release = version("antipode-server")
     app = FastAPI(
         title="Antipode",

@@ -1,4 +1,4 @@
-"""What is asked of a server by those who run it: probes, metrics, the release."""
+"""The endpoints for operators: probes, metrics, the release."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class VersionBody(Struct, frozen=True, kw_only=True):
-    """`version` is the server's release; model and its version are null while it loads."""
+    """`version` is the server's release. The model and its version are null while it loads."""
 
     version: str
     model: str | None
@@ -69,5 +69,5 @@ def _health_responses() -> Responses:
     content = json_content(HealthBody)
     return {
         200: {"description": "Yes.", "content": content},
-        503: {"description": "No, and why.", "content": content},
+        503: {"description": "No; the body says why.", "content": content},
     }
