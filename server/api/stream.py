@@ -18,7 +18,8 @@ from server.api.generation import Delta, GenerateRequest, TokenLogprob, Usage
 from server.api.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.link.client import AbortReason, Engine, EngineStream
-from server.link.frames import EngineInfo, SamplingParams, TokenEvent
+from server.link.frames import EngineInfo, TokenEvent
+from server.link.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from server.link.frames import (
     Fatal,
     Pulse,
     Refused,
-    SamplingParams,
     Step,
     Submit,
     SwapPolicy,
@@ -33,6 +32,7 @@ from server.link.frames import (
     VersionCommand,
     VersionResult,
 )
+from server.link.sampling import SamplingParams
 
 type AbortReason = Literal["abort", "stop", "deadline_exceeded"]
 

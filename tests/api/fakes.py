@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from server.errors import ApiError
 from server.link.client import AbortReason, EngineStream
-from server.link.frames import EngineInfo, Pulse, SamplingParams, TokenEvent, TokenLogprobs
+from server.link.frames import EngineInfo, Pulse, TokenEvent, TokenLogprobs
+from server.link.sampling import SamplingParams
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -23,7 +23,8 @@ from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
-from server.link.frames import EngineInfo, SamplingParams, TokenEvent
+from server.link.frames import EngineInfo, TokenEvent
+from server.link.sampling import SamplingParams
 from tests.api.fakes import FakeEngine, Submission, logprobs_of, small_pretrained
 from tests.api.grpc.serving import reserved_port
 

@@ -6,7 +6,7 @@ from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import Sequence
-from server.link.frames import SamplingParams
+from server.link.sampling import SamplingParams
 from tests.engine.fakes import EOS
 
 

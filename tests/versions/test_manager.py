@@ -13,7 +13,8 @@ from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
-from server.link.frames import SamplingParams, Submit, VersionCommand
+from server.link.frames import Submit, VersionCommand
+from server.link.sampling import SamplingParams
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
 from server.versions.model_file import ModelFile

@@ -31,7 +31,7 @@ from server.engine.programs.sizing import (
 )
 from server.engine.programs.slot_input import SlotSizes
 from server.engine.programs.step_program import Programs, StateSizes
-from server.link.frames import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
+from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
 
 # On CPU the KV pool's size is not what the device leaves: host memory is shared.
 _CPU_KV_BYTES = 1 << 30

@@ -25,7 +25,6 @@ from models.weights.weights import leaf_shardings
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import (
-    MAX_LOGPROBS,
     Drawn,
     Logprobs,
     SamplerState,
@@ -37,6 +36,7 @@ from server.engine.programs.sampler import (
 )
 from server.engine.programs.slot_input import SlotSizes, empty_slot
 from server.engine.programs.step_input import StepInput, empty_input, stack_ranks
+from server.link.sampling import MAX_LOGPROBS
 
 # A step's bucket, or what a program beside the steps does.
 type ProgramName = Bucket | Literal["set_slot", "make_state"]

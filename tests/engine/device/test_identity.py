@@ -22,7 +22,7 @@ from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.link import frames as link
-from server.link.frames import SamplingParams
+from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free
 from tests.engine.device import oracle
 from tests.engine.fakes import FakeObserver

@@ -15,7 +15,7 @@ from server.engine.policy.admission import AdmissionError
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.sequence import Sequence, SequenceState
-from server.link.frames import SamplingParams
+from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free, make_choices, make_scheduler
 from tests.engine.fakes import (
     VOCAB_SIZE,
