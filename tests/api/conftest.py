@@ -10,6 +10,9 @@ from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.lifecycle import Lifecycle
 from tests.api.fakes import FakeEngine, small_pretrained
+from tests.api.http_client import app, client
+
+__all__ = ["app", "client"]
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from server.api.http.errors import error_json, error_response
 from server.errors import ApiError, ErrorKind
 from server.link.frames import Pulse
-from tests.api.http.conftest import MAX_BODY_BYTES
+from tests.api.http_client import MAX_BODY_BYTES
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 JSON = {"content-type": "application/json"}

@@ -1,4 +1,4 @@
-"""Clients of the HTTP application, in process and without a port."""
+"""The HTTP application and a client of it, in process and without a port: fixtures of tests/api."""
 
 from __future__ import annotations
 
