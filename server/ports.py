@@ -24,9 +24,8 @@ def reserved_ports(config: ServerConfig) -> Iterator[ServerConfig]:
     """Hold all ports for the length of the block; yields the config with port 0 made definite.
 
     The admin ports only if there is a token for them. PortError when a port is taken, or the host
-    is no address of this machine, or two of its own are one.
+    is no address of this machine.
     """
-    _refuse_equal(config)
     with (
         _reserve(config.host, config.http_port, "--http-port") as http_port,
         _reserve(config.host, config.grpc_port, "--grpc-port") as grpc_port,
@@ -41,18 +40,6 @@ def reserved_ports(config: ServerConfig) -> Iterator[ServerConfig]:
             _reserve(host, config.admin_grpc_port, "--admin-grpc-port") as admin_grpc_port,
         ):
             yield replace(config, admin_port=admin_port, admin_grpc_port=admin_grpc_port)
-
-
-def _refuse_equal(config: ServerConfig) -> None:
-    """A port of our own would else be called another process's."""
-    ports = {"--http-port": config.http_port, "--grpc-port": config.grpc_port}
-    if config.admin_token_file:
-        ports |= {"--admin-port": config.admin_port, "--admin-grpc-port": config.admin_grpc_port}
-    seen: dict[int, str] = {}
-    for flag, port in ports.items():
-        if port and port in seen:
-            raise PortError(f"{seen[port]} and {flag} are both {port}; give each its own")
-        seen[port] = flag
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -14,6 +14,7 @@ from server.api.service import Service
 from server.api.validation import invalid
 from server.errors import ApiError, ErrorKind
 from server.link.frames import SwapPolicy, VersionStatus
+from server.versions.model_file import is_version
 
 _SCHEME = "bearer "
 
@@ -90,5 +91,5 @@ class VersionAdmin:
 
     @staticmethod
     def _check(version: str) -> None:
-        if not (version.isascii() and version.isdigit()):
+        if not is_version(version):
             raise invalid("version must be a whole number, the name of its folder", "version")
