@@ -27,7 +27,7 @@ from server.api.validation import (
 )
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
-from server.link.client import Engine, EngineStream
+from server.link.client import EngineClient, EngineStream
 from server.link.frames import EngineInfo, SwapPolicy, VersionAction, VersionStatus
 
 # Tokenising this many characters takes about a millisecond; longer texts go to a thread.
@@ -41,7 +41,7 @@ class Service:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineClient,
         tokenizer: Tokenizer,
         lifecycle: Lifecycle,
         *,

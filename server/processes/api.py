@@ -32,7 +32,6 @@ from server.logs import set_up_logging
 from server.ports import address, listening_socket
 from server.versions.served_model import find_model
 
-_READY_POLL_SECONDS = 0.02
 _FLUSH_SECONDS = 2.0
 _FAILED = 1
 # Google's load balancers keep idle connections for 600 s, and must not find them closed.
@@ -123,8 +122,9 @@ class ApiProcess:
 
     async def _become_ready(self) -> None:
         await self._engine.connect()
-        while (info := self._engine.info) is None:
-            await asyncio.sleep(_READY_POLL_SECONDS)
+        info = await self._engine.wait_ready()
+        if info is None:
+            return
         self._lifecycle.mark_ready()
         config = self._config
         _log.info(
