@@ -27,7 +27,7 @@ class VersionAdmin:
 
     @property
     def model(self) -> str:
-        return self._service.model().name
+        return self._service.models.served().name
 
     @property
     def config_error(self) -> str:

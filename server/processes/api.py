@@ -18,6 +18,8 @@ import uvicorn
 import uvloop
 
 from server.api.grpc.server import GrpcServer
+from server.api.health import Health
+from server.api.model_directory import ModelDirectory
 from server.api.servers.admin import create_admin_app
 from server.api.servers.grpc import create_grpc_server, create_versions_server
 from server.api.servers.http import create_http_app
@@ -60,14 +62,15 @@ class ApiProcess:
         self._config = config.server
         self._lifecycle = Lifecycle()
         self._engine = EngineClient(link)
-        service = Service(
+        health = Health(
             self._engine,
-            tokenizer,
             self._lifecycle,
             hang_timeout_seconds=config.server.hang_timeout_seconds,
         )
-        self._http = _HttpServer(_uvicorn_config(create_http_app(service, config.server)))
-        self._grpc = create_grpc_server(service, config.server)
+        models = ModelDirectory(self._engine, self._lifecycle)
+        service = Service(self._engine, tokenizer, self._lifecycle, models)
+        self._http = _HttpServer(_uvicorn_config(create_http_app(service, health, config.server)))
+        self._grpc = create_grpc_server(service, health, config.server)
         self._admin: tuple[_HttpServer, GrpcServer] | None = None
         if config.server.admin_token_file:
             admin = VersionAdmin(service, Path(config.server.admin_token_file))

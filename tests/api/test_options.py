@@ -19,7 +19,7 @@ from server.engine.programs.step_input import empty_input, pack
 from server.link.sampling import OPTIONS, Option, SamplingParams
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
-from tests.api.grpc.serving import collect, failure, serving
+from tests.api.grpc.serving import Serving, collect, failure, serving
 from tests.engine.builders import make_sequence
 
 EOS = FakeEngine.EOS[0]
@@ -45,13 +45,13 @@ def beyond(option: Option) -> float:
     return option.type(option.rule.allowed.maximum + 1)
 
 
-def http_client(service) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_http_app(service, ServerConfig()))
+def http_client(s: Serving) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_http_app(s.service, s.health, ServerConfig()))
     return httpx.AsyncClient(transport=transport, base_url="http://server")
 
 
 async def params_over_http(option: Option, value: float) -> SamplingParams:
-    async with serving(FakeEngine([[EOS]])) as s, http_client(s.service) as client:
+    async with serving(FakeEngine([[EOS]])) as s, http_client(s) as client:
         body = {"prompt": "x", "max_tokens": 9, option.asked_as: value}
         response = await client.post("/v1/completions", json=body)
         assert response.status_code == 200, response.text
@@ -93,7 +93,7 @@ def test_a_padding_row_holds_what_the_table_says(option):
 
 @by_name(OPTIONS)
 async def test_a_value_beyond_the_range_is_refused_by_name_over_http(option):
-    async with serving(FakeEngine([[EOS]])) as s, http_client(s.service) as client:
+    async with serving(FakeEngine([[EOS]])) as s, http_client(s) as client:
         body = {"prompt": "x", option.asked_as: beyond(option)}
         error = (await client.post("/v1/completions", json=body)).json()["error"]
     assert error["param"] == option.asked_as
