@@ -365,7 +365,18 @@ def _check(config: Config) -> None:
             f"max_num_batched_tokens is {engine.max_num_batched_tokens}; it must be at least "
             f"max_num_seqs, {engine.max_num_seqs}: each running sequence takes one token per step"
         )
-    if server.http_port == server.grpc_port != 0:
-        raise ConfigError(
-            f"http_port and grpc_port are both {server.http_port}; each needs a port of its own"
-        )
+    _check_ports(server)
+
+
+def _check_ports(server: ServerConfig) -> None:
+    """Two of the server's own ports would else be refused as another process's."""
+    ports = {"http_port": server.http_port, "grpc_port": server.grpc_port}
+    if server.admin_token_file:
+        ports |= {"admin_port": server.admin_port, "admin_grpc_port": server.admin_grpc_port}
+    seen: dict[int, str] = {}
+    for key, port in ports.items():
+        if port and port in seen:
+            raise ConfigError(
+                f"{seen[port]} and {key} are both {port}; each needs a port of its own"
+            )
+        seen[port] = key

@@ -24,9 +24,8 @@ def reserved_ports(config: ServerConfig) -> Iterator[ServerConfig]:
     """Reserve all ports for this block; yields the config with port 0 replaced by a real one.
 
     Admin ports are reserved only if there is a token for them. Raises PortError when a port is
-    taken, when the host is no address of this machine, or when two of the ports are the same.
+    taken, or when the host is no address of this machine.
     """
-    _refuse_equal(config)
     with (
         _reserve(config.host, config.http_port, "--http-port") as http_port,
         _reserve(config.host, config.grpc_port, "--grpc-port") as grpc_port,
@@ -41,18 +40,6 @@ def reserved_ports(config: ServerConfig) -> Iterator[ServerConfig]:
             _reserve(host, config.admin_grpc_port, "--admin-grpc-port") as admin_grpc_port,
         ):
             yield replace(config, admin_port=admin_port, admin_grpc_port=admin_grpc_port)
-
-
-def _refuse_equal(config: ServerConfig) -> None:
-    """Refuse equal ports; otherwise the error would blame another process."""
-    ports = {"--http-port": config.http_port, "--grpc-port": config.grpc_port}
-    if config.admin_token_file:
-        ports |= {"--admin-port": config.admin_port, "--admin-grpc-port": config.admin_grpc_port}
-    seen: dict[int, str] = {}
-    for flag, port in ports.items():
-        if port and port in seen:
-            raise PortError(f"{seen[port]} and {flag} are both {port}; give each its own port")
-        seen[port] = flag
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -166,6 +166,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         load_config({"config": str(tmp_path / "none.yaml")}, {})
 
 
+def test_an_admin_port_clashes_with_another_only_if_a_token_opens_it():
+    flags = {"http_port": "8001", "admin_port": "8001"}
+    assert load_config(flags, {}).server.admin_port == 8001
+    with pytest.raises(ConfigError, match="http_port and admin_port are both 8001"):
+        load_config(flags | {"admin_token_file": "token"}, {})
+
+
 def test_two_ephemeral_ports_do_not_clash():
     config = load_config({"http_port": "0", "grpc_port": "0"}, {})
     assert config.server.http_port == config.server.grpc_port == 0

@@ -87,19 +87,6 @@ def test_an_ipv6_host_is_bracketed():
     assert address("0.0.0.0", 8000) == "0.0.0.0:8000"
 
 
-@pytest.mark.parametrize(
-    ("ports", "words"),
-    [
-        ({"http_port": 8001, "admin_port": 8001}, "--http-port and --admin-port are both 8001"),
-        ({"http_port": 8001, "grpc_port": 8001}, "--http-port and --grpc-port are both 8001"),
-    ],
-)
-def test_two_of_our_own_ports_are_not_called_another_process(ports, words):
-    server = config(admin_token_file="token", **ports)
-    with pytest.raises(PortError, match=words), reserved_ports(server):
-        pass
-
-
 def test_without_a_token_the_admin_ports_are_nobodys():
     with reserved_ports(config(admin_port=8001, admin_grpc_port=8001)):
         pass

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from k8s.lab.load import Shape
+from k8s.lab.load import LoadShape
 from k8s.lab.numbers import Numbers
 from k8s.lab.page import write_page, write_picture
-from k8s.lab.rates import Step, find_rate
+from k8s.lab.rates import RateStep, find_rate
 from k8s.lab.report import Result
 from k8s.lab.run import Lab
 from k8s.lab.scenarios import SCENARIOS, SHORT
@@ -90,8 +90,8 @@ async def _run(arguments: argparse.Namespace) -> list[Result]:
     return results
 
 
-def _shape(arguments: argparse.Namespace) -> Shape:
-    return Shape(
+def _shape(arguments: argparse.Namespace) -> LoadShape:
+    return LoadShape(
         rate=arguments.rate,
         num_streams=arguments.streams,
         stream_tokens=arguments.stream_tokens,
@@ -112,7 +112,7 @@ def _write(arguments: argparse.Namespace, results: list[Result]) -> None:
     write_page(report, arguments.output)
 
 
-def _write_rates(arguments: argparse.Namespace, steps: list[Step]) -> None:
+def _write_rates(arguments: argparse.Namespace, steps: list[RateStep]) -> None:
     path = arguments.output / "rates.json"
     path.write_text(json.dumps([step.as_json() for step in steps], indent=1))
 

@@ -61,7 +61,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class LoadShape:
     """How much: unary requests a second, readers of streams, tokens of a stream."""
 
     rate: float
@@ -92,13 +92,13 @@ def _options(number: int, num_tokens: int) -> Any:
     }
 
 
-class Load:
+class LoadGenerator:
     """Runs from `start` to `finish`; `record` fills meanwhile. The caller closes it."""
 
     def __init__(
         self,
         address: Address,
-        shape: Shape,
+        shape: LoadShape,
         expected: list[list[int]],
         region_of: Callable[[int], str | None],
     ) -> None:

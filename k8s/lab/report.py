@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from k8s.lab.load import Answer, Record, Shape, StreamEnd
+from k8s.lab.load import Answer, LoadShape, Record, StreamEnd
 from k8s.lab.numbers import Numbers
 from k8s.lab.scenarios import Scenario
 
@@ -57,7 +57,7 @@ class Result:
     broken_promises: list[str] = field(default_factory=list)
 
     @classmethod
-    def unfinished(cls, scenario: Scenario, shape: Shape, error: Exception) -> Result:
+    def unfinished(cls, scenario: Scenario, shape: LoadShape, error: Exception) -> Result:
         """Of a scenario that raised: nothing is known of it but why."""
         nothing = Percentiles(p50_ms=0.0, p99_ms=0.0, count=0)
         words = f"it did not finish: {type(error).__name__}: {error}"
@@ -79,7 +79,7 @@ class Result:
 def evaluate(
     scenario: Scenario,
     record: Record,
-    shape: Shape,
+    shape: LoadShape,
     numbers: Numbers,
     *,
     primary: str,

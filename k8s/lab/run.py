@@ -17,7 +17,7 @@ from pathlib import Path
 
 from k8s.lab.cores import Clocks
 from k8s.lab.fleet import Fleet
-from k8s.lab.load import UNARY_TOKENS, Load, Shape, undisturbed
+from k8s.lab.load import UNARY_TOKENS, LoadGenerator, LoadShape, undisturbed
 from k8s.lab.numbers import REGIONS, Numbers
 from k8s.lab.ports import free_ports
 from k8s.lab.proxy import Address, Proxy
@@ -45,7 +45,7 @@ class Lab:
         cls,
         folder: Path,
         numbers: Numbers,
-        shape: Shape,
+        shape: LoadShape,
         *,
         retries: bool,
         num_replicas: int,
@@ -77,7 +77,7 @@ class Lab:
         self._proxy.stop()
         self._fleet.end()
 
-    async def run(self, scenario: Scenario, shape: Shape) -> Result:
+    async def run(self, scenario: Scenario, shape: LoadShape) -> Result:
         """One scenario from sound regions; leaves what it broke as it is. What is raised is a
         result too, so that the others' are not lost.
         """
@@ -90,7 +90,7 @@ class Lab:
             traceback.print_exc()
             return Result.unfinished(scenario, shape, error)
 
-    async def _run(self, scenario: Scenario, shape: Shape) -> Result:
+    async def _run(self, scenario: Scenario, shape: LoadShape) -> Result:
         load = self._load(shape)
         if scenario.prepare is not None:
             await scenario.prepare(self._fleet, load)
@@ -123,7 +123,7 @@ class Lab:
         return replace(result, cores_before=cores)
 
     @asynccontextmanager
-    async def steady_load(self, shape: Shape) -> AsyncIterator[Load]:
+    async def steady_load(self, shape: LoadShape) -> AsyncIterator[LoadGenerator]:
         """Load on sound regions of which nothing is broken."""
         await self._settle()
         load = self._load(shape)
@@ -139,9 +139,9 @@ class Lab:
         servers = [pid for replica in running for pid in replica.pids]
         return {"servers": servers, "proxy": [self._proxy.pid], "load": [os.getpid()]}
 
-    def _load(self, shape: Shape) -> Load:
+    def _load(self, shape: LoadShape) -> LoadGenerator:
         address = self._proxy.addresses[REGIONS[0]]
-        return Load(address, shape, self._expected, self._fleet.region_of)
+        return LoadGenerator(address, shape, self._expected, self._fleet.region_of)
 
     async def _settle(self) -> None:
         """The proxy has every replica in service: health checks passed, ejections lapsed."""
@@ -149,7 +149,7 @@ class Lab:
             while not await self._proxy.is_whole():
                 await asyncio.sleep(0.5)
 
-    async def _watch(self, scenario: Scenario, load: Load) -> None:
+    async def _watch(self, scenario: Scenario, load: LoadGenerator) -> None:
         start, seen = time.monotonic(), 0
         while True:
             await asyncio.sleep(1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from k8s.lab.fleet import NEW_VERSION, Fleet, Replica
-from k8s.lab.load import Load
+from k8s.lab.load import LoadGenerator
 from k8s.lab.numbers import Numbers
 
 # From the moment the last process is gone, or has been told, to the first answer.
@@ -21,7 +21,7 @@ AT_ONCE_SECONDS = 0.05
 SWAP_SECONDS = 17.0
 
 # Does it, and tells when it had its effect: of a kill, when the last process was gone.
-type Breaking = Callable[[Fleet, Load], Awaitable[float]]
+type Breaking = Callable[[Fleet, LoadGenerator], Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ def _primary(fleet: Fleet) -> list[Replica]:
     return next(iter(fleet.regions.values()))
 
 
-async def _kill(fleet: Fleet, _: Load) -> float:
+async def _kill(fleet: Fleet, _: LoadGenerator) -> float:
     return await _kill_all(_primary(fleet))
 
 
@@ -57,29 +57,29 @@ async def _kill_all(replicas: list[Replica]) -> float:
     return time.monotonic()
 
 
-async def _freeze(fleet: Fleet, _: Load) -> float:
+async def _freeze(fleet: Fleet, _: LoadGenerator) -> float:
     for replica in _primary(fleet):
         replica.signal(signal.SIGSTOP)
     return time.monotonic()
 
 
-async def _drain(fleet: Fleet, _: Load) -> float:
+async def _drain(fleet: Fleet, _: LoadGenerator) -> float:
     for replica in _primary(fleet):
         replica.drain()
     return time.monotonic()
 
 
-async def _lose_replica(fleet: Fleet, _: Load) -> float:
+async def _lose_replica(fleet: Fleet, _: LoadGenerator) -> float:
     return await _kill_all(_primary(fleet)[:1])
 
 
-async def _hang(fleet: Fleet, _: Load) -> float:
+async def _hang(fleet: Fleet, _: LoadGenerator) -> float:
     for replica in _primary(fleet):
         replica.hang()
     return time.monotonic()
 
 
-async def _swap(fleet: Fleet, _: Load) -> float:
+async def _swap(fleet: Fleet, _: LoadGenerator) -> float:
     """Kill the region while it loads the new version, and before any replica serves it: what began
     on a version that only the dead had cannot go on.
     """
@@ -104,12 +104,12 @@ def _kill_loading(replicas: list[Replica]) -> None:
         replica.signal(signal.SIGKILL)
 
 
-async def _overload(_: Fleet, load: Load) -> float:
+async def _overload(_: Fleet, load: LoadGenerator) -> float:
     load.burst(120, 40)
     return time.monotonic()
 
 
-async def _bring_back(fleet: Fleet, _: Load) -> float:
+async def _bring_back(fleet: Fleet, _: LoadGenerator) -> float:
     await fleet.restore()
     return time.monotonic()
 

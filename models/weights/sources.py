@@ -184,7 +184,7 @@ class KeysValues:
 
 
 @dataclass(frozen=True, slots=True)
-class Experts:
+class StackedExperts:
     """One matrix of every expert, stacked [E, in, out] and split by expert."""
 
     experts: tuple[Source, ...]

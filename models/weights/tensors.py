@@ -6,7 +6,6 @@ from typing import Any
 
 from models.config import ModelConfig
 from models.weights.sources import (
-    Experts,
     Folded,
     GateUp,
     KeysValues,
@@ -15,6 +14,7 @@ from models.weights.sources import (
     Rows,
     Source,
     SplitInput,
+    StackedExperts,
     Vocabulary,
     Whole,
     expert_scales_of,
@@ -128,6 +128,6 @@ class _Layer:
             return Folded(Whole(f"{name}.gate.weight", (moe.num_experts, d), True), norm)
         experts = [f"{name}.experts.{e}" for e in range(moe.num_experts)]
         if path[-1] == "down":
-            return Experts(tuple(SplitInput(f"{e}.down_proj.weight", d, f) for e in experts))
+            return StackedExperts(tuple(SplitInput(f"{e}.down_proj.weight", d, f) for e in experts))
         pairs = ((f"{e}.gate_proj.weight", f"{e}.up_proj.weight") for e in experts)
-        return Experts(tuple(Folded(GateUp(*pair, f, (d,)), norm) for pair in pairs))
+        return StackedExperts(tuple(Folded(GateUp(*pair, f, (d,)), norm) for pair in pairs))

@@ -12,7 +12,8 @@ from server.api.generation import Delta, Sampling, TokenLogprob
 from server.api.stop_strings import StopMatcher
 from server.api.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
-from server.link.frames import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
+from server.link.frames import FinishReason, TokenEvent, TokenLogprobs
+from server.link.sampling import SamplingParams
 
 
 class Choice:

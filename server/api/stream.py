@@ -17,8 +17,9 @@ from server.api.choice import Choice, token_logprob
 from server.api.generation import Delta, GenerateRequest, TokenLogprob, Usage
 from server.api.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
-from server.link.client import AbortReason, Engine, EngineStream
-from server.link.frames import EngineInfo, SamplingParams, TokenEvent
+from server.link.client import AbortReason, EngineClient, EngineStream
+from server.link.frames import EngineInfo, TokenEvent
+from server.link.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Generation:
     def __init__(
         self,
         prepared: PreparedRequest,
-        engine: Engine,
+        engine: EngineClient,
         tokenizer: Tokenizer,
         stream: EngineStream,
         wakeup: asyncio.Event,

@@ -13,8 +13,9 @@ from server.admin_token import AdminTokenError, read_admin_token
 from server.api.service import Service
 from server.api.validation import invalid
 from server.errors import ApiError, ErrorKind
-from server.link.client import Engine
+from server.link.client import EngineClient
 from server.link.frames import SwapPolicy, VersionAction, VersionStatus
+from server.versions.model_file import is_version
 
 _SCHEME = "bearer "
 
@@ -22,12 +23,12 @@ _SCHEME = "bearer "
 class VersionAdmin:
     """Belongs to the event loop of its service. The token is read anew for every call."""
 
-    def __init__(self, service: Service, engine: Engine, token_file: Path) -> None:
+    def __init__(self, service: Service, engine: EngineClient, token_file: Path) -> None:
         self._service, self._engine, self._token_file = service, engine, token_file
 
     @property
     def model(self) -> str:
-        return self._service.model().name
+        return self._service.models.served().name
 
     @property
     def config_error(self) -> str:
@@ -97,5 +98,5 @@ class VersionAdmin:
 
     @staticmethod
     def _check(version: str) -> None:
-        if not (version.isascii() and version.isdigit()):
+        if not is_version(version):
             raise invalid("version must be a whole number, the name of its folder", "version")

@@ -21,6 +21,7 @@ from models.checkpoint.manifest import Golden, GoldenPrompt
 from models.checkpoint.version_folder import VersionFolder, open_version
 from models.config import ModelConfigError
 from server.config import EngineConfig
+from server.versions.model_file import is_version
 
 if TYPE_CHECKING:
     from server.engine.device.model_runner import ModelRunner
@@ -94,7 +95,7 @@ def publish(
     source: Path, target: Path, texts: tuple[str, ...] = _TEXTS, tolerance: float = 0.1
 ) -> str:
     """Write `source` as the version `target`. Returns one sentence. Raises PublishError."""
-    if not (target.name.isascii() and target.name.isdigit()):
+    if not is_version(target.name):
         raise PublishError(
             f"{target}: the name of a version's folder must be a whole number, "
             f"and it is {target.name!r}"

@@ -18,6 +18,8 @@ import uvicorn
 import uvloop
 
 from server.api.grpc.server import GrpcServer
+from server.api.health import Health
+from server.api.model_directory import ModelDirectory
 from server.api.servers.admin import create_admin_app
 from server.api.servers.grpc import create_grpc_server, create_versions_server
 from server.api.servers.http import create_http_app
@@ -32,7 +34,6 @@ from server.logs import set_up_logging
 from server.ports import address, listening_socket
 from server.versions.served_model import find_model
 
-_READY_POLL_SECONDS = 0.02
 _FLUSH_SECONDS = 2.0
 _FAILED = 1
 # Google's load balancers keep idle connections for 600 s; the server must not close them earlier.
@@ -61,14 +62,15 @@ class ApiProcess:
         self._config = config.server
         self._lifecycle = Lifecycle()
         self._engine = EngineClient(link)
-        service = Service(
+        health = Health(
             self._engine,
-            tokenizer,
             self._lifecycle,
             hang_timeout_seconds=config.server.hang_timeout_seconds,
         )
-        self._http = _HttpServer(_uvicorn_config(create_http_app(service, config.server)))
-        self._grpc = create_grpc_server(service, config.server)
+        models = ModelDirectory(self._engine, self._lifecycle)
+        service = Service(self._engine, tokenizer, self._lifecycle, models)
+        self._http = _HttpServer(_uvicorn_config(create_http_app(service, health, config.server)))
+        self._grpc = create_grpc_server(service, health, config.server)
         self._admin: tuple[_HttpServer, GrpcServer] | None = None
         if config.server.admin_token_file:
             admin = VersionAdmin(service, self._engine, Path(config.server.admin_token_file))
@@ -123,8 +125,9 @@ class ApiProcess:
 
     async def _become_ready(self) -> None:
         await self._engine.connect()
-        while (info := self._engine.info) is None:
-            await asyncio.sleep(_READY_POLL_SECONDS)
+        info = await self._engine.wait_ready()
+        if info is None:
+            return
         self._lifecycle.mark_ready()
         config = self._config
         _log.info(

@@ -21,6 +21,7 @@ from server.engine.policy.sequence import LoadedVersion
 from server.hosts import messages
 from server.hosts.followers import Followers, GroupListener, gather
 from server.hosts.leader import Leader
+from server.ports import address
 from server.slice.discovery import ask_jax, find_slice
 from server.slice.group import Group, GroupError, HostLink, find_group
 from server.slice.interfaces import claimed, read_interfaces
@@ -173,8 +174,8 @@ def join_jax(group: Group, config: EngineConfig, leader_address: str) -> None:
     bind = group.listening_address or "0.0.0.0"
     try:
         jax.distributed.initialize(
-            coordinator_address=f"{leader_address}:{port}",
-            coordinator_bind_address=None if group.is_follower else f"{bind}:{port}",
+            coordinator_address=address(leader_address, port),
+            coordinator_bind_address=None if group.is_follower else address(bind, port),
             num_processes=group.size,
             process_id=group.index,
             initialization_timeout=int(config.group_start_timeout_seconds),

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from server.slice.group import Group
 from server.slice.interfaces import Interface, claimed
 from server.slice.sources import (
-    Claim,
     Devices,
+    SliceClaim,
     SliceMismatchError,
     TpuEnvironment,
     topology_size,
@@ -38,7 +38,7 @@ class Sources:
 
     devices: Devices | None = None
     environment: TpuEnvironment = field(default_factory=TpuEnvironment)
-    claim: Claim = field(default_factory=Claim)
+    claim: SliceClaim = field(default_factory=SliceClaim)
     interfaces: tuple[Interface, ...] = ()
     group: Group = field(default_factory=Group)
 
@@ -60,7 +60,7 @@ class Slice:
     hostnames: tuple[str, ...]
     hbm_bytes_per_chip: int | None
     interfaces: tuple[Interface, ...]
-    claim: Claim = field(default_factory=Claim)
+    claim: SliceClaim = field(default_factory=SliceClaim)
 
     @property
     def claimed_interfaces(self) -> tuple[Interface, ...]:
@@ -169,7 +169,7 @@ def _size(topology: str) -> int | None:
     return topology_size(topology, "topology") if topology else None
 
 
-def _check_claim(claim: Claim, interfaces: tuple[Interface, ...]) -> None:
+def _check_claim(claim: SliceClaim, interfaces: tuple[Interface, ...]) -> None:
     """Refuse a claim whose interfaces did not reach the server's container."""
     asked = claim.name or claim.interface_class
     if not asked or claimed(interfaces):

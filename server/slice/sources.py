@@ -35,7 +35,7 @@ class SliceMismatchError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class SliceClaim:
     """What the chart asks for; empty and 0 where it asks for nothing. `chips` count all hosts."""
 
     accelerator: str = ""
@@ -71,11 +71,11 @@ class Devices:
     hbm_bytes_per_chip: int | None = None
 
 
-def read_claim(config: EngineConfig) -> Claim:
+def read_claim(config: EngineConfig) -> SliceClaim:
     """The claim in the settings. Raises SliceMismatchError for a malformed topology."""
     if config.slice_topology:
         topology_size(config.slice_topology, "slice_topology")
-    return Claim(
+    return SliceClaim(
         accelerator=config.slice_accelerator and generation_of(config.slice_accelerator),
         topology=config.slice_topology,
         chips=config.slice_chips,

@@ -89,7 +89,7 @@ async def over_http(s, options, received=None):
     }
     if received is not None:
         body["resume"] = {"model_version": "1", "token_ids": [received]}
-    app = create_http_app(s.service, ServerConfig())
+    app = create_http_app(s.service, s.health, ServerConfig())
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         response = await client.post("/v1/completions", json=body)
@@ -228,8 +228,8 @@ async def test_a_chat_goes_on_without_another_opening(http_client, engine):
 
 
 @pytest.fixture
-async def http_client(service):
-    app = create_http_app(service, ServerConfig())
+async def http_client(service, health):
+    app = create_http_app(service, health, ServerConfig())
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

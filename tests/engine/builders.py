@@ -9,7 +9,7 @@ from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion, Sequence
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.version_changes import VersionChanges
-from server.link.frames import SamplingParams
+from server.link.sampling import SamplingParams
 from tests.engine.fakes import EOS
 
 

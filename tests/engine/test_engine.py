@@ -11,6 +11,7 @@ from server.engine.engine import Engine
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.layer_kinds import KVKind
 from server.link import frames as link
+from server.link.sampling import SamplingParams
 from tests.engine.builders import make_ranks
 from tests.engine.fakes import EOS, VOCAB_SIZE, FakeObserver, FakeRunner, expected_tokens
 
@@ -43,7 +44,7 @@ class Bench:
 
     def submit(self, request_id, prompt, *, client=1, n=1, received=(), deadline=None, **params):
         """Submit; returns what every choice must have in the end, what was received included."""
-        params = link.SamplingParams(**({"max_tokens": 8, "ignore_eos": True} | params))
+        params = SamplingParams(**({"max_tokens": 8, "ignore_eos": True} | params))
         self.engine.receive(
             client,
             link.Submit(
@@ -122,7 +123,7 @@ class TestLoop:
     def test_a_stop_token_is_found_one_step_late_and_the_token_after_it_dropped(self):
         prompt = [1, 2]
         overlapped, plain = Bench(), Bench(overlap=False)
-        second = expected_tokens(prompt, link.SamplingParams(max_tokens=2, ignore_eos=True))[1]
+        second = expected_tokens(prompt, SamplingParams(max_tokens=2, ignore_eos=True))[1]
         for bench in (overlapped, plain):
             bench.submit(1, prompt, stop_token_ids=(second,))
             bench.drain()

@@ -15,7 +15,8 @@ from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
-from server.link.frames import SamplingParams, Submit, VersionCommand
+from server.link.frames import Submit, VersionCommand
+from server.link.sampling import SamplingParams
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
 from server.versions.model_file import ModelFile

@@ -67,7 +67,7 @@ def timeout_seconds(request: Request) -> float | None:
 
 
 def head(prefix: str, generation: Generation) -> dict[str, Any]:
-    """The fields of `Answer`; the same for every chunk of a stream."""
+    """The fields of `AnswerHead`; the same for every chunk of a stream."""
     model, version = generation.model, generation.version
     return {
         "id": f"{prefix}-{generation.request.request_id}",

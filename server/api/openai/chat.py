@@ -45,7 +45,7 @@ def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
         response_class=Response,
     )
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
-        includes_usage = body.includes_usage
+        includes_usage = body.read_includes_usage()
         generate = await generate_request(service, body, request)
         return await answer(
             service,
@@ -65,9 +65,9 @@ async def generate_request(service: Service, body: ChatBody, request: Request) -
     max_tokens = (
         body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     )
-    sampling = body.sampling(max_tokens=max_tokens, logprobs=body.num_logprobs)
+    sampling = body.sampling(max_tokens=max_tokens, logprobs=body.read_num_logprobs())
     request_id = adopt_request_id(request, body.request_id)
-    resume = body.resumed
+    resume = body.read_resume()
     return GenerateRequest(
         prompt=await _prompt(service, body),
         model=body.model,

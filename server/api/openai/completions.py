@@ -46,7 +46,7 @@ def completions_router(service: Service, *, write_timeout_seconds: float) -> API
     )
     async def create_completion(body: CompletionBody, request: Request) -> Response:
         requests = generate_requests(body, request)
-        includes_usage = body.includes_usage
+        includes_usage = body.read_includes_usage()
         return await answer(
             service,
             requests,
@@ -66,7 +66,7 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
     if body.echo and body.logprobs is not None and body.prompt_logprobs is None:
         sampling = replace(sampling, prompt_logprobs=body.logprobs)
     request_id = adopt_request_id(request, body.request_id)
-    prompts, resume = body.prompts, body.resumed
+    prompts, resume = body.prompts, body.read_resume()
     if resume is not None and len(prompts) != 1:
         raise invalid("resume takes one prompt", "resume")
     return [

@@ -24,17 +24,17 @@ def models_router(service: Service) -> APIRouter:
 def _add_models(router: APIRouter, service: Service) -> None:
     @router.get("/v1/models", summary="List models", responses=json_responses(ModelList))
     async def list_models() -> Response:
-        return json_response(ModelList(data=[_card(model) for model in service.models()]))
+        return json_response(ModelList(data=[_card(model) for model in service.models.loaded()]))
 
     @router.get("/v1/models/{model:path}", summary="A model", responses=json_responses(ModelCard))
     async def get_model(model: str) -> Response:
-        return json_response(_card(service.find_model(model)))
+        return json_response(_card(service.models.find(model)))
 
 
 def _add_tokens(router: APIRouter, service: Service) -> None:
     @router.post("/tokenize", summary="Text to token ids", responses=json_responses(Tokenized))
     async def tokenize(body: TokenizeBody) -> Response:
-        model = service.find_model(body.model)
+        model = service.models.find(body.model)
         token_ids = await service.tokenize(
             await _text(service, body), add_special_tokens=_adds_special_tokens(body)
         )
@@ -50,7 +50,7 @@ def _add_tokens(router: APIRouter, service: Service) -> None:
 
     @router.post("/detokenize", summary="Token ids to text", responses=json_responses(Detokenized))
     async def detokenize(body: DetokenizeBody) -> Response:
-        service.find_model(body.model)
+        service.models.find(body.model)
         return json_response(Detokenized(await service.detokenize(body.tokens)))
 
 

@@ -1,12 +1,12 @@
 """The gRPC servers: the services of each, their limits, and connections that survive long prefills.
 
-Knows the service only to pass it to the translators and to ask whether it is ready.
+Knows service and health only to pass them to the translators.
 """
 
 from __future__ import annotations
 
 import grpc
-from grpc_health.v1 import health
+from grpc_health.v1 import health as grpc_health
 from grpc_reflection.v1alpha import reflection
 
 from server.api.antipode_v1 import versions
@@ -14,6 +14,7 @@ from server.api.antipode_v1.generation import SERVICE_NAME, add_generation
 from server.api.grpc.health import add_health
 from server.api.grpc.reflection import add_reflection
 from server.api.grpc.server import GrpcServer
+from server.api.health import Health
 from server.api.service import Service
 from server.api.versions import VersionAdmin
 from server.config import ServerConfig
@@ -29,12 +30,12 @@ KEEPALIVE_TIMEOUT_MS = 20_000
 MIN_PING_INTERVAL_MS = 10_000
 
 
-def create_grpc_server(service: Service, config: ServerConfig) -> GrpcServer:
+def create_grpc_server(service: Service, health: Health, config: ServerConfig) -> GrpcServer:
     """A server on `config.grpc_port`, which processes may share. RuntimeError if it is taken."""
     server = grpc.aio.server(options=_options(config))
-    names = [SERVICE_NAME, health.SERVICE_NAME]
+    names = [SERVICE_NAME, grpc_health.SERVICE_NAME]
     add_generation(server, service, config.write_timeout_seconds)
-    add_health(server, lambda: service.readiness().ok, [*names, reflection.SERVICE_NAME])
+    add_health(server, lambda: health.readiness().ok, [*names, reflection.SERVICE_NAME])
     add_reflection(server, names)
     server.add_insecure_port(address(config.host, config.grpc_port))
     return GrpcServer(server)

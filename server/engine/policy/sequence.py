@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from server.link.frames import EngineErrorKind, FinishReason, SamplingParams, TokenLogprobs
+from server.link.frames import EngineErrorKind, FinishReason, TokenLogprobs
+from server.link.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

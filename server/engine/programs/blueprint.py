@@ -32,7 +32,7 @@ from server.engine.programs.sizing import (
 )
 from server.engine.programs.slot_input import SlotSizes
 from server.engine.programs.step_program import Programs, StateSizes
-from server.link.frames import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
+from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
 
 # The KV pool's size on CPU. The device leaves no fixed rest there: host memory is shared.
 _CPU_KV_BYTES = 1 << 30

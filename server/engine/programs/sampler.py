@@ -26,9 +26,7 @@ from server.engine.programs.sharded_vocab import (
 )
 from server.engine.programs.slot_input import SlotInput, SlotSizes
 from server.engine.programs.step_input import SamplingInput
-
-# The most alternatives that a log-probability request may ask for: the OpenAI API's limit.
-MAX_LOGPROBS = 20
+from server.link.sampling import MAX_LOGPROBS
 
 # An array, its shape or its PartitionSpec, always in the same tree.
 type Leaf = Any

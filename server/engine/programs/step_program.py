@@ -26,7 +26,6 @@ from models.weights.weights import leaf_shardings
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import (
-    MAX_LOGPROBS,
     Drawn,
     Logprobs,
     SamplerState,
@@ -38,6 +37,7 @@ from server.engine.programs.sampler import (
 )
 from server.engine.programs.slot_input import SlotSizes, empty_slot
 from server.engine.programs.step_input import StepInput, empty_input, stack_ranks
+from server.link.sampling import MAX_LOGPROBS
 
 # A step's bucket, or the name of a program that is no step.
 type ProgramName = Bucket | Literal["set_slot", "make_state"]

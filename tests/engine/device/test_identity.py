@@ -24,7 +24,7 @@ from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.link import frames as link
-from server.link.frames import SamplingParams
+from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free
 from tests.engine.device import oracle
 from tests.engine.fakes import FakeObserver

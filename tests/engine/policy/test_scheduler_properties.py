@@ -16,7 +16,7 @@ from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.served_versions import ServedVersions
-from server.link.frames import SamplingParams
+from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free, make_choices, make_scheduler
 from tests.engine.fakes import (
     VOCAB_SIZE,
