@@ -317,7 +317,7 @@ class TestTerminalEvents:
 class TestAbort:
     @pytest.mark.parametrize("num_steps", range(6))
     @pytest.mark.parametrize("overlap", [True, False])
-    def test_it_frees_the_blocks_within_one_step_in_every_state(self, num_steps, overlap):
+    def test_an_abort_frees_the_blocks_within_one_step_in_every_state(self, num_steps, overlap):
         """Not yet taken in, prefilling in chunks, decoding; with a step in flight or without."""
         bench = Bench(overlap=overlap)
         bench.submit(1, range(18), n=2)
@@ -453,7 +453,7 @@ class TestRefusal:
         assert self.refusal(bench, 1) == {"deadline_exceeded"}
         bench.drain()
 
-    def test_those_that_never_came_here_are_counted(self):
+    def test_refusals_by_an_api_process_are_counted(self):
         bench = Bench()
         bench.engine.receive(1, link.Refused(outcome="not_found"))
         bench.step()

@@ -138,7 +138,7 @@ class TestTheTestHook:
     """`helm test` makes a pod and waits for its end, which a kubelet would bring about."""
 
     @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
-    def test_it_ends_as_the_pod_does(self, phase):
+    def test_the_test_hook_ends_as_its_pod_does(self, phase):
         made = []
 
         def end(thing: dict[str, Any]) -> None:

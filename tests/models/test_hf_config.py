@@ -71,7 +71,7 @@ def test_a_plain_llama():
     assert config.layer_windows == (None, None)
 
 
-def test_it_is_a_compile_time_constant():
+def test_a_configuration_is_a_compile_time_constant():
     assert hash(parse_config(LLAMA)) == hash(parse_config(dict(reversed(LLAMA.items()))))
 
 

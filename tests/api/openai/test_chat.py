@@ -64,7 +64,7 @@ async def test_the_whole_answer(client):
     }
 
 
-async def test_it_is_what_the_service_says(client, service):
+async def test_a_chat_answer_is_what_the_service_says(client, service):
     """The translator adds nothing: same text, tokens and log probabilities."""
     request = GenerateRequest(
         prompt=await service.render_chat(HELLO),

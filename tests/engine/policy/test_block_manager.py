@@ -283,7 +283,7 @@ class TestWindows:
         assert self.blocks().allocate(seq, 40, max_chunk=4)
         assert self.num_held(seq) == [10, 3]
 
-    def test_it_is_admitted_with_what_its_first_chunk_needs_if_that_is_more(self):
+    def test_a_long_prompt_is_admitted_with_the_blocks_of_its_first_chunk_if_those_are_more(self):
         seq = make_sequence(range(40))
         assert self.blocks().allocate(seq, 40, max_chunk=17)
         assert self.num_held(seq) == [10, 5]
