@@ -196,7 +196,7 @@ class TestGrpc:
         one = await stub.GetStatus(pb.GetStatusRequest(version="4"), metadata=self.metadata)
         assert one.message == "its checksum is wrong"
 
-    async def test_changes(self, stub, engine):
+    async def test_changes_reach_the_engine_in_their_order(self, stub, engine):
         request = pb.LoadVersionRequest(version="2", policy=pb.SWAP_POLICY_AVAILABILITY)
         await stub.LoadVersion(request, metadata=self.metadata)
         await stub.Promote(pb.PromoteRequest(version="2"), metadata=self.metadata)

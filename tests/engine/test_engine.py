@@ -334,7 +334,7 @@ class TestAbort:
         assert bench.ends(2) == ["length"]
         assert bench.observer.outcomes == ["abort", "length"]
 
-    def test_while_waiting(self):
+    def test_a_waiting_request_is_aborted(self):
         bench = Bench(max_num_seqs=1)
         bench.submit(1, [1], max_tokens=4)
         bench.submit(2, [2])
@@ -344,7 +344,7 @@ class TestAbort:
         assert (2, 0) not in bench.events()
         assert bench.observer.outcomes == ["abort", "length"]
 
-    def test_while_preempted(self):
+    def test_a_preempted_request_is_aborted(self):
         bench = Bench(num_blocks=5, max_num_seqs=2)
         bench.submit(1, [1, 2, 3], max_tokens=12)
         bench.submit(2, [4, 5, 6], max_tokens=12)
@@ -354,7 +354,7 @@ class TestAbort:
         bench.drain()
         assert bench.observer.outcomes == ["abort", "length"]
 
-    def test_of_one_choice_leaves_the_others(self):
+    def test_an_abort_of_one_choice_leaves_the_others(self):
         bench = Bench()
         expected = bench.submit(1, [1, 2], n=3)
         bench.step(3)
@@ -374,7 +374,7 @@ class TestAbort:
         bench.drain()
         assert bench.observer.outcomes == [reason]
 
-    def test_of_what_is_unknown_or_ended_is_nothing(self):
+    def test_an_abort_of_what_is_unknown_or_ended_is_ignored(self):
         bench = Bench()
         bench.submit(1, [1], max_tokens=1, n=2)
         bench.submit(2, [1], max_tokens=6)
@@ -435,7 +435,7 @@ class TestRefusal:
         assert "needs 3 KV blocks" in bench.events()[1, 0][0].message
         bench.drain()
 
-    def test_while_draining(self):
+    def test_a_draining_engine_refuses_requests(self):
         bench = Bench()
         bench.submit(1, [1])
         bench.step()

@@ -86,7 +86,7 @@ class TestAnotherVersion:
             assert [one["revision"] for one in config.history(RELEASE)] == [1, 2, 3]
         return changed(before, after)
 
-    def test_in_place_changes_the_file_and_no_pod(self):
+    def test_a_swap_in_place_changes_the_file_and_no_pod(self):
         values = merged(region("us-east5"), {"swap.mode": "inPlace"})
         assert self.changes(values) == {("ConfigMap", "prod-model")}
 

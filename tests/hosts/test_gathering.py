@@ -276,13 +276,13 @@ class TestTogether:
 
 
 class TestLoss:
-    def test_of_a_follower_is_told_to_the_leader_and_the_others(self, together):
+    def test_the_loss_of_a_follower_is_reported_to_the_leader_and_the_others(self, together):
         _, told, [(first, _), (_, lost_by_second)] = together
         first.close()
         assert told.lost.reason() == "host 1 is gone: it closed the connection"
         assert lost_by_second.reason() == "host 1 is gone: it closed the connection"
 
-    def test_of_the_leader_is_told_to_every_follower(self, together):
+    def test_the_loss_of_the_leader_is_reported_to_every_follower(self, together):
         followers, _, leaders = together
         followers.end("host 0 failed: no weights")
         for _, lost in leaders:

@@ -183,7 +183,7 @@ async def test_continuing_the_final_message(client, engine, tokenizer):
     assert error["param"] == "continue_final_message"
 
 
-async def test_template_options(client, engine, tokenizer):
+async def test_template_options_are_taken_but_no_template(client, engine, tokenizer):
     await chat(client, chat_template_kwargs={"unused_by_this_template": True})
     error = await refusal(client, chat_template_kwargs={"chat_template": "{{ 1 }}"})
     assert "chat_template" in error["message"]
