@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import gc
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.marks import CompilationCounter, marks_of
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -34,6 +38,31 @@ settings.load_profile("untimed")
 gc.set_threshold(100_000, 50, 100)
 
 
+TESTS = Path(__file__).parent
+NUM_COMPILED = pytest.StashKey[int]()
+compilations = CompilationCounter()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for mark in marks_of(PurePosixPath(os.path.relpath(item.path, TESTS))):
+        item.add_marker(mark)
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    compilations.listen()
+    item.stash[NUM_COMPILED] = compilations.count
+    return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    compilations.listen()
+    if item.get_closest_marker("compiles") is None:
+        num_compiled = compilations.count - item.stash[NUM_COMPILED]
+        assert not num_compiled, f"compiled {num_compiled} programs: list it in tests/marks.py"
