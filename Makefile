@@ -34,7 +34,7 @@ failover: setup .cache/envoy/ready ## take regions down on this machine; SCENARI
 	$(RUN) k8s.lab $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
 
 unit: setup ## run the tests that compile nothing and start no server
-	$(RUN) pytest $(TWO_AT_ONCE) -m "not compiles and not processes and not charts" $(ARGS)
+	$(RUN) pytest $(TWO_AT_ONCE) --unit $(ARGS)
 
 check: lint unit ## check before every commit: style, types and the quick tests
 

@@ -43,8 +43,21 @@ NUM_COMPILED = pytest.StashKey[int]()
 compilations = CompilationCounter()
 
 
+def marks_under_tests(path: Path) -> list[str]:
+    return marks_of(PurePosixPath(os.path.relpath(path, TESTS)))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--unit", action="store_true", help="leave out what carries a mark, unread")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whether to pass over a file: importing what is not run takes longer than many tests."""
+    return True if config.getoption("unit") and marks_under_tests(collection_path) else None
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
-    for mark in marks_of(PurePosixPath(os.path.relpath(item.path, TESTS))):
+    for mark in marks_under_tests(item.path):
         item.add_marker(mark)
 
 

@@ -23,8 +23,9 @@ def test_every_path_of_the_table_is_there():
 
 
 def test_a_folder_marks_every_file_under_it():
-    assert marks_of(PurePosixPath("k8s/lab/test_ends.py")) == ["processes"]
-    assert marks_of(PurePosixPath("k8s/test_fleet.py")) == []
+    assert marks_of(PurePosixPath("models/decoder/test_rope.py")) == ["compiles"]
+    assert marks_of(PurePosixPath("helm/test_served_pod.py")) == ["processes", "charts"]
+    assert marks_of(PurePosixPath("models/test_presets.py")) == []
 
 
 def test_a_test_that_compiles_without_a_mark_fails(tmp_path):
