@@ -33,6 +33,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("few", settings.get_profile("untimed"), max_examples=25)
 settings.load_profile("untimed")
 
 gc.set_threshold(100_000, 50, 100)
@@ -48,7 +49,12 @@ def marks_under_tests(path: Path) -> list[str]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--unit", action="store_true", help="leave out what carries a mark, unread")
+    parser.addoption("--unit", action="store_true", help="only files without a mark")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("unit"):
+        settings.load_profile("few")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

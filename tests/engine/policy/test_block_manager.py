@@ -19,6 +19,8 @@ from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion
 from tests.engine.builders import is_all_free, make_blocks, make_sequence
 
+# 150; with --unit, which runs all the time, 37.
+EXAMPLES = settings.default.max_examples * 3 // 2
 ALL_AT_ONCE = 1000
 
 
@@ -542,4 +544,6 @@ class BlockManagerMachine(RuleBasedStateMachine):
 
 
 TestBlockManagerMachine = BlockManagerMachine.TestCase
-TestBlockManagerMachine.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestBlockManagerMachine.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=30, deadline=None
+)

@@ -13,8 +13,8 @@ from pathlib import Path
 from tests.test_imports import ARRAY_LIBRARIES
 
 HERE = Path(__file__).parent
-# The property tests take seconds: importing them is enough.
-NOT_RUN = "not test_scheduler_properties and not test_without_arrays"
+# Property tests take seconds: importing them is enough.
+NOT_RUN = "not Machine and not test_without_arrays"
 # Plugins of pytest that would import numpy themselves.
 OPTIONS = ("-p", "no:jaxtyping", "-p", "no:schemathesis", "-p", "no:cacheprovider", "-q", "-n0")
 WITHOUT_ARRAYS = f"""
