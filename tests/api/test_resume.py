@@ -109,7 +109,9 @@ async def over_http(s, options, received=None):
 
 @pytest.mark.parametrize("read", [over_grpc, over_http])
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
-async def test_it_reads_as_if_it_had_not_broken_after_any_number_of_tokens(read, options):
+async def test_a_resumed_stream_reads_as_if_it_had_not_broken_after_any_number_of_tokens(
+    read, options
+):
     num_tokens = options.get("max_tokens", len(TOKENS))
     reason = "length" if "max_tokens" in options else "stop"
     # Slow at first, so that every token is a message of its own, where the stream can break.

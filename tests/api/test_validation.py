@@ -106,7 +106,7 @@ def test_out_of_bounds(options, sentence):
 
 
 @pytest.mark.parametrize("options", ACCEPTED)
-def test_within_bounds(options):
+def test_options_within_bounds_are_accepted(options):
     check_options(request(**options), INFO)
 
 
@@ -150,7 +150,7 @@ def test_a_prompt_that_leaves_room_for_one_token():
     assert params(99).max_tokens == 1
 
 
-def test_defaults():
+def test_defaults_fill_what_a_request_leaves_out():
     filled = params()
     assert filled.max_tokens == 90
     assert (filled.temperature, filled.top_p, filled.top_k, filled.min_p) == (1.0, 1.0, 0, 0.0)

@@ -95,7 +95,7 @@ class TestToken:
             admin.authorize(header)
         assert caught.value.kind is ErrorKind.UNAUTHENTICATED
 
-    def test_it_may_change_while_the_server_runs(self, admin, tmp_path):
+    def test_the_admin_token_may_change_while_the_server_runs(self, admin, tmp_path):
         admin.authorize("bearer secret")
         (tmp_path / "token").write_text("other")
         admin.authorize("Bearer other")
@@ -130,7 +130,9 @@ class TestHttp:
         assert (await http.post("/versions/2/load")).status_code == 200
         assert engine.changes == [("load", "2", "/models/small/2", None)]
 
-    async def test_or_from_where_and_as_the_body_says(self, http, engine):
+    async def test_a_version_is_loaded_from_the_path_and_by_the_policy_in_the_body(
+        self, http, engine
+    ):
         body = {"path": "gs://bucket/small/2", "policy": "resource"}
         await http.post("/versions/2/load", json=body)
         assert engine.changes == [("load", "2", "gs://bucket/small/2", "resource")]
@@ -194,7 +196,7 @@ class TestGrpc:
         one = await stub.GetStatus(pb.GetStatusRequest(version="4"), metadata=self.metadata)
         assert one.message == "its checksum is wrong"
 
-    async def test_changes(self, stub, engine):
+    async def test_changes_reach_the_engine_in_their_order(self, stub, engine):
         request = pb.LoadVersionRequest(version="2", policy=pb.SWAP_POLICY_AVAILABILITY)
         await stub.LoadVersion(request, metadata=self.metadata)
         await stub.Promote(pb.PromoteRequest(version="2"), metadata=self.metadata)

@@ -111,7 +111,7 @@ def test_the_servers_command_has_it_too(server):
     assert len(done.stdout) == 4
 
 
-def test_it_needs_nothing_of_the_server():
+def test_the_client_needs_nothing_of_the_server():
     code = (
         "import sys, antipode, antipode.grpc_transport, antipode.http_transport, antipode.command;"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"

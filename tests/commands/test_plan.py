@@ -79,7 +79,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
         check_packages(find_slice("v6e:2x2"))
 
 
-def test_this_machine_needs_no_package(monkeypatch):
+def test_a_plan_for_the_cpu_needs_no_package(monkeypatch):
     monkeypatch.setattr(slice_types, "find_spec", lambda name: None)
     check_packages(find_slice("cpu"))
 

@@ -34,14 +34,14 @@ def told():
     return json.loads(run_.stdout)
 
 
-def test_its_fields_are_stable(told):
+def test_the_fields_of_a_slice_are_stable(told):
     for name in ("generation", "topology", "chips", "hosts", "host_index", "hostnames"):
         assert name in told
     assert told["hbm_bytes_per_chip"] is None
     assert {"name", "address", "mtu"} <= set(told["interfaces"][0]) if told["interfaces"] else True
 
 
-def test_it_says_how_the_model_would_lie_on_it(told):
+def test_the_mesh_of_the_model_on_the_slice_is_reported(told):
     assert (told["generation"], told["chips"]) == ("cpu", 4)
     assert told["mesh"] == {"data": 4, "tensor": 1, "idle": 0}
 

@@ -134,7 +134,7 @@ def wait_end(servers, pids):
     [(2, 2, (), 0), (2, 1, (), 1), (4, 2, SMALL, 3)],
     ids=["2 share", "2 ranks", "2 ranks share"],
 )
-def test_they_give_the_tokens_of_one_host_until_one_of_them_freezes(
+def test_several_hosts_give_the_tokens_of_one_host_until_one_of_them_freezes(
     tokens_alone, start_group, networks_of, size, tensor_size, flags, frozen
 ):
     apart = networks_of(size)
@@ -156,7 +156,7 @@ def test_they_give_the_tokens_of_one_host_until_one_of_them_freezes(
     assert all(other.logged(silence) for other in others)
 
 
-def test_they_end_when_the_cable_of_a_claimed_interface_is_pulled(start_group, two_hosts):
+def test_all_hosts_end_when_the_cable_of_a_claimed_interface_is_pulled(start_group, two_hosts):
     """The other side of a pulled cable says nothing: no connection is closed."""
     group = start_group(2, *SMALL, apart=two_hosts)
     leader, follower = group
@@ -175,7 +175,7 @@ def test_they_end_when_the_cable_of_a_claimed_interface_is_pulled(start_group, t
     ("policy", "tensor_size", "kv_dtype", "told"),
     [("resource", 2, "int8", (0, 1)), ("availability", 1, "auto", (1,))],
 )
-async def test_they_change_versions_and_drain_together(
+async def test_all_hosts_change_versions_and_drain_together(
     start_group, tmp_path, policy, tensor_size, kv_dtype, told
 ):
     """When all are told to end, or when the kubelet evicts one that follows."""
@@ -217,7 +217,7 @@ def test_where_a_claimed_interface_leads_nowhere_they_use_the_pods(start_group, 
 
 @pytest.mark.parametrize("process", ["engine", "main"])
 @pytest.mark.parametrize("index", [0, 1])
-async def test_one_that_is_killed_ends_all_of_them(start_group, index, process):
+async def test_a_host_that_is_killed_ends_all_of_them(start_group, index, process):
     group = start_group(2, *SMALL)
     pids = processes(group)
     async with client(group[0]) as http:

@@ -34,7 +34,7 @@ def num_accepted(server):
     )
 
 
-async def test_it_streams_over_http_and_grpc_and_ends_cleanly_under_load(start):
+async def test_a_server_streams_over_http_and_grpc_and_ends_cleanly_under_load(start):
     """One server for the whole story, because compiling its programs takes a while."""
     server = start(REAL, "--drain-timeout-seconds=120", "--num-blocks=1024").wait_ready()
     assert server.get("/readyz").status_code == 200

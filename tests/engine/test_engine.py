@@ -318,7 +318,7 @@ class TestTerminalEvents:
 class TestAbort:
     @pytest.mark.parametrize("num_steps", range(6))
     @pytest.mark.parametrize("overlap", [True, False])
-    def test_it_frees_the_blocks_within_one_step_in_every_state(self, num_steps, overlap):
+    def test_an_abort_frees_the_blocks_within_one_step_in_every_state(self, num_steps, overlap):
         """Not yet taken in, prefilling in chunks, decoding; with a step in flight or without."""
         bench = Bench(overlap=overlap)
         bench.submit(1, range(18), n=2)
@@ -335,7 +335,7 @@ class TestAbort:
         assert bench.ends(2) == ["length"]
         assert bench.observer.outcomes == ["abort", "length"]
 
-    def test_while_waiting(self):
+    def test_a_waiting_request_is_aborted(self):
         bench = Bench(max_num_seqs=1)
         bench.submit(1, [1], max_tokens=4)
         bench.submit(2, [2])
@@ -345,7 +345,7 @@ class TestAbort:
         assert (2, 0) not in bench.events()
         assert bench.observer.outcomes == ["abort", "length"]
 
-    def test_while_preempted(self):
+    def test_a_preempted_request_is_aborted(self):
         bench = Bench(num_blocks=5, max_num_seqs=2)
         bench.submit(1, [1, 2, 3], max_tokens=12)
         bench.submit(2, [4, 5, 6], max_tokens=12)
@@ -355,7 +355,7 @@ class TestAbort:
         bench.drain()
         assert bench.observer.outcomes == ["abort", "length"]
 
-    def test_of_one_choice_leaves_the_others(self):
+    def test_an_abort_of_one_choice_leaves_the_others(self):
         bench = Bench()
         expected = bench.submit(1, [1, 2], n=3)
         bench.step(3)
@@ -375,7 +375,7 @@ class TestAbort:
         bench.drain()
         assert bench.observer.outcomes == [reason]
 
-    def test_of_what_is_unknown_or_ended_is_nothing(self):
+    def test_an_abort_of_what_is_unknown_or_ended_is_ignored(self):
         bench = Bench()
         bench.submit(1, [1], max_tokens=1, n=2)
         bench.submit(2, [1], max_tokens=6)
@@ -436,7 +436,7 @@ class TestRefusal:
         assert "needs 3 KV blocks" in bench.events()[1, 0][0].message
         bench.drain()
 
-    def test_while_draining(self):
+    def test_a_draining_engine_refuses_requests(self):
         bench = Bench()
         bench.submit(1, [1])
         bench.step()
@@ -454,7 +454,7 @@ class TestRefusal:
         assert self.refusal(bench, 1) == {"deadline_exceeded"}
         bench.drain()
 
-    def test_those_that_never_came_here_are_counted(self):
+    def test_refusals_by_an_api_process_are_counted(self):
         bench = Bench()
         bench.engine.receive(1, link.Refused(outcome="not_found"))
         bench.step()

@@ -52,7 +52,7 @@ def custom_resources():
 
 @pytest.mark.parametrize(("chart", "case"), CASES)
 class TestEveryCase:
-    def test_it_lints_strictly(self, chart, case):
+    def test_every_chart_lints_strictly_in_every_case(self, chart, case):
         result = helm_python.lint(HELM / chart, values=case_values(chart, case), strict=True)
         assert [m for m in result["messages"] if m["severity"] > 1] == []
 
@@ -115,7 +115,7 @@ class TestRegions:
         return render("antipode", yaml.safe_load((HELM / "regions" / f"{region}.yaml").read_text()))
 
     @pytest.mark.parametrize("region", REGIONS)
-    def test_its_file_suffices(self, region):
+    def test_the_values_file_of_a_region_suffices(self, region):
         assert find(self.rendered(region), "Deployment", "prod")
 
     def test_each_reads_the_bucket_that_the_fleet_makes_in_its_region(self):
@@ -155,12 +155,12 @@ class TestPod:
             assert by_file != config.engine.model.endswith("/llama-3.1-8b/3")
 
     @pytest.mark.parametrize(("given", "seconds"), [(0, 165), (600, 600)])
-    def test_its_grace_period_follows_from_the_drain(self, given, seconds):
+    def test_the_grace_period_of_the_pod_follows_from_the_drain(self, given, seconds):
         changes = {"server.drainTimeoutSeconds": 135, "terminationGracePeriodSeconds": given}
         (pod,) = pods_of(render("antipode", merged(BASE, changes)))
         assert pod["spec"]["terminationGracePeriodSeconds"] == seconds
 
-    def test_it_asks_for_all_chips_of_the_slice(self, pod, container):
+    def test_the_pod_asks_for_all_chips_of_the_slice(self, pod, container):
         assert pod["spec"]["nodeSelector"] == {
             "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice",
             "cloud.google.com/gke-tpu-topology": "2x2",
@@ -169,7 +169,7 @@ class TestPod:
         assert resources["requests"]["google.com/tpu"] == "4"
         assert resources["limits"]["google.com/tpu"] == "4"
 
-    def test_it_lists_the_claim_for_pod_and_container(self, pod, container):
+    def test_the_claim_is_listed_for_pod_and_container(self, pod, container):
         objects = render("antipode", BASE)
         claim = find(objects, "ResourceClaimTemplate")["metadata"]["name"]
         (of_pod,) = pod["spec"]["resourceClaims"]
@@ -181,7 +181,7 @@ class TestPod:
         assert models["csi"]["volumeAttributes"]["metadataCacheTTLSeconds"] == "60"
         assert pod["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
 
-    def test_it_writes_to_volumes_only(self, container):
+    def test_the_pod_writes_to_volumes_only(self, container):
         assert container["securityContext"]["readOnlyRootFilesystem"]
         written = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
         assert written == {"/var/cache/antipode", "/tmp", "/dev/shm"}
@@ -199,7 +199,7 @@ class TestPod:
         assert not {v["name"] for v in closed["env"]} & {"ANTIPODE_ADMIN_HOST"}
         assert not {p["containerPort"] for p in closed["ports"]} & {8001, 9001}
 
-    def test_its_image_may_be_named_by_digest_and_be_pulled_with_secrets(self):
+    def test_the_image_may_be_named_by_digest_and_be_pulled_with_secrets(self):
         digest = "sha256:" + "0" * 64
         changes = {"image.digest": digest, "image.pullSecrets": ["registry"]}
         objects = render("antipode", merged(BASE, changes))
@@ -211,7 +211,7 @@ class TestPod:
         for each in (pod, picker, test):
             assert each["spec"]["imagePullSecrets"] == [{"name": "registry"}]
 
-    def test_it_is_placed_and_marked_as_asked(self):
+    def test_the_pod_is_placed_and_labelled_as_asked(self):
         spread = [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]
         changes = {
             "nodeSelector": {"pool": "a"},
@@ -230,7 +230,7 @@ class TestPod:
         assert pod["metadata"]["labels"]["team"] == "search"
         assert pod["metadata"]["annotations"]["note"] == "yes"
 
-    def test_its_account_may_stand_for_one_of_google(self):
+    def test_the_service_account_may_stand_for_one_of_google(self):
         account = {"iam.gke.io/gcp-service-account": "models@project.example"}
         objects = render("antipode", merged(BASE, {"serviceAccount.annotations": account}))
         assert find(objects, "ServiceAccount", "antipode")["metadata"]["annotations"] == account
@@ -238,7 +238,7 @@ class TestPod:
     @pytest.mark.parametrize(
         ("is_root", "user", "added"), [(False, 10001, None), (True, 0, ["SYS_RESOURCE"])]
     )
-    def test_it_is_root_only_if_asked_with_one_capability(self, is_root, user, added):
+    def test_the_pod_is_root_only_if_asked_with_one_capability(self, is_root, user, added):
         (pod,) = pods_of(render("antipode", merged(BASE, {"security.asRoot": is_root})))
         context = pod["spec"]["containers"][0]["securityContext"]
         assert pod["spec"]["securityContext"]["runAsUser"] == user
@@ -257,7 +257,7 @@ class TestPod:
         spec = find(render("antipode", merged(BASE, {"replicas": 0})), "Deployment", "prod")["spec"]
         assert spec["replicas"] == 0
 
-    def test_its_probes_are_routes_of_the_server(self, container):
+    def test_the_probes_of_the_pod_are_routes_of_the_server(self, container):
         source = (PROJECT / "server" / "api" / "http").rglob("*.py")
         routes = " ".join(path.read_text() for path in source)
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):

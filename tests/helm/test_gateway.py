@@ -85,7 +85,7 @@ class TestGrpcPastThePicker:
         assert http["kind"] == "GCPInferencePoolImport"
 
     @pytest.mark.parametrize("kind", ["HealthCheckPolicy", "GCPBackendPolicy"])
-    def test_its_policies_go_with_it(self, objects, kind):
+    def test_the_policies_of_grpc_target_the_exported_service(self, objects, kind):
         target = find(objects, kind, "prod-grpc")["spec"]["targetRef"]
         assert (target["kind"], target["name"]) == ("ServiceImport", "antipode")
 
@@ -108,7 +108,7 @@ def test_a_region_is_preferred_or_taken_out():
     ]
 
 
-def test_it_answers_to_the_names_it_is_given_with_a_certificate_of_the_clouds():
+def test_the_gateway_answers_to_the_given_names_with_a_certificate_of_the_cloud():
     objects = render("antipode-gateway", case_values("antipode-gateway", "gke-service"))
     for name in ("prod-http", "prod-grpc"):
         assert find(objects, "HTTPRoute", name)["spec"]["hostnames"] == ["llm.internal.example"]

@@ -86,7 +86,7 @@ class TestAnotherVersion:
             assert [one["revision"] for one in config.history(RELEASE)] == [1, 2, 3]
         return changed(before, after)
 
-    def test_in_place_changes_the_file_and_no_pod(self):
+    def test_a_swap_in_place_changes_the_file_and_no_pod(self):
         values = merged(region("us-east5"), {"swap.mode": "inPlace"})
         assert self.changes(values) == {("ConfigMap", "prod-model")}
 
@@ -138,7 +138,7 @@ class TestTheTestHook:
     """`helm test` makes a pod and waits for its end, which a kubelet would bring about."""
 
     @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
-    def test_it_ends_as_the_pod_does(self, phase):
+    def test_the_test_hook_ends_as_its_pod_does(self, phase):
         made = []
 
         def end(thing: dict[str, Any]) -> None:

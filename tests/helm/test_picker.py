@@ -29,7 +29,7 @@ def served_metrics():
 
 @pytest.mark.parametrize("pool", ["http", "grpc"])
 class TestOfEachPool:
-    def test_it_reads_its_own_configuration(self, pool):
+    def test_each_picker_reads_its_own_configuration(self, pool):
         assert (
             f"--config-file=/config/{pool}.yaml"
             in container(render("antipode", BASE), pool)["args"]
@@ -72,7 +72,7 @@ def test_only_http_requests_have_a_prompt_that_it_can_read():
     assert "openai-parser" not in {one["type"] for one in config("grpc")["plugins"]}
 
 
-def test_it_restarts_for_another_configuration_of_its_own_alone():
+def test_a_picker_restarts_only_when_its_own_configuration_changes():
     """Whatever else an upgrade changes: it reads its configuration once."""
 
     def annotations(changes, pool):
@@ -86,14 +86,14 @@ def test_it_restarts_for_another_configuration_of_its_own_alone():
     assert annotations({}, "http") != annotations({}, "grpc")
 
 
-def test_it_may_watch_objectives_under_their_old_name_too():
+def test_a_picker_may_watch_objectives_under_their_old_name_too():
     """Where a cluster has only that, a picker watches it, and ends if it may not."""
     rules = find(render("antipode", BASE), "Role", "prod-picker")["rules"]
     groups = {group for rule in rules for group in rule["apiGroups"] if "objectives" in str(rule)}
     assert groups == {"llm-d.ai", "inference.networking.x-k8s.io"}
 
 
-def test_its_nodes_are_its_own_choice():
+def test_a_picker_has_node_settings_of_its_own():
     changes = {"picker.nodeSelector": {"pool": "small"}, "picker.tolerations": [{"key": "small"}]}
     objects = render("antipode", merged(BASE, changes))
     spec = find(objects, "Deployment", "prod-http-picker")["spec"]["template"]["spec"]

@@ -33,12 +33,12 @@ class TestSeveralHosts:
         deployed = {one["metadata"]["name"] for one in objects if one["kind"] == "Deployment"}
         assert deployed == {"prod-http-picker", "prod-grpc-picker"}
 
-    def test_it_begins_together_and_goes_together(self, objects):
+    def test_the_pods_of_a_group_begin_together_and_end_together(self, objects):
         spec = find(objects, "LeaderWorkerSet")["spec"]
         assert spec["startupPolicy"] == "LeaderCreated"
         assert spec["leaderWorkerTemplate"]["restartPolicy"] == "RecreateGroupOnPodRestart"
 
-    def test_its_headless_service_has_a_name_of_its_own(self, objects):
+    def test_the_headless_service_of_a_group_has_a_name_of_its_own(self, objects):
         """A shared one is called as the group is, and a Service of that name is there already."""
         spec = find(objects, "LeaderWorkerSet")["spec"]
         assert find(objects, "Service", "prod")["spec"].get("clusterIP") != "None"

@@ -215,7 +215,7 @@ class TestClaimedInterfaces:
             joining(pool, group, index, interfaces=interfaces)
         return leading.result().links
 
-    def test_they_are_used_where_they_lead_to_the_leader(self, pool, group):
+    def test_claimed_interfaces_are_used_where_they_lead_to_the_leader(self, pool, group):
         links = self.links(pool, group, ("127.0.0.2",), (ETH1,))
         assert links == tuple(
             HostLink(index=index, interface="eth1", address="127.0.0.3") for index in (1, 2)
@@ -263,7 +263,7 @@ class TestTogether:
         second.send(Facts(chip_bytes=2))
         assert len(followers.hear(Facts)) == 2
 
-    def test_they_stop_together(self, together):
+    def test_all_hosts_stop_together(self, together):
         followers, told, leaders = together
         stopping = threading.Thread(target=followers.stop)
         stopping.start()
@@ -276,13 +276,13 @@ class TestTogether:
 
 
 class TestLoss:
-    def test_of_a_follower_is_told_to_the_leader_and_the_others(self, together):
+    def test_the_loss_of_a_follower_is_reported_to_the_leader_and_the_others(self, together):
         _, told, [(first, _), (_, lost_by_second)] = together
         first.close()
         assert told.lost.reason() == "host 1 is gone: it closed the connection"
         assert lost_by_second.reason() == "host 1 is gone: it closed the connection"
 
-    def test_of_the_leader_is_told_to_every_follower(self, together):
+    def test_the_loss_of_the_leader_is_reported_to_every_follower(self, together):
         followers, _, leaders = together
         followers.end("host 0 failed: no weights")
         for _, lost in leaders:
@@ -301,7 +301,7 @@ class TestLoss:
         leaders[0].result().start(0.5, Lost().put)
         assert told.lost.reason() == "host 2 is gone: it has been silent for 0.5 s"
 
-    def test_one_that_sends_what_is_no_frame_is_gone(self, pool, group):
+    def test_a_follower_that_sends_what_is_no_frame_is_gone(self, pool, group):
         told = FakeListener()
         leading = gathering(pool, group, listener=told)
         joining(pool, group, 1)

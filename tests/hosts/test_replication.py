@@ -127,7 +127,7 @@ def same(one, other):
 
 
 class TestArrays:
-    def test_they_are_the_same_at_the_other_end(self):
+    def test_arrays_are_the_same_at_the_other_end(self):
         there = from_bytes(to_bytes(a_step()), SIZES.empty_input(BUCKET))
         assert same(there, a_step())
         assert there.sampling.seed.dtype == np.uint32
@@ -173,14 +173,14 @@ class TestLeadingLoader:
         assert followers.sent == [messages.LoadVersion(version=("7", 3), path="good")]
         assert executor.done == [("load", "good")]
 
-    def test_one_that_a_follower_cannot_read_is_on_no_host(self, loader, executor, followers):
+    def test_a_version_that_a_follower_cannot_read_is_on_no_host(self, loader, executor, followers):
         followers.answers[2] = messages.Done(error="its mount is gone")
         with pytest.raises(CheckpointError, match="host 2: its mount is gone"):
             loader.load(VERSION, "good", print)
         assert followers.sent[-1] == messages.Drop(version=("7", 3))
         assert executor.done[-1] == ("drop", VERSION)
 
-    def test_one_that_the_leader_cannot_read_is_on_no_host(self, loader, followers):
+    def test_a_version_that_the_leader_cannot_read_is_on_no_host(self, loader, followers):
         with pytest.raises(CheckpointError, match="it is torn"):
             loader.load(VERSION, "bad", print)
         assert followers.sent[-1] == messages.Drop(version=("7", 3))
@@ -201,7 +201,7 @@ class TestLeadingLoader:
 
 
 class TestReplica:
-    def test_it_loads_and_says_so(self, executor):
+    def test_a_replica_loads_a_version_and_reports_it(self, executor):
         leader = FakeLeader(messages.LoadVersion(version=("7", 3), path="good"))
         Replica(executor, executor, leader).run()
         assert leader.answer() == messages.Done(error="")

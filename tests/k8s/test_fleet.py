@@ -280,7 +280,7 @@ LOGGED_OUT = "You do not currently have an active account selected."
 
 
 @pytest.mark.parametrize("mode", ["up", "down"])
-def test_who_is_not_logged_in_is_told_so(built, mode):
+def test_a_user_who_is_not_logged_in_reads_so(built, mode):
     built.fails("gcloud projects describe", LOGGED_OUT)
     run = built.run(mode)
     assert run.returncode == 1

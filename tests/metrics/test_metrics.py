@@ -118,7 +118,7 @@ def test_every_family_is_there_from_the_start(metrics, name):
     assert families(metrics.render(Snapshot()))[name].samples
 
 
-def test_there_is_no_other_family(metrics):
+def test_no_undocumented_family_is_rendered(metrics):
     assert set(families(metrics.render(Snapshot()))) == {*GATEWAY_NAMES, *OWN_NAMES}
 
 

@@ -39,7 +39,7 @@ def smollm2(gguf_file) -> Tokenizer:
 
 
 @pytest.mark.parametrize("case", REFERENCE, ids=lambda case: repr(case["text"])[:40])
-def test_it_agrees_with_the_reference(smollm2, case):
+def test_the_tokenizer_of_the_demo_agrees_with_the_reference(smollm2, case):
     assert smollm2.encode(case["text"]).ids == case["ids"]
 
 

@@ -71,7 +71,7 @@ def test_a_plain_llama():
     assert config.layer_windows == (None, None)
 
 
-def test_it_is_a_compile_time_constant():
+def test_a_configuration_is_a_compile_time_constant():
     assert hash(parse_config(LLAMA)) == hash(parse_config(dict(reversed(LLAMA.items()))))
 
 
@@ -160,7 +160,7 @@ def test_what_an_architecture_adds(hf, fields):
     assert {field: getattr(config, field) for field in fields} == fields
 
 
-def test_gemma_2():
+def test_gemma_2_is_read_with_its_peculiarities():
     config = parse_config(GEMMA2)
     assert config.layer_windows == (32, None)
     assert (config.attention_softcap, config.logit_softcap) == (50.0, 30.0)
@@ -183,7 +183,7 @@ def test_experts_slide_in_every_layer_or_in_none():
     assert parse_config(MOE | {"sliding_window": 32}).layer_windows == (None, None)
 
 
-def test_gemma_3():
+def test_gemma_3_is_read_with_its_peculiarities():
     config = parse_config(GEMMA3)
     assert config.layer_windows == (32,) * 5 + (None, 32)
     assert config.pattern == (32,) * 5 + (None,)
@@ -204,7 +204,7 @@ def test_the_text_model_of_a_vision_checkpoint():
     assert (config.eos_token_ids, config.dtype) == ((1, 106), "bfloat16")
 
 
-def test_experts():
+def test_a_mixture_of_experts_is_read():
     expected = MoeConfig(num_experts=8, num_experts_per_token=2, expert_size=32, renormalize=False)
     assert parse_config(MOE).moe == expected
     assert parse_config(MOE | {"norm_topk_prob": True}).moe.renormalize

@@ -49,7 +49,7 @@ def test_the_environment_asks_for_no_tpu_and_no_network():
     assert environment["TPU_SKIP_MDS_QUERY"] == "0"
 
 
-def test_this_machine_needs_nothing_of_a_tpu():
+def test_a_slice_of_the_cpu_needs_nothing_of_a_tpu():
     environment = {}
     find_slice("cpu").set_environment(environment)
     assert environment == {"JAX_PLATFORMS": "cpu"}

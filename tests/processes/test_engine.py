@@ -192,7 +192,7 @@ def is_ready(pulse):
     return pulse.state == "ready"
 
 
-def test_it_pulses_while_it_loads(engine):
+def test_an_engine_process_pulses_while_it_loads(engine):
     client = engine.start(ready=False)
     pulse = client.wait_for(Pulse, lambda pulse: pulse.progress > 0)
     assert (pulse.state, pulse.detail, pulse.progress) == ("starting", "loading weights", 0.25)
@@ -203,7 +203,7 @@ def test_it_pulses_while_it_loads(engine):
     assert metric(pulse, "vllm:num_requests_running", model_name="tiny") == 0
 
 
-def test_it_says_what_it_serves_once_it_is_ready(engine):
+def test_an_engine_process_reports_what_it_serves_once_it_is_ready(engine):
     early = engine.start(ready=False)
     early.wait_for(Pulse)
     engine.builder.go_on.set()
@@ -219,7 +219,7 @@ def test_it_says_what_it_serves_once_it_is_ready(engine):
     assert engine.connect().wait_for(EngineInfo) == info
 
 
-def test_it_answers_requests(engine):
+def test_an_engine_process_answers_requests(engine):
     client = engine.start()
     client.wait_for(EngineInfo)
     params = client.submit(max_tokens=6)

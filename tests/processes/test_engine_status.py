@@ -34,7 +34,7 @@ def test_until_it_serves_it_is_starting_and_idle():
     assert metric(status, "antipode_load_ratio") == 0
 
 
-def test_its_load_is_beside_the_sequences_of_all_ranks():
+def test_the_load_ratio_counts_the_sequences_of_all_ranks():
     status = Status(Metrics(model="tiny", version="1", release="0"))
     status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8)
     assert status.pulse().state == "ready"
@@ -43,7 +43,7 @@ def test_its_load_is_beside_the_sequences_of_all_ranks():
     assert 'num_blocks="128"' in status.pulse().metrics.decode()
 
 
-def test_it_is_draining_once_it_is_told():
+def test_an_engine_that_drains_reports_it():
     status = Status(Metrics(model="tiny", version="1", release="0"))
     status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8)
     status.is_draining = True

@@ -30,23 +30,23 @@ def other_thread():
     thread.join()
 
 
-def test_they_come_in_their_order(signals):
+def test_signals_come_in_their_order(signals):
     os.kill(os.getpid(), signal.SIGUSR2)
     assert signals.next(5) == signal.SIGUSR2
     os.kill(os.getpid(), signal.SIGUSR1)
     assert signals.next(5) == signal.SIGUSR1
 
 
-def test_none_comes_in_time(signals):
+def test_no_signal_in_time_is_none(signals):
     assert signals.next(0.01) is None
 
 
-def test_one_that_came_while_nobody_waited_is_not_lost(signals):
+def test_a_signal_that_came_while_nobody_waited_is_not_lost(signals):
     os.kill(os.getpid(), signal.SIGUSR1)
     assert signals.next() == signal.SIGUSR1
 
 
-def test_one_that_another_thread_gets_is_not_lost(signals, other_thread):
+def test_a_signal_that_another_thread_gets_is_not_lost(signals, other_thread):
     signal.pthread_kill(other_thread.ident, signal.SIGUSR1)
     assert signals.next(5) == signal.SIGUSR1
 

@@ -41,7 +41,7 @@ def slice_of(generation):
     return resolve(Sources(devices=Devices(generation=generation, count=4, chips=4)))
 
 
-def test_it_reads_at_its_interval_and_not_at_once(monitor_with):
+def test_a_monitor_reads_at_its_interval_and_not_at_once(monitor_with):
     times = [time.monotonic()]
 
     def read():
@@ -54,7 +54,7 @@ def test_it_reads_at_its_interval_and_not_at_once(monitor_with):
     assert told[0] == USE
 
 
-def test_it_reads_no_more_once_it_is_stopped_and_ends_a_read(monitor_with):
+def test_a_stopped_monitor_reads_no_more_and_ends_a_read(monitor_with):
     counts, closed = [], threading.Event()
     monitor, _ = monitor_with(lambda: counts.append(1) or USE, close=closed.set)
     wait_for(lambda: counts)
@@ -88,7 +88,7 @@ def test_after_a_read_that_failed_nothing_is_known(monitor_with, caplog):
 @pytest.mark.parametrize(
     ("found", "interval"), [(None, 60), (slice_of("cpu"), 60), (slice_of("v6e"), 0)]
 )
-def test_there_is_no_monitor_where_nothing_can_or_shall_be_read(found, interval):
+def test_no_monitor_is_made_where_nothing_can_or_shall_be_read(found, interval):
     assert monitor_of(found, interval, print) is None
 
 

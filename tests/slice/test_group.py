@@ -55,7 +55,7 @@ SECOND = {"hosts": "first:9300, second:9400", "host_index": 1}
 
 
 class TestSettings:
-    def test_they_name_the_hosts_and_where_the_first_waits(self):
+    def test_settings_name_the_hosts_and_where_the_first_waits(self):
         group = group_of({}, **SECOND)
         assert (group.hostnames, group.index, group.port) == (("first", "second"), 1, 9300)
         assert (group.source, group.is_follower) == ("hosts", True)
@@ -69,7 +69,7 @@ class TestSettings:
     def test_a_host_may_be_an_ipv6_address(self, host, name):
         assert group_of({}, hosts=f"{host},other", host_index=0).hostnames[0] == name
 
-    def test_they_must_agree_with_the_pods_controller(self):
+    def test_settings_must_agree_with_the_pods_controller(self):
         environment = {"TPU_WORKER_HOSTNAMES": "a,b,c", "TPU_WORKER_ID": "1"}
         with pytest.raises(SliceMismatchError, match="hosts are 2 according to hosts but 3"):
             group_of(environment, **SECOND)

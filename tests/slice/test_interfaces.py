@@ -31,7 +31,7 @@ def read(network):
     return read_interfaces(network / "net", network / "route", addresses.__getitem__)
 
 
-def test_those_that_are_up_without_loopback(network):
+def test_interfaces_that_are_up_are_listed_without_loopback(network):
     assert read(network) == (
         Interface(name="eth0", address="10.0.0.7", mtu=1460, is_default=True),
         Interface(name="eth1", address="", mtu=8896),

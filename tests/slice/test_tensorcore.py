@@ -26,7 +26,7 @@ def child(program):
     return (sys.executable, "-c", program)
 
 
-def test_it_is_what_the_sdk_says_in_percent_of_each_core(tmp_path, monkeypatch):
+def test_utilization_is_what_the_sdk_reports_in_percent_of_each_core(tmp_path, monkeypatch):
     package = tmp_path / "libtpu"
     package.mkdir()
     (package / "__init__.py").touch()

@@ -199,7 +199,7 @@ class TestPromote:
         assert server.finish(late)[2] is None
         assert server.answers(server.submit(), weights=2)
 
-    def test_and_back_and_forth(self, start, policy):
+    def test_versions_are_promoted_back_and_forth(self, start, policy):
         server = start(policy=policy)
         server.do("load", "2")
         for _ in range(3):
@@ -303,7 +303,7 @@ class TestNames:
 
 
 class TestUnload:
-    def test_it_frees_the_weights(self, start):
+    def test_an_unload_frees_the_weights(self, start):
         server = start()
         server.do("load", "2")
         server.do("unload", "2")
@@ -405,7 +405,7 @@ class TestTrial:
         server.wait(lambda: server.states == {"1": "AVAILABLE*", "2": "END"})
         assert server.swaps.swaps == ["promoted", "automatic_rollback"]
 
-    def test_it_ends_when_the_version_before_must_make_room(self, start, policy):
+    def test_a_trial_ends_when_the_version_before_must_make_room(self, start, policy):
         server = start(policy=policy, watch_window=30.0)
         server.do("load", "2")
         server.do("promote", "2")
@@ -484,7 +484,7 @@ class TestFollow:
         assert server.status("1").labels == ("stable",)
         assert server.answers(server.submit(version="2"), weights=2)
 
-    def test_its_policy_wins(self, start):
+    def test_the_policy_of_the_model_file_wins(self, start):
         server = start(policy="availability")
         server.manager.follow(self.file(swap_policy="resource")).result(10)
         assert server.loader.staged == [2]

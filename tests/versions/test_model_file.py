@@ -58,10 +58,10 @@ class TestLatest:
             (tmp_path / version / "antipode.json").write_text("{}")
         return tmp_path
 
-    def test_it_is_the_highest_that_was_published(self, models):
+    def test_the_latest_version_is_the_highest_that_was_published(self, models):
         assert ModelFile("tiny", str(models), None).wanted_version() == "10"
 
-    def test_there_may_be_none(self, tmp_path):
+    def test_a_folder_without_a_published_version_is_refused(self, tmp_path):
         with pytest.raises(ModelFileError, match="no published version"):
             ModelFile("tiny", str(tmp_path), None).wanted_version()
         with pytest.raises(ModelFileError, match="cannot be listed"):

@@ -95,7 +95,7 @@ class TestStream:
         ("reason", "expected"),
         [("length", pb.FINISH_REASON_LENGTH), ("abort", pb.FINISH_REASON_ABORT)],
     )
-    async def test_other_finish_reasons(self, reason, expected):
+    async def test_length_and_abort_are_finish_reasons(self, reason, expected):
         async with serving(FakeEngine([ids("a")], finish_reason=reason)) as s:
             responses = await collect(s.stub.Generate(REQUEST))
         assert responses[-1].finish_reason == expected
@@ -210,7 +210,7 @@ class TestInvalid:
         ],
         ids=str,
     )
-    async def test_is_told_and_never_reaches_the_engine(self, request_, said):
+    async def test_a_fault_is_reported_and_never_reaches_the_engine(self, request_, said):
         engine = FakeEngine([[EOS]])
         async with serving(engine) as s:
             error = await failure(s.stub.Generate(request_))
@@ -238,7 +238,7 @@ class TestInvalid:
 class TestEnd:
     """However a call ends early, the engine hears of it at once and nothing stays behind."""
 
-    async def test_cancelling_aborts(self):
+    async def test_cancelling_a_call_aborts_the_generation(self):
         engine = FakeEngine(None)
         async with serving(engine) as s:
             call = s.stub.Generate(REQUEST)
@@ -360,7 +360,7 @@ class TestEnd:
 
 
 class TestTokenize:
-    async def test_text(self):
+    async def test_a_text_is_tokenized_with_the_models_limits(self):
         async with serving(FakeEngine()) as s:
             response = await s.stub.Tokenize(pb.TokenizeRequest(text="hello"))
         assert list(response.token_ids) == ids("hello")
@@ -394,7 +394,7 @@ class TestTokenize:
             ),
         ],
     )
-    async def test_faults(self, method, request_, code):
+    async def test_a_fault_of_tokenizing_has_its_status_code(self, method, request_, code):
         async with serving(FakeEngine()) as s:
             error = await failure(getattr(s.stub, method)(request_))
         assert error.code() is code

@@ -58,7 +58,7 @@ class TestSampling:
 
 
 class TestParse:
-    def test_a_message(self):
+    def test_a_message_is_read_from_its_bytes(self):
         data = pb.GenerateRequest(text="x").SerializeToString()
         assert translate.parse(pb.GenerateRequest, data).text == "x"
 
@@ -161,7 +161,7 @@ class TestResponse:
         sent = translate.token_logprob(TokenLogprob(3, "a", b"a", 0.0))
         assert sent.HasField("logprob")
 
-    def test_usage(self):
+    def test_usage_has_the_counts_of_the_service(self):
         counts = Usage(num_prompt_tokens=3, num_generated_tokens=4, num_cached_tokens=2)
         assert translate.usage(counts) == pb.Usage(
             num_prompt_tokens=3, num_generated_tokens=4, num_cached_tokens=2

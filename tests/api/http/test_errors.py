@@ -74,7 +74,7 @@ async def test_what_the_engine_refuses_has_a_status_even_for_a_stream(
     assert ("retry-after" in response.headers) is retries
 
 
-async def test_while_the_model_loads(client, engine):
+async def test_a_request_while_the_model_loads_is_unavailable(client, engine):
     engine.info = None
     engine.pulse = Pulse(state="starting", detail="compiling")
     response = await client.post(COMPLETIONS, json={"prompt": "x"})

@@ -64,7 +64,7 @@ async def test_the_whole_answer(client):
     }
 
 
-async def test_it_is_what_the_service_says(client, service):
+async def test_a_chat_answer_is_what_the_service_says(client, service):
     """The translator adds nothing: same text, tokens and log probabilities."""
     request = GenerateRequest(
         prompt=await service.render_chat(HELLO),
@@ -183,7 +183,7 @@ async def test_continuing_the_final_message(client, engine, tokenizer):
     assert error["param"] == "continue_final_message"
 
 
-async def test_template_options(client, engine, tokenizer):
+async def test_template_options_are_taken_but_no_template(client, engine, tokenizer):
     await chat(client, chat_template_kwargs={"unused_by_this_template": True})
     error = await refusal(client, chat_template_kwargs={"chat_template": "{{ 1 }}"})
     assert "chat_template" in error["message"]

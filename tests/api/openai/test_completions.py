@@ -54,7 +54,7 @@ async def test_the_whole_answer(client):
     }
 
 
-async def test_it_is_what_the_service_says(client, service):
+async def test_a_completion_is_what_the_service_says(client, service):
     """The translator adds nothing: same text, tokens, log probabilities and usage."""
     sampling = Sampling(seed=3, logprobs=2, max_tokens=16)
     async with await service.start(GenerateRequest(prompt="hello", sampling=sampling)) as it:

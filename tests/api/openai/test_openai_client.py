@@ -21,13 +21,13 @@ async def sdk(app) -> AsyncIterator[openai.AsyncOpenAI]:
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-async def test_models(sdk):
+async def test_the_client_lists_and_retrieves_models(sdk):
     models = [model async for model in sdk.models.list()]
     assert [model.id for model in models] == ["small"]
     assert (await sdk.models.retrieve("small")).owned_by == "antipode"
 
 
-async def test_a_chat(sdk):
+async def test_the_client_reads_a_chat(sdk):
     answer = await sdk.chat.completions.create(model="small", messages=HELLO, logprobs=True)
     (choice,) = answer.choices
     assert choice.message.content == "hello world"
@@ -53,7 +53,7 @@ async def test_the_clients_own_accumulation_of_a_stream(sdk):
     assert final.choices[0].message.role == "assistant"
 
 
-async def test_completions(sdk):
+async def test_the_client_reads_completions(sdk):
     answer = await sdk.completions.create(model="small", prompt=["a", "b"], n=2, logprobs=1)
     assert [choice.text for choice in answer.choices] == ["hello world"] * 4
     assert answer.choices[0].logprobs.tokens[0] == "hello"

@@ -25,7 +25,7 @@ async def test_the_list_of_models(client):
     }
 
 
-async def test_one_model(client, engine):
+async def test_the_served_model_is_found_and_no_other(client, engine):
     assert (await client.get("/v1/models/small")).json()["id"] == "small"
     assert (await client.get("/v1/models/other")).status_code == 404
 
@@ -88,7 +88,7 @@ async def test_tokens_that_cannot_be(client, path, body, status):
     assert response.json()["error"]["message"]
 
 
-async def test_the_version(client, engine):
+async def test_the_version_is_of_server_and_model(client, engine):
     body = (await client.get("/version")).json()
     assert (body["model"], body["model_version"]) == ("small", "1")
     assert body["version"][0].isdecimal()

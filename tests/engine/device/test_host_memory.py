@@ -53,5 +53,5 @@ def test_without_control_groups_too(tmp_path):
     assert left(tmp_path) == 500 * MIB
 
 
-def test_this_machine_has_some():
+def test_the_machine_that_runs_the_tests_has_memory_left():
     assert 0 < available_bytes() < 1 << 50

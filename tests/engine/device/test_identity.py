@@ -200,26 +200,26 @@ def test_alone_it_is_what_the_oracle_draws(alone, model):
                 assert gap < CLOSE, (name, choice, at)
 
 
-def test_together(base, check):
+def test_tokens_are_the_same_for_requests_together(base, check):
     check(Session(*base).run(list(REQUESTS.values())))
 
 
-def test_batched_with_others(check):
+def test_tokens_are_the_same_next_to_other_requests(check):
     runner, config = build(max_num_seqs=33, max_num_batched_tokens=128, num_blocks=400)
     session = Session(runner, config)
     check(session.run([*REQUESTS.values(), *fillers(27)]))
 
 
-def test_without_overlap(base, check):
+def test_tokens_are_the_same_without_overlap(base, check):
     check(Session(*base, overlap=False).run(list(REQUESTS.values())))
 
 
-def test_chunked(check):
+def test_tokens_are_the_same_in_chunks(check):
     runner, config = build(max_num_batched_tokens=8)
     check(Session(runner, config).run(list(REQUESTS.values())))
 
 
-def test_prefix_cached(base, check):
+def test_tokens_are_the_same_from_the_prefix_cache(base, check):
     session = Session(*base)
     session.run(list(REQUESTS.values()))
     check(session.run(list(REQUESTS.values())))
@@ -236,13 +236,13 @@ def test_preempted_and_resumed(base, check):
 
 
 @pytest.mark.parametrize("tensor_size", [2, 4])
-def test_on_a_mesh(check, tensor_size):
+def test_tokens_are_the_same_on_a_mesh(check, tensor_size):
     runner, config = build(tensor_parallel_size=tensor_size)
     check(Session(runner, config).run(list(REQUESTS.values())))
 
 
 @pytest.mark.parametrize(("data_size", "tensor_size"), [(2, 1), (2, 2)])
-def test_on_data_ranks(check, data_size, tensor_size):
+def test_tokens_are_the_same_on_data_ranks(check, data_size, tensor_size):
     runner, config = build(data_parallel_size=data_size, tensor_parallel_size=tensor_size)
     assert runner.num_ranks == data_size
     check(Session(runner, config).run([*REQUESTS.values(), *fillers(4)]))

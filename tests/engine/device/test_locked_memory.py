@@ -37,13 +37,13 @@ def limits(monkeypatch):
     return install
 
 
-def test_who_may_raise_it_has_no_limit(limits):
+def test_a_process_that_may_raise_the_limit_has_none(limits):
     fake = limits(may_raise=True)
     raise_locked_memory()
     assert fake.now == (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
-def test_who_may_not_takes_what_there_is_and_says_so(limits, caplog):
+def test_a_process_that_may_not_raise_the_limit_keeps_it_and_logs_so(limits, caplog):
     fake = limits(may_raise=False)
     raise_locked_memory()
     assert fake.now == (1024, 1024)
@@ -51,7 +51,7 @@ def test_who_may_not_takes_what_there_is_and_says_so(limits, caplog):
 
 
 @pytest.mark.parametrize("has_chips", [True, False])
-def test_it_is_raised_beside_chips_alone(limits, monkeypatch, has_chips):
+def test_the_limit_is_raised_only_where_there_are_chips(limits, monkeypatch, has_chips):
     fake = limits(may_raise=True)
     monkeypatch.setattr(build, "has_tpu", lambda: has_chips)
     monkeypatch.setattr(build, "choose_platform", lambda _: None)

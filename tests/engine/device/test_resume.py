@@ -52,7 +52,7 @@ class TestPolicy:
         assert bench.observer.outcomes == ["length"]
         assert len(bench.observer.admitted) == len(bench.observer.first_tokens) == 1
 
-    def test_it_is_preempted_and_comes_back_like_any_other(self):
+    def test_a_resumed_choice_is_preempted_and_comes_back_like_any_other(self):
         bench = Bench(num_blocks=9)
         [first] = bench.submit(1, PROMPT, max_tokens=14)
         [second] = bench.submit(2, [9, *PROMPT], max_tokens=14, received=[[]])
@@ -73,7 +73,7 @@ class TestPolicy:
         again.drain()
         assert again.events()[2, 0][0].num_cached_tokens == len(PROMPT)
 
-    def test_one_that_no_longer_fits_is_refused(self):
+    def test_a_resumed_choice_that_no_longer_fits_is_refused(self):
         bench = Bench(max_model_len=12)
         bench.submit(1, PROMPT, max_tokens=20, received=[[0] * 6])
         bench.drain()

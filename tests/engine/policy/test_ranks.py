@@ -59,7 +59,7 @@ class TestChoosing:
         driven.step(3)
         assert ranks_of(driven.submit([*prompt, 1], [*prompt, 2])) == [1, 1]
 
-    def test_but_not_to_a_rank_that_is_much_busier(self):
+    def test_a_prompt_avoids_a_much_busier_rank_even_where_its_beginning_is_cached(self):
         driven = Driven(max_num_seqs=8)
         prompt = [1, 2, 3, 4, 6, 7, 8, 9]
         driven.submit(prompt)
@@ -145,7 +145,7 @@ class TestBalance:
         driven.step(3)
         assert len(set(ranks_of(choices))) == 1
 
-    def test_who_has_begun_stays(self):
+    def test_a_sequence_that_has_begun_stays_on_its_rank(self):
         driven = Driven(num_blocks=4, max_num_seqs=2, max_model_len=12)
         driven.submit([1] * 3, max_tokens=9)
         (brief,) = driven.submit([2])

@@ -309,7 +309,9 @@ class TestPreemption:
         batch = self.run_until_preempted(scheduler)
         assert not any(row.is_admitted for row in batch.rows)
 
-    def test_it_resumes_over_prompt_and_generated_tokens_finding_what_is_still_cached(self):
+    def test_a_preempted_sequence_resumes_over_all_its_tokens_and_finds_what_is_still_cached(
+        self,
+    ):
         scheduler, _, new = self.crowd()
         self.run_until_preempted(scheduler)
         num_known = len(new.token_ids)
@@ -342,13 +344,13 @@ class TestPreemption:
         assert new.num_in_flight_tokens == 0
         assert new.state is SequenceState.WAITING
 
-    def test_it_is_not_admitted_before_that_token_is_known(self):
+    def test_a_preempted_sequence_is_not_admitted_before_its_token_in_flight_is_known(self):
         scheduler, _, _, old, new = self.preempt_in_flight()
         scheduler.finish(old, "abort")
         assert not scheduler.schedule(0.0)
         assert new.state is SequenceState.WAITING
 
-    def test_it_may_turn_out_to_have_ended(self):
+    def test_a_preempted_sequence_ends_when_its_token_in_flight_is_a_stop_token(self):
         scheduler, unread, batch, old, new = self.preempt_in_flight()
         events = scheduler.postprocess(unread, results(unread, EOS))
         assert {seq: event.finish_reason for seq, event in events} == {old: "stop", new: "stop"}
@@ -356,7 +358,7 @@ class TestPreemption:
         assert scheduler.postprocess(batch, results(batch)) == []
         finish_all(scheduler)
 
-    def test_it_may_be_aborted_while_it_waits(self):
+    def test_a_preempted_sequence_may_be_aborted_while_it_waits(self):
         scheduler, unread, batch, old, new = self.preempt_in_flight()
         num_known = len(new.token_ids)
         scheduler.finish(new, "abort")
@@ -561,7 +563,7 @@ class TestPrefixCache:
 
 
 class TestChoices:
-    def test_they_wait_for_the_first_to_compute_the_prompt_and_find_it(self):
+    def test_choices_wait_for_the_first_to_compute_the_prompt_and_find_it(self):
         scheduler = make_ranks()
         add(scheduler, range(10), n=3)
         assert shape(run(scheduler)[0]) == [(0, 0, 8)]
@@ -569,13 +571,13 @@ class TestChoices:
         assert shape(run(scheduler)[0]) == [(0, 10, 1), (0, 8, 2), (0, 8, 2)]
         finish_all(scheduler)
 
-    def test_they_hold_up_nobody_behind_them(self):
+    def test_choices_that_wait_hold_up_no_other_request(self):
         scheduler = make_ranks(max_num_batched_tokens=16)
         add(scheduler, range(10), n=3, request_id=1)
         add(scheduler, [1, 2], request_id=2)
         assert shape(run(scheduler)[0]) == [(1, 0, 10), (2, 0, 2)]
 
-    def test_they_go_on_when_the_first_is_aborted(self):
+    def test_choices_go_on_when_the_first_is_aborted(self):
         scheduler = make_ranks()
         leader, *_ = add(scheduler, range(10), n=3)
         run(scheduler)
@@ -583,7 +585,7 @@ class TestChoices:
         assert shape(run(scheduler)[0]) == [(0, 8, 2), (0, 8, 2)]
         finish_all(scheduler)
 
-    def test_they_wait_on_when_the_first_is_preempted_and_follow_it_again(self):
+    def test_choices_wait_on_when_the_first_is_preempted_and_follow_it_again(self):
         scheduler = make_ranks(num_blocks=7, max_num_seqs=4)
         add(scheduler, [50, 51, 52], request_id=1, max_tokens=20)
         run(scheduler)
@@ -599,7 +601,7 @@ class TestChoices:
     @pytest.mark.parametrize(
         ("limits", "prompt"), [({"prefix_caching": False}, range(6)), ({}, range(4))]
     )
-    def test_they_do_not_wait_when_there_would_be_nothing_to_find(self, limits, prompt):
+    def test_choices_do_not_wait_when_there_would_be_nothing_to_find(self, limits, prompt):
         scheduler = make_ranks(max_num_batched_tokens=32, **limits)
         add(scheduler, prompt, n=3)
         assert len(run(scheduler)[0].rows) == 3
@@ -631,13 +633,13 @@ class TestPromptLogprobs:
             *(logprob_of(self.prompt[:end], self.prompt[end]) for end in range(1, 10)),
         ]
 
-    def test_they_come_whole_with_the_first_event_whatever_the_chunks(self):
+    def test_prompt_logprobs_come_whole_with_the_first_event_whatever_the_chunks(self):
         scheduler = make_ranks()
         add(scheduler, self.prompt, num_prompt_logprobs=0, max_tokens=2)
         events = [event for _ in range(3) for _, event in self.run(scheduler)[1]]
         assert [event.prompt_logprobs for event in events] == [self.expected, None]
 
-    def test_they_are_not_asked_from_the_prefix_cache(self):
+    def test_prompt_logprobs_are_not_asked_from_the_prefix_cache(self):
         scheduler = make_ranks()
         add(scheduler, self.prompt, request_id=1, max_tokens=1)
         while scheduler.num_unfinished:
@@ -645,7 +647,7 @@ class TestPromptLogprobs:
         add(scheduler, self.prompt, request_id=2, num_prompt_logprobs=0)
         assert shape(scheduler.schedule(0.0)) == [(2, 0, 8)]
 
-    def test_they_are_computed_once_for_all_choices(self):
+    def test_prompt_logprobs_are_computed_once_for_all_choices(self):
         scheduler = make_ranks()
         add(scheduler, self.prompt, n=3, num_prompt_logprobs=0, max_tokens=1)
         events = [event for _ in range(2) for _, event in self.run(scheduler)[1]]
@@ -655,7 +657,7 @@ class TestPromptLogprobs:
             self.expected
         ] * 3
 
-    def test_they_are_not_doubled_by_a_preemption(self):
+    def test_prompt_logprobs_are_not_doubled_by_a_preemption(self):
         scheduler = make_ranks()
         seq = add(scheduler, self.prompt, num_prompt_logprobs=0, max_tokens=1)
         self.run(scheduler)
@@ -665,7 +667,7 @@ class TestPromptLogprobs:
         _, [(_, event)] = self.run(scheduler)
         assert event.prompt_logprobs == self.expected
 
-    def test_they_come_alone_where_no_token_is_asked_for(self):
+    def test_prompt_logprobs_come_without_tokens_where_none_is_asked_for(self):
         scheduler = make_ranks()
         add(scheduler, self.prompt, num_prompt_logprobs=0, max_tokens=0)
         self.run(scheduler)
@@ -821,14 +823,14 @@ class TestVersions:
         batch, _ = run(scheduler)
         assert (seq.version, batch.version) == (self.TWO, self.TWO)
 
-    def test_and_keeps_it(self, scheduler):
+    def test_a_sequence_keeps_its_version_when_another_is_served(self, scheduler):
         seq = add(scheduler, [1, 2])
         run(scheduler)
         serve(scheduler, self.TWO)
         batch, _ = run(scheduler)
         assert (seq.version, batch.version) == (self.ONE, self.ONE)
 
-    def test_also_when_it_is_preempted(self, scheduler):
+    def test_a_preempted_sequence_keeps_its_version_when_another_is_served(self, scheduler):
         seq = add(scheduler, [1, 2])
         run(scheduler)
         preempt(scheduler, seq)

@@ -26,6 +26,8 @@ from tests.engine.fakes import (
     expected_tokens,
 )
 
+# 150; with --unit, which runs all the time, 37.
+EXAMPLES = settings.default.max_examples * 3 // 2
 tokens = st.integers(0, VOCAB_SIZE - 1)
 # Few distinct prompts, so that prefixes are shared; some longer than the pool.
 prompts = st.builds(
@@ -320,8 +322,10 @@ class RankedMachine(WholeMachine):
 
 
 TestRankedMachine = RankedMachine.TestCase
-TestRankedMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRankedMachine.settings = settings(max_examples=EXAMPLES, stateful_step_count=40)
 TestWholeMachine = WholeMachine.TestCase
-TestWholeMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWholeMachine.settings = settings(max_examples=EXAMPLES, stateful_step_count=40)
 TestWindowedMachine = WindowedMachine.TestCase
-TestWindowedMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWindowedMachine.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=40, deadline=None
+)

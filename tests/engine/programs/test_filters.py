@@ -34,7 +34,7 @@ class TestFilters:
         seed=st.integers(0, 2**32 - 1),
         step=st.sampled_from([1e-6, 0.25, 4.0]),
     )
-    def test_they_keep_what_the_oracle_keeps(self, bench, rows, seed, step):
+    def test_filters_keep_what_the_oracle_keeps(self, bench, rows, seed, step):
         scaled = tied_logits(seed, step)
         rows = [make_row(slot=i, **params) for i, params in enumerate(rows)]
         for row, logits, kept in zip(rows, scaled, bench.kept(scaled, rows), strict=False):
@@ -138,12 +138,12 @@ def assert_follows(tokens, probabilities):
 
 class TestFrequencies:
     @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
-    def test_they_follow_the_softmax(self, benches, temperature):
+    def test_frequencies_follow_the_softmax(self, benches, temperature):
         logits = position_logits()
         tokens = draw_many(benches[1], logits, 6400, temperature=temperature, seed=11)
         assert_follows(tokens, softmax(logits[0] / temperature))
 
-    def test_they_follow_it_over_a_whole_flat_vocabulary(self, benches):
+    def test_frequencies_follow_the_softmax_over_a_whole_flat_vocabulary(self, benches):
         logits = np.repeat(random_logits(rows=1, scale=0.5), ROWS, axis=0)
         tokens = draw_many(benches[1], logits, 12800, seed=12)
         assert_follows(tokens, softmax(logits[0]))
@@ -181,7 +181,7 @@ class TestNoise:
         assert [int(x) for x in oracle.threefry(zeros, *zeros)] == [0x6B200159, 0x99BA4EFE]
         assert [int(x) for x in oracle.threefry(ones, *ones)] == [0x1CB996FC, 0xBB002BE7]
 
-    def test_it_depends_on_seed_choice_position_and_token_alone(self, bench):
+    def test_noise_depends_only_on_seed_choice_position_and_token(self, bench):
         """The same on every mesh, in every row and slot, beside whatever else."""
         logits = np.zeros((ROWS, VOCAB), np.float32)
         keys = [
@@ -207,7 +207,7 @@ class TestNoise:
     # Found by search with seed 7: where the hash comes nearest to its largest and smallest word.
     @pytest.mark.parametrize(("position", "token"), [(5018, 97), (148119, 279)])
     @pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"temperature": 2.0}])
-    def test_its_extremes_are_finite(self, bench, position, token, options):
+    def test_the_extremes_of_the_noise_are_finite(self, bench, position, token, options):
         word = oracle.words(7, 0, position, VOCAB)[token]
         assert min(word, 2**32 - 1 - word) < 64
         logits = np.zeros((1, VOCAB), np.float32)

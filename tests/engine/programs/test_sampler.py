@@ -24,7 +24,7 @@ from tests.engine.programs.sampling import (
 
 
 class TestGreedy:
-    def test_it_is_the_argmax_of_all_logits(self, bench):
+    def test_a_greedy_token_is_the_argmax_of_all_logits(self, bench):
         logits = random_logits()
         assert bench.tokens(logits, make_rows(temperature=0)) == logits.argmax(1).tolist()
 
@@ -44,7 +44,7 @@ class TestGreedy:
         rows = [make_row(temperature=0, top_k=1 + i, top_p=0.1, min_p=0.5, seed=i) for i in (3, 4)]
         assert bench.tokens(logits, rows) == logits[:2].argmax(1).tolist()
 
-    def test_it_stays_greedy_beside_rows_that_draw(self, bench):
+    def test_a_greedy_row_stays_greedy_next_to_rows_that_draw(self, bench):
         logits = random_logits(scale=0.1)
         rows = [make_row(slot=i, temperature=i % 2) for i in range(ROWS)]
         assert bench.tokens(logits, rows)[::2] == logits.argmax(1)[::2].tolist()
@@ -169,7 +169,7 @@ def log_softmax(logits):
 
 
 class TestLogprobs:
-    def test_they_are_the_log_softmax_of_the_raw_logits(self, bench):
+    def test_logprobs_are_the_log_softmax_of_the_raw_logits(self, bench):
         logits = random_logits()
         tokens = np.random.default_rng(3).integers(0, VOCAB, ROWS).astype(np.int32)
         found, expected = bench.logprobs(logits, tokens), log_softmax(logits)

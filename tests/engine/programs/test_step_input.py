@@ -165,7 +165,7 @@ class TestLadder:
         buckets = Ladder(max_num_seqs, budget, smallest_mixed=8).buckets
         assert all(bucket.num_tokens >= bucket.num_rows for bucket in buckets)
 
-    def test_it_keeps_the_budget_it_was_given(self):
+    def test_a_ladder_keeps_the_budget_it_was_given(self):
         assert Ladder(4, 100, 16).max_num_batched_tokens == 100
 
     @pytest.mark.parametrize(("num_rows", "size"), [(1, 2), (2, 2), (3, 4), (4, 4)])
@@ -305,7 +305,7 @@ class TestPromptLogprobs:
         known = [None] + [TokenLogprobs(-1.0, [])] * 4
         assert set(self.targets(0, 5, known, num_prompt_logprobs=0)) == {NO_TARGET}
 
-    def test_they_stand_beside_their_own_row(self):
+    def test_targets_of_prompt_logprobs_stand_next_to_their_own_row(self):
         asking = make_row(self.PROMPT, 0, 3, is_sampling=False, num_prompt_logprobs=2)
         step = pack_rows(make_row([5], 1, 1, output=[6]), make_row([7, 8], 0, 2), asking)
         assert step.target_T.tolist() == [NO_TARGET] * 3 + [11, 12, 13] + [NO_TARGET] * 10

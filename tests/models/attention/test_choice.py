@@ -61,6 +61,8 @@ def test_a_named_backend_is_taken():
     ],
 )
 @pytest.mark.usefixtures("no_tokamax")
-def test_one_that_is_not_possible_says_what_is(name, platform, config, sentence):
+def test_a_backend_that_is_not_possible_is_refused_with_the_possible_ones(
+    name, platform, config, sentence
+):
     with pytest.raises(BackendError, match=sentence):
         choose_backend(name, platform, config, 1)

@@ -87,7 +87,7 @@ def test_decodes_alone_take_the_short_way_to_the_same(spec, rows, seed):
 
 @settings(max_examples=10)
 @given(spec=specs, rows=mixed(), seed=st.integers(0, 2**32 - 1))
-def test_it_is_the_reference_of_the_tpu_kernels(spec, rows, seed):
+def test_xla_attention_is_the_reference_of_the_tpu_kernels(spec, rows, seed):
     tokamax = pytest.importorskip("tokamax", reason="tokamax comes with the extra tpu")
     # The reference multiplies what it does not see by zero.
     step = make_step(spec, rows, seed, fill=50.0)

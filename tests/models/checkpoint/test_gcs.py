@@ -41,7 +41,7 @@ def bucket():
     server.stop()
 
 
-def test_it_holds_what_was_uploaded(bucket):
+def test_a_bucket_holds_what_was_uploaded(bucket):
     files = GcsFiles(f"{bucket}/1")
     assert files.names() == sorted(path.name for path in (TINY / "1").iterdir())
     weights = (TINY / "1" / "model.safetensors").read_bytes()

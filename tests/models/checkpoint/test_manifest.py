@@ -16,7 +16,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_it_lists_every_other_file_with_size_and_checksum(folder):
+def test_a_manifest_lists_every_other_file_with_size_and_checksum(folder):
     assert json.loads((folder / "antipode.json").read_text()) == {
         "format": 1,
         "chunk_bytes": 16 << 20,

@@ -68,7 +68,7 @@ def refusal(act):
     return str(error.value)
 
 
-def test_it_reads_what_is_there_at_the_mount_s_bandwidth(mount, version, tmp_path):
+def test_a_version_is_read_at_the_bandwidth_of_the_mount(mount, version, tmp_path):
     mount.set(first_byte_seconds=0.08, bytes_per_second=BANDWIDTH)
     opened = open_mounted(mount, tmp_path)
     start = time.monotonic()
@@ -81,7 +81,7 @@ def test_it_reads_what_is_there_at_the_mount_s_bandwidth(mount, version, tmp_pat
         assert_array_equal(tensors[name], tensor)
 
 
-def test_it_holds_no_more_than_its_buffer(mount, tmp_path):
+def test_a_reader_holds_no_more_than_its_buffer(mount, tmp_path):
     opened = open_mounted(mount, tmp_path, buffer_bytes=32 << 20, num_threads=1)
     read_all(opened)
     assert len(opened.reader._chunks) <= 2

@@ -98,7 +98,7 @@ def form(request, monkeypatch):
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("tensor_size", [1, 2, 4])
 @pytest.mark.parametrize("is_stacked", [False, True], ids=["alone", "stacked"])
-def test_it_is_the_weighted_sum_of_the_best_experts(x, expected, tensor_size, is_stacked):
+def test_the_output_is_the_weighted_sum_of_the_best_experts(x, expected, tensor_size, is_stacked):
     out = output(x, tensor_size=tensor_size, is_stacked=is_stacked)
     assert_allclose(out, expected, atol=1e-6, rtol=1e-4)
 

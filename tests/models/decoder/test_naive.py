@@ -23,7 +23,7 @@ VISIBLE = 2e-4
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_it_computes_what_transformers_does(name):
+def test_the_naive_decoder_computes_what_transformers_does(name):
     reference = references.read(name)
     reading, weights = naive.read(CONFIGS[name]), random_models.weights(name)
     logits = []

@@ -34,7 +34,7 @@ def rotated(hf, x, positions):
 
 
 @pytest.mark.parametrize("hf", FORMS.values(), ids=FORMS)
-def test_it_is_the_naive_rotation(hf):
+def test_rope_is_the_naive_rotation(hf):
     head_dim = hf.get("head_dim", 8)
     x = np.random.default_rng(0).standard_normal((50, 3, head_dim)).astype(np.float32)
     assert_allclose(rotated(hf, x, np.arange(50)), naive.rotate(hf, x), atol=2e-5)

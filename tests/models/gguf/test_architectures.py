@@ -11,7 +11,7 @@ from tests.models.gguf.files import model_file
     ("name", "class_name"),
     [("llama", "LlamaForCausalLM"), ("qwen2", "Qwen2ForCausalLM"), ("qwen3", "Qwen3ForCausalLM")],
 )
-def test_known_families(tmp_path, name, class_name):
+def test_a_known_family_has_its_architecture(tmp_path, name, class_name):
     file = GgufFile(model_file(name).write(tmp_path / "m.gguf"))
     assert architecture_of(file).class_name == class_name
 

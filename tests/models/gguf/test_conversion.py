@@ -143,7 +143,7 @@ def test_a_conversion_that_stops_anywhere_is_finished_by_the_next(source, target
     )
 
 
-def test_it_goes_on_with_the_shards_that_were_done(source, target, monkeypatch):
+def test_a_conversion_goes_on_with_the_shards_that_were_done(source, target, monkeypatch):
     def stop_at_half(_detail, fraction):
         if fraction > 0.5:
             raise Killed

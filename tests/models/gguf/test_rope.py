@@ -33,16 +33,16 @@ def llama3_divisors(theta, head_dim, factor, low, high, original):
     return divisors
 
 
-def test_no_scaling(tmp_path):
+def test_rope_without_scaling_is_default(tmp_path):
     assert read(tmp_path) == {"rope_theta": 5000.0, "rope_type": "default"}
 
 
-def test_linear_scaling(tmp_path):
+def test_linear_rope_scaling_is_read(tmp_path):
     scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     assert read(tmp_path, scaling) == {"rope_theta": 5000.0, "rope_type": "linear", "factor": 4.0}
 
 
-def test_yarn_scaling(tmp_path):
+def test_yarn_rope_scaling_is_read(tmp_path):
     scaling = {
         "llama.rope.scaling.type": "yarn",
         "llama.rope.scaling.factor": 4.0,

@@ -62,7 +62,7 @@ def test_a_version_is_whole_and_at_most_8_mb(version):
     assert sum(path.stat().st_size for path in version.iterdir()) <= 8_000_000
 
 
-def test_it_has_two_to_four_million_parameters_in_bfloat16(version):
+def test_tiny_has_two_to_four_million_parameters_in_bfloat16(version):
     with safe_open(version / "model.safetensors", "numpy") as file:
         tensors = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
         sizes = [tensor.get_shape() for tensor in tensors]
@@ -71,7 +71,7 @@ def test_it_has_two_to_four_million_parameters_in_bfloat16(version):
     assert 2_000_000 <= parameters <= 4_000_000
 
 
-def test_its_heads_split_over_up_to_eight_chips(version):
+def test_the_heads_of_tiny_split_over_up_to_eight_chips(version):
     config = read_config(version)
     assert (config.num_heads, config.num_kv_heads) == (8, 4)
 
@@ -84,14 +84,14 @@ def test_transformers_reads_the_same_configuration(version):
         assert getattr(config, key) == CONFIG[key], key
 
 
-def test_its_tokenizer_names_its_special_tokens(tokenizer):
+def test_the_tokenizer_of_tiny_names_its_special_tokens(tokenizer):
     named = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
     assert named == SPECIAL_TOKENS
     assert 2048 <= len(tokenizer) == CONFIG["vocab_size"] <= 4096
 
 
 @pytest.mark.parametrize("text", texts.TOKENIZER)
-def test_its_tokenizer_loses_nothing(tokenizer, text):
+def test_the_tokenizer_of_tiny_loses_nothing(tokenizer, text):
     ids = tokenizer(text).input_ids
     assert ids[0] == BOS_ID
     assert tokenizer.decode(ids[1:]) == text

@@ -15,7 +15,7 @@ def tokenizer():
     return train_tokenizer(texts.PYTHON * 4, SIZE)
 
 
-def test_it_has_the_size_asked_for_and_the_special_tokens_first(tokenizer):
+def test_a_vocabulary_has_the_size_asked_for_and_the_special_tokens_first(tokenizer):
     assert tokenizer.get_vocab_size() == SIZE
     assert [tokenizer.id_to_token(i) for i in range(3)] == list(SPECIAL_TOKENS)
 

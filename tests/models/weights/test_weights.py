@@ -83,12 +83,12 @@ class TestTree:
     @pytest.mark.parametrize("name", FAMILIES)
     @pytest.mark.parametrize("stacked", [False, True], ids=["listed", "stacked"])
     @pytest.mark.parametrize("size", [1, 4])
-    def test_of_every_family_on_every_mesh(self, folder, name, stacked, size):
+    def test_weights_of_every_family_load_on_every_mesh(self, folder, name, stacked, size):
         model, _, mesh = make_model(FAMILIES[name], size, stacked=stacked)
         self.check(model, load_leaves(model, Checkpoint(folder(name)), mesh), mesh)
 
     @pytest.mark.parametrize("fields", [{"dtype": BF16}, {"quantized": True}, {"kv_dtype": INT8}])
-    def test_of_every_dtype(self, folder, fields):
+    def test_weights_of_every_dtype_load(self, folder, fields):
         model, _, mesh = make_model(size=2, **fields)
         self.check(model, load_leaves(model, Checkpoint(folder("llama")), mesh), mesh)
 

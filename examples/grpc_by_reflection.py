@@ -1,8 +1,6 @@
-"""Call a server whose .proto files one does not have: it describes itself.
+"""Call a server over gRPC without its .proto files: the server describes itself.
 
-    python -m docs.examples.grpc_reflection localhost:9000
-
-Needs grpcio-reflection. The same from a shell, where grpcurl is at hand:
+The same from a shell, with grpcurl:
 
     grpcurl -plaintext localhost:9000 list
     grpcurl -plaintext -d '{"text": "Once upon a time", "sampling": {"max_tokens": 16}}' \\
@@ -11,7 +9,7 @@ Needs grpcio-reflection. The same from a shell, where grpcurl is at hand:
 
 from __future__ import annotations
 
-import sys
+import os
 
 import grpc
 from google.protobuf import json_format
@@ -21,9 +19,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+SERVER = os.environ.get("ANTIPODE_GRPC", "localhost:9000")
 
-def main(address: str = "localhost:9000") -> None:
-    with grpc.insecure_channel(address) as channel:
+
+def main() -> None:
+    with grpc.insecure_channel(SERVER) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         print("services:", *database.get_services())
         pool = DescriptorPool(database)
@@ -41,4 +41,4 @@ def main(address: str = "localhost:9000") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,0 +1,80 @@
+"""Which tests carry which mark, in one table: `make unit` runs those that carry none.
+
+A path stands for everything under it. A test may carry several marks. What compiles is also seen
+while tests run: a test that compiles and is not marked fails. Knows no test by its name.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import PurePosixPath
+
+MARKS = {
+    "compiles": (
+        "commands/test_plan.py",
+        "commands/test_publish.py",
+        "engine/device/test_identity.py",
+        "engine/device/test_resume.py",
+        "engine/device/test_windows.py",
+        "engine/programs/test_baked.py",
+        "engine/programs/test_filters.py",
+        "engine/programs/test_sampler.py",
+        "engine/programs/test_sharded_vocab.py",
+        "engine/programs/test_sizing.py",
+        "engine/programs/test_step_program.py",
+        "models/attention/test_xla.py",
+        "models/decoder",
+        "models/training/test_export.py",
+        "models/training/test_figures.py",
+        "models/training/test_loss.py",
+        "models/training/test_run.py",
+        "models/training/test_tiny.py",
+        "models/weights",
+        "plan/test_compilation.py",
+        "plan/test_plan.py",
+        "plan/test_search.py",
+    ),
+    "processes": (
+        "commands/test_slice.py",
+        "e2e",
+        "examples",
+        "helm/test_served_pod.py",
+        "k8s/lab/test_ends.py",
+        "k8s/lab/test_losses.py",
+        "k8s/test_fleet.py",
+        "models/checkpoint/test_mount.py",
+        "models/gguf/test_conversion.py",
+    ),
+    "charts": (
+        "helm",
+        "k8s/lab/test_ends.py",
+        "k8s/lab/test_losses.py",
+        "k8s/lab/test_numbers.py",
+        "k8s/lab/test_proxy.py",
+        "k8s/lab/test_report.py",
+    ),
+}
+
+
+def marks_of(path: PurePosixPath) -> list[str]:
+    """The marks of a test file, by its path under `tests`."""
+    around = {str(path), *map(str, path.parents)}
+    return [mark for mark, paths in MARKS.items() if around & set(paths)]
+
+
+class CompilationCounter:
+    """How many programs JAX has compiled or read from its cache, once something imported JAX."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._is_listening = False
+
+    def listen(self) -> None:
+        """Without importing JAX: tests run where it is not installed."""
+        if self._is_listening or "jax" not in sys.modules:
+            return
+        sys.modules["jax"].monitoring.register_event_duration_secs_listener(self._on_event)
+        self._is_listening = True
+
+    def _on_event(self, name: str, _seconds: float, **_: object) -> None:
+        self.count += name.endswith("/backend_compile_duration")
