@@ -425,6 +425,14 @@ class TestTrial:
         assert server.states["2"] == "AVAILABLE*"
 
 
+def test_of_the_versions_that_ended_the_last_eight_are_reported(start):
+    server = start()
+    for version in range(11, 21):
+        server.refusal("load", str(version))
+    versions = [status.version for status in server.manager.statuses()]
+    assert versions == ["1", *map(str, range(13, 21))]
+
+
 def test_a_fault_is_answered_before_a_command_that_came_earlier(start, monkeypatch):
     """Or a rollback would return to the version that the step loop has just left."""
     server = start(watch_window=30.0)
