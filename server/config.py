@@ -55,7 +55,9 @@ class EngineConfig:
     swap_policy: Literal["availability", "resource"] = _field(
         "resource",
         "availability keeps room for two sets of weights on the device; resource stages the new"
-        " ones in host memory and has requests wait while they change places",
+        " ones in host memory and has requests wait while they change places. The charts set"
+        " availability, because their nodes are planned with room for both versions; a lone server"
+        " may not have that room",
     )
     swap_timeout_seconds: float = _field(
         60.0, "how long running sequences may take to leave a version", low=0
