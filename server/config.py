@@ -55,7 +55,9 @@ class EngineConfig:
     swap_policy: Literal["availability", "resource"] = _field(
         "resource",
         "availability keeps room for two sets of weights on the device; resource stages the new"
-        " weights in host memory, and requests wait during the exchange",
+        " weights in host memory, and requests wait during the exchange. The charts set"
+        " availability, because their nodes are planned with room for both versions; a lone server"
+        " may not have that room",
     )
     swap_timeout_seconds: float = _field(
         60.0, "how long the server waits for running sequences to leave a version", low=0
