@@ -1,7 +1,7 @@
 """Reads the token that admin calls must bear from its file.
 
 The token is read for every call, so that a new token needs no restart. It is also read once at
-start-up, so that a server whose token nobody can use does not start.
+start-up, so that a server without a token does not start.
 """
 
 from __future__ import annotations

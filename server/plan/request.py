@@ -115,7 +115,7 @@ def sequences_of_two(request: PlanRequest, blueprint: Blueprint) -> int:
     settings = replace(request.engine, num_blocks=0, kv_cache_bytes=kv_bytes)
     chip_bytes = request.slice.chip.hbm_bytes
     try:
-        beside = make_blueprint(request.config, settings, blueprint.mesh, chip_bytes)
+        with_both = make_blueprint(request.config, settings, blueprint.mesh, chip_bytes)
     except SizeError:
         return 0
-    return beside.sizes.sequences_at(request.context)
+    return with_both.sizes.sequences_at(request.context)

@@ -39,11 +39,11 @@ class HealthServicer:
 
         In the protocol, an unknown service has the status SERVICE_UNKNOWN here, and is no error.
         """
-        told = None
+        sent = None
         while True:
-            if (response := self._response(request.service)) != told:
+            if (response := self._response(request.service)) != sent:
                 await context.write(response)
-                told = response
+                sent = response
             await asyncio.sleep(WATCH_PERIOD_SECONDS)
 
     def _response(self, service: str) -> Any:
