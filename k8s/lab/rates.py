@@ -1,6 +1,6 @@
-"""The highest rate that this machine answers in time, and where its cores went at each rate.
+"""Finds the highest rate that this machine answers in time, and its core use at each rate.
 
-Nothing is broken meanwhile: load of one rate after another.
+Applies one rate after another and breaks nothing meanwhile.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from k8s.lab.run import Lab
 STEP_SECONDS, PATIENCE_SECONDS = 12.0, 5.0
 FIRST_RATE, RATE_STEP = 20, 20
 LIMIT_MS = 1000.0
-# Tried after the search, however far that got.
+# Rates to try after the search, whatever its result.
 LAST_RATE, LAST_NUM_STREAMS = 200.0, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateStep:
-    """One rate. `cores` is how many were busy on average, by what with."""
+    """The result of one rate. `cores` is the average number of busy cores by group."""
 
     rate: float
     num_streams: int
@@ -52,7 +52,7 @@ class RateStep:
 
 
 async def find_rate(lab: Lab, shape: LoadShape) -> list[RateStep]:
-    """Steps up to the first that is not in time, then the last one; printed as they end."""
+    """Raise the rate until answers are late, then try the last rate; prints each result."""
     steps: list[RateStep] = []
     rate = float(FIRST_RATE)
     while not steps or steps[-1].is_in_time:

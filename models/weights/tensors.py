@@ -1,4 +1,4 @@
-"""Which source fills which leaf of the model: the map from our tree to Hugging Face's names."""
+"""Maps each leaf of the model to its source, and so to the tensor names of Hugging Face."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ type Path = tuple[Any, ...]
 
 
 def sources_of(path: Path, config: ModelConfig, kv_heads: int, is_int8: bool) -> list[Source]:
-    """One source, or for a stacked leaf one a layer. `path` is the leaf's place in the model.
+    """One source, or for a stacked leaf one per layer. `path` is the leaf's place in the model.
 
-    `kv_heads` counts copies; `is_int8` says that the leaf's dtype is int8.
+    `kv_heads` includes copies; `is_int8` says that the leaf's dtype is int8.
     """
     if path[0] != "layers":
         return [_top_source(path, config)]
