@@ -25,9 +25,9 @@ from prometheus_client.registry import Collector
 from server.engine.observer import StepStats
 from server.link.frames import EngineState, VersionStatus
 from server.metrics.histogram import BusyRatio, Histogram
-from server.metrics.slice_metrics import chip_families, link_family, slice_families
+from server.metrics.slice_metrics import chip_metrics, link_metric, slice_metrics
 from server.metrics.snapshot import Snapshot
-from server.metrics.version_metrics import version_families
+from server.metrics.version_metrics import version_metrics
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
@@ -165,11 +165,11 @@ class Metrics(Collector):
         yield from self._latency_families()
         yield from self._count_families()
         yield from self._state_families()
-        yield from version_families(self._versions)
+        yield from version_metrics(self._versions)
         yield from self._swap_families()
-        yield from slice_families(self._gauges.slice)
-        yield link_family(self._gauges.host_links)
-        yield from chip_families(self._gauges.chips)
+        yield from slice_metrics(self._gauges.slice)
+        yield link_metric(self._gauges.host_links)
+        yield from chip_metrics(self._gauges.chips)
 
     def _gateway_families(self) -> Iterator[Metric]:
         """Families with vLLM's names, which an endpoint picker reads without configuration."""

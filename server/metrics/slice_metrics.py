@@ -16,7 +16,7 @@ from server.slice.interfaces import Interface
 from server.slice.resolve import Slice
 
 
-def slice_families(found: Slice | None) -> Iterator[Metric]:
+def slice_metrics(found: Slice | None) -> Iterator[Metric]:
     """The families of the slice; each has one series with empty labels where nothing is known."""
     labels = {
         "generation": found.generation if found else "",
@@ -46,7 +46,7 @@ def slice_families(found: Slice | None) -> Iterator[Metric]:
     yield interfaces
 
 
-def link_family(links: tuple[HostLink, ...]) -> Metric:
+def link_metric(links: tuple[HostLink, ...]) -> Metric:
     """How the other hosts are reached; one series with empty labels where there are none."""
     family = GaugeMetricFamily(
         "antipode_host_link_info",
@@ -62,7 +62,7 @@ def link_family(links: tuple[HostLink, ...]) -> Metric:
     return family
 
 
-def chip_families(hosts: Mapping[int, ChipUse]) -> Iterator[Metric]:
+def chip_metrics(hosts: Mapping[int, ChipUse]) -> Iterator[Metric]:
     """The use of every chip of every host, the fullest and the busiest. `hosts` is by index."""
     source = GaugeMetricFamily(
         "antipode_chip_metrics_source",

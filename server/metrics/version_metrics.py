@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from server.link.frames import VersionState, VersionStatus
 
 
-def version_families(statuses: Sequence[VersionStatus]) -> Iterator[Metric]:
+def version_metrics(statuses: Sequence[VersionStatus]) -> Iterator[Metric]:
     """One series per version, and per state of a version. The newest statuses come first."""
     state = GaugeMetricFamily(
         "antipode_model_version_state",

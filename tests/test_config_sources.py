@@ -5,15 +5,8 @@ import dataclasses
 
 import pytest
 
-from server.config import (
-    Config,
-    ConfigError,
-    EngineConfig,
-    ServerConfig,
-    add_flags,
-    load_config,
-    settings,
-)
+from server.config import Config, ConfigError, EngineConfig, ServerConfig, settings
+from server.config_sources import add_flags, load_config
 
 
 @pytest.fixture
