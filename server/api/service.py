@@ -29,7 +29,7 @@ from server.api.validation import (
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient, EngineStream
-from server.link.frames import EngineInfo, VersionStatus
+from server.link.frames import EngineInfo
 
 # Tokenising this many characters takes about a millisecond; longer texts go to a thread.
 MAX_INLINE_CHARS = 4096
@@ -51,11 +51,6 @@ class Service:
         self._engine = engine
         self._tokenizer = tokenizer
         self._lifecycle = lifecycle
-        self._info, self._versions = models.info, models.statuses
-
-    def versions(self) -> tuple[VersionStatus, ...]:
-        """Every version there is or was, the one that is served first."""
-        return self._versions(self._info())
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of any text, however long; ApiError for one that is no valid Unicode."""

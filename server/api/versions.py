@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from server.admin_token import AdminTokenError, read_admin_token
-from server.api.service import Service
+from server.api.model_directory import ModelDirectory
 from server.api.validation import invalid
 from server.errors import ApiError, ErrorKind
 from server.link.client import EngineClient
@@ -21,14 +21,14 @@ _SCHEME = "bearer "
 
 
 class VersionAdmin:
-    """Belongs to the event loop of its service. The token is read anew for every call."""
+    """Belongs to the event loop of its engine client. The token is read anew for every call."""
 
-    def __init__(self, service: Service, engine: EngineClient, token_file: Path) -> None:
-        self._service, self._engine, self._token_file = service, engine, token_file
+    def __init__(self, models: ModelDirectory, engine: EngineClient, token_file: Path) -> None:
+        self._models, self._engine, self._token_file = models, engine, token_file
 
     @property
     def model(self) -> str:
-        return self._service.models.served().name
+        return self._models.served().name
 
     @property
     def config_error(self) -> str:
@@ -48,7 +48,8 @@ class VersionAdmin:
             )
 
     def list(self) -> tuple[VersionStatus, ...]:
-        return self._service.versions()
+        """Every version there is or was, the one that is served first."""
+        return self._models.statuses(self._models.info())
 
     def status(self, version: str = "") -> VersionStatus:
         """What is known of a version; empty is the one that is served."""
@@ -93,7 +94,7 @@ class VersionAdmin:
 
     async def _change(self, action: VersionAction, version: str = "") -> None:
         """Returns when the change is done. ApiError (unavailable) before the server is ready."""
-        self._service.versions()
+        self._models.info()
         await self._engine.change_version(action, version)
 
     @staticmethod

@@ -73,7 +73,7 @@ class ApiProcess:
         self._grpc = create_grpc_server(service, health, config.server)
         self._admin: tuple[_HttpServer, GrpcServer] | None = None
         if config.server.admin_token_file:
-            admin = VersionAdmin(service, self._engine, Path(config.server.admin_token_file))
+            admin = VersionAdmin(service.models, self._engine, Path(config.server.admin_token_file))
             self._admin = (
                 _HttpServer(_uvicorn_config(create_admin_app(admin))),
                 create_versions_server(admin, config.server),

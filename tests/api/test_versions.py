@@ -85,7 +85,7 @@ class TestNames:
 def admin(service, engine, tmp_path):
     token = tmp_path / "token"
     token.write_text("secret\n")
-    return VersionAdmin(service, engine, token)
+    return VersionAdmin(service.models, engine, token)
 
 
 class TestToken:
