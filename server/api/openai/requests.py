@@ -101,13 +101,9 @@ Stop = Annotated[
 ]
 
 
-# The options of the service that have the same name and value in a body, lists for tuples.
-_SAME_NAME = {field.name for field in fields(Sampling)} - {
-    "max_tokens",
-    "logprobs",
-    "logit_bias",
-    "stop",
-}
+# The service's options that a body spells another way; all others have the same name in both.
+_SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop"}
+_SAME_NAME = {field.name for field in fields(Sampling)} - _SPELLED_OTHERWISE
 
 
 def bounds(name: str) -> dict[str, Any]:
