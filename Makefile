@@ -9,7 +9,7 @@ TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover unit check test examples lint format bench swap hosts plan-ci golden train-tiny sbom charts
+.PHONY: help setup serve failover unit check test examples lint format bench swap hosts plan-ci golden train-tiny sbom charts reference
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,7 +38,7 @@ unit: setup ## run the tests that compile nothing and start no server
 
 check: lint unit ## check before every commit: style, types and the quick tests
 
-test: setup .cache/envoy/ready examples ## run all tests; ARGS="tests/test_config.py -k flag" picks some
+test: setup .cache/envoy/ready examples ## run all tests; ARGS="tests/test_config_sources.py -k flag" picks some
 	$(RUN) pytest $(TWO_AT_ONCE) $(ARGS)
 
 examples: examples/node_modules/.package-lock.json ## install what the JavaScript examples import
@@ -87,3 +87,6 @@ sbom: $(filter .uv/bin/uv,$(UV)) ## write what the CPU image installs to build/s
 
 charts: setup ## make k8s/rendered and the charts' tables of values again
 	$(RUN) scripts.charts
+
+reference: setup ## make docs/settings.md, docs/metrics.md and docs/errors.md again
+	$(RUN) scripts.reference

@@ -1,1 +1,1 @@
-"""Measurements, each printed beside a limit computed on the same machine in the same run."""
+"""Measurements. Each is printed next to a limit, from the same machine and the same run."""

@@ -1,7 +1,6 @@
-"""The machine's memory bandwidth, as a decode step could use it: every core reading at once.
+"""Measures the memory bandwidth that a decode step could use: all cores read at once.
 
-A decode step has to read every weight once, so bytes over bandwidth is the least time it can take.
-Knows no model.
+A decode step must read every weight once, so it takes at least bytes / bandwidth. Knows no model.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _REPEATS = 5
 
 
 def read_bandwidth() -> float:
-    """Bytes per second of the best of several passes over 1 GiB, split over the cores."""
+    """Bytes per second in the best of several passes over 1 GiB, split over the cores."""
     cores = len(os.sched_getaffinity(0))
     parts = np.array_split(np.ones(_BYTES // 8, np.int64), cores)
     with ThreadPoolExecutor(cores) as pool:

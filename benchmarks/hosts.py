@@ -1,9 +1,9 @@
-"""Streams from one process, and from several that play the hosts of a slice; ends those by kill -9.
+"""Compares one server process with several that act as the hosts of a slice, then kills one host.
 
     make hosts                      models/tiny on two devices, then on two and four hosts
 
-The devices are forced CPU devices that share this machine's cores, and the network is loopback:
-what is measured is the price of going through several processes, not what a slice gains.
+The devices are simulated CPU devices that share this machine's cores, and the network is loopback.
+So this measures the cost of several processes, not the gain of a slice.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FLAGS = (
 
 @contextmanager
 def started(hosts: int, devices: int) -> Iterator[list[RunningServer]]:
-    """The servers of a slice, ready, each with so many devices."""
+    """The servers of a slice, ready, each with this many devices."""
     environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     names = ",".join([f"127.0.0.1:{first_free_port(2)}", *["127.0.0.1"] * (hosts - 1)])
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def started(hosts: int, devices: int) -> Iterator[list[RunningServer]]:
 
 
 async def tokens_per_second(url: str, streams: int) -> float:
-    """Of so many greedy streams together."""
+    """Tokens per second of this many concurrent greedy streams."""
     body = {"model": "tiny", "prompt": "def main(", "max_tokens": NUM_TOKENS, "ignore_eos": True}
     async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as client:
         start = time.perf_counter()
@@ -87,7 +87,7 @@ def measure(hosts: int, devices: int, repeats: int) -> dict[int, float]:
 
 
 def seconds_to_end(victim: int) -> float:
-    """From kill -9 of one host's engine until no process of any host is left."""
+    """Seconds from kill -9 of one host's engine until no process of any host is left."""
     with started(2, 1) as servers:
         pids = [pid for server in servers for pid in (server.pid, *server.children())]
         start = time.perf_counter()

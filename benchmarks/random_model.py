@@ -1,6 +1,6 @@
-"""A random Llama of 192 M parameters, written once, with the demo model's tokenizer.
+"""Writes a random Llama of 192 M parameters with the demo model's tokenizer, only once.
 
-Large enough for its weights not to fit in any cache; what it says is noise.
+Its weights are too large for any CPU cache. Its output is noise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_confi
 
 
 def ensure(root: Path, tokenizer: Path) -> Path:
-    """The checkpoint's folder below `root`, made if it is not there."""
+    """The checkpoint's folder below `root`, made if it does not exist."""
     folder = root / NAME / "1"
     if folder.exists():
         return folder

@@ -1,11 +1,11 @@
-"""Streams tokens from a real server over HTTP and prints them beside the memory floor.
+"""Measures streams from a real server over HTTP, and prints them next to the memory floor.
 
     make bench                      both models, 1, 8 and 32 streams
     make bench ARGS="--streams 8"
 
-Each stream asks for 128 tokens after a prompt of 128 random ones. The floor is the time to read
-weights and KV once a step at the bandwidth measured just before; the ratio says how many times
-slower than that the server's steps were.
+Each stream generates 128 tokens after a prompt of 128 random tokens. The memory floor is the time
+to read weights and KV once per step, at the bandwidth measured just before. The ratio is the
+server's step time divided by the floor.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HTTP_PORT, _GRPC_PORT = 18080, 19080
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One stream's times, seconds since its request was sent."""
+    """One stream's times, in seconds since its request was sent."""
 
     token_times: list[float]
 
@@ -49,19 +49,19 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What one step must read: all weights, and the KV of every stream."""
+    """The bytes that one step must read: all weights, and the KV of every stream."""
 
     weight_bytes: int
     kv_bytes_per_token: int
 
     def floor(self, streams: int, bandwidth: float) -> float:
-        """Least seconds of a decode step, at the streams' mean context."""
+        """The least seconds per decode step, at the streams' mean context."""
         context = _PROMPT_TOKENS + _NEW_TOKENS / 2
         return (self.weight_bytes + streams * context * self.kv_bytes_per_token) / bandwidth
 
 
 def footprint(checkpoint: Path) -> Footprint:
-    """From the checkpoint's files; KV is float32 on CPU."""
+    """The bytes per step, from the checkpoint's files; KV is float32 on CPU."""
     config = json.loads((checkpoint / "config.json").read_text())
     head_dim = config["hidden_size"] // config["num_attention_heads"]
     kv = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * 4
@@ -99,7 +99,7 @@ async def _stream(client: httpx.AsyncClient, model: str, seed: int) -> Stream:
 
 
 class Server:
-    """A server on its own ports, for the time of a `with`."""
+    """A server on its own ports, for the duration of a `with`."""
 
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
@@ -130,7 +130,7 @@ class Server:
 
 
 def measure(checkpoint: Path, stream_counts: list[int], repeats: int, bandwidth: float) -> None:
-    """Print a row per stream count: medians over `repeats` runs."""
+    """Print one row per number of streams: medians over `repeats` runs."""
     model, size = checkpoint.parent.name, footprint(checkpoint)
     with Server(checkpoint) as server:
         print(f"\n{model}: {size.weight_bytes / 1e6:.0f} MB, ready in {server.ready_seconds:.1f} s")
@@ -148,7 +148,7 @@ def _print_row(runs: list[list[Stream]], count: int, floor: float) -> None:
         all_started = max(stream.first for stream in streams)
         tokens_per_second.append(count * _NEW_TOKENS / end)
         first.append(statistics.median(stream.first for stream in streams))
-        # Only once every stream decodes are the steps decode steps of this many rows.
+        # The steps are decode steps with this many rows only while every stream decodes.
         late = [t for t in streams[0].token_times if t >= all_started]
         step.append((late[-1] - late[0]) / max(1, len(late) - 1))
     rate, ttft, ms = (statistics.median(values) for values in (tokens_per_second, first, step))

@@ -1,8 +1,8 @@
-"""Changes the version under load and holds every answer to one version's own tokens.
+"""Swaps versions under load, and checks that every answer comes from only one version.
 
-32 streams over HTTP and gRPC keep a real server busy while it goes from models/tiny/1 to /2 and
-back, by commands and with both policies. Every answer must be, from its first token to its last,
-what the version that it names gives alone. Run as `make swap`.
+32 streams over HTTP and gRPC keep a real server busy while admin calls swap it from models/tiny/1
+to /2 and back, with both policies. Every answer names a version, and must have exactly the tokens
+that this version gives on an idle server. Run as `make swap`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Answer:
-    """`version` is the one the response named."""
+    """One answer; `version` is the version that the response named."""
 
     prompt: int
     version: str
@@ -55,7 +55,7 @@ class Answer:
 
 @dataclass
 class Seen:
-    """What the streams got: answers by version, faults, and the seconds between two tokens."""
+    """What the streams received: answers by version, faults, and the seconds between tokens."""
 
     answers: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -127,7 +127,7 @@ class Client:
         return Answer(prompt, version, tuple(token_ids))
 
     async def references(self, version: str) -> dict[int, Answer]:
-        """What a version gives alone, over both transports alike."""
+        """A version's tokens on an idle server, which must be equal over both transports."""
         found = {}
         for prompt in range(NUM_PROMPTS):
             found[prompt] = await self.over_http(prompt, f"tiny@{version}")
@@ -137,7 +137,7 @@ class Client:
     async def stream(
         self, number: int, references: dict[str, dict[int, Answer]], seen: Seen
     ) -> None:
-        """Ask again and again, and compare every answer with what its version gives alone."""
+        """Send requests until stopped; compare every answer with its version's expected tokens."""
         call = self.over_http if number % 2 else self.over_grpc
         for turn in itertools.count(number):
             try:
@@ -182,7 +182,7 @@ async def connected(server: RunningServer) -> AsyncIterator[Client]:
 async def loaded(
     client: Client, references: dict[str, dict[int, Answer]], num_streams: int
 ) -> AsyncIterator[Seen]:
-    """Streams run while the block does."""
+    """Run streams for the duration of the block."""
     seen = Seen()
     tasks = [
         asyncio.create_task(client.stream(number, references, seen))
@@ -197,7 +197,7 @@ async def loaded(
 
 
 async def swap(client: Client, seen: Seen, version: str, policy: str) -> float:
-    """Load and promote, wait until streams were answered by it; the seconds of the switch."""
+    """Load and promote, then wait for answers of the new version; the seconds of the switch."""
     await client.admin("POST", f"/versions/{version}/load", policy=policy)
     start = time.monotonic()
     await client.admin("POST", f"/versions/{version}/promote")
@@ -209,7 +209,7 @@ async def swap(client: Client, seen: Seen, version: str, policy: str) -> float:
 
 
 async def run(client: Client, rounds: int, num_streams: int = NUM_STREAMS) -> Seen:
-    """1 → 2 → 1 with each policy, `rounds` times over; fails on the first wrong answer."""
+    """Swap 1 → 2 → 1 with each policy, `rounds` times; fails at the first wrong answer."""
     await client.admin("POST", "/versions/2/load", policy="availability")
     references = {version: await client.references(version) for version in ("1", "2")}
     assert references["1"] != references["2"]
@@ -248,7 +248,7 @@ def start_server(folder: Path, *flags: str) -> RunningServer:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory a process ever had."""
+    """The peak memory of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 

@@ -1,7 +1,8 @@
-"""Finds the units that 8-bit keys and values are kept in: one run over sample tokens in full width.
+"""Finds the units of 8-bit keys and values by one run over sample tokens in full width.
 
-Every layer and KV head gets the largest magnitude seen, with room to spare (`quantization`). The
-sample is drawn from the vocabulary by a fixed seed, so the same weights always get the same units.
+The unit of a layer and KV head follows from the largest magnitude in that run, with some headroom
+(`quantization`). A fixed seed draws the sample from the vocabulary, so the same weights always get
+the same units.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _BLOCK_SIZE = 16
 
 
 def calibrate(model: Decoder, leaves: list[jax.Array], mesh: Mesh) -> list[jax.Array]:
-    """The leaves with the units of keys and values measured, once: see `Calibration`."""
+    """The leaves with measured units of keys and values, for one use: see `Calibration`."""
     return Calibration(model, mesh)(leaves)
 
 
@@ -45,7 +46,7 @@ class Calibration:
         self._measure = _measurement(abstract_decoder(model.config, wide), mesh)
 
     def __call__(self, leaves: list[jax.Array]) -> list[jax.Array]:
-        """The leaves with the units measured; as they are where none are kept."""
+        """The leaves with measured units; unchanged if the layout keeps no units."""
         layout = self._model.layout
         if not layout.scales_kv:
             return leaves
@@ -60,7 +61,7 @@ class Calibration:
 
 
 def _measurement(model: Decoder, mesh: Mesh) -> Callable[[list[jax.Array]], jax.Array]:
-    """What finds each layer's largest keys and values by KV head: float32 [L, K, 2]."""
+    """Compiles the search for the largest keys and values per KV head: float32 [L, K, 2]."""
     graphdef, state = nnx.split(model)
     treedef = jax.tree.structure(state)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, _NUM_TOKENS)
@@ -110,7 +111,7 @@ def _one_prompt(num_kinds: int) -> Ragged:
 
 
 def _largest(model: Decoder, pools: KVPools) -> jax.Array:
-    """[L, K, 2] of this shard's KV heads, out of the pools of all layers."""
+    """The largest keys and values per KV head of this shard, over all pools: [L, K, 2]."""
     config = model.config
     if not model.layout.stacked:
         return jnp.stack([_of_blocks(pool, 1)[0] for pool in pools])

@@ -1,8 +1,8 @@
-"""The shape of a decoder: what a checkpoint's config.json says, as one frozen value.
+"""The shape of a decoder, from a checkpoint's config.json, as one frozen value.
 
-`ModelConfig` is hashable, so it is a compile-time constant of every program. It describes the
-families served here (Llama, Qwen, Mistral, Gemma) without naming them: a family is a choice of
-fields. How the fields are read off a config.json is `hf_config`'s business.
+`ModelConfig` is hashable, so it is a compile-time constant of every program. It describes every
+supported family (Llama, Qwen, Mistral, Gemma) without naming one: a family is a choice of fields.
+`hf_config` reads the fields from a config.json.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class ModelConfigError(ValueError):
-    """A checkpoint's configuration that cannot be served; the message says why."""
+    """The server cannot serve a checkpoint's configuration; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeConfig:
-    """A mixture of experts in place of the MLP: each token goes to the best few of all."""
+    """A mixture of experts in place of the MLP; a router sends each token to its best experts."""
 
     num_experts: int
     num_experts_per_token: int
@@ -47,12 +47,12 @@ class MoeConfig:
 class ModelConfig:
     """A decoder with grouped-query attention. Letters as in the shapes: V D L N K H F.
 
-    `layer_windows`: of each layer, how many positions a token attends to (itself included), or
-    None for all before it; windowed layers are called local, the others global.
+    `layer_windows`: per layer, the number of positions that a token attends to (itself included),
+    or None for all positions up to its own. Windowed layers are called local, the others global.
     `unit_offset`: a norm's weight is stored as its difference from one.
-    `post_norms`: attention and MLP are normed once more before they are added to the residual.
+    `post_norms`: the outputs of attention and MLP are normed before they join the residual.
     `*_softcap`: logits x become cap * tanh(x / cap).
-    `tensor_prefix`: where the decoder's tensors stand in the checkpoint.
+    `tensor_prefix`: the prefix of the decoder's tensor names in the checkpoint.
     """
 
     architecture: str
@@ -87,13 +87,13 @@ class ModelConfig:
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """The kinds of layers by window: every distinct one, global first."""
+        """The distinct windows, which are the kinds of layers; global layers first."""
         local = {window for window in self.layer_windows if window is not None}
         return (*((None,) if None in self.layer_windows else ()), *sorted(local))
 
     @property
     def pattern(self) -> tuple[int | None, ...]:
-        """The shortest run of windows whose repetition, cut off at the end, gives every layer's."""
+        """The shortest list of windows that, repeated and cut off, gives all layers' windows."""
         windows, count = self.layer_windows, self.num_layers
         for size in range(1, count + 1):
             if all(windows[i] == windows[i % size] for i in range(count)):

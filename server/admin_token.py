@@ -1,7 +1,7 @@
-"""The token that admin calls must bear, out of its file.
+"""Reads the token that admin calls must bear from its file.
 
-Read anew for every call, so that a new one needs no restart; and once at the start, so that no
-server begins that would let nobody in.
+The token is read for every call, so that a new token needs no restart. It is also read once at
+start-up, so that a server without a token does not start.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 class AdminTokenError(Exception):
-    """The file has no token; the message names it and says what to do."""
+    """The file has no token; the message names the file and says what to do."""
 
 
 def read_admin_token(path: Path) -> str:
-    """Never empty. AdminTokenError if it would be, or the file cannot be read."""
+    """The token; never empty. Raises AdminTokenError for an empty or unreadable file."""
     advice = "write the token into it, or leave --admin-token-file out to keep the admin ports shut"
     try:
         token = path.read_text(encoding="utf-8").strip()

@@ -1,71 +1,68 @@
-"""Everything an operator can set, validated once.
+"""Every setting of an operator, validated once.
 
-One spelling in four places: a field `max_num_seqs` here is the flag `--max-num-seqs`, the variable
-`ANTIPODE_MAX_NUM_SEQS`, the key `max_num_seqs` of the configuration file, and `maxNumSeqs` in the
-charts. A flag beats a variable, a variable beats the file. This module reads no model and no
-device.
+A setting has one spelling in four places. The field `max_num_seqs` here is the flag
+`--max-num-seqs`, the variable `ANTIPODE_MAX_NUM_SEQS`, the key `max_num_seqs` of the configuration
+file, and `maxNumSeqs` in the charts. Knows neither where a value comes from nor models and devices.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import msgspec
-import yaml
 
 ENVIRONMENT_PREFIX = "ANTIPODE_"
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used; the message names its source and what is allowed."""
+    """A setting that cannot be used; the message names its source and the allowed values."""
 
 
 def _field(
     default: Any, description: str, *, low: float | None = None, high: float | None = None
 ) -> Any:
-    """A dataclass field with its help text and, for a number, its inclusive bounds."""
+    """A dataclass field with its help text and, for numbers, its inclusive bounds."""
     metadata = {"description": description, "low": low, "high": high}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What the engine process needs. Token and sequence limits count whole-server, not per chip."""
+    """The settings of the engine process. Token and sequence limits apply to each data rank."""
 
     model: str = _field(
         "smollm2-135m-instruct",
         "a checkpoint directory, or the name of an embedded model (smollm2-135m-instruct, tiny)",
     )
     model_root: str = _field(
-        ".cache/models", "the folder that holds models by name, <name>/<version>"
+        ".cache/models", "folder that holds models by name, as <name>/<version>"
     )
     model_config: str = _field(
         "",
-        "YAML file that names model, version, labels and swap policy, and is followed while it"
+        "YAML file that names model, version, labels and swap policy; the server watches it for"
         " changes; empty serves --model",
     )
     swap_policy: Literal["availability", "resource"] = _field(
         "resource",
         "availability keeps room for two sets of weights on the device; resource stages the new"
-        " ones in host memory and has requests wait while they change places",
+        " weights in host memory, and requests wait during the exchange. The charts set"
+        " availability, because their nodes are planned with room for both versions; a lone server"
+        " may not have that room",
     )
     swap_timeout_seconds: float = _field(
-        60.0, "how long running sequences may take to leave a version", low=0
+        60.0, "how long the server waits for running sequences to leave a version", low=0
     )
     swap_host_memory_bytes: int = _field(
-        0, "host memory that loading a version may take; 0 is half of what is free", low=0
+        0, "host memory that loading a version may take; 0 allows half of the free memory", low=0
     )
     watch_window_seconds: float = _field(
         60.0,
-        "after a version is promoted, how long a failure brings back the one before; 0 never",
+        "how long after a promotion a failure brings back the version before; 0 never does",
         low=0,
     )
     served_model_name: str = _field("", "the name requests use; empty takes it from the path")
@@ -73,36 +70,36 @@ class EngineConfig:
         "auto", "type of weights and activations; auto is the checkpoint's"
     )
     kv_dtype: Literal["auto", "float32", "bfloat16", "fp8", "int8"] = _field(
-        "auto", "type of the KV cache; auto is dtype, but float32 on CPU"
+        "auto", "type of the KV cache; auto is dtype, on CPU float32"
     )
     weight_dtype: Literal["auto", "int8"] = _field(
-        "auto", "int8 quantizes the matrices as they are loaded; auto keeps them in dtype"
+        "auto", "int8 quantizes the weight matrices during loading; auto keeps them in dtype"
     )
     attention_backend: Literal["auto", "tokamax", "pallas", "xla"] = _field(
-        "auto", "what computes attention; auto is tokamax on TPU and xla elsewhere"
+        "auto", "backend of attention; auto is tokamax on TPU and xla elsewhere"
     )
-    max_num_seqs: int = _field(32, "sequences that run at once, on each data rank", low=1)
+    max_num_seqs: int = _field(32, "sequences that run at once on each data rank", low=1)
     max_model_len: int = _field(
-        0, "tokens of prompt and generation together; 0 is what the model allows", low=0
+        0, "tokens of prompt and generation together; 0 is the model's own limit", low=0
     )
     max_num_batched_tokens: int = _field(
-        0, "token budget of one step, of each data rank; 0 is 128 on CPU and 2048 elsewhere", low=0
+        0, "token budget per step on each data rank; 0 is 128 on CPU and 2048 elsewhere", low=0
     )
-    max_queue_len: int = _field(256, "requests that may wait; one more is refused", low=1)
-    block_size: int = _field(0, "tokens of one KV block; 0 is 16 on CPU and 128 elsewhere", low=0)
+    max_queue_len: int = _field(256, "requests that may wait; further requests are refused", low=1)
+    block_size: int = _field(0, "tokens per KV block; 0 is 16 on CPU and 128 elsewhere", low=0)
     num_blocks: int = _field(
-        0, "KV blocks of each data rank; 0 derives them from the bytes there are", low=0
+        0, "KV blocks of each data rank; 0 takes as many as the bytes of KV cache hold", low=0
     )
     kv_cache_bytes: int = _field(
         0,
-        "bytes of KV cache of each data rank; 0 takes what hbm_utilization leaves, on CPU 1 GiB for"
-        " all",
+        "bytes of KV cache of each data rank; 0 takes what hbm_utilization leaves, and on CPU 1 GiB"
+        " for all ranks together",
         low=0,
     )
     kv_context: int = _field(
         0,
-        "context length that KV memory is divided for between layers that keep all of it and layers"
-        " that keep a window; 0 is max_model_len, 8192 at most",
+        "context length for dividing KV memory between layers that keep the whole context and"
+        " layers that keep a window; 0 is max_model_len, at most 8192",
         low=0,
     )
     hbm_utilization: float = _field(
@@ -116,58 +113,64 @@ class EngineConfig:
     )
     data_parallel_size: int = _field(
         0,
-        "groups of such chips, each with all weights, max_num_seqs sequences of its own and KV for"
-        " them; 0 is as many as there are chips for",
+        "data ranks, each with its own copy of the weights, max_num_seqs sequences and KV cache;"
+        " 0 is as many as the chips allow",
         low=0,
     )
     slice_accelerator: str = _field(
-        "", "generation of TPU that was asked for, such as v6e; another is refused"
+        "", "generation of TPU to require, such as v6e; the server refuses any other"
     )
-    slice_topology: str = _field("", "topology that was asked for, such as 2x2; likewise")
-    slice_chips: int = _field(0, "chips that were asked for, of all hosts; likewise", low=0)
+    slice_topology: str = _field(
+        "", "topology to require, such as 2x2; the server refuses any other"
+    )
+    slice_chips: int = _field(
+        0, "chips to require on all hosts together; the server refuses any other number", low=0
+    )
     hosts: str = _field(
         "",
-        "the slice's hosts, HOST[:PORT],HOST[:PORT], each of which runs the server; empty takes"
+        "the slice's hosts, HOST[:PORT],HOST[:PORT], each with a server of its own; empty takes"
         " them from the pod's controller (TPU_WORKER_HOSTNAMES, or a LeaderWorkerSet's variables)",
     )
     host_index: int = _field(
-        -1, "which of them this is, from 0; -1 takes it from the pod's controller", low=-1
+        -1, "index of this host in hosts, from 0; -1 takes it from the pod's controller", low=-1
     )
     group_port: int = _field(
         9200,
-        "port at which host 0 awaits the others; JAX's coordinator has the next one",
+        "port on host 0 that the other hosts connect to; JAX's coordinator uses the next port",
         low=1,
         high=65534,
     )
     group_timeout_seconds: float = _field(
-        20.0, "a host that is silent for so long ends the server on all hosts", low=1
+        20.0, "if a host is silent for longer than this, the server ends on all hosts", low=1
     )
     group_start_timeout_seconds: float = _field(
-        300.0, "how long the hosts wait until all of them are there", low=1
+        300.0, "how long the hosts wait at start-up until all hosts are there", low=1
     )
-    claim_name: str = _field("", "claim that brings network interfaces; none of them is refused")
-    interface_class: str = _field("", "device class of that claim, such as netdev.google.com")
+    claim_name: str = _field(
+        "", "claim that must bring network interfaces; without them the server refuses to start"
+    )
+    interface_class: str = _field("", "device class of claim_name, such as netdev.google.com")
     tpu_metrics_interval_seconds: float = _field(
         60.0,
-        "how often the TPU is asked for its memory and how busy it is, while serving; 0 is never."
-        " More often than once a minute has crashed v6e nodes",
+        "time between two reads of the TPU's memory and utilization while serving; 0 never reads."
+        " Reading more often than once per minute has crashed v6e nodes",
         low=0,
     )
-    prefix_caching: bool = _field(True, "reuse the KV blocks of equal prompt beginnings")
-    overlap: bool = _field(True, "dispatch a step before the last one's tokens are read")
+    prefix_caching: bool = _field(True, "reuse the KV blocks of equal beginnings of prompts")
+    overlap: bool = _field(True, "dispatch a step before the tokens of the last step are read")
     compile_cache_dir: str = _field(
         ".cache/xla", "folder of the persistent compilation cache; empty turns it off"
     )
     baked_dir: str = _field(
         "",
-        "folder of programs that `antipode plan --bake` compiled; loading one runs code in it, so"
-        " name only a folder you trust",
+        "folder of programs that `antipode plan --bake` compiled; loading a program runs code from"
+        " this folder, so name only a folder you trust",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """What the main and API processes need. Times are in seconds, sizes in bytes."""
+    """The settings of the main process and API processes. Times are seconds, sizes are bytes."""
 
     host: str = _field("0.0.0.0", "address to listen on")
     http_port: int = _field(8000, "port of the HTTP API; 0 picks a free one", low=0, high=65535)
@@ -180,24 +183,24 @@ class ServerConfig:
         9001, "port of antipode.v1.Versions; 0 picks a free one", low=0, high=65535
     )
     admin_token_file: str = _field(
-        "", "file of the token that admin calls must bear; empty closes the admin ports"
+        "", "file with the token that admin calls must bear; empty closes the admin ports"
     )
     api_processes: int = _field(1, "API processes that share the ports", low=1, high=256)
     lame_duck_seconds: float = _field(
-        0.0, "after SIGTERM, how long to be not ready but still accept requests", low=0
+        0.0, "after SIGTERM, how long the server is not ready but still accepts requests", low=0
     )
     drain_timeout_seconds: float = _field(
-        20.0, "then, how long running streams may take to finish", low=0
+        20.0, "after lame_duck_seconds, how long running streams may take to finish", low=0
     )
     hang_timeout_seconds: float = _field(
-        30.0, "without progress of the engine for so long, /livez fails", low=0.5
+        30.0, "if the engine makes no progress for longer than this, /livez fails", low=0.5
     )
     write_timeout_seconds: float = _field(
-        30.0, "a client that reads nothing for so long is cut off", low=0.1
+        30.0, "if a client reads nothing for longer than this, its stream is cut off", low=0.1
     )
-    max_body_bytes: int = _field(64 << 20, "largest HTTP body and gRPC message", low=1)
-    log_level: Literal["debug", "info", "warning", "error"] = _field("info", "least level logged")
-    log_format: Literal["text", "json"] = _field("text", "how a log line is written")
+    max_body_bytes: int = _field(64 << 20, "most bytes of an HTTP body or gRPC message", low=1)
+    log_level: Literal["debug", "info", "warning", "error"] = _field("info", "lowest level to log")
+    log_format: Literal["text", "json"] = _field("text", "format of the log lines")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +213,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One field of the configuration, its spellings and what it allows."""
+    """One field of the configuration: its spellings and its allowed values."""
 
     section: Literal["engine", "server"]
     key: str
@@ -234,7 +237,7 @@ class Setting:
 
     @property
     def allowed(self) -> str:
-        """What a value must be, to end the sentence "it must be ..."."""
+        """The allowed values, as the end of the sentence "it must be ..."."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         kind = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -249,7 +252,7 @@ class Setting:
         return f" from {self.low} to {self.high}"
 
     def parse(self, raw: object, source: str) -> Any:
-        """Turn text, or a value of the file, into the field's type; ConfigError if it is none."""
+        """Turn text, or a value of the file, into the field's type. Raises ConfigError."""
         try:
             value = msgspec.convert(raw, self.type, strict=not isinstance(raw, str))
         except msgspec.ValidationError:
@@ -267,7 +270,7 @@ class Setting:
 
 
 def settings() -> Iterator[Setting]:
-    """Every setting there is, in the order of the dataclasses."""
+    """Every setting, in the order of the dataclasses."""
     sections: list[tuple[Literal["engine", "server"], type]] = [
         ("engine", EngineConfig),
         ("server", ServerConfig),
@@ -276,90 +279,3 @@ def settings() -> Iterator[Setting]:
         types = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
             yield Setting(section, field.name, types[field.name], field.default, **field.metadata)
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add `--config` and a flag for every setting; one that is not given leaves no attribute."""
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help=f"YAML file of settings (variable {ENVIRONMENT_PREFIX}CONFIG)",
-    )
-    for setting in settings():
-        parser.add_argument(
-            setting.flag,
-            metavar="|".join(setting.choices) or setting.type.__name__.upper(),
-            default=argparse.SUPPRESS,
-            help=f"{setting.description} (default: {_shown(setting.default)})".replace("%", "%%"),
-        )
-
-
-def _shown(default: object) -> str:
-    return "empty" if default == "" else str(default).lower()
-
-
-def load_config(flags: Mapping[str, str], environment: Mapping[str, str]) -> Config:
-    """Merge flags, variables and the configuration file over the defaults.
-
-    `flags` holds the given flags only, by field name. Variables of the prefix that name no setting
-    are ignored: Kubernetes adds such variables for a Service called antipode. ConfigError for a
-    wrong value, an unknown key, or settings that contradict each other.
-    """
-    path = flags.get("config", environment.get(f"{ENVIRONMENT_PREFIX}CONFIG", ""))
-    file = _read_file(Path(path)) if path else {}
-    sections: dict[str, dict[str, Any]] = {"engine": {}, "server": {}}
-    for setting in settings():
-        key = setting.key
-        if key in flags:
-            value = setting.parse(flags[key], setting.flag)
-        elif setting.variable in environment:
-            value = setting.parse(environment[setting.variable], setting.variable)
-        elif key in file:
-            value = setting.parse(file[key], f"{key} in {path}")
-        else:
-            continue
-        sections[setting.section][key] = value
-    config = Config(
-        engine=EngineConfig(**sections["engine"]), server=ServerConfig(**sections["server"])
-    )
-    _check(config)
-    return config
-
-
-def _read_file(path: Path) -> dict[str, object]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"the configuration file {path} is not YAML: {reason}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"the configuration file {path} must hold one mapping of settings")
-    known = [setting.key for setting in settings()]
-    for key in content:
-        if key not in known:
-            _refuse_key(str(key), path, known)
-    return content
-
-
-def _refuse_key(key: str, path: Path, known: list[str]) -> NoReturn:
-    near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "see `antipode serve --help`"
-    raise ConfigError(f"{key} in {path} is no setting; {hint}")
-
-
-def _check(config: Config) -> None:
-    engine, server = config.engine, config.server
-    if 0 < engine.max_num_batched_tokens < engine.max_num_seqs:
-        raise ConfigError(
-            f"max_num_batched_tokens is {engine.max_num_batched_tokens}; it must be at least "
-            f"max_num_seqs, {engine.max_num_seqs}: each running sequence takes one token of a step"
-        )
-    if server.http_port == server.grpc_port != 0:
-        raise ConfigError(
-            f"http_port and grpc_port are both {server.http_port}; each needs a port of its own"
-        )

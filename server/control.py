@@ -1,9 +1,9 @@
-"""How the main process speaks to the processes it started, and how those die with it.
+"""The pipe from the main process to the processes it starts, and how they end with it.
 
-A child's standard input is a pipe from the main process: one line of JSON with the child's task,
-then one command a line. Its end means that the main process is gone, whatever killed it, and the
-child goes too; on Linux the kernel sees to that even for a child that is stopped. The child leaves
-signals to the main process. Nothing here knows what the children do.
+A child's standard input is a pipe from the main process. It carries one line of JSON with the
+child's task, then one command per line. Its end means that the main process is gone, and the child
+exits too. On Linux the kernel ends even a child that is stopped. The child ignores signals, and the
+main process handles them. Nothing here knows what the children do.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import msgspec
 
 from server.config import Config
 
-# drain: let running streams finish. stop: end them now.
+# drain: let running streams finish. stop: end running streams now.
 Command = Literal["drain", "stop"]
-# What a child sends to the main process when the server is to drain. A signal of its own: a second
-# one of somebody's, who has lost patience, means another thing.
+# The signal by which a child asks the main process to drain the server. It differs from SIGTERM,
+# because a second SIGTERM from an operator means to end at once.
 DRAIN_SIGNAL = signal.SIGUSR1
 
 _PR_SET_PDEATHSIG = 1
@@ -33,7 +33,7 @@ _ORPHANED = 1
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child needs to know. `link` is the path of the engine's socket."""
+    """The task of a child. `link` is the path of the engine's socket."""
 
     name: str
     config: Config
@@ -42,14 +42,14 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Child:
-    """A process that was started with a task. Create it on the main thread only.
+    """A process that was started with a task. Create it only on the main thread.
 
-    (The kernel's promise to kill the child is tied to the life of the thread that started it.)
+    (The kernel kills the child when the thread that started it ends.)
     """
 
     def __init__(self, command: list[str], task: Task) -> None:
         self.name = task.name
-        # A session of its own keeps the terminal's Ctrl-C for the main process.
+        # A session of its own, so that the terminal's Ctrl-C reaches only the main process.
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         self._write(msgspec.json.encode(task))
 
@@ -58,15 +58,15 @@ class Child:
         return self._process.pid
 
     def send(self, command: Command) -> None:
-        """Pass a command on; a child that is gone is the business of `exit_code`."""
+        """Send a command. Without effect if the child is gone; `exit_code` reports that."""
         self._write(command.encode())
 
     def exit_code(self) -> int | None:
-        """None while it runs; negative for the signal that ended it."""
+        """None while the child runs; negative for the signal that ended it."""
         return self._process.poll()
 
     def kill(self) -> None:
-        """End it at once and reap it."""
+        """End the child at once and reap it."""
         self._process.kill()
         self._process.wait()
 
@@ -82,7 +82,7 @@ class Child:
 
 
 def receive_task() -> Task:
-    """In a child, first of all: leave signals to the parent, die with it, read the task."""
+    """Start a child: leave signals to the parent, die with the parent, read the task."""
     ignored = (signal.SIGTERM, signal.SIGINT)
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
@@ -98,7 +98,7 @@ def receive_task() -> Task:
 
 
 def watch_commands(on_command: Callable[[Command], None]) -> threading.Thread:
-    """Start the thread that calls `on_command` for each command and ends an orphan."""
+    """Start a thread that calls `on_command` per command and ends this child with its parent."""
     thread = threading.Thread(
         target=_watch, args=(_pipe(), on_command), name="control", daemon=True
     )
@@ -107,12 +107,12 @@ def watch_commands(on_command: Callable[[Command], None]) -> threading.Thread:
 
 
 def ask_for_drain() -> None:
-    """In a child: have the main process drain the server, if it does not do so already."""
+    """In a child: have the main process drain the server, if it does not drain already."""
     os.kill(os.getppid(), DRAIN_SIGNAL)
 
 
 def _pipe() -> io.FileIO:
-    """Standard input without a buffer: its lock, held by a waiting thread, would forbid to exit."""
+    """Standard input without a buffer: a waiting thread would hold its lock and block the exit."""
     return io.FileIO(sys.stdin.fileno(), closefd=False)
 
 
@@ -123,6 +123,6 @@ def _watch(pipe: Iterable[bytes], on_command: Callable[[Command], None]) -> None
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends, however it ends."""
+    """Have the kernel kill this process when the thread that started it ends, for any reason."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,7 +1,7 @@
 """The one table of errors: what went wrong → gRPC code → HTTP status → OpenAI error type.
 
-Whoever finds a fault raises `ApiError` with a kind of this table and a sentence that says what was
-wrong and what to do; the translators only look the kind up.
+Code that finds a fault raises `ApiError` with a kind of this table and a sentence that says what
+was wrong and what to do. The translators only look the kind up.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ import grpc
 
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
-    """How one kind of error looks on each wire. `retry_after` is in seconds."""
+    """How one kind of error looks in each protocol. `retry_after` is in seconds.
+
+    `when` and `retry` are for `docs/errors.md`: the cause, and whether to send the request again.
+    """
 
     grpc_code: grpc.StatusCode
     http_status: int
     openai_type: str
+    when: str
+    retry: str = "no"
     retry_after: int | None = None
 
 
 class ErrorKind(Enum):
-    """The kinds, by the name the engine and the metrics use."""
+    """The kinds of errors, by the names that the engine and the metrics use."""
 
     INVALID_REQUEST = "invalid_request"
     UNAUTHENTICATED = "unauthenticated"
@@ -44,34 +49,86 @@ class ErrorKind(Enum):
 
 _TABLE = {
     ErrorKind.INVALID_REQUEST: ErrorSpec(
-        grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error"
+        grpc.StatusCode.INVALID_ARGUMENT,
+        400,
+        "invalid_request_error",
+        "a field is missing, out of its range or not supported, or the prompt does not fit",
     ),
     ErrorKind.UNAUTHENTICATED: ErrorSpec(
-        grpc.StatusCode.UNAUTHENTICATED, 401, "authentication_error"
+        grpc.StatusCode.UNAUTHENTICATED,
+        401,
+        "authentication_error",
+        "an admin call without the token of `--admin-token-file`",
     ),
-    ErrorKind.NOT_FOUND: ErrorSpec(grpc.StatusCode.NOT_FOUND, 404, "not_found_error"),
-    ErrorKind.CONFLICT: ErrorSpec(grpc.StatusCode.FAILED_PRECONDITION, 409, "conflict_error"),
-    # Unlike an unknown model: another replica may serve the version still.
+    ErrorKind.NOT_FOUND: ErrorSpec(
+        grpc.StatusCode.NOT_FOUND,
+        404,
+        "not_found_error",
+        "the server does not have the path, the model, or the version that the request names",
+    ),
+    ErrorKind.CONFLICT: ErrorSpec(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        409,
+        "conflict_error",
+        "an admin call that the state of the versions does not allow",
+        "after the state has changed",
+    ),
+    # Unlike for an unknown model, another replica may still serve the version.
     ErrorKind.VERSION_GONE: ErrorSpec(
-        grpc.StatusCode.FAILED_PRECONDITION, 409, "version_gone_error"
+        grpc.StatusCode.FAILED_PRECONDITION,
+        409,
+        "version_gone_error",
+        "a stream is to be resumed on a version that this server does not have",
+        "on another replica",
     ),
-    ErrorKind.TOO_LARGE: ErrorSpec(grpc.StatusCode.INVALID_ARGUMENT, 413, "invalid_request_error"),
+    ErrorKind.TOO_LARGE: ErrorSpec(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        413,
+        "invalid_request_error",
+        "the body is larger than `--max-body-bytes`",
+    ),
     ErrorKind.QUEUE_FULL: ErrorSpec(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "rate_limit_error", retry_after=1
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        429,
+        "rate_limit_error",
+        "`--max-queue-len` requests wait already",
+        "yes",
+        retry_after=1,
     ),
-    ErrorKind.DEADLINE_EXCEEDED: ErrorSpec(grpc.StatusCode.DEADLINE_EXCEEDED, 504, "timeout_error"),
-    ErrorKind.CANCELLED: ErrorSpec(grpc.StatusCode.CANCELLED, 499, "cancelled_error"),
+    ErrorKind.DEADLINE_EXCEEDED: ErrorSpec(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        504,
+        "timeout_error",
+        "the client's own deadline passed",
+    ),
+    ErrorKind.CANCELLED: ErrorSpec(
+        grpc.StatusCode.CANCELLED,
+        499,
+        "cancelled_error",
+        "the client closed the connection, or read nothing for `--write-timeout-seconds`",
+    ),
     ErrorKind.UNAVAILABLE: ErrorSpec(
-        grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error", retry_after=1
+        grpc.StatusCode.UNAVAILABLE,
+        503,
+        "service_unavailable_error",
+        "the server loads its model, drains, or has lost its engine process",
+        "yes",
+        retry_after=1,
     ),
-    ErrorKind.INTERNAL: ErrorSpec(grpc.StatusCode.INTERNAL, 500, "internal_server_error"),
+    ErrorKind.INTERNAL: ErrorSpec(
+        grpc.StatusCode.INTERNAL,
+        500,
+        "internal_server_error",
+        "a fault of the server; its log has the cause",
+        "on another replica",
+    ),
 }
 
 
 class ApiError(Exception):
-    """A request's failure, ready to be told to its client.
+    """A request's failure, with the message that its client gets.
 
-    `param` names the offending field, `code` is a short machine-readable reason; both optional.
+    `param` names the offending field; `code` is a short machine-readable reason. Both are optional.
     """
 
     def __init__(

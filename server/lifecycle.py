@@ -1,7 +1,7 @@
-"""The life of one API process: STARTING → READY → DRAINING → STOPPED, and what is in flight.
+"""The state of one API process, STARTING → READY → DRAINING → STOPPED, and its requests in flight.
 
-One object, told of events and asked for permission; everything happens on one event loop. It knows
-no transport and no engine: whoever must react to a change of state registers a callback.
+One object receives the events and decides what is allowed; everything runs on one event loop. Knows
+neither transport nor engine: code that must react to a change of state registers a callback.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class ServerState(Enum):
-    """States in their only order."""
+    """The states, in the only order that they follow."""
 
     STARTING = "starting"
     READY = "ready"
@@ -23,15 +23,15 @@ class ServerState(Enum):
 
 _ORDER = list(ServerState)
 
-# How long the last event of an ended stream may take to reach its client.
+# Seconds that the last event of an ended stream may take to reach its client.
 _FLUSH_SECONDS = 2.0
 
 
 class Lifecycle:
-    """State, and the count of requests in flight.
+    """The state, and the number of requests in flight.
 
-    Ready and accepting are not the same: a draining process is not ready, so that load balancers
-    turn away from it, but it accepts until `stop_accepting`, because they need a while to do so.
+    Ready and accepting are different. A draining process is not ready, so that load balancers turn
+    away from it. They need a while for that, so it accepts requests until `stop_accepting`.
     """
 
     def __init__(self) -> None:
@@ -64,16 +64,16 @@ class Lifecycle:
         self._listeners.append(listener)
 
     def mark_ready(self) -> None:
-        """The engine can serve. Without effect once draining began."""
+        """The engine can serve. Without effect after a drain has begun."""
         self._advance(ServerState.READY)
 
     def begin_drain(self) -> None:
-        """Not ready from now on. A process that never was ready has nobody to be polite to."""
+        """Not ready from now on. A process that was never ready stops accepting at once."""
         self._is_refusing |= self._state is ServerState.STARTING
         self._advance(ServerState.DRAINING)
 
     def stop_accepting(self) -> None:
-        """Refuse new requests from now on; those in flight go on."""
+        """Refuse new requests from now on; requests in flight go on."""
         self._is_refusing = True
 
     def mark_stopped(self) -> None:
@@ -82,7 +82,7 @@ class Lifecycle:
 
     @contextmanager
     def track(self) -> Iterator[None]:
-        """Count the request of this block as in flight."""
+        """Count the request in this block as in flight."""
         self._num_in_flight += 1
         self._idle.clear()
         try:
@@ -116,10 +116,11 @@ async def drain(
     stop_accepting: Callable[[], None],
     end_streams: Callable[[], None],
 ) -> None:
-    """Let what runs finish, and end what does not in time.
+    """Let running requests finish, and end those that take too long.
 
-    Readiness goes at once; after the lame duck `stop_accepting` is called, when nothing new starts
-    any more; after the timeout `end_streams` must end the rest, which gets a moment to be written.
+    The process stops being ready at once. After the lame-duck time, it calls `stop_accepting`, and
+    no new request starts. After the timeout, it calls `end_streams`, which must end the remaining
+    requests; their last events get a moment to be written.
     """
     lifecycle.begin_drain()
     if lifecycle.is_accepting:

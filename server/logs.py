@@ -1,7 +1,7 @@
-"""Log lines: text for people, JSON for collectors, on standard error.
+"""Writes log lines to standard error: as text for people, as JSON for collectors.
 
-A line carries the time (UTC), the level, the process and whatever the caller gave as `extra`, such
-as a request id. What a prompt or a completion says never reaches a logger.
+A line has the time (UTC), the level, the process and everything that the caller passed as `extra`,
+such as a request id. The text of a prompt or a completion never reaches a logger.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from server.config import ServerConfig
 
-# What every record has; the rest of its attributes came with `extra`.
+# The attributes of every record; all others came from `extra`.
 _OWN_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {
     "message",
     "asctime",
@@ -30,13 +30,13 @@ def set_up_logging(config: ServerConfig, process: str, stream: TextIO | None = N
     handler.setFormatter(formatter(process))
     logging.basicConfig(handlers=[handler], level=config.log_level.upper(), force=True)
     for name in ("uvicorn", "jax", "asyncio", "transformers"):
-        # Libraries speak up for warnings only: their daily business is not the operator's.
+        # Libraries log only warnings: their routine messages do not concern the operator.
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
     logging.captureWarnings(True)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with the field names that Cloud Logging reads."""
+    """One JSON object per line, with the field names that Cloud Logging reads."""
 
     def __init__(self, process: str) -> None:
         super().__init__()

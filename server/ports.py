@@ -1,7 +1,7 @@
-"""The listening ports: checked, reserved, and shared by the API processes.
+"""Checks and reserves the listening ports, which the API processes share.
 
-A port is shared by SO_REUSEPORT, which would also let a stranger of the same user in unnoticed;
-that is why the main process looks first whether a port is free, and keeps it reserved.
+A port is shared by SO_REUSEPORT. That would also let another process of the same user share the
+port unnoticed, so the main process first checks that a port is free, and then keeps it reserved.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from server.config import ServerConfig
 
 
 class PortError(Exception):
-    """A port cannot be had; the message says which and why."""
+    """A port cannot be used; the message names it and says why."""
 
 
 @contextmanager
 def reserved_ports(config: ServerConfig) -> Iterator[ServerConfig]:
-    """Hold all ports for the length of the block; yields the config with port 0 made definite.
+    """Reserve all ports for this block; yields the config with port 0 replaced by a real one.
 
-    The admin ports only if there is a token for them. PortError when a port is taken, or the host
-    is no address of this machine, or two of its own are one.
+    Admin ports are reserved only if there is a token for them. Raises PortError when a port is
+    taken, or when the host is no address of this machine.
     """
-    _refuse_equal(config)
     with (
         _reserve(config.host, config.http_port, "--http-port") as http_port,
         _reserve(config.host, config.grpc_port, "--grpc-port") as grpc_port,
@@ -43,20 +42,8 @@ def reserved_ports(config: ServerConfig) -> Iterator[ServerConfig]:
             yield replace(config, admin_port=admin_port, admin_grpc_port=admin_grpc_port)
 
 
-def _refuse_equal(config: ServerConfig) -> None:
-    """A port of our own would else be called another process's."""
-    ports = {"--http-port": config.http_port, "--grpc-port": config.grpc_port}
-    if config.admin_token_file:
-        ports |= {"--admin-port": config.admin_port, "--admin-grpc-port": config.admin_grpc_port}
-    seen: dict[int, str] = {}
-    for flag, port in ports.items():
-        if port and port in seen:
-            raise PortError(f"{seen[port]} and {flag} are both {port}; give each its own")
-        seen[port] = flag
-
-
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens on a reserved port beside those of the other API processes."""
+    """A socket that listens on a reserved port, next to those of the other API processes."""
     listener = _bound_socket(host, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
     listener.setblocking(False)
     return listener
@@ -69,9 +56,9 @@ def address(host: str, port: int) -> str:
 
 @contextmanager
 def _reserve(host: str, port: int, flag: str) -> Iterator[int]:
-    """Bind without listening: no connection comes here, and nobody else can have the port."""
+    """Bind without listening: no connection comes to this socket, and nobody else gets the port."""
     try:
-        # Without SO_REUSEPORT this fails if anybody listens; it is the check, not the reservation.
+        # Without SO_REUSEPORT, this bind fails if a process listens: this is only the check.
         _bound_socket(host, port, socket.SO_REUSEADDR).close()
         reservation = _bound_socket(host, port, socket.SO_REUSEPORT)
     except OSError as error:
@@ -98,7 +85,7 @@ def _bound_socket(host: str, port: int, *options: int) -> socket.socket:
 def _reason(host: str, port: int, flag: str, error: OSError) -> str:
     where = address(host, port)
     if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use by another process; end that one or choose another {flag}"
+        return f"{where} is in use by another process; end that process or choose another {flag}"
     if error.errno == errno.EACCES:
         return f"{where} needs more rights than this user has; choose a {flag} above 1023"
-    return f"{where} cannot be listened on: {error.strerror or error}"
+    return f"cannot listen on {where}: {error.strerror or error}"

@@ -31,7 +31,7 @@ def test_a_taken_port_is_named_with_its_flag(taken, setting):
     with pytest.raises(PortError) as caught, reserved_ports(config(**{setting: taken})):
         pass
     assert str(caught.value) == (
-        f"127.0.0.1:{taken} is in use by another process; end that one or choose another {flag}"
+        f"127.0.0.1:{taken} is in use by another process; end that process or choose another {flag}"
     )
 
 
@@ -72,32 +72,19 @@ def test_a_port_is_free_again_afterwards():
 
 
 def test_a_host_that_is_not_this_machine_is_refused():
-    refused = pytest.raises(PortError, match=r"192\.0\.2\.1:0 cannot be listened on")
+    refused = pytest.raises(PortError, match=r"cannot listen on 192\.0\.2\.1:0")
     with refused, reserved_ports(config(host="192.0.2.1")):
         pass
 
 
 def test_a_host_that_does_not_resolve_is_refused():
-    with pytest.raises(PortError, match="cannot be listened on"), reserved_ports(config(host="!")):
+    with pytest.raises(PortError, match="cannot listen on"), reserved_ports(config(host="!")):
         pass
 
 
 def test_an_ipv6_host_is_bracketed():
     assert address("::1", 8000) == "[::1]:8000"
     assert address("0.0.0.0", 8000) == "0.0.0.0:8000"
-
-
-@pytest.mark.parametrize(
-    ("ports", "words"),
-    [
-        ({"http_port": 8001, "admin_port": 8001}, "--http-port and --admin-port are both 8001"),
-        ({"http_port": 8001, "grpc_port": 8001}, "--http-port and --grpc-port are both 8001"),
-    ],
-)
-def test_two_of_our_own_ports_are_not_called_another_process(ports, words):
-    server = config(admin_token_file="token", **ports)
-    with pytest.raises(PortError, match=words), reserved_ports(server):
-        pass
 
 
 def test_without_a_token_the_admin_ports_are_nobodys():

@@ -1,7 +1,7 @@
 """The client of Antipode: it retries before the first token and resumes after it.
 
-`AsyncClient` and `Client` stream from one server or several, over gRPC or HTTP; each token comes
-once, whatever broke on the way. Nothing here knows JAX or the server.
+`AsyncClient` and `Client` stream from one or several servers, over gRPC or HTTP. The caller gets
+each token once, even if a server or connection broke. Knows neither JAX nor the server.
 """
 
 from antipode.client import AsyncClient

@@ -1,4 +1,4 @@
-"""The asyncio client: addresses and bounds, out of which streams are made."""
+"""The asyncio client: makes streams from addresses, retry bounds and requests."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from antipode.types import Options, Prompt, Request
 
 
 class AsyncClient:
-    """Calls a server, or the next of several when one fails. Belongs to the event loop it runs in.
+    """Calls one server, or the next of several when one fails. Use it in only one event loop.
 
-    An address is `grpc://host:port` or `http://host:port`, with an s for TLS. `headers` go with
-    every call, over gRPC as metadata. `trust_env`: whether HTTP heeds proxy variables. ValueError
-    for an address that is none.
+    An address is `grpc://host:port` or `http://host:port`, or with TLS `grpcs://` or `https://`.
+    Every call sends `headers`, over gRPC as metadata. `trust_env`: whether HTTP uses the proxy
+    environment variables. Raises ValueError for an invalid address.
     """
 
     def __init__(
@@ -46,13 +46,14 @@ class AsyncClient:
     ) -> AsyncStream:
         """A stream of `n` choices for a text, token ids, or a conversation's messages.
 
-        Nothing is sent before it is read. `timeout` is in seconds, for everything together.
+        The client sends nothing before the caller reads. `timeout` is in seconds and covers the
+        whole call, with retries and waits.
         """
         request = Request(prompt=prompt, model=model, n=n, request_id=request_id, options=options)
         return AsyncStream(self._transports, request, self._retry, timeout)
 
     async def aclose(self) -> None:
-        """Close the connections; streams that run break."""
+        """Close the connections; this breaks running streams."""
         await self._transports.aclose()
 
     async def __aenter__(self) -> Self:
@@ -68,7 +69,7 @@ class AsyncClient:
 
 
 def _transport(address: str, headers: dict[str, str], trust_env: bool) -> Transport:
-    # Each protocol's library is loaded by those alone who use it.
+    # A caller loads only the library of the protocol that its addresses use.
     url = urlsplit(address)
     if not url.netloc:
         raise ValueError(f"{address!r} is no address; write it as grpc://host:port or http://...")

@@ -1,7 +1,7 @@
-"""`antipode-generate`, and `antipode generate` where the server is installed too.
+"""`antipode-generate`, and `antipode generate` if the server is installed too.
 
-Prints the text as it comes; what was retried or resumed goes to stderr, so that a pipe sees the
-text alone.
+Prints the text to stdout as it arrives. Retries and resumptions go to stderr, so that a pipe gets
+only the text.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from antipode.stream import AsyncStream
 
-DESCRIPTION = "Stream a completion; a stream that breaks is resumed on another replica."
+DESCRIPTION = "Stream a completion. If the stream breaks, the client resumes it on another replica."
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _OPTIONS: tuple[tuple[str, type, str], ...] = (
-    ("--max-tokens", int, "the most tokens to generate"),
-    ("--min-tokens", int, "the least tokens to generate"),
-    ("--temperature", float, "0 takes the likeliest token every time"),
-    ("--top-p", float, "draw from the tokens that hold this much probability"),
-    ("--top-k", int, "draw from this many tokens"),
-    ("--seed", int, "the same seed gives the same tokens"),
+    ("--max-tokens", int, "generate at most this many tokens"),
+    ("--min-tokens", int, "generate at least this many tokens"),
+    ("--temperature", float, "randomness of the tokens; 0 always takes the likeliest"),
+    ("--top-p", float, "draw from the likeliest tokens that together have this probability"),
+    ("--top-k", int, "draw from this many of the likeliest tokens"),
+    ("--seed", int, "seed of the random choices; equal seeds give equal tokens"),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("prompt", help="what to continue; - reads it from standard input")
+    parser.add_argument("prompt", help="the text to continue; - reads it from standard input")
     parser.add_argument(
         *("--server", "-s"),
         action="append",
         metavar="URL",
-        help="grpc://host:port or http://host:port, again for another (default:"
+        help="grpc://host:port or http://host:port; repeat it for further servers (default:"
         " grpc://localhost:9000)",
     )
     parser.add_argument("--model", default="", help="the served model's name")
     parser.add_argument("--chat", action="store_true", help="send the prompt as a user's message")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="end at this text")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for everything together")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="stop at this text")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="limit for the whole call")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     for flag, kind, description in _OPTIONS:
         parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=description)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Generate; the exit code."""
-    # Not paid for by `--help`.
+    """Generate the text; returns the exit code."""
+    # Imported here so that `--help` stays fast.
     import asyncio
 
     from antipode.errors import AntipodeError

@@ -1,7 +1,6 @@
-"""What can go wrong, and whether trying again can help.
+"""The errors of a call. Each class says whether trying again can help.
 
-Each kind says so of itself; the transports translate statuses into kinds, the retry policy looks at
-nothing else.
+The transports translate statuses into these classes; the retry policy looks only at the classes.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from typing import ClassVar
 
 
 class AntipodeError(Exception):
-    """A call that failed, after `attempts`. `retry_after` is the wait a server asked for, in s."""
+    """A failed call, after `attempts`. `retry_after` is the server's requested wait in seconds."""
 
     is_retriable: ClassVar[bool] = False
 
@@ -25,40 +24,40 @@ class AntipodeError(Exception):
 
 
 class InvalidRequestError(AntipodeError):
-    """The request itself is wrong: no server would take it."""
+    """The request is wrong: every server would refuse it."""
 
 
 class NotFoundError(AntipodeError):
-    """There is no such model, or no such service at that address."""
+    """The server has no such model, or the address has no such service."""
 
 
 class AuthenticationError(AntipodeError):
-    """The server does not let this client in."""
+    """The server refuses this client's credentials."""
 
 
 class DeadlineExceededError(AntipodeError):
-    """The call's `timeout` passed, tries and waits between them included."""
+    """The call's `timeout` passed; it includes all tries and the waits between them."""
 
 
 class VersionGoneError(AntipodeError):
-    """No server that answered has the model version the stream began on, so none can go on."""
+    """No server that answered has the model version of the stream, so none can resume it."""
 
     is_retriable = True
 
 
 class OverloadedError(AntipodeError):
-    """The queue is full."""
+    """The server's queue is full."""
 
     is_retriable = True
 
 
 class UnavailableError(AntipodeError):
-    """No connection, a broken one, silence, or a server that starts or shuts down."""
+    """No connection, a broken connection, a silent server, or one that starts or shuts down."""
 
     is_retriable = True
 
 
 class ServerError(AntipodeError):
-    """The server failed; another one may not."""
+    """The server failed; another server may succeed."""
 
     is_retriable = True

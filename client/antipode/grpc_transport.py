@@ -1,4 +1,7 @@
-"""antipode.v1.Generation: requests to messages, messages to events, statuses to errors."""
+"""antipode.v1.Generation: turns requests into messages, messages into events, statuses into errors.
+
+Knows neither retries nor what the stream has received.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ FINISH_REASONS: Mapping[int, FinishReason | None] = {
     pb.FINISH_REASON_LENGTH: "length",
 }
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
-# The retry policy decides when to try again; the channel must not wait for two minutes meanwhile.
+# The retry policy decides when to try again, so the channel must not back off by itself.
 CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -82,7 +85,7 @@ class GrpcTransport:
 
 
 def message(request: Request, resume: Resume | None) -> pb.GenerateRequest:
-    """The request's message; a resumed one has the prompt's tokens and the seed it was told."""
+    """The request's message; a resumed one has the first server's prompt tokens and seed."""
     options: dict[str, Any] = dict(request.options)
     if resume is not None:
         options["seed"] = resume.start.seed
@@ -119,9 +122,9 @@ def _set_prompt(built: pb.GenerateRequest, request: Request, resume: Resume | No
 
 
 def event(response: pb.GenerateResponse) -> Event:
-    """UnavailableError for a choice the server gave up."""
+    """Raises UnavailableError for a choice that the server aborted."""
     if response.finish_reason == pb.FINISH_REASON_ABORT:
-        raise UnavailableError("the server gave the request up")
+        raise UnavailableError("the server aborted the request")
     stop = response.WhichOneof("stop_reason")
     return Event(
         start=_start(response.start) if response.HasField("start") else None,
@@ -160,7 +163,7 @@ def _logprob(entry: pb.TokenLogprob) -> TokenLogprob:
 
 
 def _error(error: grpc.aio.AioRpcError) -> AntipodeError:
-    """Codes that are not of the table are the network's or a proxy's."""
+    """A status as an error. Codes outside of the table come from the network or a proxy."""
     kind = CODES.get(error.code(), UnavailableError)
     pushback = str(dict(error.trailing_metadata() or ()).get(PUSHBACK_KEY, "0"))
     retry_after = int(pushback) / 1000 if pushback.isdecimal() else 0.0

@@ -1,4 +1,7 @@
-"""The OpenAI-compatible endpoints: requests to bodies, chunks to events, statuses to errors."""
+"""The OpenAI endpoints: turns requests into bodies, chunks into events, statuses into errors.
+
+Knows neither retries nor what the stream has received.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ STATUSES: Mapping[int, type[AntipodeError]] = {
     503: UnavailableError,
     504: DeadlineExceededError,
 }
-# Of errors that come in the middle of a stream, by the `type` of their body.
+# Errors in the middle of a stream, by the `type` of their body.
 TYPES: Mapping[str, type[AntipodeError]] = {
     "invalid_request_error": InvalidRequestError,
     "rate_limit_error": OverloadedError,
@@ -46,7 +49,7 @@ CONNECT_SECONDS = 5.0
 
 
 class HttpTransport:
-    """Connections to one server. Silences are the stream's to judge, so reading has no timeout."""
+    """Connections to one server. Reading has no timeout, because the stream watches for silence."""
 
     def __init__(self, base_url: str, headers: Mapping[str, str], *, trust_env: bool) -> None:
         self._client = httpx.AsyncClient(
@@ -77,7 +80,7 @@ class HttpTransport:
 
 
 def body(request: Request, resume: Resume | None) -> dict[str, Any]:
-    """The request's body; a resumed one has the prompt's tokens and the seed it was told."""
+    """The request's body; a resumed one has the first server's prompt tokens and seed."""
     fields: dict[str, Any] = dict(request.options)
     if resume is not None:
         fields["seed"] = resume.start.seed
@@ -113,12 +116,12 @@ def _path(request: Request) -> str:
 
 
 def _headers(timeout: float | None) -> dict[str, str]:
-    """The deadline, in the header that Envoy tells it by."""
+    """The header with the deadline, in Envoy's format."""
     return {} if timeout is None else {"x-envoy-expected-rq-timeout-ms": f"{timeout * 1000:.0f}"}
 
 
 async def _events(lines: AsyncIterator[str]) -> AsyncIterator[Event]:
-    """Up to the mark of the end; without it the stream has broken."""
+    """The data up to the end mark; raises an error if the stream ends without the mark."""
     async for line in lines:
         if not line.startswith("data: "):
             continue
@@ -134,14 +137,14 @@ async def _events(lines: AsyncIterator[str]) -> AsyncIterator[Event]:
 
 
 def events(chunk: Mapping[str, Any]) -> list[Event]:
-    """An event a choice, or the one that ends the stream with its counts."""
+    """One event per choice, or the final event with the token counts."""
     if usage := chunk.get("usage"):
         return [Event(usage=_usage(usage))]
     return [Event(start=_start(chunk, choice), delta=_delta(choice)) for choice in chunk["choices"]]
 
 
 def _start(chunk: Mapping[str, Any], choice: Mapping[str, Any]) -> Start:
-    """Every chunk tells how it started, but the prompt's tokens only the first."""
+    """How the stream started. Every chunk says so, but only the first has the prompt's tokens."""
     prompt = choice.get("prompt_token_ids") or chunk.get("prompt_token_ids") or ()
     return Start(
         request_id=chunk["id"].partition("-")[2],
@@ -154,7 +157,7 @@ def _start(chunk: Mapping[str, Any], choice: Mapping[str, Any]) -> Start:
 
 def _delta(choice: Mapping[str, Any]) -> Delta:
     if choice["finish_reason"] in ("abort", "error"):
-        raise UnavailableError("the server gave the request up")
+        raise UnavailableError("the server aborted the request")
     text = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
     return Delta(
         index=choice["index"],
@@ -167,7 +170,7 @@ def _delta(choice: Mapping[str, Any]) -> Delta:
 
 
 def _logprobs(logprobs: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...]:
-    """Of a chat's shape or of the completions'."""
+    """The log probabilities of a choice, in the chat format or the completions format."""
     if logprobs is None:
         return ()
     if "content" in logprobs:
@@ -195,7 +198,7 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
 
 def _refusal(response: httpx.Response, content: bytes) -> AntipodeError:
-    """Other 4xx say that the request is wrong, other 5xx that a proxy is in trouble."""
+    """A status as an error. Other 4xx mean a wrong request, other 5xx a proxy in trouble."""
     status = response.status_code
     other = InvalidRequestError if 400 <= status < 500 else UnavailableError
     retry_after = response.headers.get("retry-after", "")
@@ -206,7 +209,7 @@ def _refusal(response: httpx.Response, content: bytes) -> AntipodeError:
 
 
 def _message(content: bytes) -> str:
-    """The error's own words, if it is one of ours; a proxy's page is not shown."""
+    """The server's error message; empty for a proxy's error page."""
     try:
         return str(json.loads(content)["error"]["message"])
     except (ValueError, KeyError, TypeError):

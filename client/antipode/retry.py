@@ -1,6 +1,6 @@
-"""How often to try, and how long to wait before: bounded, jittered, never past the deadline.
+"""Decides how often to try and how long to wait: bounded, with jitter, never past the deadline.
 
-Knows no transport. Time is an argument, so that it is tested without waiting.
+Knows no transport. Time is an argument, so that tests do not wait.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from antipode.errors import AntipodeError, DeadlineExceededError
 class RetryPolicy:
     """Bounds of one call; times in seconds.
 
-    `max_attempts` counts the first try, retries and resumptions together, so that a request which
-    kills the servers it reaches cannot kill many. The wait doubles from `initial_backoff` to
-    `max_backoff`, of which a random half to whole is waited. A server that says nothing for
-    `stall_timeout` is given up: it must exceed the slowest first token.
+    `max_attempts` counts the first try, retries and resumptions together. So a request that kills
+    the servers it reaches kills only a few. The wait doubles from `initial_backoff` to
+    `max_backoff`; each wait is a random part of it, between one half and all. A server that is
+    silent for `stall_timeout` counts as failed, so this must exceed the slowest first token.
     """
 
     max_attempts: int = 8
@@ -28,13 +28,13 @@ class RetryPolicy:
     stall_timeout: float = 30.0
 
     def backoff(self, attempt: int, jitter: Callable[[], float]) -> float:
-        """Seconds to wait after that many attempts; `jitter` gives 0 to 1."""
+        """Seconds to wait after this many attempts; `jitter` returns 0 to 1."""
         longest = min(self.max_backoff, self.initial_backoff * 2.0 ** (attempt - 1))
         return longest * (0.5 + 0.5 * jitter())
 
 
 class Attempts:
-    """The tries of one call. `deadline` is of the clock that `now` is read from, None for none."""
+    """The tries of one call. `deadline` and `now` use one clock; None means no deadline."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Attempts:
         self._jitter = jitter
 
     def remaining(self, now: float) -> float | None:
-        """Seconds left, None without a deadline; DeadlineExceededError when there are none."""
+        """Seconds left, None without a deadline; DeadlineExceededError if no time is left."""
         if self._deadline is None:
             return None
         if self._deadline <= now:
@@ -56,7 +56,7 @@ class Attempts:
         return self._deadline - now
 
     def delay_after(self, error: AntipodeError, now: float) -> float:
-        """Seconds to wait before the next try; raises what the call fails with if there is none."""
+        """Seconds to wait before the next try; raises the call's error if no try is left."""
         self.num_failed += 1
         if not error.is_retriable or self.num_failed >= self._policy.max_attempts:
             raise self._counted(error)

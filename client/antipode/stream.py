@@ -1,6 +1,6 @@
-"""One call as its caller sees it: deltas to the end, from as many servers as that takes.
+"""One call as its caller sees it: the loop of tries, which may take several servers.
 
-The loop of tries. Knows a transport as a function from request and progress to events.
+Knows a transport only as a function from request and progress to events.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from antipode.types import Choice, Delta, Event, Request, Resume, Start, Usage
 
 
 class Transport(Protocol):
-    """The way to one server."""
+    """The connection to one server."""
 
     def call(
         self, request: Request, resume: Resume | None, timeout: float | None
@@ -30,7 +30,7 @@ class Transport(Protocol):
 
 
 class Transports:
-    """Servers to choose from: one that failed passes its turn to the next."""
+    """The servers to choose from: after a failure, the next one is called."""
 
     def __init__(self, transports: list[Transport]) -> None:
         self._transports = transports
@@ -41,7 +41,7 @@ class Transports:
         return self._transports[self._turn % len(self._transports)]
 
     def pass_turn(self, failed: Transport) -> None:
-        """Of several calls that one server failed, only the first passes its turn."""
+        """If several calls fail on one server, only the first moves on to the next server."""
         if failed is self.current:
             self._turn += 1
 
@@ -51,7 +51,7 @@ class Transports:
 
 
 class AsyncStream:
-    """Iterate for deltas, or `await collect()`; close it, best by `async with`.
+    """Iterate over it for deltas, or `await collect()`. Close it, best with `async with`.
 
     `num_retries` counts failures before the first token, `num_resumed` those after it.
     """
@@ -76,14 +76,14 @@ class AsyncStream:
 
     @property
     def usage(self) -> Usage | None:
-        """The counts, None before the end."""
+        """The token counts, None before the end."""
         return self._progress.usage
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self._deltas
 
     async def collect(self) -> list[Choice]:
-        """Read to the end; every choice in one piece."""
+        """Read to the end; returns every choice in one piece."""
         choices = [Choice(index=index) for index in range(self._request.n)]
         async for delta in self._deltas:
             choices[delta.index].add(delta)
@@ -124,7 +124,7 @@ class AsyncStream:
             self.num_resumed += 1
 
     async def _try(self, transport: Transport) -> AsyncGenerator[Delta]:
-        """What one server brings; ends with an error unless the call is complete."""
+        """The deltas from one server; raises an error unless the call is complete at its end."""
         timeout = self._attempts.remaining(time.monotonic())
         call = transport.call(self._request, self._progress.resume, timeout)
         async with aclosing(call) as events:
@@ -135,7 +135,7 @@ class AsyncStream:
             raise UnavailableError("the stream broke off")
 
     async def _next(self, events: AsyncGenerator[Event]) -> Event | None:
-        """The next event, None at the end; a silence that is too long is an error."""
+        """The next event, None at the end; raises an error if the server is silent for too long."""
         remaining = self._attempts.remaining(time.monotonic())
         stall = self._policy.stall_timeout
         try:
@@ -145,6 +145,6 @@ class AsyncStream:
             self._attempts.remaining(time.monotonic())
             raise UnavailableError(f"the server said nothing for {stall:g} s") from None
         except DeadlineExceededError as error:
-            # A gateway's deadline, or a server's, that is none of the caller's.
+            # A deadline of a gateway or server, not of the caller.
             self._attempts.remaining(time.monotonic())
             raise UnavailableError(error.message) from error

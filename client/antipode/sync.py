@@ -1,4 +1,4 @@
-"""The same client without asyncio: each call is run by an event loop in a thread of its own."""
+"""The client without asyncio: an event loop in its own thread runs every call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from antipode.types import Choice, Delta, Options, Prompt, Start, Usage
 
 
 class Stream:
-    """As AsyncStream, to be iterated or collected by one thread."""
+    """Like AsyncStream; one thread iterates over it or collects it."""
 
     def __init__(self, stream: AsyncStream, loop: _Loop) -> None:
         self._stream = stream
@@ -66,7 +66,7 @@ class Stream:
 
 
 class Client:
-    """As AsyncClient, for any number of threads; close it, best by `with`."""
+    """Like AsyncClient, for any number of threads. Close it, best with `with`."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _Loop:
         self._thread.start()
 
     def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Wait for a coroutine; who is interrupted meanwhile interrupts it too."""
+        """Wait for a coroutine; an interrupt of the waiting thread cancels the coroutine too."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()

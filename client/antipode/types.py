@@ -1,7 +1,7 @@
-"""What is asked and what comes back, in words of neither protocol.
+"""The data of requests and answers, for both protocols.
 
-Data only: a request, what a server says when it starts, what comes for a choice, and the counts at
-the end.
+A request, the start of a stream, the deltas of a choice, and the token counts at the end. Knows
+neither gRPC nor HTTP.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ type Prompt = str | Sequence[int] | Sequence[Message]
 
 
 class Options(TypedDict, total=False):
-    """How tokens are drawn and when to stop; what is left out has the server's default.
+    """How to draw tokens and when to stop; a field left out has the server's default.
 
-    `max_tokens` left out is what the context still holds, but 16 for a text over HTTP, as OpenAI
-    has it. `logprobs` is the number of alternatives beside each token's own log probability.
+    The default of `max_tokens` is the rest of the context, but 16 for a text over HTTP, as in
+    OpenAI's API. `logprobs` is the number of alternatives in addition to each token's own log
+    probability.
     """
 
     max_tokens: int
@@ -43,7 +44,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One prompt (text, token ids or messages) and `n` choices. `model` empty: the one there is."""
+    """One prompt (text, token ids or messages), `n` choices. Empty `model`: the only one served."""
 
     prompt: Prompt
     model: str = ""
@@ -54,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """What the server said as it began: all that another one needs to go on."""
+    """How the stream started: what another server needs to resume it."""
 
     request_id: str
     model: str
@@ -65,7 +66,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """What was received of a broken stream: how it started, and each choice's tokens."""
+    """The received part of a broken stream: how it started, and each choice's tokens."""
 
     start: Start
     received: tuple[tuple[int, ...], ...]
@@ -73,7 +74,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token's text and natural-log probability, and the likeliest in its place, best first."""
+    """A token's text and natural-log probability, and its likeliest alternatives, best first."""
 
     token: str
     logprob: float
@@ -82,11 +83,12 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """What came for one choice since its last delta.
+    """The new tokens and text of one choice since its last delta.
 
-    `text` may lag behind `token_ids`: an unfinished character and what may become a stop string are
-    held back. `logprobs` run parallel to the tokens, if asked for. The last delta of a choice has a
-    `finish_reason`; `stop_reason` is then the stop string or stop token that ended it.
+    `text` may lag behind `token_ids`: the server holds back an unfinished character, and text that
+    may become a stop string. `logprobs`, if requested, has one entry per token. The last delta of a
+    choice has a `finish_reason`; `stop_reason` is then the stop string or stop token that ended the
+    choice.
     """
 
     index: int = 0
@@ -99,7 +101,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Token counts of the whole call. Cached ones are of the server that finished it."""
+    """Token counts of the whole call. The last server counts the cached tokens."""
 
     num_prompt_tokens: int
     num_generated_tokens: int
@@ -108,7 +110,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One message of a server: any of its three parts."""
+    """One message of a server, with any of its three parts."""
 
     start: Start | None = None
     delta: Delta | None = None
@@ -117,7 +119,7 @@ class Event:
 
 @dataclass(slots=True, kw_only=True)
 class Choice:
-    """A whole choice, as `collect` puts it together."""
+    """A whole choice, as `collect` returns it."""
 
     index: int
     text: str = ""

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Everything before Helm: network, two clusters with TPU nodes on DRANET, the fleet and its gateway,
-# the buckets and who may read them.
+# Makes everything that the charts need: network, two clusters with TPU nodes on DRANET, the fleet and
+# its gateway, the buckets and the right to read them.
 #
 #   fleet.sh plan [-f FILE]   print every command, in order; call nothing, change nothing
 #   fleet.sh up   [-f FILE]   look, then create what is missing; a second run creates nothing
-#   fleet.sh down [-f FILE]   delete it again, in the order that works; the buckets stay
+#   fleet.sh down [-f FILE]   delete everything again, in a safe order; the buckets stay
 #
-# FILE is settings.env beside this script unless named. It needs Bash 4.4, gcloud with its component
-# beta, kubectl and gke-gcloud-auth-plugin, logged in. `down` deletes the network only if `up` made it, and switches
-# fleet ingress and multi-cluster services off for the whole project.
+# FILE is by default the settings.env next to this script. The script needs Bash 4.4, gcloud with its
+# component beta, kubectl and gke-gcloud-auth-plugin, logged in. `down` deletes the network only if `up`
+# made it. `down` also switches fleet ingress and multi-cluster services off for the whole project.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,16 +25,16 @@ while getopts f: option; do
   [[ ${option} == f ]] || exit 2
   settings=${OPTARG}
 done
-# A file named without -f is not to be taken for the settings beside this script.
+# A FILE without -f is refused; otherwise the script would silently use its own settings.env.
 [[ ${OPTIND} -gt $# ]] || usage
 [[ -r ${settings} ]] || stop 2 "the settings file ${settings} cannot be read"
 # shellcheck source=k8s/fleet/settings.env
 source "${settings}"
 : "${CAPACITY:=}" "${LEADER_WORKER_SET_MANIFEST:=}" "${INFERENCE_OBJECTIVE_CRD:=}"
-# For how long to wait for what Google makes, how often to ask, and for load balancers to go.
+# How long to wait for Google's resources, how often to check, and how long load balancers take to go.
 : "${WAIT_SECONDS:=900}" "${RETRY_SECONDS:=30}" "${GATEWAY_SECONDS:=60}"
 
-# All at once and first: a setting missed later would be an argument left empty.
+# Checks all settings before anything else: a missing one would later be an empty argument.
 check_settings() {
   local name region names=(PROJECT BUCKET NETWORK REGIONS CONFIG_REGION CLUSTER_VERSION
     RELEASE_CHANNEL NODE_MACHINE_TYPE MACHINE_TYPE TOPOLOGY CHIPS_PER_REPLICA HOSTS_PER_REPLICA
@@ -47,38 +47,38 @@ check_settings() {
   done
   [[ " ${REGIONS} " == *" ${CONFIG_REGION} "* ]] ||
     stop 2 "CONFIG_REGION is ${CONFIG_REGION}, which is not one of REGIONS"
-  [[ ${MACHINE_TYPE} =~ -([0-9]+)t$ ]] || stop 2 "MACHINE_TYPE ${MACHINE_TYPE} does not end in its chips, as in -4t"
+  [[ ${MACHINE_TYPE} =~ -([0-9]+)t$ ]] || stop 2 "MACHINE_TYPE is ${MACHINE_TYPE}; it must end in its number of chips, as in -4t"
   [[ $((${TOPOLOGY//x/*})) -eq ${CHIPS_PER_REPLICA} &&
     $((HOSTS_PER_REPLICA * BASH_REMATCH[1])) -eq ${CHIPS_PER_REPLICA} ]] ||
     stop 2 "TOPOLOGY ${TOPOLOGY}, CHIPS_PER_REPLICA ${CHIPS_PER_REPLICA} and HOSTS_PER_REPLICA" \
       "${HOSTS_PER_REPLICA} of ${MACHINE_TYPE} are not the same number of chips"
   [[ ${HOSTS_PER_REPLICA} -eq 1 || -n ${LEADER_WORKER_SET_MANIFEST} || ${mode} == down ]] ||
-    stop 2 "a slice of ${HOSTS_PER_REPLICA} hosts is a LeaderWorkerSet, which GKE does not bring;" \
-      "set LEADER_WORKER_SET_MANIFEST in ${settings} to the manifest of one of its releases"
+    stop 2 "a slice of ${HOSTS_PER_REPLICA} hosts needs LeaderWorkerSet, which GKE does not install;" \
+      "set LEADER_WORKER_SET_MANIFEST in ${settings} to the manifest of a LeaderWorkerSet release"
 }
 
-# What would stop the script half-way, before anything is made or paid for.
+# Finds what would stop the script half-way, before anything is made or paid for.
 preflight() {
   local tool
   for tool in gcloud kubectl gke-gcloud-auth-plugin; do
     command -v "${tool}" >/dev/null || stop 1 "${tool} is not installed"
   done
-  # Nobody would see a question that a look asks.
+  # The output of a look is captured, so nobody would see gcloud's question in it.
   export CLOUDSDK_CORE_DISABLE_PROMPTS=1
   [[ ${mode} == down || $(gcloud beta container node-pools create --help) == *accelerator-network-profile* ]] ||
-    stop 1 "this gcloud knows no --accelerator-network-profile: gcloud components update" \
+    stop 1 "this gcloud has no --accelerator-network-profile; run gcloud components update" \
       "or gcloud components install beta"
-  # The project's number is in the names of Google's own accounts.
+  # The names of Google's own accounts contain the project's number.
   number=$(gcloud projects describe "${PROJECT}" --format='value(projectNumber)')
-  # Of another project, such as one that pays for the calls, this would say nothing.
+  # This message counts only about our project, not about another one such as the billing project.
   absent+="|has not been used in project (${number}|${PROJECT}) "
   said=$(mktemp)
   trap 'rm -f "${said}"' EXIT
 }
 
-# Looking and doing.
+# Functions that look and functions that act.
 
-# Runs a command, or in a plan only prints it: `cloud` as the command that it is.
+# Prints a command and, except in a plan, runs it. `cloud` is printed as the gcloud command that it stands for.
 run() {
   [[ $1 != cloud ]] || set -- gcloud "${@:2}" --project="${PROJECT}"
   printf '+'
@@ -87,13 +87,13 @@ run() {
   [[ ${mode} == plan ]] || "$@"
 }
 
-# How gcloud and kubectl say that there is no such thing, or that its API was never enabled.
+# Messages of gcloud and kubectl that a resource does not exist, or that its API was never enabled.
 absent="code=404|was not found|not found: 404|NAT .* not found|NOT_FOUND|\(NotFound\)"
 absent+="|Feature for project .* is not enabled"
 absent+="|doesn't have a resource type"
 
-# look COMMAND...: whether there is such a thing, and in `found` what the command says of it; in a plan
-# there is nothing. Any other failure ends the script: without a login nothing would seem to be there.
+# look COMMAND...: whether the resource exists; `found` gets the command's output. In a plan nothing
+# exists. Any other failure ends the script: without a login every resource would seem to be missing.
 look() {
   found=
   [[ ${mode} != plan ]] || return 1
@@ -106,7 +106,7 @@ look() {
 
 gone() { ! look "$@"; }
 
-# In three tries: what uses a thing may go slowly.
+# Tries three times: a resource's users may take a while to go.
 delete() {
   local tries=3
   until run "$@"; do
@@ -115,35 +115,35 @@ delete() {
   done
 }
 
-# await WHAT PATTERN COMMAND...: looks until what is found is like the pattern.
+# await WHAT PATTERN COMMAND...: looks until the command's output matches the pattern.
 await() {
   local what=$1 pattern=$2 end=$((SECONDS + WAIT_SECONDS))
   # shellcheck disable=SC2053 # A pattern is not quoted.
   until [[ ${mode} == plan ]] || { look "${@:3}" && [[ ${found} == ${pattern} ]]; }; do
-    ((SECONDS < end)) || stop 1 "${what} did not come within ${WAIT_SECONDS} seconds; run this again"
+    ((SECONDS < end)) || stop 1 "${what} was not there within ${WAIT_SECONDS} seconds; run this script again"
     warn "waiting for ${what}"
     sleep "${RETRY_SECONDS}"
   done
 }
 
-# must_run KIND delete NAME FLAG...: stops unless what `look` found can be built on.
+# must_run KIND delete NAME FLAG...: stops unless the resource that `look` found is usable.
 must_run() {
   case ${found} in
     '' | RUNNING | RECONCILING) ;;
-    PROVISIONING) stop 1 "$3 is still being made; run this again when it is" ;;
-    *) stop 1 "$3 is in state ${found}; mend it, or delete it and run this again:" \
+    PROVISIONING) stop 1 "$3 is still being made; run this script again when it is done" ;;
+    *) stop 1 "$3 is in state ${found}; repair it, or delete it and run this script again:" \
       "gcloud container $* --project=${PROJECT}" ;;
   esac
 }
 
-# of NAME REGION: a setting that each region has.
+# of NAME REGION: the region's value of a setting that every region has.
 of() { local name=$1_${2//-/_} && echo "${!name}"; }
 
 cloud() { gcloud "$@" --project="${PROJECT}"; }
 context_of() { echo "gke_${PROJECT}_$1_antipode-$1"; }
 credentials() { run cloud container clusters get-credentials "antipode-$1" --location="$1"; }
 
-# What there is, in the order it is made.
+# Functions that make the resources, in their order.
 
 apis=(artifactregistry autoscaling cloudquotas cloudresourcemanager compute connectgateway container
   dns gkehub iam iamcredentials multiclusteringress multiclusterservicediscovery networkservices
@@ -158,18 +158,18 @@ enable_apis() {
   [[ ${#missing[@]} -eq 0 ]] || run cloud services enable "${missing[@]}"
 }
 
-# Each region needs the chips of its replicas as quota, unless a reservation gives them.
+# Each region needs quota for its replicas' chips, unless a reservation provides the chips.
 check_quota() {
   [[ ${mode} == up ]] || return 0
   case "${MACHINE_TYPE} ${CAPACITY}" in
-    *--spot* | *--flex-start*) warn "the quota of spot and flex-start chips, another one, is not checked" ;;
+    *--spot* | *--flex-start*) warn "the separate quota of spot and flex-start chips is not checked" ;;
     *--reservation[\ =]*) ;;
     ct6e-*) check_family CT6E $((CHIPS_PER_REPLICA * REPLICAS)) ;;
     *) warn "the TPU quota of ${MACHINE_TYPE} is not checked" ;;
   esac
 }
 
-# check_family FAMILY CHIPS. Quotas that cannot be read are no reason to stop; one too small is.
+# check_family FAMILY CHIPS: stops at a quota that is too small, but not at one that cannot be read.
 check_family() {
   local region limits limit info=dimensionsInfos
   limits=$(cloud beta quotas info describe TPUS-PER-TPU-FAMILY-per-project-region \
@@ -177,16 +177,16 @@ check_family() {
     --format="csv[no-heading](${info}.dimensions.region,${info}.dimensions.tpu_family,${info}.details.value)") || true
   for region in ${REGIONS}; do
     [[ $'\n'${limits} =~ $'\n'"${region},$1,"(-?[0-9]+) ]] ||
-      warn "no TPU quota is listed for ${region}; not checked"
+      warn "no TPU quota is listed for ${region}, so it is not checked"
     limit=${BASH_REMATCH[1]:--1}
     if [[ ${limit} -ge 0 && ${limit} -lt $2 ]]; then # -1 is no limit.
-      stop 1 "${region} allows ${limit} TPU chips and $2 are wanted; ask for quota," \
+      stop 1 "${region} allows ${limit} TPU chips, but $2 are needed; ask for quota," \
         "lower REPLICAS, or set CAPACITY to a reservation"
     fi
   done
 }
 
-# By its description `down` knows that nobody else made the network.
+# The network's description, by which `down` recognizes a network that `up` made.
 made_here=made-by-fleet.sh
 
 make_network() {
@@ -195,7 +195,7 @@ make_network() {
     run cloud compute networks create "${NETWORK}" --subnet-mode=custom --mtu=8896 \
     --description="${made_here}"
   [[ -z ${found} || ${found} == *"${made_here}" ]] ||
-    stop 1 "the network ${NETWORK} is there and not described as ${made_here}; name another in NETWORK"
+    stop 1 "the network ${NETWORK} exists, but its description is not ${made_here}; set NETWORK to another name"
   for region in ${REGIONS}; do
     look cloud compute networks subnets describe "nodes-${region}" --region="${region}" ||
       run cloud compute networks subnets create "nodes-${region}" --network="${NETWORK}" \
@@ -214,7 +214,7 @@ make_network() {
   done
 }
 
-# Health checks come from Google's ranges, requests from the proxies'.
+# Health checks come from Google's ranges, requests from the proxies' ranges.
 make_firewall() {
   local region proxies
   proxies=$(for region in ${REGIONS}; do of PROXIES "${region}"; done)
@@ -226,7 +226,7 @@ make_firewall() {
     --allow=tcp:8000,tcp:9000,tcp:9002,tcp:9003 --source-ranges="${proxies//$'\n'/,}"
 }
 
-# The nodes pull images, and write what the gateway and the autoscaler read.
+# The nodes pull images, and write the metrics that the gateway and the autoscaler read.
 make_node_roles() {
   local role
   for role in artifactregistry.reader autoscaling.metricsWriter container.defaultNodeServiceAccount \
@@ -242,7 +242,7 @@ bind_project() {
     --condition=None --format=none
 }
 
-# granted MEMBER ROLE POLICY...: prints the binding if the policy that the command prints has it.
+# granted MEMBER ROLE COMMAND...: prints the binding if the command prints a policy that has it.
 granted() {
   local policy
   policy=$("${@:3}" --flatten='bindings[].members' \
@@ -250,8 +250,8 @@ granted() {
   grep -xF "$1,$2" <<<"${policy}" || true
 }
 
-# Dataplane V2 can be chosen only when a cluster is created, and DRANET needs it. An addon that is not
-# listed is off. Private nodes reach the world through the network's NAT.
+# DRANET needs Dataplane V2, which only the creation of a cluster can choose. An addon that is not listed
+# is off. Private nodes reach the internet through the network's NAT.
 make_clusters() {
   local region
   for region in ${REGIONS}; do
@@ -269,8 +269,8 @@ make_clusters() {
   done
 }
 
-# Slices of one host are nodes of one pool, in which nothing is spare to upgrade one node before
-# another goes; a slice of several hosts is a pool of its own.
+# Slices of one host are nodes of one pool. The pool has no spare node, so an upgrade takes a node away
+# first. A slice of several hosts is its own pool.
 make_tpu_nodes() { # REGION
   local replica
   if [[ ${HOSTS_PER_REPLICA} -eq 1 ]]; then
@@ -282,7 +282,7 @@ make_tpu_nodes() { # REGION
   fi
 }
 
-# The network profile must be of one zone, and the label is what starts the driver.
+# The network profile must be in one zone. The node label starts the DRANET driver.
 make_pool() { # REGION POOL NODES [FLAG...]
   local place=(--cluster="antipode-$1" --location="$1") capacity nodes
   read -ra capacity <<<"${CAPACITY}"
@@ -296,18 +296,18 @@ make_pool() { # REGION POOL NODES [FLAG...]
   read -r found nodes <<<"${found}"
   must_run node-pools delete "$2" "${place[@]}"
   [[ ${nodes:-$3} -ge $3 ]] ||
-    warn "$3 nodes are wanted in $1, and ${nodes} were made; if nobody has resized the pool since:" \
+    warn "$3 nodes are needed in $1, but ${nodes} were made; unless someone has resized the pool since, run:" \
       "gcloud container clusters resize antipode-$1 --node-pool=$2 --num-nodes=$3 --location=$1" \
       "--project=${PROJECT}"
 }
 
 make_fleet() {
   local agent="serviceAccount:service-${number}@gcp-sa-multiclusteringress.iam.gserviceaccount.com"
-  # Where --fleet-project has put the config cluster.
+  # The membership under which --fleet-project registered the config cluster.
   local member="projects/${PROJECT}/locations/${CONFIG_REGION}/memberships/antipode-${CONFIG_REGION}"
   look cloud container fleet multi-cluster-services describe ||
     run cloud container fleet multi-cluster-services enable
-  # The agent is made on demand, and no role can be bound to one who is not there.
+  # Google makes the agent's account on demand, and a role needs an existing account.
   look granted "${agent}" roles/multiclusteringress.serviceAgent cloud projects get-iam-policy "${PROJECT}" ||
     run cloud beta services identity create --service=multiclusteringress.googleapis.com
   bind_project "${agent}" roles/multiclusteringress.serviceAgent
@@ -317,14 +317,14 @@ make_fleet() {
   look cloud container fleet ingress describe \
     --format='value(spec.multiclusteringress.configMembership)' ||
     run cloud container fleet ingress enable --config-membership="${member}"
-  # The project is a number in some answers and a name in others.
+  # Some answers have the project's number, others its name.
   [[ -z ${found} || ${found#*/locations/} == "${member#*/locations/}" ]] ||
-    stop 1 "fleet ingress is on with ${found}; if nobody needs that, run this again after" \
+    stop 1 "fleet ingress is on with ${found}; if nobody needs that, run this script again after" \
       "gcloud container fleet ingress update --config-membership=${member} --project=${PROJECT}"
   await 'fleet ingress' OK cloud container fleet ingress describe --format='value(state.state.code)'
 }
 
-# The pods read the buckets, nothing else.
+# The pods may read the buckets, and nothing else.
 make_buckets() {
   local principal region bucket
   # Both clusters share the project's identity pool, so the same principal reads in both regions.
@@ -356,20 +356,20 @@ make_cluster_contents() {
     kubectl --context="$(context_of "${CONFIG_REGION}")" get gatewayclass "${class}"
 }
 
-# install CONTEXT CRD MANIFEST: what GKE does not bring, where a manifest is named.
+# install CONTEXT CRD MANIFEST: applies the manifest unless it is empty or the CRD exists.
 install() {
   [[ -z $3 ]] || look kubectl --context="$1" get crd "$2" ||
     run kubectl --context="$1" apply --server-side --filename="$3"
 }
 
-# And in the order it goes.
+# Functions that delete the resources, in their order.
 
-# The fleet's features before the clusters, or they leave load balancers behind; what the gateway's
-# controller made in the network before the network.
+# The fleet's features go before the clusters; otherwise they leave load balancers behind. The network
+# goes last, after the parts that the gateway's controller made in it.
 delete_all() {
   local region context alive=()
   for region in ${REGIONS}; do
-    # A cluster that did not come up, or goes already, can be asked nothing.
+    # A cluster that did not start, or is being deleted, does not answer kubectl.
     if look cloud container clusters describe "antipode-${region}" --location="${region}" \
       --format='value(status)' && [[ ${found} == RUNNING || ${found} == RECONCILING ]]; then
       credentials "${region}"
@@ -390,10 +390,10 @@ delete_all() {
       delete cloud container clusters delete "antipode-${region}" --location="${region}"
   done
   delete_network
-  echo "fleet: the buckets gs://${BUCKET}-* and the project's role bindings are left as they are"
+  echo "fleet: the buckets gs://${BUCKET}-* and the project's role bindings were not deleted"
 }
 
-# The load balancer goes after its Gateway, by a controller that ends with the fleet's feature.
+# A controller deletes the load balancer after its Gateway, and the controller ends with the fleet's feature.
 delete_gateways() {
   local context kinds=gateways.gateway.networking.k8s.io,httproutes.gateway.networking.k8s.io
   kinds+=,healthcheckpolicies.networking.gke.io,gcpbackendpolicies.networking.gke.io
@@ -407,10 +407,10 @@ delete_network() {
   local region kind rule rules
   look cloud compute networks describe "${NETWORK}" --format='value(name,description)' || return 0
   if [[ ${found} != *"${made_here}" ]]; then
-    warn "the network ${NETWORK} is not described as ${made_here}; it stays, with all that is in it"
+    warn "the description of the network ${NETWORK} is not ${made_here}; the network and everything in it stay"
     return
   fi
-  # Rules that the gateway's controller made survive their gateway.
+  # Firewall rules of the gateway's controller outlive the gateway.
   rules=$(cloud compute firewall-rules list --filter="network~/${NETWORK}$" --format='value(name)')
   for rule in ${rules}; do
     delete cloud compute firewall-rules delete "${rule}"
@@ -429,9 +429,9 @@ delete_network() {
     delete cloud compute networks delete "${NETWORK}" || in_use
 }
 
-# The gateway's controller may leave its parts behind, and they keep the network.
+# The gateway's controller may leave resources behind, which keep the network in use.
 in_use() {
-  stop 1 "something may still use the network; delete what these list and run this again:
+  stop 1 "something may still use the network; delete what these commands list and run this script again:
   gcloud compute forwarding-rules list --filter='network~/${NETWORK}\$' --project=${PROJECT}
   gcloud compute network-endpoint-groups list --filter='network~/${NETWORK}\$' --project=${PROJECT}"
 }
@@ -452,4 +452,4 @@ make_clusters
 make_fleet
 make_buckets
 make_cluster_contents
-echo "fleet: next, helm/antipode in each cluster, then helm/antipode-gateway in antipode-${CONFIG_REGION}"
+echo "fleet: next, install helm/antipode in each cluster, then helm/antipode-gateway in antipode-${CONFIG_REGION}"

@@ -1,4 +1,4 @@
-"""Two regions on one machine: real servers, real Envoy, real clients, and what breaks them.
+"""Two regions on one machine, with real servers, Envoy and clients; scenarios break a region.
 
-`python -m k8s.lab` runs them; `docs/failover.md` explains the numbers.
+`python -m k8s.lab` runs the scenarios; `docs/failover.md` explains the numbers.
 """

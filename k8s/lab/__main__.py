@@ -1,4 +1,4 @@
-"""`python -m k8s.lab`: run scenarios, write build/failover, exit 1 when a promise was broken."""
+"""`python -m k8s.lab`: runs scenarios, writes build/failover, exits with 1 at a broken promise."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from k8s.lab.load import Shape
+from k8s.lab.load import LoadShape
 from k8s.lab.numbers import Numbers
 from k8s.lab.page import write_page, write_picture
-from k8s.lab.rates import Step, find_rate
+from k8s.lab.rates import RateStep, find_rate
 from k8s.lab.report import Result
 from k8s.lab.run import Lab
 from k8s.lab.scenarios import SCENARIOS, SHORT
@@ -27,17 +27,17 @@ INTERRUPTED = 130
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m k8s.lab", description=__doc__)
     names = [scenario.name for scenario in SCENARIOS]
-    parser.add_argument("--scenario", action="append", choices=names, help="these alone")
-    parser.add_argument("--short", action="store_true", help="kill and drain, in whatever time")
-    parser.add_argument("--rate", type=float, default=40.0, help="unary requests a second")
-    parser.add_argument("--streams", type=int, default=4, help="streams at once")
-    parser.add_argument("--stream-tokens", type=int, default=250, help="tokens of a stream")
+    parser.add_argument("--scenario", action="append", choices=names, help="run only this one")
+    parser.add_argument("--short", action="store_true", help="kill and drain, without time limits")
+    parser.add_argument("--rate", type=float, default=40.0, help="unary requests per second")
+    parser.add_argument("--streams", type=int, default=4, help="concurrent streams")
+    parser.add_argument("--stream-tokens", type=int, default=250, help="tokens per stream")
     parser.add_argument("--stream-pause", type=float, default=0.5, help="seconds between streams")
-    parser.add_argument("--replicas", type=int, default=2, help="servers of a region")
-    parser.add_argument("--rounds", type=int, default=1, help="how often to run them all")
-    parser.add_argument("--find-rate", action="store_true", help="the highest rate; breaks nothing")
-    parser.add_argument("--no-retries", action="store_true", help="the proxy retries nothing")
-    parser.add_argument("--no-resume", action="store_true", help="the client resumes nothing")
+    parser.add_argument("--replicas", type=int, default=2, help="servers per region")
+    parser.add_argument("--rounds", type=int, default=1, help="how often to run all scenarios")
+    parser.add_argument("--find-rate", action="store_true", help="only find the highest rate")
+    parser.add_argument("--no-retries", action="store_true", help="turn the proxy's retries off")
+    parser.add_argument("--no-resume", action="store_true", help="turn the client's resumption off")
     parser.add_argument("--output", type=Path, default=Path("build/failover"))
     return parser
 
@@ -47,7 +47,7 @@ def main() -> int:
     try:
         results = asyncio.run(_run(arguments))
     except asyncio.CancelledError:
-        print("\nended before its time", file=sys.stderr)
+        print("\nended before all scenarios were finished", file=sys.stderr)
         return INTERRUPTED
     if arguments.find_rate:
         return 0
@@ -59,15 +59,15 @@ def main() -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> list[Result]:
-    """However this is ended, it leaves no server behind, and a report of what was finished."""
+    """Runs the lab. However it ends, no server is left, and finished scenarios are reported."""
     task = asyncio.current_task()
     assert task is not None
-    # Both by name: what is started in the background inherits a SIGINT that is ignored.
+    # SIGINT is set too, because a process started in the background inherits an ignored SIGINT.
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     wanted = SHORT if arguments.short else arguments.scenario
     chosen = [s for s in SCENARIOS if not wanted or s.name in wanted] * arguments.rounds
-    if arguments.short:  # How long things take on a machine that others use is told and no verdict.
+    if arguments.short:  # On a shared machine a slow answer is reported, but breaks no promise.
         chosen = [replace(scenario, within=None) for scenario in chosen]
     shape = _shape(arguments)
     lab = await Lab.open(
@@ -90,8 +90,8 @@ async def _run(arguments: argparse.Namespace) -> list[Result]:
     return results
 
 
-def _shape(arguments: argparse.Namespace) -> Shape:
-    return Shape(
+def _shape(arguments: argparse.Namespace) -> LoadShape:
+    return LoadShape(
         rate=arguments.rate,
         num_streams=arguments.streams,
         stream_tokens=arguments.stream_tokens,
@@ -112,7 +112,7 @@ def _write(arguments: argparse.Namespace, results: list[Result]) -> None:
     write_page(report, arguments.output)
 
 
-def _write_rates(arguments: argparse.Namespace, steps: list[Step]) -> None:
+def _write_rates(arguments: argparse.Namespace, steps: list[RateStep]) -> None:
     path = arguments.output / "rates.json"
     path.write_text(json.dumps([step.as_json() for step in steps], indent=1))
 

@@ -1,4 +1,4 @@
-"""How busy the machine's cores are, by the kernel's clocks: of a group of processes, and in all."""
+"""Measures busy cores by the kernel's clocks: for groups of processes, and for the machine."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Seconds of cores so far, by what used them."""
+    """Core seconds so far, by group."""
 
     moment: float
     used: Mapping[str, float]
 
     @classmethod
     def read(cls, groups: Mapping[str, Iterable[int]]) -> Self:
-        """`groups` of process ids; besides them `others` is all that the machine did."""
+        """`groups` has process ids by name; `others` counts everything else on the machine."""
         used = {name: sum(_process_seconds(pids)) for name, pids in groups.items()}
         others = _machine_seconds() - sum(used.values())
         return cls(time.monotonic(), {**used, "others": others})
 
     def cores_since(self, before: Clocks) -> dict[str, float]:
-        """Cores that were busy on average; what ticks make a little less than none is none."""
+        """The average number of busy cores; a value that rounded ticks make negative becomes 0."""
         seconds = self.moment - before.moment
         return {
             name: max(0.0, round((used - before.used[name]) / seconds, 2))
@@ -42,7 +42,7 @@ def _process_seconds(pids: Iterable[int]) -> Iterator[float]:
 
 
 def _machine_seconds() -> float:
-    """Neither idle nor waiting for disks."""
+    """Seconds that the machine's cores were neither idle nor waiting for disks."""
     fields = Path("/proc/stat").read_text().split()[1:8]
     user, nice, system, _, _, irq, softirq = map(int, fields)
     return (user + nice + system + irq + softirq) / _TICKS

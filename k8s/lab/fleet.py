@@ -1,6 +1,6 @@
-"""Regions of real servers, and what can be done to them: kill, freeze, hang, drain, start again.
+"""Regions of real servers, and the ways to break them: kill, freeze, hang, drain, start again.
 
-Every process acted on was started here. Knows neither the proxy nor the load.
+This module only acts on processes that it started. Knows neither the proxy nor the load.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ SIZES = ("--max-num-seqs=16", "--max-num-batched-tokens=64", "--num-blocks=1024"
 
 @dataclass(slots=True)
 class Replica:
-    """One server. `process` is None while it is gone, `is_touched` unless it is as it was when it
-    became ready: one that hangs still says for a while that it is. `log_start` is where in its log
-    this start begins.
+    """One server. `process` is None while the server is down. `is_touched` is set once a scenario
+    acts on the server, because a hung server still reports for a while that it is ready.
+    `log_start` is the place in its log where the present start begins.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Replica:
         return self.process is None or self.process.poll() is not None
 
     async def wait_ready(self) -> None:
-        """TimeoutError, with the log, if it does not become ready."""
+        """Wait until the server is ready; TimeoutError with its log if it is not in time."""
         async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
             for _ in range(int(START_SECONDS / 0.2)):
                 with contextlib.suppress(httpx.HTTPError):
@@ -76,19 +76,19 @@ class Replica:
         raise TimeoutError(f"{self.name} did not start:\n{self.log_path.read_text()[-2000:]}")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it to every process of the server at once, as a machine that fails would."""
+        """Signal every process of the server at once, as if its machine had failed."""
         self.is_touched = True
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     async def wait_dead(self) -> None:
-        """Until the kernel has taken every process apart, its sockets with it."""
+        """Wait until the kernel has removed every process and closed its sockets."""
         while any(_is_alive(pid) for pid in self.pids):
             await asyncio.sleep(0.001)
 
     def has_logged(self, words: str) -> bool:
-        """Whether it has said so since it was started."""
+        """Whether the server has logged these words since this start."""
         with self.log_path.open("rb") as log:
             log.seek(self.log_start)
             return words.encode() in log.read()
@@ -99,12 +99,12 @@ class Replica:
             self.process.terminate()
 
     def hang(self) -> None:
-        """Stop the engine alone: the server goes on to answer, but never a token."""
+        """Stop only the engine: the server still answers, but never with a token."""
         self.is_touched = True
         os.kill(self.engine_pid, signal.SIGSTOP)
 
     def end(self) -> None:
-        """Whatever state it is in, it is gone afterwards."""
+        """Stop the server, whatever its state."""
         if self.process is None:
             return
         self.signal(signal.SIGKILL)
@@ -146,7 +146,7 @@ class Fleet:
             self.configure(region, VERSION)
 
     def configure(self, region: str, version: int) -> None:
-        """Say which version a region serves; its servers follow, as they follow a ConfigMap."""
+        """Write the region's model file; its servers follow the file as they follow a ConfigMap."""
         path = self._model_config(region)
         draft = path.with_suffix(".draft")
         draft.write_text(f"name: tiny\npath: models/tiny\nversion: {version}\n")
@@ -160,14 +160,14 @@ class Fleet:
         return [replica for replicas in self.regions.values() for replica in replicas]
 
     def region_of(self, port: int) -> str | None:
-        """The region of the replica that listens there."""
+        """The region of the replica that listens on this port."""
         for region, replicas in self.regions.items():
             if any(port in (r.address.http, r.address.grpc) for r in replicas):
                 return region
         return None
 
     async def restore(self) -> None:
-        """Everything as it was: what was touched or has ended is started again, all at once."""
+        """Restart, all at once, every server that a scenario touched or that has ended."""
         for region in self.regions:
             self.configure(region, VERSION)
         gone = [replica for replica in self.replicas if replica.is_touched or replica.has_ended]
@@ -190,7 +190,7 @@ def _children(parent: int) -> Iterator[int]:
 
 
 def _is_alive(pid: int) -> bool:
-    """A zombie is dead, but a main thread can be one before the others have ended."""
+    """Whether a thread still runs. A main thread can be a zombie before the other threads end."""
     try:
         threads = [*Path(f"/proc/{pid}/task").iterdir()]
         return any((one / "stat").read_text().rpartition(") ")[2][0] not in "ZX" for one in threads)

@@ -1,8 +1,8 @@
-"""Load of four kinds at once, unary and streaming over HTTP and gRPC, and a record of each answer.
+"""Generates load, unary and streaming over HTTP and gRPC, and records each answer.
 
-Unary requests come at a rate, whatever becomes of those before. Over HTTP nobody but the proxy
-retries them; over gRPC, and for streams, the client that apps use does. Every answer is compared,
-token by token, with what an undisturbed server gave.
+Unary requests are sent at a fixed rate, even if earlier ones are unanswered. Over HTTP only the
+proxy retries a unary request. gRPC requests and all streams use the Antipode client, which retries
+and resumes. Every answer is compared, token by token, with the answer of an undisturbed server.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from k8s.lab.proxy import REGION_HEADER, Address
 
 NUM_PROMPTS = 8
 UNARY_TOKENS = 4
-# A server that answers nothing within this has failed its client.
+# A request fails if the server does not answer within this many seconds.
 UNARY_SECONDS = 10.0
 FINISH_SECONDS = 60.0
 PROMPTS = tuple(f"def solution_{number}(values):\n" for number in range(NUM_PROMPTS))
@@ -31,7 +31,7 @@ PROMPTS = tuple(f"def solution_{number}(values):\n" for number in range(NUM_PROM
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One unary request: seconds of the monotonic clock, the region (of HTTP), what failed."""
+    """One unary request: times in monotonic seconds, the region (HTTP only), and the failure."""
 
     start: float
     end: float
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """One stream: how often it was resumed, and how its tokens differ from an undisturbed one's."""
+    """One stream: its resumptions, and how its tokens differ from those of an undisturbed one."""
 
     start: float
     end: float
@@ -61,27 +61,27 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """How much: unary requests a second, readers of streams, tokens of a stream."""
+class LoadShape:
+    """The amount of load: unary requests per second, readers of streams, tokens per stream."""
 
     rate: float
     num_streams: int
     stream_tokens: int
-    # Seconds between the streams of a reader: engines are not throttled, so streams without a
-    # pause take every core there is.
+    # Seconds between the streams of a reader. Nothing throttles the engines, so streams without a
+    # pause would take every core.
     stream_pause: float
     resume: bool = True
 
 
 async def undisturbed(address: Address, num_tokens: int) -> list[list[int]]:
-    """Each prompt's tokens, from one server with nothing else to do."""
+    """Each prompt's tokens, from one idle server."""
     async with AsyncClient(f"grpc://{HOST}:{address.grpc}") as client:
         streams = [client.generate(p, **_options(i, num_tokens)) for i, p in enumerate(PROMPTS)]
         return [(await stream.collect())[0].token_ids for stream in streams]
 
 
 def _options(number: int, num_tokens: int) -> Any:
-    """Half of them greedy, half sampled."""
+    """The sampling of a request: half of the requests are greedy, half sampled."""
     temperature = 0.0 if number % 2 else 1.0
     seed = 1000 + number
     return {
@@ -92,13 +92,13 @@ def _options(number: int, num_tokens: int) -> Any:
     }
 
 
-class Load:
-    """Runs from `start` to `finish`; `record` fills meanwhile. The caller closes it."""
+class LoadGenerator:
+    """Sends load from `start` to `finish` and fills `record`. The caller closes it."""
 
     def __init__(
         self,
         address: Address,
-        shape: Shape,
+        shape: LoadShape,
         expected: list[list[int]],
         region_of: Callable[[int], str | None],
     ) -> None:
@@ -133,14 +133,14 @@ class Load:
         ]
 
     async def finish(self) -> None:
-        """No more new ones; what runs may end, for that must work too."""
+        """Start no new requests and wait for running ones, which must succeed too."""
         self._is_stopping = True
         async with asyncio.timeout(FINISH_SECONDS):
             await asyncio.gather(*self._workers)
             await asyncio.gather(*self._tasks)
 
     async def drain(self, patience: float) -> int:
-        """No more new ones; how many unary requests are not answered in time even so."""
+        """Start no new requests; returns the number of unary requests not answered in time."""
         self._is_stopping = True
         if not self._tasks:
             return 0
@@ -148,7 +148,7 @@ class Load:
         return len(late)
 
     async def aclose(self) -> None:
-        """Whatever still runs ends now."""
+        """Cancel every running request."""
         tasks = [*self._workers, *self._tasks]
         for task in tasks:
             task.cancel()
@@ -158,7 +158,7 @@ class Load:
             await client.aclose()
 
     def burst(self, count: int, num_tokens: int) -> None:
-        """So many unary requests at once, each of so many tokens."""
+        """Send `count` unary requests at once, each of `num_tokens` tokens."""
         for _ in range(count):
             self._spawn(num_tokens)
 
@@ -194,8 +194,8 @@ class Load:
         return response.headers[REGION_HEADER], response.json()["choices"][0]["token_ids"]
 
     async def _ask_grpc(self, number: int, num_tokens: int) -> tuple[str, list[int]]:
-        """By the client: an answer over gRPC has begun with its first token, and what has begun no
-        proxy can ask for again. Which region answered is not told to apps.
+        """Send it with the Antipode client: a proxy cannot retry a gRPC call after its first token.
+        The client does not report which region answered.
         """
         stream = self._clients["grpc"].generate(
             PROMPTS[number], timeout=UNARY_SECONDS, **_options(number, num_tokens)
@@ -203,7 +203,7 @@ class Load:
         return "0", (await stream.collect())[0].token_ids
 
     async def _stream_on(self, worker: int) -> None:
-        """One stream after another, of different prompts; begun at different times."""
+        """One stream after another, with different prompts. Readers start at different times."""
         await asyncio.sleep(worker * self._shape.stream_pause / self._shape.num_streams)
         for number in itertools.count(worker):
             if self._is_stopping:
@@ -252,7 +252,7 @@ class Load:
 
 
 def common_prefix(left: list[int], right: list[int]) -> list[int]:
-    """Where two streams agree, from the beginning."""
+    """The number of leading tokens that two streams have in common."""
     pairs = itertools.takewhile(lambda p: p[0] == p[1], zip(left, right, strict=False))
     return [token_id for token_id, _ in pairs]
 

@@ -1,8 +1,8 @@
-"""The health-check, timeout, drain and retry numbers of the lab: those that the charts render.
+"""The lab's numbers for health checks, timeouts, drains and retries, as the charts render them.
 
-The server's chart is rendered with the values of both regions, the gateway's for GKE, and for Envoy
-what a GKE gateway has no words for. What each means there, and why it is what it is, is in
-`docs/failover.md`. Times are in seconds.
+The lab renders the server's chart with the values of both regions, and the gateway's chart for GKE.
+Settings that a GKE gateway does not have come from the gateway's chart for Envoy.
+`docs/failover.md` says what each number means and why it has its value. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REGIONS = ("us-east5", "europe-west4")
 _LAME_DUCK, _DRAIN_TIMEOUT, _HANG_TIMEOUT = (
     f"ANTIPODE_{name}_SECONDS" for name in ("LAME_DUCK", "DRAIN_TIMEOUT", "HANG_TIMEOUT")
 )
-# What an answer may take of a region that is suddenly asked everything.
+# The longest time to an answer from a region that suddenly gets all traffic.
 ANSWER_SECONDS = 1.0
 _POOLS = ("http", "grpc")
 
@@ -30,9 +30,9 @@ type Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """`servers` is by region what its pods' environment says of time. The last two are the lab's
-    own: `quiet_timeout` is the proxy's per try and must exceed the slowest first token; a region is
-    sent `overprovisioning_percent` of its even share before any of it spills.
+    """`servers` has, by region, the times in its pods' environment. The last two numbers exist only
+    in the lab: `quiet_timeout` is the proxy's timeout per try, which must exceed the slowest first
+    token. A region gets `overprovisioning_percent` of its even share before requests spill over.
     """
 
     check_path: str
@@ -77,13 +77,13 @@ class Numbers:
 
     @property
     def detection(self) -> float:
-        """The longest that a replica which fails its checks is still sent requests."""
+        """The longest time that a replica still gets requests after it began to fail its checks."""
         return self.unhealthy_threshold * self.check_interval + self.check_timeout
 
     @property
     def silence(self) -> float:
-        """The longest until another region answers for replicas which say nothing: a retry goes
-        there at once.
+        """The longest time until another region answers for silent replicas: a retry goes to the
+        other region at once.
         """
         return self.quiet_timeout + ANSWER_SECONDS
 
@@ -96,7 +96,7 @@ def _server_times(region: str) -> dict[str, str]:
 
 
 def _render(chart: str, values: Json) -> list[Json]:
-    """Every object, of a release called `lab`."""
+    """Every object that the chart renders for a release called `lab`."""
     loaded = helm_python.Chart.load(HELM / chart)
     loaded.validate_schema(values)
     texts = loaded.render(values, name="lab", namespace="lab")
@@ -110,7 +110,7 @@ def _spec(objects: list[Json], kind: str, name: str) -> Json:
 
 
 def _agreed(specs: list[Json]) -> Json:
-    """The pools' common policy; a lab with one for each is not there."""
+    """The policy of all pools; the lab supports only one for all."""
     if any(spec != specs[0] for spec in specs):
         raise ValueError(f"the charts give the pools different policies: {specs}")
     return specs[0]

@@ -1,6 +1,7 @@
 """The report as one self-contained page: for each scenario a timeline of traffic and latency.
 
-Plain HTML and SVG, no script, so that it can be mailed and printed. Knows the report's JSON alone.
+Plain HTML and SVG without scripts, so that it can be mailed and printed. Knows only the report's
+JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def write_page(report: Mapping[str, Any], folder: Path) -> Path:
 
 
 def write_picture(page_path: Path) -> Path | None:
-    """The page as PNG beside it, by a browser; None where there is no Chromium."""
+    """A browser's image of the page, as PNG next to it; None if there is no Chromium."""
     browser = shutil.which("chromium")
     if browser is None:
         return None
@@ -111,7 +112,7 @@ def _ms(milliseconds: float | None) -> str:
 
 
 def _traffic(scenario: Mapping[str, Any], regions: Sequence[str]) -> str:
-    """Stacked answers a second by region, and above them what failed."""
+    """Answers per second, stacked by region, with failures on top."""
     timeline = scenario["timeline"]
     stacks = [[second["by_region"].get(region, 0) for region in regions] for second in timeline]
     top = max([1, *(sum(stack) for stack in stacks)])
@@ -125,7 +126,7 @@ def _traffic(scenario: Mapping[str, Any], regions: Sequence[str]) -> str:
             bars.append(_bar(x, y, step - 1, height, color))
         if second["failed"]:
             bars.append(_bar(x, 2, step - 1, 8, "#c0322b"))
-    return _chart("HTTP answers a second", top, "".join(bars), scenario, step)
+    return _chart("HTTP answers per second", top, "".join(bars), scenario, step)
 
 
 def _latency(scenario: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Ports for what the lab starts, and will start again on the same ones."""
+"""Ports for the lab's processes, which restart on the same ports."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 @contextmanager
 def free_ports(count: int) -> Iterator[list[int]]:
-    """Ports nobody listens on now; held until the end of the context.
+    """Free ports, held until the end of the context.
 
-    They lie below those that the kernel gives to connections going out, one of which would keep a
-    server from coming back.
+    They are below the kernel's range for outgoing connections. An outgoing connection on a server's
+    port would keep the server from starting again.
     """
     candidates = range(_LOWEST, max(_LOWEST + 1000, int(_EPHEMERAL.read_text().split()[0])))
     ports: list[int] = []

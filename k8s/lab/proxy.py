@@ -1,6 +1,6 @@
-"""Envoy in the place of the cross-region gateway: one address a region, the other one behind it.
+"""Envoy as the cross-region gateway: one address per region, with the other region as fallback.
 
-Builds its configuration and runs it. Knows replicas as regions and ports.
+Builds Envoy's configuration and runs Envoy. Knows replicas only as regions and ports.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ type Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a region's clients call, or where a replica listens."""
+    """The ports that a region's clients call, or that a replica listens on."""
 
     http: int
     grpc: int
@@ -67,7 +67,7 @@ class Proxy:
         return self._process.pid
 
     async def is_whole(self) -> bool:
-        """Whether every replica of every cluster is sent requests. RuntimeError if it has ended."""
+        """Whether Envoy sends requests to every replica. RuntimeError if Envoy has ended."""
         if self._process.poll() is not None:
             raise RuntimeError(f"Envoy ended:\n{self._log_path.read_text()[-2000:]}")
         async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
@@ -156,7 +156,7 @@ def _retry_policy(numbers: Numbers) -> Json:
     retry = f"{_EXTENSIONS}.retry"
     return {
         "retry_on": _RETRY_ON,
-        # A full queue is retried too: that is how load spills into the other region here.
+        # Envoy also retries when a queue is full, so that load spills over into the other region.
         "retriable_status_codes": [503, 429],
         "num_retries": numbers.num_retries,
         "per_try_idle_timeout": _seconds(numbers.quiet_timeout),
@@ -185,7 +185,7 @@ def _cluster(
     regions: Mapping[str, Sequence[Address]],
     numbers: Numbers,
 ) -> Json:
-    """Both regions, the own one first; full-size retry budget, or a region's loss exhausts it."""
+    """Both regions, the own one first; a region's loss would exhaust a smaller retry budget."""
     ordered = sorted(regions, key=lambda other: other != region)
     thresholds = {"max_requests": 16384, "max_pending_requests": 4096, "max_retries": 1024}
     cluster: Json = {
@@ -224,18 +224,18 @@ def _health_check(numbers: Numbers) -> Json:
 
 
 def _outlier_detection(numbers: Numbers) -> Json:
-    """What fails requests is left alone before the health checks see it.
+    """Ejects a replica that fails requests, before the health checks notice.
 
-    A silence counts as a failure. Counted apart, as the proxy can, it would not: a connection that
-    is made would make up for it. And each ejection would be longer than the one before by default,
-    so that a region which came back would be left out for minutes.
+    A silent replica counts as failing. If Envoy counted local failures separately, each successful
+    connection would cancel a silence. All ejections have one length: by default each is longer than
+    the last, so a region that came back would get no requests for minutes.
     """
     return {
         "interval": "1s",
         "base_ejection_time": numbers.ejection,
         "max_ejection_time": numbers.ejection,
         "max_ejection_percent": 100,
-        # A server whose engine hangs passes its checks for a while.
+        # A server whose engine hangs still passes its health checks for a while.
         "successful_active_health_check_uneject_host": False,
         "consecutive_5xx": numbers.failures_to_eject,
     }
@@ -253,7 +253,7 @@ def _http2() -> Json:
 
 
 def _locality(region: str, priority: int, protocol: str, replicas: Sequence[Address]) -> Json:
-    """Both protocols' endpoints are checked at the port for HTTP, as the charts' policies say."""
+    """The HTTP port is checked for the endpoints of both protocols, as in the charts' policies."""
     endpoints = [
         {
             "address": _socket(getattr(replica, protocol)),
@@ -269,7 +269,7 @@ def _locality(region: str, priority: int, protocol: str, replicas: Sequence[Addr
 
 
 def _is_sound(status: Mapping[str, Any]) -> bool:
-    """Besides the endpoints' own status Envoy lists what counts against a host."""
+    """Whether an endpoint is in service: Envoy lists every flag that keeps a host out."""
     return set(status) <= {"eds_health_status"}
 
 

@@ -1,6 +1,6 @@
-"""The highest rate that this machine answers in time, and where its cores went at each rate.
+"""Finds the highest rate that this machine answers in time, and its core use at each rate.
 
-Nothing is broken meanwhile: load of one rate after another.
+Applies one rate after another and breaks nothing meanwhile.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from k8s.lab.cores import Clocks
-from k8s.lab.load import Record, Shape
+from k8s.lab.load import LoadShape, Record
 from k8s.lab.report import Percentiles, percentiles
 from k8s.lab.run import Lab
 
 STEP_SECONDS, PATIENCE_SECONDS = 12.0, 5.0
 FIRST_RATE, RATE_STEP = 20, 20
 LIMIT_MS = 1000.0
-# Tried after the search, however far that got.
+# Rates to try after the search, whatever its result.
 LAST_RATE, LAST_NUM_STREAMS = 200.0, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One rate. `cores` is how many were busy on average, by what with."""
+class RateStep:
+    """The result of one rate. `cores` is the average number of busy cores by group."""
 
     rate: float
     num_streams: int
@@ -51,9 +51,9 @@ class Step:
         )
 
 
-async def find_rate(lab: Lab, shape: Shape) -> list[Step]:
-    """Steps up to the first that is not in time, then the last one; printed as they end."""
-    steps: list[Step] = []
+async def find_rate(lab: Lab, shape: LoadShape) -> list[RateStep]:
+    """Raise the rate until answers are late, then try the last rate; prints each result."""
+    steps: list[RateStep] = []
     rate = float(FIRST_RATE)
     while not steps or steps[-1].is_in_time:
         steps.append(await _step(lab, replace(shape, rate=rate)))
@@ -64,7 +64,7 @@ async def find_rate(lab: Lab, shape: Shape) -> list[Step]:
     return steps
 
 
-async def _step(lab: Lab, shape: Shape) -> Step:
+async def _step(lab: Lab, shape: LoadShape) -> RateStep:
     async with lab.steady_load(shape) as load:
         before = Clocks.read(lab.pids())
         await asyncio.sleep(STEP_SECONDS)
@@ -72,7 +72,7 @@ async def _step(lab: Lab, shape: Shape) -> Step:
         num_stream_tokens = load.num_stream_tokens
         num_unanswered = await load.drain(PATIENCE_SECONDS)
         record = load.record
-    return Step(
+    return RateStep(
         rate=shape.rate,
         num_streams=shape.num_streams,
         answers=percentiles(record.answers),

@@ -1,6 +1,6 @@
-"""From a record to numbers, and from numbers to broken promises.
+"""Turns a record into numbers, and numbers into broken promises.
 
-Pure functions over what was recorded; latencies and times in milliseconds as the report has them.
+Pure functions over the record. The report's latencies and times are in milliseconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from k8s.lab.load import Answer, Record, Shape, StreamEnd
+from k8s.lab.load import Answer, LoadShape, Record, StreamEnd
 from k8s.lab.numbers import Numbers
 from k8s.lab.scenarios import Scenario
 
@@ -25,10 +25,10 @@ class Percentiles:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """One scenario's outcome. Breaking it took `breaking_ms`; `first_answer_ms` is counted from its
-    end, and 0 when that came even before, `first_since_began_ms` from its beginning. `timeline` has
-    an entry a second, counted from the first request. `cores_before` is how many cores were busy
-    before anything broke, by what with: `others` is what had nothing to do with this.
+    """One scenario's outcome. Breaking the region took `breaking_ms`. `first_answer_ms` counts from
+    the end of the breaking, and is 0 if the answer came earlier; `first_since_began_ms` counts from
+    its beginning. `timeline` has one entry per second from the first request. `cores_before` is the
+    number of busy cores before the breaking, by group; `others` is the rest of the machine.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Result:
     broken_promises: list[str] = field(default_factory=list)
 
     @classmethod
-    def unfinished(cls, scenario: Scenario, shape: Shape, error: Exception) -> Result:
-        """Of a scenario that raised: nothing is known of it but why."""
+    def unfinished(cls, scenario: Scenario, shape: LoadShape, error: Exception) -> Result:
+        """The outcome of a scenario that raised an exception: only its reason is known."""
         nothing = Percentiles(p50_ms=0.0, p99_ms=0.0, count=0)
         words = f"it did not finish: {type(error).__name__}: {error}"
         return cls(
@@ -79,7 +79,7 @@ class Result:
 def evaluate(
     scenario: Scenario,
     record: Record,
-    shape: Shape,
+    shape: LoadShape,
     numbers: Numbers,
     *,
     primary: str,
@@ -87,8 +87,8 @@ def evaluate(
     event: float,
     settled: float,
 ) -> Result:
-    """`began` is when breaking it began, `event` when it was broken, `settled` when the time after
-    it begins; monotonic seconds.
+    """In monotonic seconds: breaking starts at `began` and is complete at `event`; the time after
+    the failure starts at `settled`.
     """
     answers, streams = record.answers, record.streams
     origin = min(answer.start for answer in answers)
@@ -125,7 +125,7 @@ def evaluate(
 
 
 def percentiles(answers: Iterable[Answer]) -> Percentiles:
-    """Of those that succeeded; zeros where there are none."""
+    """The latencies of successful requests; zeros if there are none."""
     latencies = sorted((a.end - a.start) * 1000 for a in answers if not a.error)
     if not latencies:
         return Percentiles(p50_ms=0.0, p99_ms=0.0, count=0)
@@ -139,7 +139,7 @@ def percentiles(answers: Iterable[Answer]) -> Percentiles:
 def _first_answer(
     scenario: Scenario, answers: list[Answer], primary: str, began: float
 ) -> float | None:
-    """When the first that counts was there."""
+    """The time of the first answer that counts."""
     ends = [
         answer.end
         for answer in answers
@@ -188,7 +188,7 @@ def _timeline(record: Record, origin: float) -> list[dict[str, Any]]:
 
 
 def _second(record: Record, start: float) -> dict[str, Any]:
-    """What ended in this second."""
+    """The requests that ended in this second."""
     answers = [a for a in record.answers if start <= a.end < start + 1]
     streams = [s for s in record.streams if start <= s.end < start + 1]
     latency = percentiles(answers)

@@ -1,6 +1,6 @@
-"""One scenario after another: load, break, watch, restore.
+"""Runs one scenario after another: load, break, watch, restore.
 
-Everything about time is here: how long before, during and after.
+This module decides how long the phases before, during and after a failure take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from k8s.lab.cores import Clocks
 from k8s.lab.fleet import Fleet
-from k8s.lab.load import UNARY_TOKENS, Load, Shape, undisturbed
+from k8s.lab.load import UNARY_TOKENS, LoadGenerator, LoadShape, undisturbed
 from k8s.lab.numbers import REGIONS, Numbers
 from k8s.lab.ports import free_ports
 from k8s.lab.proxy import Address, Proxy
@@ -25,7 +25,7 @@ from k8s.lab.report import Result, evaluate
 from k8s.lab.scenarios import Scenario
 
 SETTLE_SECONDS = 60.0
-# Of load before anything happens, and after things should have settled.
+# Seconds of load before a failure, and after the regions should have settled.
 BEFORE_SECONDS, AFTER_SECONDS = 6.0, 3.0
 
 
@@ -45,7 +45,7 @@ class Lab:
         cls,
         folder: Path,
         numbers: Numbers,
-        shape: Shape,
+        shape: LoadShape,
         *,
         retries: bool,
         num_replicas: int,
@@ -54,7 +54,7 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         fleet = Fleet(numbers, num_replicas, folder)
         try:
-            # One after another: the first one compiles, with all cores, for the others.
+            # One after another: the first server compiles, with all cores, for the others.
             for replica in fleet.replicas:
                 _say(f"starting {replica.name}")
                 replica.start()
@@ -77,9 +77,9 @@ class Lab:
         self._proxy.stop()
         self._fleet.end()
 
-    async def run(self, scenario: Scenario, shape: Shape) -> Result:
-        """One scenario from sound regions; leaves what it broke as it is. What is raised is a
-        result too, so that the others' are not lost.
+    async def run(self, scenario: Scenario, shape: LoadShape) -> Result:
+        """Run one scenario on sound regions; does not restore them. An exception becomes a result
+        too, so that the other scenarios' results are not lost.
         """
         try:
             _say("restoring")
@@ -90,7 +90,7 @@ class Lab:
             traceback.print_exc()
             return Result.unfinished(scenario, shape, error)
 
-    async def _run(self, scenario: Scenario, shape: Shape) -> Result:
+    async def _run(self, scenario: Scenario, shape: LoadShape) -> Result:
         load = self._load(shape)
         if scenario.prepare is not None:
             await scenario.prepare(self._fleet, load)
@@ -123,8 +123,8 @@ class Lab:
         return replace(result, cores_before=cores)
 
     @asynccontextmanager
-    async def steady_load(self, shape: Shape) -> AsyncIterator[Load]:
-        """Load on sound regions of which nothing is broken."""
+    async def steady_load(self, shape: LoadShape) -> AsyncIterator[LoadGenerator]:
+        """Load on sound regions, with nothing broken."""
         await self._settle()
         load = self._load(shape)
         load.start()
@@ -134,22 +134,22 @@ class Lab:
             await load.aclose()
 
     def pids(self) -> dict[str, list[int]]:
-        """The processes that are there, by what they are part of."""
+        """The running processes, by the group they belong to."""
         running = [replica for replica in self._fleet.replicas if not replica.has_ended]
         servers = [pid for replica in running for pid in replica.pids]
         return {"servers": servers, "proxy": [self._proxy.pid], "load": [os.getpid()]}
 
-    def _load(self, shape: Shape) -> Load:
+    def _load(self, shape: LoadShape) -> LoadGenerator:
         address = self._proxy.addresses[REGIONS[0]]
-        return Load(address, shape, self._expected, self._fleet.region_of)
+        return LoadGenerator(address, shape, self._expected, self._fleet.region_of)
 
     async def _settle(self) -> None:
-        """The proxy has every replica in service: health checks passed, ejections lapsed."""
+        """Wait until the proxy uses every replica: health checks passed, ejections expired."""
         async with asyncio.timeout(SETTLE_SECONDS):
             while not await self._proxy.is_whole():
                 await asyncio.sleep(0.5)
 
-    async def _watch(self, scenario: Scenario, load: Load) -> None:
+    async def _watch(self, scenario: Scenario, load: LoadGenerator) -> None:
         start, seen = time.monotonic(), 0
         while True:
             await asyncio.sleep(1)
@@ -166,8 +166,8 @@ class Lab:
 
 
 async def _expected(fleet: Fleet, num_tokens: int) -> list[list[int]]:
-    """Each prompt's tokens, asked of the first server. The others are asked for a few too: a region
-    that serves users of its own has answered before, and is not as slow as a first answer is.
+    """Each prompt's tokens, from the first server. The others generate a few tokens too: a region
+    with its own users has answered before, and a server's first answer is slow.
     """
     first, *others = fleet.replicas
     expected = await undisturbed(first.address, num_tokens)
@@ -179,6 +179,6 @@ async def _expected(fleet: Fleet, num_tokens: int) -> list[list[int]]:
 
 
 def _say(line: str) -> None:
-    """On a terminal one line that changes, elsewhere one line after another."""
+    """Print progress: on a terminal in one changing line, elsewhere line by line."""
     end = "" if sys.stderr.isatty() else "\n"
     print(f"\r\033[K{line}" if not end else line, end=end, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""What happens to the regions, and what is promised of it.
+"""The scenarios: how each breaks a region, and what each promises.
 
-A scenario is data and one function that breaks something; the run around it is the same for all.
+A scenario is data and one function that breaks something. All scenarios run in the same way.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from k8s.lab.fleet import NEW_VERSION, Fleet, Replica
-from k8s.lab.load import Load
+from k8s.lab.load import LoadGenerator
 from k8s.lab.numbers import Numbers
 
-# From the moment the last process is gone, or has been told, to the first answer.
+# Seconds from the end of the last process, or from its signal, to the first answer.
 AT_ONCE_SECONDS = 0.05
 SWAP_SECONDS = 17.0
 
-# Does it, and tells when it had its effect: of a kill, when the last process was gone.
-type Breaking = Callable[[Fleet, Load], Awaitable[float]]
+# Breaks something and returns when it took effect: for a kill, when the last process was gone.
+type Breaking = Callable[[Fleet, LoadGenerator], Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """`first_answer` is of the other region, or of any where requests may stay; `within` in
-    seconds, None where nothing is promised. `seconds` is how long it is watched, by default until
-    checks have seen it. `may_refuse`: full queues are an answer. `prepare` is done before any load.
+    """`first_answer` must come from the other region, or from any if requests may stay, `within`
+    seconds (None: no promise). The lab watches for `seconds`, by default until the health checks
+    have noticed the failure. `may_refuse`: a full queue counts as an answer. `prepare` runs before
+    any load.
     """
 
     name: str
@@ -45,7 +46,7 @@ def _primary(fleet: Fleet) -> list[Replica]:
     return next(iter(fleet.regions.values()))
 
 
-async def _kill(fleet: Fleet, _: Load) -> float:
+async def _kill(fleet: Fleet, _: LoadGenerator) -> float:
     return await _kill_all(_primary(fleet))
 
 
@@ -57,35 +58,35 @@ async def _kill_all(replicas: list[Replica]) -> float:
     return time.monotonic()
 
 
-async def _freeze(fleet: Fleet, _: Load) -> float:
+async def _freeze(fleet: Fleet, _: LoadGenerator) -> float:
     for replica in _primary(fleet):
         replica.signal(signal.SIGSTOP)
     return time.monotonic()
 
 
-async def _drain(fleet: Fleet, _: Load) -> float:
+async def _drain(fleet: Fleet, _: LoadGenerator) -> float:
     for replica in _primary(fleet):
         replica.drain()
     return time.monotonic()
 
 
-async def _lose_replica(fleet: Fleet, _: Load) -> float:
+async def _lose_replica(fleet: Fleet, _: LoadGenerator) -> float:
     return await _kill_all(_primary(fleet)[:1])
 
 
-async def _hang(fleet: Fleet, _: Load) -> float:
+async def _hang(fleet: Fleet, _: LoadGenerator) -> float:
     for replica in _primary(fleet):
         replica.hang()
     return time.monotonic()
 
 
-async def _swap(fleet: Fleet, _: Load) -> float:
-    """Kill the region while it loads the new version, and before any replica serves it: what began
-    on a version that only the dead had cannot go on.
+async def _swap(fleet: Fleet, _: LoadGenerator) -> float:
+    """Kill the region while it loads the new version, before any replica serves it: a stream of a
+    version that only the killed region had could not be resumed.
     """
     replicas = _primary(fleet)
     fleet.configure(next(iter(fleet.regions)), NEW_VERSION)
-    # A tenth of a second is all there is, and the event loop has the load to drive: a thread.
+    # The window is a tenth of a second and the event loop drives the load, so a thread does it.
     await asyncio.to_thread(_kill_loading, replicas)
     ended = await _kill_all(replicas)
     if any(replica.has_logged(f"version {NEW_VERSION} is served") for replica in replicas):
@@ -94,7 +95,7 @@ async def _swap(fleet: Fleet, _: Load) -> float:
 
 
 def _kill_loading(replicas: list[Replica]) -> None:
-    """Wait until one of them loads the new version, then kill all."""
+    """Wait until one replica loads the new version, then kill all."""
     deadline = time.monotonic() + SWAP_SECONDS
     while not any(replica.has_logged(f"version {NEW_VERSION} is LOADING") for replica in replicas):
         if time.monotonic() > deadline:
@@ -104,12 +105,12 @@ def _kill_loading(replicas: list[Replica]) -> None:
         replica.signal(signal.SIGKILL)
 
 
-async def _overload(_: Fleet, load: Load) -> float:
+async def _overload(_: Fleet, load: LoadGenerator) -> float:
     load.burst(120, 40)
     return time.monotonic()
 
 
-async def _bring_back(fleet: Fleet, _: Load) -> float:
+async def _bring_back(fleet: Fleet, _: LoadGenerator) -> float:
     await fleet.restore()
     return time.monotonic()
 
@@ -130,7 +131,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="drain",
-        description="SIGTERM to the primary region: it answers until the gateway looks elsewhere",
+        description="SIGTERM to the primary region: it answers until the gateway leaves it",
         break_it=_drain,
         first_answer="any region",
         within=lambda _: AT_ONCE_SECONDS,
@@ -145,7 +146,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="hang",
-        description="the primary region's engines stop; its servers go on to answer",
+        description="the primary region's engines stop; its servers still answer",
         break_it=_hang,
         within=lambda numbers: numbers.silence,
     ),
@@ -157,7 +158,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="overload",
-        description="120 longer requests at once: what finds full queues spills over",
+        description="120 longer requests at once: requests that find a full queue spill over",
         break_it=_overload,
         first_answer="any region",
         may_refuse=True,
@@ -165,7 +166,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="back",
-        description="the primary region, gone before, comes back under load",
+        description="the primary region, down before, comes back under load",
         prepare=_kill,
         break_it=_bring_back,
         first_answer="any region",

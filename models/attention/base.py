@@ -1,9 +1,9 @@
-"""The one interface of attention over a paged KV pool, and what every backend is told.
+"""The interface of attention over a paged KV pool: one protocol, and the inputs of every backend.
 
-A pool holds the blocks of all layers of one kind; a row's block table says which hold its tokens,
-in order, and block 0 takes the writes of padding. A backend decides the pool's arrays, plans once a
-step and kind what does not change from layer to layer, then writes a layer's new keys and values
-and attends. It knows no weights and no scheduling.
+A pool holds the blocks of all layers of one kind. A row's block table lists, in order, the blocks
+that hold the row's tokens; writes of padding go to block 0. A backend chooses the pool's arrays.
+Per step and kind it makes one plan for all layers; per layer it writes the new keys and values and
+attends. Knows neither weights nor scheduling.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-# A pytree of arrays; or, of the same tree, of their shapes or PartitionSpecs.
+# A pytree of arrays, or the same pytree with the arrays' shapes or PartitionSpecs as leaves.
 type Pool = Any
 type Plan = Any
 
 
 class Ragged(NamedTuple):
-    """Where each token of a step belongs. Rows come decodes first; padding rows are empty.
+    """The row and position of each token of a step. Decodes are the first rows, padding rows empty.
 
-    `positions_T` is the token's position in its sequence, `row_T` its row (padding: any, with
-    `is_padding_T`). `block_tables_KSB` has a table a kind of layers. `seq_lens_S` is the KV length
-    after this step, `query_start_S1` cumulative. The first `num_decodes` rows have one token each,
-    at the same index as the row; `num_rows` have any.
+    `positions_T` is a token's position in its sequence and `row_T` its row; both are arbitrary
+    where `is_padding_T`. `block_tables_KSB` has one table per kind of layers. `seq_lens_S` is the
+    KV length after this step, `query_start_S1` the cumulative number of tokens. The first
+    `num_decodes` rows have one token each, at the index of the row. Only the first `num_rows` rows
+    have tokens.
     """
 
     positions_T: jax.Array
@@ -40,7 +41,7 @@ class Ragged(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolShape:
-    """One pool's size: `num_blocks` in all, of `block_size` tokens, over all shards."""
+    """One pool's size: `num_blocks` blocks of `block_size` tokens, counted over all shards."""
 
     num_blocks: int
     block_size: int
@@ -51,11 +52,11 @@ class PoolShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
-    """What is static about one kind of layers on one shard.
+    """The compile-time constants of attention for one kind of layers on one shard.
 
     `window` limits a token to the last `window` positions, itself included. Scores are multiplied
     by `scale`, then capped to `softcap * tanh(score / softcap)`. `decode_only` promises one token
-    a row.
+    per row.
     """
 
     kv_heads: int
@@ -70,7 +71,7 @@ class AttentionSpec:
 
 
 class Backend(Protocol):
-    """A way to attend. Frozen and hashable: it is part of the layout that programs depend on."""
+    """A backend. Frozen and hashable, because it is part of the layout that programs depend on."""
 
     def abstract_pool(self, shape: PoolShape) -> Pool:
         """The pool's arrays as shapes and dtypes, all shards together."""
@@ -79,10 +80,10 @@ class Backend(Protocol):
         """The PartitionSpecs of the pool's arrays: split by KV heads, blocks by data rank."""
 
     def block_size(self, pool: Pool) -> int:
-        """Tokens of one block, read off a pool's arrays."""
+        """Tokens per block, from a pool's arrays."""
 
     def plan(self, spec: AttentionSpec, ragged: Ragged) -> Plan:
-        """What all layers of a kind share in one step."""
+        """The plan that all layers of one kind share in one step."""
 
     def attend(
         self,
@@ -93,7 +94,7 @@ class Backend(Protocol):
         pool: Pool,
         table_SB: jax.Array,
     ) -> tuple[jax.Array, Pool]:
-        """Write keys and values (of the pool's dtype) into their slots, then attend causally.
+        """Write keys and values (in the pool's dtype) into their slots, then attend causally.
 
-        `table_SB` counts blocks of the whole pool. Returns [K, T, G, H] in q's dtype.
+        `table_SB` has block numbers within the whole pool. Returns [K, T, G, H] in q's dtype.
         """

@@ -1,4 +1,4 @@
-"""Which attention backend a platform and a model's shape allow."""
+"""Chooses the attention backend for a platform and a model's shape."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ type BackendName = Literal["auto", "tokamax", "pallas", "xla"]
 
 
 class BackendError(ValueError):
-    """A backend that the platform or the model does not allow; the message says what would do."""
+    """The platform or the model does not allow the backend; the message names one to use."""
 
 
 def choose_backend(
     name: BackendName, platform: str, config: ModelConfig, tensor_size: int
 ) -> Backend:
-    """The named backend, or for `auto` the best there is. Raises BackendError."""
+    """The named backend, or the best one for `auto`. Raises BackendError."""
     if name == "xla" or (name == "auto" and platform != "tpu"):
         return XlaAttention()
     if platform != "tpu":

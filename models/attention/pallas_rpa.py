@@ -1,7 +1,7 @@
 """The TPU fallback: the ragged paged attention kernel that ships with JAX.
 
-For head size 128 only. It does not write the pool: keys and values are scattered first. Compiled
-for TPU only.
+It supports only head size 128 and compiles only for TPU. The kernel does not write the pool, so
+this backend scatters keys and values into the pool first.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from models.attention.base import AttentionSpec, PoolShape, Ragged
 from models.sharding import DATA, TENSOR
 
 HEAD_DIM = 128
-# KV heads on one chip for which the kernel's tiles come out whole.
+# The numbers of KV heads on one chip for which the kernel's tiles are whole.
 KV_HEADS = (1, 2, 4, 8, 16, 32)
 
-# The kernel's own choice asks for a device, which ahead-of-time compilation has not.
+# The kernel's own choice needs a device, and ahead-of-time compilation has none.
 _CONTEXT_TOKENS = 512
 _DECODE_QUERIES, _PREFILL_QUERIES = 8, 64
 

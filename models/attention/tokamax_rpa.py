@@ -1,10 +1,10 @@
-"""The TPU backend of choice: tokamax's ragged paged attention, planned once a step.
+"""The preferred TPU backend: tokamax's ragged paged attention, planned once per step.
 
-The public entry point computes its schedule and launches three kernels in every layer. The
-schedule depends on lengths alone, so here it is made once for all layers of a kind, and only the
-kernel that the program's rows need is launched: 1 + L launches a step in place of 6 L. That takes
-tokamax's inner modules, which is why its version is pinned exactly. The kernel writes keys and
-values itself, in place. Compiled for TPU only; its arithmetic runs in the dtype of the queries.
+tokamax's public entry point computes a schedule and launches three kernels in every layer. The
+schedule depends only on lengths, so this backend makes it once for all layers of a kind. It also
+launches only the kernel that the program's rows need: 1 + L launches per step instead of 6 L. This
+uses tokamax's internal modules, so the project pins its exact version. The kernel writes keys and
+values in place. It compiles only for TPU and computes in the dtype of the queries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from models.attention.base import AttentionSpec, PoolShape, Ragged
 from models.sharding import DATA, TENSOR
 
-# Tuned sizes: query and context tokens a round, and rows or tiles worked on together.
+# Tuned sizes: query and context tokens per round, and rows or tiles processed together.
 _DECODE_BLOCKS = {"bq_sz": 1, "bq_c_sz": 1, "batch_size": 8}
 _PREFILL_BLOCKS = {"bq_sz": 128, "bq_c_sz": 64, "batch_size": 2}
 _CONTEXT_TOKENS, _NUM_BUFFERS = 512, 3
@@ -62,7 +62,7 @@ class TokamaxAttention:
         num_new = jnp.diff(ragged.query_start_S1)
         first = ragged.seq_lens_S - num_new
         lengths = Lengths(ragged.query_start_S1, first, first, num_new)
-        # A bucket of decodes is one kernel's, any other the mixed one's, decodes included.
+        # A bucket of decodes uses the decode kernel, any other one the mixed kernel for all rows.
         rows = ragged.num_rows
         ends = (rows, rows, rows) if spec.decode_only else (jnp.zeros_like(rows),) * 2 + (rows,)
         num_tokens = ragged.positions_T.shape[0]
@@ -127,7 +127,7 @@ def _configs(
     table: tuple[int, ...],
     dtype: jnp.dtype,
 ) -> Any:
-    """The kernel's static description; `table` is rows and blocks a row."""
+    """The kernel's static description; `table` is the number of rows and of blocks per row."""
     from jax.experimental.pallas import tpu as pltpu
     from tokamax._src.ops.batched_rpa.kernel import configs
 

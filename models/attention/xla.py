@@ -1,9 +1,9 @@
-"""The XLA backend: attention in plain array operations, for CPU and GPU, and the oracle of others.
+"""The XLA backend: attention in array operations, for CPU and GPU, and the other backends' oracle.
 
-The pool is KV-head-major, keys and values apart, so that a block feeds a batched product without
-being transposed. The context is walked in chunks with a running softmax (Milakov and Gimelshein,
-2018) that stops at the longest row's end, so the cost follows the real lengths and no program
-depends on the context.
+The pool is KV-head-major and keeps keys and values apart, so that a block feeds a batched product
+without a transpose. A running softmax (Milakov and Gimelshein, 2018) goes over the context in
+chunks and stops at the end of the longest row. So the cost follows the real lengths, and no program
+depends on the context's length.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from models.sharding import DATA, TENSOR
 
 # Context tokens per round of the running softmax; measured best on CPU between 64 and 256.
 _CHUNK_TOKENS = 128
-# Query tokens per tile of a prefill, and tiles worked on together.
+# Query tokens per tile of a prefill, and tiles processed together.
 _TILE_TOKENS = 32
 _TILE_GROUP = 4
 _NEVER = -1e30
 _FAR = 2**31 - 1
 
-# An array; or, of the same tree, its shape or its PartitionSpec.
+# An array, its shape or its PartitionSpec.
 type Leaf = Any
 
 
@@ -72,7 +72,7 @@ class XlaAttention:
 
 
 class _Context(NamedTuple):
-    """Where a layer's queries look."""
+    """The part of the pool that a layer's queries attend to."""
 
     pool: KVBlocks
     ragged: Ragged
@@ -111,7 +111,7 @@ def _attend(context: _Context, q_TKGH: jax.Array) -> jax.Array:
 
 
 def _attend_decodes(context: _Context, q_SKGH: jax.Array) -> jax.Array:
-    """One query a row, for the first `num_decodes` rows; the others give zeros."""
+    """One query per row, for the first `num_decodes` rows; the other rows give zeros."""
     ragged, num_queries = context.ragged, q_SKGH.shape[0]
     is_decode = jnp.arange(num_queries) < ragged.num_decodes
     lens_S = jnp.where(is_decode, ragged.seq_lens_S[:num_queries], 0)
@@ -121,7 +121,7 @@ def _attend_decodes(context: _Context, q_SKGH: jax.Array) -> jax.Array:
 
 
 def _attend_prefills(context: _Context, q_TKGH: jax.Array, out: jax.Array) -> jax.Array:
-    """Rows of several tokens, cut into tiles; a loop runs as many groups of tiles as there are."""
+    """Rows of several tokens, cut into tiles; a loop runs over the groups of tiles."""
     ragged, num_tokens = context.ragged, q_TKGH.shape[0]
     num_rows = ragged.seq_lens_S.shape[0]
     query_lens = jnp.diff(ragged.query_start_S1)
@@ -167,7 +167,7 @@ def _over_context(
         seen = position <= limit
         if spec.window is not None:
             seen &= position > limit - spec.window
-        # A weight of zero would not keep out a NaN, of a failed sequence or in the padding block.
+        # A weight of zero does not stop a NaN, which a failed sequence or the padding may hold.
         is_kept = (position >= _per_group(first_seen)) & (position <= _per_group(last_seen))
         v = jnp.where(is_kept[:, :, :, 0, :, None], pool.v[ids].astype(dtype), 0)
         return _fold(state, q, pool.k[ids].astype(dtype), v, seen, spec.softcap)
@@ -184,7 +184,7 @@ def _over_context(
 
 
 def _product_dtype(spec: AttentionSpec) -> jnp.dtype:
-    """Products run in the pool's dtype, unless that is one byte wide, which is for keeping only."""
+    """Products run in the pool's dtype, unless it is one byte wide: that is only for storage."""
     return jnp.dtype(jnp.float32) if spec.kv_dtype.itemsize == 1 else spec.kv_dtype
 
 

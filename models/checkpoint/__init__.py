@@ -1,1 +1,1 @@
-"""A checkpoint where it lies: its files, their checksums, and reading them within bounds."""
+"""A checkpoint's files in a folder or bucket: their checksums, and reading in bounded memory."""

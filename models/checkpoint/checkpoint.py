@@ -1,7 +1,8 @@
-"""A checkpoint folder's tensors: which there are, their shapes, and reading parts of them.
+"""The tensors of a checkpoint folder: their names and shapes, and how to read parts of them.
 
-Hugging Face layout: one or more safetensors files, found by their headers, an index file being no
-more than a promise that is checked. Knows no model and no device.
+The folder has the Hugging Face layout: one or more safetensors files. Their headers say which
+tensors exist; an index file is only used to check that no file is missing. Knows neither models nor
+devices.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from models.checkpoint.files import LocalFiles
 from models.checkpoint.verified_reading import FileReader, ReadError
 
 _INDEX = "model.safetensors.index.json"
-# What a weight may be stored as. Narrower types need scales, which nothing here would apply.
+# The types a weight may be stored in. Narrower types need scales, which this module does not apply.
 _DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-# Of the types there are, to tell a file that was cut from one that is merely of another kind.
+# Sizes of all safetensors types, to distinguish a truncated file from one of an unsupported type.
 _BITS = {
     "BOOL": 8, "I8": 8, "U8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64,
@@ -42,7 +43,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """`start` is the place of its first byte in the file."""
+    """One tensor of a file; `start` is the offset of its first byte."""
 
     file: str
     shape: tuple[int, ...]
@@ -59,9 +60,9 @@ class _Tensor:
 
 
 class Checkpoint:
-    """The tensors of one folder. Opening reads headers only. For one thread.
+    """The tensors of one folder. Opening reads only headers. For use by one thread.
 
-    `reader` is how its files are read; by default as they are, from a folder of this machine.
+    `reader` reads the files; by default it reads a local folder without verification.
     """
 
     def __init__(self, folder: Path, reader: FileReader | None = None) -> None:
@@ -76,17 +77,17 @@ class Checkpoint:
         return name in self._tensors
 
     def place(self, name: str) -> tuple[str, int]:
-        """Where a tensor begins: its file, and the byte in it."""
+        """The place where a tensor begins: its file, and the offset in the file."""
         tensor = self._tensors[name]
         return tensor.file, tensor.start
 
     def read_ahead(self, names: Iterable[str]) -> None:
-        """Announce the tensors that will be read, in that order."""
+        """Announce the tensors that will be read, in the order of reading."""
         tensors = [self._tensors[name] for name in names]
         self._reader.read_ahead((tensor.file, tensor.start, tensor.stop) for tensor in tensors)
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """CheckpointError unless the tensor is there in this shape, stored as floats."""
+        """Raise CheckpointError unless the tensor exists in this shape, stored as floats."""
         tensor = self._tensors.get(name)
         if tensor is None:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing")
@@ -104,7 +105,7 @@ class Checkpoint:
     def read(
         self, name: str, rows: slice = slice(None), columns: slice | None = None
     ) -> np.ndarray:
-        """The tensor, or these rows (and columns) of it, in the dtype it is stored in."""
+        """The tensor, or these rows (and columns) of the tensor, in its stored dtype."""
         tensor = self._tensors[name]
         first, last, _ = rows.indices(tensor.shape[0] if tensor.shape else 1)
         start, stop = (tensor.start + row * tensor.row_bytes for row in (first, last))
@@ -123,7 +124,7 @@ class Checkpoint:
 
 
 def _published(name: str) -> str:
-    """The name under which vision checkpoints were published, for what was saved again since."""
+    """The name in the published vision checkpoints, for a tensor that newer tools saved."""
     renamed = "model.language_model."
     if not name.startswith(renamed):
         return name
@@ -131,7 +132,7 @@ def _published(name: str) -> str:
 
 
 def _weight_files(folder: Path, reader: FileReader) -> list[str]:
-    """The safetensors files of a folder; every one that its index names must be there."""
+    """The safetensors files of a folder; every file that the index names must exist."""
     names = reader.names()
     found = {name for name in names if name.endswith(".safetensors")}
     if _INDEX in names or (folder / _INDEX).is_dir():
@@ -149,7 +150,7 @@ def _weight_files(folder: Path, reader: FileReader) -> list[str]:
 
 
 def _tensors_of(path: Path, reader: FileReader) -> list[tuple[str, _Tensor]]:
-    """The tensors of one file by its header, which must account for every byte that follows."""
+    """The tensors of one file. Its header must account for every byte after the header."""
     size = reader.size(path.name)
     try:
         if size < _LENGTH_BYTES:

@@ -1,7 +1,8 @@
-"""A checkpoint's files, wherever they lie: which there are, how long, and any part of one.
+"""The interface to a checkpoint's files in any place, and its form for a local folder.
 
-Reads are positioned and never mapped: a mapped file that is cut short kills the process that looks
-at it, and a mount that is asked page by page is slow. Knows no file format and checks no content.
+A caller lists the files, asks for a size, or reads a part. Files are read, never memory-mapped: a
+process that touches a mapped file after it was truncated dies, and a mount is slow when it is read
+page by page. Knows no file format and checks no content.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from typing import Protocol
 
 
 class Files(Protocol):
-    """The files of one folder. Every method may take as long as a mount or a bucket does."""
+    """The files of one folder. Every method may block for as long as the mount or bucket takes."""
 
     @property
     def place(self) -> str:
-        """Where they are, for messages."""
+        """The folder's path or address, for messages."""
 
     def names(self) -> list[str]:
-        """The files there are; OSError if the folder cannot be listed."""
+        """The names of the files; OSError if the folder cannot be listed."""
 
     def size(self, name: str) -> int:
-        """Bytes of one file; OSError if it cannot be had."""
+        """The size of one file in bytes; OSError if it cannot be read."""
 
     def read(self, name: str, offset: int, length: int) -> memoryview:
-        """Exactly these bytes of one file. OSError if they cannot be had, or are not all there."""
+        """Exactly these bytes of one file; OSError if any of them is missing or cannot be read."""
 
 
 class LocalFiles:
-    """Files of a folder of this machine, which may be a mount. For any thread."""
+    """The files of a local folder, which may be a mount. For use by any thread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,7 +53,7 @@ class LocalFiles:
             return _read_exactly(file.fileno(), name, offset, length)
 
     def _check_unchanged(self, name: str, now: os.stat_result) -> None:
-        """Opened once more for every read: a file put in another's place shall not be mixed in."""
+        """Refuses a file that was replaced since its first read: every read opens the file anew."""
         seen = self._first_seen.setdefault(name, (now.st_size, now.st_mtime_ns))
         if seen != (now.st_size, now.st_mtime_ns):
             raise OSError(errno.ESTALE, f"{name} was changed while it was read")

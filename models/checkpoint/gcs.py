@@ -1,7 +1,8 @@
-"""A version's files in a Cloud Storage bucket, without a mount: ranged reads, and publishing.
+"""Reads and publishes a version's files in a Cloud Storage bucket, without a mount.
 
-Works against an emulator through STORAGE_EMULATOR_HOST. An object is read in the generation it was
-first seen in, so one that was replaced is an error and never a mixture. Needs the extra `gcs`.
+Every read of an object asks for the generation that the first look found. So a replaced object is
+an error, never a mixture of two. Works with an emulator through STORAGE_EMULATOR_HOST. Needs the
+extra `gcs`.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ _TIMEOUT_SECONDS = 60.0
 
 
 class GcsError(ValueError):
-    """A bucket that cannot be used; the message says why, and what to do."""
+    """The bucket cannot be used; the message says why, and what to do."""
 
 
 def is_gcs(path: str) -> bool:
-    """Whether a path is in a bucket."""
+    """Whether a path names a bucket."""
     return path.startswith(SCHEME)
 
 
 class GcsFiles:
-    """The objects directly under `gs://bucket/folder`, as `Files`. For any thread."""
+    """The objects directly under `gs://bucket/folder`, as `Files`. For use by any thread."""
 
     def __init__(self, path: str) -> None:
         name, _, folder = path.removeprefix(SCHEME).strip("/").partition("/")
@@ -70,7 +71,7 @@ class GcsFiles:
         return memoryview(data)
 
     def folders(self) -> list[str]:
-        """The names of the folders below."""
+        """The names of the folders directly below this path."""
         with _as_os_errors(self.place):
             blobs = self._bucket.client.list_blobs(
                 self._bucket, prefix=self._prefix, timeout=_TIMEOUT_SECONDS
@@ -79,14 +80,14 @@ class GcsFiles:
         return sorted({parts[0] for parts in inner if len(parts) > 1})
 
     def upload(self, folder: Path) -> None:
-        """Write every file of `folder`, the manifest last. FileExistsError if anything is there."""
+        """Write every file of `folder`, the manifest last. FileExistsError if any is there."""
         if self.names():
             raise FileExistsError(f"{self.place} exists already; a version is never overwritten")
         paths = [path for path in sorted(folder.iterdir()) if path.name != manifest.NAME]
         for path in [*paths, folder / manifest.NAME]:
             blob = self._bucket.blob(self._prefix + path.name)
             with _as_os_errors(f"{self.place}/{path.name}"):
-                # Generation 0 is none: whoever else publishes the same version loses.
+                # Generation 0 means "does not exist": the second publisher of a version fails.
                 blob.upload_from_filename(str(path), if_generation_match=0)
 
     def _blob(self, name: str) -> Any:
@@ -114,7 +115,7 @@ def _client() -> Any:
 
 @contextmanager
 def _as_os_errors(what: str) -> Iterator[None]:
-    """The library's errors as those of files, to be retried and told like them."""
+    """Turns the library's errors into those of `Files`, so that callers treat both alike."""
     from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, PreconditionFailed
     from google.auth.exceptions import GoogleAuthError
     from requests.exceptions import RequestException

@@ -1,4 +1,4 @@
-"""Where a checkpoint's files are: a folder of this machine, or a folder of a bucket."""
+"""Opens a checkpoint's files by their path: a local folder, or a folder of a bucket."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from models.checkpoint.gcs import GcsFiles, is_gcs
 
 
 def files_of(path: str) -> Files:
-    """The files of a version by its path, in a folder or a bucket."""
+    """The files of the version at this path, local or in a bucket."""
     return GcsFiles(path) if is_gcs(path) else LocalFiles(Path(path))

@@ -1,8 +1,8 @@
-"""What a finished checkpoint folder says about itself: `antipode.json`, written last.
+"""The manifest of a finished checkpoint folder: `antipode.json`, which is written last.
 
-It lists every other file with its size and SHA-256, and those of its chunks, so a reader can tell a
-whole folder from a torn or stale one while it reads; and golden prompts, by which weights prove
-themselves. This module does not know what the files mean.
+The manifest lists every other file with its size, its SHA-256 and the SHA-256 of its chunks, so
+that a reader notices a torn or stale folder while it reads. It also holds golden prompts, which
+check that the weights generate the expected tokens. Does not know what the files mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class GoldenPrompt:
-    """A prompt and the tokens that greedy generation continues it with."""
+    """A prompt and the tokens that greedy generation must continue the prompt with."""
 
     prompt_token_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
@@ -30,9 +30,10 @@ class GoldenPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """What the weights must generate. `tolerance` is in natural-log probability.
+    """The tokens that the weights must generate. `tolerance` is in natural-log probability.
 
-    A token may be another one only where both are as likely as each other, within the tolerance.
+    Another token is accepted only if its log probability is within the tolerance of the expected
+    token's.
     """
 
     tolerance: float
@@ -40,7 +41,7 @@ class Golden:
 
 
 def write(folder: Path, golden: Golden | None = None) -> None:
-    """Describe every file now in `folder`; on return all of it is on the disk."""
+    """Write a manifest of every file now in `folder`; on return everything is on the disk."""
     files = {path.name: _described(path) for path in sorted(folder.iterdir()) if path.name != NAME}
     written = {"format": _FORMAT, "chunk_bytes": CHUNK_BYTES, "files": files}
     write_json(folder / NAME, written | ({"golden": asdict(golden)} if golden else {}))
@@ -48,12 +49,12 @@ def write(folder: Path, golden: Golden | None = None) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest; FileNotFoundError without one, ValueError for one of another format."""
+    """The manifest; FileNotFoundError if there is none, ValueError for another format."""
     return parse((folder / NAME).read_bytes(), str(folder / NAME))
 
 
 def parse(content: bytes, place: str) -> dict[str, Any]:
-    """The manifest from its file's content; ValueError, naming `place`, where it is none."""
+    """The manifest from its file's content; ValueError with `place` if the content is invalid."""
     try:
         found = json.loads(content)
     except ValueError as error:
@@ -66,9 +67,9 @@ def parse(content: bytes, place: str) -> dict[str, Any]:
 
 
 def sums(manifest: dict[str, Any]) -> dict[str, FileSums]:
-    """By which files can be verified chunk by chunk; older manifests have them for small files.
+    """The checksums of each file's chunks; an older manifest has them only for small files.
 
-    ValueError for entries that are none.
+    Raises ValueError for an invalid entry.
     """
     if manifest.get("chunk_bytes", CHUNK_BYTES) != CHUNK_BYTES:
         raise ValueError(f"{NAME} lists chunks of another size than {CHUNK_BYTES} bytes")
@@ -83,7 +84,7 @@ def sums(manifest: dict[str, Any]) -> dict[str, FileSums]:
 
 
 def golden(manifest: dict[str, Any]) -> Golden | None:
-    """The golden prompts, None where there are none; ValueError for what is not such."""
+    """The golden prompts, None if there are none; ValueError for an invalid entry."""
     try:
         match manifest.get("golden"):
             case None:
@@ -112,9 +113,9 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the folder has a manifest and every listed file at its listed size.
+    """Whether the folder has a manifest and every listed file with its listed size.
 
-    Contents are not read: that takes as long as loading them.
+    Does not read the contents, because that takes as long as loading the weights.
     """
     try:
         files = read(folder)["files"].items()
@@ -124,7 +125,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def verify(folder: Path) -> None:
-    """Read every listed file; ValueError names the first that is not what the manifest says."""
+    """Read every listed file; ValueError names the first that differs from the manifest."""
     for name, entry in read(folder)["files"].items():
         if sha256(folder / name) != entry["sha256"]:
             raise ValueError(f"{folder / name} does not have the checksum {NAME} lists for it")
@@ -140,7 +141,7 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` for people to read, and wait until the disk has it."""
+    """Write `value` as readable JSON, and wait until it is on the disk."""
     with path.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, ensure_ascii=False)
         file.write("\n")

@@ -1,7 +1,8 @@
 """Reads a checkpoint's files in large pieces: in parallel, ahead, verified, in bounded memory.
 
-A piece that cannot be read is tried again a few times; a place that does not answer is given up on,
-its threads left behind. Knows neither what the bytes mean nor where they come from.
+The reader tries a failed piece again a few times. If a mount or bucket does not answer in time, the
+reader gives up and abandons the threads that wait for it. Knows neither what the bytes mean nor
+where they come from.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from dataclasses import dataclass
 
 from models.checkpoint.files import Files
 
-# What a mount or a bucket answers well: its first byte is far more than its next megabyte.
+# A mount or a bucket takes far longer for the first byte than for the next megabyte.
 CHUNK_BYTES = 16 << 20
 _FIRST_WAIT_SECONDS = 0.2
 
-# A file's name and the number of one of its chunks.
+# A file's name and a chunk's number within the file.
 type _Key = tuple[str, int]
 
 
 class ReadError(ValueError):
-    """Files that cannot be read, or are not what they should be; the message says which and why."""
+    """A file cannot be read, or differs from its manifest; the message says which file and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadLimits:
-    """`buffer_bytes` are held at most, `attempts` made, `timeout_seconds` waited for one chunk."""
+    """At most `buffer_bytes` in memory, and `attempts` of `timeout_seconds` each per chunk."""
 
     buffer_bytes: int = 1 << 30
     num_threads: int = 8
@@ -40,20 +41,20 @@ class ReadLimits:
 
     @property
     def num_chunks(self) -> int:
-        """Chunks to keep, those aside that are being read when one is let go."""
+        """Chunks to keep in memory, not counting those that the threads are reading."""
         return max(2, self.buffer_bytes // CHUNK_BYTES - self.num_threads)
 
 
 @dataclass(frozen=True, slots=True)
 class FileSums:
-    """What a file must be: its size, and the SHA-256 of every chunk, in hexadecimal."""
+    """A file's expected size, and the expected SHA-256 of every chunk, in hexadecimal."""
 
     size: int
     chunks: tuple[str, ...]
 
 
 class FileReader:
-    """The files of one folder, for one thread. `sums` are of the files that can be verified."""
+    """Reads the files of one folder, for one thread; verifies the files that `sums` lists."""
 
     def __init__(
         self,
@@ -74,11 +75,11 @@ class FileReader:
         return self._files.place
 
     def names(self) -> list[str]:
-        """The files there are."""
+        """The names of the files."""
         return self._ask(self._files.names, f"listing {self.place}")
 
     def size(self, name: str) -> int:
-        """Bytes of a file; ReadError where that is not what it should be."""
+        """The size of a file in bytes; ReadError if it is not the expected size."""
         if name not in self._sizes:
             size = self._ask(lambda: self._files.size(name), f"looking up {self.path(name)}")
             if name in self._sums and size != self._sums[name].size:
@@ -90,7 +91,7 @@ class FileReader:
         return self._sizes[name]
 
     def read(self, name: str, start: int, stop: int) -> memoryview:
-        """These bytes of a file, not to be written to."""
+        """These bytes of a file; the caller must not write to them."""
         if stop > self.size(name):
             raise ReadError(f"{self.path(name)} ends before byte {stop}")
         first, last = start // CHUNK_BYTES, max(start, stop - 1) // CHUNK_BYTES
@@ -106,7 +107,7 @@ class FileReader:
         return whole
 
     def read_ahead(self, ranges: Iterable[tuple[str, int, int]]) -> None:
-        """Announce what will be read, in that order: (name, start, stop)."""
+        """Announce the ranges (name, start, stop) that will be read, in the order of reading."""
         keys = (
             (name, number)
             for name, start, stop in ranges
@@ -156,7 +157,7 @@ class FileReader:
         return self._wait(self._threads.submit(lambda: self._insist(question)), doing)
 
     def _insist[T](self, question: Callable[[], T]) -> T:
-        """Ask again after a failure, a few times, each time later."""
+        """Retry after a failure, a few times, with a longer wait each time."""
         wait = _FIRST_WAIT_SECONDS
         for _ in range(self._limits.attempts - 1):
             try:
@@ -179,7 +180,7 @@ class FileReader:
 
 
 class _Threads:
-    """As many threads as there is work for, at most `limit`. Nothing ever waits for their end."""
+    """At most `limit` threads, started as work arrives. Nothing waits for the threads to end."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

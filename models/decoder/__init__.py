@@ -1,1 +1,1 @@
-"""The mathematics of a decoder: layers, experts, positions, eight bits."""
+"""The mathematics of a decoder: layers, experts, rotary positions, 8-bit quantization."""

@@ -1,9 +1,9 @@
 """A decoder: embedding, layers over the paged KV pools, norm, head.
 
-Layers are either stacked (one leaf [L, ...] a weight, scanned by groups of the window pattern, one
-pool a kind of layers in the carry) or listed (one leaf and one pool a layer, unrolled). On CPU they
-are listed: a scan or a slice there copies each layer's weights at every step. Knows no sampling and
-no scheduling.
+Layers are stacked or listed. Stacked: one leaf [L, ...] per weight; a scan goes over groups of the
+window pattern, with one pool per kind of layers in its carry. Listed: one leaf and one pool per
+layer, unrolled. CPU uses listed layers, because a scan or a slice on CPU copies each layer's
+weights at every step. Knows neither sampling nor scheduling.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from models.decoder.quantization import quantize_kv
 from models.decoder.rope import RopeTables, rope_tables, rotate_keys, rotate_queries
 from models.sharding import TENSOR
 
-# Stacked, a pool for each of the config's `windows`; listed, one for each layer.
+# Stacked layers: one pool per window of the config's `windows`. Listed layers: one pool per layer.
 type KVPools = tuple[Pool, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What is static about one kind of layers in one program."""
+    """The compile-time constants of one kind of layers in one program."""
 
     window: int | None
     decode_only: bool
@@ -47,7 +47,7 @@ class Kind:
 
 
 class KindInputs(NamedTuple):
-    """What all layers of a kind share in one step. `table_SB` counts one layer's blocks."""
+    """Shared by all layers of a kind in one step. `table_SB` has block numbers within one layer."""
 
     plan: Plan
     rope: RopeTables
@@ -119,7 +119,7 @@ class DecoderLayer(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """A whole model. `head` is None where the embedding serves as head."""
+    """A whole model. `head` is None if the embedding is also the output head."""
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         rows, d = layout.vocab_rows(config), config.hidden_size
@@ -166,7 +166,7 @@ class Decoder(nnx.Module):
         return jnp.where(token_id < self.config.vocab_size, logits, -jnp.inf)
 
     def _embed(self, token_ids_T: jax.Array) -> jax.Array:
-        """This shard's part of the token vectors. The scale is rounded as the weights are."""
+        """This shard's part of the token vectors. The scale is rounded to the weights' dtype."""
         x = self.embedding.partial(token_ids_T).astype(self.layout.activation_dtype)
         if self.config.embedding_scale == 1.0:
             return x
@@ -206,11 +206,11 @@ class Decoder(nnx.Module):
         kinds: dict[int | None, Kind],
         inputs: dict[int | None, KindInputs],
     ) -> tuple[jax.Array, KVPools]:
-        """Scan whole patterns of layers, then run what is left of the last one.
+        """Scan whole patterns of layers, then run the rest of the last pattern.
 
-        The weights are indexed inside the scan; scanned as inputs, or the pools as input and
-        output, they would be copied. A layer's blocks start at its number within its kind times
-        the blocks of one layer.
+        The weights are indexed inside the scan, because XLA would copy weights that are scanned
+        inputs. It would also copy pools that are scanned inputs and outputs. A layer's blocks
+        start at (the layer's number within its kind) x (the blocks of one layer).
         """
         config, pattern = self.config, self.config.pattern
         graphdef, weights = nnx.split(self.layers)
@@ -239,7 +239,7 @@ class Decoder(nnx.Module):
 def pool_shapes(
     config: ModelConfig, layout: DecoderLayout, num_blocks: tuple[int, ...], block_size: int
 ) -> list[PoolShape]:
-    """The pools a decoder works on, `num_blocks` to a layer of each of the config's `windows`."""
+    """A decoder's pools; `num_blocks` has the blocks per layer for each window."""
 
     def shape(blocks: int) -> PoolShape:
         return PoolShape(
@@ -274,13 +274,13 @@ def _attention_spec(
 
 
 def _index(weights: nnx.State, layer: Layer) -> nnx.State:
-    """One layer's weights of a stack; experts stay whole, they find theirs themselves."""
+    """One layer's weights from a stack; experts stay stacked, because `Moe` indexes them itself."""
     return jax.tree.map_with_path(
         lambda path, w: w if any("experts" in str(key) for key in path) else w[layer], weights
     )
 
 
-# Jitted so that the layers of an unrolled model, alike as they are, are traced once.
+# Jitted so that JAX traces the identical layers of an unrolled model only once.
 @partial(jax.jit, static_argnums=(0, 1))
 def _run_layer(
     graphdef: nnx.GraphDef[DecoderLayer],

@@ -1,12 +1,12 @@
-"""The layers of a decoder as Flax NNX modules: each weight is declared here, once.
+"""The layers of a decoder as Flax NNX modules, with the only declaration of each weight.
 
-A declaration is shape, dtype, logical axes and initializer. From it come the abstract tree, the
-shardings, random weights and the slots that a checkpoint fills. The modules compute on one shard
-of a `shard_map` over the `tensor` axis: sizes are read off the weights, sums over shards are
-explicit. They know no KV pool, no batch and no file.
+A declaration has shape, dtype, logical axes and initializer. The abstract tree, the shardings,
+random weights and the leaves that a checkpoint fills all follow from the declarations. The modules
+compute on one shard of a `shard_map` over the `tensor` axis: they take sizes from the weights, and
+sum over shards explicitly. Know neither KV pools nor batches nor files.
 
-The weight of a norm in front of a product is folded into the matrix when it is loaded, so that the
-norm itself is a scale a token, applied after the product.
+The loader folds the weight of a norm before a product into the product's matrix. What remains of
+the norm is one scale per token, applied after the product.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ def declare(
 
 
 def int8_noise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """The initializer of a quantized matrix, beside which the scales are `int8_scale`."""
+    """The initializer of a quantized matrix; `int8_scale` initializes its scales."""
     return jax.random.randint(key, shape, -127, 128, dtype)
 
 
 def int8_scale(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Brings `int8_noise` to the deviation of the other matrices."""
+    """The scales that give `int8_noise` the standard deviation of the other matrices."""
     return jnp.full(shape, 0.02 / 73.0, dtype)
 
 
 def inverse_rms(x_TD: jax.Array, eps: float) -> jax.Array:
-    """What root-mean-square norm (Zhang and Sennrich, 2019) multiplies a token by: [T, 1]."""
+    """Each token's factor in root-mean-square norm (Zhang and Sennrich, 2019): [T, 1]."""
     x_TD = x_TD.astype(jnp.float32)
     return jax.lax.rsqrt(jnp.mean(x_TD * x_TD, axis=-1, keepdims=True) + eps)
 
 
 class Linear(nnx.Module):
-    """A matrix [in, out] and an optional bias; int8 with a scale a column where quantized.
+    """A matrix [in, out] and an optional bias; if quantized, int8 with one scale per column.
 
-    Where the input axis is split, every shard has scales of its own: [shards, out].
+    If the input axis is split, every shard has its own scales: [shards, out].
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Linear(nnx.Module):
         self.bias = declare(rngs, shape[1:], axes[1:], layout.dtype, _ZEROS) if bias else None
 
     def product(self, x: jax.Array) -> jax.Array:
-        """The matrix product alone, summed in float32: [T, out].
+        """The matrix product without bias, summed in float32: [T, out].
 
-        The result is asked for in float32: otherwise XLA for CPU converts the whole weight to
-        float32 at every step.
+        The result type is float32; otherwise XLA for CPU converts the whole weight to float32 at
+        every step.
         """
         w = self.kernel[...].astype(self.dtype)
         y = jnp.dot(x.astype(self.dtype), w, preferred_element_type=jnp.float32)
@@ -98,13 +98,13 @@ class Linear(nnx.Module):
         return (y if self.bias is None else y + self.bias[...].astype(_F32)).astype(x_TD.dtype)
 
     def partial(self, x: jax.Array, residual: Residual) -> jax.Array:
-        """The product with an input split over shards: added up, then the bias, once."""
+        """The product with an input split over shards, summed over them; adds the bias once."""
         y = residual.reduce(self.product(x).astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
 class RmsNorm(nnx.Module):
-    """A norm that stands alone: its weight is not folded into any matrix. Over the last axis."""
+    """A norm over the last axis whose weight is not folded into a matrix."""
 
     def __init__(self, rngs: nnx.Rngs, size: int, eps: float) -> None:
         self.scale = declare(rngs, (size,), (None,), _F32, _ONES)
@@ -118,8 +118,8 @@ class RmsNorm(nnx.Module):
 class AttentionProjections(nnx.Module):
     """The matrices around attention: to queries, to keys and values, and back.
 
-    Keys and values lie head by head, k then v, which is how a TPU's KV pool keeps them. With more
-    shards than KV heads, the layout's `kv_heads` counts each copy.
+    Keys and values are ordered head by head, k then v, as in a TPU's KV pool. With more shards than
+    KV heads, the layout's `kv_heads` counts each copy.
     """
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
@@ -137,7 +137,7 @@ class AttentionProjections(nnx.Module):
         return q, self.kv(x_TD, norm_T1).reshape(tokens, -1, 2, h)
 
     def back(self, out_KTGH: jax.Array, residual: Residual) -> jax.Array:
-        """What attention gave, added up over the heads of all shards: [T, D]."""
+        """Projects attention's output and sums over the heads of all shards: [T, D]."""
         flat = out_KTGH.swapaxes(0, 1).reshape(out_KTGH.shape[1], -1)
         return self.output.partial(flat, residual)
 
@@ -157,7 +157,7 @@ class Mlp(nnx.Module):
 
 
 class KvScale(nnx.Module):
-    """The units [K, 2] that each KV head's keys and values are kept in; see `quantization`."""
+    """The units [K, 2] of each KV head's stored keys and values; see `quantization`."""
 
     def __init__(self, rngs: nnx.Rngs, kv_heads: int) -> None:
         self.units = declare(rngs, (kv_heads, 2), ("kv_heads", None), _F32, _ONES)

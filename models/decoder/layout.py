@@ -1,7 +1,7 @@
-"""How a model is laid out for the devices that run it: what config.json does not hold.
+"""A model's layout on its devices: the choices that are not in config.json.
 
-Frozen and hashable, as `ModelConfig` is: the two together determine every weight's shape and every
-program. Knows no devices; who makes one has looked at them.
+Frozen and hashable like `ModelConfig`. The two together determine every weight's shape and every
+program. Knows no devices; the caller that makes a layout looks at the devices.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from models.attention.base import Backend
 from models.config import ModelConfig
 
-# A shard's vocabulary is a multiple of this: the width of a TPU register, and even for the noise.
+# A shard's vocabulary is a multiple of this: a TPU register's width, and even, as the noise needs.
 VOCAB_TILE = 128
 
 
@@ -24,8 +24,8 @@ def padded_vocab(vocab_size: int, num_shards: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderLayout:
-    """`dtype` is that of the matrices, or what they are multiplied in where they are int8
-    (`quantized`); `activation_dtype` that of the residual stream. `stacked`: layers are scanned.
+    """`dtype` is the dtype of the matrices or, if the matrices are int8 (`quantized`), of their
+    products. `activation_dtype` is the dtype of the residual stream. `stacked`: layers are scanned.
     """
 
     tensor_size: int
@@ -37,14 +37,14 @@ class DecoderLayout:
     quantized: bool = False
 
     def kv_heads(self, config: ModelConfig) -> int:
-        """KV heads counted with their copies: at least one a shard."""
+        """The number of KV heads including copies: at least one per shard."""
         return max(config.num_kv_heads, self.tensor_size)
 
     def vocab_rows(self, config: ModelConfig) -> int:
-        """Rows of the embedding: every shard has as many, a multiple of `VOCAB_TILE`."""
+        """Rows of the embedding: every shard has an equal part, a multiple of `VOCAB_TILE`."""
         return padded_vocab(config.vocab_size, self.tensor_size) * self.tensor_size
 
     @property
     def scales_kv(self) -> bool:
-        """Whether keys and values are kept in units of a scale, an integer or 8-bit float each."""
+        """Whether the pool stores keys and values in 8 bits, in units of a scale."""
         return self.kv_dtype.itemsize == 1

@@ -1,9 +1,10 @@
-"""A mixture of experts (Shazeer et al., 2017) in place of the MLP, its experts split over shards.
+"""A mixture of experts (Shazeer et al., 2017) in place of the MLP; the shards split the experts.
 
-Few tokens run every local expert on all of them, with weight zero where a token was not sent: at
-such sizes nearly every expert is read anyway, and nothing is sorted. Many tokens are sorted by
-expert and run as grouped products. A stacked model hands in the experts of all layers and the
-layer's index: a grouped product over a slice of the stack would copy the slice first.
+With few tokens, every local expert runs on all tokens, with weight zero for tokens of other
+experts. A small batch reads nearly every expert anyway, and this form needs no sorting. With many
+tokens, the tokens are sorted by expert and run as grouped products. A stacked model passes the
+experts of all layers and the layer's index, because a grouped product over a slice of the stack
+would copy the slice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import Residual
 from models.sharding import TENSOR
 
-# Up to so many tokens the dense form costs no more than reading the experts does.
+# Up to this many tokens, the dense form costs no more than reading the experts.
 DENSE_TOKENS = 256
 
 _F32 = jnp.dtype(jnp.float32)
@@ -45,7 +46,7 @@ class Experts(nnx.Module):
         self.gate_up_scale, self.down_scale = scale(2 * f), scale(d)
 
     def num_local(self) -> int:
-        """Experts of this shard."""
+        """The number of experts on this shard."""
         return int(self.gate_up.shape[-3])
 
     def dense(
@@ -69,7 +70,7 @@ class Experts(nnx.Module):
     def grouped(
         self, x_RD: jax.Array, norm_R1: jax.Array, sizes_E: jax.Array, layer: Layer
     ) -> jax.Array:
-        """Rows sorted by local expert, `sizes_E` to each: float32 [R, D]; rows past them, junk."""
+        """Rows sorted by local expert, `sizes_E` per expert: float32 [R, D]; later rows: junk."""
         y_RF = self._ragged_dot(x_RD, self.gate_up, self.gate_up_scale, sizes_E, layer)
         y_RF = self._gated(y_RF * norm_R1, x_RD.dtype)
         return self._ragged_dot(y_RF, self.down, self.down_scale, sizes_E, layer)
@@ -92,7 +93,7 @@ class Experts(nnx.Module):
         x_RD = x_RD.astype(self.dtype)
         w = kernel[...]
         if scale is not None:
-            # A grouped product takes no int8: this layer's experts are widened first.
+            # A grouped product does not accept int8, so this layer's experts are widened first.
             w = (_slice(w, layer, 3) * _slice(scale[...], layer, 2)[:, None]).astype(self.dtype)
         elif w.ndim == 4:
             assert layer is not None
@@ -105,7 +106,7 @@ type Layer = jax.Array | int | None
 
 
 class Moe(nnx.Module):
-    """Router and experts. Every token's output is the weighted sum of its best few experts'."""
+    """Router and experts. A token's output is the weighted sum over its best experts."""
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         assert config.moe is not None
@@ -155,7 +156,7 @@ class Moe(nnx.Module):
         local_Tk: jax.Array,
         layer: Layer,
     ) -> jax.Array:
-        """Pairs of token and expert, sorted by expert; those of other shards come last."""
+        """Pairs of token and expert, sorted by expert; pairs of other shards are last."""
         num_experts, per_token = self.experts.num_local(), self.moe.num_experts_per_token
         is_own = (local_Tk >= 0) & (local_Tk < num_experts)
         expert_R = jnp.where(is_own, local_Tk, num_experts).reshape(-1)
@@ -164,17 +165,17 @@ class Moe(nnx.Module):
         sizes_E = jnp.bincount(expert_R, length=num_experts + 1)[:num_experts].astype(jnp.int32)
         y_RD = self.experts.grouped(x_TD[token_R], norm_T1[token_R], sizes_E, layer)
         gate_R = jnp.where(is_own, weight_Tk, 0.0).reshape(-1)[order_R]
-        # Rows of other shards are junk, which a weight of zero would not keep out.
+        # Rows of other shards are junk and may hold NaN, which a weight of zero does not remove.
         y_RD = jnp.where(gate_R[:, None] > 0, y_RD * gate_R[:, None], 0.0)
         return jnp.zeros(x_TD.shape, _F32).at[token_R].add(y_RD)
 
 
 def _slice(w: jax.Array, layer: Layer, ndim: int) -> jax.Array:
-    """One layer of a stack; a layer alone as it is."""
+    """One layer of a stack; an unstacked layer unchanged."""
     return w if w.ndim == ndim else w[layer]
 
 
 def _place(sizes_E: jax.Array, layer: jax.Array | int, num_layers: int) -> jax.Array:
-    """The group sizes of all layers' experts: none but in this layer."""
+    """The group sizes of all layers' experts: zero except in this layer."""
     empty = jnp.zeros((num_layers, sizes_E.shape[0]), sizes_E.dtype)
     return empty.at[layer].set(sizes_E).reshape(-1)

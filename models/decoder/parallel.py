@@ -1,9 +1,10 @@
-"""How the residual stream lies on the tensor axis, and the collectives that follow from it.
+"""The residual stream's placement on the tensor axis, and the collectives that follow from it.
 
-Repeated on every shard, a partial sum is added up by an all-reduce. Split by token (sequence
-parallelism, Korthikanti et al., 2022), it is added up and split by a reduce-scatter, norms and
-residual sums run on a part of the tokens, and a matrix product gathers its input first. The bytes
-moved are the same; the work between products is divided by the shards.
+If every shard holds the whole stream, an all-reduce adds up partial sums. If the shards split the
+stream by token (sequence parallelism, Korthikanti et al., 2022), a reduce-scatter adds up and
+splits partial sums, norms and residual sums run on a part of the tokens, and a matrix product
+gathers its input first. Both move equally many bytes; the second divides the work between products
+by the number of shards.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ class Residual:
     is_split: bool
 
     def gather(self, x: jax.Array) -> jax.Array:
-        """All tokens' rows, from the tokens this shard keeps."""
+        """All tokens' rows, gathered from the tokens that each shard keeps."""
         return jax.lax.all_gather(x, TENSOR, tiled=True) if self.is_split else x
 
     def reduce(self, x: jax.Array) -> jax.Array:
-        """The shards' partial rows added up, as the tokens this shard keeps."""
+        """The sum of the shards' partial rows, for the tokens that this shard keeps."""
         if self.is_split:
             return jax.lax.psum_scatter(x, TENSOR, tiled=True)
         return jax.lax.psum(x, TENSOR)
 
 
 def any_rank(flags: jax.Array) -> jax.Array:
-    """Whether any is set on any rank of the data axis.
+    """Whether any flag is set on any rank of the data axis.
 
-    A branch that holds collectives depends on this: all devices of a program take it, or none.
+    A branch with collectives depends on this value, because either all devices of a program must
+    take the branch or none.
     """
     is_any = jnp.any(flags)
     if jax.lax.axis_size(DATA) == 1:

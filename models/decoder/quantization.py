@@ -1,9 +1,9 @@
-"""Eight bits in place of sixteen: int8 matrices, and keys and values in int8 or float8.
+"""Quantization to 8 bits: int8 matrices, and keys and values in int8 or float8.
 
-A matrix [in, out] becomes int8 with one float32 scale an output column; a product with it is
-scaled afterwards. Keys and values are divided by a scale a layer and KV head before they are
-stored; as scores are linear in the keys and outputs in the values, the scales are applied to the
-queries and to the output, and no kernel knows of them.
+A matrix [in, out] becomes int8 with one float32 scale per output column, which multiplies the
+product. Keys and values are divided by one scale per layer and KV head before they are stored.
+Scores are linear in the keys and outputs are linear in the values, so the scales are applied to the
+queries and to the output. No kernel needs the scales.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 # The largest magnitude kept: symmetric, so that -128 is not used.
 _LARGEST = {jnp.dtype(jnp.int8): 127.0, jnp.dtype(jnp.float8_e4m3fn): 448.0}
-# What calibration saw is mapped to this part of the range. Floats lose nothing by keeping clear of
-# the end, integers do.
+# Calibration maps the largest magnitude it saw to this part of the range. Headroom costs floats no
+# precision; integers lose some.
 _FILLED = {jnp.dtype(jnp.int8): 0.9, jnp.dtype(jnp.float8_e4m3fn): 0.25}
 
 
@@ -32,7 +32,7 @@ def quantize_columns(w: np.ndarray) -> np.ndarray:
 
 
 def kv_scale(largest: np.ndarray, dtype: jnp.dtype) -> np.ndarray:
-    """The scale that keeps values up to `largest` within the dtype's range, with room to spare."""
+    """The scale that keeps values up to `largest` within the dtype's range, with headroom."""
     wanted = largest.astype(np.float32) / np.float32(_LARGEST[dtype] * _FILLED[dtype])
     return np.where(wanted > 0, wanted, np.float32(1))
 

@@ -1,7 +1,7 @@
 """Rotary position embedding: frequencies (with Llama 3's scaling) and the rotation.
 
-Source: Su et al., RoFormer (2021), in the half-split form of the Hugging Face checkpoints; scaling
-by wavelength as in the Llama 3.1 reference code.
+The rotation is that of Su et al., RoFormer (2021), in the half-split form of Hugging Face
+checkpoints. The scaling by wavelength follows the Llama 3.1 reference code.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from models.config import RopeConfig, RopeScaling
 class RopeTables(NamedTuple):
     """Cosine and sine of every token's angles, float32, as the rotations take them.
 
-    [T, 1, H] for queries, and [T, 1, 2, H] for keys with values, which turn by no angle. Made once
-    a step: within a scan of layers they would be made in each.
+    [T, 1, H] for queries, and [T, 1, 2, H] for keys with values; the angle of values is zero. Made
+    once per step: inside a scan of layers, every layer would make them again.
     """
 
     q_cos: jax.Array
@@ -52,15 +52,15 @@ def rotate_queries(q_KTGH: jax.Array, tables: RopeTables) -> jax.Array:
 
 
 def rotate_keys(kv_TK2H: jax.Array, tables: RopeTables) -> jax.Array:
-    """Rotate the keys and let the values pass: taken apart, they would have to be joined again."""
+    """Rotate the keys and keep the values, without the cost of splitting and joining the two."""
     return _rotate(kv_TK2H, tables.kv_cos, tables.kv_sin)
 
 
 def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotate the pairs (i, i + H/2) of x's last axis.
 
-    The halves change places by a product with a 0/1 matrix, which is exact: moving lanes costs a
-    TPU more than the product does, and a CPU no less.
+    A product with a matrix of 0, 1 and -1 swaps the halves, which is exact. On a TPU, moving lanes
+    costs more than this product; on a CPU it costs no less.
     """
     exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     swapped = jnp.dot(
@@ -84,7 +84,7 @@ def _scaled(frequencies: np.ndarray, scaling: RopeScaling | None) -> np.ndarray:
 
 
 def _scaled_by_wavelength(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:
-    """Long wavelengths are stretched by the factor, short ones kept, those between blended."""
+    """Stretch long wavelengths by the factor, keep short ones, and blend those between."""
     turns = scaling.original_max_position * frequencies / (2 * math.pi)
     span = scaling.high_freq_factor - scaling.low_freq_factor
     keep = np.clip((turns - scaling.low_freq_factor) / span, 0.0, 1.0)

@@ -1,6 +1,6 @@
 """Import of GGUF files of the Llama family into checkpoint folders in the Hugging Face layout.
 
-`convert` is the way in; the rest of this room is about what a GGUF file calls things.
+`convert` is the entry point; the other modules map names, shapes and settings of a GGUF file.
 """
 
 from models.gguf.conversion import Progress, convert

@@ -1,6 +1,6 @@
-"""The model families a GGUF file may hold, and what each is called in the Hugging Face layout.
+"""The supported model families of GGUF files, with their names in both layouts.
 
-Tensor names here are those of one layer, without `blk.N.` and `model.layers.N.`. Sizes are letters:
+Tensor names belong to one layer, without `blk.N.` and `model.layers.N.`. Letters stand for sizes:
 D hidden, Q all query heads, K all KV heads, H one head, F the MLP, V the vocabulary.
 """
 
@@ -24,7 +24,8 @@ class TensorName:
 class Architecture:
     """`interleaved_rope`: q and k rows are stored in the order of llama.cpp's rotary embedding.
 
-    `extras` are weights every layer has beyond the common ones; `biases` come all or not at all.
+    `extras` are the weights per layer in addition to the common ones. A file has all `biases` or
+    none.
     """
 
     class_name: str
@@ -72,7 +73,7 @@ _ARCHITECTURES = {
 
 
 def architecture_of(file: GgufFile) -> Architecture:
-    """The file's family; GgufError names one that is not known here, or a mixture of experts."""
+    """The file's family; GgufError for an unsupported family or a mixture of experts."""
     name = file.required("general.architecture")
     if name not in _ARCHITECTURES:
         raise GgufError(f"architecture {name!r} is not supported; known: {sorted(_ARCHITECTURES)}")

@@ -1,6 +1,6 @@
 """`config.json` and `generation_config.json` out of a GGUF file's metadata.
 
-Sizes come from the metadata, except where a tensor is the better witness (vocabulary, tied head).
+Sizes come from the metadata, except where a tensor is more reliable (vocabulary, tied head).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from models.gguf.architectures import EMBEDDING, HEAD, Architecture
 from models.gguf.reader import GgufError, GgufFile
 from models.gguf.rope import rope_parameters
 
-# Ends of a turn that files often have in the vocabulary without a metadata key of their own.
+# End-of-turn tokens that many files have in the vocabulary, but without a metadata key.
 _END_TOKENS = frozenset({"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"})
 _CONTROL = 3
 
 
 def model_config(file: GgufFile, architecture: Architecture) -> dict[str, Any]:
-    """What config.json holds; GgufError for a missing size or a layout that cannot be expressed."""
+    """The content of config.json; GgufError for a missing size or an unsupported layout."""
     prefix = file.required("general.architecture")
     heads = int(file.required(f"{prefix}.attention.head_count"))
     hidden_size = int(file.required(f"{prefix}.embedding_length"))
@@ -49,7 +49,7 @@ def model_config(file: GgufFile, architecture: Architecture) -> dict[str, Any]:
 
 
 def generation_config(file: GgufFile) -> dict[str, Any]:
-    """What generation_config.json holds: all ids that end an answer, the usual one first."""
+    """The content of generation_config.json: all end token ids, the usual one first."""
     eos_token_ids = [
         file.metadata[key]
         for name in ("eos", "eot", "eom")
@@ -69,7 +69,7 @@ def generation_config(file: GgufFile) -> dict[str, Any]:
 
 
 def special_token_ids(file: GgufFile) -> dict[str, int]:
-    """The ids of bos, eos and padding, as far as the file has them, under their config names."""
+    """The ids of bos, eos and padding that the file has, under their config names."""
     keys = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     return {
         name: int(file.metadata[key])
@@ -92,5 +92,5 @@ def _vocab_size(file: GgufFile) -> int:
 
 
 def _short(value: float) -> float:
-    """The decimal that was meant: 1e-05 is stored in 32 bits, which reads as 9.99999974e-06."""
+    """The intended decimal: the file stores 1e-05 in 32 bits, which reads as 9.99999974e-06."""
     return float(f"{value:.6g}")

@@ -1,7 +1,8 @@
-"""From a GGUF file to a checkpoint folder in the Hugging Face layout, all of it or nothing.
+"""Converts a GGUF file into a checkpoint folder in the Hugging Face layout, all or nothing.
 
-The folder is built under another name beside its place and renamed when everything is on the disk.
-A conversion that was killed goes on where it stopped; of several at once, one does the work.
+The conversion writes a folder next to the target and renames it when everything is on the disk. A
+killed conversion continues where it stopped. If several processes convert one file, one of them
+does the work and the others wait.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from models.gguf.tokenizer import tokenizer, tokenizer_config
 
 Progress = Callable[[str, float], None]
 
-# Part of what a half-done conversion is known by: raise it when the same file converts differently.
+# Part of the name of an unfinished conversion: raise it when a file would convert differently.
 _REVISION = 1
 _SHARD_BYTES = 1 << 30
 
@@ -42,9 +43,9 @@ def convert(
 ) -> Path:
     """Make the checkpoint folder `target` from the GGUF file `source`, unless it is there.
 
-    `progress` gets what is being done and how far that is, 0 to 1; a terminal gets a bar. Raises
-    GgufError for a file that cannot be imported, FileExistsError for a `target` that is something
-    else than a whole checkpoint (with `replace` it is removed instead), OSError from the disk.
+    `progress` gets the current activity and its progress from 0 to 1; a terminal shows a bar.
+    Raises GgufError for a file that cannot be imported, and OSError from the disk. If `target` is
+    not a whole checkpoint, raises FileExistsError or, with `replace`, removes it.
     """
     if manifest.is_complete(target):
         return target
@@ -88,7 +89,7 @@ def _write_tokenizer(file: GgufFile, folder: Path) -> None:
 
 
 def _partial_folder(file: GgufFile, target: Path, shard_bytes: int) -> Path:
-    """Where this very conversion is or was under way; what others left behind is removed."""
+    """The working folder of this conversion; removes those that other conversions left."""
     identity = hashlib.sha256(file.header_bytes)
     stat = file.path.stat()
     identity.update(f"{stat.st_size} {stat.st_mtime_ns} {shard_bytes} {_REVISION}".encode())
@@ -103,9 +104,9 @@ def _partial_folder(file: GgufFile, target: Path, shard_bytes: int) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file; the kernel lets go of it when the process ends, however it ends.
+    """Hold the lock file; the kernel releases the lock when the process ends in any way.
 
-    The file stays: removing it would let two processes hold locks on two files of one name.
+    The file stays: if it were removed, two processes could lock two files of one name.
     """
     with path.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -118,7 +119,7 @@ def _reported(
 ) -> Iterator[Callable[[int], None]]:
     total = sum(weight.num_bytes for weight in planned)
     done = 0
-    # disable=None: no bar where nobody looks.
+    # disable=None: no bar unless stderr is a terminal.
     with tqdm(
         desc=detail, total=total, unit="B", unit_scale=True, disable=None, file=sys.stderr
     ) as bar:

@@ -1,7 +1,7 @@
 """A GGUF file as plain values: metadata by key, tensors by name, still quantized and unread.
 
-The `gguf` package parses the bytes; it is imported here only, when a file is opened. This module
-does not know what any key or tensor is for.
+The `gguf` package parses the bytes. Only this module imports it, when a file is opened. Knows
+neither the meaning of keys nor of tensors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _QUANTIZED = _K_QUANTS | {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "IQ4
 
 
 class GgufError(ValueError):
-    """The file cannot be imported; the message says what about it and what would do."""
+    """The file cannot be imported; the message says why, and what is supported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class GgufTensor:
     data: NDArray[Any]
 
     def rows(self, index: slice | NDArray[np.intp]) -> NDArray[np.float32]:
-        """The rows asked for, dequantized: [rows, in] (in = 1 for a one-dimensional tensor)."""
+        """The requested rows, dequantized: [rows, in] (in = 1 for a one-dimensional tensor)."""
         gguf = _package()
         encoding = gguf.GGMLQuantizationType[self.encoding]
         rows = np.ascontiguousarray(self.data[index])
@@ -65,21 +65,21 @@ class GgufFile:
         return {tensor.name: _tensor(tensor) for tensor in self._reader.tensors}
 
     def required(self, key: str) -> Any:
-        """A metadata value that has no default; GgufError without it."""
+        """A required metadata value; GgufError if it is missing."""
         if key not in self.metadata:
             raise GgufError(f"{self.path} has no metadata key {key}")
         return self.metadata[key]
 
     @property
     def header_bytes(self) -> memoryview:
-        """Metadata and tensor table as they are in the file: what tells two files apart cheaply."""
+        """Metadata and tensor table as in the file: a cheap way to distinguish two files."""
         return memoryview(self._reader.data[: self._reader.data_offset])
 
 
 def _tensor(tensor: Any) -> GgufTensor:
     shape = tuple(int(size) for size in reversed(tensor.shape.tolist()))
     encoding = tensor.tensor_type.name
-    # A quantized block spans several entries: a one-dimensional tensor would not have rows.
+    # A quantized block spans several entries, so a one-dimensional tensor has no rows.
     readable = _FLOATS if len(shape) == 1 else _FLOATS | _QUANTIZED
     if encoding not in readable:
         raise GgufError(f"tensor {tensor.name} is stored as {encoding}; known: {sorted(readable)}")

@@ -1,7 +1,8 @@
 """Rotary settings of a GGUF file as Hugging Face's `rope_parameters`.
 
-Llama 3's scaling is stored as one divisor per frequency (`rope_freqs.weight`), not as the four
-numbers it came from; those are recovered here and checked against the divisors.
+A GGUF file stores Llama 3's scaling as one divisor per frequency (`rope_freqs.weight`), not as the
+four numbers of the scaling. This module recovers the four numbers and checks them against the
+divisors.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _TOLERANCE = 1e-3
 
 
 def rope_parameters(file: GgufFile, head_dim: int) -> dict[str, Any]:
-    """`rope_theta` and the scaling; GgufError for a scaling that has no counterpart here."""
+    """`rope_theta` and the scaling; GgufError for an unsupported scaling."""
     prefix = f"{file.required('general.architecture')}.rope"
     if file.metadata.get(f"{prefix}.dimension_count", head_dim) != head_dim:
         raise GgufError("a rotary embedding over part of a head is not supported")

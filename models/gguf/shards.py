@@ -1,7 +1,7 @@
-"""Safetensors files written piece by piece, so that no weight has to be in memory as a whole.
+"""Writes safetensors files piece by piece, so that no whole weight has to be in memory.
 
-A file gets its name when all of it is on the disk: one that has its name is whole. This module does
-not know where weights come from.
+A file gets its final name only when it is completely on the disk, so a file with that name is
+complete. Does not know where weights come from.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def write_shards(
 ) -> None:
     """Write the weights as one file or, over `shard_bytes`, as several with an index.
 
-    Shards that are already there are kept. `advance` is told the bytes of weights done.
+    Keeps shards that exist already. Calls `advance` with the number of bytes written.
     """
     shards = split(weights, shard_bytes)
     names = shard_names(len(shards))
@@ -38,7 +38,7 @@ def write_shards(
 
 
 def split(weights: Sequence[Weight], shard_bytes: int) -> list[list[Weight]]:
-    """Consecutive weights of at most `shard_bytes` together; a larger one is alone."""
+    """Groups of consecutive weights of at most `shard_bytes`; a larger weight is its own group."""
     shards: list[list[Weight]] = []
     room = 0
     for weight in weights:
@@ -72,7 +72,7 @@ def _write(path: Path, weights: Sequence[Weight], advance: Callable[[int], None]
 
 
 def _header(weights: Sequence[Weight]) -> bytes:
-    """Where each weight lies: a JSON object behind its length (8 bytes, little-endian)."""
+    """The header with each weight's place: its length (8 bytes, little-endian), then JSON."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for weight in weights:

@@ -1,7 +1,7 @@
-"""How text is cut before byte-level BPE, by the name a GGUF file has for it.
+"""The rules that split text before byte-level BPE, by their names in GGUF files.
 
-The file carries the name only (`tokenizer.ggml.pre`); the rules are those of the models' published
-tokenizers. This module does not know vocabularies.
+A file has only the name of its rule (`tokenizer.ggml.pre`); the rules come from the models'
+published tokenizers. Knows no vocabularies.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from models.gguf.reader import GgufError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplittingRule:
-    """`ignore_merges`: a piece that is a token as a whole is taken as it is.
+    """`ignore_merges`: a piece that is itself a token is not merged from smaller tokens.
 
-    `nfc`: text is normalized first. `add_bos` is the habit of files that do not say.
+    `nfc`: text is normalized first. `add_bos` applies if the file does not set it.
     """
 
     pre_tokenizer: pre_tokenizers.PreTokenizer
@@ -44,9 +44,9 @@ _KNOWN = (*_DIGITS, *_GPT2, *_LLAMA3_NAMES, *_QWEN2_NAMES, "tekken")
 
 
 def rule(name: str) -> SplittingRule:
-    """The rule of that name; GgufError lists the known ones for another."""
+    """The rule of this name; for an unknown name, GgufError lists the known ones."""
     if name in _DIGITS:
-        # GPT-2's rule, but every digit stands alone.
+        # GPT-2's rule, but every digit is its own piece.
         digits = pre_tokenizers.Digits(individual_digits=True)
         return SplittingRule(pre_tokenizer=pre_tokenizers.Sequence([digits, _gpt2()]))
     if name in _GPT2:

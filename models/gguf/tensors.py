@@ -1,6 +1,6 @@
 """A GGUF file's tensors as the weights of a Hugging Face checkpoint: names, row order, bf16.
 
-Nothing is read until a weight's bytes are asked for, and then in pieces of bounded size.
+A weight is read only when its bytes are requested, in pieces of bounded size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BF16_BYTES = 2
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One weight of the checkpoint; `row_order` says which stored row goes where (None: as is)."""
+    """One weight of the checkpoint. `row_order` lists the stored rows in their new order."""
 
     name: str
     tensor: GgufTensor
@@ -50,8 +50,8 @@ class Weight:
 def weights(file: GgufFile, architecture: Architecture, config: dict[str, Any]) -> list[Weight]:
     """Every weight the checkpoint needs, in file order of a Hugging Face checkpoint.
 
-    GgufError names a tensor that is missing, has another shape than the config says, or is one that
-    the architecture has no place for.
+    GgufError names a tensor that is missing, that has another shape than the config says, or that
+    the architecture does not use.
     """
     names = _names(architecture, config)
     unknown = file.tensors.keys() - {name.gguf for name in names} - {FREQUENCY_DIVISORS}
@@ -107,7 +107,7 @@ def _weight(
 
 
 def rope_row_order(num_rows: int, head_dim: int) -> NDArray[np.intp]:
-    """Which row of llama.cpp's q or k weight comes at each place of Hugging Face's.
+    """For each row of Hugging Face's q or k weight, the row's index in llama.cpp's.
 
     llama.cpp rotates neighbours (0, 1), (2, 3), ... of a head; Hugging Face rotates the first half
     against the second.

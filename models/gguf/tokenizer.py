@@ -1,8 +1,8 @@
 """The tokenizer of a GGUF file as `tokenizer.json` and `tokenizer_config.json`.
 
-Two kinds exist in the Llama family: byte-level BPE, whose splitting rule the file only names
-(`splitting`), and SentencePiece's, which has scores in place of merges. Both become a Hugging Face
-BPE; anything else is refused.
+The Llama family has two kinds of tokenizers. Byte-level BPE: the file only names its splitting rule
+(`splitting`). SentencePiece: it has scores in place of merges. Both become a Hugging Face BPE; this
+module refuses any other kind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ type _Maker = Callable[[GgufFile], Tokenizer]
 
 
 def tokenizer(file: GgufFile) -> Tokenizer:
-    """The whole tokenizer; GgufError for an unknown kind or a vocabulary with a fault."""
+    """The whole tokenizer; GgufError for an unknown kind or an invalid vocabulary."""
     kinds: dict[str, _Maker] = {"gpt2": _byte_level, "llama": _sentencepiece}
     kind = file.required("tokenizer.ggml.model")
     if kind not in kinds:
@@ -33,7 +33,7 @@ def tokenizer(file: GgufFile) -> Tokenizer:
 
 
 def tokenizer_config(file: GgufFile) -> dict[str, Any]:
-    """What tokenizer_config.json holds, the chat template included."""
+    """The content of tokenizer_config.json, with the chat template."""
     tokens = file.required("tokenizer.ggml.tokens")
     keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     config = {
@@ -81,9 +81,9 @@ def _sentencepiece(file: GgufFile) -> Tokenizer:
 
 
 def score_merges(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """The merges, best first, that make what joining the best-scored neighbours makes.
+    """The merges, best first, that give the same tokens as joining the best-scored neighbours.
 
-    Every way to put a piece together out of two others is a merge with the piece's score.
+    Every way to join two pieces into a third is a merge with the third piece's score.
     """
     merges = [
         (-scores[token_id], token_id, cut, piece)

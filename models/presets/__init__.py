@@ -1,7 +1,7 @@
-"""Published models as data: the shape of each, and the slice and limits to plan it for.
+"""Published models as data: each model's shape, and the slice and limits to plan for.
 
-A preset has the fields of a Hugging Face config.json and no weights. It says what a model of that
-shape needs, not that a given checkpoint is of that shape.
+A preset has the fields of a Hugging Face config.json and no weights. It describes a shape; it does
+not promise that a given checkpoint has that shape.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SUFFIX = ".yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
-    """Where a preset fits: the slice, and the sequences of `context` tokens to serve at once."""
+    """The slice that a preset fits on, and how many sequences of `context` tokens run at once."""
 
     slice: str
     max_num_seqs: int
@@ -29,7 +29,7 @@ class Recommended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """One file of this folder."""
+    """One preset file of this folder."""
 
     name: str
     config: ModelConfig
@@ -37,13 +37,13 @@ class Preset:
 
 
 def preset_names() -> tuple[str, ...]:
-    """The presets there are."""
+    """The names of all presets."""
     files = (entry.name for entry in resources.files(__package__).iterdir())
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)))
 
 
 def load_preset(name: str) -> Preset:
-    """The preset of this name. Raises ModelConfigError where there is none."""
+    """The preset of this name. Raises ModelConfigError if there is none."""
     if name not in preset_names():
         raise ModelConfigError(f"{name!r} is no preset; these are: {', '.join(preset_names())}")
     text = resources.files(__package__).joinpath(name + _SUFFIX).read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
-"""How `models/tiny` was made: corpus, tokenizer, training, figures; README.md has the numbers.
+"""Makes `models/tiny`: corpus, tokenizer, training, figures.
+
+`docs/benchmarks.md` has the numbers.
 
 `python -m models.training` makes both versions again. Only this package needs optax, a development
-dependency; nothing of the server or of the other models imports it.
+dependency. Neither the server nor the rest of `models` imports this package.
 """

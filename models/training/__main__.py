@@ -1,6 +1,6 @@
-"""`python -m models.training`: make both versions of `tiny` and print their figures.
+"""`python -m models.training`: makes both versions of `tiny` and prints their figures.
 
-`--figures` prints those of the versions that are there and trains nothing.
+`--figures` trains nothing and prints the figures of the existing versions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def train(corpus: Corpus, output: Path, states: Path) -> None:
-    """Write `<output>/1` and `<output>/2`; `states` is where a broken run goes on from."""
+    """Write `<output>/1` and `<output>/2`; an interrupted run continues from `states`."""
     recipe, config = Recipe(), parse_config(CONFIG)
     tokenizer = train_tokenizer(corpus.training.values())
     batches = Batches(
@@ -46,7 +46,7 @@ def train(corpus: Corpus, output: Path, states: Path) -> None:
 
 
 def report(corpus: Corpus, output: Path) -> None:
-    """Print what gzip and each version make of the held-out files."""
+    """Print how well gzip and each version predict the held-out files."""
     texts = list(corpus.held_out.values())
     size = sum(len(text.encode()) for text in texts)
     print(f"Python {platform.python_version()}: {len(texts)} held-out files, {size} bytes")

@@ -1,7 +1,7 @@
-"""The order in which the corpus is seen: windows of a token stream, by step and seed alone.
+"""The order of training data: windows of a token stream, which depend only on step and seed.
 
-A step's batch does not depend on what ran before it, so a run that was broken off goes on as if it
-had not been, and a branch of it sees what the trunk sees. Knows no model.
+A step's batch does not depend on earlier steps. So an interrupted run continues as if nothing had
+happened, and a branch of a run gets the same batches as the trunk. Knows no model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def documents(tokenizer: Tokenizer, texts: Iterable[str]) -> list[Tokens]:
 
 
 class Batches:
-    """Batches of windows: [batch_size, window + 1] token ids, the last being a target only."""
+    """Batches of windows: [batch_size, window + 1] token ids; the last one is only a target."""
 
     def __init__(self, documents: list[Tokens], *, batch_size: int, window: int, seed: int) -> None:
         self._documents, self._batch_size, self._window = documents, batch_size, window
@@ -41,7 +41,7 @@ class Batches:
         return self._windows[index * self._batch_size :][: self._batch_size]
 
     def _shuffled(self, epoch: int) -> Tokens:
-        """The epoch's windows: documents joined in a new order, cut, and shuffled once more."""
+        """The epoch's windows: documents joined in a new order, cut into windows, and shuffled."""
         rng = np.random.default_rng([self._seed, epoch])
         order = rng.permutation(len(self._documents))
         stream = np.concatenate([self._documents[i] for i in order])

@@ -1,7 +1,7 @@
-"""The corpus: the Python standard library's source, and which of its files are held out.
+"""The corpus: the source of the Python standard library, split into training and held-out files.
 
-A file is held out by a hash of its path, so the split does not move when files come and go between
-releases of Python. Tests and tables of data are no part of it. Knows no tokens.
+A hash of its path decides whether a file is held out, so other files that a release of Python adds
+or removes do not change the split. The corpus omits tests and data tables. Knows no tokens.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _LEFT_OUT = {
     "test",
     "tests",
 }
-# What a build writes about itself differs from machine to machine.
+# Files that a Python build writes about itself, which differ between machines.
 _BUILD_FILES = "_sysconfigdata"
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Texts by path, relative to the library and in order; a training text is never held out."""
+    """Texts by path relative to the library, in order; no training text is held out too."""
 
     training: dict[str, str]
     held_out: dict[str, str]
@@ -39,7 +39,7 @@ def read_corpus(library: Path | None = None) -> Corpus:
     library = library or Path(sysconfig.get_path("stdlib"))
     texts = {name: (library / name).read_bytes().decode() for name in sorted(_names(library))}
     held_out = {name: text for name, text in texts.items() if is_held_out(name)}
-    # A file that is there twice must not be learnt under its other name.
+    # A held-out file may have a second name, under which it must not be trained on.
     known = set(held_out.values())
     training = {
         name: text
@@ -50,7 +50,7 @@ def read_corpus(library: Path | None = None) -> Corpus:
 
 
 def is_held_out(name: str) -> bool:
-    """Whether a file, by its path with forward slashes, is one of the 1 in 20 never trained on."""
+    """Whether a file, by its path with forward slashes, is among the held-out 1 in 20."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()) % _ONE_IN == 0
 
 

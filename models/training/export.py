@@ -1,7 +1,7 @@
-"""Trained weights to a checkpoint folder in the Hugging Face layout, bfloat16.
+"""Writes trained weights to a checkpoint folder in the Hugging Face layout, in bfloat16.
 
-What loading joins (key and value; gate and up) is taken apart here; the norms that it folds into
-the matrices after them are ones.
+Loading joins some matrices (key and value, gate and up); exporting splits them again. Loading also
+folds norms into the next matrices, so exporting writes ones for these norms.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def write_version(model: Decoder, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a complete version into `folder`, in place of what is there."""
+    """Write a complete version into `folder`, and replace its present content."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

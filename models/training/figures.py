@@ -1,8 +1,9 @@
-"""How well a checkpoint predicts text, in bits per byte, beside what gzip makes of the same text.
+"""How well a checkpoint predicts text, in bits per byte, compared with gzip on the same text.
 
-The model's figure is that of a lossless code: every token of a file and its end, each predicted
-once, in windows that do not overlap (so the first tokens of a window know little). gzip's is that
-of the files joined into one, at its strongest: it may find in one file what it saw in another.
+The model's figure is that of a lossless code. The model predicts every token of a file and its end
+once, in windows that do not overlap, so the first tokens of a window have little context. gzip's
+figure is for all files joined into one, at its strongest level, so that it can reuse what earlier
+files contain.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ _BATCH = 8
 
 
 def gzip_bits_per_byte(texts: Iterable[str]) -> float:
-    """Of `gzip -9` over the texts joined into one."""
+    """Bits per byte of `gzip -9` over the texts joined into one."""
     data = "".join(texts).encode()
     return 8 * len(gzip.compress(data, 9)) / len(data)
 
 
 def bits_per_byte(checkpoint: Path, texts: Iterable[str]) -> float:
-    """Of the checkpoint's model, in float32, over the texts one by one."""
+    """Bits per byte of the checkpoint's model, in float32, over the texts one by one."""
     texts = list(texts)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     graphdef, weights = nnx.split(load_model(checkpoint))
@@ -59,7 +60,7 @@ def load_model(checkpoint: Path) -> Decoder:
 
 
 def _batches(texts: list[Tokens]) -> Iterator[tuple[Tokens, NDArray[np.bool_]]]:
-    """Windows [8, WINDOW + 1] and which of their targets [8, WINDOW] are of the text."""
+    """Windows [8, WINDOW + 1], and a mask [8, WINDOW] of the targets that belong to the text."""
     windows = [window for tokens in texts for window in _windows(tokens)]
     for start in range(0, len(windows), _BATCH):
         batch = windows[start : start + _BATCH]

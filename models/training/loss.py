@@ -1,7 +1,7 @@
-"""The declared model run densely over whole windows of text, and the loss to descend.
+"""The training loss: the decoder runs over whole windows of text.
 
-The decoder is the served one, its attention a backend of its own: causal over each window, with no
-KV pool, so that it can be differentiated. Runs where the tensor axis has one shard. Knows no
+Training uses the served decoder with its own attention backend, which is causal over each window
+and has no KV pool, so that JAX can differentiate it. The tensor axis must have one shard. Knows no
 optimizer.
 """
 
@@ -21,7 +21,7 @@ from models.decoder.decoder import Decoder
 from models.decoder.layout import DecoderLayout
 from models.sharding import DATA, TENSOR
 
-# Queries per tile: less is computed above the diagonal, at more products of smaller matrices.
+# Queries per tile: smaller tiles compute less above the diagonal, but in more, smaller products.
 _TILE = 64
 _NEVER = -1e30
 
@@ -37,7 +37,7 @@ def one_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def nats(model: Decoder, tokens_BW: jax.Array) -> jax.Array:
-    """The cost of every token but a window's first, given those before it: float32 [B, W - 1]."""
+    """The loss of every token except a window's first, given its context: float32 [B, W - 1]."""
     inputs, targets = tokens_BW[:, :-1], tokens_BW[:, 1:]
     logits = model.logits(_hidden(model, inputs))
     chosen = jnp.take_along_axis(logits, targets.reshape(-1, 1), axis=1)[:, 0]
@@ -46,7 +46,7 @@ def nats(model: Decoder, tokens_BW: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True, slots=True)
 class WindowAttention:
-    """A `Backend` without a pool: rows are windows of equal length, each attending to itself."""
+    """A `Backend` without a pool: rows are windows of equal length that attend to themselves."""
 
     def abstract_pool(self, shape: PoolShape) -> tuple[()]:
         return ()
@@ -77,7 +77,7 @@ class WindowAttention:
 
 
 def training_layout() -> DecoderLayout:
-    """Float32 on one device, layers listed."""
+    """The layout for training: float32 on one device, with listed layers."""
     f32 = jnp.dtype(jnp.float32)
     return DecoderLayout(
         tensor_size=1,

@@ -1,7 +1,7 @@
-"""Steps of descent: Muon for the matrices of the layers, Adam for embedding and norms.
+"""Training steps: Muon for the matrices of the layers, Adam for embedding and norms.
 
-Muon: Jordan et al. (2024), as optax has it. A step's rate is an argument, so that one program
-serves warmup, plateau and annealing.
+Muon is that of Jordan et al. (2024), from optax. A step's learning rate is an argument, so that one
+program serves warmup, plateau and annealing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.training.recipe import Recipe
 
 
 class State(NamedTuple):
-    """All that a run carries from step to step; `step` counts those taken."""
+    """The state of a run between steps; `step` counts the steps taken."""
 
     weights: Any
     optimizer: Any
@@ -44,9 +44,9 @@ class Descent:
         self._take = one_device(self._step)
 
     def step(self, state: State, tokens_BW: Tokens, rate: float) -> tuple[State, jax.Array]:
-        """The next state, and the batch's loss before it in nats a token.
+        """The next state, and the batch's loss before the step in nats per token.
 
-        `rate` is the fraction of the recipe's rates to go at.
+        `rate` multiplies the recipe's learning rates.
         """
         taken: tuple[State, jax.Array] = self._take(state, tokens_BW, rate)
         return taken
@@ -68,7 +68,7 @@ class Descent:
 
 
 def _matrices_of_layers(weights: Any) -> Any:
-    """Muon's marks: on the matrices that turn one vector into another."""
+    """Marks the leaves for Muon: the matrices that map one vector to another."""
 
     def mark(path: tuple[Any, ...], weight: jax.Array) -> Any:
         is_matrix = weight.ndim == 2 and path[0].key == "layers"

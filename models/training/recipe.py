@@ -1,7 +1,8 @@
-"""The recipe of `tiny`: shape, schedule, rates, seed. All that was chosen is on this page.
+"""The recipe of `tiny`: shape, schedule, rates, seed. Every choice is in this module.
 
-The rate rises, stays, and falls to nothing on branches off the trunk (warmup-stable-decay): a
-version is the end of a branch, so that both come out of one run, each annealed.
+The learning rate rises, stays constant, and falls to zero on branches off the trunk
+(warmup-stable-decay). Each version is the end of a branch, so one run gives both versions, each
+annealed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ CONFIG: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A version: it leaves the trunk after step `start` and is annealed until step `end`."""
+    """A version: a branch that leaves the trunk after step `start` and is annealed until `end`."""
 
     version: str
     start: int
@@ -50,7 +51,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How long, how fast and in what portions; rates are those of the plateau."""
+    """The sizes and seed of a run, and its learning rates on the plateau."""
 
     branches: tuple[Branch, ...] = (Branch("1", 350, 450), Branch("2", 900, 1200))
     seed: int = 0
@@ -61,9 +62,9 @@ class Recipe:
     adam_rate: float = 0.004
 
     def trunk_rate(self, step: int) -> float:
-        """The fraction of the plateau's rates at which `step` is taken."""
+        """The learning rate of `step`, as a fraction of the plateau's rate."""
         return min(1.0, (step + 1) / self.warmup_steps)
 
     def branch_rate(self, branch: Branch) -> Rate:
-        """The same on a branch: from the plateau to nothing, in a straight line."""
+        """The fraction on a branch, which falls linearly from the plateau's rate to zero."""
         return lambda step: (branch.end - step) / (branch.end - branch.start)

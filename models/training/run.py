@@ -1,4 +1,4 @@
-"""A whole run: trunk and branches, saved as it goes, so that a broken run loses a minute.
+"""A whole training run: trunk and branches, saved regularly, so an interruption loses a minute.
 
 Knows neither corpus nor files of a checkpoint: batches go in, each version's model comes out.
 """
@@ -22,7 +22,7 @@ _SAVE_EVERY = 25
 
 
 class Run:
-    """Trains by a recipe; `folder` holds its saved states and is to be empty for another recipe."""
+    """Trains by a recipe. `folder` holds the saved states; another recipe needs an empty folder."""
 
     def __init__(self, config: ModelConfig, recipe: Recipe, batches: Batches, folder: Path) -> None:
         self._recipe, self._batches, self._folder = recipe, batches, folder
@@ -30,7 +30,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
 
     def versions(self) -> Iterator[tuple[str, Decoder]]:
-        """Each version's name and annealed model, as they are done."""
+        """Each version's name and annealed model, as soon as it is done."""
         trunk = self._descent.start
         for branch in self._recipe.branches:
             name = branch.version
@@ -40,7 +40,7 @@ class Run:
             yield name, self._descent.model(annealed)
 
     def _advance(self, leg: str, state: State, until: int, rate: Rate) -> State:
-        """Steps from `state`, or from where this leg was last saved."""
+        """Train from `state`, or from the last saved state of this part of the run."""
         path = self._folder / f"{leg}.npz"
         if path.exists():
             state = _restore(path, state)

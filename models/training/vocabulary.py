@@ -1,7 +1,7 @@
 """The tokenizer of `tiny`: byte-level BPE, trained on the corpus.
 
-Words are split so that punctuation takes the line break and the indentation after it along: one
-token for `):` and eight spaces on the next line. Every byte is a token, so any text survives.
+Punctuation is joined with the line break and the indentation after it: `):` and eight spaces on the
+next line can be one token. Every byte is a token, so any text can be encoded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WORDS = Regex(
     r"|\s+(?!\S)"
     r"|\s+"
 )
-# The model continues code and knows no roles: a chat is its messages, a line break between them.
+# The model continues code and knows no roles, so a chat is its messages joined by line breaks.
 _CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ message['content'] }}{% if not loop.last %}{{ '\\n' }}{% endif %}"

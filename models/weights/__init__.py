@@ -1,1 +1,1 @@
-"""From a checkpoint's tensors to the decoder's sharded arrays."""
+"""Loads a checkpoint's tensors into the decoder's sharded arrays."""

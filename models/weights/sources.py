@@ -1,8 +1,8 @@
-"""Where each weight comes from: which tensors of the Hugging Face layout, cut and joined how.
+"""The sources of weights: how tensors of the Hugging Face layout are cut and joined into leaves.
 
-A source reads one shard of one layer's leaf and no more. Norms that stand in front of a product are
-folded into its matrix here, and matrices are quantized here, in float32. Knows no file format
-(`checkpoint` does) and nothing of what the weights compute.
+A source reads exactly one shard of one layer's leaf. Sources fold the norm before a product into
+its matrix, and quantize matrices, both in float32. Knows neither file formats nor what the weights
+compute.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Shard:
 
 
 class Source(Protocol):
-    """Where a leaf (of one layer) comes from."""
+    """The source of one leaf of one layer."""
 
     def tensors(self) -> Needed:
-        """The checkpoint tensors it reads, with the shapes they must have."""
+        """The checkpoint tensors that the source reads, with their required shapes."""
 
     def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
         """One shard of the leaf, in the checkpoint's dtype or float32."""
@@ -76,7 +76,7 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Ones:
-    """Not in the checkpoint: ones of this shape over all shards, split along the first axis."""
+    """Ones, not in the checkpoint. The shape is over all shards, which split the first axis."""
 
     shape: tuple[int, ...]
 
@@ -124,7 +124,7 @@ class SplitInput:
 
 @dataclass(frozen=True, slots=True)
 class GateUp:
-    """Gate and up, each split by output, side by side within a shard. `tail` is the input axis."""
+    """Gate and up, each split by output and joined within a shard. `tail` is the input axis."""
 
     gate: str
     up: str
@@ -184,7 +184,7 @@ class KeysValues:
 
 
 @dataclass(frozen=True, slots=True)
-class Experts:
+class StackedExperts:
     """One matrix of every expert, stacked [E, in, out] and split by expert."""
 
     experts: tuple[Source, ...]
@@ -200,7 +200,7 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A matrix [..., in, out] whose rows are multiplied by the weight of the norm before it."""
+    """A matrix [..., in, out], its rows multiplied by the weight of the norm before the product."""
 
     matrix: Source
     norm: Norm
@@ -216,7 +216,7 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A source's shard after a function of it: its int8 columns, or their scales."""
+    """A function of another source's shard: its int8 columns, or their scales."""
 
     source: Source
     function: Callable[[np.ndarray], np.ndarray]

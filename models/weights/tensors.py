@@ -1,4 +1,4 @@
-"""Which source fills which leaf of the model: the map from our tree to Hugging Face's names."""
+"""Maps each leaf of the model to its source, and so to the tensor names of Hugging Face."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from models.config import ModelConfig
 from models.weights.sources import (
-    Experts,
     Folded,
     GateUp,
     KeysValues,
@@ -15,6 +14,7 @@ from models.weights.sources import (
     Rows,
     Source,
     SplitInput,
+    StackedExperts,
     Vocabulary,
     Whole,
     expert_scales_of,
@@ -26,9 +26,9 @@ type Path = tuple[Any, ...]
 
 
 def sources_of(path: Path, config: ModelConfig, kv_heads: int, is_int8: bool) -> list[Source]:
-    """One source, or for a stacked leaf one a layer. `path` is the leaf's place in the model.
+    """One source, or for a stacked leaf one per layer. `path` is the leaf's place in the model.
 
-    `kv_heads` counts copies; `is_int8` says that the leaf's dtype is int8.
+    `kv_heads` includes copies; `is_int8` says that the leaf's dtype is int8.
     """
     if path[0] != "layers":
         return [_top_source(path, config)]
@@ -128,6 +128,6 @@ class _Layer:
             return Folded(Whole(f"{name}.gate.weight", (moe.num_experts, d), True), norm)
         experts = [f"{name}.experts.{e}" for e in range(moe.num_experts)]
         if path[-1] == "down":
-            return Experts(tuple(SplitInput(f"{e}.down_proj.weight", d, f) for e in experts))
+            return StackedExperts(tuple(SplitInput(f"{e}.down_proj.weight", d, f) for e in experts))
         pairs = ((f"{e}.gate_proj.weight", f"{e}.up_proj.weight") for e in experts)
-        return Experts(tuple(Folded(GateUp(*pair, f, (d,)), norm) for pair in pairs))
+        return StackedExperts(tuple(Folded(GateUp(*pair, f, (d,)), norm) for pair in pairs))

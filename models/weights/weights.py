@@ -1,8 +1,9 @@
-"""From a checkpoint to sharded device arrays, leaf by leaf.
+"""Loads a checkpoint into sharded device arrays, leaf by leaf.
 
-A device's shard of one layer is read alone and put there before the next is read, so the host holds
-no more than that; or all of it is staged on the host, to take the place of what is on the device.
-Where a leaf comes from is `tensors`' business; what it computes, `layers`'.
+Direct loading reads one device's shard of one layer and puts it on the device before it reads the
+next, so the host holds only one such shard. Staging instead keeps all shards in host memory, to
+swap them later with the weights on the device. `tensors` knows a leaf's sources, `layers` what a
+leaf computes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from models.weights.sources import Shard, Source
 from models.weights.tensors import sources_of
 
 type Progress = Callable[[str, float], None]
-# Of each leaf, in flattening order, the shards that devices of this host hold, each once.
+# Per leaf, in flattening order: the shards that this host's devices hold, each only once.
 type HostLeaves = list[list[np.ndarray]]
 
 
@@ -45,7 +46,7 @@ def leaf_shardings(model: Decoder, mesh: Mesh | AbstractMesh) -> list[NamedShard
 
 
 def is_kv_unit(model: Decoder) -> list[bool]:
-    """Of every leaf, in flattening order, whether it holds the units of keys and values."""
+    """For every leaf, in flattening order: whether it holds the units of keys and values."""
     return ["kv_scale" in path for path, _ in _variables(model)]
 
 
@@ -55,13 +56,13 @@ def load_leaves(
     mesh: Mesh,
     progress: Progress = lambda detail, fraction: None,
 ) -> list[jax.Array]:
-    """The leaves of `model` from a checkpoint, once: see `WeightLoader.load`."""
+    """The leaves of `model` from a checkpoint, for a single load: see `WeightLoader.load`."""
     return WeightLoader(model, mesh).load(checkpoint, progress)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one source fills: leaf number `leaf`, or one layer of it where it is stacked."""
+    """The target of one source: leaf number `leaf`, or one layer of a stacked leaf."""
 
     leaf: int
     layer: int | None
@@ -69,10 +70,10 @@ class _Part:
 
 
 class WeightLoader:
-    """Loads checkpoints of one model onto one mesh, the second without compiling anything.
+    """Loads checkpoints of one model onto one mesh; only the first load compiles programs.
 
-    A load checks every tensor's presence and shape before it reads the first, and reads in the
-    order of the files. Raises CheckpointError.
+    A load checks that every tensor exists in its shape before it reads the first one. It reads the
+    tensors in the order of the files. Raises CheckpointError.
     """
 
     def __init__(self, model: Decoder, mesh: Mesh) -> None:
@@ -83,7 +84,7 @@ class WeightLoader:
 
     @property
     def host_bytes(self) -> int:
-        """What staging takes: of all that devices of this host hold, each shard once."""
+        """The host memory for staging, in bytes: each shard of this host's devices, once."""
         return sum(
             size * len(set(_shard_numbers(sharding, variable.shape).values()))
             for size, (_, variable), sharding in zip(
@@ -93,11 +94,11 @@ class WeightLoader:
 
     @property
     def device_bytes(self) -> int:
-        """What each device holds of the weights."""
+        """The bytes of weights on each device."""
         return sum(self._shard_bytes())
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Raise CheckpointError unless every tensor is there in its shape."""
+        """Raise CheckpointError unless every tensor exists in its shape."""
         for part in self._parts():
             for name, shape in part.source.tensors():
                 checkpoint.check(name, shape)
@@ -107,7 +108,7 @@ class WeightLoader:
     ) -> list[jax.Array]:
         """The leaves, sharded, in flattening order. The host holds one device's shard of one layer.
 
-        May be called from any thread, one at a time.
+        May be called from any thread, but only by one at a time.
         """
         leaves: dict[int, jax.Array] = {}
         for part in self._in_file_order(checkpoint, progress):
@@ -124,7 +125,7 @@ class WeightLoader:
     def stage(
         self, checkpoint: Checkpoint, progress: Progress = lambda detail, fraction: None
     ) -> HostLeaves:
-        """The same, in this host's memory, once however many of its devices hold it."""
+        """The leaves in this host's memory; a shard on several of its devices is kept once."""
         leaves: list[list[np.ndarray]] = [[] for _ in self._variables]
         for part in self._in_file_order(checkpoint, progress):
             variable, sharding = self._variables[part.leaf][1], self._shardings[part.leaf]
@@ -142,9 +143,9 @@ class WeightLoader:
         return leaves
 
     def exchange(self, leaves: list[jax.Array], staged: HostLeaves) -> None:
-        """Put `staged` on the device in place of `leaves`, and these into `staged`, leaf by leaf.
+        """Swap `staged` on the host with `leaves` on the device, leaf by leaf.
 
-        Needs no more memory than one leaf, on either side. No step may be using `leaves`.
+        Needs memory for only one more leaf on each side. No step may be using `leaves`.
         """
         for number, old in enumerate(leaves):
             numbers = _shard_numbers(self._shardings[number], old.shape)
@@ -156,11 +157,11 @@ class WeightLoader:
             staged[number] = kept
 
     def place(self, staged: HostLeaves) -> list[jax.Array]:
-        """The leaves of what is staged, beside what is on the device. Runs no program."""
+        """Put the staged leaves on the device, next to the present ones. Runs no program."""
         return [self._place(number, arrays) for number, arrays in enumerate(staged)]
 
     def _place(self, number: int, arrays: list[np.ndarray]) -> jax.Array:
-        """One leaf, from the shards that this host's devices hold."""
+        """One leaf, assembled from the shards that this host's devices hold."""
         shape, sharding = self._variables[number][1].shape, self._shardings[number]
         parts = [
             jax.device_put(arrays[i], device).block_until_ready()
@@ -169,7 +170,7 @@ class WeightLoader:
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
     def _shard_bytes(self) -> list[int]:
-        """Of every leaf, what one device holds."""
+        """The bytes of every leaf's shard on one device."""
         return [
             math.prod(sharding.shard_shape(variable.shape)) * variable.dtype.itemsize
             for (_, variable), sharding in zip(self._variables, self._shardings, strict=True)
@@ -183,7 +184,7 @@ class WeightLoader:
         ]
 
     def _in_file_order(self, checkpoint: Checkpoint, progress: Progress) -> Iterator[_Part]:
-        """What there is to read, as the files have it, with progress after each."""
+        """The parts to read, in the order of the files; reports progress after each."""
         self.check(checkpoint)
         parts = sorted(self._parts(), key=lambda part: _place(part.source, checkpoint))
         checkpoint.read_ahead(name for part in parts for name, _ in part.source.tensors())
@@ -215,7 +216,7 @@ class WeightLoader:
     def _read(
         self, part: _Part, checkpoint: Checkpoint, shape: tuple[int, ...], sharding: NamedSharding
     ) -> Iterator[tuple[np.ndarray, list[jax.Device]]]:
-        """Each shard that devices of this host hold, and which do."""
+        """Each shard on this host's devices, with the devices that hold it."""
         dtype = self._variables[part.leaf][1].dtype
         axis = next((i for i, name in enumerate(sharding.spec) if name == TENSOR), None)
         count = tensor_size(self._mesh)
@@ -232,7 +233,7 @@ class WeightLoader:
 
 
 def _shard_numbers(sharding: NamedSharding, shape: tuple[int, ...]) -> dict[jax.Device, int]:
-    """Which of the shards that this host has each of its devices holds, from 0 in their order."""
+    """For each of this host's devices, the index of its shard among this host's shards."""
     indices = sharding.addressable_devices_indices_map(shape)
     numbers: dict[str, int] = {}
     return {
@@ -242,7 +243,7 @@ def _shard_numbers(sharding: NamedSharding, shape: tuple[int, ...]) -> dict[jax.
 
 @dataclass(frozen=True, slots=True)
 class _Stack:
-    """How a leaf of all layers is filled in place, one layer at a time."""
+    """The program that fills a stacked leaf in place, one layer at a time."""
 
     of_layer: NamedSharding
     zeros: Callable[[], jax.Array]
@@ -263,7 +264,7 @@ class _Stack:
 def random_leaves(
     config: ModelConfig, layout: DecoderLayout, mesh: Mesh, seed: int = 0
 ) -> list[jax.Array]:
-    """Leaves drawn by the declarations' initializers: for tests and benchmarks."""
+    """Random leaves from the declarations' initializers, for tests and benchmarks."""
     shardings = leaf_shardings(abstract_decoder(config, layout), mesh)
 
     def make() -> list[jax.Array]:
@@ -288,5 +289,5 @@ def _sharding(variable: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def _place(source: Source, checkpoint: Checkpoint) -> tuple[str, int]:
-    """Where the first of a source's tensors begins; what needs none comes first."""
+    """Where a source's first tensor begins; a source without tensors is sorted first."""
     return min((checkpoint.place(name) for name, _ in source.tensors()), default=("", 0))

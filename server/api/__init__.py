@@ -1,1 +1,1 @@
-"""The API side: one service object, and one thin translator per protocol."""
+"""The API side: one service object, and one thin translator for each protocol."""

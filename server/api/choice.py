@@ -1,7 +1,7 @@
-"""One choice of one request: token events in, deltas of text and tokens out.
+"""One choice of one request: takes token events, gives deltas of text and tokens.
 
-Everything between two deltas is merged into the next, whoever reads them and however late. This
-module knows no transport and does not talk to the engine.
+All events between two reads are merged into one delta, however late the reader is. Knows neither
+transport nor engine.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from server.api.generation import Delta, Sampling, TokenLogprob
 from server.api.stop_strings import StopMatcher
 from server.api.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
-from server.link.frames import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
+from server.link.frames import FinishReason, TokenEvent, TokenLogprobs
+from server.link.sampling import SamplingParams
 
 
 class Choice:
-    """Detokenises, watches for stop strings, and collects the next delta.
+    """Detokenises tokens, looks for stop strings, and collects the next delta.
 
-    `num_tokens` counts all tokens of the choice. Once there is a `finish_reason`, further events
-    are ignored: the engine may run a step ahead of a stop string.
+    `num_tokens` counts all tokens of the choice. Events after the `finish_reason` are ignored: the
+    engine may run one step past a stop string.
     """
 
     def __init__(self, index: int, sampling: Sampling, tokenizer: Tokenizer) -> None:
@@ -33,7 +34,7 @@ class Choice:
         self._delta: Delta | None = None
 
     def advance(self, event: TokenEvent) -> None:
-        """Take what one step brought. Events of the same choice come in order."""
+        """Process the event of one step. Events of the same choice come in order."""
         last = len(event.token_ids) - 1
         for position, token_id in enumerate(event.token_ids):
             if self.finish_reason is not None:
@@ -47,16 +48,17 @@ class Choice:
             self._finish(event)
 
     def replay(self, token_ids: Sequence[int], params: SamplingParams, eos: Sequence[int]) -> None:
-        """Take what another replica has sent: it comes not again, but counts.
+        """Process the tokens that another replica has sent. They count, but are not sent again.
 
-        If the choice has ended with it, that alone is told again. ApiError for tokens past the end.
+        If the choice ended with these tokens, only its end is sent again. Raises ApiError for
+        tokens after the end.
         """
         stop_token_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos)}
         for token_id in token_ids:
             if self.finish_reason is not None:
                 raise ApiError(
                     ErrorKind.INVALID_REQUEST,
-                    f"resume has tokens of choice {self.index} after its end",
+                    f"resume has tokens of choice {self.index} after the choice's end",
                     param="resume",
                 )
             is_stop = token_id in stop_token_ids
@@ -67,7 +69,7 @@ class Choice:
             self._end(replayed.finish_reason, replayed.stop_reason)
 
     def take(self) -> Delta | None:
-        """Everything since the last call, None if that is nothing."""
+        """Everything since the last call; None if there is nothing."""
         delta, self._delta = self._delta, None
         return delta
 
@@ -86,7 +88,7 @@ class Choice:
 
     def _append_text(self, text: str) -> None:
         if self.num_tokens <= (self._sampling.min_tokens or 0):
-            # No part of the text that has to come can end the choice.
+            # No part of the text that is still to come can end the choice.
             self._pending().text += text
             return
         self._pending().text += self._stop.feed(text)
@@ -113,14 +115,14 @@ class Choice:
 def _engine_reason(
     num_tokens: int, params: SamplingParams, *, is_stop_token: bool
 ) -> FinishReason | None:
-    """How the engine ended a choice at its token of that number, if it did."""
+    """The reason for which the engine ended a choice at this token, if it ended the choice."""
     if is_stop_token and num_tokens > params.min_tokens:
         return "stop"
     return "length" if num_tokens >= params.max_tokens else None
 
 
 def token_logprob(token_id: int, logprobs: TokenLogprobs, tokenizer: Tokenizer) -> TokenLogprob:
-    """Give a token and its alternatives their texts and bytes."""
+    """The log probability of a token and its alternatives, with their texts and bytes."""
 
     def named(token_id: int, logprob: float, top: Sequence[TokenLogprob] = ()) -> TokenLogprob:
         token_bytes = tokenizer.token_bytes(token_id)

@@ -127,13 +127,3 @@ class ModelInfo:
     def id(self) -> str:
         """What a request calls it by: the plain name is whichever version is served."""
         return self.name if self.is_serving else f"{self.name}@{self.version}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readiness:
-    """An answer to a probe: `state` in one word, `detail` in a sentence, `progress` 0 to 1."""
-
-    ok: bool
-    state: str
-    detail: str = ""
-    progress: float = 0.0

@@ -1,7 +1,7 @@
-"""What the server can do, without a transport: every protocol's translator calls this object.
+"""Generation without a transport: every protocol's translator calls this object.
 
-It resolves models, tokenises, validates, submits to the engine and says how healthy things are. It
-knows neither HTTP nor gRPC, and nothing of how the engine works.
+It tokenises, validates and submits to the engine. It knows neither HTTP nor gRPC, and nothing of
+how the engine works; which models there are is `model_directory`'s, how the server is `health`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from server.api.choice import Choice
-from server.api.generation import GenerateRequest, ModelInfo, Readiness
+from server.api.generation import GenerateRequest
+from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
 from server.api.validation import (
@@ -27,8 +28,8 @@ from server.api.validation import (
 )
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
-from server.link.client import Engine, EngineStream
-from server.link.frames import EngineInfo, SwapPolicy, VersionAction, VersionStatus
+from server.link.client import EngineClient, EngineStream
+from server.link.frames import EngineInfo
 
 # Tokenising this many characters takes about a millisecond; longer texts go to a thread.
 MAX_INLINE_CHARS = 4096
@@ -37,68 +38,19 @@ DRAWN_SEED_BITS = 53
 
 
 class Service:
-    """One per API process. All methods belong to its event loop."""
+    """One per API process. All methods belong to its event loop. `models` says what it serves."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineClient,
         tokenizer: Tokenizer,
         lifecycle: Lifecycle,
-        *,
-        hang_timeout_seconds: float,
+        models: ModelDirectory,
     ) -> None:
+        self.models = models
         self._engine = engine
         self._tokenizer = tokenizer
         self._lifecycle = lifecycle
-        self._hang_timeout_seconds = hang_timeout_seconds
-        self._created = int(time.time())
-
-    def model(self) -> ModelInfo:
-        """The model being served; ApiError (unavailable) before it is ready."""
-        return self.models()[0]
-
-    def models(self) -> list[ModelInfo]:
-        """Every loaded version of the model, the one that is served first."""
-        info = self._info()
-        return [
-            ModelInfo(
-                name=info.model,
-                version=status.version,
-                max_model_len=info.max_model_len,
-                created=self._created,
-                state=status.state,
-                is_serving=status.is_serving,
-            )
-            for status in self._versions(info)
-            if status.is_serving or status.state == "AVAILABLE"
-        ]
-
-    def find_model(self, name: str) -> ModelInfo:
-        """The served model of that name (empty: whichever it is); ApiError (not found) if none."""
-        _, version = self._resolve(name)
-        found = (model for model in self.models() if model.version == version)
-        return self.model() if version is None else next(found)
-
-    def versions(self) -> tuple[VersionStatus, ...]:
-        """Every version there is or was, the one that is served first."""
-        return self._versions(self._info())
-
-    @property
-    def config_error(self) -> str:
-        """Why the model configuration file is not followed; empty if it is, or there is none."""
-        return self._engine.pulse.config_error if self._engine.pulse else ""
-
-    async def change_version(
-        self,
-        action: VersionAction,
-        version: str = "",
-        *,
-        path: str = "",
-        policy: SwapPolicy | None = None,
-    ) -> None:
-        """Load, promote, roll back or unload; returns when that is done. ApiError if it cannot."""
-        self._info()
-        await self._engine.change_version(action, version, path=path, policy=policy)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of any text, however long; ApiError for one that is no valid Unicode."""
@@ -170,89 +122,6 @@ class Service:
                 raise
             return await self._submit_all(prepared)
 
-    def liveness(self) -> Readiness:
-        """Whether the engine makes progress: false means that only a restart can help."""
-        if self._engine.failure:
-            return Readiness(ok=False, state="failed", detail=self._engine.failure)
-        pulse, limit = self._engine.pulse, self._hang_timeout_seconds
-        if (age := self._engine.pulse_age) > limit:
-            return Readiness(
-                ok=False, state="hung", detail=f"no sign of the engine for {age:.1f} s"
-            )
-        if pulse is not None and (age := pulse.progress_age) > limit:
-            return Readiness(
-                ok=False, state="hung", detail=f"no step has come round for {age:.1f} s"
-            )
-        return Readiness(ok=True, state="live", detail="the engine makes progress", progress=1.0)
-
-    def readiness(self) -> Readiness:
-        """Whether to send requests here: model loaded, engine alive, not draining."""
-        live = self.liveness()
-        if not live.ok:
-            return live
-        state, pulse = self._lifecycle.state, self._engine.pulse
-        if state is ServerState.READY and self._engine.info is not None:
-            return Readiness(ok=True, state=state.value, detail="the model is served", progress=1.0)
-        if state in (ServerState.DRAINING, ServerState.STOPPED):
-            return Readiness(ok=False, state=state.value, detail="the server is shutting down")
-        if pulse is None:
-            return Readiness(ok=False, state="starting", detail="the engine process is starting")
-        return Readiness(ok=False, state="starting", detail=pulse.detail, progress=pulse.progress)
-
-    def metrics(self) -> bytes:
-        """The engine's newest exposition text; empty before its first pulse."""
-        return self._engine.pulse.metrics if self._engine.pulse else b""
-
-    def _info(self) -> EngineInfo:
-        if self._engine.failure:
-            raise ApiError(ErrorKind.UNAVAILABLE, self._engine.failure)
-        info = self._engine.info
-        if info is None or self._lifecycle.state is ServerState.STARTING:
-            detail = self._engine.pulse.detail if self._engine.pulse else ""
-            raise ApiError(
-                ErrorKind.UNAVAILABLE, "the model is still loading" + (detail and f": {detail}")
-            )
-        return info
-
-    def _versions(self, info: EngineInfo) -> tuple[VersionStatus, ...]:
-        if (pulse := self._engine.pulse) and pulse.versions:
-            return pulse.versions
-        only = VersionStatus(
-            version=info.version, path="", state="AVAILABLE", is_serving=True, progress=1.0
-        )
-        return (only,)
-
-    def _resolve(self, name: str) -> tuple[EngineInfo, str | None]:
-        """The version that `name` asks for by number or label, None where it asks for none."""
-        info = self._info()
-        model, _, wanted = name.partition("@")
-        if name in ("", info.model):
-            return info, None
-        open_versions = [s for s in self._versions(info) if s.state == "AVAILABLE"]
-        for status in open_versions:
-            if model == info.model and wanted in (status.version, *status.labels):
-                return info, status.version
-        known = [f"{info.model}@{s.version}" for s in open_versions if s.version]
-        raise ApiError(
-            ErrorKind.NOT_FOUND,
-            f"the model {name[:200]!r} does not exist here; this server has "
-            + ", ".join(map(repr, [info.model, *known])),
-            param="model",
-            code="model_not_found",
-        )
-
-    def _check_here(self, version: str, info: EngineInfo) -> None:
-        """Refuse to go on with a stream whose version this replica has not."""
-        found = [s.version for s in self._versions(info) if s.state == "AVAILABLE"]
-        if version not in found:
-            raise ApiError(
-                ErrorKind.VERSION_GONE,
-                f"the stream began on version {version!r} of the model, but this server has "
-                f"{' and '.join(map(repr, found))}; another replica may still have it",
-                param="resume",
-                code="version_gone",
-            )
-
     async def _prepare_all(self, requests: Sequence[GenerateRequest]) -> list[PreparedRequest]:
         if not self._lifecycle.is_accepting and self._lifecycle.state is not ServerState.STARTING:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
@@ -263,9 +132,9 @@ class Service:
         return [await self._prepare(request) for request in requests]
 
     async def _prepare(self, request: GenerateRequest) -> PreparedRequest:
-        info, version = self._resolve(request.model)
+        info, version = self.models.resolve(request.model)
         if request.resume is not None:
-            self._check_here(request.resume.version, info)
+            self.models.check_loaded(request.resume.version, info)
         check_options(request, info)
         if request.timeout_seconds is not None and request.timeout_seconds <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")

@@ -1,6 +1,6 @@
-"""Finds stop strings in text that arrives in pieces, however it is cut.
+"""Finds stop strings in text that arrives in pieces, wherever the pieces are cut.
 
-What may still become a stop string is held back until it is decided. This module knows no tokens.
+Text that may still become a stop string is held back until that is decided. Knows no tokens.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 class StopMatcher:
     """Passes text through until one of `stop` occurs in it.
 
-    The occurrence that ends first wins, the longest where several end together, so the outcome does
-    not depend on how the text was cut into pieces. `matched` is the string found, None before that;
-    then the text returned ends before it, or after it if `include`.
+    The occurrence that ends first wins; if several end at the same place, the longest wins. So the
+    result does not depend on the cuts. `matched` is the stop string that was found, or None. The
+    returned text ends before the stop string, or after it with `include`.
     """
 
     __slots__ = ("_held", "_include", "_stop", "matched")
@@ -23,7 +23,7 @@ class StopMatcher:
         self.matched: str | None = None
 
     def feed(self, text: str) -> str:
-        """Take the next piece; return what is now certain to belong to the output."""
+        """Take the next piece of text. Returns the text that now surely belongs to the output."""
         if not self._stop:
             return text
         self._held += text
@@ -36,7 +36,7 @@ class StopMatcher:
         return released
 
     def flush(self) -> str:
-        """Return what is held: no more text will come to complete a stop string."""
+        """Return the text that was held back: no more text will complete a stop string."""
         released, self._held = self._held, ""
         return released
 
@@ -50,7 +50,7 @@ class StopMatcher:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`, shorter than `stop`."""
+    """Length of the longest end of `text` that is a beginning of `stop`, but not all of it."""
     start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
     while start >= 0:
         if stop.startswith(text[start:]):

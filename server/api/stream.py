@@ -1,8 +1,8 @@
 """Accepted requests as streams of deltas: one prompt, or several that are answered together.
 
-A reader gets everything that came since it last asked, one delta per choice: one that is behind
-gets fewer, larger deltas. However a stream ends early (client gone, cancelled, deadline passed),
-`aclose` tells the engine. This module knows no transport.
+A reader gets everything that came since its last call, as one delta per choice; a slow reader gets
+fewer, larger deltas. However a stream ends early (client gone, cancelled, deadline passed),
+`aclose` aborts it in the engine. Knows no transport.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from server.api.choice import Choice, token_logprob
 from server.api.generation import Delta, GenerateRequest, TokenLogprob, Usage
 from server.api.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
-from server.link.client import AbortReason, Engine, EngineStream
-from server.link.frames import EngineInfo, SamplingParams, TokenEvent
+from server.link.client import AbortReason, EngineClient, EngineStream
+from server.link.frames import EngineInfo, TokenEvent
+from server.link.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A request with nothing left to refuse. `seed` is as reported, `params` has it unsigned.
+    """A validated request. `seed` is the seed as reported; `params` has the same seed unsigned.
 
-    `choices` have taken in what a resumed stream has received; some may have ended with it.
-    `version` is the one that the request names, None where it names none.
+    In a resumed stream, `choices` already contain the tokens that the client has received; some
+    choices may have ended with these. `version` is the version that the request names, or None.
     """
 
     request: GenerateRequest
@@ -39,12 +40,12 @@ class PreparedRequest:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left to generate."""
+        """Whether nothing remains to be generated."""
         return all(choice.finish_reason is not None for choice in self.choices)
 
     @property
     def received(self) -> list[Sequence[int] | None]:
-        """As the engine wants it: None for a choice that has ended, empty for a new stream."""
+        """The received tokens per choice: None for an ended choice, empty for a new stream."""
         resume = self.request.resume
         if resume is None:
             return []
@@ -56,17 +57,17 @@ class PreparedRequest:
 
 
 class Generation:
-    """One prompt's choices, being generated. Iterate for deltas; ApiError when it fails.
+    """One prompt's choices during generation. Iterate for deltas; ApiError if generation fails.
 
-    Every user closes it, best by `async with`. `seed` is the request's or the one drawn for it,
-    `usage` counts what has been taken so far, `has_started` tells that the engine has answered, be
-    it with an error.
+    Every user must close it, best by `async with`. `seed` is the request's seed or the one drawn
+    for it. `usage` counts what has been taken so far. `has_started` is true once the engine has
+    answered, also with an error.
     """
 
     def __init__(
         self,
         prepared: PreparedRequest,
-        engine: Engine,
+        engine: EngineClient,
         tokenizer: Tokenizer,
         stream: EngineStream,
         wakeup: asyncio.Event,
@@ -86,14 +87,14 @@ class Generation:
         self._wakeup = wakeup
         self._on_close: Callable[[], None] | None = None
         self._choices = prepared.choices
-        # The choice whose first event tells of the prompt.
+        # The first event of this choice carries the facts about the prompt.
         self._first_index = next((c.index for c in self._choices if not c.finish_reason), None)
         self._num_cached_tokens = 0
         self._is_closed = False
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether no more deltas will come."""
         return self.error is not None or all(c.finish_reason is not None for c in self._choices)
 
     @property
@@ -111,35 +112,35 @@ class Generation:
         return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
 
     def received_token_ids(self, index: int) -> tuple[int, ...]:
-        """What the client of a resumed stream has of a choice; empty for a new one."""
+        """The tokens of a choice that a resumed stream's client already has; else empty."""
         resume = self.request.resume
         return resume.received[index] if resume and index < len(resume.received) else ()
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes one token stands for."""
+        """The bytes of one token."""
         return self._tokenizer.token_bytes(token_id)
 
     def token_text(self, token_id: int) -> str:
-        """One token by itself."""
+        """The text of one token by itself."""
         return self._tokenizer.token_text(token_id)
 
     def take_nowait(self) -> list[Delta]:
-        """Everything that is there now, one delta per choice; sets `error` if that is the end."""
+        """Everything that is ready, as one delta per choice; sets `error` if an error ended it."""
         self.advance()
         return [delta for choice in self._choices if (delta := choice.take())]
 
     async def take(self) -> list[Delta]:
-        """Wait for deltas; an empty list is the end. ApiError when the request failed."""
+        """Wait for deltas; an empty list is the end. Raises ApiError if the request failed."""
         return [delta for _, delta in await GenerationGroup([self], self._wakeup).take()]
 
     def advance(self) -> None:
-        """Take the engine's events in, without waiting."""
+        """Process the engine's events, without waiting."""
         for event in self._stream.take():
             self.has_started = True
             self._receive(event)
 
     def expire(self) -> None:
-        """The client's deadline has passed: end with that error."""
+        """End with an error, because the client's deadline has passed."""
         if not self.is_finished:
             self._abort("deadline_exceeded")
             self._stream.fail("deadline_exceeded", "the request's deadline passed")
@@ -150,11 +151,11 @@ class Generation:
                 yield delta
 
     def on_close(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called once, when this is closed."""
+        """Have `callback` called once, when this generation is closed."""
         self._on_close = callback
 
     async def aclose(self) -> None:
-        """Give up whatever is not finished. May be called again."""
+        """Abort the choices that have not finished. May be called again."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -190,7 +191,7 @@ class Generation:
             self._abort("stop", event.index)
 
     def _receive_prompt(self, event: TokenEvent) -> None:
-        """What comes once, with the first choice's first event."""
+        """Process what comes only once, with the first event of the first choice."""
         self.version = event.version or self.version
         self._num_cached_tokens = event.num_cached_tokens
         if event.prompt_logprobs is None or self.request.sampling.prompt_logprobs is None:
@@ -221,16 +222,16 @@ class GenerationGroup:
         )
 
     async def wait_started(self) -> None:
-        """Return when the engine has answered for every prompt; ApiError if with an error."""
+        """Wait until the engine has answered for every prompt; ApiError if it refused one."""
         await self._wait_until(lambda generation: generation.has_started)
 
     async def finish(self) -> list[list[Delta]]:
-        """Wait for the end: for each prompt one delta per choice, which holds all of it."""
+        """Wait for the end. Returns, for each prompt, one delta per choice with all of its text."""
         await self._wait_until(lambda generation: generation.is_finished)
         return [generation.take_nowait() for generation in self.generations]
 
     async def take(self) -> list[tuple[int, Delta]]:
-        """Wait for deltas, each with its prompt's position; an empty list is the end."""
+        """Wait for deltas, each with its prompt's position. An empty list is the end."""
         while True:
             self._wakeup.clear()
             taken = [

@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer: text to ids, ids to text, chat templates, and each token's bytes.
 
-The bytes of every token come from the tokenizer's own decoder rule, so a stream is detokenised one
-token at a time without looking back: joined bytes, decoded as UTF-8. Nothing here runs a model or
+The tokenizer's own decoder rule gives the bytes of every token. So a stream is detokenised token by
+token without looking back: the bytes are joined and decoded as UTF-8. Nothing here runs a model or
 needs torch.
 """
 
@@ -24,7 +24,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class ChatTemplateError(ValueError):
-    """The messages do not fit the checkpoint's chat template, or it has none."""
+    """The checkpoint has no chat template, or its template refuses the messages."""
 
 
 class Tokenizer:
@@ -33,7 +33,7 @@ class Tokenizer:
     def __init__(self, pretrained: Any) -> None:
         self._pretrained = pretrained
         self._fast: FastTokenizer = pretrained.backend_tokenizer
-        # A tokenizer file may carry its training's truncation, which would cut prompts silently.
+        # A tokenizer file may carry the truncation of its training, which would cut prompts.
         self._fast.no_truncation()
         self._fast.no_padding()
         self._special_ids = frozenset(pretrained.all_special_ids) | {
@@ -41,15 +41,15 @@ class Tokenizer:
             for token_id, token in self._fast.get_added_tokens_decoder().items()
             if token.special
         }
-        # The renderer's own parameters share a namespace with the template's variables.
+        # The renderer's own parameters have the same namespace as the template's variables.
         self._reserved_options = frozenset(signature(pretrained.apply_chat_template).parameters)
         self._bytes = _token_bytes(self._fast)
         self.max_token_chars = max(map(len, self._bytes), default=1)
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Read the tokenizer files of a checkpoint folder; OSError or ValueError without them."""
-        # Read at import, which else advises to install torch.
+        """Read the tokenizer files of a checkpoint folder. OSError or ValueError if it has none."""
+        # transformers reads this at import; otherwise it advises to install torch.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import AutoTokenizer
 
@@ -57,28 +57,28 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
+        """The number of ids, added tokens included."""
         return len(self._bytes)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`. Gives other threads their turn. UnicodeError for lone surrogates."""
+        """The token ids of `text`. Lets other threads run. UnicodeError for lone surrogates."""
         text.encode()
         return self._fast.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of whole sequences, as the tokenizer itself decodes it."""
+        """The text of a whole sequence, as the tokenizer itself decodes it."""
         return self._fast.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes the token stands for; empty for an id that only pads the vocabulary."""
+        """The bytes of the token; empty for an id that only pads the vocabulary."""
         return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else b""
 
     def token_text(self, token_id: int) -> str:
-        """One token by itself; a part of a UTF-8 character reads as U+FFFD."""
+        """The text of one token by itself; a part of a UTF-8 character reads as U+FFFD."""
         return self.token_bytes(token_id).decode(errors="replace")
 
     def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
-        """For one stream of tokens."""
+        """A detokenizer for one stream of tokens."""
         skipped = self._special_ids if skip_special_tokens else frozenset()
         return Detokenizer(self.token_bytes, skipped)
 
@@ -90,7 +90,7 @@ class Tokenizer:
         continue_final_message: bool = False,
         template_options: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt the chat template makes; ChatTemplateError if it refuses these messages."""
+        """The prompt that the chat template makes of these messages. Raises ChatTemplateError."""
         if not self._pretrained.chat_template:
             raise ChatTemplateError("this model has no chat template; use the completions endpoint")
         if reserved := self._reserved_options.intersection(template_options or ()):
@@ -104,7 +104,7 @@ class Tokenizer:
                 **(template_options or {}),
             )
         except Exception as error:
-            # The template is a program run on what the client sent: what it raises is about that.
+            # The template is a program that runs on the client's messages: its errors are theirs.
             raise ChatTemplateError(
                 f"the model's chat template refuses these messages: {error}"
             ) from error
@@ -112,7 +112,7 @@ class Tokenizer:
 
 
 class Detokenizer:
-    """Turns one stream of tokens into text, never half a character of it."""
+    """Turns one stream of tokens into text, without ever splitting a character."""
 
     __slots__ = ("_decoder", "_skipped", "_token_bytes")
 
@@ -122,18 +122,18 @@ class Detokenizer:
         self._skipped = skipped
 
     def step(self, token_id: int) -> str:
-        """The text this token completes, often empty."""
+        """The text that this token completes, often empty."""
         if token_id in self._skipped:
             return ""
         return self._decoder.decode(self._token_bytes(token_id))
 
     def flush(self) -> str:
-        """What is left when no more tokens come: U+FFFD for an unfinished character."""
+        """The rest when no more tokens come: U+FFFD for an unfinished character."""
         return self._decoder.decode(b"", final=True)
 
 
 def _token_bytes(fast: FastTokenizer) -> list[bytes]:
-    """Bytes by token id. Added tokens stand for their own text, the rest follow the decoder."""
+    """The bytes of each token, by id. Added tokens are their own text; others use the decoder."""
     to_bytes = _decoding_rule(fast)
     vocab = fast.get_vocab(with_added_tokens=True)
     table = [b""] * (max(vocab.values(), default=-1) + 1)
@@ -145,11 +145,11 @@ def _token_bytes(fast: FastTokenizer) -> list[bytes]:
 
 
 def _decoding_rule(fast: FastTokenizer) -> Callable[[str, int], bytes]:
-    """How the vocabulary's spelling of a token becomes bytes.
+    """The rule that turns the vocabulary's spelling of a token into bytes.
 
-    Byte-level vocabularies (GPT-2, Llama 3, Qwen) spell each byte as a character, sentencepiece
-    ones (Llama 2, Mistral, Gemma) a space as U+2581 and rare bytes as `<0xE2>`. Any other decoder
-    is asked for each token by itself.
+    Byte-level vocabularies (GPT-2, Llama 3, Qwen) spell each byte as a character. Sentencepiece
+    vocabularies (Llama 2, Mistral, Gemma) spell a space as U+2581 and rare bytes as `<0xE2>`. Any
+    other decoder decodes each token by itself.
     """
     kinds = set(_decoder_kinds(json.loads(fast.decoder.__getstate__()) if fast.decoder else {}))
     if "ByteLevel" in kinds:
@@ -179,7 +179,7 @@ def _from_sentencepiece(token: str) -> bytes:
 
 
 def _byte_of_character() -> Mapping[str, int]:
-    """GPT-2's spelling of bytes: printable ones as themselves, the others from U+0100 on."""
+    """GPT-2's spelling of bytes: printable bytes as themselves, the others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in set(printable)]
     shifted = {chr(0x100 + position): byte for position, byte in enumerate(others)}

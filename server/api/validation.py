@@ -6,16 +6,18 @@ transport or does any work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from server.api.generation import GenerateRequest, ResumePoint
+from server.api.generation import GenerateRequest, ResumePoint, Sampling
 from server.errors import ApiError, ErrorKind
-from server.link.frames import (
+from server.link.frames import EngineInfo
+from server.link.sampling import (
     MAX_LOGIT_BIASES,
     MAX_STOP_TOKEN_IDS,
-    EngineInfo,
+    OPTIONS,
+    Option,
+    Range,
     SamplingParams,
 )
 
@@ -30,43 +32,9 @@ GREEDY_BELOW_TEMPERATURE = 1e-3
 SMALLEST_TOP_P = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Bounds of a number, both included unless `above_minimum`."""
-
-    minimum: float
-    maximum: float
-    above_minimum: bool = False
-
-    def holds(self, value: float) -> bool:
-        """False for NaN."""
-        if self.above_minimum and value == self.minimum:
-            return False
-        return self.minimum <= value <= self.maximum
-
-    def __str__(self) -> str:
-        low = f"above {self.minimum}" if self.above_minimum else f"at least {self.minimum}"
-        return f"{low} and at most {self.maximum}"
-
-    def schema(self) -> dict[str, Any]:
-        """As JSON schema keywords."""
-        low = "exclusiveMinimum" if self.above_minimum else "minimum"
-        return {low: self.minimum, "maximum": self.maximum}
-
-
+# By the name in a request.
 RANGES: Mapping[str, Range] = {
-    "temperature": Range(0, 2),
-    "top_p": Range(0, 1, above_minimum=True),
-    "top_k": Range(-1, 2**31 - 1),
-    "min_p": Range(0, 1),
-    "presence_penalty": Range(-2, 2),
-    "frequency_penalty": Range(-2, 2),
-    "repetition_penalty": Range(0.01, 100),
-    "max_tokens": Range(1, 2**31 - 1),
-    "min_tokens": Range(0, 2**31 - 1),
-    "logprobs": Range(0, 20),
-    "prompt_logprobs": Range(0, 20),
-    "seed": Range(-(2**63), 2**64 - 1),
+    **{option.asked_as: option.rule.allowed for option in OPTIONS},
     "n": Range(1, MAX_CHOICES),
 }
 LOGIT_BIAS_RANGE = Range(-100, 100)
@@ -148,31 +116,45 @@ def sampling_params(
 ) -> SamplingParams:
     """Fill in every default of a checked request. Signed seeds wrap to 64 unsigned bits."""
     sampling = request.sampling
+    filled = {option.name: _filled(option, sampling) for option in OPTIONS}
+    filled["max_tokens"] = _max_tokens(request, num_prompt_tokens, info)
+    filled["seed"] = seed % 2**64
+    if request.resume is not None:
+        # The broken stream has reported them already.
+        filled["num_prompt_logprobs"] = -1
     return SamplingParams(
-        max_tokens=_max_tokens(request, num_prompt_tokens, info),
-        temperature=_temperature(sampling.temperature),
-        top_p=max(_or_default(sampling.top_p, 1.0), SMALLEST_TOP_P),
-        top_k=max(0, sampling.top_k or 0),
-        min_p=sampling.min_p or 0.0,
-        presence_penalty=sampling.presence_penalty or 0.0,
-        frequency_penalty=sampling.frequency_penalty or 0.0,
-        repetition_penalty=_or_default(sampling.repetition_penalty, 1.0),
+        **filled,
         logit_bias=dict(sampling.logit_bias),
-        min_tokens=sampling.min_tokens or 0,
         stop_token_ids=tuple(sampling.stop_token_ids),
         ignore_eos=sampling.ignore_eos,
-        seed=seed % 2**64,
-        num_logprobs=_or_default(sampling.logprobs, -1),
-        # A stream that goes on has told them already.
-        num_prompt_logprobs=-1 if request.resume else _or_default(sampling.prompt_logprobs, -1),
     )
+
+
+def _filled(option: Option, sampling: Sampling) -> Any:
+    value = getattr(sampling, option.asked_as)
+    if value is None:
+        return option.default
+    return _ON_THE_DEVICE.get(option.name, _as_it_is)(value)
+
+
+def _as_it_is(value: float) -> float:
+    return value
+
+
+# Where the device wants another number than the client gave.
+_ON_THE_DEVICE: Mapping[str, Callable[[Any], float]] = {
+    "temperature": lambda value: value if value >= GREEDY_BELOW_TEMPERATURE else 0.0,
+    "top_p": lambda value: max(value, SMALLEST_TOP_P),
+    "top_k": lambda value: max(0, value),
+}
 
 
 def _max_tokens(request: GenerateRequest, num_prompt_tokens: int, info: EngineInfo) -> int:
     room = info.max_model_len - num_prompt_tokens
     wanted = request.sampling.max_tokens
     if wanted is None:
-        wanted = min(_or_default(request.default_max_tokens, room), room)
+        default = request.default_max_tokens
+        wanted = room if default is None else min(default, room)
     if wanted > room:
         raise invalid(
             f"the prompt has {num_prompt_tokens} tokens and max_tokens is {wanted}, together more "
@@ -184,16 +166,6 @@ def _max_tokens(request: GenerateRequest, num_prompt_tokens: int, info: EngineIn
     if (request.sampling.min_tokens or 0) > wanted:
         raise invalid(f"min_tokens must not exceed max_tokens, here {wanted}", "min_tokens")
     return wanted
-
-
-def _temperature(temperature: float | None) -> float:
-    if temperature is None:
-        return 1.0
-    return temperature if temperature >= GREEDY_BELOW_TEMPERATURE else 0.0
-
-
-def _or_default[Number: (int, float)](value: Number | None, default: Number) -> Number:
-    return default if value is None else value
 
 
 def _check_ranges(request: GenerateRequest) -> None:

@@ -10,27 +10,30 @@ from pathlib import Path
 from typing import cast, get_args
 
 from server.admin_token import AdminTokenError, read_admin_token
-from server.api.service import Service
+from server.api.model_directory import ModelDirectory
 from server.api.validation import invalid
 from server.errors import ApiError, ErrorKind
-from server.link.frames import SwapPolicy, VersionStatus
+from server.link.client import EngineClient
+from server.link.frames import SwapPolicy, VersionAction, VersionStatus
+from server.versions.model_file import is_version
 
 _SCHEME = "bearer "
 
 
 class VersionAdmin:
-    """Belongs to the event loop of its service. The token is read anew for every call."""
+    """Belongs to the event loop of its engine client. The token is read anew for every call."""
 
-    def __init__(self, service: Service, token_file: Path) -> None:
-        self._service, self._token_file = service, token_file
+    def __init__(self, models: ModelDirectory, engine: EngineClient, token_file: Path) -> None:
+        self._models, self._engine, self._token_file = models, engine, token_file
 
     @property
     def model(self) -> str:
-        return self._service.model().name
+        return self._models.served().name
 
     @property
     def config_error(self) -> str:
-        return self._service.config_error
+        """Why the model configuration file is not followed; empty if it is, or there is none."""
+        return self._engine.pulse.config_error if self._engine.pulse else ""
 
     def authorize(self, header: str) -> None:
         """ApiError (unauthenticated) unless `header` is `Bearer TOKEN`."""
@@ -45,7 +48,8 @@ class VersionAdmin:
             )
 
     def list(self) -> tuple[VersionStatus, ...]:
-        return self._service.versions()
+        """Every version there is or was, the one that is served first."""
+        return self._models.statuses(self._models.info())
 
     def status(self, version: str = "") -> VersionStatus:
         """What is known of a version; empty is the one that is served."""
@@ -66,7 +70,7 @@ class VersionAdmin:
         if not path and not served:
             raise invalid("give the path of the version", "path")
         path = path or f"{served.rstrip('/').rpartition('/')[0]}/{version}"
-        await self._service.change_version(
+        await self._engine.change_version(
             "load", version, path=path, policy=cast(SwapPolicy | None, policy)
         )
         return self.status(version)
@@ -74,21 +78,26 @@ class VersionAdmin:
     async def promote(self, version: str) -> VersionStatus:
         """Serve a loaded version."""
         self._check(version)
-        await self._service.change_version("promote", version)
+        await self._change("promote", version)
         return self.status()
 
     async def roll_back(self) -> VersionStatus:
         """Serve what was served before."""
-        await self._service.change_version("rollback")
+        await self._change("rollback")
         return self.status()
 
     async def unload(self, version: str) -> VersionStatus:
         """Free a version that is not served."""
         self._check(version)
-        await self._service.change_version("unload", version)
+        await self._change("unload", version)
         return self.status(version)
+
+    async def _change(self, action: VersionAction, version: str = "") -> None:
+        """Returns when the change is done. ApiError (unavailable) before the server is ready."""
+        self._models.info()
+        await self._engine.change_version(action, version)
 
     @staticmethod
     def _check(version: str) -> None:
-        if not (version.isascii() and version.isdigit()):
+        if not is_version(version):
             raise invalid("version must be a whole number, the name of its folder", "version")

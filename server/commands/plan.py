@@ -1,7 +1,8 @@
-"""`antipode plan`: the flags, the environment libtpu needs, and what is printed.
+"""`antipode plan`: its flags, the environment that libtpu needs, and its output.
 
-Importing it imports no JAX: a slice's environment must be set before that. What can be wrong ends
-in one sentence; exit code 0: the model fits, 1: it does not, 2: it was asked wrongly.
+This module imports no JAX, because a slice's environment must be set before JAX is imported. Every
+error is reported in one sentence. The exit code is 0 if the model fits, 1 if it does not fit, and
+2 for a wrong use.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
 _USAGE_ERROR = 2
 
 DESCRIPTION = """\
-Compile the server's own programs for a slice that is not there, and say whether the model fits, how
-much KV cache is left and how long the compiler thinks its steps take. Needs no TPU and no weights.
+Compile the server's own programs for a slice that is not here, and report whether the model fits,
+how much KV cache is left and how long its steps take by the compiler's estimate. Needs no TPU and
+no weights.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `antipode plan`; those that `serve` has too are spelled and mean the same."""
+    """The flags of `antipode plan`. Flags that `serve` also has mean the same in both."""
     parser.add_argument("model", metavar="MODEL", help="a preset, or a checkpoint directory")
     parser.add_argument(
-        "--slice", required=True, help=f"one of {', '.join(slice_names())}, or cpu: this machine"
+        "--slice", required=True, help=f"one of {', '.join(slice_names())}, or cpu for this machine"
     )
     parser.add_argument("--max-num-seqs", type=_positive, default=256, metavar="N")
     parser.add_argument(
@@ -48,28 +50,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hbm-utilization", type=float, default=0.9, metavar="PART")
     parser.add_argument("--kv-dtype", choices=("auto", "bfloat16", "fp8", "int8"), default="auto")
     parser.add_argument("--weight-dtype", choices=("auto", "int8"), default="auto")
-    parser.add_argument("--jobs", type=_positive, default=1, help="programs compiled at once")
+    parser.add_argument("--jobs", type=_positive, default=1, help="programs to compile at once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     parser.add_argument("--dump-hlo", type=Path, metavar="DIR", help="write each program's HLO")
     parser.add_argument(
         "--bake", type=Path, metavar="DIR",
-        help="keep what was compiled, for a server started with --baked-dir",
+        help="keep the compiled programs for a server started with --baked-dir",
     )  # fmt: skip
     parser.add_argument(
         "--search", action="store_true", help="find the best splits, dtypes and batch sizes"
     )
     parser.add_argument(
         "--target-ms", type=float, default=0.0, metavar="MS",
-        help="with --search: the longest step; the most tokens a second within it are wanted",
+        help="with --search: the longest step; searches for the most tokens per second within it",
     )  # fmt: skip
     parser.add_argument(
         "--target-tokens-per-s", type=float, default=0.0, metavar="RATE",
-        help="with --search: of the whole slice; the shortest step that reaches it is wanted",
+        help="with --search: a rate of the whole slice; searches for the shortest step reaching it",
     )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make the plan and print it; the exit code."""
+    """Make the plan and print it. Returns the exit code."""
     try:
         where = find_slice(arguments.slice)
         check_packages(where)
@@ -84,14 +86,14 @@ def _run(arguments: argparse.Namespace, where: SliceType) -> int:
     from server.versions.served_model import ModelNotFoundError
 
     try:
-        question = _question(arguments, where)
-        return _search(arguments, question) if arguments.search else _plan(arguments, question)
+        request = _read_request(arguments, where)
+        return _search(arguments, request) if arguments.search else _plan(arguments, request)
     except (ModelNotFoundError, CheckpointError, ValueError) as error:
-        # Wrong configurations, meshes, backends and sizes are all ValueErrors with a sentence.
+        # Wrong configurations, meshes, backends and sizes are all ValueErrors with one sentence.
         return _fail(str(error))
 
 
-def _plan(arguments: argparse.Namespace, question: PlanRequest) -> int:
+def _plan(arguments: argparse.Namespace, request: PlanRequest) -> int:
     from server.engine.programs.baked import BakedFolder
     from server.plan.compilation import Keep
     from server.plan.plan import make_plan
@@ -99,7 +101,7 @@ def _plan(arguments: argparse.Namespace, question: PlanRequest) -> int:
 
     baked = BakedFolder(arguments.bake) if arguments.bake else None
     report = make_plan(
-        question,
+        request,
         jobs=arguments.jobs,
         keep=Keep(hlo_dir=arguments.dump_hlo, baked=baked),
         progress=ProgressLines(),
@@ -112,11 +114,11 @@ def _plan(arguments: argparse.Namespace, question: PlanRequest) -> int:
     return 0 if report.fits else 1
 
 
-def _search(arguments: argparse.Namespace, question: PlanRequest) -> int:
+def _search(arguments: argparse.Namespace, request: PlanRequest) -> int:
     from server.plan.search import Target, render_found, search
 
     target = Target(step_ms=arguments.target_ms, tokens_per_s=arguments.target_tokens_per_s)
-    found = search(question, target, ProgressLines())
+    found = search(request, target, ProgressLines())
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     if not found:
@@ -126,7 +128,7 @@ def _search(arguments: argparse.Namespace, question: PlanRequest) -> int:
     return 0 if found[0].meets_target else 1
 
 
-def _question(arguments: argparse.Namespace, where: SliceType) -> PlanRequest:
+def _read_request(arguments: argparse.Namespace, where: SliceType) -> PlanRequest:
     from server.plan.request import PlanRequest
 
     model, config = _find_config(arguments.model)
@@ -153,7 +155,7 @@ def _question(arguments: argparse.Namespace, where: SliceType) -> PlanRequest:
 
 
 def _find_config(model: str) -> tuple[str, ModelConfig]:
-    """A preset's configuration, or that of a checkpoint's folder."""
+    """The configuration of a preset, or of a checkpoint's folder."""
     from models.hf_config import read_config
     from models.presets import load_preset, preset_names
     from server.versions.served_model import ModelNotFoundError, find_model

@@ -1,7 +1,7 @@
-"""`antipode publish` and `antipode verify`: make a folder a version, hold one to what it says.
+"""`antipode publish` and `antipode verify`: make a version from a checkpoint, and check a version.
 
-A version is a checkpoint that was loaded once, with golden prompts continued by its own weights and
-`antipode.json` written last. It never overwrites. Nothing here serves.
+A version is a folder with a checkpoint that was loaded once, golden prompts that its own weights
+continued, and `antipode.json`, written last. Publishing never overwrites. Nothing here serves.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from models.checkpoint.manifest import Golden, GoldenPrompt
 from models.checkpoint.version_folder import VersionFolder, open_version
 from models.config import ModelConfigError
 from server.config import EngineConfig
+from server.versions.model_file import is_version
 
 if TYPE_CHECKING:
     from server.engine.device.model_runner import ModelRunner
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 PUBLISH = """Make SRC, a checkpoint directory or a GGUF file, the version DIR/<model>/<version>.
 
-The checkpoint is loaded and generates from golden prompts, by which every server checks the weights
-before it serves them. An existing version is never overwritten."""
+The checkpoint is loaded and continues golden prompts. Every server uses these prompts to check the
+weights before it serves them. An existing version is never overwritten."""
 VERIFY = "Check that a published version is whole: sizes, checksums, configuration, tensor shapes."
 
 _NUM_TOKENS = 16
@@ -63,16 +64,18 @@ def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=float,
         default=0.1,
-        help="how much less likely a golden token may be than another one that a server generates "
-        "instead, in natural logarithm (default: 0.1)",
+        help="how much more likely than a golden token another token may be that a server generates"
+        " in its place, as a difference of natural logarithms (default: 0.1)",
     )
     parser.add_argument(
-        "--prompts", metavar="FILE", help="golden prompts, one a line; by default four short texts"
+        "--prompts",
+        metavar="FILE",
+        help="golden prompts, one per line; by default four short texts",
     )
 
 
 def run_publish(arguments: argparse.Namespace) -> int:
-    """Publish; the exit code."""
+    """Publish. Returns the exit code."""
     texts: tuple[str, ...] = _TEXTS
     if arguments.prompts:
         lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
@@ -84,18 +87,23 @@ def run_publish(arguments: argparse.Namespace) -> int:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Verify; the exit code."""
+    """Verify. Returns the exit code."""
     return _explained(lambda: verify(arguments.path))
 
 
 def publish(
     source: Path, target: Path, texts: tuple[str, ...] = _TEXTS, tolerance: float = 0.1
 ) -> str:
-    """Write `source` as the version `target`; what was done, in a sentence. PublishError."""
-    if not (target.name.isascii() and target.name.isdigit()):
-        raise PublishError(f"{target}: a version's folder is named by a whole number")
+    """Write `source` as the version `target`. Returns one sentence. Raises PublishError."""
+    if not is_version(target.name):
+        raise PublishError(
+            f"{target}: the name of a version's folder must be a whole number, "
+            f"and it is {target.name!r}"
+        )
     if target.exists():
-        raise PublishError(f"{target} exists already; a version is never overwritten")
+        raise PublishError(
+            f"{target} exists already; a version is never overwritten, so choose another number"
+        )
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -110,10 +118,15 @@ def publish(
 
 
 def publish_to_bucket(source: Path, target: str, texts: tuple[str, ...], tolerance: float) -> str:
-    """The same into a bucket: made here, then uploaded, the manifest last. PublishError."""
+    """Publish to a bucket: make the version here, then upload it, the manifest last.
+
+    Returns one sentence. Raises PublishError.
+    """
     bucket = GcsFiles(target)
     if bucket.names():
-        raise PublishError(f"{target} exists already; a version is never overwritten")
+        raise PublishError(
+            f"{target} exists already; a version is never overwritten, so choose another number"
+        )
     with tempfile.TemporaryDirectory(prefix="antipode-publish-") as folder:
         made = Path(folder) / target.rstrip("/").rpartition("/")[2]
         publish(source, made, texts, tolerance)
@@ -122,14 +135,14 @@ def publish_to_bucket(source: Path, target: str, texts: tuple[str, ...], toleran
 
 
 def verify(path: str) -> str:
-    """Hold a version to its manifest; what was found, in a sentence. PublishError."""
+    """Check a version against its manifest. Returns one sentence. Raises PublishError."""
     with tempfile.TemporaryDirectory(prefix="antipode-verify-") as copy:
         version = open_version(
             GcsFiles(path) if is_gcs(path) else LocalFiles(Path(path)), Path(copy)
         )
         if not version.is_published:
             raise PublishError(
-                f"{path} has no {manifest.NAME}: it was not published, or not to its end"
+                f"{path} has no {manifest.NAME}: it was not published, or publishing did not finish"
             )
         version.read_everything()
         _check_loads(version)
@@ -148,7 +161,7 @@ def make_golden(folder: Path, texts: tuple[str, ...], tolerance: float) -> Golde
 
 
 def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Every prompt's greedy continuation, by the server's own engine."""
+    """The greedy continuation of every prompt, by the server's own engine."""
     from server.engine.device.model_runner import ModelRunner
     from server.engine.engine import OWN_CLIENT
     from server.engine.policy.sequence import LoadedVersion
@@ -158,7 +171,6 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
     runner = ModelRunner.build(folder, _SIZES, version=version)
     client = GoldenClient(lambda submit: engine.receive(OWN_CLIENT, submit))
     engine = _engine_of(runner, client, version, len(prompts))
-    engine.call(lambda versions: versions.add(version))
     loop = threading.Thread(target=engine.run, daemon=True)
     loop.start()
     try:
@@ -173,10 +185,12 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
 def _engine_of(
     runner: ModelRunner, client: GoldenClient, version: LoadedVersion, queue_len: int
 ) -> Engine[Any]:
-    """An engine without an API in front of it; `client` gets its answers."""
+    """An engine without an API in front; `client` gets its answers."""
     from server.engine.engine import Engine
     from server.engine.policy.block_manager import BlockManager
+    from server.engine.policy.ranks import Ranks
     from server.engine.policy.scheduler import Scheduler
+    from server.engine.policy.served_versions import ServedVersions
 
     scheduler = Scheduler(
         BlockManager(runner.kinds, runner.block_size),
@@ -184,10 +198,10 @@ def _engine_of(
         max_num_batched_tokens=runner.max_num_batched_tokens,
         max_queue_len=queue_len,
         max_model_len=runner.max_model_len,
-        serving=version,
+        versions=ServedVersions(version),
     )
     return Engine(
-        scheduler,
+        Ranks([scheduler]),
         runner,
         _Nobody(),
         lambda _, frame: client.receive(frame),
@@ -196,7 +210,7 @@ def _engine_of(
 
 
 class _Nobody:
-    """An observer of steps that no metric counts."""
+    """An observer that counts nothing."""
 
     def on_step(self, stats: object) -> None: ...
 
@@ -216,7 +230,7 @@ class _Nobody:
 
 
 def _copy(source: Path, partial: Path) -> None:
-    """The files of a checkpoint directory, or of what a GGUF file converts to."""
+    """Copy a checkpoint directory, or convert a GGUF file."""
     if source.suffix == ".gguf":
         from models.gguf import convert
 
@@ -232,7 +246,7 @@ def _copy(source: Path, partial: Path) -> None:
 
 
 def _check_loads(version: VersionFolder) -> None:
-    """Configuration, tokenizer, and every tensor's presence and shape; reads no weights."""
+    """Check the configuration, the tokenizer, and each tensor's presence and shape; no weights."""
     from models.hf_config import read_config
     from models.sharding import make_mesh
     from models.weights.weights import WeightLoader, abstract_decoder

@@ -1,11 +1,12 @@
-"""`antipode serve`: the settings, the server, and a sentence for what keeps it from starting."""
+"""`antipode serve`: runs the server, and reports in one sentence why it cannot start."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from server.config import ConfigError, load_config
+from server.config import ConfigError
+from server.config_sources import load_config
 
 _USAGE_ERROR = 2
 _CANNOT_START = 1
@@ -14,8 +15,8 @@ DESCRIPTION = "Run the server until SIGTERM or SIGINT."
 
 
 def run(flags: dict[str, str]) -> int:
-    """Run the server with the given flags over environment and file; the exit code."""
-    # Supervisor and checkpoint code is not needed, and not paid for, by `version` and `--help`.
+    """Run the server with these flags over environment and file. Returns the exit code."""
+    # Imported here: `version` and `--help` do not need the supervisor and checkpoint code.
     from server.admin_token import AdminTokenError
     from server.ports import PortError
     from server.processes.supervisor import run_supervisor

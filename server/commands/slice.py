@@ -1,7 +1,7 @@
-"""`antipode slice`: says what the server would run on, as lines or as JSON.
+"""`antipode slice`: reports what the server would run on, as lines or as JSON.
 
-It asks the sources that the server asks, and refuses what the server refuses. Devices that another
-process holds are left out, and that is said.
+It asks the same sources as the server, and refuses what the server refuses. Devices that another
+process holds are left out, and the command says so.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from server.slice.resolve import Slice
 from server.slice.sources import Devices, SliceMismatchError
 
 DESCRIPTION = """\
-Say which chips, hosts and network interfaces the server would run on, and how it would lay the
-model over them. Takes the settings of `antipode serve`; exit code 1 where the slice is not what
-they ask for, or the model cannot be laid as they say."""
+Report which chips, hosts and network interfaces the server would run on, and how it would split the
+model over them. Takes the settings of `antipode serve`. The exit code is 1 if the slice is not the
+one that the settings ask for, or if the model cannot be split as they ask."""
 
-# Of generations that are no TPU's.
+# The platforms of generations that are no TPU.
 _PLATFORMS = {"cpu": "cpu", "gpu": "gpu"}
 
 
 def run(config: EngineConfig, *, as_json: bool) -> int:
-    """Print the slice; the exit code."""
+    """Print the slice. Returns the exit code."""
     try:
         is_several = find_group(config, os.environ).is_several
         found = find_slice(config, None if is_several else _devices())
@@ -37,7 +37,7 @@ def run(config: EngineConfig, *, as_json: bool) -> int:
         print(f"antipode slice: {error}", file=sys.stderr)
         return 1
     if is_several:
-        _say("JAX is not asked, since it would wait for the other hosts")
+        _say("JAX is not asked for devices, since it would wait for the other hosts")
     mesh, code = None, 0
     try:
         mesh = _mesh(config, found)
@@ -53,7 +53,7 @@ def run(config: EngineConfig, *, as_json: bool) -> int:
 
 
 def describe(found: Slice, mesh: dict[str, int] | None) -> dict[str, Any]:
-    """The slice as JSON has it."""
+    """The slice as it is printed in JSON."""
     shown: dict[str, Any] = msgspec.to_builtins(found)
     return shown | {"mesh": mesh}
 
@@ -62,14 +62,14 @@ def _devices() -> Devices | None:
     try:
         return ask_jax()
     except RuntimeError as error:
-        _say(f"JAX cannot have the devices, does a server run on them? {_first_line(error)}")
+        _say(f"JAX cannot take the devices; does a server run on them? {_first_line(error)}")
         return None
 
 
 def _mesh(config: EngineConfig, found: Slice) -> dict[str, int] | None:
-    """How the server would lay the model; None where that cannot be told here.
+    """How the server would split the model; None where that is not known here.
 
-    CheckpointError or ValueError for what the server would refuse to lay.
+    Raises CheckpointError or ValueError for a split that the server would refuse.
     """
     from models.hf_config import read_config
     from server.engine.programs.mesh_choice import choose_split
@@ -77,7 +77,7 @@ def _mesh(config: EngineConfig, found: Slice) -> dict[str, int] | None:
 
     platform, chip_bytes = _PLATFORMS.get(found.generation, "tpu"), found.hbm_bytes_per_chip
     if platform == "tpu" and chip_bytes is None and not config.tensor_parallel_size:
-        _say("no mesh: it depends on the chips' memory, which JAX did not say")
+        _say("no mesh: the mesh depends on the chips' memory, which JAX did not report")
         return None
     try:
         model = read_config(find_model(config).path)
@@ -89,7 +89,7 @@ def _mesh(config: EngineConfig, found: Slice) -> dict[str, int] | None:
 
 
 def _lines(shown: dict[str, Any]) -> list[str]:
-    """One line a field, interfaces one line each."""
+    """One line per field and one line per interface."""
     plain = {key: value for key, value in shown.items() if key not in ("interfaces", "claim")}
     lines = [f"{key:<20}{_text(value)}" for key, value in plain.items()]
     lines += [f"{'interface':<20}{_text(interface)}" for interface in shown["interfaces"]]

@@ -1,1 +1,1 @@
-"""The step loop. `policy` decides, `programs` is what is compiled, `device` is what runs."""
+"""The step loop. `policy` decides, `programs` is what is compiled, `device` runs the programs."""

@@ -1,9 +1,9 @@
-"""The step loop: frames in, scheduled steps to the device, events out.
+"""The step loop: takes frames in, sends scheduled steps to the device, sends events out.
 
-One thread owns everything behind `run`; other threads only put messages into the inbox or read the
-load. It knows neither the model nor the transport: a runner executes batches, `send` delivers.
-Client 0 is the engine process itself, which tries new weights by requests: they come first, and no
-metric counts them.
+One thread owns everything behind `run`. Other threads only put messages into the inbox or read the
+load. The loop knows neither the model nor the transport: a runner executes batches, and `send`
+delivers frames. Client 0 is the engine process itself, which tests new weights by requests. Its
+requests come first, and no metric counts them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Protocol
 
 from server.engine.observer import Observer, StepKind, StepStats
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.base import Policy
-from server.engine.policy.scheduler import SequenceEvent
+from server.engine.policy.load import Load
+from server.engine.policy.ranks import Ranks
+from server.engine.policy.results import SequenceEvent
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.step import ScheduledBatch, StepResult
-from server.engine.version_switch import VersionSwitch
+from server.engine.version_changes import VersionChanges
 from server.link import frames as link
 
 OWN_CLIENT = 0
@@ -32,30 +33,18 @@ _IDLE_SECONDS = 0.25
 
 
 class Runner[InFlight](Protocol):
-    """Runs batches on the device, in the order they are given."""
+    """Runs batches on the device, in the order of the calls."""
 
     def execute(self, batch: ScheduledBatch) -> InFlight:
-        """Dispatch a step without waiting for it; all it needs of the sequences is read now."""
+        """Dispatch a step without waiting for it; reads all it needs of the sequences now."""
 
     def read(self, in_flight: InFlight) -> StepResult:
-        """Wait for a dispatched step and bring its results to the host."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLoad:
-    """How busy the engine is, in requests, sequences and blocks: of that kind which is fullest."""
-
-    num_requests_waiting: int
-    num_sequences_running: int
-    num_unfinished: int
-    num_free_blocks: int
-    num_usable_blocks: int
-    is_queue_full: bool
+        """Wait for a dispatched step and copy its results to the host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatched[InFlight]:
-    """A step on its way; `start` is when it was dispatched."""
+    """A step on the device; `start` is the time when it was dispatched."""
 
     batch: ScheduledBatch
     in_flight: InFlight
@@ -63,15 +52,15 @@ class Dispatched[InFlight]:
 
 
 class Engine[InFlight]:
-    """Serves sequences until told to drain and empty, or to stop.
+    """Serves sequences until it is drained and empty, or stopped.
 
-    `send` is called from the step loop with one frame per client and step, and must not block.
-    Without `overlap` every step is read before the next is scheduled: slower, and the same tokens.
+    The step loop calls `send` with one frame per client and step; `send` must not block. Without
+    `overlap`, every step is read before the next is scheduled: slower, with the same tokens.
     """
 
     def __init__(
         self,
-        scheduler: Policy,
+        ranks: Ranks,
         runner: Runner[InFlight],
         observer: Observer,
         send: Callable[[int, link.Step], None],
@@ -80,8 +69,9 @@ class Engine[InFlight]:
         overlap: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._scheduler = scheduler
-        self.versions = VersionSwitch(scheduler)
+        self._ranks = ranks
+        self.versions = ranks.versions
+        self._changes = VersionChanges(ranks)
         self._runner = runner
         self._observer = observer
         self._send = send
@@ -97,13 +87,13 @@ class Engine[InFlight]:
         self._running_since: float | None = None
         self.last_progress = clock()
 
-    def call[T](self, function: Callable[[VersionSwitch], T]) -> Future[T]:
-        """Have `function` run between two steps. For any thread, as are the eight methods below."""
+    def call[T](self, function: Callable[[VersionChanges], T]) -> Future[T]:
+        """Run `function` between two steps. Any thread may call this and the next 8 methods."""
         future: Future[T] = Future()
 
         def run() -> None:
             try:
-                future.set_result(function(self.versions))
+                future.set_result(function(self._changes))
             except Exception as error:
                 future.set_exception(error)
 
@@ -115,11 +105,11 @@ class Engine[InFlight]:
         self._inbox.put(partial(self._on_frame, client, frame))
 
     def disconnect(self, client: int) -> None:
-        """The client is gone: abort all it had."""
+        """The client is gone: abort all its requests."""
         self._inbox.put(partial(self._disconnect, client))
 
     def end(self, version: LoadedVersion, message: str) -> None:
-        """End every request that still runs on a version, as unavailable."""
+        """End every request that still runs on a version, with the error unavailable."""
         self._inbox.put(partial(self._end, lambda seq: seq.version == version, message))
 
     def fail(self, error: Exception) -> None:
@@ -134,32 +124,24 @@ class Engine[InFlight]:
         """End every request with an error now; `run` returns."""
         self._inbox.put(self._stop)
 
-    def load(self) -> EngineLoad:
-        scheduler = self._scheduler
-        return EngineLoad(
-            num_requests_waiting=scheduler.num_waiting_requests,
-            num_sequences_running=scheduler.num_running,
-            num_unfinished=scheduler.num_unfinished,
-            num_free_blocks=scheduler.num_free_blocks,
-            num_usable_blocks=scheduler.num_usable_blocks,
-            is_queue_full=scheduler.is_queue_full,
-        )
+    def load(self) -> Load:
+        return self._ranks.load()
 
     def running_seconds(self) -> float:
-        """How long the device has been at the step that is on it now; 0 when it is idle."""
+        """How long the current step has been on the device, in seconds; 0 when it is idle."""
         since = self._running_since
         return 0.0 if since is None else max(0.0, self._clock() - since)
 
     def run(self) -> None:
-        """The step loop. Raises what the runner raises, or IntegrityError: both are fatal."""
+        """The step loop. Raises the runner's error or IntegrityError; both are fatal."""
         dispatched: Dispatched[InFlight] | None = None
-        while dispatched or self._scheduler.num_unfinished or not self._is_draining:
+        while dispatched or self._ranks.num_unfinished or not self._is_draining:
             dispatched = self.step(dispatched)
 
     def step(self, dispatched: Dispatched[InFlight] | None) -> Dispatched[InFlight] | None:
-        """Once round the loop: dispatch the next step, then see what the one before it did."""
-        self._take_messages(wait=not dispatched and not self._scheduler.num_unfinished)
-        self._publish(self._scheduler.expire(self._clock()))
+        """One round of the loop: dispatch the next step, then read the one before it."""
+        self._take_messages(wait=not dispatched and not self._ranks.num_unfinished)
+        self._publish(self._ranks.expire(self._clock()))
         following = self._dispatch()
         if not self._overlap:
             dispatched, following = following, None
@@ -174,11 +156,11 @@ class Engine[InFlight]:
         try:
             if wait:
                 self._inbox.get(timeout=_IDLE_SECONDS)()
-            # Only what is there now: senders must not keep the next step from being dispatched.
+            # Only the messages that are there now: senders must not delay the next step.
             for _ in range(self._inbox.qsize()):
                 self._inbox.get_nowait()()
-        except queue.Empty:  # Idle: a good time to look for lost blocks.
-            self._scheduler.check_integrity()
+        except queue.Empty:  # The loop is idle: a good time to check for lost blocks.
+            self._ranks.check_integrity()
 
     def _on_frame(self, client: int, frame: link.ToEngine) -> None:
         match frame:
@@ -195,7 +177,7 @@ class Engine[InFlight]:
             if self._is_draining:
                 raise AdmissionError("unavailable", "the server is shutting down")
             seqs = self._sequences(client, submit)
-            self._scheduler.add(seqs, self._clock(), first=is_own)
+            self._ranks.add(seqs, self._clock(), first=is_own)
         except AdmissionError as error:
             self._refuse(client, submit, error)
         else:
@@ -240,9 +222,9 @@ class Engine[InFlight]:
             if abort.index not in (None, seq.index):
                 continue
             if abort.reason == "deadline_exceeded":
-                self._scheduler.finish(seq, "error", "deadline_exceeded")
+                self._ranks.finish(seq, "error", "deadline_exceeded")
             else:
-                self._scheduler.finish(seq, abort.reason)
+                self._ranks.finish(seq, abort.reason)
             self._retire(seq)
 
     def _unfinished(self, client: int, request_id: int) -> list[Sequence]:
@@ -250,7 +232,7 @@ class Engine[InFlight]:
         return [seq for seq in seqs if seq.state is not SequenceState.FINISHED]
 
     def _is_first(self, seq: Sequence) -> bool:
-        """Whether its request is counted by this choice."""
+        """Whether metrics count the request by this choice."""
         return self._requests[seq.client, seq.request_id][0] is seq
 
     def _disconnect(self, client: int) -> None:
@@ -269,11 +251,11 @@ class Engine[InFlight]:
     def _end(self, is_meant: Callable[[Sequence], bool], message: str) -> None:
         for client, request_id in list(self._requests):
             for seq in filter(is_meant, self._unfinished(client, request_id)):
-                self._publish([(seq, self._scheduler.fail(seq, "unavailable", message))])
+                self._publish([(seq, self._ranks.fail(seq, "unavailable", message))])
 
     def _dispatch(self) -> Dispatched[InFlight] | None:
         start = self._clock()
-        batch = self._scheduler.schedule(start)
+        batch = self._ranks.schedule(start)
         if batch.num_preempted:
             self._observer.on_preempted(batch.num_preempted)
         if not batch:
@@ -293,7 +275,7 @@ class Engine[InFlight]:
     def _finish(self, dispatched: Dispatched[InFlight]) -> None:
         result = self._runner.read(dispatched.in_flight)
         now = self._clock()
-        events = self._scheduler.postprocess(dispatched.batch, result)
+        events = self._ranks.postprocess(dispatched.batch, result)
         gaps = self._observe_tokens(events, now)
         self._observer.on_step(
             StepStats(
@@ -312,21 +294,21 @@ class Engine[InFlight]:
         for seq, event in events:
             self._events[seq.client].append(event)
             if event.error == "internal" and seq.version is not None and seq.client != OWN_CLIENT:
-                self.versions.on_fault(seq.version)
+                self._changes.on_fault(seq.version)
             if event.finish_reason is not None:
                 self._retire(seq)
 
     def _flush(self) -> None:
-        """One frame per client."""
+        """Send one frame per client."""
         for client, events in self._events.items():
             self._send(client, link.Step(events=events))
         self._events.clear()
 
     def _retire(self, seq: Sequence) -> None:
-        """Forget a request when its last choice has ended, and count how it did."""
+        """Forget a request when its last choice has ended, and count its outcome."""
         key = seq.client, seq.request_id
         choices = self._requests.get(key)
-        # None: choices that end in one step retire their request with the first of them.
+        # None: several choices ended in one step, and the first of them retired the request.
         if choices is None or self._unfinished(*key):
             return
         del self._requests[key]
@@ -341,7 +323,7 @@ class Engine[InFlight]:
         )
 
     def _observe_tokens(self, events: list[SequenceEvent], now: float) -> tuple[float, ...]:
-        """Stamp the choices that got a token; the gaps to their previous ones, in seconds."""
+        """Stamp the choices that got a token. Returns the gaps to their last tokens, in seconds."""
         gaps = []
         for seq, event in events:
             if not event.token_ids or seq.client == OWN_CLIENT:

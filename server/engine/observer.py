@@ -1,6 +1,6 @@
-"""What the step loop tells the metrics, step by step and request by request.
+"""What the step loop reports to the metrics, per step and per request.
 
-Only names and units: neither how things are counted nor how they are shown.
+It defines only names and units. Knows neither how numbers are counted nor how they are shown.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ type StepKind = Literal["prefill", "decode", "mixed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
-    """One finished step. `duration` is the seconds it had the device, queueing left out.
+    """One finished step. `duration` is the seconds it had the device, without queueing.
 
-    `inter_token_seconds`: for every token but a choice's first, the time since the one before.
+    `inter_token_seconds` has the time since the token before, for every token but a choice's first.
     """
 
     kind: StepKind
@@ -27,7 +27,7 @@ class StepStats:
 
 
 class Observer(Protocol):
-    """Called by the step loop; must not block. A request counts once, whatever its choices."""
+    """Called by the step loop; must not block. A request with several choices counts once."""
 
     def on_step(self, stats: StepStats) -> None: ...
 
@@ -46,9 +46,9 @@ class Observer(Protocol):
     ) -> None:
         """An accepted request ended, `seconds` after its arrival.
 
-        `outcome`: stop, length, abort, or the name of an error. `seconds_per_output_token` is the
-        mean over the first choice's tokens after the first, None when it has no such.
+        `outcome` is stop, length, abort, or the name of an error. `seconds_per_output_token` is the
+        mean over the first choice's tokens after the first token; None if there are none.
         """
 
     def on_refused(self, outcome: str) -> None:
-        """A request was not taken in: the name of the error."""
+        """A request was refused; `outcome` is the name of the error."""

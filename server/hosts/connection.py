@@ -1,8 +1,8 @@
-"""One connection between two hosts: frames both ways, and the news that the other is gone.
+"""One connection between two hosts: sends and receives frames, and reports the loss of the peer.
 
-First one side asks and waits; once started, a thread reads, and either side says `Beat` all the
-time. Silence then means that the other host hangs, was cut off or has lost its machine; a process
-that dies closes its connection at once. What the frames mean is the caller's business.
+Before `start`, the caller sends and waits for answers. After `start`, a thread reads, and each side
+sends `Beat` all the time. Silence then means that the other host hangs, was cut off or lost its
+machine; a process that dies closes its connection at once. Knows no frame but `Beat`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BEATS_PER_SILENCE = 8
 
 
 class Connection[Sent, Received]:
-    """`codec` is of this end. Frames may be sent from any thread."""
+    """`codec` is the codec of this end. Any thread may send frames."""
 
     def __init__(self, peer: socket.socket, codec: Codec[Sent | Beat, Received | Beat]) -> None:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -39,16 +39,16 @@ class Connection[Sent, Received]:
         return str(self._peer.getpeername()[0])
 
     def send(self, frame: Sent | Beat) -> None:
-        """What cannot be sent is lost with the connection, which then ends for who reads."""
+        """Send a frame. If sending fails, the connection ends, and its reader reports the end."""
         with self._lock, contextlib.suppress(OSError):
             try:
                 self._peer.sendall(self._codec.encode(frame))
             except OSError:
-                # A part of the frame may have gone: nothing can follow it.
+                # A part of the frame may have been sent, so no other frame can follow.
                 self._peer.shutdown(socket.SHUT_RDWR)
 
     def receive(self, timeout: float) -> Received:
-        """Wait for the next frame, before `start`. OSError or ValueError if none comes."""
+        """Wait for the next frame, before `start`. Raises OSError or ValueError if none comes."""
         self._peer.settimeout(timeout)
         while not self._received:
             self._received += self._read()
@@ -57,11 +57,11 @@ class Connection[Sent, Received]:
     def start(
         self, silence: float, on_frame: Callable[[Received], None], on_end: Callable[[str], None]
     ) -> None:
-        """Read and beat from now on.
+        """Read and send beats from now on.
 
-        `silence` is in seconds: longer without a word, or without taking one, and the connection
-        ends. Both functions are called by the reading thread, `on_end` once, with the reason, and
-        not after `close`.
+        The connection ends when the peer sends nothing or takes nothing for `silence` seconds. The
+        reading thread calls both functions. It calls `on_end` once with the reason, but not after
+        `close`.
         """
         self._peer.settimeout(silence)
         reading = threading.Thread(
@@ -74,18 +74,18 @@ class Connection[Sent, Received]:
         beating.start()
 
     def wait_end(self, timeout: float) -> bool:
-        """Wait until the other side has hung up; False if that took more than `timeout` seconds."""
+        """Wait until the peer has closed; False if that took more than `timeout` seconds."""
         return self._ended.wait(timeout)
 
     def close(self) -> None:
-        """End it; the other side sees that at once."""
+        """Close the connection; the peer notices at once."""
         self._is_closing = True
         with contextlib.suppress(OSError):
             self._peer.shutdown(socket.SHUT_RDWR)
         self._peer.close()
 
     def _read(self) -> list[Received]:
-        """The frames that come next, without beats; may be none."""
+        """The next frames without beats; may be empty."""
         data = self._peer.recv(_RECEIVE_BYTES)
         if not data:
             raise ConnectionError("it closed the connection")

@@ -1,7 +1,7 @@
-"""The leader's side of a group: gather the followers, speak to all of them, notice the loss of one.
+"""The leader's side of a group: gathers the followers, sends to all of them, notices a loss.
 
-They come over the pods' network and are told the leader's claimed addresses; each keeps the best
-connection that it can make. From then on the group is complete, and who is lost ends it.
+Followers connect over the pods' network and receive the leader's claimed addresses. Each follower
+keeps the best connection that it can make. Then the group is complete, and losing one host ends it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from server.hosts.messages import (
 from server.slice.chips import ChipUse
 from server.slice.group import Group, GroupError, HostLink
 
-# A host that has connected says at once who it is, and chooses soon after it is welcomed.
+# A host says who it is as soon as it has connected, and chooses soon after its welcome.
 _WORD_SECONDS = 5.0
 _CHOICE_SECONDS = 30.0
 _STOP_SECONDS = 2.0
@@ -43,21 +43,21 @@ _log = logging.getLogger(__name__)
 
 
 class GroupListener(Protocol):
-    """Who is told, from any thread, what becomes of a group."""
+    """Receives the events of a group, from any thread."""
 
     def on_lost(self, reason: str) -> None:
-        """The hosts cannot go on together: this process must end. Once."""
+        """The hosts cannot go on together, so this process must end. Called once."""
 
     def on_leaving(self, index: int) -> None:
-        """That host was told to end, which all hosts can only do together."""
+        """Host `index` was asked to end. Hosts can only end together, so all of them must drain."""
 
     def on_chips(self, index: int, use: ChipUse) -> None:
-        """How that host's chips were used of late."""
+        """The latest use of the chips of host `index`."""
 
 
 @dataclass(slots=True, eq=False)
 class _Follower:
-    """`interface` is the claimed one it is reached by, "" for the pod's own."""
+    """`interface` is the claimed interface it is reached by, or "" for the pod's own."""
 
     line: Line
     interface: str = ""
@@ -79,35 +79,35 @@ class Followers:
         )
 
     def start(self, silence: float) -> None:
-        """From now on nobody may be silent for so many seconds."""
+        """From now on, no follower may be silent for `silence` seconds."""
         for index, follower in self._followers.items():
-            follower.line.start(silence, self._taker(index), self._mourner(index))
+            follower.line.start(silence, self._on_frame_of(index), self._on_end_of(index))
 
     def send(self, frame: ToFollower) -> None:
-        """To all of them; from any thread."""
+        """Send a frame to all followers, from any thread."""
         for follower in self._followers.values():
             follower.line.send(frame)
 
     def hear[T](self, kind: type[T]) -> dict[int, T]:
-        """The next answer of each by its index, waiting for as long as they are there."""
+        """The next answer of each follower, by index; waits as long as the followers are there."""
         answers: dict[int, T] = {}
         for index, follower in self._followers.items():
             answer = follower.answers.get()
             if not isinstance(answer, kind):
-                raise GroupError(f"host {index} said {answer!r} in place of {kind.__name__}")
+                raise GroupError(f"host {index} sent {answer!r} instead of {kind.__name__}")
             answers[index] = answer
         return answers
 
     def stop(self) -> None:
-        """Have all of them exit well; waits for that, for a moment."""
+        """Have all followers exit with code 0; waits a moment for that."""
         self._end(Stop())
 
     def end(self, reason: str) -> None:
-        """Have all of them exit because of `reason`."""
+        """Have all followers exit because of `reason`."""
         self._end(Lost(message=reason))
 
     def close(self) -> None:
-        """Hang up; not a loss."""
+        """Close all connections; followers do not count as lost."""
         self._is_ending = True
         for follower in self._followers.values():
             follower.line.close()
@@ -120,7 +120,7 @@ class Followers:
             follower.line.wait_end(max(0.0, deadline - time.monotonic()))
         self.close()
 
-    def _taker(self, index: int) -> Callable[[ToLeader], None]:
+    def _on_frame_of(self, index: int) -> Callable[[ToLeader], None]:
         def take(frame: ToLeader) -> None:
             match frame:
                 case Failed():
@@ -134,7 +134,7 @@ class Followers:
 
         return take
 
-    def _mourner(self, index: int) -> Callable[[str], None]:
+    def _on_end_of(self, index: int) -> Callable[[str], None]:
         return lambda reason: self._lose(f"host {index} is gone: {reason}")
 
     def _lose(self, reason: str) -> None:
@@ -152,10 +152,10 @@ def gather(
     on_progress: Callable[[int], None],
     listener: GroupListener,
 ) -> Followers:
-    """Wait for every follower, welcome it and settle how it is reached; not started yet.
+    """Wait for every follower, welcome it and agree on its connection. Does not start reading.
 
-    `on_progress` is told how many hosts are here. GroupError where one does not come in time or
-    runs other `software`.
+    `on_progress` is called with the number of hosts that are here. Raises GroupError where a host
+    does not come in time or runs other `software`.
     """
     deadline = time.monotonic() + welcome.config.group_start_timeout_seconds
     here: dict[int, Line] = {}
@@ -163,7 +163,7 @@ def gather(
         while len(here) < group.size - 1:
             on_progress(1 + len(here))
             index, line = _greet(door, group, software, deadline, 1 + len(here))
-            if index in here:  # Its pod was started again.
+            if index in here:  # The host's pod was restarted.
                 here[index].close()
             here[index] = line
         for line in here.values():
@@ -196,7 +196,7 @@ def _listener(group: Group) -> Iterator[socket.socket]:
         if isinstance(error, TimeoutError | ConnectionError):
             raise
         raise GroupError(
-            f"port {group.port}, where the other hosts are awaited, cannot be listened on: "
+            f"cannot listen on port {group.port}, where the other hosts connect: "
             f"{error.strerror or error}; choose another group_port"
         ) from error
 
@@ -204,7 +204,7 @@ def _listener(group: Group) -> Iterator[socket.socket]:
 def _greet(
     listener: socket.socket, group: Group, software: str, deadline: float, num_here: int
 ) -> tuple[int, Line]:
-    """The next follower that connects. What is none is turned away."""
+    """The next follower that connects. A connection that is no follower's is closed."""
     while True:
         line = _accept(listener, group, deadline, num_here)
         try:
@@ -217,8 +217,8 @@ def _greet(
             continue
         if hello.software != software:
             reason = (
-                f"host {hello.index} runs {hello.software} but host 0 {software}: use one image for"
-                " all hosts"
+                f"host {hello.index} runs {hello.software} but host 0 runs {software}: use one "
+                "image for all hosts"
             )
             line.send(Lost(message=reason))
             line.close()
@@ -232,23 +232,23 @@ def _accept(listener: socket.socket, group: Group, deadline: float, num_here: in
         peer, _ = listener.accept()
     except TimeoutError:
         raise GroupError(
-            f"{num_here} of {group.size} hosts were here in time: see why the others did not "
+            f"only {num_here} of {group.size} hosts came in time: find out why the others did not "
             "start, or raise group_start_timeout_seconds"
         ) from None
     return Connection(peer, leader_codec())
 
 
 def _turn_away(line: Line, why: str) -> None:
-    _log.warning("something connected and is no host of this slice: %s", why)
+    _log.warning("closed a connection that is not from a host of this slice: %s", why)
     line.close()
 
 
 def _choice(index: int, line: Line) -> str:
-    """The interface a follower chose."""
+    """The interface that a follower chose."""
     try:
         chosen = line.receive(_CHOICE_SECONDS)
     except (OSError, ValueError) as error:
         raise GroupError(f"host {index} is gone: {error}") from error
     if not isinstance(chosen, Chosen):
-        raise GroupError(f"host {index} said {chosen!r} in place of Chosen")
+        raise GroupError(f"host {index} sent {chosen!r} instead of Chosen")
     return chosen.interface

@@ -1,7 +1,7 @@
-"""A follower's side of a group: reach the leader by the best way there is, hear it, miss it.
+"""A follower's side of a group: connects to the leader the best way, and notices its loss.
 
-The leader is looked for on the pods' network, where it may still be starting; it says which claimed
-addresses it has, and one that can be reached is used from then on.
+The follower looks for the leader on the pods' network; the leader may still be starting. The leader
+sends its claimed addresses, and the follower uses one of them if it can reach it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ type _Line = Connection[ToLeader, ToFollower]
 
 
 class Leader:
-    """The leader as a follower knows it: its settings, which hold here too, and its words."""
+    """The leader as a follower knows it: its settings, which apply here too, and its frames."""
 
     def __init__(self, line: _Line, welcome: Welcome, index: int, interface: str) -> None:
         self._line = line
@@ -48,7 +48,7 @@ class Leader:
         return self._line.peer_address
 
     def start(self, silence: float, on_lost: Callable[[str], None]) -> None:
-        """From now on the leader may not be silent for so many seconds."""
+        """From now on, the leader may not be silent for `silence` seconds."""
 
         def take(frame: ToFollower) -> None:
             if isinstance(frame, Lost):
@@ -62,28 +62,28 @@ class Leader:
         self._line.send(frame)
 
     def hear(self) -> ToFollower:
-        """Its next word, waiting for as long as it is there."""
+        """The leader's next frame; waits as long as the leader is there."""
         return self._frames.get()
 
     def hear_one[T](self, kind: type[T]) -> T:
-        """The same, where only one kind can come."""
+        """The leader's next frame, which must be of this kind. Raises GroupError."""
         frame = self.hear()
         if not isinstance(frame, kind):
-            raise GroupError(f"host 0 said {frame!r} in place of {kind.__name__}")
+            raise GroupError(f"host 0 sent {frame!r} instead of {kind.__name__}")
         return frame
 
     def close(self) -> None:
-        """Hang up; not a loss."""
+        """Close the connection; the leader does not count as lost."""
         self._line.close()
 
 
 def join(
     group: Group, config: EngineConfig, software: str, interfaces: Sequence[Interface]
 ) -> Leader:
-    """Find the leader and settle how it is reached; not started yet.
+    """Find the leader and agree on the connection to it. Does not start reading.
 
-    `interfaces` are this host's claimed ones. GroupError where the leader is not there in time or
-    turns this host away.
+    `interfaces` are this host's claimed interfaces. Raises GroupError where the leader is not there
+    in time or refuses this host.
     """
     deadline = time.monotonic() + config.group_start_timeout_seconds
     hello = Hello(index=group.index, software=software)
@@ -112,13 +112,13 @@ def _find(group: Group, hello: Hello, deadline: float) -> _Line:
             return line
         time.sleep(_RETRY_SECONDS)
     raise GroupError(
-        f"host 0 does not answer at {host}, port {group.port}: see why it did not start, or raise "
-        "group_start_timeout_seconds"
+        f"host 0 does not answer at {host}, port {group.port}: find out why it did not start, or "
+        "raise group_start_timeout_seconds"
     )
 
 
 def _connect(host: str, port: int, timeout: float, source: str = "") -> _Line | None:
-    """None where there is no way, or nobody, yet."""
+    """A connection; None where there is no route yet, or no listener."""
     with contextlib.suppress(OSError):
         bound = (source, 0) if source else None
         peer = socket.create_connection((host, port), timeout, source_address=bound)
@@ -131,7 +131,7 @@ def _welcome(line: _Line, deadline: float) -> Welcome:
         welcome = line.receive(max(0.01, deadline - time.monotonic()))
     except TimeoutError:
         raise GroupError(
-            "not all hosts were here in time: see why the others did not start, or raise "
+            "not all hosts came in time: find out why the others did not start, or raise "
             "group_start_timeout_seconds"
         ) from None
     except (OSError, ValueError) as error:
@@ -139,5 +139,5 @@ def _welcome(line: _Line, deadline: float) -> Welcome:
     if isinstance(welcome, Lost):
         raise GroupError(welcome.message)
     if not isinstance(welcome, Welcome):
-        raise GroupError(f"host 0 said {welcome!r} in place of Welcome")
+        raise GroupError(f"host 0 sent {welcome!r} instead of Welcome")
     return welcome

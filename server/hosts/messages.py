@@ -1,8 +1,8 @@
-"""What the hosts of a slice say to each other, from the first greeting to the last step.
+"""The messages between the hosts of a slice, from the first greeting to the last step.
 
-Host 0 is the leader: it serves and schedules. The others follow: what it does to its devices they
-do to theirs, in the same order. Each direction has its own tagged union, msgpack behind a length.
-This module knows neither sockets nor what a step computes.
+Host 0 is the leader: it serves and schedules. The other hosts are followers: they do on their
+devices what the leader does on its own, in the same order. Each direction has its own tagged union,
+sent as msgpack behind a length. This module knows neither sockets nor what a step computes.
 """
 
 from __future__ import annotations
@@ -15,49 +15,50 @@ from server.slice.chips import ChipUse
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
-    """Still here. Both sides say it, whatever else they say."""
+    """The sender is still there. Both sides send it all the time."""
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """A follower's first words. `software` is what must be the same on all hosts."""
+    """A follower's first frame. `software` must be the same on all hosts."""
 
     index: int
     software: str
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True, tag="chosen"):
-    """How a follower reaches the leader: "" for the pod's network, which this comes by.
+    """How a follower reaches the leader. The frame itself comes over the pods' network.
 
-    Otherwise by the named interface, where it has said `Hello` a second time.
+    `interface` is "" where the follower stays on the pods' network. Otherwise it names the claimed
+    interface on which the follower has sent a second `Hello`.
     """
 
     interface: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, tag="facts"):
-    """What a follower's devices have: bytes of the smallest, None where they do not say."""
+    """A follower's devices: bytes of the smallest, or None where the devices do not report them."""
 
     chip_bytes: int | None
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
-    """Loaded and warm. `weights` tells weights apart: a checksum of what was published, or ""."""
+    """A follower is loaded and warm. `weights` is the checksum of its published weights, or ""."""
 
     weights: str
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    """A change of versions has been made, or could not be: `error` says why, empty if it was."""
+    """A follower has changed versions, or could not: `error` says why, and is empty otherwise."""
 
     error: str
 
 
 class Leaving(msgspec.Struct, frozen=True, tag="leaving"):
-    """A follower was told to end. It follows until the leader has finished what it serves."""
+    """A follower was asked to end. It follows until the leader has finished what it serves."""
 
 
 class Chips(msgspec.Struct, frozen=True, kw_only=True, tag="chips"):
-    """How a follower's chips were used of late."""
+    """The latest use of a follower's chips."""
 
     use: ChipUse
 
@@ -72,9 +73,9 @@ type ToLeader = Beat | Hello | Chosen | Facts | Ready | Done | Leaving | Chips |
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
-    """All hosts are here. `config` holds for all; `addresses` are the leader's claimed ones.
+    """All hosts are here. `config` applies to all hosts; `addresses` are the leader's claimed ones.
 
-    `version` is the name of the model's version in `config.model`.
+    `version` is the name of the model version in `config.model`.
     """
 
     config: EngineConfig
@@ -83,19 +84,19 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
 
 
 class Agreed(msgspec.Struct, frozen=True, kw_only=True, tag="agreed"):
-    """The least of all hosts' facts, from which every host derives the same programs."""
+    """The smallest facts over all hosts, from which every host derives the same programs."""
 
     chip_bytes: int | None
 
 
 class SetSlot(msgspec.Struct, frozen=True, kw_only=True, tag="slot"):
-    """Set one sequence's state: the arrays of a SlotInput."""
+    """Set one sequence's state. `arrays` are the arrays of a SlotInput."""
 
     arrays: bytes
 
 
 class RunStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
-    """Run one step: its bucket, its version's name and number, the arrays of its StepInput."""
+    """Run one step: its bucket, the name and number of its version, and a StepInput's arrays."""
 
     bucket: tuple[int, int, bool]
     version: tuple[str, int]
@@ -103,21 +104,21 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
 
 
 class LoadVersion(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
-    """Put a version on the devices, beside what is there. Answered by Done."""
+    """Put a version on the devices, next to the loaded ones. The answer is Done."""
 
     version: tuple[str, int]
     path: str
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag="stage"):
-    """Read a version into host memory, to be called `number`. Answered by Done."""
+    """Read a version into host memory; its number will be `number`. The answer is Done."""
 
     number: int
     path: str
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True, tag="exchange"):
-    """Put what is staged in the place of the version `out`. Answered by Done."""
+    """Put the staged version in the place of the version `out`. The answer is Done."""
 
     out: tuple[str, int]
     into: tuple[str, int]
@@ -131,17 +132,17 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True, tag="drop"):
 
 
 class Forget(msgspec.Struct, frozen=True, kw_only=True, tag="forget"):
-    """Free what is staged."""
+    """Free the staged version."""
 
     number: int
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """Everything is done: exit with code 0."""
+    """All work is done: exit with code 0."""
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True, tag="lost"):
-    """The group ends, and why."""
+    """The group ends; `message` says why."""
 
     message: str
 
@@ -163,10 +164,10 @@ type ToFollower = (
 
 
 def leader_codec() -> Codec[ToFollower, ToLeader]:
-    """The codec of the leader's end."""
+    """The codec of the leader's end of a connection."""
     return Codec(ToLeader.__value__)
 
 
 def follower_codec() -> Codec[ToLeader, ToFollower]:
-    """The codec of a follower's end."""
+    """The codec of a follower's end of a connection."""
     return Codec(ToFollower.__value__)

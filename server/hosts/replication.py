@@ -1,8 +1,9 @@
-"""On a slice of several hosts: what the leader does to its devices, the followers do to theirs.
+"""Replicates what the leader does on its devices to the followers' devices.
 
-Every host must run the same programs in the same order, or their collectives wait for each other
-forever. So the leader's step loop, which alone runs programs, tells the followers of each before it
-does the same; that is as small as a step's input. Reading weights is no program and goes on beside.
+Every host must run the same programs in the same order; otherwise their collectives wait for each
+other forever. Only the leader's step loop runs programs. It sends each to the followers before it
+runs the program itself; a frame is as small as a step's input. Reading weights runs no program, so
+it may happen at the same time.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from server.hosts.followers import Followers
 from server.hosts.leader import Leader
 from server.versions.version import VersionLoader
 
-# Steps that a follower may have dispatched and not finished: what the leader has, and one more.
+# Steps that a follower may have dispatched but not finished: one more than the leader may have.
 _MAX_IN_FLIGHT = 3
 
 
 class LeadingExecutor:
-    """An executor of every host's devices."""
+    """An executor of the devices of every host."""
 
     def __init__(self, executor: Executor, followers: Followers) -> None:
         self._executor, self._followers = executor, followers
@@ -59,25 +60,25 @@ class LeadingExecutor:
 
 @dataclass(frozen=True, slots=True)
 class GroupStaged:
-    """A version in the memory of every host: this one's part, and what the others call theirs."""
+    """A version in the memory of every host: this host's part, and its number on the followers."""
 
     leaves: HostLeaves
     number: int
 
 
 class LeadingLoader:
-    """Loads versions on every host, or on none. One thread at a time."""
+    """Loads versions on every host or on none. One thread at a time may use it."""
 
     def __init__(self, loader: VersionLoader[HostLeaves], followers: Followers) -> None:
         self._loader, self._followers = loader, followers
         self._numbers = count(1)
 
     def inspect(self, path: str) -> None:
-        """As this host sees it: the others look when they read."""
+        """Check the version on this host; the followers check it when they read it."""
         self._loader.inspect(path)
 
     def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
-        """Put a version on the devices beside what is there; its golden prompts."""
+        """Put a version on the devices, next to the loaded ones; returns its golden prompts."""
         self._followers.send(messages.LoadVersion(version=_spelled(version), path=path))
         try:
             return self._everywhere(lambda: self._loader.load(version, path, progress))
@@ -97,14 +98,14 @@ class LeadingLoader:
         return GroupStaged(leaves, number), golden
 
     def exchange(self, out: LoadedVersion, into: LoadedVersion, staged: GroupStaged) -> None:
-        """Put what is staged in the place of `out`, which is staged afterwards."""
+        """Put the staged version in the place of `out`; `out` is staged afterwards."""
         self._followers.send(
             messages.Exchange(out=_spelled(out), into=_spelled(into), number=staged.number)
         )
         self._everywhere(lambda: self._loader.exchange(out, into, staged.leaves))
 
     def forget(self, staged: GroupStaged) -> None:
-        """Free what is staged on the other hosts; here it goes with `staged`."""
+        """Free the staged version on the followers; on this host it is freed with `staged`."""
         self._followers.send(messages.Forget(number=staged.number))
 
     def drop(self, version: LoadedVersion) -> None:
@@ -113,7 +114,7 @@ class LeadingLoader:
         self._loader.drop(version)
 
     def _everywhere[T](self, here: Callable[[], T]) -> T:
-        """Do this host's part while the others do theirs. Raises what went wrong on any of them."""
+        """Do this host's part while the followers do theirs. Raises the error of any host."""
         try:
             result = here()
         finally:
@@ -125,7 +126,7 @@ class LeadingLoader:
 
 
 def settle(executor: Executor, followers: Followers) -> None:
-    """Wait until every follower is warm. CheckpointError if one has read other weights."""
+    """Wait until every follower is warm. Raises CheckpointError if one has read other weights."""
     for index, ready in followers.hear(messages.Ready).items():
         if ready.weights != executor.weights_digest:
             raise CheckpointError(
@@ -135,9 +136,9 @@ def settle(executor: Executor, followers: Followers) -> None:
 
 
 class Replica:
-    """What a follower does as it is told, in the order in which it is told.
+    """Executes the leader's frames on a follower, in their order.
 
-    Files are read by a thread of their own, since steps go on meanwhile.
+    A separate thread reads files, because steps go on meanwhile.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class Replica:
         }
 
     def run(self) -> None:
-        """Follow until told to stop. Raises what goes wrong here, which ends the group."""
+        """Follow until the leader sends Stop. Raises this host's errors, which end the group."""
         threading.Thread(target=self._read, name="reads", daemon=True).start()
         while not isinstance(frame := self._leader.hear(), messages.Stop):
             self._follow(frame)
@@ -176,14 +177,14 @@ class Replica:
             case messages.Forget():
                 self._staged.pop(frame.number, None)
             case _:
-                raise ValueError(f"host 0 said {frame!r}, which is nothing to be done")
+                raise ValueError(f"host 0 sent {frame!r}, which a follower does not execute")
 
     def _step(self, step: messages.RunStep) -> None:
         bucket = Bucket(*step.bucket)
         inputs = from_bytes(step.arrays, self._inputs[bucket])
         version = LoadedVersion(*step.version)
         self._in_flight.append(self._executor.step(bucket, version, inputs))
-        # What fails on the device is noticed here and nowhere else: nobody reads these outputs.
+        # Nothing reads these outputs, so an error of the device is noticed only here.
         if len(self._in_flight) >= _MAX_IN_FLIGHT:
             jax.block_until_ready(self._in_flight.popleft())
 
@@ -213,12 +214,12 @@ class Replica:
 
 
 def to_bytes(arrays: NamedTuple) -> bytes:
-    """The arrays' bytes, one after another; their shapes are known at the other end."""
+    """The arrays' bytes, one after another; the receiver knows their shapes."""
     return b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(arrays))
 
 
 def from_bytes[T: NamedTuple](data: bytes, like: T) -> T:
-    """The arrays again, in the shapes and types of `like`. ValueError for another length."""
+    """The arrays in the shapes and types of `like`. Raises ValueError for another length."""
     leaves, treedef = jax.tree.flatten(like)
     arrays, start = [], 0
     for leaf in leaves:
@@ -226,7 +227,7 @@ def from_bytes[T: NamedTuple](data: bytes, like: T) -> T:
         arrays.append(np.frombuffer(data, leaf.dtype, leaf.size, start).reshape(leaf.shape))
         start += size
     if start != len(data):
-        raise ValueError(f"arrays of {start} bytes were to come, and {len(data)} came")
+        raise ValueError(f"expected arrays of {start} bytes, received {len(data)}")
     same: T = jax.tree.unflatten(treedef, arrays)
     return same
 

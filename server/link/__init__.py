@@ -1,1 +1,1 @@
-"""The socket between API processes and the engine process: frames, and both ends."""
+"""The socket between the API processes and the engine process: its frames and both ends."""

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 from server.errors import ApiError, ErrorKind
 from server.link.codec import api_codec
@@ -22,7 +22,6 @@ from server.link.frames import (
     Fatal,
     Pulse,
     Refused,
-    SamplingParams,
     Step,
     Submit,
     SwapPolicy,
@@ -33,6 +32,7 @@ from server.link.frames import (
     VersionCommand,
     VersionResult,
 )
+from server.link.sampling import SamplingParams
 
 type AbortReason = Literal["abort", "stop", "deadline_exceeded"]
 
@@ -66,60 +66,6 @@ class EngineStream:
         return events
 
 
-class Engine(Protocol):
-    """What the service needs of an engine, wherever that runs."""
-
-    @property
-    def info(self) -> EngineInfo | None:
-        """None until the engine is ready."""
-
-    @property
-    def pulse(self) -> Pulse | None:
-        """The newest pulse, None before the first."""
-
-    @property
-    def pulse_age(self) -> float:
-        """Seconds since the newest pulse, or since this end started to wait for one."""
-
-    @property
-    def failure(self) -> str:
-        """Why there is no engine any more, empty while there may be one."""
-
-    def submit(
-        self,
-        prompt_token_ids: Sequence[int],
-        params: SamplingParams,
-        *,
-        n: int,
-        received: Sequence[Sequence[int] | None] = (),
-        deadline: float | None,
-        wakeup: asyncio.Event,
-        version: str | None = None,
-    ) -> EngineStream:
-        """Hand a validated request over. ApiError when the engine is gone."""
-
-    def abort(
-        self, stream: EngineStream, *, index: int | None = None, reason: AbortReason = "abort"
-    ) -> None:
-        """End one choice or (index None) all of them; the engine answers nothing."""
-
-    def release(self, stream: EngineStream) -> None:
-        """Forget a stream; what still comes for it is dropped."""
-
-    def refuse(self, outcome: str) -> None:
-        """Count a request that was refused before it became one of the engine's."""
-
-    async def change_version(
-        self,
-        action: VersionAction,
-        version: str = "",
-        *,
-        path: str = "",
-        policy: SwapPolicy | None = None,
-    ) -> None:
-        """Have the engine change its versions; returns when it has. ApiError if it cannot."""
-
-
 class EngineClient(asyncio.Protocol):
     """One connection to the engine process, made once: an engine that is gone does not come back.
 
@@ -137,12 +83,16 @@ class EngineClient(asyncio.Protocol):
         self._last_pulse_time = time.monotonic()
         self._ready = asyncio.Event()
         self._lost = asyncio.Event()
+        # None until the engine is ready.
         self.info: EngineInfo | None = None
+        # The newest one, None before the first.
         self.pulse: Pulse | None = None
+        # Why there is no engine any more, empty while there may be one.
         self.failure = ""
 
     @property
     def pulse_age(self) -> float:
+        """Seconds since the newest pulse, or since this end started to wait for one."""
         return time.monotonic() - self._last_pulse_time
 
     async def connect(self) -> None:
@@ -182,6 +132,7 @@ class EngineClient(asyncio.Protocol):
         wakeup: asyncio.Event,
         version: str | None = None,
     ) -> EngineStream:
+        """Hand a validated request over. ApiError when the engine is gone."""
         stream = EngineStream(next(self._request_ids), wakeup)
         frame = Submit(
             request_id=stream.request_id,
@@ -201,12 +152,15 @@ class EngineClient(asyncio.Protocol):
     def abort(
         self, stream: EngineStream, *, index: int | None = None, reason: AbortReason = "abort"
     ) -> None:
+        """End one choice or (index None) all of them; the engine answers nothing."""
         self._send(Abort(request_id=stream.request_id, index=index, reason=reason))
 
     def release(self, stream: EngineStream) -> None:
+        """Forget a stream; what still comes for it is dropped."""
         self._streams.pop(stream.request_id, None)
 
     def refuse(self, outcome: str) -> None:
+        """Count a request that was refused before it became one of the engine's."""
         self._send(Refused(outcome=outcome))
 
     async def change_version(
@@ -217,6 +171,7 @@ class EngineClient(asyncio.Protocol):
         path: str = "",
         policy: SwapPolicy | None = None,
     ) -> None:
+        """Have the engine change its versions; returns when it has. ApiError if it cannot."""
         command = VersionCommand(
             command_id=next(self._request_ids),
             action=action,

@@ -1,6 +1,6 @@
-"""How frames travel over a stream socket: msgpack behind a four-byte big-endian length.
+"""Sends frames over a stream socket: msgpack behind a four-byte big-endian length.
 
-Knows the two directions of the link by their unions of frames, and no frame by name.
+Knows the union of frames of each direction, but no frame by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _LENGTH_BYTES = 4
 
 
 class Codec[Sent, Received]:
-    """Frames of one direction out, frames of the other in. Not for several threads at once."""
+    """Encodes frames of one direction and decodes frames of the other. For one thread at a time."""
 
     def __init__(self, received: type[Received]) -> None:
         self._encoder = msgspec.msgpack.Encoder()
@@ -25,7 +25,7 @@ class Codec[Sent, Received]:
         return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
     def feed(self, buffer: bytearray) -> list[Received]:
-        """Take every whole frame off the front of `buffer`; ValueError for one too large."""
+        """Take every whole frame off the front of `buffer`; ValueError if one is too large."""
         frames: list[Received] = []
         start = 0
         while (frame_end := self._frame_end(buffer, start)) is not None:

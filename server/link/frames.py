@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from server.link.sampling import SamplingParams
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 EngineErrorKind = Literal[
     "invalid_request", "not_found", "conflict", "queue_full", "deadline_exceeded", "unavailable",
@@ -20,36 +22,6 @@ EngineState = Literal["starting", "ready", "draining"]
 VersionState = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
 VersionAction = Literal["load", "promote", "rollback", "unload"]
 SwapPolicy = Literal["availability", "resource"]
-
-# What the engine keeps per sequence on the device, so the most that a request may ask for.
-MAX_LOGIT_BIASES = 300
-MAX_STOP_TOKEN_IDS = 64
-
-
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one request wants its tokens drawn. Validated before it gets here.
-
-    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off.
-    `num_logprobs` and `num_prompt_logprobs`: -1 for none, 0 for the token's own, k for k
-    alternatives beside it. `seed` is unsigned, 64 bits. `stop_token_ids` end a choice and are part
-    of its tokens, as the model's own end tokens are (these only unless `ignore_eos`).
-    """
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: dict[int, float] = {}
-    min_tokens: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    seed: int = 0
-    num_logprobs: int = -1
-    num_prompt_logprobs: int = -1
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defaults=True):

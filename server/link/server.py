@@ -1,8 +1,8 @@
 """The engine's end of the socket to the API processes.
 
-One thread reads and one writes for every connection, so that neither a slow reader nor a large
+Each connection has one thread that reads and one that writes, so neither a slow reader nor a large
 frame holds up the step loop: `send` only queues. A connection whose queue is full is cut off: its
-process is stuck, and its sequences must not keep blocks. What frames mean is the caller's business.
+API process is stuck, and its sequences must not keep blocks. Knows no meaning of a frame.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ import msgspec
 from server.link.codec import engine_codec
 from server.link.frames import ToApi, ToEngine
 
-# At a step of 10 ms these are ten seconds in which an API process read nothing.
+# At 10 ms per step, this is ten seconds in which an API process read nothing.
 MAX_QUEUED_FRAMES = 1024
+# How long the end of a process waits for its last frames to be read.
+FLUSH_SECONDS = 2.0
 _RECEIVE_BYTES = 1 << 18
 
 _log = logging.getLogger(__name__)
 
 
 class Inbox(Protocol):
-    """Where frames go. Called from reader threads; must not block."""
+    """Receives the frames. Called from reader threads; must not block."""
 
     def receive(self, client: int, frame: ToEngine) -> None:
         """Take a frame from the connection numbered `client`."""
 
     def disconnect(self, client: int) -> None:
-        """The connection is gone; this comes after every frame it sent."""
+        """The connection is gone. This call comes after every frame of the connection."""
 
 
 class _Connection:
-    """One API process, and the frames it has not been sent yet. None in the queue is the end."""
+    """One API process, with the frames that it has not been sent yet. None ends its queue."""
 
     def __init__(self, number: int, peer: socket.socket, max_queued_frames: int) -> None:
         self.number = number
@@ -50,25 +52,25 @@ class _Connection:
         self._is_closed = False
 
     def send(self, frame: ToApi | None) -> None:
-        """Queue a frame; a connection that takes none any more is closed."""
+        """Queue a frame. A connection whose queue is full is closed."""
         if self._is_closed:
             return
         try:
             self._frames.put_nowait(frame)
         except queue.Full:
-            _log.error("an API process reads no frames; cutting it off")
+            _log.error("an API process does not read its frames; closing its connection")
             self.close()
 
     def close(self) -> None:
-        """End the connection now; both threads notice."""
+        """End the connection now. Both threads notice."""
         self._is_closed = True
-        with contextlib.suppress(OSError):  # The other end may have been faster.
+        with contextlib.suppress(OSError):  # The other end may have closed first.
             self._peer.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(queue.Full):  # A full queue needs no frame to wake the writer.
+        with contextlib.suppress(queue.Full):  # A full queue wakes the writer anyway.
             self._frames.put_nowait(None)
 
     def write(self) -> None:
-        """Writer thread: send what is queued, in as few calls as possible, until its end."""
+        """Writer thread: send the queue in as few calls as possible, until its end mark."""
         is_open = True
         while is_open:
             frames = self._take()
@@ -77,11 +79,11 @@ class _Connection:
             try:
                 self._peer.sendall(data)
             except OSError:
-                return  # The reader sees the same end and reports it.
+                return  # The reader notices the same end and reports it.
         self.close()
 
     def read(self, inbox: Inbox) -> None:
-        """Reader thread: pass frames on until the connection ends."""
+        """Reader thread: pass frames to the inbox until the connection ends."""
         buffer = bytearray()
         try:
             while data := self._peer.recv(_RECEIVE_BYTES):
@@ -89,15 +91,15 @@ class _Connection:
                 for frame in self._codec.feed(buffer):
                     inbox.receive(self.number, frame)
         except OSError:
-            return  # Reset by a process that died: an end like any other.
+            return  # The process died and the connection was reset: this is a normal end.
         except (msgspec.MsgspecError, ValueError) as error:
-            _log.error("an API process sent what is no frame: %s", error)
+            _log.error("an API process sent an invalid frame: %s", error)
 
     def release(self) -> None:
         self._peer.close()
 
     def _take(self) -> list[ToApi | None]:
-        """Everything queued, at least one frame, up to the mark of the end."""
+        """Everything in the queue, at least one frame, up to the end mark."""
         frames = [self._frames.get()]
         while frames[-1] is not None and not self._frames.empty():
             frames.append(self._frames.get())
@@ -105,9 +107,9 @@ class _Connection:
 
 
 class LinkServer:
-    """Listens on a Unix socket, hands frames to the inbox and sends the engine's to their client.
+    """Listens on a Unix socket, passes frames to the inbox and sends the engine's to their client.
 
-    Every method may be called from any thread, and none but `close` waits.
+    Any thread may call every method. Only `close` waits.
     """
 
     def __init__(
@@ -125,23 +127,23 @@ class LinkServer:
         self._acceptor = threading.Thread(target=self._accept, name="link-accept", daemon=True)
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Start to listen."""
         self._listener.bind(str(self._path))
         self._listener.listen()
         self._acceptor.start()
 
     def send(self, client: int, frame: ToApi) -> None:
-        """Queue a frame for one client; one that is gone gets none."""
+        """Queue a frame for one client; without effect if the client is gone."""
         if connection := self._connections.get(client):
             connection.send(frame)
 
     def broadcast(self, frame: ToApi) -> None:
-        """Queue a frame for everyone connected now."""
+        """Queue a frame for every client that is connected now."""
         for connection in self._snapshot():
             connection.send(frame)
 
     def announce(self, frame: ToApi) -> None:
-        """Queue a frame for everyone connected now, and for whoever connects later."""
+        """Queue a frame for every client that is connected now or connects later."""
         with self._lock:
             self._greeting = frame
             connections = list(self._connections.values())
@@ -149,8 +151,8 @@ class LinkServer:
             connection.send(frame)
 
     def close(self, timeout: float) -> None:
-        """Stop listening, write what is queued for `timeout` seconds at most, and disconnect."""
-        self._listener.shutdown(socket.SHUT_RDWR)  # Wakes accept(), as close() would not.
+        """Stop listening, write the queues for at most `timeout` seconds, and disconnect."""
+        self._listener.shutdown(socket.SHUT_RDWR)  # Wakes accept(); close() would not.
         self._acceptor.join()
         self._listener.close()
         self._path.unlink(missing_ok=True)
@@ -185,7 +187,7 @@ class LinkServer:
         thread.start()
 
     def _serve(self, connection: _Connection) -> None:
-        """The life of one connection: its reader is this thread, its writer one beside it."""
+        """The life of one connection: this thread reads, and a second thread writes."""
         writer = threading.Thread(
             target=connection.write, name=f"link-write-{connection.number}", daemon=True
         )

@@ -1,1 +1,1 @@
-"""Every metric of the server, what each reads, and how it is rendered."""
+"""Every metric of the server: the number that each reads, and how each is rendered."""

@@ -1,6 +1,6 @@
-"""Plain numbers that a metric is made of: counts of values by size, and how busy something was.
+"""The plain numbers behind a metric: counts of values by size, and how busy something was.
 
-One thread writes each; another may read it. They know no names of metrics and no Prometheus.
+One thread writes each object; others may read it. Knows neither metric names nor Prometheus.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _BUSY_WINDOW_SECONDS = 1.0
 
 
 class Histogram:
-    """Counts of values up to each bound. One thread observes, others may read."""
+    """Counts values up to each bound. One thread observes; others may read."""
 
     def __init__(self, bounds: Iterable[float]) -> None:
         self._bounds = tuple(bounds)
@@ -26,7 +26,7 @@ class Histogram:
         self._sum += value
 
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
-        """(upper bound, values up to it) for every bound and +Inf, and the sum of all values."""
+        """(upper bound, values up to it) for every bound and +Inf; then the sum of all values."""
         buckets, total = [], 0
         for bound, count in zip((*self._bounds, math.inf), tuple(self._counts), strict=True):
             total += count
@@ -35,19 +35,19 @@ class Histogram:
 
 
 class BusyRatio:
-    """Turns a growing total of busy seconds into the busy part of the last second."""
+    """Turns a growing total of busy seconds into the busy part of the last second, 0 to 1."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, float]] = deque()
 
     def update(self, now: float, busy_seconds: float) -> float:
-        """Add a sample; the ratio, 0 to 1, rounded to a percent."""
+        """Add a sample. Returns the ratio, 0 to 1, rounded to two decimals."""
         self._samples.append((now, busy_seconds))
         while len(self._samples) > 2 and self._samples[1][0] <= now - _BUSY_WINDOW_SECONDS:
             self._samples.popleft()
         then, before = self._samples[0]
         if now <= then:
             return 0.0
-        # A step that has just been read may for a moment be counted twice, and then not.
+        # For a moment, a step that was just read may count twice, and then no more.
         ratio = (busy_seconds - before) / (now - then)
         return round(min(1.0, max(0.0, ratio)), 2)

@@ -1,8 +1,8 @@
 """Every metric of the server, in one injected object that renders the text gateways scrape.
 
-The step loop counts into plain numbers; the pulse thread turns them into Prometheus text, and only
-when something changed. All families are there from the first render, with value 0, because a
-gateway counts a missing family as an error. It knows no socket and no HTTP.
+The step loop counts into plain numbers. The pulse thread renders them as Prometheus text, but only
+when a number has changed. Every family is in the first render with value 0, because a gateway
+counts a missing family as an error. Knows neither sockets nor HTTP.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from prometheus_client.registry import Collector
 from server.engine.observer import StepStats
 from server.link.frames import EngineState, VersionStatus
 from server.metrics.histogram import BusyRatio, Histogram
-from server.metrics.slice_metrics import chip_families, link_family, slice_families
+from server.metrics.slice_metrics import chip_metrics, link_metric, slice_metrics
 from server.metrics.snapshot import Snapshot
-from server.metrics.version_metrics import version_families
+from server.metrics.version_metrics import version_metrics
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
@@ -44,10 +44,10 @@ _RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
 
 
 class Metrics(Collector):
-    """Implements the engine's Observer. Counting is for the step loop's thread alone.
+    """Implements the engine's Observer; only the step loop's thread may count.
 
-    It also implements the version manager's SwapObserver, whose calls are for its thread alone.
-    `on_compilation` may come from any thread; `render` is for one thread at a time.
+    It also implements the version manager's SwapObserver; only the manager's thread may call it.
+    `on_compilation` may come from any thread. One thread at a time may call `render`.
     """
 
     def __init__(
@@ -126,22 +126,22 @@ class Metrics(Collector):
         self._outcomes[outcome] += 1
 
     def on_swap(self, result: str) -> None:
-        """A change of the version that is served, or a version that did not become one."""
+        """The served version changed, or a version could not be served: `result` says how."""
         self._num_changes += 1
         self._swaps[result] += 1
 
     def on_load(self, seconds: float) -> None:
-        """A version was read, and proved where it could be."""
+        """A version was read, and proved where it has golden prompts."""
         self._num_changes += 1
         self._version_load.observe(seconds)
 
     def on_switch(self, seconds: float) -> None:
-        """One version took the place of another; with resource policy, while requests waited."""
+        """One version took another's place; with swap_policy resource, requests waited for it."""
         self._num_changes += 1
         self._version_switch.observe(seconds)
 
     def on_compilation(self, *, is_ready: bool) -> None:
-        """A program was compiled, or taken from the cache of compiled ones."""
+        """A program was compiled, or was taken from the compilation cache."""
         with self._compilation_lock:
             self._counts["compilations"] += 1
             self._counts["compilations_after_ready"] += is_ready
@@ -149,7 +149,7 @@ class Metrics(Collector):
     def render(self, gauges: Snapshot, running_seconds: float = 0.0) -> bytes:
         """The exposition text, format 0.0.4; the same object as before if nothing changed.
 
-        `running_seconds` is how long the step that is on the device now has been there.
+        `running_seconds` is how long the current step has been on the device.
         """
         self._gauges = gauges
         busy_seconds = self._busy_seconds + running_seconds
@@ -165,14 +165,14 @@ class Metrics(Collector):
         yield from self._latency_families()
         yield from self._count_families()
         yield from self._state_families()
-        yield from version_families(self._versions)
+        yield from version_metrics(self._versions)
         yield from self._swap_families()
-        yield from slice_families(self._gauges.slice)
-        yield link_family(self._gauges.host_links)
-        yield from chip_families(self._gauges.chips)
+        yield from slice_metrics(self._gauges.slice)
+        yield link_metric(self._gauges.host_links)
+        yield from chip_metrics(self._gauges.chips)
 
     def _gateway_families(self) -> Iterator[Metric]:
-        """vLLM's names, which an endpoint picker reads without being configured."""
+        """Families with vLLM's names, which an endpoint picker reads without configuration."""
         gauges, name = self._gauges, {"model_name": self._model}
         yield _gauge("vllm:num_requests_waiting", _AS_VLLM, gauges.num_requests_waiting, name)
         yield _gauge("vllm:num_requests_running", _AS_VLLM, gauges.num_requests_running, name)
@@ -194,12 +194,12 @@ class Metrics(Collector):
         )
         yield _gauge(
             "antipode_kv_cache_usage_ratio",
-            "Part of the KV blocks that sequences hold, 0 to 1; of the fullest pool.",
+            "Part of the KV blocks that sequences hold, 0 to 1, in the fullest pool.",
             gauges.kv_cache_usage_ratio,
         )
         yield _gauge(
             "antipode_load_ratio",
-            "Sequences running and requests waiting, beside the sequences that may run; 1 is full.",
+            "Sequences running plus requests waiting, per sequence that may run; 1 is full.",
             gauges.load_ratio,
         )
         cache = {"block_size": str(gauges.block_size), "num_blocks": str(gauges.num_blocks)}
@@ -213,10 +213,14 @@ class Metrics(Collector):
     def _latency_families(self) -> Iterator[Metric]:
         for name, description, histogram in (
             ("time_to_first_token", "From arrival to the first token.", self._time_to_first_token),
-            ("inter_token_latency", "Between two tokens of a choice.", self._inter_token_latency),
+            (
+                "inter_token_latency",
+                "Time between two tokens of a choice.",
+                self._inter_token_latency,
+            ),
             (
                 "time_per_output_token",
-                "Mean time of a request's tokens after the first.",
+                "Mean time per token of a request after its first token.",
                 self._time_per_output_token,
             ),
             ("request_duration", "From arrival to the end.", self._request_duration),
@@ -226,7 +230,7 @@ class Metrics(Collector):
             family.add_metric([], *histogram.cumulative())
             yield family
         steps = HistogramMetricFamily(
-            "antipode_step_duration_seconds", "One step on the device.", labels=["kind"]
+            "antipode_step_duration_seconds", "Time of one step on the device.", labels=["kind"]
         )
         for kind, histogram in self._step_duration.items():
             steps.add_metric([kind], *histogram.cumulative())
@@ -241,7 +245,7 @@ class Metrics(Collector):
         for name, description in _COUNTERS.items():
             yield CounterMetricFamily(f"antipode_{name}", description, self._counts[name])
         requests = CounterMetricFamily(
-            "antipode_requests", "Requests that ended, by how.", labels=["outcome"]
+            "antipode_requests", "Requests that ended, by outcome.", labels=["outcome"]
         )
         for outcome, count in tuple(self._outcomes.items()):
             requests.add_metric([outcome], count)
@@ -255,24 +259,26 @@ class Metrics(Collector):
         for name in get_args(EngineState):
             state.add_metric([name], float(name == gauges.state))
         yield state
-        yield _gauge("antipode_draining", "1 while draining.", gauges.state == "draining")
+        yield _gauge(
+            "antipode_draining", "1 while the server is draining.", gauges.state == "draining"
+        )
         yield _gauge(
             "antipode_step_age_seconds",
-            "Whole seconds since the step loop last came round.",
+            "Whole seconds since the step loop last began a round.",
             gauges.step_age_seconds // 1,
         )
         yield _gauge(
             "antipode_model_load_duration_seconds",
-            "Time to load and warm the model; 0 until that is done.",
+            "Time to load and warm up the model; 0 until then.",
             gauges.model_load_seconds,
         )
         version = self._versions[0].version
         labels = {"release": self._release, "model": self._model, "version": version}
-        yield _gauge("antipode_build_info", "What is running.", 1, labels)
+        yield _gauge("antipode_build_info", "The release, model and version that run.", 1, labels)
 
     @property
     def _versions(self) -> tuple[VersionStatus, ...]:
-        """Those there are, or the one that is being started with."""
+        """The known versions; during start-up, the version that the server starts with."""
         first = VersionStatus(version=self._version, path="", state="LOADING")
         return self._gauges.versions or (first,)
 
@@ -283,14 +289,14 @@ class Metrics(Collector):
             not self._gauges.config_error,
         )
         swaps = CounterMetricFamily(
-            "antipode_model_swaps", "Changes of the version served, by how.", labels=["result"]
+            "antipode_model_swaps", "Changes of the served version, by result.", labels=["result"]
         )
         for result, count in tuple(self._swaps.items()):
             swaps.add_metric([result], count)
         yield swaps
         for name, description, histogram in (
-            ("load", "Reading a version and proving it.", self._version_load),
-            ("switch", "Putting a version in another's place.", self._version_switch),
+            ("load", "Time to read a version and prove it.", self._version_load),
+            ("switch", "Time to put a version in another's place.", self._version_switch),
         ):
             family = HistogramMetricFamily(
                 f"antipode_model_version_{name}_duration_seconds", description
@@ -303,9 +309,9 @@ _COUNTERS = {
     "prompt_tokens": "Prompt tokens of admitted requests.",
     "generated_tokens": "Tokens generated.",
     "prefix_cache_hit_tokens": "Prompt tokens whose KV was found in the prefix cache.",
-    "preemptions": "Sequences that lost their blocks to another and were requeued.",
+    "preemptions": "Sequences that lost their blocks to another sequence and were requeued.",
     "compilations": "Programs compiled, or taken from the compilation cache.",
-    "compilations_after_ready": "Those of them while serving; every one is a fault.",
+    "compilations_after_ready": "Programs compiled while serving; each one is a fault.",
 }
 
 

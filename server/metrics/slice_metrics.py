@@ -1,6 +1,6 @@
-"""The slice as metrics: what the server runs on, its network interfaces, how its chips are used.
+"""The slice as metrics: the chips of the server, its network interfaces and their use.
 
-What has no source is NaN and never 0, which would be a load.
+A number without a source is NaN and never 0, because 0 would be a load.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from server.slice.interfaces import Interface
 from server.slice.resolve import Slice
 
 
-def slice_families(found: Slice | None) -> Iterator[Metric]:
-    """One series a family without content where nothing is known."""
+def slice_metrics(found: Slice | None) -> Iterator[Metric]:
+    """The families of the slice; each has one series with empty labels where nothing is known."""
     labels = {
         "generation": found.generation if found else "",
         "topology": found.topology if found else "",
@@ -29,7 +29,7 @@ def slice_families(found: Slice | None) -> Iterator[Metric]:
     }
     info = GaugeMetricFamily(
         "antipode_slice_info",
-        "1 with the slice this server runs on; 0 until it is known.",
+        "1 with the slice that this server runs on; 0 until it is known.",
         labels=list(labels),
     )
     info.add_metric(list(labels.values()), float(found is not None))
@@ -46,12 +46,12 @@ def slice_families(found: Slice | None) -> Iterator[Metric]:
     yield interfaces
 
 
-def link_family(links: tuple[HostLink, ...]) -> Metric:
-    """How the slice's other hosts are reached; one series without content where there are none."""
+def link_metric(links: tuple[HostLink, ...]) -> Metric:
+    """How the other hosts are reached; one series with empty labels where there are none."""
     family = GaugeMetricFamily(
         "antipode_host_link_info",
-        "1 for every other host of the slice; network is claimed, or pod where no claimed interface"
-        " leads to it; 0 where there are no other hosts.",
+        "1 for each other host of the slice; network is claimed or pod, where pod means that no "
+        "claimed interface leads to the host; 0 where there are no other hosts.",
         labels=["host_index", "network", "interface", "address"],
     )
     for link in links:
@@ -62,11 +62,11 @@ def link_family(links: tuple[HostLink, ...]) -> Metric:
     return family
 
 
-def chip_families(hosts: Mapping[int, ChipUse]) -> Iterator[Metric]:
-    """How every chip of every host is used, and the fullest and the busiest. `hosts` by index."""
+def chip_metrics(hosts: Mapping[int, ChipUse]) -> Iterator[Metric]:
+    """The use of every chip of every host, the fullest and the busiest. `hosts` is by index."""
     source = GaugeMetricFamily(
         "antipode_chip_metrics_source",
-        "1 where chips' metrics of that kind have a source, 0 where their value is NaN.",
+        "1 where this kind of chip metrics has a source; 0 where their value is NaN.",
         labels=["kind"],
     )
     for kind, values in _KINDS.items():
@@ -94,9 +94,9 @@ _KINDS: Mapping[str, _Read] = {
     "duty_cycle": lambda use: use.duty_cycle,
     "tensorcore_utilization": lambda use: use.tensorcore_utilization,
 }
-# Name, the label that tells several apart, description, where it is.
+# Metric name, label of each series, description, and the values to read.
 _EACH: Sequence[tuple[str, str, str, _Read]] = (
-    ("hbm_used_bytes", "device", "Memory of a device in use.", lambda use: use.hbm_used),
+    ("hbm_used_bytes", "device", "Memory of a device that is used.", lambda use: use.hbm_used),
     (
         "hbm_limit_bytes",
         "device",
@@ -106,20 +106,20 @@ _EACH: Sequence[tuple[str, str, str, _Read]] = (
     (
         "chip_duty_cycle_ratio",
         "chip",
-        "Part of the time a chip's TensorCores were busy, 0 to 1, as the TPU runtime says; up to "
+        "Part of the time a chip's TensorCores were busy, 0 to 1, from the TPU runtime; up to "
         "tpu_metrics_interval_seconds old.",
         lambda use: use.duty_cycle,
     ),
     (
         "chip_tensorcore_utilization_ratio",
         "core",
-        "How much of its peak a TensorCore did, 0 to 1, as the TPU's SDK says; up to "
+        "Utilization of a TensorCore, 0 to 1 of its peak, from the TPU's SDK; up to "
         "tpu_metrics_interval_seconds old.",
         lambda use: use.tensorcore_utilization,
     ),
 )
 _MOST: Sequence[tuple[str, str, _Read]] = (
-    ("hbm_usage_ratio", "Memory in use of the fullest device, 0 to 1.", _fullness),
+    ("hbm_usage_ratio", "Part of the memory used on the fullest device, 0 to 1.", _fullness),
     ("duty_cycle_ratio", "Duty cycle of the busiest chip, 0 to 1.", lambda use: use.duty_cycle),
     (
         "tensorcore_utilization_ratio",

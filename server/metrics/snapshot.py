@@ -1,6 +1,6 @@
-"""What metrics read, and do not count, at the moment they are rendered.
+"""The values that metrics read at the moment they are rendered, and do not count.
 
-Put together by who knows it, from engine, versions, slice and hosts. It knows no Prometheus.
+The engine process puts them together from engine, versions, slice and hosts. Knows no Prometheus.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from server.slice.resolve import Slice
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What is read, not counted, at the moment of rendering.
+    """The values that are read, not counted, at the moment of rendering.
 
-    `kv_cache_usage_ratio` is 0 to 1 and leaves out cached blocks that may be reused at once.
-    Where layers differ in what they keep, it is that of the fullest pool, and `num_blocks` that of
-    the layers that keep everything. `num_slots` sequences may run at once. `step_age_seconds` is
-    how long the step loop has not come round. `num_slots`, `num_blocks`, `block_size` and
-    `model_load_seconds` are 0 until the model is loaded, and `slice` is None until JAX has its
-    devices. `chips` are by the index of their host.
+    `kv_cache_usage_ratio` is 0 to 1. It does not count cached blocks that may be reused at once.
+    Where layers keep different windows, it is the ratio of the fullest pool, and `num_blocks` is
+    that of the layers that keep everything. `num_slots` is the number of sequences that may run at
+    once. `step_age_seconds` is the time since the step loop last began a round. `num_slots`,
+    `num_blocks`, `block_size` and `model_load_seconds` are 0 until the model is loaded. `slice` is
+    None until JAX has its devices. `chips` has the use of each host's chips by the host's index.
     """
 
     state: EngineState = "starting"
@@ -43,6 +43,6 @@ class Snapshot:
 
     @property
     def load_ratio(self) -> float:
-        """0 to 1, also with a queue: a gateway takes it for a utilization."""
+        """0 to 1, also with a queue, because a gateway takes this ratio for a utilization."""
         wanted = self.num_requests_running + self.num_requests_waiting
         return min(1.0, wanted / self.num_slots) if self.num_slots else 0.0

@@ -1,4 +1,4 @@
-"""The model's versions as metrics: the state of each, which one serves, how far one is loaded."""
+"""The model's versions as metrics: the state of each, its load progress, and which one serves."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from server.link.frames import VersionState, VersionStatus
 
 
-def version_families(statuses: Sequence[VersionStatus]) -> Iterator[Metric]:
-    """A series for each version, and for each state it may be in; newest statuses come first."""
+def version_metrics(statuses: Sequence[VersionStatus]) -> Iterator[Metric]:
+    """One series per version, and per state of a version. The newest statuses come first."""
     state = GaugeMetricFamily(
         "antipode_model_version_state",
-        "1 for the state a version of the model is in.",
+        "1 for the current state of a model version.",
         labels=["version", "state"],
     )
     serving = GaugeMetricFamily(
         "antipode_model_version_serving",
-        "1 for the version that is served.",
+        "1 for the model version that is served.",
         labels=["version"],
     )
     progress = GaugeMetricFamily(
-        "antipode_model_version_load_ratio", "How far it is loaded, 0 to 1.", labels=["version"]
+        "antipode_model_version_load_ratio", "Load progress, 0 to 1.", labels=["version"]
     )
-    # A version that ended may be there again: what is true of it now comes last.
+    # A version that ended may have been loaded again: its newest status must be written last.
     newest = {status.version: status for status in reversed(statuses)}
     for version, status in newest.items():
         for name in get_args(VersionState):

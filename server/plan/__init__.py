@@ -1,1 +1,1 @@
-"""Proof without a TPU: the server's own programs, compiled for a slice that is not there."""
+"""Checks a model without a TPU: compiles the server's own programs for a slice that is not here."""

@@ -1,7 +1,7 @@
-"""Compiles the programs of a blueprint and reads off what each needs.
+"""Compiles the programs of a blueprint and reports what each needs.
 
-The very programs that the server lowers; the devices may be those of a slice that is not there, for
-which they can be compiled and not run.
+They are the programs that the server itself lowers. The devices may be those of a slice that is not
+here: programs can be compiled for such devices, but not run on them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _HLO_TYPES = {
     )
 }
 
-# Told the program that is ready, how many are, and how many there are.
+# Called with the name of the program that is ready, the number ready, and the number in all.
 type Progress = Callable[[str, int, int], None]
 
 
@@ -56,14 +56,17 @@ class OutOfMemoryError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """Where to put what was compiled. With `results` alone, what is there is not compiled again."""
+    """Where compiled programs are kept. With only `results` set, known programs are not recompiled.
+
+    `hlo_dir` and `baked` need the compiled program itself, so they always compile.
+    """
 
     hlo_dir: Path | None = None
     baked: BakedFolder | None = None
     results: ResultStore | None = None
 
     def find(self, key: ProgramKey) -> ProgramReport | None:
-        """A report that makes compiling needless."""
+        """The stored report of this program, or None where the program must be compiled."""
         if self.results is None or self.hlo_dir is not None or self.baked is not None:
             return None
         return self.results.find(key)
@@ -100,9 +103,10 @@ def compile_programs(
 
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
-    """Compile in earnest: on CPU an executable out of JAX's cache is written without its functions.
+    """Compile without JAX's compilation cache.
 
-    (jax 0.12.0.1: what is baked from it loads, and fails when it is called.)
+    On CPU, jax 0.12.0.1 writes an executable from its cache without its functions: a program baked
+    from such an executable loads, and fails when it is called.
     """
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
@@ -137,7 +141,7 @@ def _compile(
 
 
 def lower(blueprint: Blueprint, programs: Programs, name: ProgramName) -> jax.stages.Lowered:
-    """The program as the server lowers it, also where its devices are not there."""
+    """The program as the server lowers it, also for devices that are not here."""
     with _absent(blueprint.mesh.devices.flat[0]):
         return programs.lower(name)
 
@@ -153,7 +157,7 @@ def _compile_lowered(lowered: jax.stages.Lowered, spelled: str) -> jax.stages.Co
 
 @contextlib.contextmanager
 def _absent(device: jax.Device) -> Iterator[None]:
-    """Kernels ask for the hardware they are for; here they must not."""
+    """Let kernels be lowered for a TPU that is not here; else they look for its hardware."""
     if device.platform != "tpu":
         yield
         return
@@ -164,7 +168,7 @@ def _absent(device: jax.Device) -> Iterator[None]:
 
 
 def pool_shapes(programs: Programs, blueprint: Blueprint) -> list[Shape]:
-    """The KV pools' arrays as one chip has them."""
+    """One chip's part of each array of the KV pools."""
     shapes = []
     pools, specs = programs.abstract_state().kv, programs.state_specs().kv
     for leaf, spec in zip(jax.tree.leaves(pools), jax.tree.leaves(specs), strict=True):

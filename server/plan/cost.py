@@ -1,9 +1,10 @@
-"""What a compiled program costs: the compiler's own cycles, and what it gives none for.
+"""The cost of a compiled program: the compiler's cycles, and counts where it gives no cycles.
 
-libtpu writes its estimate of cycles on each instruction it has a model for. They are summed along
-the program, loops by their trips. Of a conditional the cheapest branch counts, as sampling
-options that nobody asks for are not run; the dearest one is summed apart. Kernels (Pallas calls),
-collectives and copies between memories carry no cycles: they are counted instead.
+libtpu writes an estimate of cycles on each instruction it has a model for. These are summed along
+the program; the body of a loop counts once per trip. A conditional counts as its cheapest branch,
+because most requests use no costly sampling option; the difference to its dearest branch is summed
+separately. Kernels (Pallas calls), collectives and copies between memories carry no cycles, so
+they are counted instead.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ _ASYNC_COPIES = ("copy-start", "slice-start", "dynamic-slice-start")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Per chip. `conditional_cycles` come on top where every dear branch is taken.
+    """The cost of a program on one chip.
 
-    `collective_bytes` are those a chip sends, `prefetch_bytes` those copied from HBM into VMEM
-    beside the computation. `unknown_loops` run as often as data says, and are counted once.
+    `conditional_cycles` are added to `cycles` where every conditional takes its dearest branch.
+    `collective_bytes` are the bytes that the chip sends. `prefetch_bytes` are the bytes copied from
+    HBM into VMEM during the computation. `unknown_loops` are loops whose number of trips depends on
+    data; each is counted as one trip.
     """
 
     cycles: int = 0
@@ -54,7 +57,7 @@ def cost_of(module: Module) -> Cost:
 
 
 def aliased_bytes(module: Module, shapes: Iterable[Shape]) -> int:
-    """Bytes of those aliased parameters that have one of these shapes."""
+    """The total bytes of the aliased parameters that have one of these shapes."""
     wanted = {(shape.dtype, shape.dims) for shape in shapes}
     total = 0
     for number, parameter in module.parameters():
@@ -98,7 +101,7 @@ def _cycles(instruction: Instruction) -> int:
 
 
 def _cheapest(branches: list[Cost]) -> Cost:
-    """The branch of the fewest cycles, and how many more the dearest has."""
+    """The branch with the fewest cycles, with the difference to the dearest as conditional."""
     cheapest = min(branches, key=lambda cost: cost.cycles)
     dearest = max(cost.cycles + cost.conditional_cycles for cost in branches)
     return cheapest + Cost(
@@ -110,7 +113,7 @@ def _collective(module: Module, instruction: Instruction) -> Cost:
     kind, group = instruction.opcode.removesuffix("-start"), _group_size(instruction)
     called = instruction.attribute("calls") or ""
     if instruction.opcode == "fusion" and called.startswith("all-reduce-scatter"):
-        # libtpu's reduce-scatter: an all-reduce that each chip keeps its part of.
+        # libtpu's reduce-scatter is an all-reduce where each chip keeps only its own part.
         kind = "reduce-scatter"
         group = max((_group_size(one) for one in module.computations.get(called, ())), default=1)
     sent = _sent_bytes(kind, instruction, group)
@@ -118,7 +121,7 @@ def _collective(module: Module, instruction: Instruction) -> Cost:
 
 
 def _sent_bytes(kind: str, instruction: Instruction, group: int) -> int:
-    """Bytes a chip sends in a collective over `group` chips, in a ring."""
+    """The bytes that one chip sends in a collective over a ring of `group` chips."""
     shapes = [shape.num_bytes for shape in instruction.shapes]
     is_async = instruction.opcode.endswith("-start") and kind != "all-reduce"
     result = max(shapes, default=0) if is_async else sum(shapes)
@@ -135,7 +138,7 @@ def _sent_bytes(kind: str, instruction: Instruction, group: int) -> int:
 
 
 def _group_size(instruction: Instruction) -> int:
-    """The chips that take part in a collective, from any of the ways of writing groups."""
+    """The number of chips in a collective, in any notation that HLO has for groups."""
     if (mesh := _MESH_GROUPS.search(instruction.rest)) is not None:
         sizes = dict(axis.split("=") for axis in mesh[1].replace("'", "").split(","))
         size = 1

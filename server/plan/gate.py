@@ -1,8 +1,9 @@
-"""`make plan-ci`: every preset on its recommended slice, held to fixed limits and golden numbers.
+"""`make plan-ci`: plans every preset on its recommended slice and checks it against fixed limits
+and golden numbers.
 
-A change that copies the KV pool, needs more working memory, more cycles, kernels or collectives is
-seen here before a TPU sees it. Compiled programs are remembered by their hash, so a run that was
-broken off goes on where it was, and a change recompiles what it changed.
+The gate finds a change that copies the KV pool or needs more working memory, cycles, kernels or
+collectives before it reaches a TPU. Compiled programs are remembered by their hash, so an
+interrupted run continues where it stopped, and a change recompiles only the programs it changed.
 """
 
 from __future__ import annotations
@@ -49,14 +50,17 @@ class GoldenProgram(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exempt(msgspec.Struct, frozen=True, kw_only=True):
-    """A program that may exceed a limit, up to another, and why."""
+    """A program that may exceed a limit: the limit that it must keep instead, and the reason."""
 
     temp_bytes: int
     reason: str
 
 
 class GoldenPreset(msgspec.Struct, frozen=True, kw_only=True):
-    """A preset as it was recorded, and with what; `reason` where it does not fit."""
+    """The recorded plan of a preset and the software it was made with.
+
+    `reason` says why the preset does not fit; it is empty where the preset fits.
+    """
 
     software: Software
     fits: bool
@@ -69,13 +73,13 @@ type Golden = dict[str, GoldenPreset]
 
 
 def violations(report: Report, config: ModelConfig, golden: GoldenPreset | None) -> list[str]:
-    """What of a report breaks a limit or left its golden numbers, a sentence each."""
+    """One sentence for each limit the report breaks and each golden number it drifts from."""
     return [f"{report.model}: {sentence}" for sentence in _violations(report, config, golden)]
 
 
 def _violations(report: Report, config: ModelConfig, golden: GoldenPreset | None) -> Iterator[str]:
     if golden is None:
-        yield "it has no golden numbers; record them with --update"
+        yield "there are no golden numbers; record them with --update"
         golden = GoldenPreset(software=report.software, fits=report.fits)
     if report.fits != golden.fits:
         yield f"it {'fits' if report.fits else 'does not fit'} now: {report.reason}"
@@ -100,11 +104,13 @@ def _limits(
         yield f"temporaries of {program.temp_bytes:,} bytes exceed {limit:,}"
     most = config.num_layers + _KERNELS_OF_STEP
     if program.kind == "decode" and config.moe is None and program.pallas_calls > most:
-        yield f"{program.pallas_calls} kernel launches exceed one a layer and {_KERNELS_OF_STEP}"
+        yield (
+            f"{program.pallas_calls} kernel launches exceed one per layer and {_KERNELS_OF_STEP}"
+        )
 
 
 def _temp_limit(program: ProgramReport) -> int:
-    """0 for none: what a larger prefill needs is its own business."""
+    """The limit in bytes; 0 is no limit, for the prefills that are larger than the gate checks."""
     if program.kind == "decode":
         return _DECODE_TEMP_BYTES
     return _PREFILL_TEMP_BYTES if program.tokens <= _PREFILL_TOKENS else 0
@@ -114,7 +120,7 @@ def _drift(program: ProgramReport, golden: GoldenProgram) -> Iterator[str]:
     for name in ("cycles", "collective_bytes"):
         now, then = getattr(program, name), getattr(golden, name)
         if abs(now - then) > _TOLERANCE * then:
-            yield f"{name} are {now:,}, were {then:,}; record a wanted change with --update"
+            yield f"{name} are {now:,}, were {then:,}; record an intended change with --update"
     for name in ("pallas_calls", "collectives"):
         now, then = getattr(program, name), getattr(golden, name)
         if now > then:
@@ -122,7 +128,7 @@ def _drift(program: ProgramReport, golden: GoldenProgram) -> Iterator[str]:
 
 
 def recorded(report: Report, before: GoldenPreset | None) -> GoldenPreset:
-    """The golden numbers of a report, exemptions kept."""
+    """The golden numbers of a report, with the exemptions of `before`."""
     programs = {
         program.bucket: GoldenProgram(
             **{name: getattr(program, name) for name in GoldenProgram.__struct_fields__}
@@ -138,7 +144,7 @@ def recorded(report: Report, before: GoldenPreset | None) -> GoldenPreset:
     )
 
 
-def question_of(preset: Preset) -> PlanRequest:
+def request_of(preset: Preset) -> PlanRequest:
     """The preset on its recommended slice."""
     from server.plan.request import PlanRequest
 
@@ -159,14 +165,14 @@ def question_of(preset: Preset) -> PlanRequest:
 
 
 def read_golden(path: Path) -> Golden:
-    """The recorded presets; none where nothing was recorded yet."""
+    """The recorded presets; empty where nothing has been recorded."""
     if not path.exists():
         return {}
     return msgspec.json.decode(path.read_bytes(), type=dict[str, GoldenPreset])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check the named presets, or all; the exit code says whether all hold."""
+    """Check the named presets, or all of them; exit code 0 if no limit is broken."""
     parser = argparse.ArgumentParser(prog="make plan-ci", description=__doc__)
     parser.add_argument("presets", nargs="*", metavar="PRESET")
     parser.add_argument("--small", action="store_true", help="only the largest steps of one preset")
@@ -201,10 +207,10 @@ def _make(preset: Preset, arguments: argparse.Namespace) -> Report:
     from server.plan.report import render
     from server.plan.result_store import ResultStore
 
-    question = question_of(preset)
+    request = request_of(preset)
     report = make_plan(
-        question,
-        names=largest_steps(question) if arguments.small else None,
+        request,
+        names=largest_steps(request) if arguments.small else None,
         jobs=arguments.jobs,
         keep=Keep(results=ResultStore(_RESULTS)),
         progress=ProgressLines(),

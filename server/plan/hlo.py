@@ -1,7 +1,7 @@
 """Reads the text of an optimized HLO module: its computations, instructions, shapes and loops.
 
-The text is libtpu's, as `Compiled.as_text()` gives it. A grammar of what is needed here, not of
-HLO; what the numbers mean is `cost`'s business.
+The text is libtpu's, as `Compiled.as_text()` gives it. The parser covers only the part of HLO's
+grammar that `cost` needs. Knows neither cycles nor collectives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KNOWN_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One array of a type. `is_on_chip`: it lies in VMEM, not in HBM."""
+    """One array of an HLO type. `is_on_chip`: the array is in VMEM, not in HBM."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -51,7 +51,7 @@ class Instruction:
 
     @property
     def shapes(self) -> list[Shape]:
-        """The arrays of its result."""
+        """The arrays of the instruction's result."""
         return parse_shapes(self.type)
 
     @property
@@ -59,7 +59,7 @@ class Instruction:
         return sum(shape.num_bytes for shape in self.shapes)
 
     def attribute(self, name: str) -> str | None:
-        """A computation that is named, as in `body=%name`."""
+        """The name of the computation that an attribute refers to, as in `body=%name`."""
         found = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
         return found and found[1]
 
@@ -74,7 +74,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """`aliased` are the numbers of the entry's parameters whose buffer a result takes over."""
+    """A parsed module. `aliased`: numbers of the parameters whose buffer a result reuses."""
 
     computations: dict[str, list[Instruction]]
     entry: str
@@ -87,7 +87,7 @@ class Module:
                 yield int(instruction.rest.split("(", 1)[1].split(")", 1)[0]), instruction
 
     def trips(self, loop: Instruction) -> int | None:
-        """How often a while loop runs, if it can be told: JAX counts from 0 by 1 to a constant."""
+        """The trips of a while loop that counts from 0 by 1 to a constant, as JAX's do; or None."""
         if (known := _KNOWN_TRIPS.search(loop.rest)) is not None:
             return int(known[1])
         condition = self.computations.get(loop.attribute("condition") or "", [])
@@ -100,7 +100,7 @@ class Module:
 
 
 def parse_module(text: str) -> Module:
-    """The module of an HLO text. ValueError where there is no entry."""
+    """The module of an HLO text. Raises ValueError where the text has no entry."""
     computations: dict[str, list[Instruction]] = {}
     current: list[Instruction] = []
     entry = None

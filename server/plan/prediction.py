@@ -1,7 +1,7 @@
-"""Predicted times of a decode and a prefill step, beside their rooflines.
+"""Predicts the times of a decode and a prefill step, next to their rooflines.
 
-A prediction is the compiler's cycles at an assumed clock plus attention at its roofline. It is good
-for ranking and for catching regressions; what it leaves out is said with it.
+A prediction is the compiler's cycles at an assumed clock, plus attention at its roofline. It is
+good enough to rank candidates and to catch regressions. Each prediction lists what it leaves out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.plan.slice_types import Chip
 def predict_decode(
     blueprint: Blueprint, chip: Chip, programs: Sequence[ProgramReport], batch: int, context: int
 ) -> Decode | None:
-    """A step of `batch` sequences; None where no program for them was compiled."""
+    """The times of a step of `batch` sequences; None where no program for them was compiled."""
     program = _decode_program(programs, batch)
     if program is None or not chip.clock_hz:
         return None
@@ -35,7 +35,7 @@ def predict_decode(
 def predict_prefill(
     blueprint: Blueprint, chip: Chip, programs: Sequence[ProgramReport], context: int
 ) -> Prefill | None:
-    """The largest prefill step, full of prompts of `context` tokens."""
+    """The times of the largest prefill step, full of prompts of `context` tokens."""
     program = _prefill_program(programs)
     if program is None or not chip.clock_hz:
         return None
@@ -51,7 +51,7 @@ def predict_prefill(
 
 
 def leaves_out(chip: Chip, programs: Sequence[ProgramReport], batch: int) -> list[str]:
-    """What the predictions do not count, a sentence each, with its size where it has one."""
+    """What the predictions leave out: one sentence each, with its size where it is known."""
     steps = {"decode": _decode_program(programs, batch), "prefill": _prefill_program(programs)}
     found = {name: program for name, program in steps.items() if program is not None}
     return list(_left_out(chip, found)) if found and chip.clock_hz else []
@@ -64,26 +64,26 @@ def _left_out(chip: Chip, steps: dict[str, ProgramReport]) -> Iterator[str]:
     def milliseconds(size: int, per_second: float) -> str:
         return f"{size / 1e6:,.1f} MB, {size / per_second * 1e3:.2f} ms"
 
-    yield "host and dispatch time, and whatever the compiler's own model of the chip is wrong about"
+    yield "host and dispatch time, and the errors of the compiler's own model of the chip"
     yield f"the true clock: {chip.clock_hz / 1e9:.2f} GHz is assumed"
-    yield "attention beyond its roofline, at which it is counted whole"
+    yield "the time that attention takes beyond its roofline"
     launches = {name: f"{step.pallas_calls}" for name, step in steps.items()}
-    yield each("launches of kernels a step", launches)
+    yield each("kernel launches per step", launches)
     sent = {
         name: f"{step.collectives} of {milliseconds(step.collective_bytes, chip.ici_bytes_per_s)}"
         for name, step in steps.items()
     }
     if any(step.collectives for step in steps.values()):
-        speed = f"{chip.ici_bytes_per_s / 1e9:.0f} GB/s a chip"
+        speed = f"{chip.ici_bytes_per_s / 1e9:.0f} GB/s per chip"
         yield each(
-            f"collectives, and what they add where nothing hides them ({speed} assumed)", sent
+            f"collectives, and the time they add where nothing hides them ({speed} assumed)", sent
         )
     copied = {
         name: milliseconds(step.prefetch_bytes, chip.hbm_bytes_per_s)
         for name, step in steps.items()
     }
     yield each(
-        "copies into VMEM beside the computation, and what they add where it is too short", copied
+        "copies into VMEM, and the time they add where the computation does not hide them", copied
     )
     dear = {
         name: f"{step.conditional_cycles / chip.clock_hz * 1e3:.2f} ms"
@@ -94,7 +94,7 @@ def _left_out(chip: Chip, steps: dict[str, ProgramReport]) -> Iterator[str]:
     )
     if any(step.unknown_loops for step in steps.values()):
         loops = {name: f"{step.unknown_loops}" for name, step in steps.items()}
-        yield each("loops that run as often as data says, counted once", loops)
+        yield each("loops whose number of trips depends on data, counted as one trip", loops)
 
 
 def _decode_program(programs: Sequence[ProgramReport], batch: int) -> ProgramReport | None:

@@ -1,4 +1,4 @@
-"""How far compiling is, as lines on standard error."""
+"""Reports the progress of compilation as lines on standard error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class ProgressLines:
-    """A line on standard error for every program, with the seconds since the last."""
+    """Writes one line per program, with the seconds since the line before."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()

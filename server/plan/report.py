@@ -1,6 +1,6 @@
-"""What a plan found, as data with stable names (its JSON) and as a table for a terminal.
+"""The result of a plan: data with stable names (its JSON) and a table for a terminal.
 
-All bytes are of one chip. It computes nothing but sums and units.
+All bytes are of one chip. This module computes only sums and units.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ type Kind = Literal["decode", "prefill", "other"]
 class ProgramReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one compiled program needs of one chip.
 
-    `tokens` and `rows` are a step's sizes. `total_bytes` is all that it holds while it runs.
+    `tokens` and `rows` are the sizes of a step. `total_bytes` is all the memory that the program
+    holds while it runs.
     """
 
     kind: Kind
@@ -41,7 +42,7 @@ class ProgramReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HbmBytes(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of one chip. `total` is what the largest program holds while it runs."""
+    """The memory of one chip. `total` is what the largest program holds while it runs."""
 
     weights: int
     kv: int
@@ -59,8 +60,10 @@ class MeshSize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decode(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of `batch` sequences with `context` tokens each. `conditional_ms` comes on top where
-    sampling takes every option there is."""
+    """A step of `batch` sequences with `context` tokens each.
+
+    `conditional_ms` is added to `predicted_ms` where sampling uses every option.
+    """
 
     batch: int
     context: int
@@ -73,7 +76,7 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prefill(msgspec.Struct, frozen=True, kw_only=True):
-    """A chunk of `tokens`, as the mean over one prompt of `context` tokens."""
+    """A chunk of `tokens` of a prompt of `context` tokens; times are means over the prompt."""
 
     tokens: int
     context: int
@@ -92,11 +95,11 @@ class Software(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole plan; a chip is a JAX device in all of it.
+    """A whole plan. In a report, a chip is one JAX device.
 
-    Where it does not fit, `reason` says why and `nearest_change` what would do.
-    `concurrent_sequences` of `context` tokens have room in the KV pool; beside a second version of
-    the weights it is `concurrent_sequences_of_two`.
+    Where the model does not fit, `reason` says why and `nearest_change` says which flags would fit.
+    `concurrent_sequences` is the number of sequences of `context` tokens that fit the KV pool;
+    `concurrent_sequences_of_two` is that number next to a second version of the weights.
     """
 
     model: str
@@ -126,13 +129,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def render(report: Report) -> str:
-    """The report as text of about 100 columns."""
+    """The report as text, about 100 columns wide."""
     return "\n".join(_lines(report)) + "\n"
 
 
 def _lines(report: Report) -> Iterator[str]:
     mesh, hosts = report.mesh, "1 host" if report.hosts == 1 else f"{report.hosts} hosts"
-    servers = "" if mesh.data == 1 else f", {mesh.data} servers of {mesh.tensor} beside each other"
+    servers = "" if mesh.data == 1 else f", {mesh.data} data ranks of {mesh.tensor} chips each"
     yield (
         f"{report.model} on {report.slice}: {_chips(report)}, {hosts}; tensor parallel "
         f"{mesh.tensor}{servers}; weights {report.weight_dtype}, KV {report.kv_dtype}"
@@ -161,7 +164,7 @@ def _chips(report: Report) -> str:
     counted = "1 chip" if chips == 1 else f"{chips} chips"
     if report.devices_per_chip == 1:
         return counted
-    return f"{counted} of {report.devices_per_chip} devices, each of them a chip in what follows"
+    return f"{counted} of {report.devices_per_chip} devices; below, each device is called a chip"
 
 
 def _verdict(report: Report) -> Iterator[str]:
@@ -176,7 +179,7 @@ def _verdict(report: Report) -> Iterator[str]:
     )
     of_two = f"{report.concurrent_sequences_of_two:,} such sequences"
     answer = "fit" if report.two_versions_fit else "do not fit"
-    yield f"two versions of the weights {answer} beside the KV of those asked for: {of_two} do"
+    yield f"two versions of the weights {answer} next to the requested KV: {of_two} have room"
 
 
 def _memory(report: Report) -> Iterator[str]:
@@ -190,7 +193,7 @@ def _memory(report: Report) -> Iterator[str]:
         ("limit", memory.limit),
     ]
     yield from table(
-        ["a chip's memory", "GiB"], [[name, f"{size / _GIB:.2f}"] for name, size in rows if size]
+        ["memory per chip", "GiB"], [[name, f"{size / _GIB:.2f}"] for name, size in rows if size]
     )
 
 
@@ -215,8 +218,8 @@ def _programs(programs: Sequence[ProgramReport]) -> list[str]:
 
 
 def _times(decode: Decode, prefill: Prefill) -> list[str]:
-    header = ["a step", "predicted ms", "of it attention", "roofline ms", "of roofline"]
-    header += ["tokens/s a chip"]
+    header = ["step", "predicted ms", "attention ms", "roofline ms", "of roofline"]
+    header += ["tokens/s per chip"]
     steps: list[tuple[str, Decode | Prefill]] = [
         (f"decode, {decode.batch} x {decode.context:,}", decode),
         (f"prefill, {prefill.tokens:,} of {prefill.context:,}", prefill),
@@ -236,7 +239,7 @@ def _times(decode: Decode, prefill: Prefill) -> list[str]:
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Columns as wide as their longest cell, the first to the left, the others to the right."""
+    """Columns as wide as their longest cell; the first is aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in [header, *rows]:

@@ -1,7 +1,7 @@
-"""What a plan is asked, and what arithmetic on shapes alone can answer.
+"""The input of a plan, and the answers that arithmetic on shapes can give.
 
-A question is a model, a slice and the settings of a server. Its blueprint is the one that server
-would draw; nothing is compiled here.
+A request is a model, a slice and the settings of a server. Its blueprint is the blueprint that the
+server would draw. Nothing is compiled here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from server.plan.slice_types import SliceType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """`engine` is how the server would be started; `context` the tokens of each sequence."""
+    """`engine` are the settings of the server, `context` the tokens of each sequence."""
 
     model: str
     config: ModelConfig
@@ -39,52 +39,52 @@ class PlanRequest:
     context: int
 
     def changed(self, slice: SliceType | None = None, **settings: Any) -> PlanRequest:
-        """The same question of another slice or of other settings."""
+        """The same request for another slice or with other settings."""
         return replace(self, slice=slice or self.slice, engine=replace(self.engine, **settings))
 
     def shortened(self, context: int) -> PlanRequest:
-        """The same question of shorter sequences."""
+        """The same request with sequences of `context` tokens."""
         return replace(self.changed(max_model_len=context, kv_context=context), context=context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What a chip would have to hold for one sequence of the context: bytes, and the mesh."""
+    """What one chip must hold for one sequence of the context, in bytes, and the mesh."""
 
     tensor_size: int
     memory: ChipMemory
     kv: int
 
 
-def blueprint_for(question: PlanRequest) -> Blueprint:
-    """The server's blueprint.
+def blueprint_for(request: PlanRequest) -> Blueprint:
+    """The blueprint that the server would draw.
 
-    Raises MeshError, BackendError or ConfigError, or SizeError where not even one sequence has
-    room.
+    Raises MeshError, BackendError or ConfigError; raises SizeError where the KV cache has no room
+    for one sequence.
     """
-    devices = question.slice.find_devices()
-    chip_bytes = question.slice.chip.hbm_bytes
-    mesh = choose_mesh(question.config, question.engine, devices, chip_bytes)
-    blueprint = make_blueprint(question.config, question.engine, mesh, chip_bytes)
-    if blueprint.sizes.sequences_at(question.context) == 0:
+    devices = request.slice.find_devices()
+    chip_bytes = request.slice.chip.hbm_bytes
+    mesh = choose_mesh(request.config, request.engine, devices, chip_bytes)
+    blueprint = make_blueprint(request.config, request.engine, mesh, chip_bytes)
+    if blueprint.sizes.sequences_at(request.context) == 0:
         raise SizeError(
             f"there is room for the KV of {kv_tokens(blueprint.sizes):,} tokens, less than one "
-            f"sequence of {question.context:,}"
+            f"sequence of {request.context:,}"
         )
     return blueprint
 
 
-def need_of(question: PlanRequest) -> Need:
-    """What is needed at least, whether or not there is room. Raises MeshError or BackendError."""
-    config, engine = question.config, question.engine
-    devices, chip_bytes = question.slice.devices, question.slice.chip.hbm_bytes
+def need_of(request: PlanRequest) -> Need:
+    """What one sequence needs, whether it fits or not. Raises MeshError or BackendError."""
+    config, engine = request.config, request.engine
+    devices, chip_bytes = request.slice.devices, request.slice.chip.hbm_bytes
     _, size = choose_split(config, engine, "tpu", devices, chip_bytes)
     layout = choose_layout(config, engine, "tpu", size)
     model = abstract_decoder(config, layout)
     block_size = engine.block_size or ACCELERATOR_BLOCK_SIZE
     of_layer = layer_block_bytes(config, layout, block_size)
     kinds = [KVKind(window, 0) for window in config.layer_windows]
-    blocks = sum(1 + kind.blocks_at(question.context, block_size) for kind in kinds)
+    blocks = sum(1 + kind.blocks_at(request.context, block_size) for kind in kinds)
     return Need(
         tensor_size=layout.tensor_size,
         memory=measure(model, layout, engine, chip_bytes),
@@ -92,30 +92,30 @@ def need_of(question: PlanRequest) -> Need:
     )
 
 
-def has_room(question: PlanRequest) -> bool:
-    """Whether the server could start, by arithmetic."""
+def has_room(request: PlanRequest) -> bool:
+    """Whether the server could start, by arithmetic on shapes."""
     try:
-        blueprint_for(question)
+        blueprint_for(request)
     except (SizeError, MeshError, BackendError):
         return False
     return True
 
 
 def kv_tokens(sizes: StateSizes) -> int:
-    """Tokens that the KV pool holds, in the layers that keep all of a sequence if there are any."""
+    """The tokens with room in the KV pool, in layers that keep whole sequences if there are any."""
     return (sizes.kinds[0].num_blocks - 1) * sizes.block_size
 
 
-def sequences_of_two(question: PlanRequest, blueprint: Blueprint) -> int:
-    """The same for the pool that is left where a second version of the weights has room too."""
+def sequences_of_two(request: PlanRequest, blueprint: Blueprint) -> int:
+    """The sequences with room in the KV pool that is left next to a second version's weights."""
     memory = blueprint.memory
     if memory is None or memory.for_kv <= memory.weights:
         return 0
     kv_bytes = (memory.for_kv - memory.weights) * blueprint.layout.tensor_size
-    settings = replace(question.engine, num_blocks=0, kv_cache_bytes=kv_bytes)
-    chip_bytes = question.slice.chip.hbm_bytes
+    settings = replace(request.engine, num_blocks=0, kv_cache_bytes=kv_bytes)
+    chip_bytes = request.slice.chip.hbm_bytes
     try:
-        beside = make_blueprint(question.config, settings, blueprint.mesh, chip_bytes)
+        with_both = make_blueprint(request.config, settings, blueprint.mesh, chip_bytes)
     except SizeError:
         return 0
-    return beside.sizes.sequences_at(question.context)
+    return with_both.sizes.sequences_at(request.context)

@@ -1,7 +1,7 @@
-"""Reports of compiled programs, kept in a folder by the key of the program.
+"""Keeps the reports of compiled programs in a folder, by the key of the program.
 
-A key names the program's StableHLO, the software and the topology, so a kept report is as good as
-compiling again. What is not there, or cannot be read, is compiled.
+A key names the program's StableHLO, the software and the topology, so compiling again would give
+the same report. A report that is missing or cannot be read is made by compiling again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from server.plan.report import ProgramReport
 
 
 class ResultStore:
-    """A folder of reports, one file a program; it is made when the first is kept."""
+    """A folder with one file per report; the first `keep` makes the folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -28,7 +28,7 @@ class ResultStore:
             return None
 
     def keep(self, key: ProgramKey, report: ProgramReport) -> None:
-        """Keep a report; a reader sees all of it or none."""
+        """Keep a report. A reader sees the whole file or no file."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(key)
         partial = path.with_suffix(".partial")

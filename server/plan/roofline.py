@@ -1,9 +1,9 @@
-"""The least time a step can take on a chip, and the part of it that attention takes.
+"""The least time that a step can take on a chip, and the part of it that attention takes.
 
-A step reads its weights and the KV of its context once, and multiplies what it must; the roofline
-is the longer of the two at the chip's bandwidth and peak. Kernels carry no cycles, so a prediction
-adds attention at its own roofline to the compiler's cycles. Sizes come from the shapes that are
-compiled; nothing is measured here.
+A step must read its weights and the KV of its context once, and must do its multiplications. The
+roofline is the longer of the two times, at the chip's bandwidth and at its peak. Attention kernels
+carry no cycles, so a prediction adds attention at its own roofline to the compiler's cycles. All
+sizes come from the shapes that are compiled; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from server.plan.slice_types import Chip
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One chip's share of a model. `*_params` count numbers, `*_bytes` what they take.
+    """One chip's share of a model. `*_params` are counts, `*_bytes` are their bytes.
 
-    The embedding counts where it is the head too; looking up a few of its rows does not.
+    The embedding counts only where it is also the head: looking up a few rows costs nothing.
     """
 
     config: ModelConfig
@@ -38,7 +38,7 @@ class Work:
     kv_bytes_of_token: float
 
     def decode(self, chip: Chip, *, batch: int, context: int) -> Roofline:
-        """A step of one token for each of `batch` sequences of `context` tokens."""
+        """A step with one token for each of `batch` sequences of `context` tokens."""
         attended = sum(min(window or context, context) for window in self.config.layer_windows)
         layers = self.config.num_layers
         kv = batch * attended * self.kv_bytes_of_token / layers
@@ -51,10 +51,10 @@ class Work:
         )
 
     def prefill(self, chip: Chip, *, tokens: int, context: int, logit_rows: int = 1) -> Roofline:
-        """A chunk of `tokens`, as the mean over a prompt of `context` tokens."""
+        """A chunk of `tokens`: the mean over a prompt of `context` tokens."""
         windows = [min(window or context, context) for window in self.config.layer_windows]
         kv = sum(windows) * self.kv_bytes_of_token / self.config.num_layers
-        # A token at position p sees min(p + 1, window): in the mean, w - w^2 / 2c.
+        # A token at position p sees min(p + 1, window) tokens: on average w - w^2 / 2c.
         attended = sum(window - window**2 / (2 * context) for window in windows)
         flops = 2 * tokens * self._params_of_token + 2 * logit_rows * self.head_params
         attention = 4 * tokens * attended * self._heads_size
@@ -75,7 +75,7 @@ class Work:
         return self.dense_params + used * self.expert_params
 
     def _read_bytes(self, tokens: int) -> float:
-        """Weights that some token needs: of the experts, those that are expected to be chosen."""
+        """The bytes of weights that a step reads; of the experts, those likely to be chosen."""
         moe = self.config.moe
         if moe is None:
             return self.dense_bytes
@@ -85,7 +85,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roofline:
-    """Seconds: to read, to multiply, and of either what attention takes."""
+    """The seconds to read and to multiply, and the part of each that attention takes."""
 
     memory_s: float
     compute_s: float
@@ -96,7 +96,7 @@ class Roofline:
         return max(self.memory_s, self.compute_s)
 
     def predict(self, cycles: int, chip: Chip) -> float:
-        """Seconds of a program of so many cycles, attention at its roofline."""
+        """The seconds of a program with so many cycles, plus attention at its roofline."""
         return cycles / chip.clock_hz + self.attention_s
 
 

@@ -1,7 +1,8 @@
 """Tries splits, dtypes and batch sizes, and keeps the few that decode best for a target.
 
-The roofline bounds every candidate from above and costs nothing; candidates are compiled in the
-order of that bound, until no bound left is better than the worst kept or enough were compiled.
+The roofline bounds every candidate from above and costs nothing to compute. Candidates are compiled
+in the order of that bound, until no remaining bound beats the worst kept candidate or enough
+candidates were compiled.
 """
 
 from __future__ import annotations
@@ -26,27 +27,30 @@ _SMALLEST_BATCH = 8
 _KEPT = 5
 _MOST_COMPILED = 10
 
-# Told which candidate is compiled now, how many were, and the most there will be.
+# Called with the candidate that is compiled now, the number compiled, and the most there will be.
 type Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """With a step time, the most tokens a second within it; with a rate of the whole slice, the
-    shortest step that reaches it; with neither, the most tokens a second."""
+    """The target of a search.
+
+    With a step time: the most tokens per second within that time. With a rate of the whole slice:
+    the shortest step that reaches the rate. With neither: the most tokens per second.
+    """
 
     step_ms: float = 0.0
     tokens_per_s: float = 0.0
 
     def score(self, step_ms: float, tokens_per_s: float) -> tuple[bool, float]:
-        """Greater is better; the first says whether the target is met."""
+        """Greater is better. The first part says whether the target is met."""
         if self.tokens_per_s:
             return tokens_per_s >= self.tokens_per_s, -step_ms
         return not self.step_ms or step_ms <= self.step_ms, tokens_per_s
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate that was compiled: `data` servers of `tensor` chips."""
+    """A compiled candidate: `data` data ranks of `tensor` chips each."""
 
     data: int
     tensor: int
@@ -61,7 +65,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    question: PlanRequest
+    request: PlanRequest
     blueprint: Blueprint
     batch: int
     roofline_ms: float
@@ -71,13 +75,13 @@ class _Candidate:
         return self.blueprint.layout.tensor_size
 
     def tokens_per_s(self, step_ms: float) -> float:
-        """Of the whole slice."""
-        servers = self.question.slice.devices // self.tensor
+        """The rate of the whole slice."""
+        servers = self.request.slice.devices // self.tensor
         return self.batch * servers / step_ms * 1e3
 
     @property
     def label(self) -> str:
-        engine = self.question.engine
+        engine = self.request.engine
         return (
             f"tensor {self.tensor}, weights {engine.weight_dtype}, KV {engine.kv_dtype}, "
             f"{self.batch} sequences"
@@ -85,16 +89,16 @@ class _Candidate:
 
 
 def search(
-    question: PlanRequest, target: Target, progress: Progress = lambda label, done, most: None
+    request: PlanRequest, target: Target, progress: Progress = lambda label, done, most: None
 ) -> list[Found]:
-    """The best candidates, best first; fewer where few have room."""
+    """The best candidates, best first; only those with room."""
 
     def bound(candidate: _Candidate) -> tuple[bool, float]:
         best_ms = candidate.roofline_ms
         return target.score(best_ms, candidate.tokens_per_s(best_ms))
 
     found: list[tuple[tuple[bool, float], Found]] = []
-    candidates = sorted(_candidates(question), key=bound, reverse=True)
+    candidates = sorted(_candidates(request), key=bound, reverse=True)
     most = min(_MOST_COMPILED, len(candidates))
     for done, candidate in enumerate(candidates[:most]):
         if len(found) == _KEPT and found[-1][0] >= bound(candidate):
@@ -107,7 +111,7 @@ def search(
 
 def render_found(found: list[Found]) -> str:
     """The candidates as a table."""
-    header = ["split", "weights", "KV", "sequences", "step ms", "roofline ms", "tokens/s a chip"]
+    header = ["split", "weights", "KV", "sequences", "step ms", "roofline ms", "tokens/s per chip"]
     rows = [
         [
             f"{one.data} x tensor {one.tensor}",
@@ -123,11 +127,11 @@ def render_found(found: list[Found]) -> str:
     return "\n".join(table(header, rows)) + "\n"
 
 
-def _candidates(question: PlanRequest) -> Iterator[_Candidate]:
-    devices, largest = question.slice.devices, question.engine.max_num_seqs
-    sizes = [size for size in allowed_tensor_sizes(question.config, devices) if devices % size == 0]
+def _candidates(request: PlanRequest) -> Iterator[_Candidate]:
+    devices, largest = request.slice.devices, request.engine.max_num_seqs
+    sizes = [size for size in allowed_tensor_sizes(request.config, devices) if devices % size == 0]
     for size, weights, kv in product(sizes, ("auto", "int8"), ("auto", "fp8")):
-        split = question.changed(tensor_parallel_size=size, weight_dtype=weights, kv_dtype=kv)
+        split = request.changed(tensor_parallel_size=size, weight_dtype=weights, kv_dtype=kv)
         batch = _SMALLEST_BATCH
         while batch <= largest:
             candidate = _candidate(split.changed(max_num_seqs=batch), batch)
@@ -137,17 +141,17 @@ def _candidates(question: PlanRequest) -> Iterator[_Candidate]:
             batch *= 2
 
 
-def _candidate(question: PlanRequest, batch: int) -> _Candidate | None:
-    """None where there is no room for the batch."""
+def _candidate(request: PlanRequest, batch: int) -> _Candidate | None:
+    """The candidate for this batch size; None where the batch has no room."""
     try:
-        blueprint = blueprint_for(question)
+        blueprint = blueprint_for(request)
     except (SizeError, MeshError, BackendError):
         return None
-    if blueprint.sizes.sequences_at(question.context) < batch:
+    if blueprint.sizes.sequences_at(request.context) < batch:
         return None
-    roofline = work_of(blueprint).decode(question.slice.chip, batch=batch, context=question.context)
+    roofline = work_of(blueprint).decode(request.slice.chip, batch=batch, context=request.context)
     return _Candidate(
-        question=question,
+        request=request,
         blueprint=blueprint,
         batch=batch,
         roofline_ms=roofline.seconds * 1e3,
@@ -155,8 +159,8 @@ def _candidate(question: PlanRequest, batch: int) -> _Candidate | None:
 
 
 def _compiled(candidate: _Candidate, target: Target) -> tuple[tuple[bool, float], Found] | None:
-    """The candidate's decode step, with its score; None where the compiler has no room for it."""
-    chip, engine = candidate.question.slice.chip, candidate.question.engine
+    """The candidate's decode step and its score; None where the compiler runs out of memory."""
+    chip, engine = candidate.request.slice.chip, candidate.request.engine
     rows = max(bucket.num_rows for bucket in candidate.blueprint.ladder.buckets)
     bucket = Bucket(rows, rows, decode_only=True)
     try:
@@ -164,12 +168,12 @@ def _compiled(candidate: _Candidate, target: Target) -> tuple[tuple[bool, float]
     except OutOfMemoryError:
         return None
     roofline = work_of(candidate.blueprint).decode(
-        chip, batch=candidate.batch, context=candidate.question.context
+        chip, batch=candidate.batch, context=candidate.request.context
     )
     step_ms = roofline.predict(program.cycles, chip) * 1e3
     score = target.score(step_ms, candidate.tokens_per_s(step_ms))
     return score, Found(
-        data=candidate.question.slice.devices // candidate.tensor,
+        data=candidate.request.slice.devices // candidate.tensor,
         tensor=candidate.tensor,
         weight_dtype=engine.weight_dtype,
         kv_dtype=engine.kv_dtype,

@@ -1,9 +1,9 @@
-"""The slices a plan can be made for, and what their chips can do.
+"""The slices that a plan can be made for, and the properties of their chips.
 
-Usable memory is what libtpu's compiler says it has. Bandwidth and peak are the published ones of a
-chip, divided by its devices where JAX sees more than one. Clocks are assumed: peak over the
-operations a matrix unit makes in a cycle; no source gives them. This module imports no JAX: the
-environment of a slice must be set before that.
+The usable memory is what libtpu's compiler reports. Bandwidth and peak are the published numbers of
+a chip, divided by its devices where JAX sees more than one. No source gives the clocks: they are
+assumed to be the peak divided by the operations that a matrix unit does per cycle. This module
+imports no JAX, because a slice's environment must be set before JAX is imported.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ _NEEDED_PACKAGES = ("libtpu", "tokamax")
 
 
 class SliceError(ValueError):
-    """A slice that is not known; the message lists those that are."""
+    """An unknown slice; the message lists the known ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chip:
-    """One JAX device of a generation: bytes, bytes a second, FLOP a second, cycles a second.
+    """One JAX device of a generation, in bytes, bytes per second, FLOP per second and cycles per
+    second.
 
-    `devices_per_chip`: JAX sees the two halves of a v7x as devices of their own.
-    `ici_bytes_per_s` is what a chip sends over two links, all it has in a slice of 2x2; assumed.
+    `devices_per_chip` is 2 for a v7x: JAX sees each half of its chips as a device.
+    `ici_bytes_per_s` is what a chip sends over two links, which is all that a chip has in a slice
+    of 2x2. It is assumed.
     """
 
     generation: str
@@ -76,7 +78,7 @@ _V7X = Chip(
     ici_bytes_per_s=360e9,
     devices_per_chip=2,
 )
-# This machine, for trying what needs no TPU: its memory bounds nothing and it has no clock.
+# This machine, to try what needs no TPU. Its memory is no limit, and it has no clock.
 _CPU = Chip(
     generation="cpu",
     hbm_bytes=0,
@@ -89,9 +91,9 @@ _CPU = Chip(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceType:
-    """One shape of slice. `devices` is what JAX sees: two for each chip of a v7x.
+    """One shape of slice. `devices` is the number that JAX sees: two per chip of a v7x.
 
-    `host_bounds` are the chips of one host along each axis, where they are not the compiler's own.
+    `host_bounds` are the chips of one host along each axis, where the compiler's own do not apply.
     """
 
     name: str
@@ -103,22 +105,22 @@ class SliceType:
     host_bounds: tuple[int, int, int] | None = None
 
     def set_environment(self, environment: MutableMapping[str, str]) -> None:
-        """Let libtpu compile on a machine that has no TPU; before JAX is imported."""
+        """Let libtpu compile on a machine without a TPU. Call this before JAX is imported."""
         environment["JAX_PLATFORMS"] = "cpu"
         if self.chip is _CPU:
             return
         environment["TPU_ACCELERATOR_TYPE"] = self.accelerator_type
         environment["TPU_WORKER_HOSTNAMES"] = "localhost"
-        # Several plans may be made at once; the library is only used to compile.
+        # The library is only used to compile, so several plans may be made at the same time.
         environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-        # A client that can only compile cannot load what a cache holds.
+        # A client that can only compile cannot load programs from a cache.
         environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
         environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
         environment.setdefault("TPU_MIN_LOG_LEVEL", "3")
         environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def find_devices(self) -> list[jax.Device]:
-        """The slice's devices as the compiler knows them; they can hold and run nothing."""
+        """The slice's devices as the compiler knows them. They can neither hold arrays nor run."""
         import jax
         from jax.experimental import topologies
 
@@ -171,18 +173,18 @@ CPU = SliceType(name="cpu", chip=_CPU, topology="", accelerator_type="", devices
 
 
 def slice_names() -> tuple[str, ...]:
-    """The slices there are, smaller ones of a generation first."""
+    """The known slices, smaller ones of a generation first."""
     return tuple(known.name for known in _SLICES)
 
 
 def find_slice(name: str) -> SliceType:
-    """The slice of this name. Raises SliceError."""
+    """The slice with this name. Raises SliceError for an unknown name."""
     if name == CPU.name:
         return CPU
     for known in _SLICES:
         if name in (known.name, known.topology):
             return known
-    raise SliceError(f"slice {name!r} is not known; these are: {', '.join(slice_names())}")
+    raise SliceError(f"slice {name!r} is not known; use one of: {', '.join(slice_names())}")
 
 
 def larger_slices(than: SliceType) -> tuple[SliceType, ...]:
@@ -192,7 +194,7 @@ def larger_slices(than: SliceType) -> tuple[SliceType, ...]:
 
 
 def check_packages(where: SliceType) -> None:
-    """ModuleNotFoundError, in one sentence, where what compiles for a TPU is not installed."""
+    """Raises ModuleNotFoundError where a package that compiling for a TPU needs is missing."""
     missing = [name for name in _NEEDED_PACKAGES if where.chip.clock_hz and find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(

@@ -1,7 +1,7 @@
-"""What to change where a model does not fit: the nearest setting or slice that has room.
+"""Suggests a change for a model that does not fit: the nearest setting or slice that has room.
 
-By arithmetic on shapes; nothing is compiled. Near is what costs least: fewer bits for KV, then for
-weights, then shorter contexts, then more chips.
+The nearest change is the one that costs least: fewer bits for KV first, then for weights, then a
+shorter context, then more chips. It is found by arithmetic on shapes; nothing is compiled.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from server.plan.slice_types import larger_slices
 _SHORTEST_CONTEXT = 256
 
 
-def nearest_change(question: PlanRequest) -> str:
-    """Flags for the nearest question that has room, or a sentence that there is none."""
-    for flags, candidate in _candidates(question):
+def nearest_change(request: PlanRequest) -> str:
+    """Flags for the nearest request that has room, or a sentence that no request has room."""
+    for flags, candidate in _candidates(request):
         if has_room(candidate):
             return flags
     return "none of these slices and settings has room"
 
 
-def less_of(question: PlanRequest, error: OutOfMemoryError) -> str:
-    """Flags for less of what the compiler found too large."""
+def less_of(request: PlanRequest, error: OutOfMemoryError) -> str:
+    """Flags that lower what the compiler found too large."""
     if error.space != "hbm" or not error.limit:
-        return f"--max-num-seqs {max(1, question.engine.max_num_seqs // 2)}"
-    excess = (error.used - error.limit) / question.slice.chip.hbm_bytes
-    utilization = question.engine.hbm_utilization - excess - 0.01
-    if utilization > 0 and has_room(question.changed(hbm_utilization=utilization)):
+        return f"--max-num-seqs {max(1, request.engine.max_num_seqs // 2)}"
+    excess = (error.used - error.limit) / request.slice.chip.hbm_bytes
+    utilization = request.engine.hbm_utilization - excess - 0.01
+    if utilization > 0 and has_room(request.changed(hbm_utilization=utilization)):
         return f"--hbm-utilization {utilization:.2f}"
-    return nearest_change(question)
+    return nearest_change(request)
 
 
-def _candidates(question: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
-    yield from _same_slice(question)
-    for larger in larger_slices(question.slice):
-        elsewhere = question.changed(slice=larger, tensor_parallel_size=0)
+def _candidates(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
+    yield from _same_slice(request)
+    for larger in larger_slices(request.slice):
+        elsewhere = request.changed(slice=larger, tensor_parallel_size=0)
         yield f"--slice {larger.name}", elsewhere
         for flags, candidate in _same_slice(elsewhere):
             yield f"--slice {larger.name} {flags}", candidate
 
 
-def _same_slice(question: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
-    if question.engine.tensor_parallel_size:
-        yield "--tensor-parallel-size 0", question.changed(tensor_parallel_size=0)
+def _same_slice(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
+    if request.engine.tensor_parallel_size:
+        yield "--tensor-parallel-size 0", request.changed(tensor_parallel_size=0)
     narrow_kv, narrow_weights = {"kv_dtype": "fp8"}, {"weight_dtype": "int8"}
     for settings in (narrow_kv, narrow_weights, narrow_kv | narrow_weights):
-        yield _flags(settings), question.changed(None, **settings)
-    context = question.context // 2
+        yield _flags(settings), request.changed(None, **settings)
+    context = request.context // 2
     while context >= _SHORTEST_CONTEXT:
-        yield f"--context {context}", question.shortened(context)
+        yield f"--context {context}", request.shortened(context)
         context //= 2
 
 

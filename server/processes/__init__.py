@@ -1,1 +1,1 @@
-"""The processes of a server, and how each is put together: the composition roots."""
+"""The processes of a server. Each module here builds one process from its parts."""

@@ -1,8 +1,8 @@
-"""The API process: puts service, HTTP and gRPC on one event loop, and starts and stops them.
+"""The API process: runs service, HTTP and gRPC on one event loop, and starts and stops them.
 
-This is the composition root: the one module that knows every part. The process answers probes and
-metrics from its first moment to its last; requests from when the engine is ready until a drain
-refuses them. Without its engine it ends its streams, flushes them and exits.
+This module is the composition root: only it knows every part. The process answers probes and
+metrics from its first moment to its last. It serves requests from the moment the engine is ready
+until a drain refuses them. If the engine is gone, it ends its streams, flushes them and exits.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import uvicorn
 import uvloop
 
 from server.api.grpc.server import GrpcServer
+from server.api.health import Health
+from server.api.model_directory import ModelDirectory
 from server.api.servers.admin import create_admin_app
 from server.api.servers.grpc import create_grpc_server, create_versions_server
 from server.api.servers.http import create_http_app
@@ -32,46 +34,46 @@ from server.logs import set_up_logging
 from server.ports import address, listening_socket
 from server.versions.served_model import find_model
 
-_READY_POLL_SECONDS = 0.02
 _FLUSH_SECONDS = 2.0
 _FAILED = 1
-# Google's load balancers keep idle connections for 600 s, and must not find them closed.
+# Google's load balancers keep idle connections for 600 s; the server must not close them earlier.
 _KEEP_ALIVE_SECONDS = 620
 
 _log = logging.getLogger(__name__)
 
 
 class _HttpServer(uvicorn.Server):
-    """uvicorn without its own ideas about signals."""
+    """uvicorn without its own handling of signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     def close_idle_connections(self) -> None:
-        """Close kept-alive connections, those in use after their answer."""
+        """Close kept-alive connections; one in use is closed after its response."""
         for connection in list(self.server_state.connections):
             connection.shutdown()
 
 
 class ApiProcess:
-    """The parts of one API process, and the order in which they come and go."""
+    """The parts of one API process, and the order in which they start and stop."""
 
     def __init__(self, config: Config, link: str, tokenizer: Tokenizer) -> None:
         self._config = config.server
         self._lifecycle = Lifecycle()
         self._engine = EngineClient(link)
-        service = Service(
+        health = Health(
             self._engine,
-            tokenizer,
             self._lifecycle,
             hang_timeout_seconds=config.server.hang_timeout_seconds,
         )
-        self._http = _HttpServer(_uvicorn_config(create_http_app(service, config.server)))
-        self._grpc = create_grpc_server(service, config.server)
+        models = ModelDirectory(self._engine, self._lifecycle)
+        service = Service(self._engine, tokenizer, self._lifecycle, models)
+        self._http = _HttpServer(_uvicorn_config(create_http_app(service, health, config.server)))
+        self._grpc = create_grpc_server(service, health, config.server)
         self._admin: tuple[_HttpServer, GrpcServer] | None = None
         if config.server.admin_token_file:
-            admin = VersionAdmin(service, Path(config.server.admin_token_file))
+            admin = VersionAdmin(service.models, self._engine, Path(config.server.admin_token_file))
             self._admin = (
                 _HttpServer(_uvicorn_config(create_admin_app(admin))),
                 create_versions_server(admin, config.server),
@@ -81,11 +83,11 @@ class ApiProcess:
         self._has_hung_up = False
 
     def command(self, command: Command) -> None:
-        """What the main process wants; on the event loop."""
+        """Execute a command of the main process; on the event loop."""
         (self._drain_asked if command == "drain" else self._stop_asked).set()
 
     async def run(self) -> int:
-        """Serve until told to end or the engine is gone; the process's exit code."""
+        """Serve until the main process ends it or the engine is gone. Returns the exit code."""
         http = await self._listen()
         admin = await self._listen_admin()
         ready = asyncio.create_task(self._become_ready())
@@ -123,8 +125,9 @@ class ApiProcess:
 
     async def _become_ready(self) -> None:
         await self._engine.connect()
-        while (info := self._engine.info) is None:
-            await asyncio.sleep(_READY_POLL_SECONDS)
+        info = await self._engine.wait_ready()
+        if info is None:
+            return
         self._lifecycle.mark_ready()
         config = self._config
         _log.info(
@@ -166,12 +169,12 @@ class ApiProcess:
         )
 
     def _turn_away(self) -> None:
-        """Have clients with a connection look for another server."""
+        """Have clients with open connections connect to another server."""
         self._http.close_idle_connections()
         self._grpc.stop_accepting()
 
     def _end_streams(self) -> None:
-        """End what still runs: each stream says that the server is stopping."""
+        """End the running streams: each reports that the server is stopping."""
         self._has_hung_up = True
         self._engine.close()
 
@@ -202,7 +205,7 @@ async def _run(config: Config, link: str, tokenizer: Tokenizer) -> int:
 
 
 def main() -> int:
-    """The whole life of an API process: take the task, serve, and give the exit code."""
+    """The whole life of an API process: read the task, serve, and return the exit code."""
     task = receive_task()
     set_up_logging(task.config.server, task.name)
     model = find_model(task.config.engine)

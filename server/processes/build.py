@@ -1,6 +1,6 @@
-"""From the settings to a runner that is ready, on one host or with the other hosts of its slice.
+"""Builds a ready runner from the settings, on one host or with the other hosts of its slice.
 
-JAX is imported here, after what it reads of the environment has been set. Nothing here serves.
+JAX is imported here, after the environment variables that it reads are set. Nothing here serves.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from server.engine.policy.sequence import LoadedVersion
 from server.hosts import messages
 from server.hosts.followers import Followers, GroupListener, gather
 from server.hosts.leader import Leader
+from server.ports import address
 from server.slice.discovery import ask_jax, find_slice
 from server.slice.group import Group, GroupError, HostLink, find_group
 from server.slice.interfaces import claimed, read_interfaces
@@ -35,27 +36,31 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# JAX has its own idea of a lost host, which must come after ours: it ends processes without a word.
+# JAX ends a process without a log line when it finds a host lost, so the group must find it first.
 _JAX_PATIENCE = 4
 
 
-class BuildListener(GroupListener, Protocol):
-    """Who is told how a start goes, from the building thread, and what becomes of a group."""
+class StartListener(Protocol):
+    """Receives the progress of a host's start, from the building thread."""
 
     def on_progress(self, detail: str, progress: float) -> None:
-        """What start-up is doing and how far that is, 0 to 1."""
-
-    def on_compilation(self) -> None:
-        """A program has been compiled; also later, if one is."""
+        """`detail` is what start-up does now; `progress` is 0 to 1."""
 
     def on_slice(self, found: Slice) -> None: ...
 
+
+class BuildListener(StartListener, GroupListener, Protocol):
+    """On the host that serves: also receives the events of its group."""
+
+    def on_compilation(self) -> None:
+        """A program was compiled, during start-up or later. Followers compile the same programs."""
+
     def on_links(self, links: tuple[HostLink, ...]) -> None:
-        """All hosts are there, and so they are reached."""
+        """All hosts are here; `links` are the connections to them."""
 
 
 class ServingRunner(Runner[Any], Protocol):
-    """A runner that is loaded and warm, and what the policy above it must know of it."""
+    """A runner that is loaded and warm, and the properties that the policy above it needs."""
 
     @property
     def max_model_len(self) -> int: ...
@@ -68,11 +73,11 @@ class ServingRunner(Runner[Any], Protocol):
 
     @property
     def num_ranks(self) -> int:
-        """Data ranks: each has the blocks of `kinds`, and its own `max_num_batched_tokens`."""
+        """Data ranks. Each has the blocks of `kinds` and its own `max_num_batched_tokens`."""
 
     @property
     def kinds(self) -> tuple[KVKind, ...]:
-        """The kinds of layers, the one without a window, if any, first."""
+        """The kinds of layers. If one has no window, it comes first."""
 
     @property
     def block_size(self) -> int: ...
@@ -83,9 +88,9 @@ class ServingRunner(Runner[Any], Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A runner that is ready, what loads other versions for it, and what is left to do at the end.
+    """A ready runner, the loader of other versions for it, and the function to call at the end.
 
-    `close` is for a step loop that has ended well.
+    Call `close` only after a step loop that ended well.
     """
 
     runner: ServingRunner
@@ -94,13 +99,13 @@ class Built:
 
 
 class RunnerBuilder(Protocol):
-    """Loads and warms a runner. ValueError, OSError or GroupError for what cannot be served."""
+    """Loads and warms up a runner. Raises ValueError, OSError or GroupError where it cannot."""
 
     def __call__(self, config: EngineConfig, listener: BuildListener) -> Built: ...
 
 
 def build_model_runner(config: EngineConfig, listener: BuildListener) -> Built:
-    """The runner that ships. Raises as `Executor.build` does, SliceMismatchError or GroupError."""
+    """The default builder. Raises as `Executor.build` does, SliceMismatchError or GroupError."""
     group = find_group(config, os.environ)
     if group.is_several:
         return _build_leading(config, group, listener)
@@ -113,10 +118,10 @@ def build_model_runner(config: EngineConfig, listener: BuildListener) -> Built:
     return Built(ModelRunner(executor.blueprint, executor), checkpoint_loader(executor, config))
 
 
-def build_following(leader: Leader, group: Group, listener: BuildListener) -> Executor:
-    """A follower's executor, as the leader's settings have it."""
+def build_following(leader: Leader, group: Group, listener: StartListener) -> Executor:
+    """A follower's executor, with the leader's settings."""
     config = leader.config
-    prepare_jax(config, listener.on_compilation)
+    prepare_jax(config)
     join_jax(group, config, leader.address)
     listener.on_slice(find_slice(config, ask_jax()))
 
@@ -127,8 +132,13 @@ def build_following(leader: Leader, group: Group, listener: BuildListener) -> Ex
     return _build_executor(config, leader.version, listener, agree)
 
 
+def unexplained(error: Exception) -> Exception | None:
+    """None where the message says all: it cannot be served. Else the error, a bug, to be traced."""
+    return None if isinstance(error, ValueError | OSError | GroupError) else error
+
+
 def checkpoint_loader(executor: Executor, config: EngineConfig) -> CheckpointLoader:
-    """What puts other versions beside or in place of the executor's first."""
+    """The loader that puts other versions next to the executor's first, or in its place."""
     from server.versions.checkpoint_loader import CheckpointLoader
 
     return CheckpointLoader(
@@ -137,12 +147,12 @@ def checkpoint_loader(executor: Executor, config: EngineConfig) -> CheckpointLoa
 
 
 def software() -> str:
-    """What must be the same on every host, or their programs would not be."""
+    """The software that must be the same on every host, so that their programs are the same."""
     return f"antipode {release_of('antipode-server')} with jax {release_of('jax')}"
 
 
-def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None]) -> None:
-    """Import JAX with its settings, and have compilations told."""
+def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None] = lambda: None) -> None:
+    """Import JAX with its settings, and report each compilation to `on_compilation`."""
     choose_platform(os.environ)
     if has_tpu():
         raise_locked_memory()
@@ -157,15 +167,15 @@ def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None]) -> Non
 
 
 def join_jax(group: Group, config: EngineConfig, leader_address: str) -> None:
-    """Make this process one of JAX's, which then sees the devices of all hosts. GroupError."""
+    """Join this process to JAX's group, so that JAX sees the devices of all hosts. GroupError."""
     import jax
 
     port = group.port + 1
     bind = group.listening_address or "0.0.0.0"
     try:
         jax.distributed.initialize(
-            coordinator_address=f"{leader_address}:{port}",
-            coordinator_bind_address=None if group.is_follower else f"{bind}:{port}",
+            coordinator_address=address(leader_address, port),
+            coordinator_bind_address=None if group.is_follower else address(bind, port),
             num_processes=group.size,
             process_id=group.index,
             initialization_timeout=int(config.group_start_timeout_seconds),
@@ -173,8 +183,8 @@ def join_jax(group: Group, config: EngineConfig, leader_address: str) -> None:
         )
     except jax.errors.JaxRuntimeError as error:
         raise GroupError(
-            f"JAX's coordinator on port {port} of host 0 brought no mesh about: {error}; that port"
-            " must be free there and reachable, or choose another group_port"
+            f"JAX's coordinator on port {port} of host 0 could not connect the hosts: {error}; free"
+            " that port on host 0 and make it reachable, or choose another group_port"
         ) from error
 
 
@@ -227,10 +237,10 @@ def _lead(
 def _build_executor(
     config: EngineConfig,
     version: str,
-    listener: BuildListener,
+    listener: StartListener,
     agree: Callable[[int | None], int | None] = lambda chip_bytes: chip_bytes,
 ) -> Executor:
-    """This host's executor of the model that is served from the start."""
+    """This host's executor, with the model that is served first."""
     from models.checkpoint.location import files_of
     from server.engine.device.executor import Executor
 
@@ -238,12 +248,12 @@ def _build_executor(
         files_of(config.model), config, listener.on_progress, LoadedVersion(version), agree
     )
     if not executor.weights_digest:
-        _log.warning("%s has no antipode.json: nothing of it is verified", config.model)
+        _log.warning("%s has no antipode.json, so none of its files is verified", config.model)
     return executor
 
 
 def _set_compilation_cache(config: EngineConfig) -> None:
-    """Keep every compiled program, however small or quick: start-up is the sum of them."""
+    """Keep every compiled program, however small or fast: a start needs all of them."""
     if not config.compile_cache_dir:
         return
     folder = str(Path(config.compile_cache_dir).absolute())

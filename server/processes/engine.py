@@ -1,8 +1,8 @@
-"""The engine process: builds the runner, runs the step loop, and says how it is doing.
+"""The engine process: the order of its life, from its task to its exit code.
 
-The main thread loads, compiles and steps; a pulse thread reports several times a second whatever
-the main thread does, so that compiling is never mistaken for hanging. It ends when told to, or with
-a last frame to everyone when the step loop fails: then main restarts nothing and exits.
+The main thread builds the runner and runs the step loop. The process ends on a command of the main
+process, or with a last frame to everyone when the step loop fails: then main restarts nothing and
+exits. Nothing here decides about requests or versions, or knows what a pulse says.
 """
 
 from __future__ import annotations
@@ -10,52 +10,44 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import time
-from concurrent.futures import Future
 from importlib.metadata import version as release_of
 from pathlib import Path
 from typing import Any
 
 from server.config import EngineConfig
-from server.control import Command, ask_for_drain, receive_task, watch_commands
+from server.control import Command, receive_task, watch_commands
 from server.engine.engine import OWN_CLIENT, Engine
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
-from server.link.frames import (
-    EngineInfo,
-    Fatal,
-    Pulse,
-    Step,
-    ToEngine,
-    VersionCommand,
-    VersionResult,
-)
-from server.link.server import LinkServer
+from server.engine.policy.served_versions import ServedVersions
+from server.link.frames import EngineInfo, Fatal, Step, ToEngine, VersionCommand
+from server.link.server import FLUSH_SECONDS, LinkServer
 from server.logs import set_up_logging
 from server.metrics.metrics import Metrics
-from server.processes.build import RunnerBuilder, ServingRunner, build_model_runner
+from server.processes.build import RunnerBuilder, ServingRunner, build_model_runner, unexplained
 from server.processes.engine_status import Status
 from server.processes.follower import FollowerProcess
-from server.slice.chips import ChipMonitor, ChipUse, monitor_of
-from server.slice.group import LOSS_SECONDS, Group, GroupError, HostLink, find_group
-from server.slice.resolve import Slice
+from server.processes.listener import ServingListener
+from server.processes.pulse import PulseSender
+from server.processes.version_commands import VersionCommands, follow_model_file
+from server.slice.chips import ChipMonitor, monitor_of
+from server.slice.group import LOSS_SECONDS, Group, find_group
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
-from server.versions.model_file import ModelConfigWatcher, ModelFile
 from server.versions.served_model import ServedModel, find_model
-from server.versions.version import SwapSettings, Version, VersionError, VersionLoader
-
-PULSE_SECONDS = 0.1
-_FLUSH_SECONDS = 2.0
+from server.versions.version import SwapSettings, Version, VersionLoader
 
 _log = logging.getLogger(__name__)
 
 
 class EngineProcess:
-    """Everything of this process but the step loop itself."""
+    """Puts the parts of a serving process together, and hands frames from one to another.
+
+    `status` is how it is doing.
+    """
 
     def __init__(self, config: EngineConfig, model: ServedModel, link_path: Path) -> None:
         self._config = config
@@ -66,36 +58,34 @@ class EngineProcess:
             version=model.version,
             release=release_of("antipode-server"),
         )
-        self._status = Status(self._metrics)
+        self.status = Status(self._metrics)
+        self._pulses = PulseSender(self.status, self._link)
+        self._listener = ServingListener(self.status, self._metrics, self._link)
         self._engine: Engine[Any] | None = None
-        self._versions: VersionManager | None = None
+        self._commands: VersionCommands | None = None
         self._golden = GoldenClient(lambda submit: self.receive(OWN_CLIENT, submit))
         self._monitor: ChipMonitor | None = None
-        self._ended = threading.Event()
-        # Rendering metrics is for one thread at a time, and pulses must not overtake each other.
-        self._pulse_lock = threading.Lock()
 
     def run(self, build: RunnerBuilder) -> int:
         """Serve until told to stop; the process's exit code."""
         self._link.start()
-        pulse = threading.Thread(target=self._send_pulses, name="pulse", daemon=True)
-        pulse.start()
+        self._pulses.start()
         try:
             self._serve(build)
         except Exception as error:
             self._fail(error)
             return 1
         finally:
-            self._ended.set()
-            pulse.join()
-            self._link.close(_FLUSH_SECONDS)
+            self._pulses.stop()
+            self._link.close(FLUSH_SECONDS)
         _log.info("stopped")
         return 0
 
     def receive(self, client: int, frame: ToEngine) -> None:
         """A frame of an API process. None can come before the engine has been announced."""
         if isinstance(frame, VersionCommand):
-            self._command_version(client, frame)
+            if self._commands is not None:
+                self._commands.receive(client, frame)
         elif self._engine is not None:
             self._engine.receive(client, frame)
 
@@ -106,7 +96,7 @@ class EngineProcess:
 
     def command(self, command: Command) -> None:
         """What the main process wants. What a drain lets in is the API processes' business."""
-        self._status.is_draining = True
+        self.status.is_draining = True
         if self._monitor is not None:
             self._monitor.stop()
         if command == "stop":
@@ -117,32 +107,29 @@ class EngineProcess:
                 os._exit(0)
             self._engine.stop()
 
-    def pulse(self) -> Pulse:
-        """How the engine is doing, now."""
-        return self._status.pulse()
-
     def _serve(self, build: RunnerBuilder) -> None:
-        built = build(self._config, self)
-        runner = built.runner
-        engine = self._build_engine(runner)
-        self._engine = engine
-        self._versions = self._manage_versions(engine, built.loader)
-        self._status.serve(engine, self._versions, runner, self._config.max_num_seqs)
-        self._broadcast_pulse()
-        self._link.announce(self._info(runner))
-        self._log_ready(runner)
+        built = build(self._config, self._listener)
+        runner, max_num_seqs = built.runner, self._config.max_num_seqs
+        engine = self._engine = self._build_engine(runner)
+        manager = self._manage_versions(engine, built.loader)
+        self._commands = VersionCommands(manager, self._link, self._pulses)
+        self.status.serve(engine, manager, runner, max_num_seqs)
+        self._pulses.send()
+        self._link.announce(_info(self._model, runner, max_num_seqs))
+        _log_ready(runner, self.status.load_seconds, max_num_seqs)
         self._monitor = monitor_of(
-            self._status.slice,
+            self.status.slice,
             self._config.tpu_metrics_interval_seconds,
-            lambda use: self.on_chips(0, use),
+            lambda use: self._listener.on_chips(0, use),
         )
-        if self._monitor is not None and not self._status.is_draining:
+        if self._monitor is not None and not self.status.is_draining:
             self._monitor.start()
         engine.run()
         built.close()
 
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
         config = self._config
+        versions = ServedVersions(LoadedVersion(self._model.version))
         schedulers = [
             Scheduler(
                 BlockManager(runner.kinds, runner.block_size, prefix_caching=config.prefix_caching),
@@ -150,12 +137,12 @@ class EngineProcess:
                 max_num_batched_tokens=runner.max_num_batched_tokens,
                 max_queue_len=-(-config.max_queue_len // runner.num_ranks),
                 max_model_len=runner.max_model_len,
-                serving=LoadedVersion(self._model.version),
+                versions=versions,
             )
             for _ in range(runner.num_ranks)
         ]
         return Engine(
-            schedulers[0] if len(schedulers) == 1 else Ranks(schedulers),
+            Ranks(schedulers),
             runner,
             self._metrics,
             self._send,
@@ -172,9 +159,7 @@ class EngineProcess:
     def _manage_versions(self, engine: Engine[Any], loader: VersionLoader[Any]) -> VersionManager:
         """Start the threads that follow commands and the model configuration file."""
         config, model = self._config, self._model
-        first = Version(
-            model.version, model.source, "AVAILABLE", LoadedVersion(model.version), progress=1.0
-        )
+        first = Version(model.version, model.source, "AVAILABLE", progress=1.0)
         manager = VersionManager(
             engine,
             loader,
@@ -186,134 +171,23 @@ class EngineProcess:
                 swap_timeout=config.swap_timeout_seconds,
             ),
             self._metrics,
-            on_change=self._broadcast_pulse,
+            on_change=self._pulses.send,
         )
         manager.start()
         if config.model_config:
-            self._follow(Path(config.model_config), manager)
+            follow_model_file(Path(config.model_config), model.name, manager)
         return manager
-
-    def _follow(self, path: Path, manager: VersionManager) -> None:
-        def follow(file: ModelFile) -> None:
-            if file.name != self._model.name:
-                manager.reject(
-                    f"name is {file.name}, but this server was started for {self._model.name}"
-                )
-            else:
-                manager.follow(file)
-
-        ModelConfigWatcher(path, follow, manager.reject).start()
-
-    def _command_version(self, client: int, command: VersionCommand) -> None:
-        """Pass a command on; its answer goes back when it is done."""
-        if self._versions is None:
-            return
-
-        def answer(future: Future[None]) -> None:
-            error, kind = future.exception(), None
-            if error is not None:
-                kind = error.kind if isinstance(error, VersionError) else "internal"
-            self._broadcast_pulse()
-            self._link.send(
-                client,
-                VersionResult(
-                    command_id=command.command_id, error=kind, message=str(error) if error else ""
-                ),
-            )
-
-        self._versions.command(command).add_done_callback(answer)
-
-    def _info(self, runner: ServingRunner) -> EngineInfo:
-        return EngineInfo(
-            model=self._model.name,
-            version=self._model.version,
-            max_model_len=runner.max_model_len,
-            vocab_size=runner.vocab_size,
-            eos_token_ids=runner.eos_token_ids,
-            max_num_seqs=self._config.max_num_seqs,
-        )
-
-    def on_progress(self, detail: str, progress: float) -> None:
-        if detail != self._status.detail:
-            _log.info("%s", detail)
-        self._status.detail, self._status.progress = detail, progress
-
-    def on_compilation(self) -> None:
-        self._metrics.on_compilation(is_ready=self._engine is not None)
-
-    def on_slice(self, found: Slice) -> None:
-        self._status.slice = found
-        _log.info(
-            "slice",
-            extra={
-                "generation": found.generation,
-                "topology": found.topology or "none",
-                "chips": found.chips,
-                "hosts": found.hosts,
-                "host_index": found.host_index,
-                "claim": found.claim.name or "none",
-                "claimed_interfaces": [each.name for each in found.claimed_interfaces],
-            },
-        )
-
-    def on_links(self, links: tuple[HostLink, ...]) -> None:
-        self._status.host_links = links
-        for link in links:
-            _log.info(
-                "host %d is here",
-                link.index,
-                extra={"interface": link.interface or "of the pod", "address": link.address},
-            )
-
-    def on_chips(self, index: int, use: ChipUse) -> None:
-        self._status.chips[index] = use
-
-    def on_leaving(self, index: int) -> None:
-        _log.info("host %d was told to end: all hosts drain", index)
-        ask_for_drain()
-
-    def on_lost(self, reason: str) -> None:
-        """The main thread may be inside a collective that never ends: the process goes at once."""
-        _log.critical("%s; the server ends on all hosts", reason)
-        self._link.broadcast(Fatal(message=f"its slice is not whole any more: {reason}"))
-        self._link.close(_FLUSH_SECONDS)
-        logging.shutdown()
-        os._exit(1)
-
-    def _send_pulses(self) -> None:
-        while not self._ended.wait(PULSE_SECONDS):
-            self._broadcast_pulse()
-
-    def _broadcast_pulse(self) -> None:
-        with self._pulse_lock:
-            self._link.broadcast(self.pulse())
-
-    def _log_ready(self, runner: ServingRunner) -> None:
-        _log.info(
-            "loaded and warm in %.1f s",
-            self._status.load_seconds,
-            extra={
-                "max_model_len": runner.max_model_len,
-                "data_ranks": runner.num_ranks,
-                "max_num_seqs": self._config.max_num_seqs,
-                "max_num_batched_tokens": runner.max_num_batched_tokens,
-                "num_blocks": [kind.num_blocks for kind in runner.kinds],
-                "block_size": runner.block_size,
-            },
-        )
 
     def _fail(self, error: Exception) -> None:
         """Say once, to everyone, why this process ends."""
-        if self._status.host_links:
+        if self.status.host_links:
             # A lost host first shows as a failed collective: let who watches the hosts speak.
             time.sleep(LOSS_SECONDS)
         if self._engine is not None:
             _log.critical("the step loop failed", exc_info=error)
             self._link.broadcast(Fatal(message="its step loop failed; the log says why"))
             return
-        # A checkpoint that cannot be served explains itself in a sentence; all else is a bug.
-        is_explained = isinstance(error, ValueError | OSError | GroupError)
-        _log.critical("cannot start: %s", error, exc_info=None if is_explained else error)
+        _log.critical("cannot start: %s", error, exc_info=unexplained(error))
         self._link.broadcast(Fatal(message=f"it could not start: {error}"))
 
 
@@ -339,6 +213,32 @@ def _end(code: int, group: Group) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _info(model: ServedModel, runner: ServingRunner, max_num_seqs: int) -> EngineInfo:
+    return EngineInfo(
+        model=model.name,
+        version=model.version,
+        max_model_len=runner.max_model_len,
+        vocab_size=runner.vocab_size,
+        eos_token_ids=runner.eos_token_ids,
+        max_num_seqs=max_num_seqs,
+    )
+
+
+def _log_ready(runner: ServingRunner, load_seconds: float, max_num_seqs: int) -> None:
+    _log.info(
+        "loaded and warm in %.1f s",
+        load_seconds,
+        extra={
+            "max_model_len": runner.max_model_len,
+            "data_ranks": runner.num_ranks,
+            "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": runner.max_num_batched_tokens,
+            "num_blocks": [kind.num_blocks for kind in runner.kinds],
+            "block_size": runner.block_size,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -55,6 +55,11 @@ class Status:
         self._engine = engine
 
     @property
+    def is_serving(self) -> bool:
+        """Whether the start is over."""
+        return self._engine is not None
+
+    @property
     def state(self) -> EngineState:
         if self.is_draining:
             return "draining"

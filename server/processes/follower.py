@@ -1,4 +1,5 @@
-"""The engine process of a host that follows: it builds what the leader builds does what it does.
+"""The engine process on a follower host: it builds what the leader builds and then does what the
+leader does.
 
 It serves nobody. It ends well when the leader says so, and with exit code 1 when the group cannot
 go on, whatever this process is waiting for then.
@@ -14,9 +15,9 @@ from server.config import EngineConfig
 from server.control import Command
 from server.hosts import messages
 from server.hosts.leader import Leader, join
-from server.processes.build import build_following, checkpoint_loader, software
-from server.slice.chips import ChipMonitor, ChipUse, monitor_of
-from server.slice.group import LOSS_SECONDS, Group, GroupError, HostLink
+from server.processes.build import build_following, checkpoint_loader, software, unexplained
+from server.slice.chips import ChipMonitor, monitor_of
+from server.slice.group import LOSS_SECONDS, Group, GroupError
 from server.slice.interfaces import claimed, read_interfaces
 from server.slice.resolve import Slice
 
@@ -47,8 +48,7 @@ class FollowerProcess:
         except Exception as error:
             # A lost leader first shows as a failed collective: let who watches it speak.
             time.sleep(LOSS_SECONDS)
-            is_explained = isinstance(error, ValueError | OSError | GroupError)
-            _log.critical("cannot go on: %s", error, exc_info=None if is_explained else error)
+            _log.critical("cannot go on: %s", error, exc_info=unexplained(error))
             leader.send(messages.Failed(message=str(error) or repr(error)))
             return _FAILED
         _log.info("stopped")
@@ -71,27 +71,9 @@ class FollowerProcess:
             _log.info("%s", detail)
         self._detail = detail
 
-    def on_compilation(self) -> None:
-        """Counted by the leader, which compiles the same."""
-
     def on_slice(self, found: Slice) -> None:
         self._slice = found
         _log.info("slice", extra={"chips": found.chips, "host_index": found.host_index})
-
-    def on_links(self, links: tuple[HostLink, ...]) -> None:
-        """The leader's to tell."""
-
-    def on_leaving(self, index: int) -> None:
-        """The leader's to hear."""
-
-    def on_chips(self, index: int, use: ChipUse) -> None:
-        """The leader's to hear."""
-
-    def on_lost(self, reason: str) -> None:
-        """The main thread may be inside a collective that never ends: the process goes at once."""
-        _log.critical("%s; the server ends on all hosts", reason)
-        logging.shutdown()
-        os._exit(_FAILED)
 
     def _join(self) -> Leader:
         interfaces = [each for each in claimed(read_interfaces()) if each.address]
@@ -105,8 +87,14 @@ class FollowerProcess:
                 "host 0 cannot be reached over %s: using the pod's network",
                 ", ".join(each.name for each in interfaces),
             )
-        leader.start(leader.config.group_timeout_seconds, self.on_lost)
+        leader.start(leader.config.group_timeout_seconds, self._on_lost)
         return leader
+
+    def _on_lost(self, reason: str) -> None:
+        """The main thread may be inside a collective that never ends: the process goes at once."""
+        _log.critical("%s; the server ends on all hosts", reason)
+        logging.shutdown()
+        os._exit(_FAILED)
 
     def _follow(self, leader: Leader) -> None:
         executor = build_following(leader, self._group, self)

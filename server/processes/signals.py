@@ -1,8 +1,8 @@
-"""Signals as something to wait for, whichever thread of the process the kernel hands them to.
+"""Lets the main thread wait for signals, whichever thread the kernel gives them to.
 
-Blocking them and waiting in `sigwait` is not enough: libraries have threads of their own (NumPy's
-BLAS has), which block nothing, and a SIGTERM given to one of those would end the process there and
-then. A handler that does nothing takes them on any thread; Python writes each to a pipe.
+Blocking signals and waiting in `sigwait` is not enough. Libraries have threads of their own (as
+NumPy's BLAS does) that block nothing, and a SIGTERM on such a thread would end the process at once.
+So a handler that does nothing takes the signals on any thread, and Python writes each to a pipe.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 
 class Signals:
-    """Takes `numbers` from `with` to its end. Main thread only, one at a time in a process."""
+    """Takes `numbers` while its `with` block runs. Main thread only; one object per process."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
         self._numbers = numbers
@@ -37,14 +37,14 @@ class Signals:
         self._stack.close()
 
     def next(self, timeout: float | None = None) -> int | None:
-        """Wait for a signal; None if there is none in `timeout` seconds. Equal ones may be one."""
+        """Wait for a signal; None after `timeout` seconds. Several equal signals may become one."""
         if not select.select([self._received], [], [], timeout)[0]:
             return None
         return self._received.recv(1)[0]
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep them for later. A process started meanwhile begins with them blocked."""
+        """Keep signals for later. A process that is started meanwhile begins with them blocked."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
         try:
             yield
@@ -53,4 +53,4 @@ class Signals:
 
 
 def _take(number: int, frame: object) -> None:
-    """The number is in the pipe already."""
+    """Do nothing: Python has already written the number to the pipe."""

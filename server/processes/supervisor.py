@@ -1,11 +1,12 @@
-"""The main process: starts the others, passes signals on, and answers for all of them.
+"""The main process: starts the other processes, passes signals on, and returns the exit code.
 
-SIGTERM or SIGINT drains: API processes finish their streams and exit, then the engine stops, and
-the exit code is 0; a second signal ends everything at once. The engine asks for the same where
-another host of its slice was told to end. A process that ends unasked ends the
-server: without its engine it is useless, and an API process is not replaced but left to whoever
-runs the server (Kubernetes restarts the pod), since a port with one listener less would lose the
-connections that hash to it. The exit code is then 1. This process knows no model and no protocol.
+SIGTERM or SIGINT starts a drain: the API processes finish their streams and exit, then the engine
+stops, and the exit code is 0. A second signal ends everything at once. The engine asks for a drain
+too when another host of its slice was asked to end.
+
+If a process ends unasked, the server ends with exit code 1. Without its engine the server is
+useless. An API process is not replaced, because a port with one listener less would lose the
+connections that hash to it; Kubernetes restarts the pod. Knows neither models nor protocols.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ API_COMMAND = (sys.executable, "-P", "-m", "server.processes.api")
 
 _ASKING = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = (*_ASKING, DRAIN_SIGNAL, signal.SIGCHLD)
-# How long a child may take to end once nothing it serves is left.
+# How long a child process may take to end when it serves nothing any more.
 _STOP_SECONDS = 5.0
 _FAILED = 1
 _IMPATIENT = 130
@@ -49,11 +50,11 @@ def run_supervisor(
     engine_command: Sequence[str] = ENGINE_COMMAND,
     api_command: Sequence[str] = API_COMMAND,
 ) -> int:
-    """Run the server; the exit code. Must be called on the main thread of the process.
+    """Run the server. Returns the exit code. Must be called on the main thread of the process.
 
-    Raises ModelNotFoundError when there is no such model, PortError when a port is taken,
-    AdminTokenError when its file has none and SliceMismatchError when nothing says which host of
-    several this is.
+    Raises ModelNotFoundError when the model does not exist, PortError when a port is taken,
+    AdminTokenError when the token's file has no token, and SliceMismatchError when a slice has
+    several hosts and no source gives this host's index.
     """
     set_up_logging(config.server, "main")
     group = find_group(config.engine, os.environ)
@@ -87,14 +88,14 @@ def run_supervisor(
 
 
 def _run_follower(config: Config, engine_command: Sequence[str]) -> int:
-    """On a host that is not the slice's first: the engine alone, without ports; the exit code."""
+    """Run a host that is not the slice's first: only the engine, without ports. The exit code."""
     with tempfile.TemporaryDirectory(prefix="antipode-") as folder, Signals(_WATCHED) as signals:
         supervisor = _Supervisor(config, Path(folder) / "engine.sock", signals)
         return supervisor.follow(engine_command)
 
 
 def _admin_addresses(server: ServerConfig) -> dict[str, str]:
-    """Where the admin ports are, if they are open."""
+    """The addresses of the admin ports, if they are open."""
     if not server.admin_token_file:
         return {}
     return {
@@ -104,11 +105,11 @@ def _admin_addresses(server: ServerConfig) -> dict[str, str]:
 
 
 class _SecondSignalError(Exception):
-    """Somebody does not want to wait for the drain."""
+    """A second signal came: the server must end without waiting for the drain."""
 
 
 class _Supervisor:
-    """The children and what has been asked of them."""
+    """The child processes, and the signals that were received."""
 
     def __init__(self, config: Config, link: Path, signals: Signals) -> None:
         self._config = config
@@ -126,14 +127,14 @@ class _Supervisor:
             ]
             return self._serve(engine, apis)
         except _SecondSignalError:
-            _log.warning("ending at once")
+            _log.warning("second signal: ending at once")
             return _IMPATIENT
         finally:
             for child in self._running(self._children):
                 child.kill()
 
     def follow(self, engine_command: Sequence[str]) -> int:
-        """Run the engine until the leader has it end, also after a signal: that has streams."""
+        """Run the engine until the leader ends it, also after a signal: the leader has streams."""
         try:
             engine = self._start("engine", engine_command)
             if self._wait_signal_or_end() is None:
@@ -181,7 +182,7 @@ class _Supervisor:
     def _end(
         self, children: list[Child], command: Command, patience: float = _STOP_SECONDS
     ) -> bool:
-        """Tell children to end and see to it that they do; whether all ended well by themselves."""
+        """Have children end, and kill those that do not. Returns whether all ended well."""
         for child in children:
             child.send(command)
         deadline = time.monotonic() + patience
@@ -193,7 +194,7 @@ class _Supervisor:
         return all(child.exit_code() == 0 for child in children)
 
     def _next_signal(self, timeout: float | None = None) -> int | None:
-        """As `Signals.next`. _SecondSignalError where somebody asks for an end again."""
+        """As `Signals.next`; raises _SecondSignalError for a second signal."""
         number = self._signals.next(timeout)
         if number in _ASKING and self._is_asked:
             raise _SecondSignalError

@@ -1,1 +1,1 @@
-"""Which chips, hosts and network interfaces this server was given."""
+"""Finds out which chips, hosts and network interfaces this server has."""

@@ -1,8 +1,8 @@
-"""How the chips are used, read now and then on a thread of its own: memory and how busy they are.
+"""Reads how the chips are used, on a thread of its own: their memory and how busy they are.
 
-For people and dashboards; a minute old, it is nothing to route by. Memory comes from JAX inside
-this process, duty cycles from the TPU's runtime, TensorCore utilization from its SDK. Other
-platforms have no source, and say so.
+The numbers are for people and dashboards. They may be a minute old, so nothing routes by them.
+Memory comes from JAX inside this process, duty cycles come from the TPU's runtime, and TensorCore
+utilization comes from the TPU's SDK. Other platforms have no such source.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChipUse:
-    """Of one host, empty where there is no source.
+    """How the chips of one host are used; empty where there is no source.
 
-    `hbm_used` and `hbm_limit` are bytes by device; `duty_cycle` is 0 to 1 by chip, and
-    `tensorcore_utilization` by TensorCore.
+    `hbm_used` and `hbm_limit` are bytes by device. `duty_cycle` is 0 to 1 by chip.
+    `tensorcore_utilization` is 0 to 1 by TensorCore.
     """
 
     hbm_used: Mapping[int, int] = field(default_factory=dict)
@@ -33,27 +33,27 @@ class ChipUse:
 
 
 class ChipMonitor:
-    """Reads every `interval` seconds from `start` to `stop`, the first time after one of them.
+    """Reads every `interval` seconds from `start` to `stop`, first after one interval.
 
-    `tell` is given each answer, by the reading thread. A `read` that takes long or fails delays or
-    spoils the next answer and nothing else.
+    The reading thread calls `report` with each result. A `read` that is slow or fails affects only
+    its own result.
     """
 
     def __init__(
         self,
         read: Callable[[], ChipUse],
         interval: float,
-        tell: Callable[[ChipUse], None],
+        report: Callable[[ChipUse], None],
         close: Callable[[], None] = lambda: None,
     ) -> None:
-        self._read, self._interval, self._tell, self._close = read, interval, tell, close
+        self._read, self._interval, self._report, self._close = read, interval, report, close
         self._stopped = threading.Event()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="chips", daemon=True).start()
 
     def stop(self) -> None:
-        """Read no more, and end a read that is under way; does not wait for it."""
+        """Stop reading, and end a read that is under way; does not wait for its end."""
         self._stopped.set()
         self._close()
 
@@ -64,18 +64,18 @@ class ChipMonitor:
             except Exception:
                 _log.warning("chips could not be read", exc_info=True)
                 use = ChipUse()
-            self._tell(use)
+            self._report(use)
 
 
 def monitor_of(
-    found: Slice | None, interval: float, tell: Callable[[ChipUse], None]
+    found: Slice | None, interval: float, report: Callable[[ChipUse], None]
 ) -> ChipMonitor | None:
-    """The monitor for a slice, not started; None where nothing can be read, or `interval` is 0."""
+    """The monitor for a slice, not started; None where no source exists or `interval` is 0."""
     if found is None or found.generation in ("", "cpu") or not interval:
         return None
     if found.generation == "gpu":
-        return ChipMonitor(read_memory, interval, tell)
-    # gRPC in the engine's process is needed for this alone.
+        return ChipMonitor(read_memory, interval, report)
+    # Imported here: nothing else in the engine's process needs gRPC.
     from server.slice.libtpu import LibtpuClient
 
     runtime, sdk = LibtpuClient(), TensorCoreReader()
@@ -91,11 +91,11 @@ def monitor_of(
         runtime.close()
         sdk.close()
 
-    return ChipMonitor(read, interval, tell, close)
+    return ChipMonitor(read, interval, report, close)
 
 
 def read_memory() -> ChipUse:
-    """Memory of this host's devices, as far as JAX knows it."""
+    """The memory of this host's devices, as far as JAX reports it."""
     import jax
 
     used, limit = {}, {}

@@ -1,7 +1,7 @@
-"""Finds the slice of this process by asking every source there is.
+"""Finds the slice of this process by asking every source.
 
-Asking JAX takes the devices: on a TPU another process cannot have them at the same time, and on a
-slice of several hosts it waits for all of them.
+Asking JAX takes the devices: on a TPU, no other process can have them at the same time. On a slice
+of several hosts, JAX waits for all hosts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.slice.sources import (
 
 
 def ask_jax() -> Devices:
-    """The devices of all hosts; RuntimeError where JAX cannot have them."""
+    """The devices of all hosts. Raises RuntimeError where JAX cannot take them."""
     choose_platform(os.environ)
     import jax
 
@@ -30,9 +30,9 @@ def ask_jax() -> Devices:
 
 
 def find_slice(config: EngineConfig, devices: Devices | None) -> Slice:
-    """The slice as the settings, this process's environment and its devices have it.
+    """The slice according to the settings, this process's environment and the devices.
 
-    Raises SliceMismatchError.
+    Raises SliceMismatchError where two of them disagree.
     """
     return resolve(
         Sources(

@@ -1,7 +1,7 @@
-"""Which hosts make up the slice, and which of them this is.
+"""Finds the hosts that make up the slice, and this host's index among them.
 
-Told by the settings, by the variables GKE gives the workers of a slice, or by those of a
-LeaderWorkerSet; a host alone needs none. It connects to nothing.
+The settings name the hosts, or the variables that GKE gives to the workers of a slice, or the
+variables of a LeaderWorkerSet. A single host needs none of these. This module connects to nothing.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from server.config import EngineConfig
 from server.slice.sources import SliceMismatchError
 
-# A host that is gone is noticed this soon where its processes died and its machine is still there.
+# Seconds until a lost host is noticed where its processes died but its machine still runs.
 LOSS_SECONDS = 1.0
 
 type _Hosts = tuple[str, ...]
 
 
 class GroupError(RuntimeError):
-    """A group that did not come together, or does not go on; the message says why."""
+    """A group that did not come together or cannot go on; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLink:
-    """How a host is reached. `interface` is "" for the pod's own network."""
+    """The connection to another host. `interface` is "" for the pod's own network."""
 
     index: int
     interface: str
@@ -34,9 +34,10 @@ class HostLink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The hosts in order of their index. `source` says who named them; "" for a host alone.
+    """The hosts in the order of their index. `source` is what named them; "" for a single host.
 
-    `port` is where host 0, the leader, waits for the others; JAX's coordinator has the next one.
+    Host 0 is the leader. It waits for the other hosts at `port`; JAX's coordinator uses the next
+    port.
     """
 
     hostnames: tuple[str, ...] = ()
@@ -58,15 +59,16 @@ class Group:
 
     @property
     def listening_address(self) -> str:
-        """Every interface, for one is the claimed one; of this machine alone where all are here."""
+        """All interfaces, since one is the claimed one; only loopback where all hosts are here."""
         leader = self.hostnames[0]
         return leader if leader == "localhost" or _is_loopback(leader) else ""
 
 
 def find_group(config: EngineConfig, environment: Mapping[str, str]) -> Group:
-    """The group by settings and variables.
+    """The group that the settings and the variables name.
 
-    Raises SliceMismatchError where two of them disagree, or an index is missing or out of range.
+    Raises SliceMismatchError where two of them disagree, or where an index is missing or out of
+    range.
     """
     named = _named_hosts(config, environment)
     if not named:
@@ -85,7 +87,7 @@ def find_group(config: EngineConfig, environment: Mapping[str, str]) -> Group:
 
 
 def _named_hosts(config: EngineConfig, environment: Mapping[str, str]) -> list[tuple[str, _Hosts]]:
-    """Who names hosts, and which."""
+    """Each source that names hosts, and the hosts it names."""
     named = [
         ("hosts", _listed(config.hosts)),
         ("TPU_WORKER_HOSTNAMES", _listed(environment.get("TPU_WORKER_HOSTNAMES", ""))),
@@ -117,7 +119,7 @@ def _index(config: EngineConfig, environment: Mapping[str, str], source: str, si
     given = [(name, index) for name, index in known.items() if index is not None]
     if not given and size > 1:
         raise SliceMismatchError(
-            f"{source} names {size} hosts but nothing says which of them this is: set host_index "
+            f"{source} names {size} hosts but nothing gives this host's index: set host_index "
             "(TPU_WORKER_ID and LWS_WORKER_INDEX are set by the pod's own controller)"
         )
     name, index = given[0] if given else ("", 0)

@@ -1,7 +1,7 @@
-"""The network interfaces of this pod, as Linux shows them: name, IPv4 address, MTU.
+"""Lists the network interfaces of this pod, as Linux shows them: name, IPv4 address, MTU.
 
-The default one is the interface of the default route, in a pod eth0; all others that are up were
-brought by a claim or by the node. Where there is no /sys, there are none.
+The default interface is the interface of the default route (eth0 in a pod). A claim or the node
+brought every other interface that is up. Without /sys, the list is empty.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SIOCGIFADDR = 0x8915
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
-    """One interface that is up; `address` is "" where it has no IPv4 address, `mtu` is in bytes."""
+    """One interface that is up. `address` is "" if it has no IPv4 address; `mtu` is in bytes."""
 
     name: str
     address: str
@@ -35,7 +35,7 @@ class Interface:
 def read_interfaces(
     sys: Path = _SYS, routes: Path = _ROUTES, address_of: Callable[[str], str] | None = None
 ) -> tuple[Interface, ...]:
-    """The interfaces that are up, by name, without loopback."""
+    """The interfaces that are up, sorted by name, without loopback."""
     if not sys.is_dir():
         return ()
     default = _default_interface(routes)
@@ -53,12 +53,12 @@ def read_interfaces(
 
 
 def claimed(interfaces: Iterable[Interface]) -> tuple[Interface, ...]:
-    """Those that are not the pod's default: what a claim, or the node, brought."""
+    """The interfaces that a claim or the node brought: all but the pod's default."""
     return tuple(each for each in interfaces if not each.is_default)
 
 
 def ipv4_address(name: str) -> str:
-    """The first IPv4 address of an interface, "" where it has none."""
+    """The first IPv4 address of an interface; "" if it has none."""
     request = struct.pack("256s", name.encode()[:15])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -74,7 +74,7 @@ def _is_up(folder: Path) -> bool:
 
 
 def _default_interface(routes: Path) -> str:
-    """The interface of the first route to everywhere."""
+    """The interface of the first default route."""
     try:
         lines = routes.read_text().splitlines()[1:]
     except OSError:

@@ -1,7 +1,7 @@
-"""Which of JAX's platforms to ask for, told from the device files; before JAX is imported.
+"""Chooses JAX's platform by the device files, before JAX is imported.
 
-Where the TPU's library is installed, JAX asks it for chips first, and on a machine without any that
-ends in errors or a long wait. A choice made in JAX_PLATFORMS is never touched.
+Where the TPU's library is installed, JAX first looks for TPU chips. On a machine without chips,
+that ends in errors or a long wait. An operator's choice in JAX_PLATFORMS is never changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _GPU_FILES = ("nvidia[0-9]*",)
 
 
 def choose_platform(environment: MutableMapping[str, str], dev: Path = Path("/dev")) -> None:
-    """Keep JAX from looking for a TPU where the library is and the chips are not."""
+    """Keep JAX from looking for a TPU where the library is installed but there are no chips."""
     has_library = find_spec("libtpu") is not None
     if "JAX_PLATFORMS" in environment or not has_library or has_tpu(dev):
         return

@@ -1,7 +1,7 @@
-"""Asks the TPU runtime for duty cycles, over the gRPC service it opens beside the devices.
+"""Asks the TPU runtime for duty cycles, over the runtime's own gRPC service on this host.
 
-Whatever goes wrong, the answer is that nothing is known: numbers for people and dashboards must
-cost serving nothing. Asking often has crashed v6e nodes, so how often is the caller's business.
+Any failure gives an empty answer: numbers for people and dashboards must not disturb serving.
+Asking often has crashed v6e nodes, so the caller decides how often to ask.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _log = logging.getLogger(__name__)
 
 
 class LibtpuClient:
-    """One channel to the runtime of this host. `timeout` bounds a call, in seconds."""
+    """One channel to the runtime of this host. `timeout` limits each call, in seconds."""
 
     def __init__(self, address: str = ADDRESS, timeout: float = _TIMEOUT_SECONDS) -> None:
-        # The runtime is on this machine: a proxy of the environment must not be asked for it.
+        # The runtime is on this machine, so a proxy set in the environment must not be used.
         self._channel = grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
         self._stub = RuntimeMetricServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._address, self._timeout = address, timeout
         self._is_silent = False
 
     def duty_cycles(self) -> dict[int, float]:
-        """By chip, 0 to 1, over the runtime's own window; empty where the runtime does not say."""
+        """By chip, 0 to 1, over the runtime's own window; empty where the runtime has no answer."""
         request = MetricRequest(metric_name=DUTY_CYCLE)
         try:
             response: MetricResponse = self._stub.GetRuntimeMetric(request, timeout=self._timeout)
@@ -45,11 +45,11 @@ class LibtpuClient:
         }
 
     def close(self) -> None:
-        """End the channel, and with it a call that is under way."""
+        """Close the channel; a call that is under way ends too."""
         self._channel.close()
 
     def _complain(self, error: Exception) -> None:
-        """Once, until it answers again."""
+        """Log a failure once, until the runtime answers again."""
         if not self._is_silent:
             reason = error.code().name if isinstance(error, grpc.Call) else str(error)
             _log.warning("the TPU runtime at %s gives no duty cycles: %s", self._address, reason)

@@ -1,8 +1,8 @@
-"""One slice out of several sources that may each be missing, and must not contradict each other.
+"""Resolves one slice from several sources; each may be missing, but no two may disagree.
 
-What JAX sees comes first, then the variables of the node, then what the chart claims. Two sources
-that disagree are a refusal: a server on other chips than was meant would be slow, or wrong, in
-silence. It reads nothing itself.
+JAX's devices come first, then the variables of the node, then the chart's claim. If two sources
+disagree, the server refuses to start: on other chips than intended it would be slow or wrong, and
+nobody would notice. This module reads no source itself.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from server.slice.group import Group
 from server.slice.interfaces import Interface, claimed
 from server.slice.sources import (
-    Claim,
     Devices,
+    SliceClaim,
     SliceMismatchError,
     TpuEnvironment,
     topology_size,
@@ -24,7 +24,7 @@ from server.slice.sources import (
 _JAX = "JAX's devices"
 _ADVICE = {
     "accelerator": "change slice in the chart's values, or the node pool and the "
-    "google.com/tpu request that its pods are scheduled by",
+    "google.com/tpu request of its pods",
     "topology": "change slice in the chart's values, or the topology of the node pool",
     "chips": "change slice in the chart's values, or the google.com/tpu request of its pods",
     "hosts": "change the size of the group of pods, or the topology of the node pool",
@@ -34,11 +34,11 @@ _ADVICE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """All that may be known; what is not is left out."""
+    """What each source says; a source that says nothing is left empty."""
 
     devices: Devices | None = None
     environment: TpuEnvironment = field(default_factory=TpuEnvironment)
-    claim: Claim = field(default_factory=Claim)
+    claim: SliceClaim = field(default_factory=SliceClaim)
     interfaces: tuple[Interface, ...] = ()
     group: Group = field(default_factory=Group)
 
@@ -47,8 +47,8 @@ class Sources:
 class Slice:
     """What this server runs on. `generation` is cpu or gpu where there is no TPU, "" if unknown.
 
-    `chips` and `devices` are of all hosts; `devices` is what JAX sees, two a chip of a v7x.
-    `topology` is "" and `hbm_bytes_per_chip` None where nothing says.
+    `chips` and `devices` count all hosts. `devices` is what JAX sees: two per chip of a v7x.
+    Where no source gives them, `topology` is "" and `hbm_bytes_per_chip` is None.
     """
 
     generation: str
@@ -60,16 +60,16 @@ class Slice:
     hostnames: tuple[str, ...]
     hbm_bytes_per_chip: int | None
     interfaces: tuple[Interface, ...]
-    claim: Claim = field(default_factory=Claim)
+    claim: SliceClaim = field(default_factory=SliceClaim)
 
     @property
     def claimed_interfaces(self) -> tuple[Interface, ...]:
-        """Those that are not the pod's default."""
+        """The interfaces that are not the pod's default."""
         return claimed(self.interfaces)
 
 
 def resolve(sources: Sources) -> Slice:
-    """The slice that all sources agree on. Raises SliceMismatchError where two do not."""
+    """The slice that all sources agree on. Raises SliceMismatchError where two disagree."""
     devices, claim = sources.devices, sources.claim
     generation = _agree("accelerator", _generations(sources)) or ""
     topology = _agree("topology", _topologies(sources)) or ""
@@ -141,7 +141,7 @@ def _indexes(sources: Sources) -> list[tuple[str, int | None]]:
 
 
 def _agree[T: (str, int)](what: str, facts: Iterable[tuple[str, T | None]]) -> T | None:
-    """The first value there is; empty and 0 are none, except of an index."""
+    """The first known value. Empty and 0 mean unknown, except that an index may be 0."""
     known = [
         (source, value)
         for source, value in facts
@@ -158,7 +158,7 @@ def _agree[T: (str, int)](what: str, facts: Iterable[tuple[str, T | None]]) -> T
 
 
 def _comparable(value: str | int) -> object:
-    """Topologies are the same in any order, and with a third axis of 1 or without it."""
+    """A topology's extents in any order; a third axis of 1 is the same as no third axis."""
     if isinstance(value, str) and "x" in value and value[0].isdigit():
         extents = sorted(map(int, value.split("x")), reverse=True)
         return extents[:2] if extents[2:] == [1] else extents
@@ -169,15 +169,15 @@ def _size(topology: str) -> int | None:
     return topology_size(topology, "topology") if topology else None
 
 
-def _check_claim(claim: Claim, interfaces: tuple[Interface, ...]) -> None:
-    """A claim for interfaces that brought none did not reach the server's container."""
+def _check_claim(claim: SliceClaim, interfaces: tuple[Interface, ...]) -> None:
+    """Refuse a claim whose interfaces did not reach the server's container."""
     asked = claim.name or claim.interface_class
     if not asked or claimed(interfaces):
         return
     there = ", ".join(each.name for each in interfaces) or "none"
     raise SliceMismatchError(
-        f"claim {claim.name or 'without a name'} (class {claim.interface_class or 'not given'}) was"
-        f" to bring network interfaces, but those of the pod are: {there}; list the claim in "
+        f"claim {claim.name or 'without a name'} (class {claim.interface_class or 'not given'}) "
+        f"must bring network interfaces, but the pod's interfaces are: {there}; list the claim in "
         "resources.claims of the server's container, or set dranet.enabled to false in the chart's "
         "values"
     )

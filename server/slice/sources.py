@@ -1,7 +1,7 @@
-"""Where a slice's facts come from: JAX's devices, the variables of a TPU node, the chart's claim.
+"""Reads the facts about a slice: JAX's devices, the variables of a TPU node, the chart's claim.
 
-Each source says what it knows and leaves the rest empty; none knows of another, and which of them
-is right is for `resolve` to say. This module imports no JAX: devices come as they are.
+Each source gives what it knows, leaves the rest empty and knows no other source. `resolve` compares
+them. This module imports no JAX: its caller passes the devices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.config import EngineConfig
 if TYPE_CHECKING:
     import jax
 
-# Names of a generation: ours, JAX's kinds of devices, GKE's node labels, accelerator types.
+# Names of each generation: Antipode's, JAX's device kinds, GKE's node labels, accelerator types.
 _NAMES = {
     "v4": ("v4", "tpu v4", "tpu-v4-podslice"),
     "v5e": ("v5e", "tpu v5 lite", "tpu v5e", "tpu-v5-lite-podslice", "v5litepod"),
@@ -26,17 +26,17 @@ _NAMES = {
     "v7x": ("v7x", "tpu7x", "tpu v7x"),
 }
 _GENERATIONS = {name: generation for generation, names in _NAMES.items() for name in names}
-# These are laid out in a plane; JAX's third coordinate says nothing there.
+# The chips of these generations lie in a plane: JAX's third coordinate means nothing.
 _FLAT = ("v5e", "v6e")
 
 
 class SliceMismatchError(ValueError):
-    """The slice is not what was asked for; the message names both values and what to change."""
+    """A slice that is not the one asked for; the message names both values and what to change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What the chart asked for; empty and 0 where it says nothing. `chips` are of all hosts."""
+class SliceClaim:
+    """What the chart asks for; empty and 0 where it asks for nothing. `chips` count all hosts."""
 
     accelerator: str = ""
     topology: str = ""
@@ -47,7 +47,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TpuEnvironment:
-    """What the variables of a TPU node say; empty and 0 where they are not there."""
+    """What the variables of a TPU node say; empty and 0 where a variable is missing."""
 
     generation: str = ""
     topology: str = ""
@@ -57,9 +57,9 @@ class TpuEnvironment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Devices:
-    """What JAX found, on all hosts. `topology` is "" and memory None where JAX does not say.
+    """What JAX found on all hosts. Where JAX does not say, `topology` is "" and memory is None.
 
-    `count` is what JAX sees; a chip of a v7x is two of those.
+    `count` is the number of devices that JAX sees: two per chip of a v7x.
     """
 
     generation: str
@@ -71,11 +71,11 @@ class Devices:
     hbm_bytes_per_chip: int | None = None
 
 
-def read_claim(config: EngineConfig) -> Claim:
-    """The claim that the settings describe. Raises SliceMismatchError for a malformed topology."""
+def read_claim(config: EngineConfig) -> SliceClaim:
+    """The claim in the settings. Raises SliceMismatchError for a malformed topology."""
     if config.slice_topology:
         topology_size(config.slice_topology, "slice_topology")
-    return Claim(
+    return SliceClaim(
         accelerator=config.slice_accelerator and generation_of(config.slice_accelerator),
         topology=config.slice_topology,
         chips=config.slice_chips,
@@ -85,10 +85,10 @@ def read_claim(config: EngineConfig) -> Claim:
 
 
 def read_environment(environment: Mapping[str, str]) -> TpuEnvironment:
-    """The variables GKE and libtpu know, all of them optional.
+    """The variables that GKE and libtpu use; each is optional.
 
-    An accelerator type that is not known says nothing: new ones appear before they are in a table.
-    Raises SliceMismatchError for a value that is no topology or no bounds.
+    An unknown accelerator type gives no generation: new types appear before the table knows them.
+    Raises SliceMismatchError for a malformed topology or malformed bounds.
     """
     topology = environment.get("TPU_TOPOLOGY", "")
     if topology:
@@ -103,7 +103,7 @@ def read_environment(environment: Mapping[str, str]) -> TpuEnvironment:
 
 
 def describe_devices(devices: Sequence[jax.Device], hosts: int, host_index: int) -> Devices:
-    """Facts of all hosts' devices. Memory is the least of this host's, where it is its own."""
+    """The facts of all hosts' devices. Memory is that of the smallest chip of this host."""
     first = devices[0]
     generation = generation_of(first.device_kind) if first.platform == "tpu" else first.platform
     places = {tuple(device.coords) for device in devices if hasattr(device, "coords")}
@@ -121,12 +121,12 @@ def describe_devices(devices: Sequence[jax.Device], hosts: int, host_index: int)
 
 
 def generation_of(name: str) -> str:
-    """The generation that a name means; the name itself where it is none of those known."""
+    """The generation that a name means; an unknown name is returned as it is."""
     return _GENERATIONS.get(_without_size(name), name)
 
 
 def topology_size(topology: str, source: str) -> int:
-    """The chips of a topology such as 2x4. Raises SliceMismatchError where it is none."""
+    """The number of chips of a topology such as 2x4. Raises SliceMismatchError if malformed."""
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", topology):
         raise SliceMismatchError(
             f"{source} is {topology!r}; it must be a topology such as 2x2 or 2x2x1"
@@ -135,12 +135,12 @@ def topology_size(topology: str, source: str) -> int:
 
 
 def _without_size(name: str) -> str:
-    """v6e-4 is of the kind v6e."""
+    """The accelerator type without its number of chips: v6e for v6e-4."""
     return re.sub(r"-\d+$", "", name.lower())
 
 
 def _bounds(environment: Mapping[str, str], variable: str) -> int:
-    """The product of bounds such as 2,2,1; 0 where the variable is not there."""
+    """The product of bounds such as 2,2,1; 0 where the variable is missing."""
     text = environment.get(variable, "")
     if not text:
         return 0
@@ -155,7 +155,7 @@ def _extent(places: set[tuple[int, ...]], generation: str) -> str:
 
 
 def _memory(devices: Sequence[jax.Device], host_index: int, per_chip: int) -> int | None:
-    """Of a chip; None on CPU, where memory is the host's own."""
+    """The bytes of one chip's memory; None on CPU, where devices use the host's memory."""
     if devices[0].platform == "cpu":
         return None
     local = [device for device in devices if device.process_index == host_index]

@@ -1,8 +1,8 @@
-"""Asks the TPU's SDK how much of their peak the TensorCores do, from a process of its own.
+"""Asks the TPU's SDK for the utilization of the TensorCores, from a separate process.
 
-The SDK alone knows it: the runtime's gRPC service has no such metric. A call may block for minutes
-where it finds no chips, and nothing can interrupt it inside this process; a child can be ended.
-Run as a program this module is that child: it prints the SDK's answer and knows nothing else.
+Only the SDK has this number: the runtime's gRPC service has no such metric. Where the SDK finds no
+chips, a call may block for minutes and cannot be interrupted inside this process; a child process
+can be ended. Run as a program, this module is that child: it prints the SDK's answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class TensorCoreReader:
-    """Starts `command` once a read. `timeout` bounds a read, in seconds. One thread reads."""
+    """Starts `command` for each read. `timeout` limits a read, in seconds. One thread reads."""
 
     def __init__(self, command: Sequence[str] = COMMAND, timeout: float = _TIMEOUT_SECONDS) -> None:
         self._command, self._timeout = command, timeout
@@ -31,7 +31,7 @@ class TensorCoreReader:
         self._is_silent = self._is_closed = False
 
     def utilizations(self) -> dict[int, float]:
-        """By TensorCore, 0 to 1; empty where the SDK does not say."""
+        """By TensorCore, 0 to 1; empty where the SDK has no answer."""
         try:
             percents = json.loads(self._ask())
             answer = {number: float(percent) / 100 for number, percent in enumerate(percents)}
@@ -42,7 +42,7 @@ class TensorCoreReader:
         return answer
 
     def close(self) -> None:
-        """Read no more, and end a read that is under way."""
+        """Stop reading, and end a read that is under way."""
         self._is_closed = True
         if self._child is not None:
             self._child.kill()
@@ -54,21 +54,21 @@ class TensorCoreReader:
             self._child = child
             try:
                 if self._is_closed:
-                    raise OSError("it has been closed")
+                    raise OSError("the reader is closed")
                 return child.communicate(timeout=self._timeout)[0]
             finally:
                 child.kill()
                 self._child = None
 
     def _complain(self, reason: str) -> None:
-        """Once, until it answers again."""
+        """Log a failure once, until the SDK answers again."""
         if not (self._is_silent or self._is_closed):
-            _log.warning("the TPU's SDK does not say how busy the TensorCores are: %s", reason)
+            _log.warning("the TPU's SDK gives no utilization of the TensorCores: %s", reason)
         self._is_silent = True
 
 
 def main() -> None:
-    """Print what the SDK says of each TensorCore: a list of percents, as text."""
+    """Print the SDK's answer as JSON: one percentage per TensorCore, as text."""
     die_with_parent()
     from libtpu.sdk import tpumonitoring
 

@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterable
 from itertools import count
 
 from models.checkpoint.manifest import Golden, GoldenPrompt
-from server.link.frames import Abort, SamplingParams, Step, Submit, TokenEvent, TokenLogprobs
-
-# The likeliest tokens looked at where another one than the published was generated.
-_NUM_LOGPROBS = 20
+from server.link.frames import Abort, Step, Submit, TokenEvent, TokenLogprobs
+from server.link.sampling import MAX_LOGPROBS, SamplingParams
 
 
 class GoldenError(Exception):
@@ -97,7 +95,8 @@ def _request(
             max_tokens=num_tokens,
             temperature=0.0,
             ignore_eos=True,
-            num_logprobs=_NUM_LOGPROBS,
+            # Where another token than the published one was generated, its likelihood is looked up.
+            num_logprobs=MAX_LOGPROBS,
             # These make the whole prompt be computed: the weights are asked, not the prefix cache.
             num_prompt_logprobs=0,
         ),

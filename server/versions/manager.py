@@ -1,8 +1,19 @@
-"""The life of versions beside the step loop: load, prove, promote, watch, go back, unload.
+"""Which change of versions is made, and when: by command, by file, or because of a bad version.
 
-One thread does one thing after another, for commands, for the model configuration file and for
-itself when a promoted version turns out to be bad. It asks the step loop to switch and the weights
-to move; it runs no step and reads no file itself.
+One thread makes one change after another. A new version goes one way, and its result comes back:
+
+    model.yaml - ModelConfigWatcher - follow --+
+    admin port - VersionCommand - command -----+
+                                               v
+    VersionManager   load, promote             records, labels, trial     [thread "versions"]
+      Transitions    read, prove, serve        one change, from begin to end
+        loader       checkpoint -> device or host memory
+        engine.call  VersionChanges            between two steps          [step loop]
+          ServedVersions   loaded, open, served, previous, watch
+          Scheduler        reads `serving` when it admits a sequence: the next step
+
+The manager keeps a record of every version but asks `ServedVersions` which one is served. It runs
+no step and reads no file.
 """
 
 from __future__ import annotations
@@ -18,12 +29,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.engine.engine import Engine
-from server.engine.version_switch import Watch
-from server.link.frames import (
-    SwapPolicy,
-    VersionCommand,
-    VersionStatus,
-)
+from server.engine.policy.served_versions import Watch
+from server.link.frames import SwapPolicy, VersionCommand, VersionStatus
 from server.versions.golden import GoldenClient, GoldenError
 from server.versions.model_file import ModelFile
 from server.versions.transitions import Transitions
@@ -43,9 +50,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Trial:
-    """A promoted version that has yet to prove itself: until when, and when it is asked again."""
+    """A promoted version, and when its golden prompts run again. The last of `checks` ends it."""
 
     version: Version
+    watch: Watch
     checks: list[float]
 
 
@@ -70,33 +78,23 @@ class VersionManager:
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if first.loaded is None:
-            raise ValueError("the first version must be loaded")
         self._engine, self._settings, self._observer = engine, settings, observer
-        self._moves = Transitions(engine, loader, golden, settings, on_change, clock)
+        self._interrupted = threading.Event()
+        self._transitions = Transitions(
+            engine, loader, golden, settings, self._interrupted, on_change, clock
+        )
         self._policy: SwapPolicy = settings.policy
         self._on_change, self._clock = on_change, clock
-        self._versions = [first]
-        self._serving = first
-        self._previous: Version | None = None
+        self._versions: tuple[Version, ...] = (first,)
         self._labels: dict[str, str] = {}
         self._config_error = ""
         self._path: str | None = None
         self._trial: _Trial | None = None
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-        self._interrupts = threading.Event()
         self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
 
     def start(self) -> None:
         """Take commands. The step loop must run, or be about to."""
-        first = self._serving.loaded
-        assert first is not None
-
-        def begin(versions: Any) -> None:
-            versions.add(first)
-            versions.open(first)
-
-        self._engine.call(begin)
         self._thread.start()
 
     # From any thread.
@@ -107,14 +105,14 @@ class VersionManager:
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         """Every version, the one that is served first."""
-        serving = self._serving
-        versions = sorted(self._versions, key=lambda version: version is not serving)
-        return tuple(self._status(version) for version in versions)
+        served = self._engine.versions.served
+        versions = sorted(self._versions, key=lambda version: version.name != served)
+        return tuple(self._status(version, served) for version in versions)
 
     def command(self, command: VersionCommand) -> Future[None]:
         """Do what a command says; VersionError if that cannot be. A rollback ends a load."""
         if command.action == "rollback":
-            self._interrupts.set()
+            self._interrupted.set()
         return self._put(lambda: self._command(command))
 
     def follow(self, file: ModelFile) -> Future[None]:
@@ -138,11 +136,12 @@ class VersionManager:
         while True:
             with contextlib.suppress(queue.Empty):
                 task = self._tasks.get(timeout=self._patience())
+                self._answer_fault()
                 self._do(task)
-            self._observe_trial()
+            self._check_trial()
 
     def _do(self, task: _Task) -> None:
-        self._interrupts.clear()
+        self._interrupted.clear()
         try:
             task.run()
         except VersionError as error:
@@ -153,6 +152,7 @@ class VersionManager:
             task.future.set_exception(VersionError(f"{error!r}; the log says more", "internal"))
         else:
             task.future.set_result(None)
+        self._forget_ended()
         self._on_change()
 
     def _patience(self) -> float | None:
@@ -167,7 +167,7 @@ class VersionManager:
             case "promote":
                 self._promote(self._find(command.version))
             case "rollback":
-                self._roll_back("asked for")
+                self._roll_back()
             case "unload":
                 self._unload(self._find(command.version))
 
@@ -177,7 +177,7 @@ class VersionManager:
         try:
             name = file.wanted_version()
             self._check_path(file, name)
-            if name != self._serving.name:
+            if name != self._engine.versions.served:
                 if self._here(name) is None:
                     self._load(name, file.path_of(name), self._policy)
                 self._promote(self._find(name))
@@ -188,171 +188,154 @@ class VersionManager:
             self._config_error = str(error)
             raise VersionError(f"the model configuration file is not followed: {error}") from error
         finally:
-            here = {version.name for version in self._versions if version.is_here}
+            here = {version.name for version in self._versions if self._is_here(version)}
             self._labels = {label: of for label, of in file.labels.items() if of in here}
 
     def _check_path(self, file: ModelFile, name: str) -> None:
         """VersionError for another path with the same version: what was served is not there."""
         before, self._path = self._path, file.path
-        if before not in (None, file.path) and name == self._serving.name:
+        if before not in (None, file.path) and name == self._engine.versions.served:
             raise VersionError(
                 f"path changed and version did not: version {name} stays as it was read from "
-                f"{self._serving.path}; publish the other one under another number"
+                f"{self._find(name).path}; publish the other one under another number"
             )
 
     def _load(self, name: str, path: str, policy: SwapPolicy) -> None:
-        """Load and prove a version; nobody is served by it yet."""
+        """Load and prove a version; nobody is served by it yet.
+
+        At most one version stays next to the new one: the version that is served.
+        """
         if self._here(name):
             raise VersionError(f"version {name} is loaded already")
+        served = self._engine.versions.served
+        leaving = [each for each in self._versions if self._is_here(each) and each.name != served]
         version = Version(name, path)
         # What came of an earlier loading of it is no news any more.
-        self._versions = [each for each in self._versions if each.name != name] + [version]
+        self._versions = (*(each for each in self._versions if each.name != name), version)
         start = self._clock()
         try:
-            # What is refused must not cost the version to go back to.
-            self._moves.inspect(version)
-            self._make_room(version)
-            if policy == "availability":
-                self._moves.load(version, self._progress_of(version))
-            else:
-                self._moves.stage(version, self._progress_of(version))
+            self._transitions.load(version, policy, leaving)
         except (ValueError, OSError, GoldenError, VersionError) as error:
-            self._discard(version, str(error))
             self._observer.on_swap("failed")
             raise VersionError(f"version {name} is not loaded: {error}") from error
         self._observer.on_load(self._clock() - start)
 
     def _promote(self, version: Version) -> None:
         """Serve a version that is here from now on."""
-        if version is self._serving:
+        before, start = self._find(self._engine.versions.served), self._clock()
+        if version is before:
             raise VersionError(f"version {version.name} is served already")
-        before, start = self._serving, self._clock()
-        self._end_trial()
-        if version.loaded is not None:
-            watch = Watch(version.loaded, before.loaded, self._report_fault)
-            self._moves.serve(version, watch)
-        else:
-            self._exchange(version, is_proven=False)
-        self._serving = version
-        self._observer.on_switch(self._clock() - start)
-        self._observer.on_swap("promoted")
-        self._previous = before
-        self._begin_trial(version)
-        _log.info("version %s is served", version.name, extra={"before": before.name})
-
-    def _roll_back(self, reason: str, *, is_automatic: bool = False) -> None:
-        previous, bad = self._previous, self._serving
-        if previous is None or not previous.is_here:
-            raise VersionError("there is no version to go back to: the one before is not kept")
-        _log.warning("going back from version %s: %s", bad.name, reason)
-        self._end_trial()
-        start = self._clock()
-        if previous.loaded is not None:
-            self._moves.serve(previous)
-        else:
-            self._exchange(previous, is_proven=True)
-        self._serving = previous
-        self._observer.on_switch(self._clock() - start)
-        self._observer.on_swap("automatic_rollback" if is_automatic else "rolled_back")
-        self._previous = None if is_automatic else bad
-        if is_automatic:
-            self._moves.evict(bad, "the model's version was taken back")
-            self._discard(bad, f"went back to version {previous.name}: {reason}")
-
-    def _exchange(self, version: Version, *, is_proven: bool) -> None:
-        """Serve a staged version in the place of the one on the device."""
         try:
-            self._moves.exchange(
-                self._serving, version, is_proven=is_proven, on_fault=self._report_fault
-            )
+            watch = self._transitions.promote(before, version)
         except GoldenError as error:
-            self._discard(version, str(error))
             self._observer.on_swap("failed")
             raise VersionError(f"version {version.name} is not served: {error}") from error
+        self._observer.on_switch(self._clock() - start)
+        self._observer.on_swap("promoted")
+        self._begin_trial(version, watch)
+        _log.info("version %s is served", version.name, extra={"before": before.name})
+
+    def _roll_back(self) -> None:
+        """Serve the version before, and keep the one that is served now."""
+        bad, previous = self._find(self._engine.versions.served), self._previous()
+        start = self._clock()
+        _log.warning("going back from version %s: %s", bad.name, "asked for")
+        self._transitions.go_back(bad, previous)
+        self._observer.on_switch(self._clock() - start)
+        self._observer.on_swap("rolled_back")
+
+    def _take_back(self, bad: Version, reason: str) -> None:
+        """End a version whose trial has failed. After a fault the step loop may have left it."""
+        self._transitions.unwatch()
+        served = self._engine.versions.served
+        version = self._previous() if served == bad.name else self._find(served)
+        start = self._clock()
+        _log.warning("going back from version %s: %s", bad.name, reason)
+        self._transitions.take_back(bad, version, reason)
+        self._observer.on_switch(self._clock() - start)
+        self._observer.on_swap("automatic_rollback")
+
+    def _previous(self) -> Version:
+        previous = self._engine.versions.previous
+        version = None if previous is None else self._here(previous)
+        if version is None:
+            raise VersionError("there is no version to go back to: the one before is not kept")
+        return version
 
     def _unload(self, version: Version) -> None:
-        if version is self._serving:
+        if version.name == self._engine.versions.served:
             raise VersionError(f"version {version.name} is served; promote another first")
-        if version is self._previous:
-            # Nothing may bring back what is about to go. What has come back meanwhile stays.
-            self._end_trial()
-            self._raise_if_interrupted()
-        self._moves.leave(version)
-        self._discard(version, "unloaded")
-        if version is self._previous:
-            self._previous = None
+        self._transitions.unload(version)
 
-    def _make_room(self, coming: Version) -> None:
-        """Keep no version but the one that is served beside the one that comes."""
-        stay = (self._serving, coming)
-        for version in [v for v in self._versions if v.is_here and v not in stay]:
-            self._unload(version)
-        self._raise_if_interrupted()
+    def _begin_trial(self, version: Version, watch: Watch | None) -> None:
+        if watch is None:
+            self._trial = None
+            return
+        now, window = self._clock(), self._settings.watch_window
+        self._trial = _Trial(version, watch, [now + window / 2, now + window])
+        watch.fault.add_done_callback(lambda _: self._interrupt())
 
-    def _discard(self, version: Version, reason: str) -> None:
-        self._moves.discard(version, reason)
-        ended = [version for version in self._versions if version.state == "END"]
-        for old in ended[:-_NUM_ENDED]:
-            self._versions.remove(old)
+    def _interrupt(self) -> None:
+        """End the change under way and wake the manager. For any thread."""
+        self._interrupted.set()
+        self._put(lambda: None)
 
-    def _begin_trial(self, version: Version) -> None:
-        window = self._settings.watch_window
-        if window:
-            now = self._clock()
-            self._trial = _Trial(version, [now + window / 2, now + window])
-        else:
-            self._end_trial()
-
-    def _end_trial(self) -> None:
-        self._trial = None
-        self._engine.call(lambda versions: versions.unwatch()).result()
-
-    def _observe_trial(self) -> None:
-        """Ask a promoted version again when it is time; at the end of the window it has proved."""
+    def _answer_fault(self) -> None:
+        """Take back a version that a request has failed on, before any other change is made."""
         trial = self._trial
-        if trial is None or self._clock() < trial.checks[0]:
+        if trial is not None and trial.watch.fault.done():
+            self._fail(trial, "its output was not finite")
+
+    def _check_trial(self) -> None:
+        """Run the golden prompts again when it is time; at the end of the window all is proved."""
+        trial = self._trial
+        if trial is None or trial.watch.fault.done():
             return
-        trial.checks.pop(0)
+        if self._engine.versions.watch is not trial.watch:
+            self._trial = None
+        elif self._clock() >= trial.checks[0]:
+            trial.checks.pop(0)
+            self._check(trial)
+
+    def _check(self, trial: _Trial) -> None:
         try:
-            self._moves.check(trial.version)
+            self._transitions.check(trial.version)
         except GoldenError as error:
-            reason = str(error)
-            self._do(_Task(lambda: self._roll_back(reason, is_automatic=True)))
+            self._fail(trial, str(error))
             return
-        if not trial.checks:
-            self._end_trial()
+        # A trial that a fault has ended stays until that is answered.
+        if not trial.checks and not self._transitions.unwatch():
+            self._trial = None
 
-    def _report_fault(self) -> None:
-        """Called by the step loop when a request failed on a version in its trial."""
-        self._interrupts.set()
-        self._put(lambda: self._roll_back("its output was not finite", is_automatic=True))
+    def _fail(self, trial: _Trial, reason: str) -> None:
+        self._trial = None
+        self._do(_Task(lambda: self._take_back(trial.version, reason)))
 
-    def _progress_of(self, version: Version) -> Callable[[float], None]:
-        def report(progress: float) -> None:
-            version.progress = progress
-            self._raise_if_interrupted()
+    def _forget_ended(self) -> None:
+        ended = [version for version in self._versions if version.state == "END"]
+        old = ended[:-_NUM_ENDED]
+        self._versions = tuple(version for version in self._versions if version not in old)
 
-        return report
-
-    def _raise_if_interrupted(self) -> None:
-        if self._interrupts.is_set():
-            raise VersionError("a rollback came first")
+    def _is_here(self, version: Version) -> bool:
+        """Whether its weights are on the device or in host memory."""
+        on_device = self._engine.versions.loaded(version.name)
+        return version.staged is not None or on_device is not None
 
     def _here(self, name: str) -> Version | None:
-        return next((v for v in self._versions if v.name == name and v.is_here), None)
+        return next((v for v in self._versions if v.name == name and self._is_here(v)), None)
 
     def _find(self, name: str) -> Version:
         if version := self._here(name):
             return version
         raise VersionError(f"version {name or '(none)'} is not loaded; load it first", "not_found")
 
-    def _status(self, version: Version) -> VersionStatus:
-        labels = self._labels if version.is_here else {}
+    def _status(self, version: Version, served: str) -> VersionStatus:
+        labels = {} if version.state == "END" else self._labels
         return VersionStatus(
             version=version.name,
             path=version.path,
             state=version.state,
-            is_serving=version is self._serving,
+            is_serving=version.name == served,
             labels=tuple(label for label, name in labels.items() if name == version.name),
             progress=version.progress,
             message=version.message,

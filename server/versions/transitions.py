@@ -1,23 +1,23 @@
-"""What can be done to one version: load, stage, prove, serve, exchange, leave, discard.
+"""How one change of versions is done: load, promote, go back, take back, unload.
 
-Each is a few calls to the step loop and to who holds the weights, in the order that keeps every
-request on one version. Which of them is done, and when, is the manager's business.
+Each is some calls to the step loop and to the loader, in the order that keeps every request on one
+version. A change returns when it is done, or raises. Knows neither commands nor the model
+configuration file: the manager decides which change is done, and when.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from server.engine.engine import Engine
 from server.engine.policy.sequence import LoadedVersion
-from server.engine.version_switch import VersionSwitch, Watch
-from server.link.frames import VersionState
-from server.versions.golden import GoldenClient
+from server.engine.policy.served_versions import Watch
+from server.link.frames import SwapPolicy, VersionState
+from server.versions.golden import GoldenClient, GoldenError
 from server.versions.version import SwapSettings, Version, VersionError, VersionLoader
 
 _POLL_SECONDS = 0.01
@@ -26,16 +26,8 @@ _GOLDEN_SECONDS = 120.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Chosen:
-    """What is served after a hold."""
-
-    version: Version
-    watch: Watch | None = None
-
-
 class Transitions:
-    """For one thread, which may wait: everything here returns when it is done."""
+    """For one thread, which may wait. `interrupted`, set by any thread, ends a load."""
 
     def __init__(
         self,
@@ -43,143 +35,206 @@ class Transitions:
         loader: VersionLoader[Any],
         golden: GoldenClient,
         settings: SwapSettings,
+        interrupted: threading.Event,
         on_change: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         self._engine, self._loader, self._golden = engine, loader, golden
-        self._settings, self._on_change, self._clock = settings, on_change, clock
+        self._settings, self._interrupted = settings, interrupted
+        self._on_change, self._clock = on_change, clock
         self._num_loads = 0
 
-    def inspect(self, version: Version) -> None:
-        """Raise ValueError or OSError for what could not be served, before anything goes for it."""
-        self._set(version, "LOADING", "looking at it")
-        self._loader.inspect(version.path)
+    def load(self, version: Version, policy: SwapPolicy, leaving: Iterable[Version]) -> None:
+        """Read a version, and prove it where it is put on the device, after `leaving` have left.
 
-    def load(self, version: Version, progress: Callable[[float], None]) -> None:
-        """Put it on the device beside what is there, and prove it; any request may then name it.
-
-        Raises ValueError or OSError for what cannot be read, GoldenError for what is wrong.
+        Raises ValueError or OSError for a version that cannot be read, GoldenError for wrong
+        weights, and VersionError if a version does not leave or the load was interrupted. The
+        version has then ended.
         """
-        self._set(version, "LOADING", "reading weights")
-        loaded = version.loaded = self._number(version)
-        version.golden = self._loader.load(loaded, version.path, progress)
-        self._engine.call(lambda versions: versions.add(loaded)).result()
-        self._set(version, "LOADING", "running golden prompts")
-        self.check(version)
-        self._engine.call(lambda versions: versions.open(loaded)).result()
-        self._set(version, "AVAILABLE")
+        try:
+            # A version that is refused must not cost the version to go back to.
+            self._set(version, "LOADING", "looking at it")
+            self._loader.inspect(version.path)
+            for each in leaving:
+                self.unload(each)
+            self._raise_if_interrupted()
+            if policy == "availability":
+                self._load_beside(version)
+            else:
+                self._stage(version)
+        except (ValueError, OSError, GoldenError, VersionError) as error:
+            self._discard(version, str(error))
+            raise
 
-    def stage(self, version: Version, progress: Callable[[float], None]) -> None:
-        """Read it into host memory. Raises ValueError or OSError."""
-        self._set(version, "LOADING", "reading weights")
-        version.staged, version.golden = self._loader.stage(version.path, progress)
-        self._set(version, "LOADING", "staged in host memory")
+    def promote(self, before: Version, version: Version) -> Watch | None:
+        """Serve a version in the place of `before`; its watch if it is on trial.
+
+        GoldenError for wrong weights: the version has then ended, and `before` is served.
+        """
+        self._end_watch()
+        try:
+            return self._replace(before, version, is_proven=False)
+        except GoldenError as error:
+            self._discard(version, str(error))
+            raise
+
+    def go_back(self, bad: Version, version: Version) -> None:
+        """Serve a version that was served before, and keep `bad`."""
+        self._end_watch()
+        self._replace(bad, version, is_proven=True)
+
+    def take_back(self, bad: Version, version: Version, reason: str) -> None:
+        """Serve a version in the place of `bad`, unless the step loop does already; end `bad`."""
+        if self._engine.versions.served != version.name:
+            self._replace(bad, version, is_proven=True)
+        self._evict(bad, "the model's version was taken back")
+        self._discard(bad, f"went back to version {version.name}: {reason}")
+
+    def unload(self, version: Version) -> None:
+        """Free a version. VersionError if it is still in use after a time, or is served again."""
+        if version.name == self._engine.versions.previous:
+            # Nothing may bring back what is about to go. What has come back meanwhile stays.
+            self._end_watch()
+            self._raise_if_interrupted()
+        self._leave(version)
+        self._discard(version, "unloaded")
 
     def check(self, version: Version) -> None:
         """Raise GoldenError unless it generates what it was published with."""
         if version.golden is not None:
             self._golden.check(version.name, version.golden, _GOLDEN_SECONDS)
 
-    def serve(self, version: Version, watch: Watch | None = None) -> None:
-        """Switch between two steps to a version that is on the device."""
-        loaded = _loaded(version)
+    def unwatch(self) -> bool:
+        """End the trial of the version that is served. Whether a fault had ended it before."""
+        return self._engine.call(lambda changes: changes.versions.unwatch()).result()
 
-        def switch(versions: VersionSwitch) -> None:
-            versions.open(loaded)
-            versions.serve(loaded, watch)
+    def _end_watch(self) -> None:
+        if self.unwatch():
+            raise VersionError("a rollback came first")
 
-        self._engine.call(switch).result()
+    def _raise_if_interrupted(self) -> None:
+        if self._interrupted.is_set():
+            raise VersionError("a rollback came first")
+
+    def _load_beside(self, version: Version) -> None:
+        """Put it on the device next to the others and prove it; any request may then name it."""
+        self._set(version, "LOADING", "reading weights")
+        loaded = self._number(version)
+        try:
+            version.golden = self._loader.load(loaded, version.path, self._progress_of(version))
+        except Exception:
+            self._loader.drop(loaded)
+            raise
+        self._engine.call(lambda changes: changes.versions.add(loaded)).result()
+        self._set(version, "LOADING", "running golden prompts")
+        self.check(version)
+        self._engine.call(lambda changes: changes.versions.open(loaded)).result()
         self._set(version, "AVAILABLE")
 
-    def exchange(
-        self, before: Version, version: Version, *, is_proven: bool, on_fault: Callable[[], None]
-    ) -> None:
-        """Serve a staged version in the place of the one on the device. Requests wait meanwhile.
+    def _stage(self, version: Version) -> None:
+        """Read it into host memory."""
+        self._set(version, "LOADING", "reading weights")
+        progress = self._progress_of(version)
+        version.staged, version.golden = self._loader.stage(version.path, progress)
+        self._set(version, "LOADING", "staged in host memory")
 
-        GoldenError if it does not prove itself; `before` is then served again.
+    def _progress_of(self, version: Version) -> Callable[[float], None]:
+        def report(progress: float) -> None:
+            version.progress = progress
+            self._raise_if_interrupted()
+
+        return report
+
+    def _replace(self, before: Version, version: Version, *, is_proven: bool) -> Watch | None:
+        """Serve a version in the place of `before`, from the device or from host memory.
+
+        A version that is proven is not watched. GoldenError for one that does not prove itself.
         """
+        is_watched = not is_proven and self._settings.watch_window > 0
+        if self._is_on_device(version):
+            return self._serve(version, is_watched=is_watched)
         self._set(before, "UNLOADING", "its sequences finish")
-        with self._on_hold(before) as chosen:
-            self._move(before, version)
-            try:
-                if not is_proven:
-                    self.check(version)
-            except Exception:
-                self._move(version, before)
-                raise
-            chosen.version = version
-            chosen.watch = Watch(_loaded(version), None, on_fault)
-        self._set(before, "UNLOADING", "staged in host memory, to go back to")
-
-    def evict(self, version: Version, message: str) -> None:
-        """Have nobody run on it: its sequences finish in time or end with `message`."""
-        if version.loaded is not None and not self._wait_unused(version):
-            self._engine.end(version.loaded, message)
-            self._wait_unused(version)
-
-    def leave(self, version: Version) -> None:
-        """Have nobody run on it, ending none; VersionError if somebody still does after a time."""
-        loaded = version.loaded
-        if loaded is None:
-            return
-        self._set(version, "UNLOADING", "waiting for its sequences")
-        self._engine.call(lambda versions: versions.close(loaded)).result()
-        if not self._wait_unused(version):
-            self._engine.call(lambda versions: versions.open(loaded)).result()
-            self._set(version, "AVAILABLE")
-            raise VersionError(
-                f"version {version.name} still has sequences after "
-                f"{self._settings.swap_timeout:g} s; try again when they have ended"
-            )
-
-    def discard(self, version: Version, reason: str) -> None:
-        """The end of a version that nobody uses."""
-        if (loaded := version.loaded) is not None:
-            self._engine.call(lambda versions: versions.remove(loaded)).result()
-            self._loader.drop(loaded)
-        if version.staged is not None:
-            self._loader.forget(version.staged)
-        version.loaded = version.staged = None
-        self._set(version, "END", reason)
-
-    @contextmanager
-    def _on_hold(self, before: Version) -> Iterator[_Chosen]:
-        """Requests that have not begun wait until the end of the block, and then run on its choice.
-
-        That is `before` until the block chooses another.
-        """
-        loaded = _loaded(before)
-
-        def hold(versions: VersionSwitch) -> None:
-            versions.close(loaded)
-            versions.serve(None)
-
-        self._engine.call(hold).result()
-        chosen = _Chosen(before)
+        self._engine.call(lambda changes: changes.hold()).result()
         try:
-            self.evict(before, "the model's version was changed")
-            yield chosen
-        finally:
-            self.serve(chosen.version, chosen.watch)
+            self._evict(before, "the model's version was changed")
+            self._exchange(before, version, is_proven=is_proven)
+        except Exception:
+            # After a failed exchange neither version is on the device, and the engine ends.
+            if self._is_on_device(before):
+                self._serve(before)
+            raise
+        watch = self._serve(version, is_watched=is_watched)
+        self._set(before, "UNLOADING", "staged in host memory, to go back to")
+        return watch
+
+    def _serve(self, version: Version, *, is_watched: bool = False) -> Watch | None:
+        """Switch between two steps to a version that is on the device."""
+        loaded = self._loaded(version)
+        call = self._engine.call(lambda changes: changes.serve(loaded, is_watched=is_watched))
+        watch = call.result()
+        self._set(version, "AVAILABLE")
+        return watch
+
+    def _exchange(self, before: Version, version: Version, *, is_proven: bool) -> None:
+        """Move a staged version to the device and prove it, or move `before` there again."""
+        self._move(before, version)
+        try:
+            if not is_proven:
+                self.check(version)
+        except Exception:
+            self._move(version, before)
+            raise
 
     def _move(self, out: Version, into: Version) -> None:
-        """The one's weights leave the device, the other's take their place."""
-        old, new = _loaded(out), self._number(into)
+        """The weights of `out` leave the device, those of `into` take their place."""
+        old, new = self._loaded(out), self._number(into)
         self._set(into, "LOADING", "moving to the device")
-        self._engine.call(lambda versions: versions.remove(old)).result()
+        self._engine.call(lambda changes: changes.remove(old)).result()
         try:
             self._loader.exchange(old, new, into.staged)
         except Exception as error:
             # Neither version is whole any more: nothing here could serve.
             self._engine.fail(error)
             raise
-        self._engine.call(lambda versions: versions.add(new)).result()
-        out.staged, out.loaded = into.staged, None
-        into.staged, into.loaded = None, new
+        self._engine.call(lambda changes: changes.versions.add(new)).result()
+        out.staged, into.staged = into.staged, None
 
-    def _wait_unused(self, version: Version) -> bool:
-        loaded, deadline = _loaded(version), self._clock() + self._settings.swap_timeout
-        while self._engine.call(lambda versions: versions.num_users(loaded)).result():
+    def _evict(self, version: Version, message: str) -> None:
+        """Have nobody run on it: its sequences finish in time or end with `message`."""
+        loaded = self._engine.versions.loaded(version.name)
+        if loaded is not None and not self._wait_unused(loaded):
+            self._engine.end(loaded, message)
+            self._wait_unused(loaded)
+
+    def _leave(self, version: Version) -> None:
+        """Have nobody run on it, ending none; VersionError if somebody still does after a time."""
+        loaded = self._engine.versions.loaded(version.name)
+        if loaded is None:
+            return
+        self._set(version, "UNLOADING", "waiting for its sequences")
+        self._engine.call(lambda changes: changes.versions.close(loaded)).result()
+        if not self._wait_unused(loaded):
+            self._engine.call(lambda changes: changes.versions.open(loaded)).result()
+            self._set(version, "AVAILABLE")
+            raise VersionError(
+                f"version {version.name} still has sequences after "
+                f"{self._settings.swap_timeout:g} s; try again when they have ended"
+            )
+
+    def _discard(self, version: Version, reason: str) -> None:
+        """The end of a version that nobody uses."""
+        loaded = self._engine.versions.loaded(version.name)
+        self._engine.call(lambda changes: changes.forget(version.name)).result()
+        if loaded is not None:
+            self._loader.drop(loaded)
+        if version.staged is not None:
+            self._loader.forget(version.staged)
+            version.staged = None
+        self._set(version, "END", reason)
+
+    def _wait_unused(self, loaded: LoadedVersion) -> bool:
+        deadline = self._clock() + self._settings.swap_timeout
+        while self._engine.call(lambda changes: changes.num_users(loaded)).result():
             if self._clock() > deadline:
                 return False
             time.sleep(_POLL_SECONDS)
@@ -189,15 +244,18 @@ class Transitions:
         self._num_loads += 1
         return LoadedVersion(version.name, self._num_loads)
 
+    def _is_on_device(self, version: Version) -> bool:
+        return self._engine.versions.loaded(version.name) is not None
+
+    def _loaded(self, version: Version) -> LoadedVersion:
+        loaded = self._engine.versions.loaded(version.name)
+        if loaded is None:
+            raise VersionError(f"version {version.name} is not on the device", "internal")
+        return loaded
+
     def _set(self, version: Version, state: VersionState, message: str = "") -> None:
         version.state, version.message = state, message
         _log.info(
             "version %s is %s", version.name, state, extra={"detail": message, "path": version.path}
         )
         self._on_change()
-
-
-def _loaded(version: Version) -> LoadedVersion:
-    if version.loaded is None:
-        raise VersionError(f"version {version.name} is not on the device", "internal")
-    return version.loaded

@@ -24,20 +24,18 @@ class VersionError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """What is known of a version. `staged` are its weights in host memory, where they are there."""
+    """What is known of a version, whatever `ServedVersions` knows aside.
+
+    `staged` are its weights in host memory, where they are there.
+    """
 
     name: str
     path: str
     state: VersionState = "START"
-    loaded: LoadedVersion | None = None
     staged: Any = None
     golden: Golden | None = None
     progress: float = 0.0
     message: str = ""
-
-    @property
-    def is_here(self) -> bool:
-        return self.loaded is not None or self.staged is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from server.api.health import Health
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.lifecycle import Lifecycle
-from tests.api.fakes import FakeEngine, small_pretrained
+from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrained
 from tests.api.http_client import app, client
 
 __all__ = ["app", "client"]
@@ -36,7 +37,12 @@ def lifecycle() -> Lifecycle:
 
 @pytest.fixture
 def service(engine: FakeEngine, tokenizer: Tokenizer, lifecycle: Lifecycle) -> Service:
-    return Service(engine, tokenizer, lifecycle, hang_timeout_seconds=30)
+    return make_service(engine, tokenizer, lifecycle)
+
+
+@pytest.fixture
+def health(engine: FakeEngine, lifecycle: Lifecycle) -> Health:
+    return make_health(engine, lifecycle)
 
 
 @pytest.fixture

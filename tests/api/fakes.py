@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from server.api.health import Health
+from server.api.model_directory import ModelDirectory
+from server.api.service import Service
+from server.api.tokenizer import Tokenizer as ServerTokenizer
 from server.errors import ApiError
+from server.lifecycle import Lifecycle
 from server.link.client import AbortReason, EngineStream
-from server.link.frames import EngineInfo, Pulse, SamplingParams, TokenEvent, TokenLogprobs
+from server.link.frames import EngineInfo, Pulse, TokenEvent, TokenLogprobs
+from server.link.sampling import SamplingParams
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -184,6 +190,14 @@ class FakeEngine:
                 prompt_logprobs=[None, *prompt[1:]] if wants_prompt_logprobs else None,
             )
         )
+
+
+def make_service(engine: FakeEngine, tokenizer: ServerTokenizer, lifecycle: Lifecycle) -> Service:
+    return Service(engine, tokenizer, lifecycle, ModelDirectory(engine, lifecycle))
+
+
+def make_health(engine: FakeEngine, lifecycle: Lifecycle) -> Health:
+    return Health(engine, lifecycle, hang_timeout_seconds=30)
 
 
 def _rest(script: Sequence[Sequence[int]], received: Sequence[int]) -> Sequence[Sequence[int]]:

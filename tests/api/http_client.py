@@ -8,6 +8,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
+from server.api.health import Health
 from server.api.servers.http import create_http_app
 from server.api.service import Service
 from server.config import ServerConfig
@@ -16,9 +17,9 @@ MAX_BODY_BYTES = 20_000
 
 
 @pytest.fixture
-def app(service: Service) -> ASGIApp:
+def app(service: Service, health: Health) -> ASGIApp:
     config = ServerConfig(max_body_bytes=MAX_BODY_BYTES, write_timeout_seconds=0.05)
-    return create_http_app(service, config)
+    return create_http_app(service, health, config)
 
 
 @pytest.fixture

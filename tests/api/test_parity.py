@@ -95,7 +95,7 @@ def grpc_request(case: Case) -> pb.GenerateRequest:
 
 
 def http_client(s: Serving) -> httpx.AsyncClient:
-    app = create_http_app(s.service, ServerConfig())
+    app = create_http_app(s.service, s.health, ServerConfig())
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 

@@ -89,7 +89,7 @@ async def over_http(s, options, received=None):
     }
     if received is not None:
         body["resume"] = {"model_version": "1", "token_ids": [received]}
-    app = create_http_app(s.service, ServerConfig())
+    app = create_http_app(s.service, s.health, ServerConfig())
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         response = await client.post("/v1/completions", json=body)
@@ -187,8 +187,8 @@ async def test_a_version_that_is_not_served_is_refused_by_name(service, engine):
         (request(TOKENS[:3], seed=None), "resume needs seed"),
         (request(TOKENS[:3], TOKENS[:3]), "resume has more choices than n, which is 1"),
         (request([999]), "resume holds 999, outside the vocabulary"),
-        (request([*TOKENS, 5]), "resume has tokens of choice 0 after its end"),
-        (request(TOKENS[:9], max_tokens=8), "resume has tokens of choice 0 after its end"),
+        (request([*TOKENS, 5]), "resume has tokens of choice 0 after the choice's end"),
+        (request(TOKENS[:9], max_tokens=8), "resume has tokens of choice 0 after the choice's end"),
     ],
 )
 async def test_what_no_stream_can_have_received_is_refused(service, engine, resumed, words):
@@ -230,8 +230,8 @@ async def test_a_chat_goes_on_without_another_opening(http_client, engine):
 
 
 @pytest.fixture
-async def http_client(service):
-    app = create_http_app(service, ServerConfig())
+async def http_client(service, health):
+    app = create_http_app(service, health, ServerConfig())
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

@@ -12,7 +12,7 @@ from server.api.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle
 from server.link.frames import Pulse
-from tests.api.fakes import FakeEngine
+from tests.api.fakes import make_service
 
 
 async def text_of(service: Service, request: GenerateRequest) -> str:
@@ -43,7 +43,7 @@ async def test_token_ids_are_taken_as_they_are(service, engine):
 async def test_names_of_the_served_model(service, model):
     async with await service.start(GenerateRequest(prompt="x", model=model)) as generation:
         assert (generation.model, generation.version) == ("small", "1")
-    assert service.find_model(model).name == "small"
+    assert service.models.find(model).name == "small"
 
 
 @pytest.mark.parametrize("model", ["other", "small@2", "smal"])
@@ -171,68 +171,18 @@ async def test_a_draining_server_accepts_until_told_not_to(service, lifecycle, e
 async def test_before_the_model_is_loaded_requests_are_unavailable(engine, tokenizer):
     engine.info = None
     engine.pulse = Pulse(state="starting", detail="compiling 3 of 9", progress=0.5)
-    service = Service(engine, tokenizer, Lifecycle(), hang_timeout_seconds=30)
+    service = make_service(engine, tokenizer, Lifecycle())
     error = await refusal(service, GenerateRequest(prompt="x"))
     assert error.kind is ErrorKind.UNAVAILABLE
     assert error.message == "the model is still loading: compiling 3 of 9"
     with pytest.raises(ApiError, match="still loading"):
-        service.models()
+        service.models.loaded()
 
 
 async def test_after_the_engine_has_failed_requests_are_unavailable(service, engine):
     engine.failure = "the engine process has ended"
     error = await refusal(service, GenerateRequest(prompt="x"))
     assert (error.kind, error.message) == (ErrorKind.UNAVAILABLE, engine.failure)
-
-
-def test_readiness_follows_start_up(engine, tokenizer):
-    lifecycle = Lifecycle()
-    service = Service(engine, tokenizer, lifecycle, hang_timeout_seconds=30)
-    engine.info, engine.pulse = None, None
-    assert not service.readiness().ok
-    engine.pulse = Pulse(state="starting", detail="loading weights", progress=0.25)
-    health = service.readiness()
-    assert (health.ok, health.detail, health.progress) == (False, "loading weights", 0.25)
-    engine.info = FakeEngine().info
-    lifecycle.mark_ready()
-    assert service.readiness().ok
-
-
-def test_a_draining_server_is_not_ready_but_lives(service, lifecycle):
-    lifecycle.begin_drain()
-    assert (service.readiness().ok, service.readiness().state) == (False, "draining")
-    assert service.liveness().ok
-
-
-@pytest.mark.parametrize("state", ["starting", "ready"])
-def test_a_hung_step_loop_is_neither_live_nor_ready(service, engine, state):
-    engine.pulse = Pulse(state=state, progress_age=30.5)
-    assert (service.liveness().ok, service.liveness().state) == (False, "hung")
-    assert not service.readiness().ok
-    assert "30.5 s" in service.liveness().detail
-
-
-def test_an_engine_that_says_nothing_is_not_live(service, engine):
-    engine.pulse_age = 31.0
-    assert (service.liveness().ok, service.liveness().state) == (False, "hung")
-
-
-def test_a_busy_or_compiling_engine_is_live(service, engine):
-    engine.pulse = Pulse(state="starting", detail="compiling")
-    assert service.liveness().ok
-    engine.pulse = Pulse(state="ready", progress_age=29.0)
-    assert service.liveness().ok
-
-
-def test_a_failed_engine_is_not_live_and_says_why(service, engine):
-    engine.failure = "the engine process has ended"
-    assert (service.liveness().ok, service.liveness().detail) == (False, engine.failure)
-
-
-def test_metrics_are_the_newest_pulses(service, engine):
-    assert service.metrics() == b"up 1\n"
-    engine.pulse = None
-    assert service.metrics() == b""
 
 
 @pytest.mark.parametrize("num_chars", [5, MAX_INLINE_CHARS + 1])

@@ -16,7 +16,8 @@ from server.api.validation import (
     sampling_params,
 )
 from server.errors import ApiError, ErrorKind
-from server.link.frames import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, EngineInfo
+from server.link.frames import EngineInfo
+from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
 
 INFO = EngineInfo(
     model="m", version="1", max_model_len=100, vocab_size=50, eos_token_ids=(0,), max_num_seqs=8

@@ -76,16 +76,16 @@ class TestNames:
             assert generation.version == "2"
 
     async def test_models_are_the_loaded_versions(self, service):
-        models = {model.id: (model.version, model.state) for model in service.models()}
+        models = {model.id: (model.version, model.state) for model in service.models.loaded()}
         assert models == {"small": ("1", "AVAILABLE"), "small@2": ("2", "AVAILABLE")}
-        assert service.find_model("small@canary").id == "small@2"
+        assert service.models.find("small@canary").id == "small@2"
 
 
 @pytest.fixture
-def admin(service, tmp_path):
+def admin(service, engine, tmp_path):
     token = tmp_path / "token"
     token.write_text("secret\n")
-    return VersionAdmin(service, token)
+    return VersionAdmin(service.models, engine, token)
 
 
 class TestToken:

@@ -19,12 +19,19 @@ import uvicorn
 
 from server.api.servers.grpc import create_grpc_server
 from server.api.servers.http import create_http_app
-from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
-from server.link.frames import EngineInfo, SamplingParams, TokenEvent
-from tests.api.fakes import FakeEngine, Submission, logprobs_of, small_pretrained
+from server.link.frames import EngineInfo, TokenEvent
+from server.link.sampling import SamplingParams
+from tests.api.fakes import (
+    FakeEngine,
+    Submission,
+    logprobs_of,
+    make_health,
+    make_service,
+    small_pretrained,
+)
 from tests.api.grpc.serving import reserved_port
 
 EOS = FakeEngine.EOS[0]
@@ -112,12 +119,13 @@ async def fake_server(engine: FunctionEngine) -> AsyncIterator[FakeServer]:
     lifecycle = Lifecycle()
     lifecycle.mark_ready()
     tokenizer = Tokenizer(small_pretrained())
-    service = Service(engine, tokenizer, lifecycle, hang_timeout_seconds=30)
+    service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
     server = FakeServer(engine, lifecycle)
     with reserved_port() as port, socket.create_server(("127.0.0.1", 0)) as listening:
-        grpc_server = create_grpc_server(service, ServerConfig(host="127.0.0.1", grpc_port=port))
+        config = ServerConfig(host="127.0.0.1", grpc_port=port)
+        grpc_server = create_grpc_server(service, health, config)
         await grpc_server.start()
-        app = create_http_app(service, ServerConfig())
+        app = create_http_app(service, health, ServerConfig())
         http_server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         serving = asyncio.create_task(http_server.serve(sockets=[listening]))
         server.addresses["grpc"] = f"127.0.0.1:{port}"

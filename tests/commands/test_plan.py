@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory):
     ("arguments", "sentence"),
     [
         (("tiny-9b", "--slice", "v6e:2x2"), "model 'tiny-9b' is neither a folder nor a model in"),
-        (("qwen3-8b", "--slice", "v6e:9x9"), "slice 'v6e:9x9' is not known; these are: v5e:1x1"),
+        (("qwen3-8b", "--slice", "v6e:9x9"), "slice 'v6e:9x9' is not known; use one of: v5e:1x1"),
         (
             ("gemma-2-9b", "--slice", "v6e:2x2", "--context", "9000"),
             "context is 9000; gemma-2-9b allows 8192 at most",

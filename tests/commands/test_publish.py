@@ -36,7 +36,7 @@ def test_a_published_version_is_the_source_and_its_golden_prompts(tmp_path, capl
 @pytest.mark.parametrize(
     ("source", "target", "words"),
     [
-        ("models/tiny/1", "tiny/new", "named by a whole number"),
+        ("models/tiny/1", "tiny/new", "must be a whole number, and it is 'new'"),
         ("models/training", "tiny/1", "neither a .gguf file nor a folder with a config.json"),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_damaged_version_is_found_out(version):
 
 def test_a_version_that_was_not_finished_is_found_out(version):
     (version / manifest.NAME).unlink()
-    with pytest.raises(PublishError, match="it was not published, or not to its end"):
+    with pytest.raises(PublishError, match="it was not published, or publishing did not finish"):
         verify(str(version))
 
 

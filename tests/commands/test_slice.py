@@ -13,7 +13,7 @@ from server.metrics.metrics import Metrics
 from server.metrics.snapshot import Snapshot
 from server.slice.interfaces import Interface
 from server.slice.resolve import Sources, resolve
-from server.slice.sources import Claim, Devices
+from server.slice.sources import Devices, SliceClaim
 
 
 def run(*flags, **environment):
@@ -74,7 +74,7 @@ def test_the_metrics_tell_the_slice_and_its_interfaces():
     found = resolve(
         Sources(
             devices=Devices(generation="v6e", count=4, chips=4, topology="2x2"),
-            claim=Claim(name="netdev"),
+            claim=SliceClaim(name="netdev"),
             interfaces=(Interface(name="eth1", address="10.9.0.1", mtu=8896),),
         )
     )

@@ -242,7 +242,7 @@ def test_a_host_that_does_not_come_is_told(start):
         "--group-start-timeout-seconds=1",
     )
     assert leader.wait_exit() == 1
-    assert leader.logged("1 of 2 hosts were here in time")
+    assert leader.logged("only 1 of 2 hosts came in time")
 
 
 def test_a_checkpoint_that_one_host_cannot_read_ends_all(start, checkpoint, tmp_path):

@@ -143,7 +143,7 @@ def test_a_taken_port_is_one_line_and_code_1(capfd, checkpoint):
     assert code == 1
     assert capfd.readouterr().err == (
         f"antipode serve: 127.0.0.1:{port} is in use by another process; "
-        "end that one or choose another --http-port\n"
+        "end that process or choose another --http-port\n"
     )
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequence import Sequence
-from server.link.frames import SamplingParams
+from server.engine.policy.sequence import LoadedVersion, Sequence
+from server.engine.policy.served_versions import ServedVersions
+from server.engine.version_changes import VersionChanges
+from server.link.sampling import SamplingParams
 from tests.engine.fakes import EOS
 
 
@@ -63,6 +66,7 @@ def make_scheduler(
     max_num_batched_tokens=8,
     max_queue_len=8,
     max_model_len=64,
+    versions=None,
 ) -> Scheduler:
     return Scheduler(
         BlockManager(
@@ -72,4 +76,20 @@ def make_scheduler(
         max_num_batched_tokens=max_num_batched_tokens,
         max_queue_len=max_queue_len,
         max_model_len=max_model_len,
+        versions=versions or ServedVersions(LoadedVersion()),
     )
+
+
+def make_ranks(**limits) -> Ranks:
+    """A single rank, as `make_scheduler` makes it."""
+    return Ranks([make_scheduler(**limits)])
+
+
+def serve(scheduler, version: LoadedVersion | None) -> None:
+    """Put a version on the device and serve it; on None requests wait."""
+    changes = VersionChanges(scheduler)
+    if version is None:
+        changes.hold()
+        return
+    changes.versions.add(version)
+    changes.serve(version)

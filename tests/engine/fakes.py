@@ -16,7 +16,8 @@ from server.engine.observer import StepStats
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
-from server.link.frames import SamplingParams, TokenLogprobs
+from server.link.frames import TokenLogprobs
+from server.link.sampling import SamplingParams
 
 VOCAB_SIZE = 11
 EOS = 10

@@ -11,7 +11,8 @@ from server.engine.engine import Engine
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.layer_kinds import KVKind
 from server.link import frames as link
-from tests.engine.builders import make_scheduler
+from server.link.sampling import SamplingParams
+from tests.engine.builders import make_ranks
 from tests.engine.fakes import EOS, VOCAB_SIZE, FakeObserver, FakeRunner, expected_tokens
 
 
@@ -22,7 +23,7 @@ class Bench:
         limits = {"kinds": (KVKind(None, num_blocks),), "block_size": 4} | limits
         self.now = 0.0
         self.observer = FakeObserver()
-        self.scheduler = make_scheduler(**limits)
+        self.ranks = make_ranks(**limits)
         self.runner = FakeRunner(
             limits["kinds"],
             limits["block_size"],
@@ -31,7 +32,7 @@ class Bench:
         )
         self.frames: list[tuple[int, link.Step]] = []
         self.engine = Engine(
-            self.scheduler,
+            self.ranks,
             self.runner,
             self.observer,
             lambda client, frame: self.frames.append((client, frame)),
@@ -43,7 +44,7 @@ class Bench:
 
     def submit(self, request_id, prompt, *, client=1, n=1, received=(), deadline=None, **params):
         """Submit; returns what every choice must have in the end, what was received included."""
-        params = link.SamplingParams(**({"max_tokens": 8, "ignore_eos": True} | params))
+        params = SamplingParams(**({"max_tokens": 8, "ignore_eos": True} | params))
         self.engine.receive(
             client,
             link.Submit(
@@ -96,10 +97,10 @@ class Bench:
     def drain(self):
         """Run until empty, and see that nothing is left behind."""
         self.engine.drain()
-        while self.dispatched or self.scheduler.num_unfinished:
+        while self.dispatched or self.ranks.num_unfinished:
             self.step()
         self.engine.run()
-        self.scheduler.check_integrity()
+        self.ranks.check_integrity()
         assert self.num_held_blocks == 0
 
 
@@ -122,7 +123,7 @@ class TestLoop:
     def test_a_stop_token_is_found_one_step_late_and_the_token_after_it_dropped(self):
         prompt = [1, 2]
         overlapped, plain = Bench(), Bench(overlap=False)
-        second = expected_tokens(prompt, link.SamplingParams(max_tokens=2, ignore_eos=True))[1]
+        second = expected_tokens(prompt, SamplingParams(max_tokens=2, ignore_eos=True))[1]
         for bench in (overlapped, plain):
             bench.submit(1, prompt, stop_token_ids=(second,))
             bench.drain()
@@ -171,7 +172,7 @@ class TestLoop:
         bench.now = 7.0
         bench.step()
         assert bench.engine.last_progress == 7.0
-        bench.scheduler._free_slots.pop()
+        bench.ranks.schedulers[0]._running._free_slots.pop()
         with pytest.raises(IntegrityError):
             bench.step()
 
@@ -301,7 +302,7 @@ class TestTerminalEvents:
                 called_off |= {choice for choice in choices if choice[0] == amount}
             elif name == "wait":
                 bench.now += amount
-            elif bench.dispatched or bench.scheduler.num_unfinished:
+            elif bench.dispatched or bench.ranks.num_unfinished:
                 bench.step(1)
         bench.drain()
         for client, request_id, index in choices:
@@ -602,7 +603,7 @@ def test_the_device_is_busy_while_a_step_is_on_it_and_idle_after_the_last(overla
     bench.step()
     bench.now = 4.0
     assert bench.engine.running_seconds() == (1 if overlap else 0)
-    while bench.dispatched or bench.scheduler.num_unfinished:
+    while bench.dispatched or bench.ranks.num_unfinished:
         bench.step()
     assert bench.engine.running_seconds() == 0
 

@@ -13,7 +13,8 @@ import helm_python
 import pytest
 import yaml
 
-from server.config import load_config, settings
+from server.config import settings
+from server.config_sources import load_config
 from server.plan.slice_types import find_slice
 from tests.helm.charts import (
     BASE,

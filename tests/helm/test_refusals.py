@@ -30,18 +30,18 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
         ({"image.repository": ""}, "image.repository is empty"),
         (
             {"image.repository": "registry.example/antipode:1.2"},
-            "put what follows the name into image.tag or image.digest",
+            "move the part after the name into image.tag or image.digest",
         ),
         (
             {"podLabels": {"app.kubernetes.io/instance": "other"}},
-            "podLabels sets app.kubernetes.io/instance, which follows from other values",
+            "podLabels sets app.kubernetes.io/instance, which the chart sets from other values",
         ),
         (
             {"nodeSelector": {"cloud.google.com/gke-tpu-topology": "4x4"}},
             "nodeSelector sets cloud.google.com/gke-tpu-topology",
         ),
         ({"podLabels": {"leaderworkerset.sigs.k8s.io/worker-index": "0"}}, "podLabels sets"),
-        ({"serviceAccount.name": "prod-picker"}, "what the endpoint pickers' account is called"),
+        ({"serviceAccount.name": "prod-picker"}, "the name of the endpoint pickers' account"),
         (
             {"swap.mode": "rollout", "model.labels": {"canary": "4"}},
             "leave it empty with rollout",
@@ -53,7 +53,7 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
         ({"service.type": "NodePort"}, "list the clients' ranges in networkPolicy.clientRanges"),
         (
             {"service.type": "LoadBalancer", "networkPolicy.clientRanges": ["10.0.0.0/8"]},
-            "set service.annotations to what keeps its address internal",
+            "set service.annotations to the annotation that keeps the address internal",
         ),
         (
             {
@@ -66,9 +66,9 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
         ),
         ({"model.version": ""}, "model.name, model.path and model.version must all be set"),
         ({"model.path": "llama/3"}, 'model.path "llama/3" ends in a version'),
-        ({"model.path": "gs://b/llama", "model.bucket": ""}, "leave out gs://"),
+        ({"model.path": "gs://b/llama", "model.bucket": ""}, "begins with gs://; leave it out"),
         ({"terminationGracePeriodSeconds": 75}, "allow at least 85, or leave it at 0"),
-        ({"slice": "v6e:3x3"}, 'slice "v6e:3x3" is not one this chart can place; use v5e:1x1'),
+        ({"slice": "v6e:3x3"}, 'slice "v6e:3x3" is not supported by this chart; use v5e:1x1'),
         ({"slice": "v6e:4x4", "server.tensorParallelSize": 5}, "divide the 16 chips of v6e:4x4"),
         (
             {
@@ -80,7 +80,7 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
         ),
         (
             {"server.tensorParallelSize": 2, "server.dataParallelSize": 3},
-            "together more than the 4 chips of v6e:2x2",
+            "which need more than the 4 chips of v6e:2x2",
         ),
         ({"server.tensorParallelSize": 3}, "which does not divide the 4 chips of v6e:2x2"),
         ({"slice": "v5e:2x2"}, "on v6e and v7x only"),
@@ -109,9 +109,9 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
         ({"picker.enabled": False}, "pools.http is enabled without an endpoint picker"),
         (
             {"compileCache.storageClass": "fast", "slice": "v6e:4x4"},
-            "which one pod can mount, and v6e:4x4 has 4 hosts",
+            "which only one pod can mount, and v6e:4x4 has 4 hosts",
         ),
-        ({"server.groupPort": 8470}, "but 8471 is the server's or libtpu's"),
+        ({"server.groupPort": 8470}, "but 8471 is a port of the server or of libtpu"),
         (
             {"slice": "v6e:4x4", "startupSeconds": 300},
             "server.groupStartTimeoutSeconds is 300, but startupSeconds is 300",

@@ -160,7 +160,7 @@ class TestComingTogether:
             for index in (1, 2):
                 joining(pool, group, index)
             leading.result()
-        assert "is no host of this slice" in caplog.text
+        assert "not from a host of this slice" in caplog.text
 
     def test_a_host_that_was_started_again_replaces_itself(self, pool, group):
         leading = gathering(pool, group)
@@ -185,7 +185,7 @@ class TestComingTogether:
         brief = replace(SETTINGS, group_start_timeout_seconds=0.5)
         leading = gathering(pool, group, settings=brief)
         waiting = joining(pool, group, 1)
-        with pytest.raises(GroupError, match="2 of 3 hosts were here in time"):
+        with pytest.raises(GroupError, match="only 2 of 3 hosts came in time"):
             leading.result()
         with pytest.raises(GroupError, match="host 0 is gone"):
             waiting.result()
@@ -243,7 +243,7 @@ class TestTogether:
     def test_what_comes_out_of_turn_is_no_answer(self, together):
         followers, _, [(leader, _), _] = together
         leader.send(Done(error=""))
-        with pytest.raises(GroupError, match=r"host 1 said Done.* in place of Facts"):
+        with pytest.raises(GroupError, match=r"host 1 sent Done.* instead of Facts"):
             followers.hear(Facts)
 
     def test_silence_that_is_filled_with_beats_is_none(self, together):

@@ -219,7 +219,7 @@ def test_a_slice_of_several_hosts_is_a_pool_of_its_own(cloud, tmp_path):
 def test_a_slice_of_several_hosts_needs_what_gke_does_not_bring(cloud, tmp_path):
     run = cloud.run("up", "-f", settings_with(tmp_path, *FOUR_HOSTS))
     assert run.returncode == 2
-    assert "a slice of 4 hosts is a LeaderWorkerSet" in run.stderr
+    assert "a slice of 4 hosts needs LeaderWorkerSet" in run.stderr
     assert cloud.calls == []
 
 
@@ -235,7 +235,7 @@ def test_more_replicas_than_nodes_are_told_with_the_command_that_adds_them(built
 def test_too_little_quota_stops_before_anything_is_made(cloud):
     run = cloud.run("up", FAKE_QUOTA="2")
     assert run.returncode == 1
-    assert "europe-west4 allows 2 TPU chips and 4 are wanted" in run.stderr
+    assert "europe-west4 allows 2 TPU chips, but 4 are needed" in run.stderr
     assert not [call for call in cloud.changes if "services" not in call]
 
 
@@ -243,7 +243,7 @@ def test_too_little_quota_stops_before_anything_is_made(cloud):
 def test_a_quota_that_sets_no_limit_stops_nothing(built, quota, told):
     run = built.run("up", FAKE_QUOTA=quota)
     assert run.returncode == 0, run.stderr
-    assert ("no TPU quota is listed for us-east5; not checked" in run.stderr) == told
+    assert ("no TPU quota is listed for us-east5, so it is not checked" in run.stderr) == told
 
 
 def test_a_quota_that_cannot_be_read_stops_nothing(built):
@@ -257,7 +257,7 @@ def test_a_quota_that_cannot_be_read_stops_nothing(built):
     ("words", "told"),
     [
         ("--reservation-affinity=specific --reservation=mine", ""),
-        ("--spot --enable-autoscaling", "the quota of spot and flex-start chips"),
+        ("--spot --enable-autoscaling", "the separate quota of spot and flex-start chips"),
     ],
 )
 def test_what_is_not_on_demand_is_not_asked_for_that_quota(cloud, tmp_path, words, told):
@@ -309,7 +309,7 @@ def test_what_may_not_be_looked_at_does_not_count_as_absent(built, mode, denied)
 def test_an_old_gcloud_stops_up_first(cloud):
     run = cloud.run("up", FAKE_HELP="--accelerator=[type=TYPE]")
     assert run.returncode == 1
-    assert "knows no --accelerator-network-profile" in run.stderr
+    assert "this gcloud has no --accelerator-network-profile" in run.stderr
     assert cloud.changes == []
 
 
@@ -326,7 +326,7 @@ def test_another_network_of_that_name_is_not_built_into(cloud):
     cloud.things = {"compute networks  antipode": {"name": "antipode", "description": ""}}
     run = cloud.run("up")
     assert run.returncode == 1
-    assert "the network antipode is there and not described as made-by-fleet.sh" in run.stderr
+    assert "the network antipode exists, but its description is not made-by-fleet.sh" in run.stderr
     assert not made(cloud, "compute")
 
 
@@ -335,8 +335,8 @@ def test_another_network_of_that_name_is_not_built_into(cloud):
     ("status", "code", "words"),
     [
         ("RECONCILING", 0, ""),
-        ("PROVISIONING", 1, "is still being made; run this again when it is"),
-        ("ERROR", 1, "is in state ERROR; mend it, or delete it and run this again: gcloud"),
+        ("PROVISIONING", 1, "is still being made; run this script again when it is done"),
+        ("ERROR", 1, "is in state ERROR; repair it, or delete it and run this script again:"),
         ("RUNNING_WITH_ERROR", 1, "is in state RUNNING_WITH_ERROR"),
     ],
 )
@@ -373,7 +373,7 @@ def test_fleet_ingress_that_does_not_come_up_is_not_waited_for_forever(built):
     built.alter("container fleet ingress", code="WARNING")
     run = built.run("up")
     assert run.returncode == 1
-    assert "fleet ingress did not come within 0 seconds" in run.stderr
+    assert "fleet ingress was not there within 0 seconds" in run.stderr
 
 
 @pytest.mark.parametrize("kind", ["deviceclass", "gatewayclass"])
@@ -476,7 +476,7 @@ def test_down_leaves_a_network_that_up_did_not_make(built):
     built.alter("compute networks  antipode", description="")
     run = built.run("down")
     assert run.returncode == 0, run.stderr
-    assert "it stays, with all that is in it" in run.stderr
+    assert "the network and everything in it stay" in run.stderr
     assert not [call for call in built.changes if "compute" in call]
 
 

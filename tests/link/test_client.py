@@ -18,13 +18,13 @@ from server.link.frames import (
     Fatal,
     Pulse,
     Refused,
-    SamplingParams,
     Step,
     Submit,
     ToApi,
     ToEngine,
     TokenEvent,
 )
+from server.link.sampling import SamplingParams
 
 INFO = EngineInfo(
     model="m", version="1", max_model_len=9, vocab_size=9, eos_token_ids=(0,), max_num_seqs=1

@@ -50,7 +50,7 @@ def absent_tpu():
 
 @pytest.fixture(scope="session")
 def ask():
-    """A question of the tiny model, or of the given config, with changed settings."""
+    """A request of the tiny model, or of the given config, with changed settings."""
 
     def make(slice_name="v6e:2x2", config=None, context=1024, **settings):
         engine = EngineConfig(

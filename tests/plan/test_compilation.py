@@ -92,7 +92,7 @@ def test_predictions_exceed_the_roofline(report):
 
 def test_a_report_within_the_limits_passes_the_gate(report, ask):
     sentences = violations(report, ask().config, None)
-    assert sentences == ["tiny: it has no golden numbers; record them with --update"]
+    assert sentences == ["tiny: there are no golden numbers; record them with --update"]
 
 
 def test_a_step_that_does_not_donate_its_state_fails_the_gate(ask, monkeypatch):

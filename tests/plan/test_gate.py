@@ -13,16 +13,16 @@ from server.plan.gate import (
     Exempt,
     GoldenPreset,
     main,
-    question_of,
     read_golden,
     recorded,
+    request_of,
     violations,
 )
 from server.plan.report import Software
 from tests.plan.conftest import TINY
 from tests.plan.reports import POOL_BYTES, program, report
 
-# 32 layers: 33 kernels are one a layer and one for the step.
+# 32 layers: 33 kernels are one per layer and one for the step.
 DENSE = parse_config(TINY | {"num_hidden_layers": 32})
 
 
@@ -89,13 +89,13 @@ def test_a_dense_decode_launches_one_kernel_a_layer_and_two_a_step():
     golden = recorded(report(programs=[program(pallas_calls=200)]), None)
     assert checked(program(pallas_calls=34), golden=golden) == []
     assert checked(program(pallas_calls=35), golden=golden) == [
-        "llama: decode-64: 35 kernel launches exceed one a layer and 2"
+        "llama: decode-64: 35 kernel launches exceed one per layer and 2"
     ]
 
 
 def test_a_preset_that_fitted_and_does_not_is_a_violation():
-    sentences = checked(fits=False, reason="1.00 GiB a chip are missing")
-    assert sentences == ["llama: it does not fit now: 1.00 GiB a chip are missing"]
+    sentences = checked(fits=False, reason="1.00 GiB per chip are missing")
+    assert sentences == ["llama: it does not fit now: 1.00 GiB per chip are missing"]
 
 
 def test_a_preset_that_is_known_not_to_fit_passes():
@@ -119,9 +119,9 @@ def test_recording_keeps_exemptions_and_programs_not_compiled_this_time():
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_asked_about_on_a_slice_that_there_is(name):
     preset = load_preset(name)
-    question = question_of(preset)
-    assert question.slice.name == preset.recommended.slice
-    assert question.engine.max_model_len == preset.recommended.context <= preset.config.max_position
+    request = request_of(preset)
+    assert request.slice.name == preset.recommended.slice
+    assert request.engine.max_model_len == preset.recommended.context <= preset.config.max_position
 
 
 def test_golden_numbers_are_of_presets():
@@ -138,7 +138,7 @@ def plan_ci(monkeypatch, tmp_path, capsys):
 
     def run(*arguments, **changes):
         made = report(model="qwen3-8b", **changes)
-        monkeypatch.setattr(plan, "make_plan", lambda question, **options: made)
+        monkeypatch.setattr(plan, "make_plan", lambda request, **options: made)
         code = main(["qwen3-8b", *arguments])
         return code, capsys.readouterr().err
 
@@ -146,7 +146,7 @@ def plan_ci(monkeypatch, tmp_path, capsys):
 
 
 def test_the_gate_fails_until_numbers_are_recorded_and_then_holds_to_them(plan_ci):
-    assert plan_ci() == (1, "qwen3-8b: it has no golden numbers; record them with --update\n")
+    assert plan_ci() == (1, "qwen3-8b: there are no golden numbers; record them with --update\n")
     assert plan_ci("--update") == (0, "")
     assert plan_ci() == (0, "")
     code, said = plan_ci(programs=[program(cycles=9_000_000)])

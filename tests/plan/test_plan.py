@@ -4,7 +4,7 @@ import pytest
 
 from models.presets import load_preset
 from server.__main__ import build_parser
-from server.config import load_config
+from server.config_sources import load_config
 from server.engine.programs.blueprint import make_blueprint
 from server.plan.plan import serve_flags
 from server.plan.request import blueprint_for
@@ -22,12 +22,12 @@ from server.plan.request import blueprint_for
 def test_a_server_with_the_flags_draws_the_same_blueprint(ask, preset, settings):
     """Also where its chip says it has a little more or less memory than the plan assumed."""
     config = load_preset(preset).config
-    question = ask("v6e:2x2", config, 2048, **{"num_blocks": 0} | settings)
-    planned = blueprint_for(question)
-    arguments = vars(build_parser().parse_args(["serve", *serve_flags(question, planned)]))
+    request = ask("v6e:2x2", config, 2048, **{"num_blocks": 0} | settings)
+    planned = blueprint_for(request)
+    arguments = vars(build_parser().parse_args(["serve", *serve_flags(request, planned)]))
     arguments.pop("command")
     engine = load_config(arguments, {}).engine
-    chip_bytes = question.slice.chip.hbm_bytes - 10_000_000
+    chip_bytes = request.slice.chip.hbm_bytes - 10_000_000
     served = make_blueprint(config, engine, planned.mesh, chip_bytes)
     assert served.sizes == planned.sizes
     assert served.ladder.buckets == planned.ladder.buckets

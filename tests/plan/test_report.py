@@ -43,9 +43,9 @@ def test_what_fits_is_said_with_its_kv_and_the_flags_to_serve_it():
 
 
 def test_what_does_not_fit_is_said_with_what_would():
-    reason, change = "5.30 GiB a chip are missing", "--weight-dtype int8"
+    reason, change = "5.30 GiB per chip are missing", "--weight-dtype int8"
     text = render(report(fits=False, reason=reason, nearest_change=change, programs=[]))
-    assert "does not fit: 5.30 GiB a chip are missing\n" in text
+    assert "does not fit: 5.30 GiB per chip are missing\n" in text
     assert "nearest change that fits: --weight-dtype int8\n" in text
     assert "antipode serve" not in text
 
@@ -56,12 +56,14 @@ def test_two_versions_that_do_not_fit_are_said_too():
 
 def test_servers_beside_each_other_are_counted():
     text = render(report(mesh=MeshSize(data=2, tensor=2)))
-    assert text.startswith("llama on v6e:2x2: 4 chips, 1 host; tensor parallel 2, 2 servers of 2")
+    assert text.startswith(
+        "llama on v6e:2x2: 4 chips, 1 host; tensor parallel 2, 2 data ranks of 2 "
+    )
 
 
 def test_a_chip_of_two_devices_is_counted_once_and_said():
     text = render(report(slice="v7x:2x2x1", devices=8, devices_per_chip=2))
-    assert text.startswith("llama on v7x:2x2x1: 4 chips of 2 devices, each of them a chip in what")
+    assert text.startswith("llama on v7x:2x2x1: 4 chips of 2 devices; below, each device is called")
     assert render(report(devices=1)).startswith("llama on v6e:2x2: 1 chip, 1 host;")
 
 

@@ -51,10 +51,10 @@ def test_local_layers_bound_the_sequences_by_their_windows(ask):
 
 
 def test_what_has_no_room_is_refused_with_what_is_missing(ask):
-    question = ask(config=LLAMA_70B, context=2048, num_blocks=0)
-    assert not has_room(question)
-    with pytest.raises(SizeError, match=r"5\.\d\d GiB a chip are missing"):
-        blueprint_for(question)
+    request = ask(config=LLAMA_70B, context=2048, num_blocks=0)
+    assert not has_room(request)
+    with pytest.raises(SizeError, match=r"5\.\d\d GiB per chip are missing"):
+        blueprint_for(request)
 
 
 def test_a_pool_of_less_than_one_sequence_is_no_room(ask):
@@ -71,13 +71,13 @@ def test_what_is_needed_is_known_where_there_is_no_room(ask):
 
 
 def test_block_tables_beyond_scalar_memory_are_refused_with_what_to_lower(ask):
-    question = ask(config=LLAMA_8B, context=131_072, num_blocks=0, max_num_seqs=256)
+    request = ask(config=LLAMA_8B, context=131_072, num_blocks=0, max_num_seqs=256)
     with pytest.raises(SizeError, match=r"lower max_model_len to 98304, max_num_seqs to 192"):
-        blueprint_for(question)
+        blueprint_for(request)
 
 
-def test_a_changed_question_leaves_the_first_as_it_was(ask):
-    question = ask()
-    changed = question.changed(max_num_seqs=16)
-    assert (question.engine.max_num_seqs, changed.engine.max_num_seqs) == (8, 16)
-    assert question.shortened(512).engine.max_model_len == 512
+def test_a_changed_request_leaves_the_first_as_it_was(ask):
+    request = ask()
+    changed = request.changed(max_num_seqs=16)
+    assert (request.engine.max_num_seqs, changed.engine.max_num_seqs) == (8, 16)
+    assert request.shortened(512).engine.max_model_len == 512

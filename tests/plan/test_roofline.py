@@ -15,8 +15,8 @@ V6E = find_slice("v6e:2x2").chip
 @pytest.fixture(scope="module")
 def work(ask):
     def make(preset, slice_name="v6e:2x2", context=2048, **settings):
-        question = ask(slice_name, load_preset(preset).config, context, **settings)
-        return work_of(blueprint_for(question))
+        request = ask(slice_name, load_preset(preset).config, context, **settings)
+        return work_of(blueprint_for(request))
 
     return make
 

@@ -31,7 +31,7 @@ def test_a_slice_may_be_named_as_its_topology():
 
 
 def test_an_unknown_slice_is_refused_with_those_there_are():
-    with pytest.raises(SliceError, match=r"slice 'v6e:3x3' is not known; these are: v5e:1x1, .*"):
+    with pytest.raises(SliceError, match=r"slice 'v6e:3x3' is not known; use one of: v5e:1x1, .*"):
         find_slice("v6e:3x3")
 
 

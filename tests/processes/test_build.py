@@ -9,6 +9,7 @@ import pytest
 from server.config import EngineConfig
 from server.engine.device.executor import Executor
 from server.processes import build
+from server.slice.group import GroupError
 
 
 @pytest.mark.parametrize(("digest", "is_told"), [("", True), ("abc", False)])
@@ -25,3 +26,10 @@ def test_weights_that_nothing_verifies_are_told(monkeypatch, caplog, digest, is_
     )
     build.build_model_runner(EngineConfig(model="tiny"), listener)
     assert ("tiny has no antipode.json" in caplog.text) == is_told
+
+
+def test_errors_that_explain_themselves_leave_no_traceback_and_bugs_do():
+    explained = [ValueError("cut short"), OSError("no such file"), GroupError("host 1 is gone")]
+    assert [build.unexplained(error) for error in explained] == [None] * 3
+    bug = KeyError("q_proj")
+    assert build.unexplained(bug) is bug

@@ -11,15 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.config import EngineConfig
 from server.engine.policy.layer_kinds import KVKind
 from server.link.codec import api_codec
-from server.link.frames import (
-    Abort,
-    EngineInfo,
-    Fatal,
-    Pulse,
-    SamplingParams,
-    Step,
-    Submit,
-)
+from server.link.frames import Abort, EngineInfo, Fatal, Pulse, Step, Submit
+from server.link.sampling import SamplingParams
 from server.processes.build import Built
 from server.processes.engine import EngineProcess
 from server.versions.served_model import ServedModel
@@ -174,7 +167,7 @@ def run_engine(tmp_path):
         running.builder.go_on.set()
         if running.thread.is_alive():
             deadline = time.monotonic() + 10
-            while running.process.pulse().state == "starting" and time.monotonic() < deadline:
+            while running.process.status.state == "starting" and time.monotonic() < deadline:
                 time.sleep(0.005)
             running.process.command("stop")
         running.end()

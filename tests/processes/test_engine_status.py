@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
-from server.engine.engine import EngineLoad
+from server.engine.policy.load import Load
 from server.metrics.metrics import Metrics
 from server.processes.engine_status import Status
 
-LOAD = EngineLoad(
+LOAD = Load(
     num_requests_waiting=3,
     num_sequences_running=5,
     num_unfinished=8,

@@ -33,7 +33,7 @@ def test_a_leader_worker_set_names_them_by_its_leader():
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, "nothing says which of them this is"),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, "nothing gives this host's index"),
         ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "2"}, "must be below 2"),
         ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "first"}, "must be a number"),
         (

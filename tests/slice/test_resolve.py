@@ -202,7 +202,9 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("interfaces", "there"), [((ETH0,), "eth0"), ((), "none")])
     def test_a_claim_that_brought_nothing(self, interfaces, there):
-        with pytest.raises(SliceMismatchError, match=f"those of the pod are: {there}") as refusal:
+        with pytest.raises(
+            SliceMismatchError, match=f"the pod's interfaces are: {there}"
+        ) as refusal:
             resolve(Sources(claim=claim(claim_name="netdev"), interfaces=interfaces))
         assert "resources.claims" in str(refusal.value)
 

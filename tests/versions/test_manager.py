@@ -11,9 +11,12 @@ import pytest
 from server.engine.engine import OWN_CLIENT, Engine
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
-from server.link.frames import SamplingParams, Submit, VersionCommand
+from server.engine.policy.served_versions import ServedVersions
+from server.link.frames import Submit, VersionCommand
+from server.link.sampling import SamplingParams
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
 from server.versions.model_file import ModelFile
@@ -63,11 +66,11 @@ class Server:
             max_num_batched_tokens=16,
             max_queue_len=64,
             max_model_len=128,
-            serving=FIRST,
+            versions=ServedVersions(FIRST),
         )
         self.observer, self.swaps = FakeObserver(), FakeSwapObserver()
         self.engine = Engine(
-            scheduler, self.runner, self.observer, self._send, eos_token_ids=(EOS,)
+            Ranks([scheduler]), self.runner, self.observer, self._send, eos_token_ids=(EOS,)
         )
         golden = GoldenClient(lambda submit: self.engine.receive(OWN_CLIENT, submit))
         self._receive = golden.receive
@@ -75,7 +78,7 @@ class Server:
             self.engine,
             self.loader,
             golden,
-            Version("1", "/models/1", "AVAILABLE", FIRST),
+            Version("1", "/models/1", "AVAILABLE"),
             SwapSettings(policy=policy, watch_window=watch_window, swap_timeout=swap_timeout),
             self.swaps,
         )
@@ -420,6 +423,42 @@ class TestTrial:
         server.runner.poisoned_request_ids.add(1)
         assert server.finish(server.submit())[2] == "internal"
         assert server.states["2"] == "AVAILABLE*"
+
+
+def test_of_the_versions_that_ended_the_last_eight_are_reported(start):
+    server = start()
+    for version in range(11, 21):
+        server.refusal("load", str(version))
+    versions = [status.version for status in server.manager.statuses()]
+    assert versions == ["1", *map(str, range(13, 21))]
+
+
+def test_a_fault_is_answered_before_a_command_that_came_earlier(start, monkeypatch):
+    """Or a rollback would return to the version that the step loop has just left."""
+    server = start(watch_window=30.0)
+    server.do("load", "2")
+    server.do("promote", "2")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def refuse(path):
+        begun.set()
+        assert go_on.wait(10)
+        raise ValueError(f"{path} is not there")
+
+    monkeypatch.setattr(server.loader, "inspect", refuse)
+    load = server.manager.command(
+        VersionCommand(command_id=1, action="load", version="3", path="/models/3")
+    )
+    assert begun.wait(10)
+    back = server.manager.command(VersionCommand(command_id=2, action="rollback"))
+    server.runner.poisoned_request_ids.add(1)
+    assert server.finish(server.submit())[2] == "internal"
+    assert server.states["1"] == "AVAILABLE*"
+    go_on.set()
+    assert "/models/3 is not there" in str(load.exception(10))
+    assert "no version to go back to" in str(back.exception(10))
+    assert server.states == {"1": "AVAILABLE*", "2": "END", "3": "END"}
+    assert server.swaps.swaps == ["promoted", "failed", "automatic_rollback"]
 
 
 class TestFollow:

@@ -1,34 +1,34 @@
 {{- define "gateway.validate" -}}
 {{- $v := .Values -}}
 {{- if not (or $v.pools.http $v.pools.grpc) }}
-{{- fail "pools.http and pools.grpc are both false; there is nothing to route to." }}
+{{- fail "pools.http and pools.grpc are both false, so there is nothing to route to; set one of them to true." }}
 {{- end }}
 {{- if or (gt (len .Release.Name) 48) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name)) }}
-{{- fail (printf "the release is called %q; objects are named after it, so it must begin with a letter, have letters, digits and - alone, and 48 of them at most." .Release.Name) }}
+{{- fail (printf "the release name is %q; use at most 48 lowercase letters, digits and -, beginning with a letter and not ending in -, because objects are named after it." .Release.Name) }}
 {{- end }}
 {{- if and (not $v.tls.enabled) (or $v.tls.secretName $v.tls.options) }}
-{{- fail "tls.secretName or tls.options is set, but tls.enabled is false, and requests would go unencrypted; set it to true." }}
+{{- fail "tls.secretName or tls.options is set, but tls.enabled is false, so requests would go unencrypted; set tls.enabled to true." }}
 {{- end }}
 {{- if and $v.tls.enabled (not $v.tls.secretName) (not $v.tls.options) }}
-{{- fail "tls.enabled is true; set tls.secretName to the Secret with the certificate, or tls.options to what names it otherwise." }}
+{{- fail "tls.enabled is true, but no certificate is named; set tls.secretName to its Secret, or tls.options to the gateway class's option for it." }}
 {{- end }}
 {{- if gt (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds) }}
-{{- fail (printf "healthCheck.timeoutSeconds is %d, longer than healthCheck.intervalSeconds, %d; the load balancer refuses that." (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds)) }}
+{{- fail (printf "healthCheck.timeoutSeconds is %d, longer than healthCheck.intervalSeconds, %d, which the load balancer refuses; lower the timeout or raise the interval." (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds)) }}
 {{- end }}
 {{- if eq $v.flavour "gke" }}
 {{- if lt (len $v.regions) 2 }}
-{{- fail "regions lists fewer than two; name the regions of both serving clusters." }}
+{{- fail "regions lists fewer than two regions; list the regions of both serving clusters." }}
 {{- end }}
 {{- if and $v.gke.preferredRegion (not (has $v.gke.preferredRegion $v.regions)) }}
-{{- fail (printf "gke.preferredRegion is %q, which is not among the regions." $v.gke.preferredRegion) }}
+{{- fail (printf "gke.preferredRegion is %q, which is not among the regions; use one of them, or add it to regions." $v.gke.preferredRegion) }}
 {{- end }}
 {{- range $region, $_ := $v.gke.capacityPercent }}
 {{- if not (has $region $v.regions) }}
-{{- fail (printf "gke.capacityPercent has %q, which is not among the regions." $region) }}
+{{- fail (printf "gke.capacityPercent has %q, which is not among the regions; remove it, or add it to regions." $region) }}
 {{- end }}
 {{- end }}
 {{- else if lt (len $v.envoy.backends) 2 }}
-{{- fail "envoy.backends lists fewer than two; name what answers in each region." }}
+{{- fail "envoy.backends lists fewer than two backends; list the address of each region." }}
 {{- end }}
 {{- end }}
 
@@ -38,7 +38,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{/* Pools by name and port, those that are routed to. */}}
+{{/* The pools that the gateway routes to: name and port. */}}
 {{- define "gateway.pools" -}}
 {{- if .Values.pools.grpc }}
 grpc: 9000
@@ -48,7 +48,7 @@ http: 8000
 {{- end }}
 {{- end }}
 
-{{/* gRPC is told by its services' paths: all names begin with a package. */}}
+{{/* Routes recognize gRPC by the paths of its services, which all begin with a package name. */}}
 {{- define "gateway.match" -}}
 {{- if eq . "grpc" }}
 matches:
@@ -62,7 +62,7 @@ matches:
 {{- end }}
 {{- end }}
 
-{{/* Where the requests of (dict "root" $ "pool" "grpc") go: what the fleet's clusters export. */}}
+{{/* The exported object that gets the requests of (dict "root" $ "pool" "grpc"). */}}
 {{- define "gateway.backend" -}}
 {{- if and (eq .pool "grpc") (eq .root.Values.gke.grpcBackend "service") -}}
 group: net.gke.io

@@ -1,4 +1,4 @@
-{{/* Names, labels and what is made from the slice. Nothing here renders an object. */}}
+{{/* Names, labels and values derived from the slice. Nothing here renders an object. */}}
 
 {{- define "antipode.labels" -}}
 app.kubernetes.io/name: antipode
@@ -30,12 +30,12 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* A claim's template cannot be changed, so another claim has another name. */}}
+{{/* A claim template is immutable, so its name changes with its content. */}}
 {{- define "antipode.claim" -}}
 {{ .Release.Name }}-netdev-{{ .Values.dranet | toJson | sha256sum | trunc 8 }}
 {{- end }}
 
-{{/* Those that serve: of a group of hosts the leader alone, for the others open no port. */}}
+{{/* Selects the pods that serve. In a group of hosts only the leader serves; followers open no port. */}}
 {{- define "antipode.leaders" -}}
 {{ include "antipode.selector" . }}
 {{- if gt (include "antipode.hosts" . | int) 1 }}
@@ -43,7 +43,7 @@ leaderworkerset.sigs.k8s.io/worker-index: "0"
 {{- end }}
 {{- end }}
 
-{{/* Slices by name: their machines, the chips of a machine, and how many machines if not one. */}}
+{{/* Slices by name: machine type, chips per machine, and the number of machines if there are several. */}}
 {{- define "antipode.slices" -}}
 v5e:1x1: {machine: ct5lp-hightpu-1t, chips: 1}
 v5e:2x2: {machine: ct5lp-hightpu-4t, chips: 4}
@@ -59,7 +59,7 @@ v7x:2x2x1: {machine: tpu7x-standard-4t, chips: 4}
 v7x:2x2x2: {machine: tpu7x-standard-4t, chips: 4, hosts: 2}
 {{- end }}
 
-{{/* The slice's row of that table, with what GKE's labels call it; nothing for cpu. */}}
+{{/* The slice's row of the table of slices, plus its values for GKE's node labels; empty for cpu. */}}
 {{- define "antipode.slice" -}}
 {{- with index (include "antipode.slices" . | fromYaml) .Values.slice }}
 {{- $generation := first (splitList ":" $.Values.slice) }}
@@ -85,7 +85,7 @@ v7x:2x2x2: {machine: tpu7x-standard-4t, chips: 4, hosts: 2}
 {{ mul $slice.chips $slice.hosts }}
 {{- end }}
 
-{{/* Time for the lame duck and the drain, and some to end in, where no other is set. */}}
+{{/* terminationGracePeriodSeconds or, if that is 0, the lame duck plus the drain plus 15 seconds. */}}
 {{- define "antipode.gracePeriod" -}}
 {{ .Values.terminationGracePeriodSeconds | default (add .Values.server.lameDuckSeconds .Values.server.drainTimeoutSeconds 15) }}
 {{- end }}

@@ -1,9 +1,10 @@
 {{/*
-What a picker of the pool "http" or "grpc" chooses by (llm-d-router's EndpointPickerConfig, read strictly:
-a name it does not know ends it).
+The configuration of the picker of the pool "http" or "grpc": an EndpointPickerConfig of llm-d-router. The
+picker reads it strictly: it exits on a name that it does not know.
 
-A gRPC request has no body that it can read, so it goes by load alone; of HTTP, what is not an OpenAI
-request does. Both read metrics from the HTTP port, for the gRPC port has none.
+The picker cannot read the body of a gRPC request, so it places gRPC requests only by load. It does the same
+with HTTP requests that are not OpenAI requests. Both pickers read metrics from the HTTP port, because the gRPC
+port has none.
 */}}
 {{- define "antipode.pickerConfig" -}}
 {{- $isHttp := eq . "http" -}}
@@ -38,7 +39,7 @@ plugins:
     parameters:
       attributeKey: antipode.device_busy
       algorithm: {type: linear_lower_is_better, normalization: {fixedRange: {min: 0, max: 1}}}
-# Where none of these knows a path, the request is refused: the last one takes every path.
+# The picker refuses a request if no parser knows its path, so the last parser takes every path.
 requestHandler:
   parsers:
     {{- if $isHttp }}

@@ -1,4 +1,4 @@
-{{/* The pod of a server, of (dict "root" $ "follower" false). A follower is a further host of a slice. */}}
+{{/* A server's pod, from (dict "root" $ "follower" false). A follower is a further host of a multi-host slice. */}}
 
 {{- define "antipode.environment" -}}
 {{- $follower := .follower }}
@@ -19,7 +19,7 @@
 {{- if eq $v.swap.mode "inPlace" }}
 {{- $_ := set $set "ANTIPODE_MODEL_CONFIG" "/etc/antipode/model.yaml" }}
 {{- else }}
-{{- /* A pod keeps its variables, also when its container starts again; a file would change under it. */}}
+{{- /* A pod keeps its environment variables when its container restarts. A mounted file could change meanwhile. */}}
 {{- $_ := set $set "ANTIPODE_MODEL" (printf "%s/%s" (include "antipode.modelPath" . | trimSuffix "/") $v.model.version) }}
 {{- $_ := set $set "ANTIPODE_SERVED_MODEL_NAME" $v.model.name }}
 {{- $_ := set $set "ANTIPODE_SWAP_POLICY" $v.swap.policy }}
@@ -141,7 +141,7 @@ spec:
         - name: tpu-metrics
           containerPort: 8431
         {{- end }}
-      # Alive from the first moment, also while it compiles; hung is what it is not.
+      # The server is alive from its first moment, also while it compiles. Only a hung server fails this check.
       startupProbe:
         httpGet: {path: /readyz, port: http}
         periodSeconds: 5
@@ -205,7 +205,7 @@ spec:
         {{- end }}
   volumes:
     {{- if eq $v.swap.mode "inPlace" }}
-    # A whole folder, not a file of it: only then does the kubelet bring changes into running pods.
+    # The whole folder is mounted: the kubelet does not update a single mounted file in running pods.
     - name: model-config
       configMap:
         name: {{ .Release.Name }}-model

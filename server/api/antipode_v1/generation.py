@@ -42,7 +42,7 @@ class GenerationServicer:
         async with errors_as_status(context):
             message = translate.parse(pb.TokenizeRequest, data)
             adopt_request_id(context)
-            model = self._service.find_model(message.model)
+            model = self._service.models.find(message.model)
             text = await self._text(message)
             token_ids = await self._service.tokenize(
                 text, add_special_tokens=translate.add_special_tokens(message)
@@ -53,7 +53,7 @@ class GenerationServicer:
         async with errors_as_status(context):
             message = translate.parse(pb.DetokenizeRequest, data)
             adopt_request_id(context)
-            self._service.find_model(message.model)
+            self._service.models.find(message.model)
             text = await self._service.detokenize(message.token_ids)
             return pb.DetokenizeResponse(text=text)
 

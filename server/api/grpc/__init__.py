@@ -1,1 +1,1 @@
-"""gRPC mechanics that no service owns: statuses, health, reflection, the server object."""
+"""The mechanics of gRPC for every service: statuses, health, reflection, the server object."""

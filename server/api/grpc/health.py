@@ -1,7 +1,7 @@
-"""grpc.health.v1, answered from the service's readiness at the moment of asking.
+"""grpc.health.v1, answered from the service's readiness at the moment of each check.
 
-Nothing is cached, so a status cannot lag behind: a watch compares several times a second. Knows
-readiness only as a function that says yes or no.
+Nothing is cached, so a status cannot lag behind: a watch compares it several times per second.
+Knows readiness only as a function that returns true or false.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class HealthServicer:
         return health_pb2.HealthListResponse(statuses=statuses)
 
     async def watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
-        """Tell the status now and at each change; runs until the client goes or the server stops.
+        """Send the status now and at each change, until the client or the server ends the call.
 
-        As the protocol has it, an unknown service is SERVICE_UNKNOWN here and no error.
+        In the protocol, an unknown service has the status SERVICE_UNKNOWN here, and is no error.
         """
-        told = None
+        sent = None
         while True:
-            if (response := self._response(request.service)) != told:
+            if (response := self._response(request.service)) != sent:
                 await context.write(response)
-                told = response
+                sent = response
             await asyncio.sleep(WATCH_PERIOD_SECONDS)
 
     def _response(self, service: str) -> Any:

@@ -1,7 +1,7 @@
-"""Server reflection, under both its names.
+"""Server reflection, under both of its names.
 
-grpcio ships v1alpha only; v1 has the same messages on the wire, so the same handler answers it.
-Only services whose descriptors are at hand are listed, so that a client can describe all it lists.
+grpcio has only v1alpha. v1 has the same messages on the wire, so the same handler answers it. Only
+services with known descriptors are listed, so that a client can describe every listed service.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _V1_NAME = "grpc.reflection.v1.ServerReflection"
 
 
 def add_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> None:
-    """Let clients ask `server` for the descriptors of these services and of reflection itself."""
+    """Let clients ask `server` for the descriptors of these services and of reflection."""
     servicer = reflection.aio.ReflectionServicer([*service_names, reflection.SERVICE_NAME])
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

@@ -1,4 +1,4 @@
-"""A gRPC server as its process starts and stops it. Knows no service."""
+"""A gRPC server that its process starts and stops. Knows no service."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 
 import grpc
 
-# Longer than any drain: `stop` is what ends the wait.
+# Seconds; longer than any drain, so `stop` ends the wait.
 _UNTIL_STOPPED_SECONDS = 86_400.0
 
 
 class GrpcServer:
-    """A bound server, not started. Belongs to the event loop it is created in."""
+    """A bound server that is not started. Belongs to the event loop that creates it."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
@@ -21,11 +21,11 @@ class GrpcServer:
         await self._server.start()
 
     def stop_accepting(self) -> None:
-        """Close the port and send clients elsewhere (GOAWAY); calls that run go on until `stop`."""
+        """Close the port and send clients elsewhere (GOAWAY). Running calls go on until `stop`."""
         self._refusal = asyncio.create_task(self._server.stop(_UNTIL_STOPPED_SECONDS))
 
     async def stop(self, grace: float) -> None:
-        """End every call within `grace` seconds, which health watches always take."""
+        """End every call within `grace` seconds. Health watches never end before that."""
         if self._refusal is not None:
             self._refusal.cancel()
             await asyncio.wait([self._refusal])

@@ -1,6 +1,6 @@
-"""How a call is named in its metadata, and how an error of the service ends it.
+"""The id of a call in its metadata, and the status that an error ends it with.
 
-Only looks up what `server.errors` says of the error's kind; knows no method and no message.
+It only looks up an error's kind in `server.errors`. Knows neither methods nor messages.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ type Context = grpc.aio.ServicerContext[Any, Any]
 
 REQUEST_ID_KEY = "x-request-id"
 
-# Trailers must fit the few kilobytes a peer accepts as metadata, whatever a message quotes.
+# Trailers must fit the few kilobytes of metadata that a peer accepts, whatever a message quotes.
 MAX_DETAILS_LENGTH = 1024
 
 _log = logging.getLogger(__name__)
 
 
 def adopt_request_id(context: Context, given: str = "") -> str:
-    """The id `given` by the request, or that of the call's metadata, or else a new one.
+    """The id `given` in the request, or the id in the call's metadata, or a new one.
 
-    Whatever becomes of the call, its trailing metadata will say it. ApiError for a given one that
+    The call's trailing metadata carries the id in every case. Raises ApiError for a given id that
     metadata cannot carry.
     """
     if given:
@@ -41,16 +41,16 @@ def adopt_request_id(context: Context, given: str = "") -> str:
 
 
 def _metadata_id(context: Context) -> str:
-    """Empty where there is none, or one that is not fit to be repeated."""
+    """The id in the call's metadata; "" where there is none, or where it must not be repeated."""
     request_id = str(dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, ""))
     return request_id if is_request_id(request_id) else ""
 
 
 @asynccontextmanager
 async def errors_as_status(context: Context) -> AsyncIterator[None]:
-    """End the call with the status of an error that leaves the block; INTERNAL for one unforeseen.
+    """End the call with the status of the error that leaves the block; INTERNAL for other errors.
 
-    A call that turns out to be over, because its client went away, counts as cancelled.
+    A call that is already over, because its client has disconnected, counts as cancelled.
     """
     try:
         try:
@@ -62,7 +62,7 @@ async def errors_as_status(context: Context) -> AsyncIterator[None]:
 
 
 def _for_client(error: Exception) -> ApiError:
-    """What an unforeseen error says goes to the log only: it was not written for a client."""
+    """The error for the client. The text of an unforeseen error goes only to the log."""
     if isinstance(error, grpc.aio.InternalError):
         raise error
     if isinstance(error, ApiError):
@@ -72,7 +72,7 @@ def _for_client(error: Exception) -> ApiError:
 
 
 async def abort(context: Context, error: ApiError) -> Never:
-    """End the call with the error's status, and where a retry is worth it the time to wait."""
+    """End the call with the error's status and, if a retry may help, the time to wait."""
     spec = error.kind.spec
     trailing = tuple(context.trailing_metadata())
     if spec.retry_after is not None:

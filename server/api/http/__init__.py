@@ -1,1 +1,1 @@
-"""HTTP mechanics that no protocol owns: errors, events, limits, disconnects, OpenAPI."""
+"""The mechanics of HTTP for every protocol on it: errors, events, limits, disconnects, OpenAPI."""

@@ -1,4 +1,4 @@
-"""Bodies that every protocol over HTTP answers with, and how a struct becomes a response."""
+"""The bodies that every protocol over HTTP sends, and how a struct becomes a response."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Notices that a client went away, and ends what is done for it.
+"""Notices that a client has disconnected, and cancels the work for that client.
 
-Knows ASGI and nothing else.
+Knows only ASGI.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from server.errors import ApiError, ErrorKind
 
 
 class ClientGoneError(ApiError):
-    """Nobody is left to be answered."""
+    """The client has disconnected, so nobody can receive a response."""
 
     def __init__(self) -> None:
         super().__init__(ErrorKind.CANCELLED, "the client closed the connection")
@@ -36,7 +36,7 @@ async def until_disconnect(receive: Receive) -> AsyncIterator[None]:
         while (await receive())["type"] != "http.disconnect":
             pass
         is_gone = True
-        # The block is suspended while this runs, so the cancellation surfaces inside it.
+        # The block is suspended while this runs, so the cancellation is raised inside the block.
         task.cancel()
 
     watcher = asyncio.create_task(watch())

@@ -1,7 +1,7 @@
-"""Every failure in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+"""Sends every failure in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 
-Looks kinds up in the table of `server.errors`; decides nothing itself. What a client sent is never
-logged and never repeated in full.
+It looks kinds up in the table of `server.errors` and decides nothing itself. It never logs what a
+client sent, and never repeats it in full.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _KIND_OF_STATUS = {404: ErrorKind.NOT_FOUND, 413: ErrorKind.TOO_LARGE}
 
 
 def error_json(error: ApiError) -> bytes:
-    """The body that tells a client of `error`."""
+    """The body that reports `error` to a client."""
     detail = ErrorDetail(
-        # A message may quote what a client sent, and JSON can carry lone surrogates.
+        # A message may quote a client's JSON, and JSON can carry lone surrogates.
         message=error.message.encode(errors="replace").decode(),
         type=error.kind.spec.openai_type,
         param=error.param,
@@ -46,7 +46,7 @@ def error_response(error: ApiError, status: int | None = None, **headers: str) -
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Give every way to fail its answer."""
+    """Register a handler for every kind of failure."""
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -59,7 +59,7 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
 
 
 async def _on_http_exception(_: Request, error: Exception) -> Response:
-    """No such route, wrong method, a body that is too large or not readable as JSON."""
+    """An unknown route, a wrong method, or a body that is too large or no JSON."""
     assert isinstance(error, HTTPException)
     kind = _KIND_OF_STATUS.get(error.status_code, ErrorKind.INVALID_REQUEST)
     message = _reading_fault(error.__cause__) or str(error.detail)

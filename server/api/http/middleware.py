@@ -1,6 +1,6 @@
-"""What holds for every request, before any route: an id that its response repeats, a bounded body.
+"""Applies to every request before its route: a request id on the response, and a limit on the body.
 
-Knows ASGI; decides by headers and lengths, never by what a body says.
+It decides by headers and lengths. Knows ASGI, but not what a body says.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEADER = "x-request-id"
 
 
 class RequestIdMiddleware:
-    """Takes the client's X-Request-Id, or makes one up, and puts it on the response."""
+    """Takes the client's X-Request-Id, or creates an id, and puts it on the response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -42,7 +42,7 @@ class RequestIdMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Answers 413 to a longer body: at once if it declares its length, else when it gets there."""
+    """Answers 413 to a longer body: at once if its declared length is too long, else on arrival."""
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
         self._app = app
@@ -54,7 +54,7 @@ class BodyLimitMiddleware:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_body_bytes:
-            # Closing is what spares both sides the rest of the body.
+            # Closing the connection saves both sides the rest of the body.
             response = error_response(self._too_large(), connection="close")
             await response(scope, receive, send)
             return
@@ -79,7 +79,7 @@ class BodyLimitMiddleware:
 
 
 def adopt_request_id(request: Request, given: str | None) -> str:
-    """The request's id: its body's, if there is one, replaces what the middleware settled on."""
+    """The request's id. An id in the body replaces the id that the middleware chose."""
     if given is not None:
         check_request_id(given)
         request.state.request_id = given

@@ -1,7 +1,7 @@
-"""The OpenAPI document's part about answers, from the structs that are encoded.
+"""The responses in the OpenAPI document, made from the structs that are encoded.
 
-FastAPI describes the requests; this module says which response refers to which struct, and adds
-the structs' schemas.
+FastAPI describes the requests. This module names the struct of each response and adds the structs'
+schemas.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ type Responses = dict[int | str, dict[str, Any]]
 
 
 def json_responses(body: type[msgspec.Struct]) -> Responses:
-    """For an endpoint that answers with `body`, or else with an error."""
+    """The responses of an endpoint that sends `body` or an error."""
     return {200: {"description": "The answer.", "content": json_content(body)}, **_errors()}
 
 
 def generation_responses(whole: type[msgspec.Struct], chunk: type[msgspec.Struct]) -> Responses:
-    """For an endpoint that answers whole or, with `stream`, as server-sent events."""
+    """The responses of an endpoint that answers whole or, with `stream`, as server-sent events."""
     document = json_responses(whole)
     document[200]["description"] = (
         f"The answer; with `stream`, events whose data is a {chunk.__name__} or an error, then "
@@ -41,7 +41,7 @@ def text_responses(media_type: str) -> Responses:
 
 
 def describe(app: FastAPI, bodies: Iterable[type[msgspec.Struct]]) -> None:
-    """Make `app.openapi` return the complete document, with the schemas of `bodies` in it."""
+    """Make `app.openapi` return the complete document, with the schemas of `bodies`."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -65,7 +65,7 @@ def json_content(body: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _event(chunk: type[msgspec.Struct]) -> dict[str, Any]:
-    """One server-sent event, whose data is a chunk or an error in JSON, or the word of the end."""
+    """One server-sent event. Its data is a chunk or an error as JSON, or the end mark."""
     bodies = [{"$ref": _REF.format(name=body.__name__)} for body in (chunk, ErrorBody)]
     document = {"contentMediaType": "application/json", "contentSchema": {"anyOf": bodies}}
     data = {"type": "string", "anyOf": [{"const": "[DONE]"}, document]}
@@ -75,11 +75,11 @@ def _event(chunk: type[msgspec.Struct]) -> dict[str, Any]:
 def _errors() -> Responses:
     return {
         "4XX": {
-            "description": "The request cannot be met as it is.",
+            "description": "The request cannot be served as it is.",
             "content": json_content(ErrorBody),
         },
         "5XX": {
-            "description": "The server cannot meet it now.",
+            "description": "The server cannot serve the request now.",
             "content": json_content(ErrorBody),
         },
     }

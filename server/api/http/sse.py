@@ -1,7 +1,7 @@
-"""Server-sent events: one write per wake-up, holding every event that is there, each one whole.
+"""Server-sent events: each wake-up is one write with every event that is ready, each event whole.
 
-A client that has gone or reads nothing has its request aborted. This module knows ASGI and when to
-write, not what the events say.
+If a client is gone or reads nothing, its request is aborted. Knows ASGI and when to write, but not
+what the events say.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ logger = logging.getLogger(__name__)
 HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    # Asks proxies of nginx's kind not to hold events back.
+    # Asks nginx and similar proxies not to hold events back.
     (b"x-accel-buffering", b"no"),
 )
 DONE = b"data: [DONE]\n\n"
 
 
 class Chunks(Protocol):
-    """How an endpoint words a stream."""
+    """The chunks that an endpoint makes of a stream."""
 
     def chunks(self, taken: list[tuple[int, Delta]]) -> Iterable[msgspec.Struct]:
-        """The chunks for these deltas, each with its prompt's position; may be none."""
+        """The chunks for these deltas, each with its prompt's position; may be empty."""
 
     def closing(self) -> Iterable[msgspec.Struct]:
         """The chunks after the last delta."""
 
 
 class EventStream(Response):
-    """Writes a group's deltas as they come, and closes the group however that ends."""
+    """Writes a group's deltas as they come, and closes the group in every case."""
 
     def __init__(
         self, group: GenerationGroup, chunks: Chunks, *, write_timeout_seconds: float
@@ -77,12 +77,12 @@ class EventStream(Response):
         await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, message: Message) -> None:
-        """TimeoutError if the client leaves no room to write in."""
+        """Send a message. TimeoutError if the client does not read for too long."""
         async with asyncio.timeout(self._write_timeout_seconds):
             await send(message)
 
     async def _events(self) -> AsyncGenerator[bytes]:
-        """Everything to write at each wake-up, to the end or an error."""
+        """The bytes to write at each wake-up, until the end or an error."""
         try:
             while taken := await self._group.take():
                 if events := _encode(self._chunks.chunks(taken)):

@@ -1,1 +1,1 @@
-"""OpenAI's endpoints: request and response bodies, and what happens between them."""
+"""OpenAI's endpoints: request and response bodies, and the steps between them."""

@@ -1,7 +1,7 @@
-"""What both generation endpoints do alike: start, wait or stream, count, and word logprobs.
+"""The part that both generation endpoints share: start, wait or stream, count, word logprobs.
 
-The endpoints bring the shapes; this module brings the order of events between a request that has
-been read and a response that is complete.
+The endpoints define the shapes of the bodies. This module defines the order of events between a
+request that has been read and a response that is complete.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from server.api.openai.responses import (
 from server.api.service import Service
 from server.api.stream import Generation, GenerationGroup
 
-# JSON has no infinity; this is what a token that cannot be drawn gets.
+# Replaces the -inf of a token that cannot be drawn, because JSON has no infinity.
 LOWEST_LOGPROB = -9999.0
 MAX_TIMEOUT_DIGITS = 9
 
 
 class Renderer(Chunks, Protocol):
-    """How an endpoint words an answer, in one piece or in chunks."""
+    """An endpoint's wording of an answer, as a whole or in chunks."""
 
     def whole(self, answers: list[list[Delta]]) -> msgspec.Struct:
-        """The answer from each prompt's finished choices."""
+        """The whole answer, from each prompt's finished choices."""
 
 
 async def answer(
@@ -49,7 +49,7 @@ async def answer(
     stream: bool,
     write_timeout_seconds: float,
 ) -> Response:
-    """Generate and respond. Whatever the client's leaving interrupts is aborted."""
+    """Generate and respond. If the client disconnects, its request is aborted."""
     async with until_disconnect(request.receive):
         group = await service.start_group(requests)
         if not stream:
@@ -59,15 +59,15 @@ async def answer(
 
 
 def timeout_seconds(request: Request) -> float | None:
-    """What is left of the gateway's deadline, if the gateway (Envoy's header) says so."""
+    """The seconds left of the gateway's deadline, if the gateway sends it (Envoy's header)."""
     value = request.headers.get("x-envoy-expected-rq-timeout-ms", "")
     is_number = value.isascii() and value.isdecimal() and len(value) <= MAX_TIMEOUT_DIGITS
-    # Envoy's word for no deadline is 0.
+    # Envoy sends 0 where there is no deadline.
     return int(value) / 1000 if is_number and int(value) else None
 
 
 def head(prefix: str, generation: Generation) -> dict[str, Any]:
-    """The fields of `Answer`, the same for every chunk of a stream."""
+    """The fields of `AnswerHead`; the same for every chunk of a stream."""
     model, version = generation.model, generation.version
     return {
         "id": f"{prefix}-{generation.request.request_id}",
@@ -80,7 +80,7 @@ def head(prefix: str, generation: Generation) -> dict[str, Any]:
 
 
 def fingerprint(model: str, version: str) -> str:
-    """Changes whenever the same seed may give other tokens: with the model and its version."""
+    """A name that changes with the model and its version: the same seed may give other tokens."""
     return "fp_" + hashlib.blake2b(f"{model}@{version}".encode(), digest_size=6).hexdigest()
 
 
@@ -94,7 +94,7 @@ def usage_body(usage: Usage) -> UsageBody:
 
 
 def prompt_logprobs(generation: Generation) -> PromptLogprobs | msgspec.UnsetType:
-    """Left out unless asked for by that name."""
+    """The prompt's log probabilities; UNSET unless the request asks for `prompt_logprobs`."""
     if generation.prompt_logprobs is None:
         return msgspec.UNSET
     return [None if entry is None else _candidates(entry) for entry in generation.prompt_logprobs]

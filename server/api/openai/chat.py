@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: messages through the model's chat template, whole or as events."""
+"""POST /v1/chat/completions: applies the chat template to messages, answers whole or as events."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
         response_class=Response,
     )
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
-        includes_usage = body.includes_usage
+        includes_usage = body.read_includes_usage()
         generate = await generate_request(service, body, request)
         return await answer(
             service,
@@ -60,14 +60,14 @@ def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
 
 
 async def generate_request(service: Service, body: ChatBody, request: Request) -> GenerateRequest:
-    """The service request whose prompt is the rendered conversation."""
+    """The service request, with the rendered conversation as its prompt."""
     body.check_supported()
     max_tokens = (
         body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     )
-    sampling = body.sampling(max_tokens=max_tokens, logprobs=body.num_logprobs)
+    sampling = body.sampling(max_tokens=max_tokens, logprobs=body.read_num_logprobs())
     request_id = adopt_request_id(request, body.request_id)
-    resume = body.resumed
+    resume = body.read_resume()
     return GenerateRequest(
         prompt=await _prompt(service, body),
         model=body.model,
@@ -81,7 +81,7 @@ async def generate_request(service: Service, body: ChatBody, request: Request) -
 
 
 async def _prompt(service: Service, body: ChatBody) -> str | tuple[int, ...]:
-    """Token ids of a resumed stream as they were told: a template may look at the clock."""
+    """The prompt. A resumed stream brings its own token ids: a template may read the clock."""
     if body.resume is not None and body.resume.prompt_token_ids is not None:
         return tuple(body.resume.prompt_token_ids)
     messages = [message.for_template() for message in body.messages]
@@ -89,7 +89,7 @@ async def _prompt(service: Service, body: ChatBody) -> str | tuple[int, ...]:
 
 
 class ChatRenderer:
-    """One prompt; each choice's first chunk names the role, the response's first the prompt."""
+    """One prompt. Each choice's first chunk has the role; the response's first has the prompt."""
 
     def __init__(self, body: ChatBody, group: GenerationGroup, *, includes_usage: bool) -> None:
         self._group = group

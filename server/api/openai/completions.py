@@ -1,4 +1,4 @@
-"""POST /v1/completions: prompts in any of OpenAI's four forms, answered whole or as events."""
+"""POST /v1/completions: takes prompts in OpenAI's four forms, answers whole or as events."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def completions_router(service: Service, *, write_timeout_seconds: float) -> API
     )
     async def create_completion(body: CompletionBody, request: Request) -> Response:
         requests = generate_requests(body, request)
-        includes_usage = body.includes_usage
+        includes_usage = body.read_includes_usage()
         return await answer(
             service,
             requests,
@@ -60,13 +60,13 @@ def completions_router(service: Service, *, write_timeout_seconds: float) -> API
 
 
 def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRequest]:
-    """One service request for each prompt."""
+    """One service request per prompt."""
     body.check_supported()
     sampling = body.sampling(max_tokens=body.max_tokens, logprobs=body.logprobs)
     if body.echo and body.logprobs is not None and body.prompt_logprobs is None:
         sampling = replace(sampling, prompt_logprobs=body.logprobs)
     request_id = adopt_request_id(request, body.request_id)
-    prompts, resume = body.prompts, body.resumed
+    prompts, resume = body.prompts, body.read_resume()
     if resume is not None and len(prompts) != 1:
         raise invalid("resume takes one prompt", "resume")
     return [
@@ -85,7 +85,7 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
 
 
 class CompletionRenderer:
-    """Choices are numbered through all prompts, `n` for each."""
+    """Numbers the choices through all prompts, with `n` choices per prompt."""
 
     def __init__(
         self, body: CompletionBody, group: GenerationGroup, *, includes_usage: bool
@@ -111,7 +111,7 @@ class CompletionRenderer:
     def chunks(self, taken: list[tuple[int, Delta]]) -> Iterator[Completion]:
         for position, delta in taken:
             choice = self._choice(position, delta)
-            if _says_something(choice):
+            if _has_content(choice):
                 yield Completion(**self._head, choices=[choice], usage=self._chunk_usage)
 
     def closing(self) -> Iterable[Completion]:
@@ -125,7 +125,7 @@ class CompletionRenderer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opening:
-    """What a choice says of its prompt, once. `logprobs` begins with the unscored `first_token`."""
+    """A choice's part about its prompt, sent once. `logprobs` starts with the unscored token."""
 
     text: str = ""
     first_token: str = ""
@@ -135,7 +135,7 @@ class _Opening:
 
 
 class _ChoiceWriter:
-    """Words the deltas of one choice, the first of them with the opening."""
+    """Writes the deltas of one choice; the first delta includes the opening."""
 
     def __init__(
         self, body: CompletionBody, generation: Generation, position: int, index: int
@@ -146,7 +146,7 @@ class _ChoiceWriter:
         self._opening = _Opening() if body.resume else _opening(body, generation)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._offset = 0
-        for token_id in _told_token_ids(body, generation, index):
+        for token_id in _sent_token_ids(body, generation, index):
             self._offset += len(self._decoder.decode(generation.token_bytes(token_id)))
 
     def write(self, delta: Delta) -> CompletionChoice:
@@ -167,7 +167,7 @@ class _ChoiceWriter:
     def _logprobs(
         self, entries: Sequence[TokenLogprob | None], first_token: str
     ) -> CompletionLogprobs:
-        """OpenAI's parallel lists; offsets into the text go on from one call to the next."""
+        """OpenAI's parallel lists. Offsets into the text continue from one call to the next."""
         return CompletionLogprobs(
             tokens=[first_token if entry is None else entry.token for entry in entries],
             token_logprobs=[None if entry is None else finite(entry.logprob) for entry in entries],
@@ -194,8 +194,8 @@ def _opening(body: CompletionBody, generation: Generation) -> _Opening:
     )
 
 
-def _told_token_ids(body: CompletionBody, generation: Generation, index: int) -> tuple[int, ...]:
-    """The tokens whose log probabilities a stream had told before it was resumed here."""
+def _sent_token_ids(body: CompletionBody, generation: Generation, index: int) -> tuple[int, ...]:
+    """The tokens whose log probabilities the stream sent before it was resumed on this server."""
     if generation.request.resume is None:
         return ()
     is_echoed = body.echo and body.logprobs is not None
@@ -203,14 +203,14 @@ def _told_token_ids(body: CompletionBody, generation: Generation, index: int) ->
     return prompt + generation.received_token_ids(index)
 
 
-def _says_something(choice: CompletionChoice) -> bool:
-    """False while all there is to say is held back."""
+def _has_content(choice: CompletionChoice) -> bool:
+    """False for a delta with nothing to send, because all of its text is held back."""
     extras = choice.logprobs or choice.token_ids or choice.prompt_logprobs
     return bool(choice.text or choice.finish_reason or extras)
 
 
 def _top(entry: TokenLogprob) -> dict[str, float]:
-    """The token and its alternatives; of those that read the same the likeliest stays."""
+    """The token and its alternatives; of alternatives with the same text, the likeliest stays."""
     top: dict[str, float] = {}
     for candidate in (entry, *entry.top):
         top.setdefault(candidate.token, finite(candidate.logprob))

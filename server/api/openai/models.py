@@ -1,4 +1,4 @@
-"""The models that can be asked for, and text to token ids and back."""
+"""The list of models, and the conversion of text to token ids and back."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def models_router(service: Service) -> APIRouter:
 def _add_models(router: APIRouter, service: Service) -> None:
     @router.get("/v1/models", summary="List models", responses=json_responses(ModelList))
     async def list_models() -> Response:
-        return json_response(ModelList(data=[_card(model) for model in service.models()]))
+        return json_response(ModelList(data=[_card(model) for model in service.models.loaded()]))
 
     @router.get("/v1/models/{model:path}", summary="A model", responses=json_responses(ModelCard))
     async def get_model(model: str) -> Response:
-        return json_response(_card(service.find_model(model)))
+        return json_response(_card(service.models.find(model)))
 
 
 def _add_tokens(router: APIRouter, service: Service) -> None:
     @router.post("/tokenize", summary="Text to token ids", responses=json_responses(Tokenized))
     async def tokenize(body: TokenizeBody) -> Response:
-        model = service.find_model(body.model)
+        model = service.models.find(body.model)
         token_ids = await service.tokenize(
             await _text(service, body), add_special_tokens=_adds_special_tokens(body)
         )
@@ -50,7 +50,7 @@ def _add_tokens(router: APIRouter, service: Service) -> None:
 
     @router.post("/detokenize", summary="Token ids to text", responses=json_responses(Detokenized))
     async def detokenize(body: DetokenizeBody) -> Response:
-        service.find_model(body.model)
+        service.models.find(body.model)
         return json_response(Detokenized(await service.detokenize(body.tokens)))
 
 
@@ -76,7 +76,7 @@ async def _text(service: Service, body: TokenizeBody) -> str:
 
 
 def _adds_special_tokens(body: TokenizeBody) -> bool:
-    """A chat template writes its own."""
+    """False for chat messages: the chat template writes its own special tokens."""
     if body.add_special_tokens is None:
         return body.messages is None
     return body.add_special_tokens

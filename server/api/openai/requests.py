@@ -8,7 +8,8 @@ could not honour, are refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, cast
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -18,6 +19,7 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    create_model,
 )
 from pydantic_core import PydanticCustomError
 
@@ -29,7 +31,7 @@ from server.api.validation import (
     RANGES,
     invalid,
 )
-from server.link.frames import MAX_STOP_TOKEN_IDS
+from server.link.sampling import MAX_STOP_TOKEN_IDS, OPTIONS, Option
 
 # Fields of the OpenAI API and of other servers that would change the answer, and the values with
 # which they would not.
@@ -99,6 +101,15 @@ Stop = Annotated[
 ]
 
 
+# The options of the service that have the same name and value in a body, lists for tuples.
+_SAME_NAME = {field.name for field in fields(Sampling)} - {
+    "max_tokens",
+    "logprobs",
+    "logit_bias",
+    "stop",
+}
+
+
 def bounds(name: str) -> dict[str, Any]:
     """The service's range of a field, as the OpenAPI document shows it."""
     return RANGES[name].schema()
@@ -141,24 +152,32 @@ class ResumeBody(_Body):
         )
 
 
-class SamplingBody(_Body):
+def _field(option: Option) -> Any:
+    """A field of a body for an option of the table: its type, and what the document shows of it."""
+    shown = Field(
+        None, json_schema_extra=option.rule.allowed.schema(), description=option.rule.description
+    )
+    return option.type | None, shown
+
+
+if TYPE_CHECKING:
+    # No type checker can read fields from a table. `SamplingBody.sampling` reads them by name.
+    _OptionsBody = _Body
+else:
+    _OptionsBody = create_model(
+        "_OptionsBody",
+        __base__=_Body,
+        **{option.name: _field(option) for option in OPTIONS if option.rule.row is not None},
+    )
+
+
+class SamplingBody(_OptionsBody):
     """The options that both generation endpoints share. Null is the same as left out."""
 
     model: str = Field("", description="The served model's name; empty is whichever is served.")
     n: int | None = Field(None, json_schema_extra=bounds("n"), description="Choices; unset is 1.")
     max_tokens: int | None = Field(None, json_schema_extra=bounds("max_tokens"))
     min_tokens: int | None = Field(None, json_schema_extra=bounds("min_tokens"))
-    temperature: float | None = Field(
-        None, json_schema_extra=bounds("temperature"), description="Unset is 1, 0 is greedy."
-    )
-    top_p: float | None = Field(None, json_schema_extra=bounds("top_p"))
-    top_k: int | None = Field(
-        None, json_schema_extra=bounds("top_k"), description="0 and -1 switch it off."
-    )
-    min_p: float | None = Field(None, json_schema_extra=bounds("min_p"))
-    presence_penalty: float | None = Field(None, json_schema_extra=bounds("presence_penalty"))
-    frequency_penalty: float | None = Field(None, json_schema_extra=bounds("frequency_penalty"))
-    repetition_penalty: float | None = Field(None, json_schema_extra=bounds("repetition_penalty"))
     logit_bias: dict[str, float] | None = Field(
         None,
         description="Added to the logits, by token id.",
@@ -191,15 +210,13 @@ class SamplingBody(_Body):
         None, description="Used in the answer's id and the X-Request-Id header, instead of theirs."
     )
 
-    @property
-    def includes_usage(self) -> bool:
+    def read_includes_usage(self) -> bool:
         """Whether a stream ends with its token counts; ApiError where there is no stream."""
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options needs stream to be true", "stream_options")
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    @property
-    def resumed(self) -> ResumePoint | None:
+    def read_resume(self) -> ResumePoint | None:
         """In the service's words; ApiError where there is no stream that could go on."""
         if self.resume is None:
             return None
@@ -209,26 +226,13 @@ class SamplingBody(_Body):
 
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """All options in the service's words, but for two that each endpoint spells its own way."""
-        return Sampling(
-            max_tokens=max_tokens,
-            min_tokens=self.min_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            logit_bias=_logit_bias(self.logit_bias or {}),
-            seed=self.seed,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
-            stop_token_ids=tuple(self.stop_token_ids or ()),
-            include_stop_str_in_output=bool(self.include_stop_str_in_output),
-            ignore_eos=bool(self.ignore_eos),
-            skip_special_tokens=self.skip_special_tokens is not False,
-            logprobs=logprobs,
-            prompt_logprobs=self.prompt_logprobs,
-        )
+        given = {name: getattr(self, name) for name in _SAME_NAME} | {
+            "max_tokens": max_tokens,
+            "logprobs": logprobs,
+            "logit_bias": _logit_bias(self.logit_bias or {}),
+            "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
+        }
+        return Sampling(**{k: _frozen(value) for k, value in given.items() if value is not None})
 
 
 class CompletionBody(SamplingBody):
@@ -305,8 +309,7 @@ class ChatBody(SamplingBody, ChatOptions):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, json_schema_extra=bounds("logprobs"))
 
-    @property
-    def num_logprobs(self) -> int | None:
+    def read_num_logprobs(self) -> int | None:
         """In the service's words: None for none; ApiError if alternatives to nothing are asked."""
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
@@ -328,6 +331,10 @@ class TokenizeBody(ChatOptions):
 class DetokenizeBody(_Body):
     model: str = ""
     tokens: _TokenIds
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _logit_bias(logit_bias: Mapping[str, float]) -> dict[int, float]:

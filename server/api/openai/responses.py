@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+from server.link.frames import FinishReason, VersionState
 
 
 class PromptTokensDetails(Struct, frozen=True):
@@ -35,7 +35,7 @@ class PromptLogprob(Struct, frozen=True):
 type PromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class AnswerHead(Struct, frozen=True, kw_only=True):
     """What every answer of a generation endpoint begins with.
 
     `seed` is the one given or drawn; with several prompts the first one's, each choice has its own.
@@ -70,7 +70,7 @@ class CompletionChoice(Struct, frozen=True, kw_only=True):
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
-class Completion(Answer, frozen=True, kw_only=True):
+class Completion(AnswerHead, frozen=True, kw_only=True):
     """A whole completion, or one chunk of a streamed one (there, `usage` comes in the last)."""
 
     object: Literal["text_completion"] = "text_completion"
@@ -111,7 +111,7 @@ class ChatChoice(Struct, frozen=True, kw_only=True):
     token_ids: list[int] | UnsetType = UNSET
 
 
-class ChatCompletion(Answer, frozen=True, kw_only=True):
+class ChatCompletion(AnswerHead, frozen=True, kw_only=True):
     object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoice]
     usage: UsageBody
@@ -133,7 +133,7 @@ class ChatChunkChoice(Struct, frozen=True, kw_only=True):
     token_ids: list[int] | UnsetType = UNSET
 
 
-class ChatCompletionChunk(Answer, frozen=True, kw_only=True):
+class ChatCompletionChunk(AnswerHead, frozen=True, kw_only=True):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[ChatChunkChoice]
     usage: UsageBody | UnsetType | None = UNSET
@@ -151,7 +151,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     max_model_len: int
     model_version: str
     version: str
-    state: Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+    state: VersionState
 
 
 class ModelList(Struct, frozen=True, kw_only=True):

@@ -1,1 +1,1 @@
-"""What listens on each port: the routes and services of it, put together."""
+"""What listens on each port: its routes or services, put together."""

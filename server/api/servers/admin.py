@@ -4,7 +4,7 @@
     GET /versions/2                  POST /versions/2/promote
     POST /rollback                   POST /versions/2/unload
 
-An application of its own, on a port of its own. What may be done is decided elsewhere.
+An application with a port of its own. Knows no rules: the version manager decides what is allowed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_BODY_BYTES = 1 << 16
 
 
 class LoadBody(BaseModel):
-    """Where a version lies, by default beside the one that is served, and where its weights go."""
+    """Where a version is, by default next to the served one, and where its weights go."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,7 +34,7 @@ class LoadBody(BaseModel):
 
 
 class VersionList(Struct, frozen=True):
-    """`config_error` is why the model configuration file is not followed."""
+    """`config_error` says why the server does not follow the model configuration file."""
 
     model: str
     versions: list[dict[str, object]]

@@ -1,12 +1,12 @@
-"""The gRPC servers: which services each has, their limits, connections that outlive a long prefill.
+"""The gRPC servers: the services of each, their limits, and connections that survive long prefills.
 
-Knows the service under them only to hand it to the translators and to ask whether it is ready.
+Knows service and health only to pass them to the translators.
 """
 
 from __future__ import annotations
 
 import grpc
-from grpc_health.v1 import health
+from grpc_health.v1 import health as grpc_health
 from grpc_reflection.v1alpha import reflection
 
 from server.api.antipode_v1 import versions
@@ -14,33 +14,35 @@ from server.api.antipode_v1.generation import SERVICE_NAME, add_generation
 from server.api.grpc.health import add_health
 from server.api.grpc.reflection import add_reflection
 from server.api.grpc.server import GrpcServer
+from server.api.health import Health
 from server.api.service import Service
 from server.api.versions import VersionAdmin
 from server.config import ServerConfig
 from server.ports import address
 
-# A peer that vanished without a word is noticed within the sum of both.
+# A peer that disappeared silently is noticed within the sum of both times.
 KEEPALIVE_TIME_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
 
-# A client may ping as often as this while it waits for the first token of a long prompt; with
-# grpc's own limit of five minutes the server would close the connection for "too many pings".
+# The shortest interval at which a client may ping while it waits for the first token of a long
+# prompt. With grpc's own limit of five minutes, the server would close the connection for "too many
+# pings".
 MIN_PING_INTERVAL_MS = 10_000
 
 
-def create_grpc_server(service: Service, config: ServerConfig) -> GrpcServer:
-    """A server on `config.grpc_port`, which others may share; RuntimeError if it is taken."""
+def create_grpc_server(service: Service, health: Health, config: ServerConfig) -> GrpcServer:
+    """A server on `config.grpc_port`, which processes may share. RuntimeError if it is taken."""
     server = grpc.aio.server(options=_options(config))
-    names = [SERVICE_NAME, health.SERVICE_NAME]
+    names = [SERVICE_NAME, grpc_health.SERVICE_NAME]
     add_generation(server, service, config.write_timeout_seconds)
-    add_health(server, lambda: service.readiness().ok, [*names, reflection.SERVICE_NAME])
+    add_health(server, lambda: health.readiness().ok, [*names, reflection.SERVICE_NAME])
     add_reflection(server, names)
     server.add_insecure_port(address(config.host, config.grpc_port))
     return GrpcServer(server)
 
 
 def create_versions_server(admin: VersionAdmin, config: ServerConfig) -> GrpcServer:
-    """A server on the admin port, which others may share; RuntimeError if it is taken."""
+    """A server on the admin port, which processes may share. RuntimeError if it is taken."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
     versions.add_versions(server, admin)
     add_reflection(server, [versions.SERVICE_NAME, reflection.SERVICE_NAME])

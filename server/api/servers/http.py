@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from server.api.health import Health
 from server.api.http.errors import add_error_handlers
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.openapi import describe
@@ -32,13 +33,13 @@ _BODIES = (
 
 DESCRIPTION = """OpenAI-compatible text generation.
 
-Fields of a request that this server does not know are ignored, so that newer client libraries work.
-Fields that it knows and cannot honour (tools, response formats, beam search and so on) are refused.
+The server ignores fields of a request that it does not know, so that newer client libraries work.
+It refuses fields that it knows but cannot honour (tools, response formats, beam search and so on).
 """
 
 
-def create_http_app(service: Service, config: ServerConfig) -> ASGIApp:
-    """The application for one API process; it owns nothing of what it is given."""
+def create_http_app(service: Service, health: Health, config: ServerConfig) -> ASGIApp:
+    """The application of one API process. It owns none of its arguments."""
     release = version("antipode-server")
     app = FastAPI(
         title="Antipode",
@@ -51,7 +52,7 @@ def create_http_app(service: Service, config: ServerConfig) -> ASGIApp:
     app.include_router(completions_router(service, write_timeout_seconds=write_timeout_seconds))
     app.include_router(chat_router(service, write_timeout_seconds=write_timeout_seconds))
     app.include_router(models_router(service))
-    app.include_router(probes_router(service, release=release))
+    app.include_router(probes_router(health, service.models, release=release))
     add_error_handlers(app)
     describe(app, _BODIES)
     return RequestIdMiddleware(BodyLimitMiddleware(app, max_body_bytes=config.max_body_bytes))

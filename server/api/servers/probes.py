@@ -1,4 +1,4 @@
-"""What is asked of a server by those who run it: probes, metrics, the release."""
+"""The endpoints for operators: probes, metrics, the release."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from fastapi import APIRouter
 from msgspec import Struct
 from starlette.responses import Response
 
-from server.api.generation import ModelInfo, Readiness
+from server.api.generation import ModelInfo
+from server.api.health import Health, HealthStatus
 from server.api.http.bodies import json_response
 from server.api.http.openapi import Responses, json_content, json_responses, text_responses
-from server.api.service import Service
+from server.api.model_directory import ModelDirectory
 from server.errors import ApiError
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class VersionBody(Struct, frozen=True, kw_only=True):
-    """`version` is the server's release; model and its version are null while it loads."""
+    """`version` is the server's release. The model and its version are null while it loads."""
 
     version: str
     model: str | None
@@ -29,14 +30,14 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     progress: float
 
 
-def probes_router(service: Service, *, release: str) -> APIRouter:
+def probes_router(health: Health, models: ModelDirectory, *, release: str) -> APIRouter:
     router = APIRouter(default_response_class=Response)
-    _add_probes(router, service)
+    _add_probes(router, health)
 
     @router.get("/version", summary="The release", responses=json_responses(VersionBody))
     async def get_version() -> Response:
         try:
-            model: ModelInfo | None = service.model()
+            model: ModelInfo | None = models.served()
         except ApiError:
             model = None
         name, version = (model.name, model.version) if model else (None, None)
@@ -44,30 +45,30 @@ def probes_router(service: Service, *, release: str) -> APIRouter:
 
     @router.get("/metrics", summary="Prometheus metrics", responses=text_responses("text/plain"))
     async def get_metrics() -> Response:
-        return Response(service.metrics(), headers={"content-type": METRICS_TYPE})
+        return Response(health.metrics(), headers={"content-type": METRICS_TYPE})
 
     return router
 
 
-def _add_probes(router: APIRouter, service: Service) -> None:
+def _add_probes(router: APIRouter, health: Health) -> None:
     @router.get("/livez", summary="Does the engine make progress?", responses=_health_responses())
     async def livez() -> Response:
-        return _health_response(service.liveness())
+        return _health_response(health.liveness())
 
     @router.get("/health", summary="The same as /readyz", responses=_health_responses())
     @router.get("/readyz", summary="Can requests be served?", responses=_health_responses())
     async def readyz() -> Response:
-        return _health_response(service.readiness())
+        return _health_response(health.readiness())
 
 
-def _health_response(health: Readiness) -> Response:
-    body = HealthBody(state=health.state, detail=health.detail, progress=health.progress)
-    return json_response(body, 200 if health.ok else 503)
+def _health_response(status: HealthStatus) -> Response:
+    body = HealthBody(state=status.state, detail=status.detail, progress=status.progress)
+    return json_response(body, 200 if status.ok else 503)
 
 
 def _health_responses() -> Responses:
     content = json_content(HealthBody)
     return {
         200: {"description": "Yes.", "content": content},
-        503: {"description": "No, and why.", "content": content},
+        503: {"description": "No; the body says why.", "content": content},
     }

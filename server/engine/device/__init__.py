@@ -1,1 +1,1 @@
-"""What runs on one host: weights, state, compiled programs, and host memory beside them."""
+"""What runs on one host: weights, state, compiled programs, and the host's memory."""

@@ -1,7 +1,7 @@
-"""One host's arrays: weights, state and compiled programs of one model.
+"""One host's arrays: the weights, state and compiled programs of one model.
 
-It does as it is told, slot by slot and step by step, and decides nothing; on a slice of several
-hosts every host has one, and all are told the same in the same order.
+The executor sets slots and runs steps as its caller asks, and decides nothing. On a slice of
+several hosts, every host has one executor, and all executors get the same calls in the same order.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from server.engine.programs.step_input import StepInput
 from server.engine.programs.step_program import DeviceState, ProgramName, StepOutput
 
 type Progress = Callable[[str, float], None]
-# From the memory of this host's smallest chip to that of the smallest of all hosts.
+# From the memory of this host's smallest chip to the memory of the smallest chip of all hosts.
 type Agree = Callable[[int | None], int | None]
 
-# XLA compiles one program mostly on one core.
+# XLA compiles one program mostly on one core, so several programs are compiled at once.
 _COMPILE_THREADS = 4
 
 _log = logging.getLogger(__name__)
 
 
 class Executor:
-    """Made by `build`, ready: every program compiled and run once.
+    """`build` makes it ready: every program is compiled and has run once.
 
-    `weights` holds the versions on the device; `tokenizer_sums` are the checksums of the first
-    version's tokenizer files, and `weights_digest` tells published weights apart.
+    `weights` holds the versions on the device. `tokenizer_sums` are the checksums of the first
+    version's tokenizer files. `weights_digest` identifies published weights.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Executor:
         version: LoadedVersion,
         agree: Agree = lambda chip_bytes: chip_bytes,
     ) -> Executor:
-        """Load the checkpoint as `version`, allocate the pool, compile and warm every program.
+        """Load the checkpoint as `version`, allocate the pool, compile and warm up every program.
 
         Raises ConfigError, CheckpointError, MeshError, BackendError or SizeError, each with a
         sentence for the operator.
@@ -97,18 +97,18 @@ class Executor:
         return dict(self._steps)
 
     def set_slot(self, slot: SlotInput) -> None:
-        """Set the state of the slot that a sequence has been given."""
+        """Set the state of a slot that a sequence has just got."""
         self._state = self._state._replace(sampler=self._set_slot(self._state.sampler, slot))
 
     def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput:
-        """Dispatch a step without waiting for it."""
+        """Dispatch a step, without waiting for it."""
         leaves = self.weights[version]
         output: StepOutput
         output, self._state = self._steps[bucket](leaves, self._state, inputs)
         return output
 
     def _compile(self, progress: Progress, compiler: Compiler) -> None:
-        """Compile every program, several at once."""
+        """Compile all programs, several at once."""
         buckets = sorted(self.blueprint.ladder.buckets, reverse=True)
         names: list[ProgramName] = [*buckets, "set_slot", "make_state"]
         compiled: dict[ProgramName, jax.stages.Compiled] = {}
@@ -125,7 +125,7 @@ class Executor:
         return compiler.compile(name, self._programs.lower(name))
 
     def _run_once(self, version: LoadedVersion) -> None:
-        """Run every program on padding, in an order that is the same on every host."""
+        """Run every program on padding, in the same order on every host."""
         sizes = self.blueprint.sizes
         self._state = self._make_state()
         self.set_slot(empty_slot(sizes.slot, 0, sizes.scratch_slot))
@@ -135,13 +135,13 @@ class Executor:
 
 
 def _chip_bytes() -> int | None:
-    """Memory of the smallest of this host's devices, where it is not the host's own."""
+    """The memory of this host's smallest device; None where devices use the host's memory."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     return min((s["bytes_limit"] for s in stats if s and "bytes_limit" in s), default=None)
 
 
 def _digest(source: VersionFolder) -> str:
-    """The SHA-256 of the manifest, which holds those of all files; "" where there is none."""
+    """The SHA-256 of the manifest, which has the checksums of all files; "" without a manifest."""
     if not source.is_published:
         return ""
     return hashlib.sha256((source.copy / MANIFEST).read_bytes()).hexdigest()

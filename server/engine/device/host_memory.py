@@ -1,7 +1,7 @@
-"""How much host memory is left to this process: the machine's, or its container's if that is less.
+"""Computes how much host memory is left to this process: the machine's or its container's.
 
-A container's limit is a control group's, in the files of either version of Linux' control groups;
-outside of a container it sees no group's. It knows nothing of weights.
+The container's limit comes from the files of Linux' control groups, version 1 or 2. Outside of a
+container there is no such limit. Knows nothing of weights.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 _GROUPS, _MACHINE = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
-# Version 2, then 1: the files of limit and use, and the one whose `key` counts file pages that the
-# kernel takes back before it ends a process.
+# For control groups of version 2, then 1: the files of limit, use and statistics, and the key of
+# the statistics that counts file pages. The kernel frees these pages before it ends a process.
 _FILES = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
@@ -23,7 +23,7 @@ _FILES = (
 
 
 def available_bytes(groups: Path = _GROUPS, machine: Path = _MACHINE) -> int:
-    """Bytes that may still be taken, file pages that the kernel would give back included."""
+    """Bytes that this process may still take, including file pages that the kernel would free."""
     left = [_count(machine.read_text(), "MemAvailable:") * 1024]
     for limit, used, stat, key in _FILES:
         try:

@@ -1,7 +1,7 @@
-"""Lets the TPU's driver lock the memory that it moves, of which a process may have little.
+"""Raises the limit on locked memory, because the TPU's driver locks the memory that it moves.
 
-Google's pages for TPUs in containers raise the limit and do not say what would suffice, so one that
-stays is a warning. It knows no TPU.
+Google's documentation for TPUs in containers raises this limit but does not say what suffices. So a
+limit that stays is only a warning. Knows no TPU.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 def raise_locked_memory() -> None:
-    """Raise the limit as far as this process may; no limit takes the capability SYS_RESOURCE."""
+    """Raise the limit as far as this process may; removing it takes the capability SYS_RESOURCE."""
     _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)

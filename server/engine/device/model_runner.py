@@ -1,7 +1,7 @@
-"""Runs scheduled batches on the device: from rows to arrays, and from arrays to results.
+"""Runs scheduled batches on the device: turns rows into arrays, and arrays into results.
 
-A batch says of which version it is; the programs are the same for all. All arrays are the
-executor's, and none of the engine's policy is here. `execute` only dispatches; `read` waits.
+A batch names its version; all versions use the same programs. The executor owns all arrays, and
+this module has none of the engine's policy. `execute` only dispatches; `read` waits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from server.link.frames import TokenLogprobs
 
 
 class StepExecutor(Protocol):
-    """Executes what batches become: on this host, or on every host of the slice."""
+    """Executes packed batches, on this host or on every host of the slice."""
 
     def set_slot(self, slot: SlotInput) -> None: ...
 
@@ -40,7 +40,7 @@ class StepExecutor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A dispatched step: its batch, its bucket and the arrays it will fill."""
+    """A dispatched step: its batch, its bucket and its output arrays."""
 
     batch: ScheduledBatch
     bucket: Bucket
@@ -48,7 +48,7 @@ class InFlight:
 
 
 class ModelRunner:
-    """Ready to serve: `executor` is loaded and warm."""
+    """Runs batches with `executor`, which must be loaded and warm."""
 
     def __init__(self, blueprint: Blueprint, executor: StepExecutor) -> None:
         self._blueprint, self._executor = blueprint, executor
@@ -61,7 +61,7 @@ class ModelRunner:
         progress: Progress = lambda detail, fraction: None,
         version: LoadedVersion | None = None,
     ) -> ModelRunner:
-        """The runner of a host alone; raises as `Executor.build` does."""
+        """The runner of a single host. Raises the errors of `Executor.build`."""
         files = LocalFiles(checkpoint) if isinstance(checkpoint, Path) else checkpoint
         executor = Executor.build(files, engine, progress, version or LoadedVersion())
         return cls(executor.blueprint, executor)
@@ -95,7 +95,7 @@ class ModelRunner:
         return self._blueprint.ladder.max_num_batched_tokens
 
     def execute(self, batch: ScheduledBatch) -> InFlight:
-        """Dispatch one step. All that is needed of the sequences is read before it returns."""
+        """Dispatch one step. It reads all it needs of the sequences before it returns."""
         sizes = self._blueprint.sizes
         for row in batch.rows:
             if row.is_admitted and needs_slot_state(row.seq):
@@ -111,7 +111,7 @@ class ModelRunner:
         return InFlight(batch, bucket, self._executor.step(bucket, batch.version, inputs))
 
     def read(self, in_flight: InFlight) -> StepResult:
-        """Wait for a step and bring to the host what its rows asked for."""
+        """Wait for a step and copy what its rows asked for to the host."""
         batch, output = in_flight.batch, in_flight.output
         tokens, finite = jax.device_get((output.drawn.token_S, output.drawn.is_finite_S))
         wants_logprobs = any(row.seq.params.num_logprobs >= 0 for row in batch.rows)
@@ -132,7 +132,7 @@ class ModelRunner:
 
 
 def _places(batch: ScheduledBatch, bucket: Bucket) -> Iterator[tuple[ScheduledRow, int, int]]:
-    """Where the output of all ranks, one after another, has each row and its first token."""
+    """Each row with its index in the output of all ranks, and the index of its first token."""
     num_rows: Counter[int] = Counter()
     num_tokens: Counter[int] = Counter()
     for row in batch.rows:

@@ -1,7 +1,7 @@
-"""The weights on the device, one set a version, and how sets come, change places and go.
+"""The weights on the device, one set per version: loads, exchanges and drops them.
 
-All of them have the shapes the programs were compiled for, so choosing one is a rebind. Which is
-used, and when, is decided elsewhere; nothing here runs a step.
+All sets have the shapes that the programs were compiled for, so any set can be passed to them. The
+caller decides which set is used, and when; nothing here runs a step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from server.engine.programs.blueprint import Blueprint
 
 
 class WeightSets:
-    """Sets of weights by version. One thread's steps read them, one other thread changes them."""
+    """Sets of weights by version. One thread's steps read them; one other thread changes them."""
 
     def __init__(self, blueprint: Blueprint) -> None:
         self._config = blueprint.config
@@ -34,21 +34,22 @@ class WeightSets:
 
     @property
     def host_bytes(self) -> int:
-        """What staging a version takes of this host's memory."""
+        """The host memory that staging a version takes, in bytes."""
         return self._loader.host_bytes
 
     def load(self, version: LoadedVersion, folder: VersionFolder, progress: Progress) -> None:
-        """Put a version beside what is there. CheckpointError where it is not what is served.
+        """Put a version next to the loaded ones. CheckpointError if its shape differs from theirs.
 
-        Steps go on meanwhile, and on several hosts nothing may come between theirs: after the first
-        set, whose programs all hosts run in one order, weights are placed without any program.
+        Steps go on meanwhile. On several hosts nothing may come between their steps, so only the
+        first set may run programs, in the same order on all hosts. Later sets are placed without a
+        program.
         """
         self._check_fits()
         if self._spans_hosts and self._sets:
             if self._measures:
                 raise CheckpointError(
-                    "the units of an int8 or fp8 KV cache are measured by a program, for which the "
-                    "hosts of a slice must pause: use swap_policy resource"
+                    "an int8 or fp8 KV cache needs a program to measure its units, and the hosts "
+                    "of a slice would have to pause for that program: use swap_policy resource"
                 )
             self._sets[version] = self._loader.place(self.stage(folder, progress))
             return
@@ -56,18 +57,18 @@ class WeightSets:
         self._sets[version] = self._calibrate(self._loader.load(folder.checkpoint(), progress))
 
     def stage(self, folder: VersionFolder, progress: Progress) -> HostLeaves:
-        """Read a version into host memory. CheckpointError where it is not what is served."""
+        """Read a version into host memory. CheckpointError if its shape is not the served one."""
         self._check_config(folder)
         return self._loader.stage(folder.checkpoint(), progress)
 
     def exchange(self, out: LoadedVersion, into: LoadedVersion, staged: HostLeaves) -> None:
-        """Put what is staged in the place of `out`, which is staged afterwards. Nobody may run."""
+        """Put the staged weights in the place of `out`, and stage those. No step may run."""
         leaves = self._sets.pop(out)
         self._loader.exchange(leaves, staged)
         self._sets[into] = self._calibrate(leaves)
 
     def drop(self, version: LoadedVersion) -> None:
-        """Free a version's memory, when the last step that reads it has run."""
+        """Free a version's memory as soon as the last step that reads it has run."""
         self._sets.pop(version, None)
 
     def _check_config(self, folder: VersionFolder) -> None:
@@ -80,7 +81,7 @@ class WeightSets:
             if getattr(found, name) != getattr(self._config, name)
         ]
         raise CheckpointError(
-            f"{folder.place} is another architecture or shape than what is served ("
+            f"{folder.place} has another architecture or shape than the served model ("
             + ", ".join(
                 f"{name} {getattr(found, name)}, not {getattr(self._config, name)}"
                 for name in names
@@ -90,7 +91,7 @@ class WeightSets:
         )
 
     def _check_fits(self) -> None:
-        """CheckpointError unless every device has room for one set more."""
+        """Raises CheckpointError unless every device has room for one more set."""
         needed = self._loader.device_bytes
         for device in self._devices:
             stats = device.memory_stats() if device.platform != "cpu" else None
@@ -99,7 +100,7 @@ class WeightSets:
             free = stats["bytes_limit"] - stats["bytes_in_use"]
             if free < needed:
                 raise CheckpointError(
-                    f"a second set of weights takes {needed / 2**30:.2f} GiB of a chip, and "
+                    f"a second set of weights takes {needed / 2**30:.2f} GiB per chip, but only "
                     f"{free / 2**30:.2f} GiB are free: start with swap_policy availability, which "
-                    "keeps room for it, or use swap_policy resource"
+                    "keeps this room, or use swap_policy resource"
                 )

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from server.link.frames import EngineErrorKind, FinishReason, SamplingParams, TokenLogprobs
+from server.link.frames import EngineErrorKind, FinishReason, TokenLogprobs
+from server.link.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,11 @@ class Sequence:
         self.max_num_tokens = self.num_prompt_tokens + self.params.max_tokens
         eos_token_ids = () if self.params.ignore_eos else self.eos_token_ids
         self.stop_token_ids = frozenset((*eos_token_ids, *self.params.stop_token_ids))
+
+    @property
+    def request(self) -> tuple[int, int]:
+        """Which request this is a choice of: the client, and the client's number for it."""
+        return self.client, self.request_id
 
     @property
     def num_tokens(self) -> int:

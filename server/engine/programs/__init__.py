@@ -1,1 +1,1 @@
-"""What is compiled: the step, its inputs and sizes. `antipode plan` needs only this part."""
+"""What is compiled: the step, its inputs and its sizes. `antipode plan` needs only this package."""

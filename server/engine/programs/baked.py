@@ -1,8 +1,9 @@
-"""Compiled programs in a folder: written by `plan --bake`, loaded by a server at its start.
+"""Keeps compiled programs in a folder: `plan --bake` writes them, a starting server loads them.
 
-A program is loaded only where everything it depends on is the same and its checksum holds; all
-else is compiled, and said. The files are pickles: loading one may run any code, and a checksum
-beside it protects from damage, not from an enemy. Only a folder that its operator names is read.
+A program is loaded only if everything it depends on is the same and its checksum matches. Every
+other program is compiled, and the server logs why. The files are pickles: loading one may run any
+code, and its checksum protects from damage but not from an attacker. So the server reads only a
+folder that its operator names.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class ProgramKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What a compiled program depends on. `program` is the hash of its StableHLO."""
+    """Everything that a compiled program depends on. `program` is the hash of its StableHLO."""
 
     jax: str
     jaxlib: str
@@ -54,7 +55,7 @@ class ProgramKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BakedProgram(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of the folder."""
+    """One compiled program in the folder, as the manifest lists it."""
 
     name: str
     key: ProgramKey
@@ -68,7 +69,7 @@ class BakedError(ValueError):
 
 
 class BakedFolder:
-    """The programs of one folder, which may be empty or not there yet."""
+    """The programs in one folder. The folder may be empty or missing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,7 +96,7 @@ class BakedFolder:
         _replace(self.path / _MANIFEST, msgspec.json.encode(list(self._programs.values())))
 
     def find(self, name: str, key: ProgramKey) -> BakedProgram:
-        """The program of this key. BakedError says how near what is there comes to it."""
+        """The program of this key. The BakedError names the fields that differ the least."""
         if (entry := self._programs.get(key.digest)) is not None:
             return entry
         near: list[list[str]] = [
@@ -108,7 +109,7 @@ class BakedFolder:
     def load(
         self, entry: BakedProgram, lowered: jax.stages.Lowered, mesh: Mesh
     ) -> jax.stages.Compiled:
-        """The program on the mesh's devices. BakedError where the file is not what was written."""
+        """Load the program on the mesh's devices. Raises BakedError where the file has changed."""
         try:
             payload = (self.path / entry.file).read_bytes()
         except OSError as error:
@@ -126,13 +127,13 @@ class BakedFolder:
             )
             return loaded
         except Exception as error:
-            # Whatever a foreign executable does to the runtime, compiling is always an answer.
+            # Whatever a foreign executable raises, the server can still compile the program.
             raise BakedError(f"{entry.file} cannot be loaded: {error}") from error
 
 
 @dataclass(slots=True)
 class BakedCounts:
-    """How a start went. `saved_seconds` is what compiling the hits took, less loading them."""
+    """The counts of one start. `saved_seconds` is the compile time of the hits minus their load."""
 
     hits: int = 0
     misses: int = 0
@@ -140,7 +141,7 @@ class BakedCounts:
 
 
 class Compiler:
-    """Gives a mesh's programs, baked ones where a folder has them. Usable from several threads."""
+    """Makes a mesh's programs, from baked ones where a folder has them. Threads may share it."""
 
     def __init__(self, mesh: Mesh, folder: BakedFolder | None = None) -> None:
         self._mesh, self._folder = mesh, folder
@@ -148,7 +149,7 @@ class Compiler:
         self.counts = BakedCounts()
 
     def compile(self, name: ProgramName, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-        """Load the program, or compile it."""
+        """Load the program from the folder, or compile it."""
         if self._folder is None:
             return lowered.compile()
         spelled, started = spell(name), time.monotonic()
@@ -156,7 +157,7 @@ class Compiler:
             entry = self._folder.find(spelled, program_key(lowered, self._mesh))
             loaded = self._folder.load(entry, lowered, self._mesh)
         except BakedError as error:
-            _log.warning("program %s is compiled: %s", spelled, error)
+            _log.warning("compiling program %s instead of loading it: %s", spelled, error)
             with self._lock:
                 self.counts.misses += 1
             return lowered.compile()
@@ -167,7 +168,7 @@ class Compiler:
 
 
 def spell(name: ProgramName) -> str:
-    """A program's name in files and reports: decode-64, mixed-2048x256, set_slot."""
+    """The name of a program in files and reports: decode-64, mixed-2048x256, set_slot."""
     if not isinstance(name, Bucket):
         return name
     if name.decode_only:
@@ -176,7 +177,7 @@ def spell(name: ProgramName) -> str:
 
 
 def program_key(lowered: jax.stages.Lowered, mesh: Mesh) -> ProgramKey:
-    """The key of a lowered program on these devices, with this software."""
+    """The key of a lowered program for these devices and this software."""
     is_tpu = mesh.devices.flat[0].platform == "tpu"
     return ProgramKey(
         jax=jax.__version__,
@@ -201,7 +202,7 @@ def _topology(mesh: Mesh) -> str:
 
 
 def _host_processor() -> str:
-    """The processor's architecture and instruction sets: code for one may not run on another."""
+    """The processor's architecture and instruction sets, since code for one may fail on another."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -216,12 +217,12 @@ def _read_manifest(path: Path) -> list[BakedProgram]:
     except FileNotFoundError:
         return []
     except (OSError, msgspec.MsgspecError) as error:
-        _log.warning("baked programs are not used: %s cannot be read: %s", path, error)
+        _log.warning("ignoring the baked programs: %s cannot be read: %s", path, error)
         return []
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees all of it or none."""
+    """Write a file so that a reader sees the whole file or no file."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     partial.replace(path)

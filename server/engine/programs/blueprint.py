@@ -1,7 +1,8 @@
-"""From a model's shape, the settings and the devices to all that determines the programs.
+"""Derives a blueprint, which determines all programs, from a model's shape, settings and devices.
 
-The server draws a blueprint for the devices it has, `plan` for those of a slice that is not there;
-both compile what it says, so both compile the same. It reads no weights and allocates nothing.
+The server draws a blueprint for its own devices; `plan` draws one for the devices of a slice that
+is not here. Both compile what the blueprint says, so both compile the same. This module reads no
+weights and allocates nothing.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from server.engine.programs.sizing import (
 )
 from server.engine.programs.slot_input import SlotSizes
 from server.engine.programs.step_program import Programs, StateSizes
-from server.link.frames import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
+from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
 
-# On CPU the KV pool's size is not what the device leaves: host memory is shared.
+# The KV pool's size on CPU. The device leaves no fixed rest there: host memory is shared.
 _CPU_KV_BYTES = 1 << 30
-# The context that memory is divided for where layers differ in what they keep of it.
+# The context that memory is divided for where layers keep different windows.
 _TYPICAL_CONTEXT = 8192
-# Sizes of a block that the TPU's attention kernels were compiled with.
+# The block sizes that the TPU's attention kernels were compiled with.
 _TPU_BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 _KV_DTYPES = {
@@ -53,11 +54,12 @@ _KV_DTYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Defaults:
-    """What a platform takes where the operator says nothing.
+    """A platform's values for settings that the operator leaves out.
 
-    On CPU a step of 128 tokens is compute-bound already: a larger one only delays the others; and
-    programs are few, as compiling them is most of a start: its mixed step is as quick on decodes as
-    one of their own. Elsewhere a small step costs what its weights cost.
+    On CPU, a step of 128 tokens is already limited by compute, so a larger step only delays other
+    sequences. Compiling is most of a start on CPU, so the ladder has few programs: the mixed step
+    runs decodes as fast as a decode step would. Elsewhere a small step costs as much as reading the
+    weights.
     """
 
     block_size: int
@@ -68,7 +70,7 @@ class _Defaults:
     widest_decode: bool
 
 
-# A few hundred kilobytes a transfer: what the attention kernels of TPUs like.
+# A block transfers a few hundred kilobytes, which suits the attention kernels of TPUs.
 ACCELERATOR_BLOCK_SIZE = 128
 
 _CPU = _Defaults(
@@ -91,7 +93,7 @@ _ACCELERATOR = _Defaults(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
-    """A model on a mesh with its sizes. `memory` is None on CPU, where it bounds nothing."""
+    """A model on a mesh, with its sizes. `memory` is None on CPU, where it is no limit."""
 
     config: ModelConfig
     layout: DecoderLayout
@@ -102,7 +104,7 @@ class Blueprint:
     memory: ChipMemory | None
 
     def programs(self) -> Programs:
-        """What the server compiles."""
+        """The programs that the server compiles."""
         return Programs(self.model, self.layout, self.mesh, self.sizes)
 
 
@@ -111,7 +113,7 @@ def make_blueprint(
 ) -> Blueprint:
     """The blueprint of a server whose chips have `chip_bytes` of memory each.
 
-    Raises BackendError or ConfigError, or SizeError where the sizes exceed what a chip holds.
+    Raises BackendError or ConfigError; raises SizeError where the sizes exceed a chip's memory.
     """
     platform = mesh.devices.flat[0].platform
     layout = choose_layout(config, engine, platform, tensor_size(mesh))
@@ -158,10 +160,10 @@ def choose_sizes(
 def choose_layout(
     config: ModelConfig, engine: EngineConfig, platform: str, tensor_size: int
 ) -> DecoderLayout:
-    """How the model lies on `tensor_size` devices. Raises BackendError."""
+    """The layout of the model on `tensor_size` devices. Raises BackendError."""
     on_cpu = platform == "cpu"
     dtype = jnp.dtype(config.dtype if engine.dtype == "auto" else engine.dtype)
-    # A CPU computes in float32 in any case; to keep less would only lose digits.
+    # A CPU computes in float32 in any case, so a smaller type would only lose precision.
     wide = jnp.dtype(jnp.float32) if on_cpu else dtype
     return DecoderLayout(
         tensor_size=tensor_size,
@@ -177,7 +179,7 @@ def choose_layout(
 def measure(
     model: Decoder, layout: DecoderLayout, engine: EngineConfig, chip_bytes: int
 ) -> ChipMemory:
-    """What is taken of a chip's memory before any KV; the same on every data rank."""
+    """The memory of a chip that is used before any KV; the same on every data rank."""
     mesh = AbstractMesh((1, layout.tensor_size), (DATA, TENSOR))
     slot = _slot_sizes(model.config, engine)
     sampler = abstract_state(engine.max_num_seqs, layout.vocab_rows(model.config), slot)
@@ -190,7 +192,7 @@ def measure(
 
 
 def typical_context(engine: EngineConfig, max_model_len: int) -> int:
-    """The tokens of a sequence that memory is divided for."""
+    """The tokens of the sequence that memory is divided for."""
     return min(engine.kv_context or _TYPICAL_CONTEXT, max_model_len)
 
 
@@ -224,7 +226,7 @@ def _kinds(
     block_size: int,
     max_num_batched_tokens: int,
 ) -> tuple[KVKind, ...]:
-    """The blocks of every kind of layers: as many as asked for, or what the bytes hold."""
+    """The blocks of each kind of layers: the number in the settings, or what the bytes hold."""
     if engine.num_blocks:
         return tuple(KVKind(window, engine.num_blocks) for window in config.windows)
     of_layer = layer_block_bytes(config, layout, block_size)
@@ -243,7 +245,7 @@ def _kinds(
 def _kv_bytes(
     engine: EngineConfig, layout: DecoderLayout, memory: ChipMemory | None, num_ranks: int
 ) -> int:
-    """One chip's part."""
+    """One chip's bytes for KV."""
     if engine.kv_cache_bytes:
         return engine.kv_cache_bytes // layout.tensor_size
     return _CPU_KV_BYTES // (num_ranks * layout.tensor_size) if memory is None else memory.for_kv

@@ -1,6 +1,6 @@
-"""The closed set of sizes that steps are compiled for, and which of them a batch runs in.
+"""The closed set of sizes that steps are compiled for, and the choice of a size for a batch.
 
-Knows counts of tokens and rows; neither arrays nor what a program computes.
+Knows counts of tokens and rows, but neither arrays nor what a program computes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from server.engine.policy.step import ScheduledBatch
 
 @dataclass(frozen=True, slots=True, order=True)
 class Bucket:
-    """A compiled size: `num_tokens` of the ragged token axis, `num_rows` sequences.
+    """A compiled size: `num_tokens` on the ragged token axis, and `num_rows` sequences.
 
-    In a decode bucket the two are equal: every row has one token.
+    In a decode bucket the two are equal, because every row has one token.
     """
 
     num_tokens: int
@@ -23,11 +23,11 @@ class Bucket:
 
 
 class Ladder:
-    """The closed set of buckets: decode rows by powers of two, mixed token counts likewise.
+    """The closed set of buckets: rows of decodes and tokens of mixed steps, in powers of two.
 
-    Each size is `growth` times the one before it, the last one what the limits ask for: few sizes
-    are few programs to compile, many are little padding. Without `widest_decode`, as many decodes
-    as a mixed bucket has tokens run in that one.
+    Each size is `growth` times the one before, up to what the limits ask for. Few sizes mean few
+    programs to compile; many sizes mean little padding. Without `widest_decode`, the smallest mixed
+    bucket also runs the batches of decodes that have as many tokens as it holds.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Ladder:
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
-        """Those of decodes alone, then the mixed ones; each by size."""
+        """The decode buckets, then the mixed buckets, each sorted by size."""
         return (*self._decode, *self._mixed)
 
     def choose(self, batch: ScheduledBatch) -> Bucket:
@@ -63,7 +63,7 @@ class Ladder:
 
 
 def _powers(first: int, last: int, growth: int) -> list[int]:
-    """From `first` to `last`, both rounded up to powers of two, by steps of `growth`, one too."""
+    """Powers of two from `first` to `last`, both rounded up, each `growth` times the one before."""
     size, end = _power_of_two(first), _power_of_two(last)
     sizes = [size]
     while size < end:
@@ -73,5 +73,5 @@ def _powers(first: int, last: int, growth: int) -> list[int]:
 
 
 def _power_of_two(least: int) -> int:
-    """The first power of two that is at least `least`."""
+    """The smallest power of two that is at least `least`."""
     return 1 << (least - 1).bit_length()

@@ -1,9 +1,9 @@
-"""Chooses a token per row by the Gumbel-max trick, from what top_k, top_p and min_p keep.
+"""Chooses one token per row by the Gumbel-max trick, of those that top_k, top_p and min_p keep.
 
-Filters are exact for any value. What they keep is nearly always among a row's few best tokens, and
-then only those are looked at; else the cut is found by bisection over the ordered bits of all
-logits, counting as it goes, with no sort. Which of the two a row takes depends on that row alone.
-Knows no penalties and no model; the noise comes from `noise`.
+The filters are exact for any value. The tokens they keep are nearly always among a row's few best
+tokens; then only those are read. Otherwise the cut is found by bisection over the ordered bits of
+all logits: it counts and does not sort. Which way a row takes depends only on that row. Knows
+neither penalties nor the model; the noise comes from `noise`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from server.engine.programs.noise import gumbel, gumbel_of
 from server.engine.programs.sharded_vocab import row_argmax, row_max, row_sum, row_top
 from server.engine.programs.step_input import SamplingInput
 
-# Tokens of a row that are looked at before all of them are.
+# The number of best tokens per row that are read before all tokens are.
 _NUM_BEST = 64
 _INT32_MAX = 2**31 - 1
 
 
 def choose_tokens(logits_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
-    """A token id a row, [S]; of rows with temperature 0 it means nothing."""
+    """One token id per row, [S]; meaningless for rows with temperature 0."""
     is_drawn = inputs.temperature > 0
     is_filtered = is_drawn & ((inputs.top_k > 0) | (inputs.top_p < 1) | (inputs.min_p > 0))
     scaled_SV = logits_SV / jnp.where(is_drawn, inputs.temperature, 1.0)[:, None]
@@ -41,9 +41,9 @@ def choose_tokens(logits_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
 
 
 class _Best(NamedTuple):
-    """The best tokens of every row, in order. `weight` is 0 for what min_p drops.
+    """The best tokens of every row, in order. `weight` is 0 for tokens that min_p drops.
 
-    `is_all`: nothing outside of them is kept by min_p.
+    `is_all`: min_p keeps no other tokens than these.
     """
 
     scaled: jax.Array
@@ -53,7 +53,7 @@ class _Best(NamedTuple):
 
 
 def _choose_among_best(scaled_SV: jax.Array, inputs: SamplingInput) -> tuple[jax.Array, jax.Array]:
-    """A token drawn from the best ones, and whether no token outside could have been: [S] each."""
+    """A token drawn from the best, and whether no other token could have been drawn: [S] each."""
     best = _best(scaled_SV, inputs)
     top_k_cut, top_k_settled = _top_k_cut(best, inputs.top_k)
     kept = best.scaled >= top_k_cut[:, None]
@@ -63,7 +63,7 @@ def _choose_among_best(scaled_SV: jax.Array, inputs: SamplingInput) -> tuple[jax
     )
     top_p_cut = _top_p_cut(best.scaled, weight, inputs.top_p * total)
     cut = jnp.where(inputs.top_p < 1, top_p_cut, top_k_cut)
-    # A cut at the last of the best may have equals outside.
+    # Other tokens may have the same logit as the last of the best, where the cut is.
     is_settled = top_k_settled & (best.is_all | (cut > best.scaled[:, -1]))
     kept = (weight > 0) & (best.scaled >= cut[:, None])
     noisy = jnp.where(kept, best.scaled + gumbel_of(inputs, best.ids), -jnp.inf)
@@ -79,7 +79,7 @@ def _best(scaled_SV: jax.Array, inputs: SamplingInput) -> _Best:
 
 
 def _top_k_cut(best: _Best, top_k_S: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The value of the k-th best of what min_p keeps, -inf for no cut; and whether that is so."""
+    """The k-th best logit that min_p keeps, or -inf for no cut; and whether this is certain."""
     count = best.scaled.shape[1]
     num_kept = jnp.sum(best.weight > 0, axis=1)
     is_cut = (top_k_S > 0) & (top_k_S < num_kept)
@@ -95,7 +95,7 @@ def _total_weight(scaled_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
 
 
 def _top_p_cut(scaled: jax.Array, weight: jax.Array, goal_S: jax.Array) -> jax.Array:
-    """The largest value at and above which the weights reach the goal; -inf where they do not."""
+    """The largest value where the weights from there up reach the goal; -inf if none does."""
     reached = jnp.cumsum(weight, axis=1) >= goal_S[:, None]
     return jnp.max(jnp.where(reached, scaled, -jnp.inf), axis=1)
 
@@ -110,10 +110,10 @@ def _choose_among_all(
 
 
 def filter_logits(scaled_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
-    """min_p, then top_k, then top_p of what is left; what falls out becomes -inf.
+    """Apply min_p, then top_k, then top_p to what is left; dropped logits become -inf.
 
-    What ties with the last that is kept is kept too. What weighs nothing beside the best falls out
-    first: no noise could have made it win.
+    A token equal to the last kept token is kept too. Tokens whose weight is nothing next to the
+    best token's are dropped first: no noise could make them win.
     """
     weight = jnp.exp(scaled_SV - row_max(scaled_SV)[:, None])
     weight = jnp.where(weight >= inputs.min_p[:, None], weight, 0.0)
@@ -122,21 +122,21 @@ def filter_logits(scaled_SV: jax.Array, inputs: SamplingInput) -> jax.Array:
     ones = (weight > 0).astype(jnp.float32)
     cut = _bisect(keys, ones, jnp.minimum(top_k.astype(jnp.float32), row_sum(ones)))
     weight = jnp.where(keys >= cut[:, None], weight, 0.0)
-    # Below 1 - 2^-24 of the mass a float sum may never arrive; top_p 1 keeps everything.
+    # A float sum may never reach the last 2^-24 of the mass; top_p 1 must keep everything.
     goal = jnp.where(inputs.top_p < 1, inputs.top_p * row_sum(weight), 0.0)
     cut = jnp.where(inputs.top_p < 1, _bisect(keys, weight, goal), jnp.uint32(0))
     return jnp.where((weight > 0) & (keys >= cut[:, None]), scaled_SV, -jnp.inf)
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
-    """Unsigned integers in the order of the floats; the two zeros are one."""
+    """Unsigned integers in the order of the floats; both zeros map to the same integer."""
     bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.uint32)
     sign = jnp.uint32(1 << 31)
     return jnp.where(bits >= sign, ~bits, bits | sign)
 
 
 def _bisect(keys_SV: jax.Array, weight_SV: jax.Array, goal_S: jax.Array) -> jax.Array:
-    """The largest key for which what stands at or above it still weighs `goal_S`."""
+    """The largest key where the weights from that key up still reach `goal_S`."""
 
     def bit(i: jax.Array, cut_S: jax.Array) -> jax.Array:
         higher = cut_S | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))

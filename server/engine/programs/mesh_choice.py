@@ -1,8 +1,8 @@
-"""How many chips share each layer, and how many ranks of such groups there are.
+"""Chooses how many chips share each layer, and how many data ranks there are.
 
-The fewest chips that hold the model with the sequences it is to serve share each layer: they have
-the least to tell each other. The ranks that leaves each hold all weights and serve sequences of
-their own. Arithmetic on shapes; which device is where in the mesh is not decided here.
+Each layer is shared by the fewest chips that hold the model and the sequences to serve, because
+fewer chips communicate less. The other chips form further data ranks, each with all weights and
+its own sequences. This is arithmetic on shapes: it does not place devices in the mesh.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def choose_split(
     num_devices: int,
     chip_bytes: int | None,
 ) -> tuple[int, int]:
-    """Data ranks, and the devices of each.
+    """The number of data ranks, and the devices of each rank.
 
-    `chip_bytes` is None where memory bounds nothing. Raises MeshError where the settings do not
-    suit the model. Where nothing fits, the split that comes nearest.
+    `chip_bytes` is None where memory is no limit. If nothing fits, the result is the split with the
+    most devices per rank. Raises MeshError where the settings do not suit the model.
     """
     size = engine.tensor_parallel_size
     if size:
@@ -58,8 +58,11 @@ def choose_split(
 def _fits(
     config: ModelConfig, engine: EngineConfig, platform: str, size: int, chip_bytes: int | None
 ) -> bool:
-    """Whether `size` devices hold the KV asked for, or else `max_num_seqs` sequences of the context
-    that memory is divided for, and one of the longest."""
+    """Whether `size` devices have room for the KV that the settings ask for.
+
+    Without such a setting, they must have room for `max_num_seqs` sequences of the context that
+    memory is divided for, and for one sequence of the greatest length.
+    """
     if chip_bytes is None or platform == "cpu":
         return True
     try:
@@ -67,7 +70,7 @@ def _fits(
         memory = measure(abstract_decoder(config, layout), layout, engine, chip_bytes)
         sizes = choose_sizes(config, engine, platform, layout, memory, 1)
     except ValueError:
-        return False  # Who draws the blueprint of what is chosen says what is wrong with it.
+        return False  # Drawing the blueprint of the chosen split reports what is wrong.
     if engine.num_blocks or engine.kv_cache_bytes:
         return _kv_bytes(config, layout, sizes) <= memory.for_kv
     longest = sizes.slot.max_model_len
@@ -76,7 +79,7 @@ def _fits(
 
 
 def _kv_bytes(config: ModelConfig, layout: DecoderLayout, sizes: StateSizes) -> int:
-    """What the pools take of one device."""
+    """The bytes that the KV pools take on one device."""
     of_layer = layer_block_bytes(config, layout, sizes.block_size)
     return of_layer * sum(
         kind.num_blocks * config.layer_windows.count(kind.window) for kind in sizes.kinds

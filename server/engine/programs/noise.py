@@ -1,4 +1,4 @@
-"""Gumbel noise for sampling: a hash of (seed, choice, position, token id) and of nothing else.
+"""Gumbel noise for sampling: a hash of only (seed, choice, position, token id).
 
 So a request draws the same tokens in any batch, on any mesh and on any replica. Knows neither
 logits nor filters.
@@ -17,8 +17,8 @@ from server.engine.programs.step_input import SamplingInput
 def gumbel(inputs: SamplingInput, num_columns: int) -> jax.Array:
     """Gumbel noise [S, V] for this shard's columns.
 
-    Threefry-2x32 (Salmon et al., 2011) hashes two counters to two words: ids are taken in pairs,
-    which is why a shard's vocabulary is even.
+    Threefry-2x32 (Salmon et al., 2011) hashes two counters to two words, so ids are hashed in
+    pairs. A shard's vocabulary must therefore be even.
     """
     pairs = (jnp.arange(num_columns // 2) + first_id(num_columns) // 2).astype(jnp.uint32)
     pairs = jnp.broadcast_to(pairs, (inputs.choice.shape[0], num_columns // 2))
@@ -27,7 +27,7 @@ def gumbel(inputs: SamplingInput, num_columns: int) -> jax.Array:
 
 
 def gumbel_of(inputs: SamplingInput, ids_SC: jax.Array) -> jax.Array:
-    """The same noise for these token ids alone."""
+    """The same noise, for only these token ids."""
     first, second = _hash(inputs, (ids_SC // 2).astype(jnp.uint32))
     return _to_gumbel(jnp.where(ids_SC % 2 == 0, first, second))
 
@@ -50,7 +50,7 @@ def _hash(inputs: SamplingInput, pairs_SN: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def _to_gumbel(bits: jax.Array) -> jax.Array:
-    # The largest words would round up to 1, whose noise is infinite. Small ones, the winners', keep
-    # all their bits.
+    # The largest words would round up to 1, whose noise is infinite. Small words make the largest
+    # noise, which wins: they keep all their bits.
     tail = jnp.minimum((bits.astype(jnp.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)
     return -jnp.log(-jnp.log1p(-tail))

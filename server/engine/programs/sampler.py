@@ -1,8 +1,8 @@
-"""Draws one token a row from logits split over shards by vocabulary, never gathering them.
+"""Draws one token per row from logits that are split over shards by vocabulary, without a gather.
 
-Every option is per row, and a branch that no row of the step asks for is not run. Here are the
-per-slot state, penalties, biases, log probabilities and the order of it all; `filters` picks the
-token. Runs inside the step's `shard_map`; knows no model.
+Every option is per row. A branch that no row of the step needs is not run. This module has the
+per-slot state, penalties, biases, log probabilities and their order; `filters` chooses the token.
+It runs inside the step's `shard_map` and knows no model.
 """
 
 from __future__ import annotations
@@ -26,19 +26,17 @@ from server.engine.programs.sharded_vocab import (
 )
 from server.engine.programs.slot_input import SlotInput, SlotSizes
 from server.engine.programs.step_input import SamplingInput
+from server.link.sampling import MAX_LOGPROBS
 
-# Alternatives a log-probability request may ask for; the OpenAI API's limit.
-MAX_LOGPROBS = 20
-
-# An array; or, of the same tree, its shape or its PartitionSpec.
+# An array, its shape or its PartitionSpec, always in the same tree.
 type Leaf = Any
 
 
 class SamplerState(NamedTuple):
-    """Per-slot state on the device; the last slot takes the writes of rows that do not sample.
+    """Per-slot state on the device. Rows that do not sample write to the last slot.
 
-    V here is one shard's vocabulary. `output_counts` and `prompt_mask` count only for slots whose
-    sequence has penalties; `bias_*` and `stop_ids` hold global token ids, -1 where unused.
+    Here V is the vocabulary of one shard. `output_counts` and `prompt_mask` are valid only for
+    slots whose sequence has penalties. `bias_*` and `stop_ids` hold global token ids; -1 is unused.
     """
 
     last_tokens_N: Leaf
@@ -52,9 +50,9 @@ class SamplerState(NamedTuple):
 def abstract_state(
     num_slots: int, vocab: int, sizes: SlotSizes, num_ranks: int = 1
 ) -> SamplerState:
-    """Shapes and dtypes of the state, all shards together.
+    """Shapes and dtypes of the state, over all shards.
 
-    Each data rank has `num_slots` and one more, which takes void writes.
+    Each data rank has `num_slots` slots and one more, which takes the writes that are discarded.
     """
 
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -71,13 +69,13 @@ def abstract_state(
 
 
 def state_specs() -> SamplerState:
-    """How the state is split: slots by data rank, and what is kept per token, by vocabulary."""
+    """The split of the state: slots over data ranks, per-token arrays over the vocabulary."""
     by_slot, by_token = PartitionSpec(DATA), PartitionSpec(DATA, TENSOR)
     return SamplerState(by_slot, by_token, by_token, by_slot, by_slot, by_slot)
 
 
 class Logprobs(NamedTuple):
-    """Natural-log probabilities of one token a row, and of the best: [R], [R, 20], [R, 20]."""
+    """Natural-log probabilities per row, of one token and of the best: [R], [R, 20], [R, 20]."""
 
     chosen: jax.Array
     top_ids: jax.Array
@@ -85,7 +83,7 @@ class Logprobs(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What a step drew: a token a row, whether its logits were finite, its log probabilities."""
+    """The result per row: its token, whether its logits were finite, its log probabilities."""
 
     token_S: jax.Array
     is_finite_S: jax.Array
@@ -95,7 +93,7 @@ class Drawn(NamedTuple):
 def sample(
     logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput
 ) -> tuple[Drawn, SamplerState]:
-    """Draw a token for every row and note it in the state. `logits_SV` is this shard's part."""
+    """Draw a token for every row and store it in the state. `logits_SV` is this shard's part."""
     logprobs_of = _gate(
         any_rank(inputs.wants_logprobs), lambda t: token_logprobs(logits_SV, t), _no_logprobs
     )
@@ -111,9 +109,9 @@ def sample(
 
 
 def set_slot(state: SamplerState, inputs: SlotInput) -> SamplerState:
-    """Give a slot of one rank to a new sequence: its token counts, biases and stop ids."""
+    """Set one rank's slot for a new sequence: its token counts, biases and stop ids."""
     num_slots, num_tokens = state.output_counts_NV.shape
-    # The other ranks set their last slot, which is nobody's.
+    # The other ranks set their last slot, which no sequence uses.
     slot = jnp.where(inputs.rank == jax.lax.axis_index(DATA), inputs.slot, num_slots - 1)
     counts = jnp.zeros(num_tokens, state.output_counts_NV.dtype)
     seen = jnp.zeros(num_tokens, jnp.bool_)
@@ -129,7 +127,7 @@ def set_slot(state: SamplerState, inputs: SlotInput) -> SamplerState:
 
 
 def token_logprobs(logits_RV: jax.Array, token_R: jax.Array) -> Logprobs:
-    """Log probabilities under the raw logits: of `token_R`, and of the best MAX_LOGPROBS."""
+    """Log probabilities under the raw logits, of `token_R` and of the MAX_LOGPROBS best tokens."""
     num_tokens = logits_RV.shape[1]
     maximum = row_max(logits_RV)
     normalizer = maximum + jnp.log(row_sum(jnp.exp(logits_RV - maximum[:, None])))
@@ -152,7 +150,7 @@ def _gate[Out](
 
 
 def _adjust(logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput) -> jax.Array:
-    """Penalties, then biases, then no stop ids before the minimum length."""
+    """Apply penalties, then biases; then forbid stop ids before the minimum length."""
     has_penalty = (
         (inputs.presence_penalty != 0)
         | (inputs.frequency_penalty != 0)
@@ -169,7 +167,7 @@ def _adjust(logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput) ->
 
 
 def _penalize(logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput) -> jax.Array:
-    """Repetition as in CTRL (Keskar et al., 2019) over prompt and output; the others, OpenAI's."""
+    """Repetition as in CTRL (Keskar et al., 2019) over prompt and output; the others as OpenAI."""
     counts = state.output_counts_NV[inputs.slot].astype(jnp.float32)
     seen = state.prompt_mask_NV[inputs.slot] | (counts > 0)
     repetition = jnp.where(seen, inputs.repetition_penalty[:, None], 1.0)
@@ -192,8 +190,8 @@ def _suppress(logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput) 
 
 
 def _is_finite(logits_SV: jax.Array) -> jax.Array:
-    """False for rows with NaN or +inf anywhere, or nothing finite at all."""
-    # Not by the maximum alone: XLA's on CPU passes over NaN.
+    """False for rows where a logit is NaN or +inf, or where no logit is finite."""
+    # Not only by the maximum: XLA's maximum on CPU ignores NaN.
     is_broken = ~(logits_SV < jnp.inf)
     return (row_sum(is_broken.astype(jnp.int32)) == 0) & (row_max(logits_SV) > -jnp.inf)
 
@@ -201,7 +199,7 @@ def _is_finite(logits_SV: jax.Array) -> jax.Array:
 def _note(
     state: SamplerState, inputs: SamplingInput, token_S: jax.Array, num_tokens: int
 ) -> SamplerState:
-    """Remember the drawn tokens: as the next step's input, and in the counts."""
+    """Store the drawn tokens as the next step's input, and in the counts."""
     counts = state.output_counts_NV
     one = inputs.is_sampling.astype(counts.dtype)
     column_S = local_columns(token_S, num_tokens)

@@ -1,7 +1,7 @@
-"""Row-wise questions about logits that are split over shards by vocabulary.
+"""Row-wise reductions over logits that are split over shards by vocabulary.
 
-Each is answered by a reduction of a few numbers a row; the logits are never gathered. Runs inside a
-`shard_map` over the tensor axis; every shard holds the same number of columns.
+Each reduces a few numbers per row and never gathers the logits. Runs inside a `shard_map` over the
+tensor axis. Every shard holds the same number of columns.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ def first_id(num_columns: int) -> jax.Array:
 
 
 def local_columns(token_ids: jax.Array, num_columns: int) -> jax.Array:
-    """Columns of this shard for token ids; those of other shards, and -1, fall out of range."""
+    """This shard's columns for token ids; ids of other shards, and -1, become out of range."""
     local = token_ids - first_id(num_columns)
     return jnp.where((token_ids >= 0) & (local >= 0), local, num_columns)
 
 
 def row_max(x_SV: jax.Array) -> jax.Array:
-    """[S]."""
+    """The maximum per row, [S]."""
     return jax.lax.pmax(jnp.max(x_SV, axis=1), TENSOR)
 
 
 def row_sum(x_SV: jax.Array) -> jax.Array:
-    """[S]."""
+    """The sum per row, [S]."""
     return jax.lax.psum(jnp.sum(x_SV, axis=1), TENSOR)
 
 
 def row_argmax(x_SV: jax.Array) -> jax.Array:
-    """The id of the largest entry over all shards; the smallest id where several are: [S]."""
-    # Fused into an argmax, what makes the entries is not vectorized on CPU: several times slower.
+    """The id of the largest entry per row over all shards, [S]; the smallest id among equals."""
+    # Not fused with its input: on CPU, what makes the entries would then not be vectorized and
+    # would be several times slower.
     x_SV = jax.lax.optimization_barrier(x_SV)
     best = jnp.max(x_SV, axis=1)
     token_id = jnp.argmax(x_SV, axis=1).astype(jnp.int32) + first_id(x_SV.shape[1])
@@ -48,7 +49,7 @@ def row_argmax(x_SV: jax.Array) -> jax.Array:
 def row_top(x_SV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """The largest entries of every row, in order, and their token ids: [S, count] each.
 
-    Fewer than `count` where there are not as many columns.
+    There are fewer than `count` where there are fewer columns.
     """
     num_columns = x_SV.shape[1]
     top, column = jax.lax.top_k(x_SV, min(count, num_columns))

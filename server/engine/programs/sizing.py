@@ -1,7 +1,7 @@
-"""How many KV blocks a chip's memory leaves room for.
+"""Computes how many KV blocks fit a chip's memory.
 
-Arithmetic on shapes, shared by the server, for the devices it has, and by `plan`, for those of a
-slice that is not there. It allocates nothing. All bytes are of one chip.
+This is arithmetic on shapes. The server uses it for its own devices, `plan` for the devices of a
+slice that is not here. It allocates nothing. All bytes are of one chip.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from models.decoder.decoder import Decoder, pool_shapes
 from models.decoder.layout import DecoderLayout
 from models.weights.weights import leaf_shardings
 
-# Kept free for what a step needs while it runs, and for its inputs and outputs.
+# Kept free for the working memory of a step, and for its inputs and outputs.
 TEMPORARY_BYTES = 512 << 20
-# The block tables of all rows lie in a TPU's scalar memory, 4 bytes an entry of 1 MiB. The kernel
-# needs some of it for itself: 196,608 entries compile, 245,760 do not.
+# A TPU's scalar memory of 1 MiB holds the block tables of all rows, at 4 bytes per entry. The
+# kernel needs a part of it: 196,608 entries compile, 245,760 entries do not.
 MAX_TABLE_ENTRIES = 196_608
-# Block 0 takes the writes of padding; with one block more a sequence can begin.
+# Padding writes to block 0; a sequence needs at least one block more to begin.
 _LEAST_BLOCKS = 2
 
 
 class SizeError(ValueError):
-    """Sizes that the chip cannot hold; the message says by how much and what to lower."""
+    """Sizes that a chip cannot hold; the message says by how much, and what to lower."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChipMemory:
-    """What is taken of one chip's memory before any KV. `usable` is what may be used of it.
+    """The memory of one chip that is used before any KV. `usable` is the part that may be used.
 
-    `weights` is two sets where a version is to be loaded beside the one that is served.
+    `weights` is two sets where the server keeps room to load a version next to the served one.
     """
 
     usable: int
@@ -47,12 +47,12 @@ class ChipMemory:
 
     @property
     def for_kv(self) -> int:
-        """Bytes that are left for KV; negative where there is not even room for the rest."""
+        """Bytes left for KV; negative where even the rest does not fit."""
         return self.usable - self.weights - self.sampler - self.temporaries
 
 
 def weight_bytes(model: Decoder, mesh: Mesh | AbstractMesh) -> int:
-    """The weights' share of one chip."""
+    """One chip's share of the weights, in bytes."""
     return shard_bytes(jax.tree.leaves(nnx.state(model)), leaf_shardings(model, mesh))
 
 
@@ -72,7 +72,7 @@ def shard_bytes(leaves: Iterable[jax.ShapeDtypeStruct], shardings: list[NamedSha
 
 
 def layer_block_bytes(config: ModelConfig, layout: DecoderLayout, block_size: int) -> int:
-    """A block of one layer: its share of one chip, the mean of all layers."""
+    """One chip's bytes of a block of one layer: the mean of all layers."""
     one_each = (1,) * len(config.windows)
     pools = [
         layout.backend.abstract_pool(shape)
@@ -83,23 +83,23 @@ def layer_block_bytes(config: ModelConfig, layout: DecoderLayout, block_size: in
 
 
 def count_blocks(kv_bytes: int, bytes_of_block: int, num_layers: int) -> int:
-    """Blocks of single layers in so many bytes, all layers together.
+    """The number of single-layer blocks in `kv_bytes`, over all layers.
 
-    Raises SizeError where there are too few to serve anything.
+    Raises SizeError where the blocks are too few to serve a sequence.
     """
     num_blocks = kv_bytes // bytes_of_block
     least = _LEAST_BLOCKS * num_layers
     if num_blocks < least:
         missing = least * bytes_of_block - kv_bytes
         raise SizeError(
-            f"weights and working memory leave no room for KV: {missing / 2**30:.2f} GiB a chip are"
-            " missing; use more chips (tensor_parallel_size), weight_dtype int8 or kv_dtype fp8"
+            f"weights and working memory leave no room for KV: {missing / 2**30:.2f} GiB per chip "
+            "are missing; use more chips (tensor_parallel_size), weight_dtype int8 or kv_dtype fp8"
         )
     return num_blocks
 
 
 def check_table(max_num_seqs: int, max_model_len: int, block_size: int) -> None:
-    """SizeError where the block tables of a step exceed a TPU's scalar memory."""
+    """Raises SizeError where the block tables of a step exceed a TPU's scalar memory."""
     table_size = -(-max_model_len // block_size)
     if max_num_seqs * table_size <= MAX_TABLE_ENTRIES:
         return

@@ -1,6 +1,6 @@
-"""Packs what the device keeps per slot: a sequence's tokens, biases and stop ids.
+"""Packs the state that the device keeps per slot: a sequence's tokens, biases and stop ids.
 
-Set once, when a sequence is given its slot; the step updates it from then on.
+The state is set once, when a sequence gets its slot. Then the step updates it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 from server.engine.policy.sequence import Sequence
 
-# NumPy on the way in, traced inside the step.
+# NumPy arrays on the way to the device, traced arrays inside the step.
 type Array = Any
 
 
 class SlotInput(NamedTuple):
-    """What a slot's device state is set to when a sequence takes it. Unused places hold -1."""
+    """The device state for a slot that a sequence takes. Unused entries are -1."""
 
     rank: Array
     slot: Array
@@ -30,7 +30,7 @@ class SlotInput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SlotSizes:
-    """How much a slot's state holds: tokens, biased ids, stop ids."""
+    """The capacity of a slot's state: tokens, biased ids, stop ids."""
 
     max_model_len: int
     max_biases: int
@@ -38,7 +38,7 @@ class SlotSizes:
 
 
 def needs_slot_state(seq: Sequence) -> bool:
-    """Whether any option of the sequence reads its slot's state beyond the last token."""
+    """Whether an option of the sequence reads more of its slot's state than the last token."""
     params = seq.params
     return bool(
         params.presence_penalty

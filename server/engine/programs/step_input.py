@@ -6,12 +6,15 @@ why a row was scheduled nor what the step computes.
 
 from __future__ import annotations
 
+from collections import namedtuple
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from server.engine.policy.step import ScheduledRow
 from server.engine.programs.buckets import Bucket
+from server.link.sampling import OPTIONS
 
 # Token id that stands for "the one this slot drew last": the host does not know it yet.
 IN_FLIGHT = -1
@@ -21,30 +24,29 @@ NO_TARGET = -1
 # NumPy on the way in, traced inside the step.
 type Array = Any
 
+# The options that a step has an array of, in the table's order.
+_ROWS = {option.name: option.rule.row for option in OPTIONS if option.rule.row is not None}
 
-class SamplingInput(NamedTuple):
-    """How each row draws its token; one entry a row. `temperature` 0 is greedy.
 
+def _sampling_fields() -> Any:
+    """A base class with a field for each option. No type checker can read fields from a table."""
+    others = ("has_bias", "suppress_stops", "wants_logprobs", "seed", "choice", "position")
+    return namedtuple("_SamplingFields", ("slot", "is_sampling", *_ROWS, *others))
+
+
+_SamplingFields: Any = _sampling_fields()
+
+
+class SamplingInput(_SamplingFields):
+    """How each row draws its token; one entry per row. `temperature` 0 is greedy.
+
+    There is an array for each option that has a `row` in the table of `server.link.sampling`.
     `slot` is the row of the device's per-sequence state, the last one for rows that do not sample.
     `position` is where the drawn token will stand in its sequence; with `seed` (two words) and
     `choice` it keys the noise. `suppress_stops`: stop ids are not to be drawn yet.
     """
 
-    slot: Array
-    is_sampling: Array
-    temperature: Array
-    top_p: Array
-    top_k: Array
-    min_p: Array
-    presence_penalty: Array
-    frequency_penalty: Array
-    repetition_penalty: Array
-    has_bias: Array
-    suppress_stops: Array
-    wants_logprobs: Array
-    seed: Array
-    choice: Array
-    position: Array
+    __slots__ = ()
 
 
 class StepInput(NamedTuple):
@@ -85,26 +87,6 @@ def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: i
     def ints(*shape: int, fill: int = 0) -> np.ndarray:
         return np.full(shape, fill, np.int32)
 
-    def floats(fill: float) -> np.ndarray:
-        return np.full(s, fill, np.float32)
-
-    sampling = SamplingInput(
-        slot=ints(s, fill=scratch_slot),
-        is_sampling=np.zeros(s, np.bool_),
-        temperature=floats(0.0),
-        top_p=floats(1.0),
-        top_k=ints(s),
-        min_p=floats(0.0),
-        presence_penalty=floats(0.0),
-        frequency_penalty=floats(0.0),
-        repetition_penalty=floats(1.0),
-        has_bias=np.zeros(s, np.bool_),
-        suppress_stops=np.zeros(s, np.bool_),
-        wants_logprobs=np.zeros(s, np.bool_),
-        seed=np.zeros((s, 2), np.uint32),
-        choice=np.zeros(s, np.uint32),
-        position=np.zeros(s, np.uint32),
-    )
     return StepInput(
         token_ids_T=ints(t),
         positions_T=ints(t),
@@ -114,12 +96,29 @@ def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: i
         seq_lens_S=ints(s),
         query_start_S1=ints(s + 1),
         num_decodes=ints(1),
-        sampling=sampling,
+        sampling=_empty_sampling(s, scratch_slot),
+    )
+
+
+def _empty_sampling(num_rows: int, scratch_slot: int) -> SamplingInput:
+    def falses() -> np.ndarray:
+        return np.zeros(num_rows, np.bool_)
+
+    return SamplingInput(
+        slot=np.full(num_rows, scratch_slot, np.int32),
+        is_sampling=falses(),
+        **{name: np.full(num_rows, row.padding, row.dtype) for name, row in _ROWS.items()},
+        has_bias=falses(),
+        suppress_stops=falses(),
+        wants_logprobs=falses(),
+        seed=np.zeros((num_rows, 2), np.uint32),
+        choice=np.zeros(num_rows, np.uint32),
+        position=np.zeros(num_rows, np.uint32),
     )
 
 
 def pack(
-    rows: list[ScheduledRow],
+    rows: Sequence[ScheduledRow],
     bucket: Bucket,
     num_kinds: int,
     table_size: int,
@@ -131,11 +130,11 @@ def pack(
     for i, row in enumerate(rows):
         end = start + row.num_scheduled_tokens
         _pack_tokens(step, i, row, slice(start, end))
-        _pack_row(step.sampling, i, row, scratch_slot)
         step.query_start_S1[i] = start
         start = end
     step.query_start_S1[len(rows) :] = start
     step.num_decodes[0] = sum(row.is_decode for row in rows)
+    _pack_sampling(step.sampling, rows)
     return step
 
 
@@ -153,22 +152,25 @@ def _pack_tokens(step: StepInput, i: int, row: ScheduledRow, where: slice) -> No
         step.target_T[where.start : where.start + len(targets)] = targets
 
 
-def _pack_row(sampling: SamplingInput, i: int, row: ScheduledRow, scratch_slot: int) -> None:
-    if not row.is_sampling:
+def _pack_sampling(sampling: SamplingInput, rows: Sequence[ScheduledRow]) -> None:
+    """Array by array, which costs less than row by row: the host packs while the device waits."""
+    sampled = [row for row in rows if row.is_sampling]
+    if not sampled:
         return
-    seq, params = row.seq, row.seq.params
-    sampling.slot[i] = seq.slot
-    sampling.is_sampling[i] = True
-    sampling.temperature[i] = params.temperature
-    sampling.top_p[i] = params.top_p
-    sampling.top_k[i] = params.top_k
-    sampling.min_p[i] = params.min_p
-    sampling.presence_penalty[i] = params.presence_penalty
-    sampling.frequency_penalty[i] = params.frequency_penalty
-    sampling.repetition_penalty[i] = params.repetition_penalty
-    sampling.has_bias[i] = bool(params.logit_bias)
-    sampling.suppress_stops[i] = row.end - seq.num_prompt_tokens < params.min_tokens
-    sampling.wants_logprobs[i] = params.num_logprobs >= 0
-    sampling.seed[i] = (params.seed & 0xFFFFFFFF, params.seed >> 32)
-    sampling.choice[i] = seq.index
-    sampling.position[i] = row.end
+    places = np.array([i for i, row in enumerate(rows) if row.is_sampling])
+    seqs = [row.seq for row in sampled]
+    params = [seq.params for seq in seqs]
+    for name in _ROWS:
+        getattr(sampling, name)[places] = [getattr(each, name) for each in params]
+    sampling.slot[places] = [seq.slot for seq in seqs]
+    sampling.is_sampling[places] = True
+    sampling.has_bias[places] = [bool(each.logit_bias) for each in params]
+    sampling.suppress_stops[places] = [_suppresses_stops(row) for row in sampled]
+    sampling.wants_logprobs[places] = [each.num_logprobs >= 0 for each in params]
+    sampling.seed[places] = [(each.seed & 0xFFFFFFFF, each.seed >> 32) for each in params]
+    sampling.choice[places] = [seq.index for seq in seqs]
+    sampling.position[places] = [row.end for row in sampled]
+
+
+def _suppresses_stops(row: ScheduledRow) -> bool:
+    return row.end - row.seq.num_prompt_tokens < row.seq.params.min_tokens

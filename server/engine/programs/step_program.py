@@ -1,9 +1,10 @@
-"""The programs the device runs: one step per bucket, and the setting of a slot.
+"""The programs that the device runs: one step per bucket, and the program that sets a slot.
 
-A program takes the weights as arguments with pinned shardings, so other weights of the same shape
-are a rebind, and the state donated, so the KV pool is written in place. Everything runs under one
-`shard_map`. Programs are lowered here and compiled ahead of time, by the server for its devices and
-by `plan` for those of a slice that is not there: what is not in the ladder cannot be run.
+A program takes the weights as arguments with fixed shardings, so other weights of the same shape
+need no new program. It takes the state donated, so the KV pool is written in place. Everything runs
+under one `shard_map`. Programs are lowered here and compiled ahead of time: by the server for its
+own devices, by `plan` for those of a slice that is not here. The device runs only buckets of the
+ladder.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from models.weights.weights import leaf_shardings
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import (
-    MAX_LOGPROBS,
     Drawn,
     Logprobs,
     SamplerState,
@@ -37,25 +37,26 @@ from server.engine.programs.sampler import (
 )
 from server.engine.programs.slot_input import SlotSizes, empty_slot
 from server.engine.programs.step_input import StepInput, empty_input, stack_ranks
+from server.link.sampling import MAX_LOGPROBS
 
-# A step's bucket, or what a program beside the steps does.
+# A step's bucket, or the name of a program that is no step.
 type ProgramName = Bucket | Literal["set_slot", "make_state"]
 
-# Prompt tokens whose logits are held at once when their log probabilities are asked for.
+# Prompt tokens whose logits are in memory at once when their log probabilities are requested.
 _LOGPROB_TILE = 32
 
 
 class DeviceState(NamedTuple):
-    """All the engine keeps on the device beside the weights; donated to every program."""
+    """All that the engine keeps on the device next to the weights; donated to every program."""
 
     kv: KVPools
     sampler: SamplerState
 
 
 class StepOutput(NamedTuple):
-    """What a step sends back, the ranks' parts one after another.
+    """The output of a step, the ranks' parts one after another.
 
-    `prompt` has an entry per token, in mixed buckets only.
+    `prompt` has one entry per token, and only in mixed buckets.
     """
 
     drawn: Drawn
@@ -64,7 +65,7 @@ class StepOutput(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSizes:
-    """The sizes of each data rank's state; `kinds` has an entry for each window of the config."""
+    """The sizes of each data rank's state. `kinds` has one entry per window of the config."""
 
     num_ranks: int = 1
     kinds: tuple[KVKind, ...]
@@ -74,35 +75,35 @@ class StateSizes:
 
     @property
     def num_blocks(self) -> tuple[int, ...]:
-        """Of a layer, by kind."""
+        """The number of blocks per layer, by kind."""
         return tuple(kind.num_blocks for kind in self.kinds)
 
     def sequences_at(self, context: int) -> int:
-        """Sequences of `context` tokens that have room at once."""
+        """The number of sequences of `context` tokens that fit at the same time."""
         return min(
             (kind.num_blocks - 1) // kind.blocks_at(context, self.block_size) for kind in self.kinds
         )
 
     @property
     def table_size(self) -> int:
-        """Blocks that the longest sequence needs."""
+        """The number of blocks that the longest sequence needs."""
         return -(-self.slot.max_model_len // self.block_size)
 
     def empty_input(self, bucket: Bucket) -> StepInput:
-        """A step of nothing but padding."""
+        """The input of a step of only padding."""
         of_rank = empty_input(bucket, len(self.kinds), self.table_size, self.scratch_slot)
         return stack_ranks([of_rank] * self.num_ranks)
 
     @property
     def scratch_slot(self) -> int:
-        """The slot after the last, which takes the writes of rows that do not sample."""
+        """The slot after the last; rows that do not sample write to it."""
         return self.max_num_seqs
 
 
 class Programs:
-    """Lowers the programs of one model on one mesh. Holds no weights and no state.
+    """Lowers the programs of one model on one mesh. Holds neither weights nor state.
 
-    `abstract_leaves` are the weights they take, as shapes.
+    `abstract_leaves` are the shapes of the weights that the programs take.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Programs:
         self._config = model.config
 
     def lower(self, name: ProgramName) -> jax.stages.Lowered:
-        """The named program, ready to be compiled."""
+        """The named program, lowered and ready to be compiled."""
         if name == "make_state":
             return self._lower_make_state()
         if name == "set_slot":
@@ -125,7 +126,7 @@ class Programs:
         return jitted.lower(*arguments)
 
     def step(self, bucket: Bucket) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
-        """`(leaves, state, input) -> (output, state)` for one bucket, and its arguments' shapes.
+        """`(leaves, state, input) -> (output, state)` for one bucket, and the arguments' shapes.
 
         `state` is donated.
         """
@@ -185,7 +186,7 @@ class Programs:
         return jax.jit(zeros, out_shardings=self._shardings(self.state_specs())).lower()
 
     def abstract_state(self) -> DeviceState:
-        """Shapes and dtypes of the device state, all shards together."""
+        """Shapes and dtypes of the device state, over all shards."""
         sizes, config, layout = self._sizes, self._config, self._layout
         num_blocks = tuple(sizes.num_ranks * count for count in sizes.num_blocks)
         shapes = pool_shapes(config, layout, num_blocks, sizes.block_size)
@@ -195,7 +196,7 @@ class Programs:
         return DeviceState(pools, sampler)
 
     def state_specs(self) -> DeviceState:
-        """How the state is split: as the attention backend and the sampler say."""
+        """The split of the state, as the attention backend and the sampler define it."""
         num_pools = len(self.abstract_state().kv)
         return DeviceState((self._layout.backend.pool_specs(),) * num_pools, state_specs())
 
@@ -221,7 +222,7 @@ class Programs:
 
 
 def _ragged(inputs: StepInput, sampler: SamplerState) -> tuple[Ragged, jax.Array]:
-    """The step's geometry, and its token ids with those in flight filled in."""
+    """The step's geometry, and its token ids including those still in flight."""
     num_rows = inputs.seq_lens_S.shape[0]
     row_T = jnp.minimum(inputs.row_T, num_rows - 1)
     drawn_T = sampler.last_tokens_N[inputs.sampling.slot[row_T]]
@@ -239,7 +240,7 @@ def _ragged(inputs: StepInput, sampler: SamplerState) -> tuple[Ragged, jax.Array
 
 
 def _prompt_logprobs(model: Decoder, x_TD: jax.Array, target_T: jax.Array) -> Logprobs:
-    """Log probability of each wanted next prompt token, a tile of tokens at a time."""
+    """The log probability of each requested next prompt token, one tile of tokens at a time."""
     num_tokens = x_TD.shape[0]
     tiles = (num_tokens // _LOGPROB_TILE, _LOGPROB_TILE)
 

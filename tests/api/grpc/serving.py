@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from server.api.grpc.server import GrpcServer
+from server.api.health import Health
 from server.api.servers.grpc import create_grpc_server
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
@@ -20,7 +21,7 @@ from server.config import ServerConfig
 from server.lifecycle import Lifecycle
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
-from tests.api.fakes import FakeEngine, small_pretrained
+from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrained
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Serving:
     address: str
     server: GrpcServer
     service: Service
+    health: Health
 
 
 @contextmanager
@@ -52,17 +54,19 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     tokenizer, lifecycle = _small_tokenizer(), Lifecycle()
     lifecycle.mark_ready()
-    service = Service(engine, tokenizer, lifecycle, hang_timeout_seconds=30)
+    service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
     with reserved_port() as port:
         server = create_grpc_server(
-            service, ServerConfig(host="127.0.0.1", grpc_port=port, **config)
+            service, health, ServerConfig(host="127.0.0.1", grpc_port=port, **config)
         )
         await server.start()
         address = f"127.0.0.1:{port}"
         try:
             async with grpc.aio.insecure_channel(address, options=channel_options) as channel:
                 stub = GenerationStub(channel)
-                yield Serving(channel, stub, engine, lifecycle, tokenizer, address, server, service)
+                yield Serving(
+                    channel, stub, engine, lifecycle, tokenizer, address, server, service, health
+                )
         finally:
             await server.stop(0)
 

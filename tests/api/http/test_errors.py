@@ -257,7 +257,7 @@ async def test_a_fault_of_ours_is_told_without_details(client, service, monkeypa
     def fail() -> None:
         raise KeyError("inner detail")
 
-    monkeypatch.setattr(service, "models", fail)
+    monkeypatch.setattr(service.models, "loaded", fail)
     response = await client.get("/v1/models")
     assert response.status_code == 500
     assert "inner detail" not in response.text

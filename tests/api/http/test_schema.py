@@ -18,11 +18,10 @@ from schemathesis.checks import (
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
 
 from server.api.servers.http import create_http_app
-from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
-from tests.api.fakes import FakeEngine, small_pretrained
+from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrained
 
 
 def described():
@@ -30,12 +29,12 @@ def described():
     tokenizer, lifecycle = Tokenizer(small_pretrained()), Lifecycle()
     lifecycle.mark_ready()
     engine = FakeEngine([tokenizer.encode("hello"), FakeEngine.EOS])
-    service = Service(engine, tokenizer, lifecycle, hang_timeout_seconds=30)
+    service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
     generation = GenerationConfig(deterministic=True, max_examples=25)
     project = ProjectConfig(generation=generation)
     return schemathesis.openapi.from_asgi(
         "/openapi.json",
-        create_http_app(service, ServerConfig()),
+        create_http_app(service, health, ServerConfig()),
         config=SchemathesisConfig(projects=ProjectsConfig(default=project)),
     )
 

@@ -6,14 +6,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from server.api.grpc.server import GrpcServer
 from server.api.servers.grpc import create_grpc_server
-from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
-from tests.api.fakes import FakeEngine, small_pretrained
+from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrained
 from tests.api.grpc.serving import collect, failure, ids, reserved_port, serving, until
 
 EOS = 262
@@ -53,11 +53,12 @@ async def until_refused(address: str) -> None:
                 await asyncio.sleep(0.005)
 
 
-def small_service() -> Service:
+def small_server(config: ServerConfig) -> GrpcServer:
+    engine, tokenizer = FakeEngine([[EOS]]), Tokenizer(small_pretrained())
     lifecycle = Lifecycle()
     lifecycle.mark_ready()
-    tokenizer = Tokenizer(small_pretrained())
-    return Service(FakeEngine([[EOS]]), tokenizer, lifecycle, hang_timeout_seconds=30)
+    service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
+    return create_grpc_server(service, health, config)
 
 
 class TestHealth:
@@ -109,7 +110,7 @@ class TestPort:
     async def test_several_servers_share_it(self):
         with reserved_port() as port:
             config = ServerConfig(host="127.0.0.1", grpc_port=port)
-            servers = [create_grpc_server(small_service(), config) for _ in range(2)]
+            servers = [small_server(config) for _ in range(2)]
             for server in servers:
                 await server.start()
             await servers[0].stop(0)
@@ -120,7 +121,7 @@ class TestPort:
 
     async def test_an_ipv6_host_needs_no_brackets(self):
         with reserved_port() as port:
-            server = create_grpc_server(small_service(), ServerConfig(host="::1", grpc_port=port))
+            server = small_server(ServerConfig(host="::1", grpc_port=port))
             await server.start()
             async with grpc.aio.insecure_channel(f"[::1]:{port}") as channel:
                 assert await status_of(channel) == health_pb2.HealthCheckResponse.SERVING
@@ -128,7 +129,7 @@ class TestPort:
 
     async def test_a_host_that_is_not_ours_cannot_be_bound(self):
         with pytest.raises(RuntimeError):
-            create_grpc_server(small_service(), ServerConfig(host="192.0.2.1", grpc_port=1))
+            small_server(ServerConfig(host="192.0.2.1", grpc_port=1))
 
 
 async def test_pings_do_not_end_a_connection():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.link.frames import SamplingParams
+from server.link.sampling import SamplingParams
 
 type Floats = NDArray[np.float64]
 

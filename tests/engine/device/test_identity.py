@@ -21,8 +21,10 @@ from server.engine.engine import Engine
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
+from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.served_versions import ServedVersions
 from server.link import frames as link
-from server.link.frames import SamplingParams
+from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free
 from tests.engine.device import oracle
 from tests.engine.fakes import FakeObserver
@@ -86,6 +88,7 @@ class Session:
     def __init__(self, runner, config, *, overlap=True, num_blocks=None):
         kinds = [replace(kind, num_blocks=num_blocks or kind.num_blocks) for kind in runner.kinds]
         self.blocks = [BlockManager(kinds, runner.block_size) for _ in range(runner.num_ranks)]
+        versions = ServedVersions(LoadedVersion())
         schedulers = [
             Scheduler(
                 blocks,
@@ -93,12 +96,13 @@ class Session:
                 max_num_batched_tokens=runner.max_num_batched_tokens,
                 max_queue_len=100,
                 max_model_len=runner.max_model_len,
+                versions=versions,
             )
             for blocks in self.blocks
         ]
         self.observer, self.frames = FakeObserver(), []
         self.engine = Engine(
-            schedulers[0] if len(schedulers) == 1 else Ranks(schedulers),
+            Ranks(schedulers),
             runner,
             self.observer,
             lambda client, frame: self.frames.append(frame),

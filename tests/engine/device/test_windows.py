@@ -10,7 +10,10 @@ from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
+from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.served_versions import ServedVersions
 from tests.engine.builders import is_all_free, make_sequence
 from tests.golden import random_models
 
@@ -23,7 +26,8 @@ PROMPTS = [COMMON[:num_shared] + [9 + i] * 20 for i, num_shared in enumerate((30
 def generate(runner, kinds):
     """The tokens of every prompt, and how many of them were found in the prefix cache."""
     blocks = BlockManager(kinds, runner.block_size)
-    scheduler = Scheduler(blocks, max_queue_len=9, **LIMITS)
+    versions = ServedVersions(LoadedVersion())
+    scheduler = Ranks([Scheduler(blocks, max_queue_len=9, versions=versions, **LIMITS)])
     seqs = [
         make_sequence(prompt, request_id=i, max_tokens=30, temperature=0.0, ignore_eos=True)
         for i, prompt in enumerate(PROMPTS)

@@ -7,8 +7,9 @@ import pytest
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step import RowResult, StepResult
-from tests.engine.builders import make_choices, make_scheduler, make_sequence
+from tests.engine.builders import make_choices, make_scheduler, make_sequence, serve
 
 NEXT = LoadedVersion("2", 1)
 
@@ -17,7 +18,8 @@ class Driven:
     """Ranks, and a device that draws token 5 for every row."""
 
     def __init__(self, num_ranks=2, **limits):
-        self.schedulers = [make_scheduler(**limits) for _ in range(num_ranks)]
+        versions = ServedVersions(LoadedVersion())
+        self.schedulers = [make_scheduler(versions=versions, **limits) for _ in range(num_ranks)]
         self.ranks = Ranks(self.schedulers)
         self.num_requests = 0
 
@@ -69,7 +71,7 @@ class TestChoosing:
     def test_a_full_queue_is_passed_over_while_another_has_room(self):
         driven = Driven(max_queue_len=1)
         assert ranks_of(driven.submit([1], [2])) == [0, 1]
-        assert driven.ranks.is_queue_full
+        assert driven.ranks.load().is_queue_full
         with pytest.raises(AdmissionError, match="1 requests wait already"):
             driven.submit([3])
 
@@ -84,7 +86,7 @@ class TestSteps:
         driven = Driven(max_num_seqs=2)
         driven.submit([1], [2], max_tokens=20)
         driven.step()
-        driven.ranks.serve(NEXT)
+        serve(driven.ranks, NEXT)
         driven.submit([3], [4], max_tokens=20)
         versions = []
         for _ in range(4):
@@ -101,11 +103,18 @@ class TestSteps:
         first, second = driven.submit([1] * 9, [2] * 9)
         driven.step(2)
         driven.ranks.finish(second, "abort")
-        assert driven.schedulers[1].num_free_blocks == driven.schedulers[1].num_usable_blocks
-        assert driven.schedulers[0].num_free_blocks < driven.schedulers[0].num_usable_blocks
+        assert (
+            driven.schedulers[1].load().num_free_blocks
+            == driven.schedulers[1].load().num_usable_blocks
+        )
+        assert (
+            driven.schedulers[0].load().num_free_blocks
+            < driven.schedulers[0].load().num_usable_blocks
+        )
         driven.ranks.finish(first, "abort")
         driven.ranks.check_integrity()
-        assert driven.ranks.num_free_blocks == driven.ranks.num_usable_blocks
+        load = driven.ranks.load()
+        assert load.num_free_blocks == load.num_usable_blocks
 
     def test_deadlines_pass_on_every_rank(self):
         driven = Driven()
@@ -150,10 +159,10 @@ class TestBalance:
 
     def test_a_request_that_names_no_version_waits_while_nothing_is_served(self):
         driven = Driven()
-        driven.ranks.serve(None)
+        serve(driven.ranks, None)
         (seq,) = driven.submit([1])
         assert not driven.step()
-        driven.ranks.serve(NEXT)
+        serve(driven.ranks, NEXT)
         driven.step()
         assert seq.version == NEXT
 
@@ -162,8 +171,10 @@ def test_numbers_are_of_all_ranks_together():
     driven = Driven(max_num_seqs=1, num_blocks=5)
     driven.submit([1], [2], [3])
     driven.step()
-    assert (driven.ranks.num_running, driven.ranks.num_waiting_requests) == (2, 1)
-    assert (driven.ranks.num_unfinished, driven.ranks.num_usable_blocks) == (3, 8)
+    load = driven.ranks.load()
+    assert (load.num_sequences_running, load.num_requests_waiting) == (2, 1)
+    assert (load.num_unfinished, load.num_usable_blocks) == (3, 8)
+    assert driven.ranks.num_unfinished == 3
 
 
 def test_a_wrong_request_is_refused_as_by_one_scheduler():

@@ -7,7 +7,7 @@ from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion, SequenceState
 from server.engine.policy.step import RowResult, StepResult
-from tests.engine.builders import is_all_free, make_choices, make_scheduler, make_sequence
+from tests.engine.builders import is_all_free, make_choices, make_ranks, make_sequence, serve
 from tests.engine.fakes import EOS, logprob_of
 
 
@@ -38,25 +38,36 @@ def shape(batch):
     ]
 
 
+def blocks_of(scheduler):
+    (only,) = scheduler.schedulers
+    return only.block_manager
+
+
+def preempt(scheduler, seq):
+    """As a sequence that finds no block would."""
+    (only,) = scheduler.schedulers
+    only._preempt(seq)
+
+
 def finish_all(scheduler):
     while scheduler.num_unfinished:
         run(scheduler)
     scheduler.check_integrity()
-    assert is_all_free(scheduler.block_manager)
+    assert is_all_free(blocks_of(scheduler))
 
 
 class TestBudget:
     def test_nothing_to_do_is_a_falsy_batch(self):
-        batch = make_scheduler().schedule(0.0)
+        batch = make_ranks().schedule(0.0)
         assert not batch
         assert batch.num_tokens == 0
 
     def test_limits_that_would_starve_decodes_are_refused(self):
         with pytest.raises(ValueError, match="max_num_batched_tokens 3 is below max_num_seqs 4"):
-            make_scheduler(max_num_batched_tokens=3, max_num_seqs=4)
+            make_ranks(max_num_batched_tokens=3, max_num_seqs=4)
 
     def test_a_long_prompt_runs_in_chunks_and_samples_with_the_last(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, range(18))
         first, _ = run(scheduler)
         second, _ = run(scheduler)
@@ -69,7 +80,7 @@ class TestBudget:
         assert events[0][1].token_ids == [1]
 
     def test_decodes_run_in_every_step_beside_a_long_prompt(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, [1, 2], request_id=1)
         run(scheduler)
         add(scheduler, range(30), request_id=2)
@@ -77,7 +88,7 @@ class TestBudget:
         assert shape(run(scheduler)[0]) == [(1, 3, 1), (2, 7, 7)]
 
     def test_admissions_take_what_decodes_and_chunks_leave(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, [1, 2], request_id=1)
         run(scheduler)
         add(scheduler, range(10), request_id=2)
@@ -86,16 +97,16 @@ class TestBudget:
         assert shape(run(scheduler)[0]) == [(1, 3, 1), (2, 7, 3), (3, 0, 3)]
 
     def test_no_more_sequences_run_than_there_are_slots(self):
-        scheduler = make_scheduler(max_num_seqs=2)
+        scheduler = make_ranks(max_num_seqs=2)
         for request_id in range(3):
             add(scheduler, [1], request_id=request_id)
         batch, _ = run(scheduler)
         assert [row.seq.slot for row in batch.rows] == [0, 1]
-        assert scheduler.num_running == 2
-        assert scheduler.num_waiting_requests == 1
+        assert scheduler.load().num_sequences_running == 2
+        assert scheduler.load().num_requests_waiting == 1
 
     def test_a_freed_slot_goes_to_the_next_in_line(self):
-        scheduler = make_scheduler(max_num_seqs=2)
+        scheduler = make_ranks(max_num_seqs=2)
         seqs = [add(scheduler, [1], request_id=request_id) for request_id in range(4)]
         run(scheduler)
         scheduler.finish(seqs[0], "abort")
@@ -103,30 +114,30 @@ class TestBudget:
         assert [(row.seq.request_id, row.seq.slot) for row in batch.rows] == [(1, 1), (2, 0)]
 
     def test_a_small_request_does_not_overtake_a_large_one(self):
-        scheduler = make_scheduler(num_blocks=8)
+        scheduler = make_ranks(num_blocks=8)
         add(scheduler, range(8), request_id=1)
         run(scheduler)
         add(scheduler, range(50, 66), request_id=2)
         add(scheduler, [1], request_id=3)
         assert shape(run(scheduler)[0]) == [(1, 8, 1)]
-        assert scheduler.num_waiting_requests == 2
+        assert scheduler.load().num_requests_waiting == 2
 
     def test_admission_leaves_each_running_sequence_a_block_to_grow_into(self):
-        scheduler = make_scheduler(num_blocks=5)
+        scheduler = make_ranks(num_blocks=5)
         add(scheduler, range(6), request_id=1)
         run(scheduler)
         add(scheduler, range(50, 56), request_id=2)
         assert shape(run(scheduler)[0]) == [(1, 6, 1)]
 
     def test_a_resumed_sequence_with_one_token_left_is_a_decode_and_stands_with_them(self):
-        scheduler = make_scheduler(block_size=2)
+        scheduler = make_ranks(block_size=2)
         resumed = add(scheduler, [1, 2, 3], request_id=1)
         run(scheduler)
         run(scheduler)
         add(scheduler, range(50, 67), request_id=2)
         run(scheduler)
         run(scheduler)
-        scheduler._preempt(resumed)
+        preempt(scheduler, resumed)
         batch, _ = run(scheduler)
         assert shape(batch) == [(1, 6, 1), (2, 14, 3)]
         assert [(row.is_admitted, row.is_decode) for row in batch.rows] == [(1, 1), (0, 0)]
@@ -139,7 +150,7 @@ class TestFinishing:
         return [event for token in tokens for _, event in run(scheduler, token)[1]]
 
     def test_max_tokens_ends_with_length_and_is_known_ahead(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, [1, 2], max_tokens=2)
         first = scheduler.schedule(0.0)
         second = scheduler.schedule(0.0)
@@ -151,20 +162,20 @@ class TestFinishing:
         finish_all(scheduler)
 
     def test_the_model_length_bounds_prompt_and_generated_tokens_together(self):
-        scheduler = make_scheduler(max_model_len=5)
+        scheduler = make_ranks(max_model_len=5)
         add(scheduler, [1, 2, 3], max_tokens=100)
         events = self.tokens(scheduler, 1, 1)
         assert [event.finish_reason for event in events] == [None, "length"]
 
     def test_the_pool_bounds_a_sequence_as_the_model_length_does(self):
-        scheduler = make_scheduler(num_blocks=3)
+        scheduler = make_ranks(num_blocks=3)
         add(scheduler, [1, 2, 3], max_tokens=100)
         events = self.tokens(scheduler, *[1] * 5)
         assert events[-1].finish_reason == "length"
         finish_all(scheduler)
 
     def test_a_stop_token_ends_with_stop_and_is_part_of_the_tokens(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, [1, 2], stop_token_ids=(7,))
         events = self.tokens(scheduler, 3, 7)
         assert [(event.token_ids, event.finish_reason) for event in events] == [
@@ -175,23 +186,23 @@ class TestFinishing:
 
     def test_the_models_end_token_ends_unless_it_is_ignored(self):
         for ignore_eos, reason in ((False, "stop"), (True, None)):
-            scheduler = make_scheduler()
+            scheduler = make_ranks()
             add(scheduler, [1, 2], ignore_eos=ignore_eos)
             assert self.tokens(scheduler, EOS)[0].finish_reason == reason
 
     def test_a_stop_token_at_the_length_limit_is_a_stop(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, [1, 2], max_tokens=1)
         assert self.tokens(scheduler, EOS)[0].finish_reason == "stop"
 
     def test_nothing_stops_before_min_tokens_were_generated(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, [1, 2], min_tokens=2, stop_token_ids=(7,))
         events = self.tokens(scheduler, 7, EOS, 7)
         assert [event.finish_reason for event in events] == [None, None, "stop"]
 
     def test_no_token_at_all_ends_when_the_prompt_has_run(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, range(10), max_tokens=0)
         first, nothing = run(scheduler)
         assert not nothing
@@ -201,7 +212,7 @@ class TestFinishing:
         finish_all(scheduler)
 
     def test_a_row_that_ran_past_the_stop_token_is_void(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         seq = add(scheduler, [1, 2])
         first = scheduler.schedule(0.0)
         late = scheduler.schedule(0.0)
@@ -212,7 +223,7 @@ class TestFinishing:
         finish_all(scheduler)
 
     def test_slot_and_blocks_are_given_again_while_the_late_row_is_in_flight(self):
-        scheduler = make_scheduler(num_blocks=3, max_num_seqs=1)
+        scheduler = make_ranks(num_blocks=3, max_num_seqs=1)
         old = add(scheduler, range(6), request_id=1)
         first = scheduler.schedule(0.0)
         [table] = map(list, old.block_tables)
@@ -228,7 +239,7 @@ class TestFinishing:
         finish_all(scheduler)
 
     def test_what_is_not_finite_ends_with_an_error_and_is_not_found_again(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         seq = add(scheduler, range(9), request_id=1)
         run(scheduler)
         _, [(_, event)] = run(scheduler, is_finite=False)
@@ -240,7 +251,7 @@ class TestFinishing:
         finish_all(scheduler)
 
     def test_logprobs_travel_with_their_token(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, [1, 2], num_logprobs=0)
         logprobs = logprob_of([1, 2], 1)
         _, [(_, event)] = run(scheduler, logprobs=logprobs)
@@ -250,7 +261,7 @@ class TestFinishing:
 class TestPreemption:
     def crowd(self, **limits):
         """Two sequences in a pool where only one can grow; the step in which that shows."""
-        scheduler = make_scheduler(
+        scheduler = make_ranks(
             **({"num_blocks": 5, "max_num_seqs": 2, "max_num_batched_tokens": 16} | limits)
         )
         old = add(scheduler, [1, 2, 3], request_id=1, max_tokens=12)
@@ -274,7 +285,7 @@ class TestPreemption:
         assert (len(old.token_ids), len(new.token_ids)) == (15, 15)
 
     def test_the_newest_preempts_itself_when_it_is_the_one_that_cannot_grow(self):
-        scheduler = make_scheduler(num_blocks=5, max_num_seqs=2)
+        scheduler = make_ranks(num_blocks=5, max_num_seqs=2)
         add(scheduler, [1, 2], request_id=1, max_tokens=12)
         new = add(scheduler, range(6), request_id=2, max_tokens=9)
         batch = self.run_until_preempted(scheduler)
@@ -362,10 +373,10 @@ class TestWindows:
 
     def scheduler(self, num_window_blocks, **limits):
         kinds = (KVKind(None, 32), KVKind(8, 1 + num_window_blocks))
-        return make_scheduler(kinds=kinds, **limits)
+        return make_ranks(kinds=kinds, **limits)
 
     def num_free(self, scheduler):
-        return [pool.num_free_blocks for pool in scheduler.block_manager.pools]
+        return [pool.num_free_blocks for pool in blocks_of(scheduler).pools]
 
     def test_a_pool_too_small_for_a_window_and_a_step_is_refused(self):
         self.scheduler(5, max_num_batched_tokens=8)
@@ -398,7 +409,7 @@ class TestWindows:
         finish_all(scheduler)
 
     def test_a_prompt_longer_than_the_pool_is_no_obstacle_where_all_layers_have_windows(self):
-        scheduler = make_scheduler(kinds=(KVKind(8, 6),))
+        scheduler = make_ranks(kinds=(KVKind(8, 6),))
         add(scheduler, range(60), max_tokens=2)
         finish_all(scheduler)
 
@@ -449,7 +460,7 @@ class TestWindows:
         run(scheduler)
         unread = scheduler.schedule(0.0)
         assert shape(unread) == [(1, 7, 1), (2, 23, 23)]
-        blocks = scheduler.block_manager
+        blocks = blocks_of(scheduler)
         assert blocks.allocate(make_sequence([1]), 4, max_chunk=4), "the last block is gone"
         batch = scheduler.schedule(0.0)
         assert shape(batch) == [(1, 8, 1)]
@@ -472,7 +483,7 @@ class TestWindows:
             assert (2, shared, 2) in shape(scheduler.schedule(0.0))
 
     def test_what_is_not_finite_is_not_found_again_though_it_was_given_back(self):
-        scheduler = make_scheduler(kinds=(KVKind(4, 20),))
+        scheduler = make_ranks(kinds=(KVKind(4, 20),))
         add(scheduler, range(18), request_id=1)
         run(scheduler)
         run(scheduler)
@@ -490,7 +501,7 @@ class TestWindows:
         run(scheduler)
         assert all(any(table) for table in seq.block_tables)
         scheduler.finish(seq, "abort")
-        assert is_all_free(scheduler.block_manager)
+        assert is_all_free(blocks_of(scheduler))
         scheduler.check_integrity()
 
     def test_a_block_lost_of_any_kind_is_noticed(self):
@@ -505,7 +516,7 @@ class TestWindows:
 
 class TestPrefixCache:
     def test_a_later_request_starts_behind_the_shared_prefix(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, range(8), request_id=1, max_tokens=1)
         run(scheduler)
         seq = add(scheduler, [*range(8), 50, 51], request_id=2)
@@ -514,7 +525,7 @@ class TestPrefixCache:
         assert seq.num_cached_tokens == event.num_cached_tokens == 8
 
     def test_only_the_first_event_tells_the_cached_tokens(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, range(8), request_id=1, max_tokens=1)
         run(scheduler)
         add(scheduler, range(9), request_id=2)
@@ -522,7 +533,7 @@ class TestPrefixCache:
         assert [event.num_cached_tokens for event in events] == [8, 0]
 
     def test_blocks_in_flight_are_not_found(self):
-        scheduler = make_scheduler(max_num_batched_tokens=32)
+        scheduler = make_ranks(max_num_batched_tokens=32)
         add(scheduler, range(9), request_id=1)
         unread = scheduler.schedule(0.0)
         add(scheduler, range(9), request_id=2)
@@ -532,7 +543,7 @@ class TestPrefixCache:
         assert (3, 8, 1) in shape(scheduler.schedule(0.0))
 
     def test_generated_tokens_are_found_once_they_are_known(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, [1, 2, 3], request_id=1, max_tokens=6)
         for _ in range(6):
             run(scheduler, 5)
@@ -541,7 +552,7 @@ class TestPrefixCache:
         assert seq.num_cached_tokens == 8
 
     def test_a_chunk_of_an_aborted_sequence_is_not_found(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         seq = add(scheduler, range(9), request_id=1)
         unread = scheduler.schedule(0.0)
         scheduler.finish(seq, "abort")
@@ -553,7 +564,7 @@ class TestPrefixCache:
 
 class TestChoices:
     def test_choices_wait_for_the_first_to_compute_the_prompt_and_find_it(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, range(10), n=3)
         assert shape(run(scheduler)[0]) == [(0, 0, 8)]
         assert shape(run(scheduler)[0]) == [(0, 8, 2)]
@@ -561,13 +572,13 @@ class TestChoices:
         finish_all(scheduler)
 
     def test_choices_that_wait_hold_up_no_other_request(self):
-        scheduler = make_scheduler(max_num_batched_tokens=16)
+        scheduler = make_ranks(max_num_batched_tokens=16)
         add(scheduler, range(10), n=3, request_id=1)
         add(scheduler, [1, 2], request_id=2)
         assert shape(run(scheduler)[0]) == [(1, 0, 10), (2, 0, 2)]
 
     def test_choices_go_on_when_the_first_is_aborted(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         leader, *_ = add(scheduler, range(10), n=3)
         run(scheduler)
         scheduler.finish(leader, "abort")
@@ -575,13 +586,13 @@ class TestChoices:
         finish_all(scheduler)
 
     def test_choices_wait_on_when_the_first_is_preempted_and_follow_it_again(self):
-        scheduler = make_scheduler(num_blocks=7, max_num_seqs=4)
+        scheduler = make_ranks(num_blocks=7, max_num_seqs=4)
         add(scheduler, [50, 51, 52], request_id=1, max_tokens=20)
         run(scheduler)
         leader, *others = add(scheduler, range(11), n=2, request_id=2, max_tokens=2)
         while leader.state is SequenceState.WAITING:
             run(scheduler)
-        scheduler._preempt(leader)
+        preempt(scheduler, leader)
         run(scheduler)
         assert all(seq.state is SequenceState.WAITING for seq in others)
         finish_all(scheduler)
@@ -591,7 +602,7 @@ class TestChoices:
         ("limits", "prompt"), [({"prefix_caching": False}, range(6)), ({}, range(4))]
     )
     def test_choices_do_not_wait_when_there_would_be_nothing_to_find(self, limits, prompt):
-        scheduler = make_scheduler(max_num_batched_tokens=32, **limits)
+        scheduler = make_ranks(max_num_batched_tokens=32, **limits)
         add(scheduler, prompt, n=3)
         assert len(run(scheduler)[0].rows) == 3
 
@@ -623,13 +634,13 @@ class TestPromptLogprobs:
         ]
 
     def test_prompt_logprobs_come_whole_with_the_first_event_whatever_the_chunks(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, self.prompt, num_prompt_logprobs=0, max_tokens=2)
         events = [event for _ in range(3) for _, event in self.run(scheduler)[1]]
         assert [event.prompt_logprobs for event in events] == [self.expected, None]
 
     def test_prompt_logprobs_are_not_asked_from_the_prefix_cache(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, self.prompt, request_id=1, max_tokens=1)
         while scheduler.num_unfinished:
             self.run(scheduler)
@@ -637,7 +648,7 @@ class TestPromptLogprobs:
         assert shape(scheduler.schedule(0.0)) == [(2, 0, 8)]
 
     def test_prompt_logprobs_are_computed_once_for_all_choices(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, self.prompt, n=3, num_prompt_logprobs=0, max_tokens=1)
         events = [event for _ in range(2) for _, event in self.run(scheduler)[1]]
         batch, more = self.run(scheduler)
@@ -647,17 +658,17 @@ class TestPromptLogprobs:
         ] * 3
 
     def test_prompt_logprobs_are_not_doubled_by_a_preemption(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         seq = add(scheduler, self.prompt, num_prompt_logprobs=0, max_tokens=1)
         self.run(scheduler)
-        scheduler._preempt(seq)
+        preempt(scheduler, seq)
         batch, _ = self.run(scheduler)
         assert shape(batch) == [(0, 0, 8)], "what is not all known is computed again"
         _, [(_, event)] = self.run(scheduler)
         assert event.prompt_logprobs == self.expected
 
     def test_prompt_logprobs_come_without_tokens_where_none_is_asked_for(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, self.prompt, num_prompt_logprobs=0, max_tokens=0)
         self.run(scheduler)
         _, [(_, event)] = self.run(scheduler)
@@ -671,11 +682,11 @@ class TestAdmission:
         return caught.value.kind, caught.value.message
 
     def test_a_full_queue_is_an_answer(self):
-        scheduler = make_scheduler(max_queue_len=2)
+        scheduler = make_ranks(max_queue_len=2)
         add(scheduler, [1], request_id=1)
-        assert not scheduler.is_queue_full
+        assert not scheduler.load().is_queue_full
         add(scheduler, [1], request_id=2)
-        assert scheduler.is_queue_full
+        assert scheduler.load().is_queue_full
         kind, message = self.refusal(scheduler, [1], request_id=3)
         assert kind == "queue_full"
         assert "2 requests wait" in message
@@ -683,27 +694,27 @@ class TestAdmission:
         add(scheduler, [1], request_id=3)
 
     def test_the_queue_counts_requests_not_choices(self):
-        scheduler = make_scheduler(max_queue_len=2)
+        scheduler = make_ranks(max_queue_len=2)
         add(scheduler, [1], request_id=1, n=5)
-        assert scheduler.num_waiting_requests == 1
+        assert scheduler.load().num_requests_waiting == 1
         add(scheduler, [1], request_id=2)
-        assert scheduler.is_queue_full
+        assert scheduler.load().is_queue_full
 
     def test_a_prompt_that_never_fits_the_pool_is_refused_with_the_numbers(self):
-        scheduler = make_scheduler(num_blocks=4)
+        scheduler = make_ranks(num_blocks=4)
         add(scheduler, range(11))
         kind, message = self.refusal(scheduler, range(12))
         assert kind == "invalid_request"
         assert "12 tokens needs 4 KV blocks of 4 tokens, but there are 3" in message
 
     def test_a_prompt_as_long_as_the_model_allows_leaves_no_room(self):
-        scheduler = make_scheduler(max_model_len=10)
+        scheduler = make_ranks(max_model_len=10)
         add(scheduler, range(9))
         assert self.refusal(scheduler, range(10))[0] == "invalid_request"
         add(scheduler, range(10), max_tokens=0)
 
     def test_a_sequence_never_holds_more_blocks_than_its_longest_end_needs(self):
-        scheduler = make_scheduler(max_model_len=8, num_blocks=3)
+        scheduler = make_ranks(max_model_len=8, num_blocks=3)
         seq = add(scheduler, range(8), max_tokens=0)
         run(scheduler)
         assert seq.outcome == "length"
@@ -712,15 +723,15 @@ class TestAdmission:
         assert len(seq.block_tables[0]) == 2
 
     def test_an_empty_prompt_is_refused(self):
-        assert self.refusal(make_scheduler(), [])[0] == "invalid_request"
+        assert self.refusal(make_ranks(), [])[0] == "invalid_request"
 
     def test_a_deadline_already_passed_is_refused(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         assert self.refusal(scheduler, [1], deadline=5.0, now=5.0)[0] == "deadline_exceeded"
         add(scheduler, [1], deadline=5.0, now=4.9)
 
     def test_a_refused_request_leaves_no_trace(self):
-        scheduler = make_scheduler(max_queue_len=1)
+        scheduler = make_ranks(max_queue_len=1)
         add(scheduler, [1])
         self.refusal(scheduler, [2], n=3, request_id=1)
         assert scheduler.num_unfinished == 1
@@ -730,7 +741,7 @@ class TestEndingEarly:
     @pytest.mark.parametrize("num_steps", range(5))
     def test_an_abort_frees_blocks_and_slot_at_once_in_every_state(self, num_steps):
         """Waiting, prefilling, decoding; always with the last step still in flight."""
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         seq = add(scheduler, range(12))
         unread = None
         for _ in range(num_steps):
@@ -739,14 +750,14 @@ class TestEndingEarly:
                 scheduler.postprocess(unread, results(unread))
             unread = batch
         scheduler.finish(seq, "abort")
-        assert is_all_free(scheduler.block_manager)
+        assert is_all_free(blocks_of(scheduler))
         assert (scheduler.num_unfinished, seq.outcome) == (0, "abort")
         if unread:
             assert scheduler.postprocess(unread, results(unread)) == []
         scheduler.check_integrity()
 
     def test_a_passed_deadline_ends_who_waits_and_who_runs(self):
-        scheduler = make_scheduler(max_num_seqs=1)
+        scheduler = make_ranks(max_num_seqs=1)
         running = add(scheduler, [1], request_id=1, deadline=5.0)
         waiting = add(scheduler, [1], request_id=2, deadline=5.0)
         later = add(scheduler, [1], request_id=3, deadline=6.0)
@@ -762,7 +773,7 @@ class TestEndingEarly:
         assert [row.seq for row in batch.rows] == [later]
 
     def test_every_choice_past_its_deadline_is_ended(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         add(scheduler, range(10), n=3, deadline=1.0)
         run(scheduler)
         assert [event.index for _, event in scheduler.expire(1.0)] == [0, 1, 2]
@@ -771,7 +782,7 @@ class TestEndingEarly:
 
 class TestIntegrity:
     def test_a_lost_slot_is_noticed(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         seq = add(scheduler, [1])
         run(scheduler)
         seq.slot = 3
@@ -779,7 +790,7 @@ class TestIntegrity:
             scheduler.check_integrity()
 
     def test_a_lost_block_is_noticed(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         seq = add(scheduler, range(6))
         run(scheduler)
         seq.block_tables[0].pop()
@@ -787,7 +798,7 @@ class TestIntegrity:
             scheduler.check_integrity()
 
     def test_a_waiting_sequence_holds_nothing(self):
-        scheduler = make_scheduler()
+        scheduler = make_ranks()
         seq = make_sequence([1])
         scheduler.add([seq], 0.0)
         seq.block_tables = ([1],)
@@ -802,28 +813,28 @@ class TestVersions:
 
     @pytest.fixture
     def scheduler(self):
-        scheduler = make_scheduler(block_size=4)
-        scheduler.serve(self.ONE)
+        scheduler = make_ranks(block_size=4)
+        serve(scheduler, self.ONE)
         return scheduler
 
     def test_a_sequence_gets_the_version_that_is_served_when_it_begins(self, scheduler):
         seq = add(scheduler, [1, 2])
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         batch, _ = run(scheduler)
         assert (seq.version, batch.version) == (self.TWO, self.TWO)
 
     def test_a_sequence_keeps_its_version_when_another_is_served(self, scheduler):
         seq = add(scheduler, [1, 2])
         run(scheduler)
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         batch, _ = run(scheduler)
         assert (seq.version, batch.version) == (self.ONE, self.ONE)
 
     def test_a_preempted_sequence_keeps_its_version_when_another_is_served(self, scheduler):
         seq = add(scheduler, [1, 2])
         run(scheduler)
-        scheduler._preempt(seq)
-        scheduler.serve(self.TWO)
+        preempt(scheduler, seq)
+        serve(scheduler, self.TWO)
         run(scheduler)
         assert seq.version == self.ONE
 
@@ -835,25 +846,25 @@ class TestVersions:
     def test_while_nothing_is_served_only_named_versions_run(self, scheduler):
         waiting = add(scheduler, [1, 2], request_id=1)
         named = add(scheduler, [3, 4], request_id=2, version=self.TWO)
-        scheduler.serve(None)
+        serve(scheduler, None)
         run(scheduler)
         assert waiting.state is SequenceState.WAITING
         assert named.state is SequenceState.RUNNING
-        scheduler.serve(self.ONE)
+        serve(scheduler, self.ONE)
         run(scheduler)
         assert waiting.version == self.ONE
 
     def test_all_choices_of_a_request_follow_the_first(self, scheduler):
         seqs = add(scheduler, [1, 2, 3, 4, 5], n=6)
         run(scheduler)
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         for _ in range(20):
             run(scheduler)
         assert {seq.version for seq in seqs} == {self.ONE}
 
     def test_nobody_overtakes_who_waits_for_blocks_whatever_the_version(self):
-        scheduler = make_scheduler(num_blocks=5, block_size=4, max_num_batched_tokens=16)
-        scheduler.serve(self.ONE)
+        scheduler = make_ranks(num_blocks=5, block_size=4, max_num_batched_tokens=16)
+        serve(scheduler, self.ONE)
         add(scheduler, range(8), request_id=1, max_tokens=6)
         run(scheduler)
         large = add(scheduler, range(10), request_id=2)
@@ -863,7 +874,7 @@ class TestVersions:
         assert (large.state, small.state) == (SequenceState.WAITING, SequenceState.WAITING)
 
     def test_an_engine_s_own_request_goes_first_even_into_a_full_queue(self):
-        scheduler = make_scheduler(max_queue_len=1, max_num_seqs=1)
+        scheduler = make_ranks(max_queue_len=1, max_num_seqs=1)
         add(scheduler, [1], request_id=1)
         own = make_sequence([2], request_id=2)
         scheduler.add([own], 0.0, first=True)
@@ -875,7 +886,7 @@ class TestVersions:
         run(scheduler)
         new = add(scheduler, [3, 4], request_id=2)
         batch = scheduler.schedule(0.0)
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         scheduler.withdraw(self.ONE)
         events = scheduler.postprocess(batch, results(batch))
         assert [seq for seq, _ in events] == [begun]
@@ -887,7 +898,7 @@ class TestVersions:
     def test_withdrawn_means_every_choice_or_none(self, scheduler):
         seqs = add(scheduler, [1, 2], n=6)
         run(scheduler)
-        scheduler.serve(self.TWO)
+        serve(scheduler, self.TWO)
         scheduler.withdraw(self.ONE)
         assert {seq.version for seq in seqs} == {self.ONE}
 

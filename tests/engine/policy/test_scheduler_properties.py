@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.ranks import Ranks
-from server.engine.policy.sequence import Sequence, SequenceState
-from server.link.frames import SamplingParams
+from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.served_versions import ServedVersions
+from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free, make_choices, make_scheduler
 from tests.engine.fakes import (
     VOCAB_SIZE,
@@ -103,8 +104,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.limits = limits
         self.overlap = overlap
-        self.ranks = [make_scheduler(**limits) for _ in range(self.num_ranks)]
-        self.scheduler = self.ranks[0] if self.num_ranks == 1 else Ranks(self.ranks)
+        versions = ServedVersions(LoadedVersion())
+        self.ranks = [make_scheduler(versions=versions, **limits) for _ in range(self.num_ranks)]
+        self.scheduler = Ranks(self.ranks)
         self.runner = FakeRankedRunner(
             [
                 FakeRunner(
@@ -132,7 +134,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         request_id, self.num_requests = self.num_requests, self.num_requests + 1
         deadline = None if patience is None else self.now + patience
         seqs = make_choices(prompt, n, request_id=request_id, deadline=deadline, params=params)
-        was_full = self.scheduler.is_queue_full
+        was_full = self.scheduler.load().is_queue_full
         num_unfinished = self.scheduler.num_unfinished
         try:
             self.scheduler.add(seqs, self.now)

@@ -156,7 +156,10 @@ def test_a_program_of_another_key_is_compiled_and_what_differs_is_said(
     (copy / "manifest.json").write_text(json.dumps(entries))
     counts, _ = obtain(blueprint, copy)
     assert counts.misses == 1
-    assert f"make_state is compiled: it was baked for another {field}" in caplog.text
+    assert (
+        f"compiling program make_state instead of loading it: it was baked for another {field}"
+        in caplog.text
+    )
 
 
 def test_flags_of_the_compiler_are_part_of_the_key(blueprint, monkeypatch):

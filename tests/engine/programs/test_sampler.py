@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from server.engine.policy.step import ScheduledRow
-from server.engine.programs.sampler import MAX_LOGPROBS
+from server.link.sampling import MAX_LOGPROBS
 from tests.engine.fakes import EOS
 from tests.engine.programs.sampling import (
     CLOSE,

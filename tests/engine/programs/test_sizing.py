@@ -51,7 +51,7 @@ def test_blocks_are_whole_and_none_is_promised_that_has_no_room():
     assert count_blocks(1000, 64, 3) == 15
     with pytest.raises(SizeError, match="no room for KV"):
         count_blocks(383, 64, 3)
-    with pytest.raises(SizeError, match=r"1\.00 GiB a chip are missing"):
+    with pytest.raises(SizeError, match=r"1\.00 GiB per chip are missing"):
         count_blocks(384 - (1 << 30), 64, 3)
 
 

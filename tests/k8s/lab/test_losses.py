@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from k8s.lab.load import Shape
+from k8s.lab.load import LoadShape
 from k8s.lab.numbers import Numbers
 from k8s.lab.run import Lab
 from k8s.lab.scenarios import SCENARIOS
 from tests.e2e.servers import plain_environment
 
 KILL = next(scenario for scenario in SCENARIOS if scenario.name == "kill")
-SHAPE = Shape(rate=30, num_streams=4, stream_tokens=400, stream_pause=0.1, resume=False)
+SHAPE = LoadShape(rate=30, num_streams=4, stream_tokens=400, stream_pause=0.1, resume=False)
 
 
 async def test_without_retries_and_resumption_a_kill_is_reported_as_losses(tmp_path, monkeypatch):

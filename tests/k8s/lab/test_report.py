@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from k8s.lab.load import Answer, Record, Shape, StreamEnd, common_prefix
+from k8s.lab.load import Answer, LoadShape, Record, StreamEnd, common_prefix
 from k8s.lab.numbers import Numbers
 from k8s.lab.page import page
 from k8s.lab.report import evaluate, percentiles
 from k8s.lab.scenarios import SCENARIOS, SHORT
 
-SHAPE = Shape(rate=10, num_streams=2, stream_tokens=5, stream_pause=1)
+SHAPE = LoadShape(rate=10, num_streams=2, stream_tokens=5, stream_pause=1)
 SCENARIO = {scenario.name: scenario for scenario in SCENARIOS}
 NEAR, FAR = "near", "far"
 

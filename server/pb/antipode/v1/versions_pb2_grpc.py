@@ -70,28 +70,28 @@ class VersionsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ListVersions(self, request, context):
-        """Every version that is loaded, being loaded, or ended lately; the one that is served first.
+        """Every version that is loaded, is being loaded or ended recently; the served version is first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """One version. NOT_FOUND for one that was never here.
+        """One version. NOT_FOUND for a version that the server has never known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadVersion(self, request, context):
-        """Reads a version and checks it by its golden prompts. Nobody is served by it yet.
+        """Reads a version and checks it by its golden prompts. It is not served yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Promote(self, request, context):
-        """Serves a loaded version from the next step on. What was served before is kept to go back to.
+        """Serves a loaded version from the next step on. The version before it is kept for a rollback.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,7 +105,7 @@ class VersionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnloadVersion(self, request, context):
-        """Frees a version that is not served, once its sequences have ended.
+        """Frees a version that is not served, when its sequences have ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -5,15 +5,8 @@ import dataclasses
 
 import pytest
 
-from server.config import (
-    Config,
-    ConfigError,
-    EngineConfig,
-    ServerConfig,
-    add_flags,
-    load_config,
-    settings,
-)
+from server.config import Config, ConfigError, EngineConfig, ServerConfig, settings
+from server.config_sources import add_flags, load_config
 
 
 @pytest.fixture
@@ -132,7 +125,7 @@ def test_text_becomes_the_type_of_the_field(key, text, value):
             {"max_num_seqs": "64", "max_num_batched_tokens": "32"},
             {},
             "max_num_batched_tokens is 32; it must be at least max_num_seqs, 64: "
-            "each running sequence takes one token of a step",
+            "each running sequence takes one token per step",
         ),
     ],
 )
@@ -147,9 +140,9 @@ def test_a_wrong_value_names_its_source_and_what_is_allowed(flags, environment, 
     [
         ("max_num_seqs: true", "max_num_seqs in {path} is True; it must be an integer"),
         ("served_model_name: 7", "served_model_name in {path} is 7; it must be text"),
-        ("max_num_seq: 8", "max_num_seq in {path} is no setting; did you mean max_num_seqs?"),
-        ("maxNumSeqs: 8", "maxNumSeqs in {path} is no setting; did you mean max_num_seqs?"),
-        ("42: 8", "42 in {path} is no setting; see `antipode serve --help`"),
+        ("max_num_seq: 8", "max_num_seq in {path} is not a setting; did you mean max_num_seqs?"),
+        ("maxNumSeqs: 8", "maxNumSeqs in {path} is not a setting; did you mean max_num_seqs?"),
+        ("42: 8", "42 in {path} is not a setting; see `antipode serve --help`"),
         ("- 8", "the configuration file {path} must hold one mapping of settings"),
         ("a: [", "the configuration file {path} is not YAML: "),
     ],
@@ -166,6 +159,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         load_config({"config": str(tmp_path / "none.yaml")}, {})
 
 
+def test_an_admin_port_clashes_with_another_only_if_a_token_opens_it():
+    flags = {"http_port": "8001", "admin_port": "8001"}
+    assert load_config(flags, {}).server.admin_port == 8001
+    with pytest.raises(ConfigError, match="http_port and admin_port are both 8001"):
+        load_config(flags | {"admin_token_file": "token"}, {})
+
+
 def test_two_ephemeral_ports_do_not_clash():
     config = load_config({"http_port": "0", "grpc_port": "0"}, {})
     assert config.server.http_port == config.server.grpc_port == 0
@@ -180,6 +180,6 @@ def test_help_shows_each_default():
     parser = argparse.ArgumentParser()
     add_flags(parser)
     text = " ".join(parser.format_help().split())
-    assert "--max-num-seqs INT sequences that run at once, on each data rank (default: 32)" in text
+    assert "--max-num-seqs INT sequences that run at once on each data rank (default: 32)" in text
     assert "(default: true)" in text
     assert "--log-format text|json" in text

@@ -1,0 +1,68 @@
+"""How the server is: whether it lives, whether it is ready, and its metrics.
+
+Answers come from the engine's newest pulse and the lifecycle. Knows no request and no transport.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.lifecycle import Lifecycle, ServerState
+from server.link.client import EngineClient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthStatus:
+    """An answer to a probe: `state` in one word, `detail` in a sentence, `progress` 0 to 1."""
+
+    ok: bool
+    state: str
+    detail: str = ""
+    progress: float = 0.0
+
+
+class Health:
+    """One per API process."""
+
+    def __init__(
+        self, engine: EngineClient, lifecycle: Lifecycle, *, hang_timeout_seconds: float
+    ) -> None:
+        self._engine, self._lifecycle = engine, lifecycle
+        self._hang_timeout_seconds = hang_timeout_seconds
+
+    def liveness(self) -> HealthStatus:
+        """Whether the engine makes progress: false means that only a restart can help."""
+        if self._engine.failure:
+            return HealthStatus(ok=False, state="failed", detail=self._engine.failure)
+        pulse, limit = self._engine.pulse, self._hang_timeout_seconds
+        if (age := self._engine.pulse_age) > limit:
+            return HealthStatus(
+                ok=False, state="hung", detail=f"no sign of the engine for {age:.1f} s"
+            )
+        if pulse is not None and (age := pulse.progress_age) > limit:
+            return HealthStatus(
+                ok=False, state="hung", detail=f"no step has come round for {age:.1f} s"
+            )
+        return HealthStatus(ok=True, state="live", detail="the engine makes progress", progress=1.0)
+
+    def readiness(self) -> HealthStatus:
+        """Whether to send requests here: model loaded, engine alive, not draining."""
+        live = self.liveness()
+        if not live.ok:
+            return live
+        state, pulse = self._lifecycle.state, self._engine.pulse
+        if state is ServerState.READY and self._engine.info is not None:
+            return HealthStatus(
+                ok=True, state=state.value, detail="the model is served", progress=1.0
+            )
+        if state in (ServerState.DRAINING, ServerState.STOPPED):
+            return HealthStatus(ok=False, state=state.value, detail="the server is shutting down")
+        if pulse is None:
+            return HealthStatus(ok=False, state="starting", detail="the engine process is starting")
+        return HealthStatus(
+            ok=False, state="starting", detail=pulse.detail, progress=pulse.progress
+        )
+
+    def metrics(self) -> bytes:
+        """The engine's newest exposition text; empty before its first pulse."""
+        return self._engine.pulse.metrics if self._engine.pulse else b""

@@ -1,0 +1,126 @@
+"""What a step found, given to its sequences: their tokens, whether they end, their clients' events.
+
+It ends sequences in every other way too. Who runs next is decided elsewhere; it schedules nothing.
+"""
+
+from __future__ import annotations
+
+from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.queue import WaitingQueue
+from server.engine.policy.running import RunningSet
+from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.step import RowResult, ScheduledRow
+from server.link.frames import EngineErrorKind, FinishReason, TokenEvent
+
+type SequenceEvent = tuple[Sequence, TokenEvent]
+
+
+class Results:
+    """Takes results for the sequences of `waiting` and `running`; whoever ends leaves these."""
+
+    def __init__(self, waiting: WaitingQueue, running: RunningSet, blocks: BlockManager) -> None:
+        self._waiting, self._running, self._blocks = waiting, running, blocks
+
+    def take(
+        self, row: ScheduledRow, result: RowResult, version: LoadedVersion
+    ) -> TokenEvent | None:
+        """Apply what a step of `version` found for one of its rows; the client's event, if any."""
+        seq = row.seq
+        # A sequence that ended while this step was in flight: its row is void.
+        if seq.state is SequenceState.FINISHED:
+            return None
+        seq.num_in_flight_tokens -= row.is_sampling
+        if seq.version != version:  # It was withdrawn, to begin again on another.
+            return None
+        if not result.is_finite:
+            self._blocks.forget(seq)
+            return self.fail(seq, "internal", "the model's output was not finite")
+        record_prompt_logprobs(row, result)
+        if result.token_id is not None:
+            seq.token_ids.append(result.token_id)
+        # A preempted sequence has lost the blocks this step wrote.
+        if seq.state is SequenceState.RUNNING:
+            self._blocks.index(seq, row.end)
+            self._blocks.slide(seq, row.end)
+        reason = finish_reason(row, result.token_id)
+        if reason is not None:
+            self.finish(seq, reason)
+        elif result.token_id is None:
+            return None
+        return token_event(row, result)
+
+    def expire(self, now: float) -> list[SequenceEvent]:
+        """End every sequence whose deadline has passed."""
+        late = [
+            seq
+            for seq in (*self._running, *self._waiting)
+            if seq.deadline is not None and seq.deadline <= now
+        ]
+        return [(seq, self.fail(seq, "deadline_exceeded", "the deadline passed")) for seq in late]
+
+    def fail(self, seq: Sequence, error: EngineErrorKind, message: str) -> TokenEvent:
+        """Finish a sequence with an error; its terminal event."""
+        self.finish(seq, "error", error)
+        return error_event(seq, error, message)
+
+    def finish(
+        self, seq: Sequence, reason: FinishReason, error: EngineErrorKind | None = None
+    ) -> None:
+        """End an unfinished sequence in any state; its blocks are free at once.
+
+        What is in flight for it comes to nothing.
+        """
+        if seq.state is SequenceState.RUNNING:
+            self._running.stop(seq)
+        else:
+            self._waiting.remove(seq)
+        seq.state = SequenceState.FINISHED
+        seq.finish_reason = reason
+        seq.error = error
+
+
+def record_prompt_logprobs(row: ScheduledRow, result: RowResult) -> None:
+    """Append what is new: a recomputed chunk, or another choice's, brings known ones again."""
+    if result.prompt_logprobs:
+        known = row.seq.prompt_logprobs
+        known.extend(result.prompt_logprobs[len(known) - row.num_computed_tokens - 1 :])
+
+
+def finish_reason(row: ScheduledRow, token_id: int | None) -> FinishReason | None:
+    """Why the sequence ends with this token, which it has already; None if it goes on."""
+    seq = row.seq
+    num_generated = len(seq.token_ids) - seq.num_prompt_tokens
+    if token_id in seq.stop_token_ids and num_generated > seq.params.min_tokens:
+        return "stop"
+    # For no token at all the end is full from the start, but the prompt must have run.
+    if len(seq.token_ids) >= seq.max_num_tokens and row.end >= seq.num_prompt_tokens:
+        return "length"
+    return None
+
+
+def token_event(row: ScheduledRow, result: RowResult) -> TokenEvent:
+    """What the client is told of a row, after the sequence has taken its token."""
+    seq = row.seq
+    is_first = seq.num_own_tokens <= 1
+    wants_prompt = is_first and seq.params.num_prompt_logprobs >= 0
+    return TokenEvent(
+        request_id=seq.request_id,
+        index=seq.index,
+        token_ids=[] if result.token_id is None else [result.token_id],
+        logprobs=None if result.logprobs is None else [result.logprobs],
+        finish_reason=seq.finish_reason,
+        num_cached_tokens=seq.num_cached_tokens if is_first else 0,
+        version=seq.version.name if is_first and seq.version else "",
+        prompt_logprobs=list(seq.prompt_logprobs) if wants_prompt else None,
+    )
+
+
+def error_event(seq: Sequence, error: EngineErrorKind, message: str) -> TokenEvent:
+    """The last event of a sequence that ended with an error."""
+    return TokenEvent(
+        request_id=seq.request_id,
+        index=seq.index,
+        finish_reason="error",
+        error=error,
+        message=message,
+    )

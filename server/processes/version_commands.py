@@ -1,0 +1,54 @@
+"""What changes the versions of an engine process: commands over the link, and the model file.
+
+Each command is answered where it came from, once it is done. What a change takes is the manager's
+business; this module knows neither weights nor requests.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+
+from server.link.frames import VersionCommand, VersionResult
+from server.link.server import LinkServer
+from server.processes.pulse import PulseSender
+from server.versions.manager import VersionManager
+from server.versions.model_file import ModelConfigWatcher, ModelFile
+from server.versions.version import VersionError
+
+
+class VersionCommands:
+    """Passes commands on to the manager."""
+
+    def __init__(self, manager: VersionManager, link: LinkServer, pulses: PulseSender) -> None:
+        self._manager, self._link, self._pulses = manager, link, pulses
+
+    def receive(self, client: int, command: VersionCommand) -> None:
+        """Have a command done; its answer follows a pulse that shows what it changed."""
+
+        def answer(done: Future[None]) -> None:
+            self._pulses.send()
+            self._link.send(client, _result(command, done.exception()))
+
+        self._manager.command(command).add_done_callback(answer)
+
+
+def follow_model_file(path: Path, model: str, manager: VersionManager) -> None:
+    """Start the thread that has `manager` follow the file, as long as it is of `model`."""
+
+    def follow(file: ModelFile) -> None:
+        if file.name != model:
+            manager.reject(f"name is {file.name}, but this server was started for {model}")
+        else:
+            manager.follow(file)
+
+    ModelConfigWatcher(path, follow, manager.reject).start()
+
+
+def _result(command: VersionCommand, error: BaseException | None) -> VersionResult:
+    kind = None
+    if error is not None:
+        kind = error.kind if isinstance(error, VersionError) else "internal"
+    return VersionResult(
+        command_id=command.command_id, error=kind, message=str(error) if error else ""
+    )

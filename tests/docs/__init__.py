@@ -1,0 +1,1 @@
+"""What the pages say, compared with the tree and with the code."""

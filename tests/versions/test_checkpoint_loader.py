@@ -1,0 +1,126 @@
+"""Which folders may take the place of the version that is served. Nobody reads the weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from models.checkpoint import manifest
+from models.checkpoint.manifest import Golden, GoldenPrompt
+from models.checkpoint.tokenizer_files import tokenizer_sums
+from server.engine.policy.sequence import LoadedVersion
+from server.versions.checkpoint_loader import CheckpointLoader
+
+GOLDEN = Golden(0.1, (GoldenPrompt((1, 2), (3,)),))
+TWO = LoadedVersion("2", 1)
+GIB = 1 << 30
+
+
+class FakeWeightSets:
+    """Takes every folder, and remembers where it was."""
+
+    host_bytes = GIB
+
+    def __init__(self):
+        self.loaded, self.progress = {}, []
+
+    def load(self, version, folder, progress):
+        progress("weights", 0.5)
+        assert (folder.copy / "config.json").exists()
+        self.loaded[version] = folder.place
+
+    def stage(self, folder, progress):
+        progress("weights", 0.5)
+        return [folder.place]
+
+
+def write(folder, tokenizer="{}", golden=GOLDEN, is_published=True):
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(tokenizer)
+    if is_published:
+        manifest.write(folder, golden)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path / "2")
+
+
+@pytest.fixture
+def weights():
+    return FakeWeightSets()
+
+
+@pytest.fixture
+def loader(weights, folder):
+    return CheckpointLoader(weights, tokenizer_sums(folder), host_bytes=2 * GIB)
+
+
+def test_a_version_is_loaded_with_its_golden_prompts(loader, weights, folder):
+    seen = []
+    assert loader.load(TWO, str(folder), seen.append) == GOLDEN
+    assert weights.loaded == {TWO: str(folder)}
+    assert seen == [0.5]
+
+
+def test_a_version_is_staged_with_its_golden_prompts(loader, folder):
+    seen = []
+    assert loader.stage(str(folder), seen.append) == ([str(folder)], GOLDEN)
+    assert seen == [0.5]
+
+
+ACTS = {
+    "inspect": lambda loader, path: loader.inspect(path),
+    "load": lambda loader, path: loader.load(TWO, path, lambda _: None),
+    "stage": lambda loader, path: loader.stage(path, lambda _: None),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+class TestRefusals:
+    def refusal(self, loader, act, folder):
+        with pytest.raises(ValueError) as error:
+            ACTS[act](loader, str(folder))
+        return str(error.value)
+
+    def test_a_folder_without_a_manifest_may_be_half_written(self, loader, act, tmp_path):
+        folder = write(tmp_path / "3", is_published=False)
+        assert "has no antipode.json, so it may be half written" in self.refusal(
+            loader, act, folder
+        )
+
+    def test_a_version_without_golden_prompts_cannot_be_proved(self, loader, act, tmp_path):
+        folder = write(tmp_path / "3", golden=None)
+        assert "has no golden prompts" in self.refusal(loader, act, folder)
+
+    def test_the_tokenizer_must_be_the_one_that_is_served(self, loader, weights, act, tmp_path):
+        folder = write(tmp_path / "3", tokenizer='{"other": 1}')
+        message = self.refusal(loader, act, folder)
+        assert "has another tokenizer than what is served (tokenizer.json)" in message
+        assert weights.loaded == {}
+
+    def test_a_changed_file_is_found_by_its_checksum(self, loader, act, folder):
+        (folder / "config.json").write_text("[]")
+        assert "config.json" in self.refusal(loader, act, folder)
+
+    def test_a_folder_that_is_not_there_is_named(self, loader, act, tmp_path):
+        assert f"{tmp_path}/9" in self.refusal(loader, act, tmp_path / "9")
+
+
+def test_staging_needs_host_memory_for_the_weights_and_for_reading_them(weights, folder):
+    loader = CheckpointLoader(weights, tokenizer_sums(folder), host_bytes=GIB + (255 << 20))
+    with pytest.raises(ValueError, match=r"1\.00 GiB .* 0\.25 GiB to read them.*raise swap_host"):
+        loader.stage(str(folder), lambda _: None)
+    CheckpointLoader(weights, tokenizer_sums(folder), host_bytes=GIB + (256 << 20)).stage(
+        str(folder), lambda _: None
+    )
+
+
+def test_progress_may_end_a_load(loader, weights, folder):
+    def stop(_):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        loader.load(TWO, str(folder), stop)
+    assert weights.loaded == {}
