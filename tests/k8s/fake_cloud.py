@@ -12,9 +12,8 @@ import json
 import os
 import re
 import sys
-from pathlib import Path
 
-FOLDER = Path(os.environ["FAKE_CLOUD"])
+FOLDER = os.environ["FAKE_CLOUD"]
 VERBS = ("create", "describe", "delete", "enable", "disable", "list", "get")
 REGIONS = ("europe-west4", "us-east5")
 
@@ -23,19 +22,32 @@ Things = dict[str, dict[str, str]]
 
 
 def main() -> int:
-    tool, words, flags = Path(sys.argv[0]).name, *split(sys.argv[1:])
-    with (FOLDER / "calls").open("a") as calls:
-        calls.write(json.dumps([tool, *sys.argv[1:]]) + "\n")
+    tool, words, flags = os.path.basename(sys.argv[0]), *split(sys.argv[1:])
+    write("calls", json.dumps([tool, *sys.argv[1:]]) + "\n", mode="a")
     if reason := failure([tool, *words]) or bad_flag(words, flags):
         return refuse(reason)
-    state = FOLDER / "state"
-    things = json.loads(state.read_text()) if state.exists() else {}
+    things = json.loads(read("state") or "{}")
     answer = (gcloud if tool == "gcloud" else kubectl)(words, flags, things)
-    state.write_text(json.dumps(things, sort_keys=True))
+    write("state", json.dumps(things, sort_keys=True))
     if isinstance(answer, int):
         return answer
     print(answer)
     return 0
+
+
+# Each call starts Python anew, and pathlib would be a third of that.
+def read(name: str) -> str:
+    """What a file of the test holds; "" if it is not there."""
+    path = os.path.join(FOLDER, name)
+    if not os.path.exists(path):
+        return ""
+    with open(path) as file:
+        return file.read()
+
+
+def write(name: str, text: str, mode: str = "w") -> None:
+    with open(os.path.join(FOLDER, name), mode) as file:
+        file.write(text)
 
 
 def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -45,12 +57,11 @@ def split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def failure(words: list[str]) -> str | None:
     """The words in which a test lets this call fail, as often as it wants."""
-    path = FOLDER / "failures"
-    failures = json.loads(path.read_text()) if path.exists() else []
+    failures = json.loads(read("failures") or "[]")
     for entry in failures:
         if entry["times"] > 0 and " ".join(words).startswith(entry["call"]):
             entry["times"] -= 1
-            path.write_text(json.dumps(failures))
+            write("failures", json.dumps(failures))
             return entry["saying"]
     return None
 
@@ -105,7 +116,7 @@ def gcloud(words: list[str], flags: dict[str, str], things: Things) -> str | int
 def kubectl(words: list[str], flags: dict[str, str], things: Things) -> str | int:
     context = flags["context"]
     # A cluster that another machine has made is in nobody's kubeconfig until it is asked for.
-    asked = [json.loads(call) for call in (FOLDER / "calls").read_text().splitlines()]
+    asked = [json.loads(call) for call in read("calls").splitlines()]
     if not any("get-credentials" in c and context.endswith(f"_{c[4]}") for c in asked):
         return refuse(f'error: context "{context}" does not exist')
     match words:

@@ -18,7 +18,7 @@ def requests(*num_choices):
     return [make_choices([1], n, request_id=i) for i, n in enumerate(num_choices)]
 
 
-def test_it_keeps_the_order_of_arrival():
+def test_a_queue_keeps_the_order_of_arrival():
     first, second = requests(2, 1)
     assert list(queue_of(first, second)) == [*first, *second]
 
@@ -30,7 +30,7 @@ def test_what_comes_first_stands_before_what_waits_and_keeps_its_own_order():
     assert list(queue) == [*urgent, *waiting]
 
 
-def test_it_is_full_of_requests_and_not_of_their_choices():
+def test_a_queue_is_full_of_requests_and_not_of_their_choices():
     many, one = requests(5, 1)
     queue = queue_of(many, max_len=2)
     assert (len(queue), queue.num_requests, queue.is_full) == (5, 1, False)

@@ -60,7 +60,7 @@ class TestServe:
         versions.serve(ONE)
         assert (versions.served, versions.serving, versions.previous) == ("1", ONE, "2")
 
-    def test_it_opens_the_version(self, versions):
+    def test_a_served_version_is_open(self, versions):
         versions.serve(TWO)
         assert is_open(versions, TWO)
 

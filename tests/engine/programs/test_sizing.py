@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import jax
-import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from models.hf_config import parse_config
 from models.sharding import make_mesh
 from models.weights.weights import random_leaves
-from server.config import ConfigError, EngineConfig
+from server.config import EngineConfig
 from server.engine.programs.blueprint import make_blueprint
-from server.engine.programs.buckets import Bucket
 from server.engine.programs.sizing import (
     MAX_TABLE_ENTRIES,
     ChipMemory,
@@ -70,46 +67,3 @@ def test_tables_fit_up_to_what_was_seen_to_compile():
 def test_what_a_refused_table_is_told_to_lower_does_help(lowered):
     sizes = {"max_num_seqs": 256, "max_model_len": 131_072, "block_size": 128} | lowered
     check_table(**sizes)
-
-
-def test_a_cpu_takes_one_gibibyte_of_kv_in_blocks_of_16():
-    blueprint = draw()
-    assert blueprint.memory is None
-    assert blueprint.sizes.block_size == 16
-    assert blueprint.sizes.num_blocks == ((1 << 30) // (2 * 2 * 4 * 8 * 4 * 16),)
-
-
-def test_kv_bytes_are_of_all_devices_together():
-    one, four = draw(1, kv_cache_bytes=1 << 20), draw(4, kv_cache_bytes=1 << 20)
-    assert one.sizes.num_blocks == four.sizes.num_blocks == (128,)
-
-
-def test_blocks_that_are_asked_for_are_taken_at_their_word():
-    blueprint = draw(num_blocks=7, block_size=4)
-    assert (blueprint.sizes.num_blocks, blueprint.sizes.block_size) == ((7,), 4)
-
-
-def test_a_cpus_ladder_is_fine_and_starts_small():
-    buckets = draw(max_num_seqs=4).ladder.buckets
-    assert buckets[0] == Bucket(2, 2, decode_only=True)
-    assert Bucket(32, 4, decode_only=False) in buckets
-    assert buckets[-1] == Bucket(128, 4, decode_only=False)
-
-
-class FakeTpu:
-    """A device of which nothing is asked but what it is."""
-
-    platform = "tpu"
-    id = 0
-
-
-@pytest.fixture
-def tpu_mesh():
-    return Mesh(np.array([[FakeTpu()]], dtype=object), ("data", "tensor"))
-
-
-@pytest.mark.parametrize("block_size", [8, 48, 512])
-def test_a_tpu_takes_no_block_that_its_kernels_were_not_compiled_with(tpu_mesh, block_size):
-    engine = EngineConfig(block_size=block_size)
-    with pytest.raises(ConfigError, match=rf"block_size is {block_size}; on TPU it must be one of"):
-        make_blueprint(CONFIG, engine, tpu_mesh, 1 << 34)

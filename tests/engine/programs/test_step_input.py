@@ -7,45 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.policy.step import ScheduledBatch, ScheduledRow
+from server.engine.policy.step import ScheduledBatch
 from server.engine.programs.buckets import Bucket, Ladder
-from server.engine.programs.slot_input import SlotSizes, empty_slot, needs_slot_state, pack_slot
 from server.engine.programs.step_input import IN_FLIGHT, NO_TARGET, empty_input, pack
 from server.link.frames import TokenLogprobs
-from tests.engine.builders import make_sequence
+from tests.engine.programs.rows import BLOCK_SIZE, make_row
 
-BLOCK_SIZE = 4
 NUM_KINDS = 2
 TABLE_SIZE = 6
 SCRATCH_SLOT = 9
-SLOT_SIZES = SlotSizes(max_model_len=8, max_biases=3, max_stop_ids=2)
-
-
-def make_row(
-    prompt,
-    num_computed,
-    num_scheduled,
-    *,
-    output=(),
-    in_flight=0,
-    slot=0,
-    blocks=(1, 2, 3, 4, 5, 6),
-    is_sampling=True,
-    **params,
-):
-    """A row as the scheduler makes it: `output` is known to the host, `in_flight` tokens are not.
-
-    The sequence has as many of `blocks` as the row's end needs; in layers of the second kind it has
-    given back those before the row's first.
-    """
-    seq = make_sequence(prompt, **params)
-    seq.token_ids += output
-    seq.num_in_flight_tokens = in_flight
-    seq.slot = slot
-    table = list(blocks)[: -(-(num_computed + num_scheduled) // BLOCK_SIZE)]
-    num_returned = num_computed // BLOCK_SIZE
-    seq.block_tables = (table, [0] * num_returned + table[num_returned:])
-    return ScheduledRow(seq, num_computed, num_scheduled, is_sampling, False)
 
 
 def pack_rows(*rows, bucket=None):
@@ -116,98 +86,6 @@ LADDER = Ladder(max_num_seqs=4, max_num_batched_tokens=40, smallest_mixed=8)
 
 def pack_in_bucket(batch):
     return pack(batch.rows, LADDER.choose(batch), NUM_KINDS, TABLE_SIZE, SCRATCH_SLOT)
-
-
-class TestLadder:
-    def test_sizes_are_powers_of_two_up_to_the_limits(self):
-        ladder = Ladder(max_num_seqs=6, max_num_batched_tokens=100, smallest_mixed=16)
-        decode = [(2, 2, True), (4, 4, True), (8, 8, True)]
-        mixed = [(16, 8, False), (32, 8, False), (64, 8, False), (128, 8, False)]
-        assert ladder.buckets == tuple(Bucket(*sizes) for sizes in decode + mixed)
-
-    def test_no_batch_has_fewer_than_two_rows(self):
-        """A product of one row would convert all weights to float32 at every step."""
-        assert min(bucket.num_rows for bucket in Ladder(1, 8, 8).buckets) == 2
-
-    def test_decodes_may_start_larger(self):
-        ladder = Ladder(40, 64, smallest_mixed=16, smallest_decode=8)
-        assert [b.num_rows for b in ladder.buckets if b.decode_only] == [8, 16, 32, 64]
-        assert Ladder(3, 64, 16, smallest_decode=8).buckets[0] == Bucket(8, 8, decode_only=True)
-
-    @pytest.mark.parametrize(
-        ("limits", "decode", "mixed"),
-        [
-            ((32, 128), [2, 8, 32], [32, 128]),
-            ((40, 200), [2, 8, 32, 64], [64, 256]),
-            ((16, 128), [2, 8, 16], [32, 128]),
-            ((1, 32), [2], [32]),
-        ],
-    )
-    def test_a_larger_growth_skips_sizes_but_not_the_last(self, limits, decode, mixed):
-        buckets = Ladder(*limits, smallest_mixed=32, growth=4).buckets
-        assert [b.num_rows for b in buckets if b.decode_only] == decode
-        assert [b.num_tokens for b in buckets if not b.decode_only] == mixed
-
-    def test_a_mixed_bucket_may_take_the_widest_decodes(self):
-        ladder = Ladder(32, 128, smallest_mixed=32, growth=4, widest_decode=False)
-        assert [b.num_rows for b in ladder.buckets if b.decode_only] == [2, 8]
-        decode = make_row([5], 1, 1, output=[6])
-        sizes = [ladder.choose(ScheduledBatch((decode,) * n)).num_tokens for n in (1, 8, 9, 32)]
-        assert sizes == [2, 8, 32, 32]
-
-    def test_every_width_of_decodes_has_a_bucket_without_one_of_its_own(self):
-        ladder = Ladder(4, 32, smallest_mixed=4, widest_decode=False)
-        decode = make_row([5], 1, 1, output=[6])
-        assert ladder.choose(ScheduledBatch((decode,) * 4)) == Bucket(4, 4, decode_only=False)
-
-    @pytest.mark.parametrize(("max_num_seqs", "budget"), [(64, 64), (64, 32), (33, 40)])
-    def test_a_mixed_bucket_has_a_token_for_every_row(self, max_num_seqs, budget):
-        buckets = Ladder(max_num_seqs, budget, smallest_mixed=8).buckets
-        assert all(bucket.num_tokens >= bucket.num_rows for bucket in buckets)
-
-    def test_a_ladder_keeps_the_budget_it_was_given(self):
-        assert Ladder(4, 100, 16).max_num_batched_tokens == 100
-
-    @pytest.mark.parametrize(("num_rows", "size"), [(1, 2), (2, 2), (3, 4), (4, 4)])
-    def test_decodes_alone_take_the_smallest_decode_bucket(self, num_rows, size):
-        batch = ScheduledBatch((make_row([5], 1, 1, output=[6]),) * num_rows)
-        assert LADDER.choose(batch) == Bucket(size, size, decode_only=True)
-
-    @pytest.mark.parametrize(("num_tokens", "size"), [(1, 8), (8, 8), (9, 16), (33, 64), (40, 64)])
-    def test_a_prompt_takes_the_smallest_mixed_bucket(self, num_tokens, size):
-        batch = ScheduledBatch((make_row([5] * num_tokens, 0, num_tokens),))
-        assert LADDER.choose(batch) == Bucket(size, 4, decode_only=False)
-
-    def test_one_prompt_token_is_not_a_decode(self):
-        """Its row may be cut from the middle of a prompt, and need not sample."""
-        decode, chunk = make_row([5], 1, 1, output=[6]), make_row([5, 5], 0, 1, is_sampling=False)
-        assert not LADDER.choose(ScheduledBatch((decode, chunk))).decode_only
-
-    @given(
-        max_num_seqs=st.integers(1, 70),
-        extra=st.integers(0, 200),
-        smallest_mixed=st.sampled_from([8, 32]),
-        data=st.data(),
-    )
-    def test_whatever_the_scheduler_may_ask_has_a_bucket_and_no_smaller_one_would_do(
-        self, max_num_seqs, extra, smallest_mixed, data
-    ):
-        budget = max_num_seqs + extra
-        ladder = Ladder(max_num_seqs, budget, smallest_mixed)
-        num_rows = data.draw(st.integers(1, max_num_seqs))
-        num_chunk = data.draw(st.integers(0, budget - num_rows + 1))
-        decode = make_row([5], 1, 1, output=[6])
-        chunk = [make_row([5] * num_chunk, 0, num_chunk)] if num_chunk else []
-        batch = ScheduledBatch((decode,) * (num_rows - len(chunk)) + tuple(chunk))
-        chosen = ladder.choose(batch)
-        fitting = [
-            bucket
-            for bucket in ladder.buckets
-            if bucket.decode_only == (not chunk)
-            and bucket.num_rows >= num_rows
-            and bucket.num_tokens >= batch.num_tokens
-        ]
-        assert chosen == min(fitting)
 
 
 class TestTokens:
@@ -372,54 +250,3 @@ class TestSampling:
     def test_a_bias_is_announced(self):
         rows = make_row([5], 0, 1, logit_bias={3: 0.5}), make_row([5], 0, 1)
         assert pack_rows(*rows).sampling.has_bias.tolist() == [True, False, False, False]
-
-
-class TestSlots:
-    @pytest.mark.parametrize(
-        ("params", "needed"),
-        [
-            ({}, False),
-            ({"presence_penalty": -0.5}, True),
-            ({"frequency_penalty": 0.5}, True),
-            ({"repetition_penalty": 0.5}, True),
-            ({"logit_bias": {1: 0.0}}, True),
-            ({"min_tokens": 1}, True),
-            ({"temperature": 0.5, "top_k": 3, "top_p": 0.5, "seed": 9, "num_logprobs": 3}, False),
-            ({"stop_token_ids": (4,)}, False),
-        ],
-    )
-    def test_only_penalties_biases_and_a_minimum_length_need_state(self, params, needed):
-        assert needs_slot_state(make_sequence([1], **params)) == needed
-
-    def test_an_empty_slot_holds_nothing(self):
-        slot = empty_slot(SLOT_SIZES, 1, 3)
-        assert slot.slot == 3
-        for ids, size in ((slot.prompt_ids, 8), (slot.output_ids, 8), (slot.stop_ids, 2)):
-            assert ids.tolist() == [-1] * size
-        assert slot.bias_ids.tolist() == [-1] * 3
-        assert slot.bias_values.tolist() == [0.0] * 3
-
-    def test_a_sequences_tokens_are_told_apart_by_who_made_them(self):
-        """On its return from preemption a sequence has output already."""
-        seq = make_row([1, 2, 1], 0, 5, output=[2, 9], slot=3).seq
-        slot = pack_slot(seq, SLOT_SIZES)
-        assert slot.slot == 3
-        assert slot.prompt_ids.tolist() == [1, 2, 1, -1, -1, -1, -1, -1]
-        assert slot.output_ids.tolist() == [2, 9, -1, -1, -1, -1, -1, -1]
-
-    def test_biases_keep_their_ids(self):
-        slot = pack_slot(make_sequence([1], logit_bias={7: -1.5, 2: 100.0}), SLOT_SIZES)
-        assert slot.bias_ids.tolist() == [7, 2, -1]
-        assert slot.bias_values.tolist() == [-1.5, 100.0, 0.0]
-
-    def test_stop_ids_are_the_requests_and_the_models(self):
-        seq = make_sequence([1], stop_token_ids=(4,))
-        assert set(pack_slot(seq, SLOT_SIZES).stop_ids.tolist()) == {4, *seq.eos_token_ids}
-        seq = make_sequence([1], stop_token_ids=(4,), ignore_eos=True)
-        assert pack_slot(seq, SLOT_SIZES).stop_ids.tolist() == [4, -1]
-
-    def test_a_slot_takes_the_longest_sequence_and_every_bias(self):
-        seq = make_row([1] * 5, 0, 8, output=[2] * 3, logit_bias={1: 1.0, 2: 2.0, 3: 3.0}).seq
-        slot = pack_slot(seq, SLOT_SIZES)
-        assert slot.prompt_ids.tolist() == [1] * 5 + [-1] * 3
-        assert slot.bias_ids.tolist() == [1, 2, 3]
