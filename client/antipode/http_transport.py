@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import httpx
-
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,

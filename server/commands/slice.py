@@ -15,7 +15,7 @@ import msgspec
 from models.checkpoint.checkpoint import CheckpointError
 from server.config import EngineConfig
 from server.slice.discovery import ask_jax, find_slice
-from server.slice.group import find_group
+from server.slice.host_group import find_group
 from server.slice.resolve import Slice
 from server.slice.sources import Devices, SliceMismatchError
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from server.hosts.connection import Connection
 from server.hosts.messages import (
     Chips,
     Chosen,
@@ -29,8 +28,9 @@ from server.hosts.messages import (
     Welcome,
     leader_codec,
 )
+from server.hosts.watched_connection import Connection
 from server.slice.chips import ChipUse
-from server.slice.group import Group, GroupError, HostLink
+from server.slice.host_group import Group, GroupError, HostLink
 
 # A host says who it is as soon as it has connected, and chooses soon after its welcome.
 _WORD_SECONDS = 5.0

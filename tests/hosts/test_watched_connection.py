@@ -7,8 +7,8 @@ from queue import Queue
 
 import pytest
 
-from server.hosts.connection import Connection
 from server.hosts.messages import Beat, Hello, Ready, follower_codec, leader_codec
+from server.hosts.watched_connection import Connection
 
 HELLO = Hello(index=1, software="same")
 # Seconds: long enough that nothing is silent on a busy machine.
