@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import grpc
+
 from antipode._pb.antipode.v1 import generation_pb2 as pb
 from antipode.errors import (
     AntipodeError,

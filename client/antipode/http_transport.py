@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import httpx
+
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
