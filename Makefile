@@ -65,7 +65,7 @@ hosts: setup ## serve from several processes as from several hosts, beside one; 
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.hosts $(ARGS)
 
 plan-ci: setup ## compile every preset for its slice, check its limits; ARGS=--small does two programs
-	$(RUN) server.plan.gate $(ARGS)
+	$(RUN) server.plan.plan_ci $(ARGS)
 
 # The only Python with a CPU build of PyTorch is 3.11.
 .cache/golden-venv/ready: | setup

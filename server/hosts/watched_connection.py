@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from server.hosts.messages import Beat
-from server.link.codec import Codec
+from server.link.framing import Codec
 
 _RECEIVE_BYTES = 1 << 18
 _BEATS_PER_SILENCE = 8

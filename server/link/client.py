@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 from server.errors import ApiError, ErrorKind
-from server.link.codec import api_codec
 from server.link.frames import (
     Abort,
     EngineErrorKind,
@@ -32,6 +31,7 @@ from server.link.frames import (
     VersionCommand,
     VersionResult,
 )
+from server.link.framing import api_codec
 from server.link.sampling import SamplingParams
 
 type AbortReason = Literal["abort", "stop", "deadline_exceeded"]

@@ -25,7 +25,7 @@ from server.api.servers.grpc_server import create_grpc_server, create_versions_s
 from server.api.servers.http_server import create_http_app
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
-from server.api.versions import VersionAdmin
+from server.api.version_admin import VersionAdmin
 from server.config import Config
 from server.control import Command, receive_task, watch_commands
 from server.lifecycle import Lifecycle, drain
