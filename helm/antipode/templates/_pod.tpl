@@ -32,6 +32,7 @@
 {{- end }}
 {{- if gt (include "antipode.hosts" . | int) 1 }}
 {{- $_ := set $set "ANTIPODE_GROUP_PORT" $v.server.groupPort }}
+{{- $_ := set $set "ANTIPODE_GROUP_SECRET_FILE" "/etc/antipode-group/secret" }}
 {{- $_ := set $set "ANTIPODE_GROUP_TIMEOUT_SECONDS" $v.server.groupTimeoutSeconds }}
 {{- $_ := set $set "ANTIPODE_GROUP_START_TIMEOUT_SECONDS" $v.server.groupStartTimeoutSeconds }}
 {{- end }}
@@ -192,6 +193,11 @@ spec:
           mountPath: /etc/antipode-admin
           readOnly: true
         {{- end }}
+        {{- if gt (include "antipode.hosts" . | int) 1 }}
+        - name: group
+          mountPath: /etc/antipode-group
+          readOnly: true
+        {{- end }}
         - name: cache
           mountPath: /var/cache/antipode
         - name: tmp
@@ -216,6 +222,15 @@ spec:
         secretName: {{ $v.admin.tokenSecret | quote }}
         items:
           - {key: token, path: token}
+    {{- end }}
+    {{- if gt (include "antipode.hosts" . | int) 1 }}
+    # The kubelet also lets fsGroup read it, which is how the server's user does.
+    - name: group
+      secret:
+        secretName: {{ $v.server.groupSecret | quote }}
+        defaultMode: 0400
+        items:
+          - {key: secret, path: secret}
     {{- end }}
     - name: cache
       {{- if $v.compileCache.storageClass }}
