@@ -51,7 +51,7 @@ MARKS = {
         "helm",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
-        "k8s/lab/test_numbers.py",
+        "k8s/lab/test_chart_numbers.py",
         "k8s/lab/test_proxy.py",
         "k8s/lab/test_report.py",
     ),

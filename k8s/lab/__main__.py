@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.load import LoadShape
-from k8s.lab.numbers import Numbers
 from k8s.lab.page import write_page, write_picture
 from k8s.lab.rates import RateStep, find_rate
 from k8s.lab.report import Result

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.load import Answer, LoadShape, Record, StreamEnd
-from k8s.lab.numbers import Numbers
 from k8s.lab.scenarios import Scenario
 
 

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.fleet import NEW_VERSION, Fleet, Replica
 from k8s.lab.load import LoadGenerator
-from k8s.lab.numbers import Numbers
 
 # Seconds from the end of the last process, or from its signal, to the first answer.
 AT_ONCE_SECONDS = 0.05

@@ -249,7 +249,7 @@ def _check_loads(version: VersionFolder) -> None:
     """Check the configuration, the tokenizer, and each tensor's presence and shape; no weights."""
     from models.hf_config import read_config
     from models.sharding import make_mesh
-    from models.weights.weights import WeightLoader, abstract_decoder
+    from models.weights.loading import WeightLoader, abstract_decoder
     from server.api.tokenizer import Tokenizer
     from server.engine.programs.blueprint import choose_layout
 

@@ -15,8 +15,8 @@ import msgspec
 from models.checkpoint.checkpoint import CheckpointError
 from server.config import EngineConfig
 from server.slice.discovery import ask_jax, find_slice
-from server.slice.group import find_group
 from server.slice.group_secret import read_group_secret
+from server.slice.host_group import find_group
 from server.slice.resolve import Slice
 from server.slice.sources import Devices, SliceMismatchError
 

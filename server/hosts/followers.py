@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from server.hosts.connection import Connection
 from server.hosts.door import Door
 from server.hosts.handshake import Admitted
 from server.hosts.messages import (
@@ -30,8 +29,9 @@ from server.hosts.messages import (
     Welcome,
     leader_codec,
 )
+from server.hosts.watched_connection import Connection
 from server.slice.chips import ChipUse
-from server.slice.group import Group, GroupError, HostLink
+from server.slice.host_group import Group, GroupError, HostLink
 
 # A host chooses soon after its welcome.
 _CHOICE_SECONDS = 30.0

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from server.config import EngineConfig
-from server.hosts.connection import Connection
 from server.hosts.handshake import HandshakeError, enter
 from server.hosts.messages import (
     Chosen,
@@ -25,7 +24,8 @@ from server.hosts.messages import (
     Welcome,
     follower_codec,
 )
-from server.slice.group import Group, GroupError
+from server.hosts.watched_connection import Connection
+from server.slice.host_group import Group, GroupError
 from server.slice.interfaces import Interface
 
 _RETRY_SECONDS = 0.2

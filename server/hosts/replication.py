@@ -21,7 +21,7 @@ import numpy as np
 
 from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.manifest import Golden
-from models.weights.weights import HostLeaves
+from models.weights.loading import HostLeaves
 from server.engine.device.executor import Executor
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.buckets import Bucket

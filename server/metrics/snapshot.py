@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from server.link.frames import EngineState, VersionStatus
 from server.slice.chips import ChipUse
-from server.slice.group import HostLink
+from server.slice.host_group import HostLink
 from server.slice.resolve import Slice
 
 

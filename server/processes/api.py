@@ -17,12 +17,12 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from server.api.grpc.server import GrpcServer
+from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
 from server.api.model_directory import ModelDirectory
-from server.api.servers.admin import create_admin_app
-from server.api.servers.grpc import create_grpc_server, create_versions_server
-from server.api.servers.http import create_http_app
+from server.api.servers.admin_server import create_admin_app
+from server.api.servers.grpc_server import create_grpc_server, create_versions_server
+from server.api.servers.http_server import create_http_app
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.api.versions import VersionAdmin

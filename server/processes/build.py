@@ -23,8 +23,8 @@ from server.hosts.followers import Followers, GroupListener, gather
 from server.hosts.leader import Leader
 from server.ports import address
 from server.slice.discovery import ask_jax, find_slice
-from server.slice.group import Group, GroupError, HostLink, find_group
 from server.slice.group_secret import read_group_secret
+from server.slice.host_group import Group, GroupError, HostLink, find_group
 from server.slice.interfaces import claimed, read_interfaces
 from server.slice.jax_platform import choose_platform, has_tpu
 from server.slice.resolve import Slice

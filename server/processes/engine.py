@@ -34,7 +34,7 @@ from server.processes.listener import ServingListener
 from server.processes.pulse import PulseSender
 from server.processes.version_commands import VersionCommands, follow_model_file
 from server.slice.chips import ChipMonitor, monitor_of
-from server.slice.group import LOSS_SECONDS, Group, find_group
+from server.slice.host_group import LOSS_SECONDS, Group, find_group
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
 from server.versions.served_model import ServedModel, find_model

@@ -15,7 +15,7 @@ from server.metrics.metrics import Metrics
 from server.metrics.snapshot import Snapshot
 from server.processes.build import ServingRunner
 from server.slice.chips import ChipUse
-from server.slice.group import HostLink
+from server.slice.host_group import HostLink
 from server.slice.resolve import Slice
 from server.versions.manager import VersionManager
 

@@ -17,8 +17,8 @@ from server.hosts import messages
 from server.hosts.leader import Leader, join
 from server.processes.build import build_following, checkpoint_loader, software, unexplained
 from server.slice.chips import ChipMonitor, monitor_of
-from server.slice.group import LOSS_SECONDS, Group, GroupError
 from server.slice.group_secret import read_group_secret
+from server.slice.host_group import LOSS_SECONDS, Group, GroupError
 from server.slice.interfaces import claimed, read_interfaces
 from server.slice.resolve import Slice
 from server.slice.sources import SliceMismatchError

@@ -28,8 +28,8 @@ from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
 from server.processes.signals import Signals
-from server.slice.group import find_group
 from server.slice.group_secret import read_group_secret
+from server.slice.host_group import find_group
 from server.versions.served_model import follow_model_config, prepare_model
 
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.processes.engine")

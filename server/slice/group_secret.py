@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from server.config import EngineConfig
-from server.slice.group import Group
+from server.slice.host_group import Group
 from server.slice.sources import SliceMismatchError
 
 # The least length of a secret: 16 random bytes give 22 characters in base64.

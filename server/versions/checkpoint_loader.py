@@ -17,7 +17,7 @@ from models.checkpoint.manifest import Golden
 from models.checkpoint.tokenizer_files import tokenizer_sums
 from models.checkpoint.verified_reading import ReadLimits
 from models.checkpoint.version_folder import VersionFolder, open_version
-from models.weights.weights import HostLeaves
+from models.weights.loading import HostLeaves
 from server.engine.device.host_memory import available_bytes
 from server.engine.device.weight_sets import WeightSets
 from server.engine.policy.sequence import LoadedVersion

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from server.api.servers.http import create_http_app
+from server.api.servers.http_server import create_http_app
 from server.config import ServerConfig
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from server.api.generation import GenerateRequest
-from server.api.servers.admin import create_admin_app
-from server.api.servers.grpc import create_versions_server
+from server.api.servers.admin_server import create_admin_app
+from server.api.servers.grpc_server import create_versions_server
 from server.api.versions import VersionAdmin
 from server.config import ServerConfig
 from server.errors import ApiError, ErrorKind

@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 
 from server.config import EngineConfig
-from server.hosts.connection import Connection
 from server.hosts.followers import gather
 from server.hosts.handshake import HANDSHAKE_SECONDS, HandshakeError, admit, enter
 from server.hosts.leader import join
@@ -28,8 +27,9 @@ from server.hosts.messages import (
     Welcome,
     follower_codec,
 )
+from server.hosts.watched_connection import Connection
 from server.slice.chips import ChipUse
-from server.slice.group import Group, GroupError, HostLink
+from server.slice.host_group import Group, GroupError, HostLink
 from server.slice.interfaces import Interface
 from tests.e2e.servers import first_free_port
 

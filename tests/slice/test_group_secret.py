@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from server.config import EngineConfig
-from server.slice.group import Group, find_group
 from server.slice.group_secret import read_group_secret
+from server.slice.host_group import Group, find_group
 from server.slice.sources import SliceMismatchError
 
 APART = "10.0.0.1,10.0.0.2"

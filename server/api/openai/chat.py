@@ -11,7 +11,7 @@ from starlette.responses import Response
 from server.api.generation import Delta, GenerateRequest, TokenLogprob
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
-from server.api.openai.answers import (
+from server.api.openai.answering import (
     answer,
     finite,
     head,
@@ -19,8 +19,8 @@ from server.api.openai.answers import (
     timeout_seconds,
     usage_body,
 )
-from server.api.openai.requests import ChatBody
-from server.api.openai.responses import (
+from server.api.openai.request_bodies import ChatBody
+from server.api.openai.response_bodies import (
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,

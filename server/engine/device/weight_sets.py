@@ -12,7 +12,7 @@ from models.calibration import Calibration
 from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.version_folder import VersionFolder
 from models.hf_config import read_config
-from models.weights.weights import HostLeaves, Progress, WeightLoader
+from models.weights.loading import HostLeaves, Progress, WeightLoader
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.blueprint import Blueprint
 

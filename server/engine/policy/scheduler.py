@@ -12,12 +12,12 @@ from server.engine.policy.admission import AdmissionError, check_admission
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.load import Load
-from server.engine.policy.queue import WaitingQueue
 from server.engine.policy.results import Results
-from server.engine.policy.running import RunningSet
+from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step import ScheduledBatch, ScheduledRow
+from server.engine.policy.waiting_queue import WaitingQueue
 
 
 class Scheduler:

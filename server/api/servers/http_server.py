@@ -11,7 +11,7 @@ from server.api.health import Health
 from server.api.http.errors import add_error_handlers
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.openapi import describe
-from server.api.openai import responses
+from server.api.openai import response_bodies as responses
 from server.api.openai.chat import chat_router
 from server.api.openai.completions import completions_router
 from server.api.openai.models import models_router

@@ -7,8 +7,8 @@ from numpy.testing import assert_array_equal
 
 from models.gguf.architectures import architecture_of
 from models.gguf.config import model_config
+from models.gguf.hf_tensors import rope_row_order, weights
 from models.gguf.reader import GgufError, GgufFile
-from models.gguf.tensors import rope_row_order, weights
 from tests.models.gguf.files import HEAD_DIM, HIDDEN, KV_HEADS, interleave, model_file
 
 
@@ -64,7 +64,7 @@ def test_rounding_is_to_the_nearest_and_ties_go_to_even(tmp_path):
 
 
 def test_pieces_are_of_bounded_size(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.gguf.tensors._PIECE_ELEMENTS", 3 * HIDDEN)
+    monkeypatch.setattr("models.gguf.hf_tensors._PIECE_ELEMENTS", 3 * HIDDEN)
     model = model_file()
     embedding = planned(model, tmp_path)[0]
     pieces = list(embedding.pieces())

@@ -19,7 +19,7 @@ from server.api.generation import Delta, GenerateRequest, TokenLogprob, Usage
 from server.api.http.bodies import json_response
 from server.api.http.disconnect import until_disconnect
 from server.api.http.sse import Chunks, EventStream
-from server.api.openai.responses import (
+from server.api.openai.response_bodies import (
     PromptLogprob,
     PromptLogprobs,
     PromptTokensDetails,

@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha import reflection
 from server.api.antipode_v1 import versions
 from server.api.antipode_v1.generation import SERVICE_NAME, add_generation
 from server.api.grpc.health import add_health
+from server.api.grpc.lifetime import GrpcServer
 from server.api.grpc.reflection import add_reflection
-from server.api.grpc.server import GrpcServer
 from server.api.health import Health
 from server.api.service import Service
 from server.api.versions import VersionAdmin

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
 from models.hf_config import parse_config
 from models.sharding import make_mesh
-from models.weights.weights import (
+from models.weights.loading import (
     WeightLoader,
     abstract_decoder,
     leaf_shardings,

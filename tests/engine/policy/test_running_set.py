@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.engine.policy.block_pool import IntegrityError
-from server.engine.policy.running import RunningSet
+from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import SequenceState
 from tests.engine.builders import is_all_free, make_blocks, make_sequence
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from k8s.lab import numbers as module
-from k8s.lab.numbers import REGIONS, Numbers
+from k8s.lab import chart_numbers as module
+from k8s.lab.chart_numbers import REGIONS, Numbers
 from tests.helm.charts import HELM, find, render
 
 

@@ -6,8 +6,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from server.api.grpc.server import GrpcServer
-from server.api.servers.grpc import create_grpc_server
+from server.api.grpc.lifetime import GrpcServer
+from server.api.servers.grpc_server import create_grpc_server
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
