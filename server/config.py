@@ -140,6 +140,11 @@ class EngineConfig:
         low=1,
         high=65534,
     )
+    group_secret_file: str = _field(
+        "",
+        "file with the secret by which the hosts prove themselves to each other, the same on every"
+        " host; hosts that meet on loopback need none, all others refuse to start without it",
+    )
     group_timeout_seconds: float = _field(
         20.0, "if a host is silent for longer than this, the server ends on all hosts", low=1
     )

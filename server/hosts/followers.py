@@ -1,13 +1,13 @@
 """The leader's side of a group: gathers the followers, sends to all of them, notices a loss.
 
-Followers connect over the pods' network and receive the leader's claimed addresses. Each follower
-keeps the best connection that it can make. Then the group is complete, and losing one host ends it.
+Followers connect over the pods' network, prove that they have the group's secret, and receive the
+leader's claimed addresses. Each follower keeps the best connection that it can make. Then the group
+is complete: nothing listens any more, and losing one host ends it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import queue
 import socket
 import time
@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from server.hosts.door import Door
+from server.hosts.handshake import Admitted
 from server.hosts.messages import (
     Chips,
     Chosen,
     Failed,
-    Hello,
     Leaving,
     Lost,
     Stop,
@@ -32,14 +33,12 @@ from server.hosts.watched_connection import Connection
 from server.slice.chips import ChipUse
 from server.slice.host_group import Group, GroupError, HostLink
 
-# A host says who it is as soon as it has connected, and chooses soon after its welcome.
-_WORD_SECONDS = 5.0
+# A host chooses soon after its welcome.
 _CHOICE_SECONDS = 30.0
 _STOP_SECONDS = 2.0
 
 type Line = Connection[ToFollower, ToLeader]
-
-_log = logging.getLogger(__name__)
+type _Arrival = tuple[int, Line]
 
 
 class GroupListener(Protocol):
@@ -77,6 +76,12 @@ class Followers:
             HostLink(index=index, interface=each.interface, address=each.line.peer_address)
             for index, each in self._followers.items()
         )
+
+    @property
+    def meeting_address(self) -> str:
+        """This host's address that all followers use; "" where they use several."""
+        addresses = {each.line.own_address for each in self._followers.values()}
+        return addresses.pop() if len(addresses) == 1 else ""
 
     def start(self, silence: float) -> None:
         """From now on, no follower may be silent for `silence` seconds."""
@@ -147,6 +152,7 @@ class Followers:
 
 def gather(
     group: Group,
+    secret: bytes,
     welcome: Welcome,
     software: str,
     on_progress: Callable[[int], None],
@@ -154,12 +160,13 @@ def gather(
 ) -> Followers:
     """Wait for every follower, welcome it and agree on its connection. Does not start reading.
 
-    `on_progress` is called with the number of hosts that are here. Raises GroupError where a host
-    does not come in time or runs other `software`.
+    A caller that does not prove that it has `secret` changes nothing. `on_progress` is called with
+    the number of hosts that are here. Raises GroupError where a host does not come in time or runs
+    other `software`.
     """
     deadline = time.monotonic() + welcome.config.group_start_timeout_seconds
     here: dict[int, Line] = {}
-    with _listener(group) as door, _closed_on_error(here):
+    with _closed_on_error(here), Door(_listen(group), secret) as door:
         while len(here) < group.size - 1:
             on_progress(1 + len(here))
             index, line = _greet(door, group, software, deadline, 1 + len(here))
@@ -169,11 +176,16 @@ def gather(
         for line in here.values():
             line.send(welcome)
         choices = {index: _choice(index, line) for index, line in here.items()}
-        followers = {i: _Follower(here[i], interface) for i, interface in choices.items()}
-        for _ in filter(None, choices.values()):
+        awaited = {index for index, interface in choices.items() if interface}
+        while awaited:
             index, line = _greet(door, group, software, deadline, group.size)
-            followers[index].line.close()
-            followers[index].line = here[index] = line
+            if index not in awaited:  # Its pod was restarted: the loss is noticed soon.
+                line.close()
+                continue
+            here[index].close()
+            here[index] = line
+            awaited.remove(index)
+        followers = {i: _Follower(here[i], interface) for i, interface in choices.items()}
     return Followers(dict(sorted(followers.items())), listener)
 
 
@@ -187,60 +199,44 @@ def _closed_on_error(lines: dict[int, Line]) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def _listener(group: Group) -> Iterator[socket.socket]:
+def _listen(group: Group) -> socket.socket:
     try:
-        with socket.create_server((group.listening_address, group.port)) as listener:
-            yield listener
+        return socket.create_server((group.listening_address, group.port))
     except OSError as error:
-        if isinstance(error, TimeoutError | ConnectionError):
-            raise
         raise GroupError(
             f"cannot listen on port {group.port}, where the other hosts connect: "
             f"{error.strerror or error}; choose another group_port"
         ) from error
 
 
-def _greet(
-    listener: socket.socket, group: Group, software: str, deadline: float, num_here: int
-) -> tuple[int, Line]:
-    """The next follower that connects. A connection that is no follower's is closed."""
+def _greet(door: Door, group: Group, software: str, deadline: float, num_here: int) -> _Arrival:
+    """The next follower that has proved itself. Raises GroupError where it runs other software."""
     while True:
-        line = _accept(listener, group, deadline, num_here)
-        try:
-            hello = line.receive(_WORD_SECONDS)
-        except (OSError, ValueError) as error:
-            _turn_away(line, str(error))
-            continue
-        if not isinstance(hello, Hello) or not 0 < hello.index < group.size:
-            _turn_away(line, repr(hello))
-            continue
-        if hello.software != software:
-            reason = (
-                f"host {hello.index} runs {hello.software} but host 0 runs {software}: use one "
-                "image for all hosts"
+        caller = door.next_caller(deadline - time.monotonic())
+        if caller is None:
+            raise GroupError(
+                f"only {num_here} of {group.size} hosts came in time: find out why the others did "
+                "not start, or raise group_start_timeout_seconds"
             )
-            line.send(Lost(message=reason))
-            line.close()
-            raise GroupError(reason)
-        return hello.index, line
+        index = caller.admitted.index
+        if not 0 < index < group.size:
+            door.turn_away(caller.peer, f"it is host {index} of a group of {group.size}")
+            continue
+        line: Line = Connection(caller.peer, leader_codec(), caller.admitted.seals)
+        _check_software(line, caller.admitted, software)
+        return index, line
 
 
-def _accept(listener: socket.socket, group: Group, deadline: float, num_here: int) -> Line:
-    listener.settimeout(max(0.01, deadline - time.monotonic()))
-    try:
-        peer, _ = listener.accept()
-    except TimeoutError:
-        raise GroupError(
-            f"only {num_here} of {group.size} hosts came in time: find out why the others did not "
-            "start, or raise group_start_timeout_seconds"
-        ) from None
-    return Connection(peer, leader_codec())
-
-
-def _turn_away(line: Line, why: str) -> None:
-    _log.warning("closed a connection that is not from a host of this slice: %s", why)
+def _check_software(line: Line, admitted: Admitted, software: str) -> None:
+    if admitted.software == software:
+        return
+    reason = (
+        f"host {admitted.index} runs {admitted.software} but host 0 runs {software}: use one image "
+        "for all hosts"
+    )
+    line.send(Lost(message=reason))
     line.close()
+    raise GroupError(reason)
 
 
 def _choice(index: int, line: Line) -> str:

@@ -1,12 +1,13 @@
 """A follower's side of a group: connects to the leader the best way, and notices its loss.
 
-The follower looks for the leader on the pods' network; the leader may still be starting. The leader
-sends its claimed addresses, and the follower uses one of them if it can reach it.
+The follower looks for the leader on the pods' network; the leader may still be starting. Whoever
+answers must prove to be the leader before the follower takes anything from it. The leader sends its
+claimed addresses, and the follower uses one of them if it can reach it.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import queue
 import socket
 import time
@@ -14,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from server.config import EngineConfig
+from server.hosts.handshake import HandshakeError, enter
 from server.hosts.messages import (
     Chosen,
-    Hello,
     Lost,
     ToFollower,
     ToLeader,
@@ -29,8 +30,11 @@ from server.slice.interfaces import Interface
 
 _RETRY_SECONDS = 0.2
 _CONNECT_SECONDS = 2.0
+_LOG_SECONDS = 10.0
 
 type _Line = Connection[ToLeader, ToFollower]
+
+_log = logging.getLogger(__name__)
 
 
 class Leader:
@@ -78,7 +82,11 @@ class Leader:
 
 
 def join(
-    group: Group, config: EngineConfig, software: str, interfaces: Sequence[Interface]
+    group: Group,
+    secret: bytes,
+    config: EngineConfig,
+    software: str,
+    interfaces: Sequence[Interface],
 ) -> Leader:
     """Find the leader and agree on the connection to it. Does not start reading.
 
@@ -86,17 +94,16 @@ def join(
     in time or refuses this host.
     """
     deadline = time.monotonic() + config.group_start_timeout_seconds
-    hello = Hello(index=group.index, software=software)
-    line = _find(group, hello, deadline)
+    way_in = _WayIn(group.port, secret, group.index, software)
+    line = _find(way_in, group.hostnames[0], deadline)
     try:
         welcome = _welcome(line, deadline)
     except GroupError:
         line.close()
         raise
     for own, address in zip(interfaces, welcome.addresses, strict=False):
-        claimed = _connect(address, group.port, _CONNECT_SECONDS, own.address)
+        claimed = way_in.try_at(address, own.address)
         if claimed is not None:
-            claimed.send(hello)
             line.send(Chosen(interface=own.name))
             line.close()
             return Leader(claimed, welcome, group.index, own.name)
@@ -104,26 +111,60 @@ def join(
     return Leader(line, welcome, group.index, "")
 
 
-def _find(group: Group, hello: Hello, deadline: float) -> _Line:
-    host = group.hostnames[0]
-    while time.monotonic() < deadline:
-        if line := _connect(host, group.port, _CONNECT_SECONDS):
-            line.send(hello)
-            return line
-        time.sleep(_RETRY_SECONDS)
-    raise GroupError(
-        f"host 0 does not answer at {host}, port {group.port}: find out why it did not start, or "
-        "raise group_start_timeout_seconds"
-    )
+class _WayIn:
+    """Connects to the leader, with proofs both ways. `failure` says why the last try failed."""
 
+    def __init__(self, port: int, secret: bytes, index: int, software: str) -> None:
+        self._port, self._secret, self._index, self._software = port, secret, index, software
+        self._next_log = 0.0
+        self.failure = ""
 
-def _connect(host: str, port: int, timeout: float, source: str = "") -> _Line | None:
-    """A connection; None where there is no route yet, or no listener."""
-    with contextlib.suppress(OSError):
+    def try_at(self, host: str, source: str = "") -> _Line | None:
+        """A connection to the leader; None where nobody is there or proves to be the leader."""
+        self.failure = ""
         bound = (source, 0) if source else None
-        peer = socket.create_connection((host, port), timeout, source_address=bound)
-        return Connection(peer, follower_codec())
-    return None
+        try:
+            peer = socket.create_connection(
+                (host, self._port), _CONNECT_SECONDS, source_address=bound
+            )
+        except OSError:
+            return None
+        try:
+            seals = enter(peer, self._secret, self._index, self._software)
+        except HandshakeError as error:
+            peer.close()
+            self._fail(host, str(error))
+            return None
+        return Connection(peer, follower_codec(), seals)
+
+    def _fail(self, host: str, why: str) -> None:
+        self.failure = why
+        if time.monotonic() >= self._next_log:
+            self._next_log = time.monotonic() + _LOG_SECONDS
+            _log.warning(
+                "what answers at %s, port %d, has not proved to be host 0: %s; trying again",
+                host,
+                self._port,
+                why,
+            )
+
+
+def _find(way_in: _WayIn, host: str, deadline: float) -> _Line:
+    failure = ""
+    while time.monotonic() < deadline:
+        if line := way_in.try_at(host):
+            return line
+        failure = way_in.failure or failure
+        time.sleep(_RETRY_SECONDS)
+    if failure:
+        raise GroupError(
+            f"what answers at {host} has not proved to be host 0: {failure}; give all hosts the "
+            "same group_secret_file"
+        )
+    raise GroupError(
+        f"host 0 does not answer at {host}: find out why it did not start, or raise "
+        "group_start_timeout_seconds"
+    )
 
 
 def _welcome(line: _Line, deadline: float) -> Welcome:

@@ -2,7 +2,8 @@
 
 Before `start`, the caller sends and waits for answers. After `start`, a thread reads, and each side
 sends `Beat` all the time. Silence then means that the other host hangs, was cut off or lost its
-machine; a process that dies closes its connection at once. Knows no frame but `Beat`.
+machine; a process that dies closes its connection at once. Only bytes that the seals have opened
+are decoded. Knows no frame but `Beat`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from server.hosts.messages import Beat
+from server.hosts.seals import Seals
 from server.link.framing import Codec
 
 _RECEIVE_BYTES = 1 << 18
@@ -22,12 +24,16 @@ _BEATS_PER_SILENCE = 8
 
 
 class Connection[Sent, Received]:
-    """`codec` is the codec of this end. Any thread may send frames."""
+    """`codec` and `seals` are those of this end. Any thread may send frames."""
 
-    def __init__(self, peer: socket.socket, codec: Codec[Sent | Beat, Received | Beat]) -> None:
+    def __init__(
+        self, peer: socket.socket, codec: Codec[Sent | Beat, Received | Beat], seals: Seals
+    ) -> None:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._peer, self._codec = peer, codec
-        self._buffer = bytearray()
+        # The timeouts of the handshake end here: a frame may be sent before any is waited for.
+        peer.settimeout(None)
+        self._peer, self._codec, self._seals = peer, codec, seals
+        self._sealed, self._buffer = bytearray(), bytearray()
         self._received: list[Received] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -38,11 +44,16 @@ class Connection[Sent, Received]:
         """The other host's address on this connection."""
         return str(self._peer.getpeername()[0])
 
+    @property
+    def own_address(self) -> str:
+        """This host's address on this connection."""
+        return str(self._peer.getsockname()[0])
+
     def send(self, frame: Sent | Beat) -> None:
         """Send a frame. If sending fails, the connection ends, and its reader reports the end."""
         with self._lock, contextlib.suppress(OSError):
             try:
-                self._peer.sendall(self._codec.encode(frame))
+                self._peer.sendall(self._seals.seal(self._codec.encode(frame)))
             except OSError:
                 # A part of the frame may have been sent, so no other frame can follow.
                 self._peer.shutdown(socket.SHUT_RDWR)
@@ -89,7 +100,8 @@ class Connection[Sent, Received]:
         data = self._peer.recv(_RECEIVE_BYTES)
         if not data:
             raise ConnectionError("it closed the connection")
-        self._buffer += data
+        self._sealed += data
+        self._buffer += self._seals.open(self._sealed)
         return [frame for frame in self._codec.feed(self._buffer) if not isinstance(frame, Beat)]
 
     def _pass_on(

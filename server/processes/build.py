@@ -23,6 +23,7 @@ from server.hosts.followers import Followers, GroupListener, gather
 from server.hosts.leader import Leader
 from server.ports import address
 from server.slice.discovery import ask_jax, find_slice
+from server.slice.group_secret import read_group_secret
 from server.slice.host_group import Group, GroupError, HostLink, find_group
 from server.slice.interfaces import claimed, read_interfaces
 from server.slice.jax_platform import choose_platform, has_tpu
@@ -38,6 +39,7 @@ _log = logging.getLogger(__name__)
 
 # JAX ends a process without a log line when it finds a host lost, so the group must find it first.
 _JAX_PATIENCE = 4
+_EVERYWHERE = "0.0.0.0"
 
 
 class StartListener(Protocol):
@@ -167,15 +169,18 @@ def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None] = lambd
 
 
 def join_jax(group: Group, config: EngineConfig, leader_address: str) -> None:
-    """Join this process to JAX's group, so that JAX sees the devices of all hosts. GroupError."""
+    """Join this process to JAX's group, so that JAX sees the devices of all hosts. GroupError.
+
+    JAX's coordinator authenticates nobody, so on the leader it listens on `leader_address` only, or
+    on all addresses where that is "".
+    """
     import jax
 
     port = group.port + 1
-    bind = group.listening_address or "0.0.0.0"
     try:
         jax.distributed.initialize(
-            coordinator_address=address(leader_address, port),
-            coordinator_bind_address=None if group.is_follower else address(bind, port),
+            coordinator_address=address(leader_address or "127.0.0.1", port),
+            coordinator_bind_address=address(leader_address or _EVERYWHERE, port),
             num_processes=group.size,
             process_id=group.index,
             initialization_timeout=int(config.group_start_timeout_seconds),
@@ -193,7 +198,7 @@ def _build_leading(config: EngineConfig, group: Group, listener: BuildListener) 
     followers = _gather(config, group, version, listener)
     try:
         prepare_jax(config, listener.on_compilation)
-        join_jax(group, config, "127.0.0.1")
+        join_jax(group, config, followers.meeting_address)
         listener.on_slice(find_slice(config, ask_jax()))
         return _lead(config, version, followers, listener)
     except Exception as error:
@@ -209,7 +214,8 @@ def _gather(config: EngineConfig, group: Group, version: str, listener: BuildLis
 
     addresses = tuple(each.address for each in claimed(read_interfaces()) if each.address)
     welcome = messages.Welcome(config=config, version=version, addresses=addresses)
-    followers = gather(group, welcome, software(), on_progress, listener)
+    secret = read_group_secret(config, group)
+    followers = gather(group, secret, welcome, software(), on_progress, listener)
     followers.start(config.group_timeout_seconds)
     listener.on_links(followers.links)
     return followers

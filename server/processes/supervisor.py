@@ -28,6 +28,7 @@ from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
 from server.processes.signals import Signals
+from server.slice.group_secret import read_group_secret
 from server.slice.host_group import find_group
 from server.versions.served_model import follow_model_config, prepare_model
 
@@ -54,10 +55,11 @@ def run_supervisor(
 
     Raises ModelNotFoundError when the model does not exist, PortError when a port is taken,
     AdminTokenError when the token's file has no token, and SliceMismatchError when a slice has
-    several hosts and no source gives this host's index.
+    several hosts and no source gives this host's index, or no usable secret for them.
     """
     set_up_logging(config.server, "main")
     group = find_group(config.engine, os.environ)
+    read_group_secret(config.engine, group)
     if group.is_follower:
         return _run_follower(config, engine_command)
     if config.server.admin_token_file:

@@ -7,10 +7,12 @@ from queue import Queue
 
 import pytest
 
-from server.hosts.messages import Beat, Hello, Ready, follower_codec, leader_codec
+from server.hosts.messages import Beat, Facts, Ready, follower_codec, leader_codec
+from server.hosts.seals import Greeting
 from server.hosts.watched_connection import Connection
 
-HELLO = Hello(index=1, software="same")
+GREETING = Greeting(leader_nonce=b"l" * 32, follower_nonce=b"f" * 32, index=1, software="same")
+FACTS = Facts(chip_bytes=8)
 # Seconds: long enough that nothing is silent on a busy machine.
 LONG = 30.0
 
@@ -28,8 +30,8 @@ def sockets():
 @pytest.fixture
 def ends(sockets):
     """The connections of a leader and of a follower, not started."""
-    leader = Connection(sockets[0], leader_codec())
-    follower = Connection(sockets[1], follower_codec())
+    leader = Connection(sockets[0], leader_codec(), GREETING.seals(b"secret", "leader"))
+    follower = Connection(sockets[1], follower_codec(), GREETING.seals(b"secret", "follower"))
     yield leader, follower
     leader.close()
     follower.close()
@@ -45,16 +47,16 @@ def start(connection, silence=LONG):
 def test_before_the_start_a_frame_is_waited_for_and_beats_are_passed_over(ends):
     leader, follower = ends
     follower.send(Beat())
-    follower.send(HELLO)
-    assert leader.receive(LONG) == HELLO
+    follower.send(FACTS)
+    assert leader.receive(LONG) == FACTS
     assert leader.peer_address == "127.0.0.1"
 
 
 def test_what_came_before_the_start_is_not_lost(ends):
     leader, follower = ends
-    follower.send(HELLO)
+    follower.send(FACTS)
     follower.send(Ready(weights="a"))
-    assert leader.receive(LONG) == HELLO
+    assert leader.receive(LONG) == FACTS
     frames, _ = start(leader)
     assert frames.get(timeout=LONG) == Ready(weights="a")
 
@@ -75,12 +77,82 @@ def test_silence_ends_the_connection_with_its_length(ends):
     assert reasons.get(timeout=LONG) == "it has been silent for 0.1 s"
 
 
-def test_what_is_no_frame_ends_the_connection(ends, sockets):
-    leader, _ = ends
-    _, reasons = start(leader)
-    sockets[1].sendall((4).to_bytes(4, "big") + b"abcd")
-    assert reasons.get(timeout=LONG)
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        b"\x00",
+        (4).to_bytes(4, "big") + b"abcd",
+        (1 << 31).to_bytes(4, "big"),
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+    ids=["a byte", "a frame without a tag", "a huge frame", "HTTP"],
+)
+def test_bytes_of_someone_else_end_the_connection_before_they_are_decoded(ends, sockets, foreign):
+    leader, follower = ends
+    frames, reasons = start(leader)
+    sockets[1].sendall(foreign)
+    follower.send(FACTS)
+    assert reasons.get(timeout=LONG).startswith("bytes arrived that it did not send")
     assert leader.wait_end(LONG)
+    assert frames.empty()
+
+
+class Tapped:
+    """A socket that keeps what is sent instead of sending it."""
+
+    def __init__(self):
+        self.sent = []
+
+    def setsockopt(self, *_):
+        pass
+
+    def settimeout(self, _):
+        pass
+
+    def sendall(self, data):
+        self.sent.append(data)
+
+
+def sealed(*frames, role="follower", secret=b"secret"):
+    """What a host writes to its socket for these frames."""
+    tapped = Tapped()
+    codec = follower_codec() if role == "follower" else leader_codec()
+    line = Connection(tapped, codec, GREETING.seals(secret, role))
+    for frame in frames:
+        line.send(frame)
+    return tapped.sent
+
+
+ONE, TWO = sealed(Ready(weights="1"), Ready(weights="2"))
+
+
+@pytest.mark.parametrize(
+    ("written", "taken"),
+    [
+        ([ONE, ONE], ["1"]),
+        ([TWO, ONE], []),
+        ([TWO], []),
+        ([ONE[:-1] + bytes([ONE[-1] ^ 1]), TWO], []),
+        ([ONE[:22] + bytes([ONE[22] ^ 1]) + ONE[23:], TWO], []),
+        (sealed(Ready(weights="1"), secret=b"another"), []),
+        (sealed(Beat(), Beat(), role="leader"), []),
+    ],
+    ids=["replayed", "reordered", "left out", "tag", "data", "another key", "reflected"],
+)
+@pytest.mark.parametrize("is_started", [True, False], ids=["started", "not started"])
+def test_frames_that_are_not_the_next_of_the_other_host_end_the_connection(
+    ends, sockets, written, taken, is_started
+):
+    leader, _ = ends
+    sockets[1].sendall(b"".join(written))
+    if is_started:
+        frames, reasons = start(leader)
+        assert reasons.get(timeout=LONG).startswith("bytes arrived that it did not send")
+        # What came with the false bytes may be lost: the connection ends.
+        assert [frames.get().weights for _ in range(frames.qsize())] in ([], taken)
+    else:
+        with pytest.raises(ValueError, match="bytes arrived that it did not send"):
+            leader.receive(LONG)
 
 
 def test_a_frame_to_a_host_that_is_gone_is_lost_without_an_error(ends):
