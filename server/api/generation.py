@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from server.link.frames import FinishReason, VersionState
+
+type ResumeExactness = Literal["exact", "consistent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
