@@ -1,7 +1,7 @@
 """What a translator asks of the service and what it gets back.
 
 These types carry no transport and no engine detail: HTTP and gRPC fill and read the same ones, so
-the same request gives the same answer on both.
+the same request asks the same of the engine on both.
 """
 
 from __future__ import annotations
