@@ -163,6 +163,11 @@ class EngineConfig:
     )
     prefix_caching: bool = _field(True, "reuse the KV blocks of equal beginnings of prompts")
     overlap: bool = _field(True, "dispatch a step before the tokens of the last step are read")
+    exact: bool = _field(
+        False,
+        "compute each token by programs of fixed sizes, so that a request's tokens do not depend on"
+        " what else runs, also in bfloat16; slower, and with one data rank only",
+    )
     compile_cache_dir: str = _field(
         ".cache/xla", "folder of the persistent compilation cache; empty turns it off"
     )

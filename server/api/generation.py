@@ -1,15 +1,18 @@
 """What a translator asks of the service and what it gets back.
 
 These types carry no transport and no engine detail: HTTP and gRPC fill and read the same ones, so
-the same request gives the same answer on both.
+the same request asks the same of the engine on both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from server.link.frames import FinishReason, VersionState
+
+type ResumeExactness = Literal["exact", "consistent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,13 @@ from types import TracebackType
 from typing import Self
 
 from server.api.choice import Choice, token_logprob
-from server.api.generation import Delta, GenerateRequest, TokenLogprob, Usage
+from server.api.generation import (
+    Delta,
+    GenerateRequest,
+    ResumeExactness,
+    TokenLogprob,
+    Usage,
+)
 from server.api.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.link.client import AbortReason, EngineClient, EngineStream
@@ -79,6 +85,7 @@ class Generation:
         self.seed = prepared.seed
         self.model = prepared.info.model
         self.version = prepared.version or prepared.info.version
+        self._is_exact = prepared.info.is_exact
         self.error: ApiError | None = None
         self.has_started = prepared.is_complete
         self._engine = engine
@@ -96,6 +103,18 @@ class Generation:
     def is_finished(self) -> bool:
         """Whether no more deltas will come."""
         return self.error is not None or all(c.finish_reason is not None for c in self._choices)
+
+    @property
+    def resume_exactness(self) -> ResumeExactness | None:
+        """What a resumed stream's client may expect of the rest; None in a new stream.
+
+        `exact`: the tokens that its first server would have sent, if that server runs the same
+        release with the same settings on the same hardware. `consistent`: of the same version, seed
+        and distribution, but rounding may turn a token. So it is in float32 too, only rarely.
+        """
+        if self.request.resume is None:
+            return None
+        return "exact" if self._is_exact else "consistent"
 
     @property
     def usage(self) -> Usage:

@@ -55,7 +55,8 @@ class Engine[InFlight]:
     """Serves sequences until it is drained and empty, or stopped.
 
     The step loop calls `send` with one frame per client and step; `send` must not block. Without
-    `overlap`, every step is read before the next is scheduled: slower, with the same tokens.
+    `overlap`, every step is read before the next is scheduled: slower, with the same tokens as
+    far as rounding allows.
     """
 
     def __init__(

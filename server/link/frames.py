@@ -109,7 +109,10 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
-    """Sent once, when the engine is ready to serve: what the API process validates against."""
+    """Sent once, when the engine is ready to serve: what the API process validates against.
+
+    `is_exact`: a request's tokens do not depend on what else runs, nor on where it was resumed.
+    """
 
     model: str
     version: str
@@ -117,6 +120,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     vocab_size: int
     eos_token_ids: tuple[int, ...]
     max_num_seqs: int
+    is_exact: bool = False
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):

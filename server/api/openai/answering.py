@@ -76,6 +76,7 @@ def head(prefix: str, generation: Generation) -> dict[str, Any]:
         "system_fingerprint": fingerprint(model, version),
         "model_version": version,
         "seed": generation.seed,
+        "resume_exactness": generation.resume_exactness or msgspec.UNSET,
     }
 
 

@@ -173,7 +173,7 @@ class Scheduler:
         budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in running)
         for seq in running:
             is_decoding = seq.is_decoding
-            wanted = 1 if is_decoding else min(budget, seq.num_uncomputed_tokens)
+            wanted = 1 if is_decoding else self._chunk(seq, budget)
             num_tokens = self._make_room(seq, wanted)
             if num_tokens:
                 rows.append(self._run(seq, num_tokens))
@@ -196,10 +196,14 @@ class Scheduler:
             # No one overtakes: a small request must not keep a large one out for ever.
             if not self._admit(seq, version, budget, now):
                 break
-            num_tokens = min(budget, seq.num_uncomputed_tokens)
+            num_tokens = self._chunk(seq, budget)
             rows.append(self._run(seq, num_tokens, is_admitted=True))
             budget -= num_tokens
         return rows
+
+    def _chunk(self, seq: Sequence, budget: int) -> int:
+        """How many of the tokens left of `seq` the next step computes, of `budget` tokens."""
+        return min(budget, seq.num_uncomputed_tokens)
 
     def _admit(self, seq: Sequence, version: LoadedVersion, max_chunk: int, now: float) -> bool:
         """Give `seq` its slot and blocks, leaving each running sequence one block to grow into."""
