@@ -21,6 +21,7 @@ def make_sequence(
     index=0,
     arrival=0.0,
     deadline=None,
+    source="",
     version=None,
     params=None,
     **fields,
@@ -37,6 +38,7 @@ def make_sequence(
         num_received_tokens=len(received),
         arrival=arrival,
         deadline=deadline,
+        source=source,
         version=version,
     )
 
