@@ -27,7 +27,7 @@ import httpx
 from benchmarks.serving import Server
 from models.demo import ensure
 
-_SMALL_TOKENS, _LONG_TOKENS = 32, 1600
+_SMALL_TOKENS, _LONG_TOKENS = 32, 1000
 _STREAMS, _STREAM_TOKENS = 4, 1500
 _QUIET_SECONDS = 10.0
 

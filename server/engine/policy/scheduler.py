@@ -195,9 +195,11 @@ class Scheduler:
         Only whose turn it is, for the last slot, and while somebody waits for blocks.
         """
         num_free_slots = self._running.num_free_slots
+        if not num_free_slots:
+            return iter(())
         is_in_turn_only = num_free_slots == 1 or self._waiting.is_short_of_blocks
         ready = (seq for seq in self._waiting.in_turn() if self._is_ready(seq, version))
-        return islice(ready, min(num_free_slots, 1) if is_in_turn_only else None)
+        return islice(ready, 1 if is_in_turn_only else None)
 
     def _is_ready(self, seq: Sequence, version: LoadedVersion) -> bool:
         """Whether a sequence that waits could begin in a step of `version`, were there room."""

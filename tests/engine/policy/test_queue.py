@@ -94,7 +94,7 @@ def test_what_comes_first_stands_before_what_waits_and_keeps_its_own_order():
     assert order(queue) == [*urgent, *waiting]
 
 
-def test_it_is_full_of_requests_and_not_of_their_choices():
+def test_a_queue_is_full_of_requests_and_not_of_their_choices():
     many, one = requests(5, 1)
     queue = queue_of(many, max_len=2)
     assert (len(queue), queue.num_requests, queue.is_full) == (5, 1, False)
