@@ -655,3 +655,17 @@ def test_the_source_that_a_request_names_takes_the_turns():
     bench.drain()
     order = [request_id for batch in bench.runner.batches for request_id, *_ in batch]
     assert order == [1, 3, 2]
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_small_prompt_behind_twenty_long_ones_has_its_token_within_three_steps(overlap):
+    limits = {"num_blocks": 400, "max_num_seqs": 8, "max_num_batched_tokens": 16}
+    bench = Bench(overlap=overlap, max_queue_len=64, **limits)
+    long = [bench.submit(number, [number % 7] * 55, max_tokens=3) for number in range(20)]
+    bench.step(4)
+    (small,) = bench.submit(50, [1, 2, 3], max_tokens=2)
+    bench.step(3)
+    assert bench.tokens(50)
+    bench.drain()
+    assert bench.tokens(50) == small
+    assert [[bench.tokens(number)] for number in range(20)] == long
