@@ -9,7 +9,7 @@ TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover unit check test examples lint format bench exactness swap hosts plan-ci golden train-tiny sbom charts reference
+.PHONY: help setup serve failover unit check test examples lint format bench exactness fairness swap hosts plan-ci golden train-tiny sbom charts reference
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -60,6 +60,9 @@ bench: setup ## stream from a real server beside the memory floor; ARGS="--strea
 
 exactness: setup ## count tokens that rounding turns, and measure what --exact costs; ARGS="--models tiny" is shorter
 	$(RUN) benchmarks.exactness $(ARGS)
+
+fairness: setup ## small requests and running streams next to twenty long prompts
+	JAX_PLATFORMS=cpu $(RUN) benchmarks.fairness $(ARGS)
 
 swap: setup ## change versions under load, ten times over; ARGS="--rounds 1" is shorter
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.swap $(ARGS)

@@ -265,6 +265,11 @@ class Metrics(Collector):
             gauges.step_age_seconds // 1,
         )
         yield _gauge(
+            "antipode_queue_stall_seconds",
+            "Whole seconds for which requests have waited without one that began; 0 if none waits.",
+            gauges.queue_stall_seconds // 1,
+        )
+        yield _gauge(
             "antipode_model_load_duration_seconds",
             "Time to load and warm up the model; 0 until then.",
             gauges.model_load_seconds,
