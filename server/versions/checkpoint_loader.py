@@ -21,6 +21,7 @@ from models.weights.weights import HostLeaves
 from server.engine.device.host_memory import available_bytes
 from server.engine.device.weight_sets import WeightSets
 from server.engine.policy.sequence import LoadedVersion
+from server.versions.version import UnpublishedError
 
 _MAX_BUFFER_BYTES = 1 << 30
 _LEAST_BUFFER_BYTES = 256 << 20
@@ -91,7 +92,7 @@ class CheckpointLoader:
     def _golden(self, folder: VersionFolder) -> Golden:
         """What a version must have to take the place of another; ValueError where it has not."""
         if not folder.is_published:
-            raise ValueError(
+            raise UnpublishedError(
                 f"{folder.place} has no {MANIFEST}, so it may be half written: publish it "
                 "(antipode publish)"
             )

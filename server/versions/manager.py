@@ -2,7 +2,7 @@
 
 One thread makes one change after another. A new version goes one way, and its result comes back:
 
-    model.yaml - ModelConfigWatcher - follow --+
+    model.yaml - ModelFileWatcher --- follow --+
     admin port - VersionCommand - command -----+
                                                v
     VersionManager   load, promote             records, labels, trial     [thread "versions"]
@@ -31,6 +31,7 @@ from typing import Any
 from server.engine.engine import Engine
 from server.engine.policy.served_versions import Watch
 from server.link.frames import SwapPolicy, VersionCommand, VersionStatus
+from server.threads import count_fault, guarded
 from server.versions.golden import GoldenClient, GoldenError
 from server.versions.model_file import ModelFile
 from server.versions.transitions import Transitions
@@ -40,10 +41,14 @@ from server.versions.version import (
     Version,
     VersionError,
     VersionLoader,
+    may_pass,
 )
 
 # Versions that ended are shown until so many others have.
 _NUM_ENDED = 8
+# A load that failed for a reason that may pass is tried again: the first and the longest wait.
+_FIRST_WAIT_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +60,15 @@ class _Trial:
     version: Version
     watch: Watch
     checks: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Retry:
+    """A model configuration file that could not be followed, and when it is tried again."""
+
+    file: ModelFile
+    wait: float
+    at: float
 
 
 @dataclass(slots=True)
@@ -87,11 +101,13 @@ class VersionManager:
         self._on_change, self._clock = on_change, clock
         self._versions: tuple[Version, ...] = (first,)
         self._labels: dict[str, str] = {}
-        self._config_error = ""
-        self._path: str | None = None
+        # What is wrong with the file itself, and why it could not be followed.
+        self._file_error = self._follow_error = ""
+        self._retry: _Retry | None = None
+        self._num_twins = 0
         self._trial: _Trial | None = None
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
+        self._thread = guarded(self._run, "versions", on_fault=self._on_fault)
 
     def start(self) -> None:
         """Take commands. The step loop must run, or be about to."""
@@ -101,12 +117,12 @@ class VersionManager:
 
     @property
     def config_error(self) -> str:
-        return self._config_error
+        return self._file_error or self._follow_error
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         """Every version, the one that is served first."""
         served = self._engine.versions.served
-        versions = sorted(self._versions, key=lambda version: version.name != served)
+        versions = sorted(self._versions, key=lambda version: version.key != served)
         return tuple(self._status(version, served) for version in versions)
 
     def command(self, command: VersionCommand) -> Future[None]:
@@ -117,12 +133,14 @@ class VersionManager:
 
     def follow(self, file: ModelFile) -> Future[None]:
         """Become what the model configuration file says."""
+        self._file_error = ""
         return self._put(lambda: self._follow(file))
 
     def reject(self, reason: str) -> None:
-        """The model configuration file cannot be followed; nothing changes."""
-        _log.error("the model configuration file is not followed: %s", reason)
-        self._config_error = reason
+        """The model configuration file cannot be followed; nothing changes. Empty: it can again."""
+        if reason:
+            _log.error("the model configuration file is not followed: %s", reason)
+        self._file_error = reason
         self._on_change()
 
     def _put(self, run: Callable[[], None]) -> Future[None]:
@@ -139,6 +157,7 @@ class VersionManager:
                 self._answer_fault()
                 self._do(task)
             self._check_trial()
+            self._try_again()
 
     def _do(self, task: _Task) -> None:
         self._interrupted.clear()
@@ -148,6 +167,7 @@ class VersionManager:
             _log.error("%s", error)
             task.future.set_exception(error)
         except Exception as error:
+            count_fault("versions")
             _log.exception("a change of versions failed")
             task.future.set_exception(VersionError(f"{error!r}; the log says more", "internal"))
         else:
@@ -156,9 +176,11 @@ class VersionManager:
         self._on_change()
 
     def _patience(self) -> float | None:
-        if self._trial is None:
-            return None
-        return max(0.0, self._trial.checks[0] - self._clock())
+        times = [*(self._trial.checks[:1] if self._trial else []), *self._times_of_retry()]
+        return max(0.0, min(times) - self._clock()) if times else None
+
+    def _times_of_retry(self) -> list[float]:
+        return [self._retry.at] if self._retry else []
 
     def _command(self, command: VersionCommand) -> None:
         match command.action:
@@ -166,63 +188,113 @@ class VersionManager:
                 self._load(command.version, command.path, command.policy or self._policy)
             case "promote":
                 self._promote(self._find(command.version))
+                self._give_up_retry()
             case "rollback":
                 self._roll_back()
+                self._give_up_retry()
             case "unload":
                 self._unload(self._find(command.version))
 
-    def _follow(self, file: ModelFile) -> None:
-        self._config_error = ""
+    def _follow(self, file: ModelFile, wait: float = _FIRST_WAIT_SECONDS) -> None:
+        """Become what the file says; if that fails now, try again `wait` seconds later."""
+        self._follow_error, self._retry = "", None
         self._policy = file.swap_policy or self._settings.policy
         try:
-            name = file.wanted_version()
-            self._check_path(file, name)
-            if name != self._engine.versions.served:
-                if self._here(name) is None:
-                    self._load(name, file.path_of(name), self._policy)
-                self._promote(self._find(name))
-            for label_version in sorted(set(file.labels.values()) - {name}):
-                if self._here(label_version) is None:
-                    self._load(label_version, file.path_of(label_version), "availability")
-        except (VersionError, ValueError) as error:
-            self._config_error = str(error)
-            raise VersionError(f"the model configuration file is not followed: {error}") from error
+            self._serve_wanted(file)
+            self._load_labelled(file)
+        except Exception as error:
+            reason = str(error) if isinstance(error, VersionError | ValueError) else repr(error)
+            self._follow_error = reason + self._plan_retry(file, wait, error)
+            if not isinstance(error, VersionError | ValueError):
+                raise
+            raise VersionError(
+                f"the model configuration file is not followed: {self._follow_error}"
+            ) from error
         finally:
             here = {version.name for version in self._versions if self._is_here(version)}
             self._labels = {label: of for label, of in file.labels.items() if of in here}
 
-    def _check_path(self, file: ModelFile, name: str) -> None:
-        """VersionError for another path with the same version: what was served is not there."""
-        before, self._path = self._path, file.path
-        if before not in (None, file.path) and name == self._engine.versions.served:
-            raise VersionError(
-                f"path changed and version did not: version {name} stays as it was read from "
-                f"{self._find(name).path}; publish the other one under another number"
+    def _serve_wanted(self, file: ModelFile) -> None:
+        """Serve the version that the file asks for, from the path that it gives."""
+        name = file.wanted_version()
+        _check_labels(file, name)
+        path, served = file.path_of(name), self._served()
+        if served.name == name and served.is_at(path):
+            return
+        if self._at(name, path) is None:
+            self._load(name, path, self._policy, is_twin_allowed=True)
+        if version := self._at(name, path):
+            self._promote(version)
+
+    def _load_labelled(self, file: ModelFile) -> None:
+        for name in sorted(set(file.labels.values()) - {file.wanted_version()}):
+            if self._here(name) is None:
+                self._load(name, file.path_of(name), "availability")
+
+    def _plan_retry(self, file: ModelFile, wait: float, error: Exception) -> str:
+        """Try again where that may help. What is said of it."""
+        if not may_pass(error):
+            return ""
+        self._retry = _Retry(file, wait, self._clock() + wait)
+        at = time.strftime("%H:%M:%S", time.gmtime(time.time() + wait))
+        said = f"; the server tries again in {wait:g} s (at {at} UTC)"
+        failed = [each for each in self._versions if each.state == "END"]
+        if failed and failed[-1] is self._versions[-1]:
+            failed[-1].message += said
+        return said
+
+    def _try_again(self) -> None:
+        if self._retry is None or self._clock() < self._retry.at:
+            return
+        file, wait = self._retry.file, min(2 * self._retry.wait, _LONGEST_WAIT_SECONDS)
+        self._do(_Task(lambda: self._follow(file, wait)))
+
+    def _give_up_retry(self) -> None:
+        """What a command asked for holds until the file changes."""
+        if self._retry is not None:
+            self._retry = None
+            self._follow_error = (
+                "what it asks for could not be loaded, and then a command changed the version: "
+                "the server follows the file again when it changes"
             )
 
-    def _load(self, name: str, path: str, policy: SwapPolicy) -> None:
+    def _on_fault(self, error: Exception) -> None:
+        self._follow_error = f"the thread that changes versions failed: {error!r}; see the log"
+        self._on_change()
+
+    def _load(
+        self, name: str, path: str, policy: SwapPolicy, *, is_twin_allowed: bool = False
+    ) -> None:
         """Load and prove a version; nobody is served by it yet.
 
-        At most one version stays next to the new one: the version that is served.
+        At most one version stays next to the new one: the version that is served. Only with
+        `is_twin_allowed` may one of the same name be here, from another path.
         """
+        key = name
         if self._here(name):
-            raise VersionError(f"version {name} is loaded already")
+            if not is_twin_allowed:
+                raise VersionError(f"version {name} is loaded already")
+            self._num_twins += 1
+            key = f"{name}~{self._num_twins}"
         served = self._engine.versions.served
-        leaving = [each for each in self._versions if self._is_here(each) and each.name != served]
-        version = Version(name, path)
+        leaving = [each for each in self._versions if self._is_here(each) and each.key != served]
+        version = Version(name, path, key=key)
         # What came of an earlier loading of it is no news any more.
-        self._versions = (*(each for each in self._versions if each.name != name), version)
+        known = [each for each in self._versions if each.name != name or self._is_here(each)]
+        self._versions = (*known, version)
         start = self._clock()
         try:
             self._transitions.load(version, policy, leaving)
-        except (ValueError, OSError, GoldenError, VersionError) as error:
+        except Exception as error:
             self._observer.on_swap("failed")
+            if not isinstance(error, ValueError | OSError | GoldenError | VersionError):
+                raise
             raise VersionError(f"version {name} is not loaded: {error}") from error
         self._observer.on_load(self._clock() - start)
 
     def _promote(self, version: Version) -> None:
         """Serve a version that is here from now on."""
-        before, start = self._find(self._engine.versions.served), self._clock()
+        before, start = self._served(), self._clock()
         if version is before:
             raise VersionError(f"version {version.name} is served already")
         try:
@@ -237,7 +309,7 @@ class VersionManager:
 
     def _roll_back(self) -> None:
         """Serve the version before, and keep the one that is served now."""
-        bad, previous = self._find(self._engine.versions.served), self._previous()
+        bad, previous = self._served(), self._previous()
         start = self._clock()
         _log.warning("going back from version %s: %s", bad.name, "asked for")
         self._transitions.go_back(bad, previous)
@@ -248,7 +320,7 @@ class VersionManager:
         """End a version whose trial has failed. After a fault the step loop may have left it."""
         self._transitions.unwatch()
         served = self._engine.versions.served
-        version = self._previous() if served == bad.name else self._find(served)
+        version = self._previous() if served == bad.key else self._served()
         start = self._clock()
         _log.warning("going back from version %s: %s", bad.name, reason)
         self._transitions.take_back(bad, version, reason)
@@ -257,13 +329,13 @@ class VersionManager:
 
     def _previous(self) -> Version:
         previous = self._engine.versions.previous
-        version = None if previous is None else self._here(previous)
+        version = None if previous is None else self._keyed(previous)
         if version is None:
             raise VersionError("there is no version to go back to: the one before is not kept")
         return version
 
     def _unload(self, version: Version) -> None:
-        if version.name == self._engine.versions.served:
+        if version.key == self._engine.versions.served:
             raise VersionError(f"version {version.name} is served; promote another first")
         self._transitions.unload(version)
 
@@ -318,11 +390,27 @@ class VersionManager:
 
     def _is_here(self, version: Version) -> bool:
         """Whether its weights are on the device or in host memory."""
-        on_device = self._engine.versions.loaded(version.name)
+        on_device = self._engine.versions.loaded(version.key)
         return version.staged is not None or on_device is not None
 
     def _here(self, name: str) -> Version | None:
-        return next((v for v in self._versions if v.name == name and self._is_here(v)), None)
+        """The version of that name that is here; of two of them the one that is served."""
+        found = [v for v in self._versions if v.name == name and self._is_here(v)]
+        return max(found, key=lambda v: v.key == self._engine.versions.served, default=None)
+
+    def _at(self, name: str, path: str) -> Version | None:
+        """The version of that name that was read from that path, if it is here."""
+        found = (v for v in self._versions if v.name == name and v.is_at(path))
+        return next(filter(self._is_here, found), None)
+
+    def _keyed(self, key: str) -> Version | None:
+        return next((v for v in self._versions if v.key == key and self._is_here(v)), None)
+
+    def _served(self) -> Version:
+        key = self._engine.versions.served
+        if version := self._keyed(key):
+            return version
+        raise VersionError(f"version {key or '(none)'} is not loaded; load it first", "not_found")
 
     def _find(self, name: str) -> Version:
         if version := self._here(name):
@@ -335,8 +423,17 @@ class VersionManager:
             version=version.name,
             path=version.path,
             state=version.state,
-            is_serving=version.name == served,
+            is_serving=version.key == served,
             labels=tuple(label for label, name in labels.items() if name == version.name),
             progress=version.progress,
             message=version.message,
+        )
+
+
+def _check_labels(file: ModelFile, name: str) -> None:
+    others = sorted(set(file.labels.values()) - {name})
+    if len(others) > 1:
+        raise VersionError(
+            f"labels name versions {' and '.join(others)} next to version {name}, which is served: "
+            "a server keeps one version next to that, so let labels name one other version"
         )

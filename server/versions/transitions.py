@@ -62,8 +62,8 @@ class Transitions:
                 self._load_beside(version)
             else:
                 self._stage(version)
-        except (ValueError, OSError, GoldenError, VersionError) as error:
-            self._discard(version, str(error))
+        except Exception as error:
+            self._discard(version, str(error) or repr(error))
             raise
 
     def promote(self, before: Version, version: Version) -> Watch | None:
@@ -85,14 +85,14 @@ class Transitions:
 
     def take_back(self, bad: Version, version: Version, reason: str) -> None:
         """Serve a version in the place of `bad`, unless the step loop does already; end `bad`."""
-        if self._engine.versions.served != version.name:
+        if self._engine.versions.served != version.key:
             self._replace(bad, version, is_proven=True)
         self._evict(bad, "the model's version was taken back")
         self._discard(bad, f"went back to version {version.name}: {reason}")
 
     def unload(self, version: Version) -> None:
         """Free a version. VersionError if it is still in use after a time, or is served again."""
-        if version.name == self._engine.versions.previous:
+        if version.key == self._engine.versions.previous:
             # Nothing may bring back what is about to go. What has come back meanwhile stays.
             self._end_watch()
             self._raise_if_interrupted()
@@ -102,7 +102,7 @@ class Transitions:
     def check(self, version: Version) -> None:
         """Raise GoldenError unless it generates what it was published with."""
         if version.golden is not None:
-            self._golden.check(version.name, version.golden, _GOLDEN_SECONDS)
+            self._golden.check(version.key, version.golden, _GOLDEN_SECONDS)
 
     def unwatch(self) -> bool:
         """End the trial of the version that is served. Whether a fault had ended it before."""
@@ -128,8 +128,17 @@ class Transitions:
         self._engine.call(lambda changes: changes.versions.add(loaded)).result()
         self._set(version, "LOADING", "running golden prompts")
         self.check(version)
+        if self._has_twin(loaded):
+            # Two of one version would be one name for two sets of weights.
+            self._set(version, "LOADING", "proved; requests get it once it is served")
+            return
         self._engine.call(lambda changes: changes.versions.open(loaded)).result()
         self._set(version, "AVAILABLE")
+
+    def _has_twin(self, loaded: LoadedVersion) -> bool:
+        """Whether the version that is served has the same name, from another path."""
+        served = LoadedVersion(self._engine.versions.served)
+        return served.name != loaded.name and served.version == loaded.version
 
     def _stage(self, version: Version) -> None:
         """Read it into host memory."""
@@ -152,7 +161,9 @@ class Transitions:
         """
         is_watched = not is_proven and self._settings.watch_window > 0
         if self._is_on_device(version):
-            return self._serve(version, is_watched=is_watched)
+            watch = self._serve(version, is_watched=is_watched)
+            self._close_twin(before)
+            return watch
         self._set(before, "UNLOADING", "its sequences finish")
         self._engine.call(lambda changes: changes.hold()).result()
         try:
@@ -166,6 +177,13 @@ class Transitions:
         watch = self._serve(version, is_watched=is_watched)
         self._set(before, "UNLOADING", "staged in host memory, to go back to")
         return watch
+
+    def _close_twin(self, before: Version) -> None:
+        """What was served, and has the name of what is: kept, and named by no request."""
+        loaded = self._engine.versions.loaded(before.key)
+        if loaded is not None and self._has_twin(loaded):
+            self._engine.call(lambda changes: changes.versions.close(loaded)).result()
+            self._set(before, "UNLOADING", "kept on the device, to go back to")
 
     def _serve(self, version: Version, *, is_watched: bool = False) -> Watch | None:
         """Switch between two steps to a version that is on the device."""
@@ -201,14 +219,14 @@ class Transitions:
 
     def _evict(self, version: Version, message: str) -> None:
         """Have nobody run on it: its sequences finish in time or end with `message`."""
-        loaded = self._engine.versions.loaded(version.name)
+        loaded = self._engine.versions.loaded(version.key)
         if loaded is not None and not self._wait_unused(loaded):
             self._engine.end(loaded, message)
             self._wait_unused(loaded)
 
     def _leave(self, version: Version) -> None:
         """Have nobody run on it, ending none; VersionError if somebody still does after a time."""
-        loaded = self._engine.versions.loaded(version.name)
+        loaded = self._engine.versions.loaded(version.key)
         if loaded is None:
             return
         self._set(version, "UNLOADING", "waiting for its sequences")
@@ -223,8 +241,8 @@ class Transitions:
 
     def _discard(self, version: Version, reason: str) -> None:
         """The end of a version that nobody uses."""
-        loaded = self._engine.versions.loaded(version.name)
-        self._engine.call(lambda changes: changes.forget(version.name)).result()
+        loaded = self._engine.versions.loaded(version.key)
+        self._engine.call(lambda changes: changes.forget(version.key)).result()
         if loaded is not None:
             self._loader.drop(loaded)
         if version.staged is not None:
@@ -242,13 +260,13 @@ class Transitions:
 
     def _number(self, version: Version) -> LoadedVersion:
         self._num_loads += 1
-        return LoadedVersion(version.name, self._num_loads)
+        return LoadedVersion(version.key, self._num_loads)
 
     def _is_on_device(self, version: Version) -> bool:
-        return self._engine.versions.loaded(version.name) is not None
+        return self._engine.versions.loaded(version.key) is not None
 
     def _loaded(self, version: Version) -> LoadedVersion:
-        loaded = self._engine.versions.loaded(version.name)
+        loaded = self._engine.versions.loaded(version.key)
         if loaded is None:
             raise VersionError(f"version {version.name} is not on the device", "internal")
         return loaded
