@@ -28,7 +28,7 @@ def guarded(
     on_fault: Callable[[Exception], None] = lambda error: None,
     goes_on: bool = True,
     number: int | None = None,
-    pause: float = _PAUSE_SECONDS,
+    pause: float | None = None,
 ) -> threading.Thread:
     """A daemon thread, not started, that does `run`.
 
@@ -38,7 +38,7 @@ def guarded(
 
     def work() -> None:
         while not _is_done(run, name, on_fault) and goes_on:
-            time.sleep(pause)
+            time.sleep(_PAUSE_SECONDS if pause is None else pause)
 
     full_name = name if number is None else f"{name}-{number}"
     return threading.Thread(target=work, name=full_name, daemon=True)

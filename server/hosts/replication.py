@@ -77,6 +77,10 @@ class LeadingLoader:
         """Check the version on this host; the followers check it when they read it."""
         self._loader.inspect(path)
 
+    def check_room(self, num_staged: int, num_leaving: int) -> None:
+        """Check the memory of this host; the followers check theirs when they read a version."""
+        self._loader.check_room(num_staged, num_leaving)
+
     def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
         """Put a version on the devices, next to the loaded ones; returns its golden prompts."""
         self._followers.send(messages.LoadVersion(version=_spelled(version), path=path))

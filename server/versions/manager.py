@@ -105,6 +105,8 @@ class VersionManager:
         self._file_error = self._follow_error = ""
         self._retry: _Retry | None = None
         self._num_twins = 0
+        # What a rollback served until it made room for a version that is not served yet.
+        self._made_room: Version | None = None
         self._trial: _Trial | None = None
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._thread = guarded(self._run, "versions", on_fault=self._on_fault)
@@ -276,7 +278,7 @@ class VersionManager:
                 raise VersionError(f"version {name} is loaded already")
             self._num_twins += 1
             key = f"{name}~{self._num_twins}"
-        served = self._engine.versions.served
+        served, previous = self._engine.versions.served, self._engine.versions.previous
         leaving = [each for each in self._versions if self._is_here(each) and each.key != served]
         version = Version(name, path, key=key)
         # What came of an earlier loading of it is no news any more.
@@ -287,10 +289,36 @@ class VersionManager:
             self._transitions.load(version, policy, leaving)
         except Exception as error:
             self._observer.on_swap("failed")
+            self._note_room(leaving, previous)
+            self._bring_back(policy, name)
             if not isinstance(error, ValueError | OSError | GoldenError | VersionError):
                 raise
             raise VersionError(f"version {name} is not loaded: {error}") from error
+        self._note_room(leaving, previous)
         self._observer.on_load(self._clock() - start)
+
+    def _note_room(self, leaving: list[Version], previous: str | None) -> None:
+        for each in leaving:
+            if each.key == previous and not self._is_here(each):
+                self._made_room = each
+
+    def _bring_back(self, policy: SwapPolicy, failed: str) -> None:
+        """Load what a rollback serves, if it made room for a version that then failed."""
+        gone, self._made_room = self._made_room, None
+        if gone is None:
+            return
+        version = Version(gone.name, gone.path, key=gone.key, asked=gone.asked)
+        self._versions = (version, *(each for each in self._versions if each is not gone))
+        self._interrupted.clear()
+        try:
+            self._transitions.load(version, policy, ())
+            self._transitions.keep(version)
+        except Exception as error:
+            version.message = (
+                f"there is no version to go back to: version {version.name} made room for version "
+                f"{failed}, which failed, and could not be loaded again: {error}"
+            )
+            _log.exception("%s", version.message)
 
     def _promote(self, version: Version) -> None:
         """Serve a version that is here from now on."""
@@ -301,9 +329,11 @@ class VersionManager:
             watch = self._transitions.promote(before, version)
         except GoldenError as error:
             self._observer.on_swap("failed")
+            self._bring_back("resource", version.name)
             raise VersionError(f"version {version.name} is not served: {error}") from error
         self._observer.on_switch(self._clock() - start)
         self._observer.on_swap("promoted")
+        self._made_room = None
         self._begin_trial(version, watch)
         _log.info("version %s is served", version.name, extra={"before": before.name})
 

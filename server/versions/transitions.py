@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from server.engine.engine import Engine
@@ -44,8 +44,10 @@ class Transitions:
         self._on_change, self._clock = on_change, clock
         self._num_loads = 0
 
-    def load(self, version: Version, policy: SwapPolicy, leaving: Iterable[Version]) -> None:
-        """Read a version, and prove it where it is put on the device, after `leaving` have left.
+    def load(self, version: Version, policy: SwapPolicy, leaving: Sequence[Version]) -> None:
+        """Read a version, and prove it where it is put on the device; `leaving` leave.
+
+        They leave before weights are read only where the memory is not enough for them too.
 
         Raises ValueError or OSError for a version that cannot be read, GoldenError for wrong
         weights, and VersionError if a version does not leave or the load was interrupted. The
@@ -55,16 +57,37 @@ class Transitions:
             # A version that is refused must not cost the version to go back to.
             self._set(version, "LOADING", "looking at it")
             self._loader.inspect(version.path)
-            for each in leaving:
-                self.unload(each)
-            self._raise_if_interrupted()
             if policy == "availability":
+                self._unload_all(leaving)
                 self._load_beside(version)
+            elif self._has_room_beside(leaving):
+                self._stage(version)
+                self._unload_all(leaving)
             else:
+                self._unload_all(leaving)
                 self._stage(version)
         except Exception as error:
             self._discard(version, str(error) or repr(error))
             raise
+
+    def _has_room_beside(self, leaving: Sequence[Version]) -> bool:
+        """Whether host memory holds one more version. ValueError if `leaving` were not enough."""
+        num_staged = sum(each.staged is not None for each in leaving)
+        self._loader.check_room(num_staged, num_staged)
+        try:
+            self._loader.check_room(num_staged, 0)
+        except ValueError:
+            return False
+        return True
+
+    def _unload_all(self, leaving: Sequence[Version]) -> None:
+        for each in leaving:
+            self.unload(each)
+        self._raise_if_interrupted()
+
+    def keep(self, version: Version) -> None:
+        """A rollback serves it from now on."""
+        self._engine.call(lambda changes: changes.versions.keep(version.key)).result()
 
     def promote(self, before: Version, version: Version) -> Watch | None:
         """Serve a version in the place of `before`; its watch if it is on trial.

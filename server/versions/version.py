@@ -88,6 +88,9 @@ class VersionLoader[Staged](Protocol):
     def inspect(self, path: str) -> None:
         """Read nothing but what tells whether a version could take the served one's place."""
 
+    def check_room(self, num_staged: int, num_leaving: int) -> None:
+        """ValueError if there is no room to stage one more, once `num_leaving` have left."""
+
     def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
         """Put a version on the device beside what is there; its golden prompts."""
 

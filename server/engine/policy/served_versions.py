@@ -101,6 +101,10 @@ class ServedVersions:
         if name == self._previous:
             self._previous = None
 
+    def keep(self, name: str) -> None:
+        """A rollback serves it."""
+        self._previous = name
+
     def serve(self, version: LoadedVersion, *, is_watched: bool = False) -> Watch | None:
         """Serve a version that is on the device, and open it; its watch if it is on trial.
 
