@@ -416,7 +416,7 @@ class TestRollbackAfterAFailedLoad:
         assert server.answers(server.submit(), weights=0)
 
     @pytest.mark.parametrize("policy", POLICIES)
-    def test_or_says_that_there_is_none(self, start, policy):
+    def test_a_version_to_go_back_to_that_is_lost_is_reported(self, start, policy):
         server = start(policy=policy)
         server.do("load", "2")
         server.do("promote", "2")
@@ -661,7 +661,7 @@ class TestPath:
         assert server.answers(server.submit(version="1"), weights=0)
         assert server.manager.statuses()[0].path == "/models/1"
 
-    def test_it_is_proved_before_any_request_gets_it(self, start, policy):
+    def test_the_new_path_is_proved_before_any_request_gets_it(self, start, policy):
         server = start(policy=policy)
         server.loader.paths["/elsewhere/1"] = 5
         server.loader.golden[5] = golden_of(3)
@@ -731,7 +731,7 @@ class TestRetry:
             server.manager._put(lambda: None).result(10)
         return len(tries)
 
-    def test_it_is_tried_again_at_growing_intervals(self, server, clock):
+    def test_a_load_is_tried_again_at_growing_intervals(self, server, clock):
         self.follow(server)
         assert [self.tries(server, clock, seconds) for seconds in (1, 2, 4, 8)] == [1, 1, 1, 1]
         assert self.tries(server, clock, 15) == 0
@@ -788,9 +788,12 @@ class TestRetry:
         assert self.tries(server, clock, 1) == expected
 
     def test_an_error_of_the_disk_counts_however_it_was_passed_on(self):
-        with pytest.raises(ValueError, match="does not answer") as caught:
+        def fail():
             try:
                 raise TimeoutError
             except TimeoutError:
                 raise ValueError("the bucket does not answer") from None
+
+        with pytest.raises(ValueError, match="does not answer") as caught:
+            fail()
         assert may_pass(caught.value)

@@ -43,6 +43,8 @@ class TestParsing:
         [
             ("", "Expected `object`"),
             (TEXT.replace('"1"', "2026-01-01"), "version '2026-01-01' is no whole number"),
+            (TEXT.replace('"1"', "2026-13-01"), "version '2026-13-01' is no whole number"),
+            (TEXT.replace('"1"', "010"), "version '010' is no whole number"),
             (TEXT.replace('"1"', "true"), "version 'true' is no whole number"),
             (TEXT.replace('"1"', "1.0"), r"version '1\.0' is no whole number"),
             (TEXT.replace('"1"', "1e400"), "version '1e400' is no whole number"),
@@ -196,7 +198,7 @@ def test_a_server_does_not_start_on_a_file_that_cannot_be_followed(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_nor_on_what_is_no_file(tmp_path, make):
+def test_a_server_does_not_start_on_what_is_no_file(tmp_path, make):
     make(tmp_path / "model.yaml")
     with pytest.raises(ModelNotFoundError, match="cannot be followed: it is a"):
         follow_model_config(EngineConfig(model_config=str(tmp_path / "model.yaml")))

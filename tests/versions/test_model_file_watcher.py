@@ -137,7 +137,7 @@ class TestStart:
         watched = self.started(tmp_path / "model.yaml", TEXT)
         assert watched.files == [parse(TEXT)]
 
-    def test_and_not_again_until_it_changes(self, tmp_path):
+    def test_the_started_file_is_followed_again_only_when_it_changes(self, tmp_path):
         """Or it would undo what a command asked for in the meantime."""
         watched = self.started(tmp_path / "model.yaml", TEXT)
         watched.look()

@@ -112,7 +112,7 @@ class TestLoad:
         assert seen == [None]
         assert bench.second.state == "END"
 
-    def test_but_not_for_a_version_that_is_refused(self, bench):
+    def test_no_version_leaves_for_one_that_is_refused(self, bench):
         bench.load("availability")
         absent = Version("9", "/models/9")
         with pytest.raises(ValueError, match="not there"):
