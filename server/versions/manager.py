@@ -34,6 +34,8 @@ from server.link.frames import SwapPolicy, VersionCommand, VersionStatus
 from server.threads import count_fault, guarded
 from server.versions.golden import GoldenClient, GoldenError
 from server.versions.model_file import ModelFile
+from server.versions.records import VersionRecords
+from server.versions.retry import Retry
 from server.versions.transitions import Transitions
 from server.versions.version import (
     SwapObserver,
@@ -41,14 +43,7 @@ from server.versions.version import (
     Version,
     VersionError,
     VersionLoader,
-    may_pass,
 )
-
-# Versions that ended are shown until so many others have.
-_NUM_ENDED = 8
-# A load that failed for a reason that may pass is tried again: the first and the longest wait.
-_FIRST_WAIT_SECONDS = 1.0
-_LONGEST_WAIT_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -60,15 +55,6 @@ class _Trial:
     version: Version
     watch: Watch
     checks: list[float]
-
-
-@dataclass(frozen=True, slots=True)
-class _Retry:
-    """A model configuration file that could not be followed, and when it is tried again."""
-
-    file: ModelFile
-    wait: float
-    at: float
 
 
 @dataclass(slots=True)
@@ -99,12 +85,10 @@ class VersionManager:
         )
         self._policy: SwapPolicy = settings.policy
         self._on_change, self._clock = on_change, clock
-        self._versions: tuple[Version, ...] = (first,)
-        self._labels: dict[str, str] = {}
+        self._records = VersionRecords(engine.versions, first)
         # What is wrong with the file itself, and why it could not be followed.
         self._file_error = self._follow_error = ""
-        self._retry: _Retry | None = None
-        self._num_twins = 0
+        self._retry = Retry(clock)
         # What a rollback served until it made room for a version that is not served yet.
         self._made_room: Version | None = None
         self._trial: _Trial | None = None
@@ -123,9 +107,7 @@ class VersionManager:
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         """Every version, the one that is served first."""
-        served = self._engine.versions.served
-        versions = sorted(self._versions, key=lambda version: version.key != served)
-        return tuple(self._status(version, served) for version in versions)
+        return self._records.statuses()
 
     def command(self, command: VersionCommand) -> Future[None]:
         """Do what a command says; VersionError if that cannot be. A rollback ends a load."""
@@ -174,87 +156,76 @@ class VersionManager:
             task.future.set_exception(VersionError(f"{error!r}; the log says more", "internal"))
         else:
             task.future.set_result(None)
-        self._forget_ended()
+        self._records.forget_ended()
         self._on_change()
 
     def _patience(self) -> float | None:
-        times = [*(self._trial.checks[:1] if self._trial else []), *self._times_of_retry()]
+        times = [*(self._trial.checks[:1] if self._trial else []), *self._retry.times]
         return max(0.0, min(times) - self._clock()) if times else None
-
-    def _times_of_retry(self) -> list[float]:
-        return [self._retry.at] if self._retry else []
 
     def _command(self, command: VersionCommand) -> None:
         match command.action:
             case "load":
                 self._load(command.version, command.path, command.policy or self._policy)
             case "promote":
-                self._promote(self._find(command.version))
+                self._promote(self._records.find(command.version))
                 self._give_up_retry()
             case "rollback":
                 self._roll_back()
                 self._give_up_retry()
             case "unload":
-                self._unload(self._find(command.version))
+                self._unload(self._records.find(command.version))
 
-    def _follow(self, file: ModelFile, wait: float = _FIRST_WAIT_SECONDS) -> None:
-        """Become what the file says; if that fails now, try again `wait` seconds later."""
-        self._follow_error, self._retry = "", None
+    def _follow(self, file: ModelFile) -> None:
+        """Become what the file says; if that fails for a reason that may pass, try again later."""
+        self._follow_error = ""
         self._policy = file.swap_policy or self._settings.policy
         try:
             self._serve_wanted(file)
             self._load_labelled(file)
-        except Exception as error:
-            reason = str(error) if isinstance(error, VersionError | ValueError) else repr(error)
-            self._follow_error = reason + self._plan_retry(file, wait, error)
-            if not isinstance(error, VersionError | ValueError):
-                raise
+            self._retry.end()
+        except (VersionError, ValueError) as error:
+            self._note_failure(file, error, str(error))
             raise VersionError(
                 f"the model configuration file is not followed: {self._follow_error}"
             ) from error
+        except Exception as error:
+            self._note_failure(file, error, f"{error!r}; the log says more")
+            raise
         finally:
-            here = {version.name for version in self._versions if self._is_here(version)}
-            self._labels = {label: of for label, of in file.labels.items() if of in here}
+            here = {version.name for version in self._records.all_here()}
+            self._records.labels = {label: of for label, of in file.labels.items() if of in here}
+
+    def _note_failure(self, file: ModelFile, error: Exception, reason: str) -> None:
+        more = self._retry.plan(file, error)
+        self._follow_error = reason + more
+        self._records.say_of_last(reason, more)
 
     def _serve_wanted(self, file: ModelFile) -> None:
         """Serve the version that the file asks for, from the path that it gives."""
         name = file.wanted_version()
         _check_labels(file, name)
-        path, served = file.path_of(name), self._served()
+        path, served = file.path_of(name), self._records.served()
         if served.name == name and served.is_at(path):
             return
-        if self._at(name, path) is None:
+        if self._records.at(name, path) is None:
             self._load(name, path, self._policy, is_twin_allowed=True)
-        if version := self._at(name, path):
+        if version := self._records.at(name, path):
             self._promote(version)
 
     def _load_labelled(self, file: ModelFile) -> None:
         for name in sorted(set(file.labels.values()) - {file.wanted_version()}):
-            if self._here(name) is None:
+            if self._records.here(name) is None:
                 self._load(name, file.path_of(name), "availability")
 
-    def _plan_retry(self, file: ModelFile, wait: float, error: Exception) -> str:
-        """Try again where that may help. What is said of it."""
-        if not may_pass(error):
-            return ""
-        self._retry = _Retry(file, wait, self._clock() + wait)
-        at = time.strftime("%H:%M:%S", time.gmtime(time.time() + wait))
-        said = f"; the server tries again in {wait:g} s (at {at} UTC)"
-        failed = [each for each in self._versions if each.state == "END"]
-        if failed and failed[-1] is self._versions[-1]:
-            failed[-1].message += said
-        return said
-
     def _try_again(self) -> None:
-        if self._retry is None or self._clock() < self._retry.at:
-            return
-        file, wait = self._retry.file, min(2 * self._retry.wait, _LONGEST_WAIT_SECONDS)
-        self._do(_Task(lambda: self._follow(file, wait)))
+        if file := self._retry.due():
+            self._do(_Task(lambda: self._follow(file)))
 
     def _give_up_retry(self) -> None:
         """What a command asked for holds until the file changes."""
-        if self._retry is not None:
-            self._retry = None
+        if self._retry.is_planned:
+            self._retry.end()
             self._follow_error = (
                 "what it asks for could not be loaded, and then a command changed the version: "
                 "the server follows the file again when it changes"
@@ -272,18 +243,11 @@ class VersionManager:
         At most one version stays next to the new one: the version that is served. Only with
         `is_twin_allowed` may one of the same name be here, from another path.
         """
-        key = name
-        if self._here(name):
-            if not is_twin_allowed:
-                raise VersionError(f"version {name} is loaded already")
-            self._num_twins += 1
-            key = f"{name}~{self._num_twins}"
-        served, previous = self._engine.versions.served, self._engine.versions.previous
-        leaving = [each for each in self._versions if self._is_here(each) and each.key != served]
-        version = Version(name, path, key=key)
-        # What came of an earlier loading of it is no news any more.
-        known = [each for each in self._versions if each.name != name or self._is_here(each)]
-        self._versions = (*known, version)
+        if self._records.here(name) and not is_twin_allowed:
+            raise VersionError(f"version {name} is loaded already")
+        previous = self._engine.versions.previous
+        leaving = [each for each in self._records.all_here() if not self._records.is_served(each)]
+        version = self._records.begin(name, path)
         start = self._clock()
         try:
             self._transitions.load(version, policy, leaving)
@@ -299,7 +263,7 @@ class VersionManager:
 
     def _note_room(self, leaving: list[Version], previous: str | None) -> None:
         for each in leaving:
-            if each.key == previous and not self._is_here(each):
+            if each.key == previous and not self._records.is_here(each):
                 self._made_room = each
 
     def _bring_back(self, policy: SwapPolicy, failed: str) -> None:
@@ -307,8 +271,7 @@ class VersionManager:
         gone, self._made_room = self._made_room, None
         if gone is None:
             return
-        version = Version(gone.name, gone.path, key=gone.key, asked=gone.asked)
-        self._versions = (version, *(each for each in self._versions if each is not gone))
+        version = self._records.begin_again(gone)
         self._interrupted.clear()
         try:
             self._transitions.load(version, policy, ())
@@ -322,7 +285,7 @@ class VersionManager:
 
     def _promote(self, version: Version) -> None:
         """Serve a version that is here from now on."""
-        before, start = self._served(), self._clock()
+        before, start = self._records.served(), self._clock()
         if version is before:
             raise VersionError(f"version {version.name} is served already")
         try:
@@ -339,7 +302,7 @@ class VersionManager:
 
     def _roll_back(self) -> None:
         """Serve the version before, and keep the one that is served now."""
-        bad, previous = self._served(), self._previous()
+        bad, previous = self._records.served(), self._records.previous()
         start = self._clock()
         _log.warning("going back from version %s: %s", bad.name, "asked for")
         self._transitions.go_back(bad, previous)
@@ -349,23 +312,16 @@ class VersionManager:
     def _take_back(self, bad: Version, reason: str) -> None:
         """End a version whose trial has failed. After a fault the step loop may have left it."""
         self._transitions.unwatch()
-        served = self._engine.versions.served
-        version = self._previous() if served == bad.key else self._served()
+        records = self._records
+        version = records.previous() if records.is_served(bad) else records.served()
         start = self._clock()
         _log.warning("going back from version %s: %s", bad.name, reason)
         self._transitions.take_back(bad, version, reason)
         self._observer.on_switch(self._clock() - start)
         self._observer.on_swap("automatic_rollback")
 
-    def _previous(self) -> Version:
-        previous = self._engine.versions.previous
-        version = None if previous is None else self._keyed(previous)
-        if version is None:
-            raise VersionError("there is no version to go back to: the one before is not kept")
-        return version
-
     def _unload(self, version: Version) -> None:
-        if version.key == self._engine.versions.served:
+        if self._records.is_served(version):
             raise VersionError(f"version {version.name} is served; promote another first")
         self._transitions.unload(version)
 
@@ -412,52 +368,6 @@ class VersionManager:
     def _fail(self, trial: _Trial, reason: str) -> None:
         self._trial = None
         self._do(_Task(lambda: self._take_back(trial.version, reason)))
-
-    def _forget_ended(self) -> None:
-        ended = [version for version in self._versions if version.state == "END"]
-        old = ended[:-_NUM_ENDED]
-        self._versions = tuple(version for version in self._versions if version not in old)
-
-    def _is_here(self, version: Version) -> bool:
-        """Whether its weights are on the device or in host memory."""
-        on_device = self._engine.versions.loaded(version.key)
-        return version.staged is not None or on_device is not None
-
-    def _here(self, name: str) -> Version | None:
-        """The version of that name that is here; of two of them the one that is served."""
-        found = [v for v in self._versions if v.name == name and self._is_here(v)]
-        return max(found, key=lambda v: v.key == self._engine.versions.served, default=None)
-
-    def _at(self, name: str, path: str) -> Version | None:
-        """The version of that name that was read from that path, if it is here."""
-        found = (v for v in self._versions if v.name == name and v.is_at(path))
-        return next(filter(self._is_here, found), None)
-
-    def _keyed(self, key: str) -> Version | None:
-        return next((v for v in self._versions if v.key == key and self._is_here(v)), None)
-
-    def _served(self) -> Version:
-        key = self._engine.versions.served
-        if version := self._keyed(key):
-            return version
-        raise VersionError(f"version {key or '(none)'} is not loaded; load it first", "not_found")
-
-    def _find(self, name: str) -> Version:
-        if version := self._here(name):
-            return version
-        raise VersionError(f"version {name or '(none)'} is not loaded; load it first", "not_found")
-
-    def _status(self, version: Version, served: str) -> VersionStatus:
-        labels = {} if version.state == "END" else self._labels
-        return VersionStatus(
-            version=version.name,
-            path=version.path,
-            state=version.state,
-            is_serving=version.key == served,
-            labels=tuple(label for label, name in labels.items() if name == version.name),
-            progress=version.progress,
-            message=version.message,
-        )
 
 
 def _check_labels(file: ModelFile, name: str) -> None:

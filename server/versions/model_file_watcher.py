@@ -78,10 +78,13 @@ class ModelFileWatcher:
     def _begin(self, started: Started) -> None:
         """Commands come after this, so what they ask for is not undone by a file that is old."""
         file = parse_model_config(started.content)
+        version = file.version or started.version
+        if not version:
+            return  # What is served has no number: the first look finds the latest one.
         self._seen = self._done = started.content
         if file.version is None:
-            self._latest, self._latest_version = file, started.version
-        self._on_file(replace(file, version=started.version))
+            self._latest, self._latest_version = file, version
+        self._on_file(replace(file, version=version))
 
     def _look_at(self, content: bytes) -> None:
         if content == self._seen and content != self._done:

@@ -18,7 +18,7 @@ from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.served_versions import Watch
 from server.link.frames import SwapPolicy, VersionState
 from server.versions.golden import GoldenClient, GoldenError
-from server.versions.version import SwapSettings, Version, VersionError, VersionLoader
+from server.versions.version import BusyError, SwapSettings, Version, VersionError, VersionLoader
 
 _POLL_SECONDS = 0.01
 _GOLDEN_SECONDS = 120.0
@@ -257,7 +257,7 @@ class Transitions:
         if not self._wait_unused(loaded):
             self._engine.call(lambda changes: changes.versions.open(loaded)).result()
             self._set(version, "AVAILABLE")
-            raise VersionError(
+            raise BusyError(
                 f"version {version.name} still has sequences after "
                 f"{self._settings.swap_timeout:g} s; try again when they have ended"
             )

@@ -24,6 +24,10 @@ class VersionError(Exception):
         self.kind = kind
 
 
+class BusyError(VersionError):
+    """A version that still has sequences after a time."""
+
+
 class UnpublishedError(ValueError):
     """A version without a manifest: it may be half written."""
 
@@ -34,7 +38,7 @@ def may_pass(error: BaseException | None) -> bool:
     A version that was read and found wrong stays wrong, because nobody changes a version.
     """
     while error is not None:
-        if isinstance(error, OSError | GcsAccessError | UnpublishedError):
+        if isinstance(error, OSError | GcsAccessError | UnpublishedError | BusyError):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -157,6 +157,15 @@ class TestStart:
         watched.look(3)
         assert watched.files == [ModelFile("tiny", str(tmp_path), "1")]
 
+    def test_what_is_served_without_a_number_is_not_taken_for_the_latest(self, tmp_path):
+        (tmp_path / "3").mkdir()
+        (tmp_path / "3" / "antipode.json").write_text("{}")
+        text = f"name: tiny\npath: {tmp_path}\npolicy: latest\n"
+        watched = self.started(tmp_path / "model.yaml", text, version="")
+        watched.write(text)
+        watched.look(3)
+        assert watched.files == [ModelFile("tiny", str(tmp_path), "3")]
+
 
 def wait(condition):
     deadline = time.monotonic() + 10
