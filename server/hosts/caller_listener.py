@@ -16,9 +16,10 @@ import time
 from dataclasses import dataclass
 
 from server.hosts.handshake import Admitted, HandshakeError, admit
+from server.threads import guarded
 
 MAX_CALLERS = 64
-# Seconds between two looks at whether the door is to close, and after a failed accept.
+# Seconds between two looks at whether the listener is to close, and after a failed accept.
 _LOOK_SECONDS = 0.05
 _LOG_SECONDS = 10.0
 
@@ -42,7 +43,7 @@ class CallerListener:
         self._unproved: dict[socket.socket, None] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._accepting = threading.Thread(target=self._accept_all, name="door", daemon=True)
+        self._accepting = guarded(self._accept_all, "host-accept")
         self._refusals = Refusals()
 
     def __enter__(self) -> CallerListener:
@@ -54,6 +55,7 @@ class CallerListener:
         """Turn away everyone who was not handed on."""
         self._closing.set()
         self._accepting.join()
+        self._listener.close()
         with self._lock:
             unproved, self._unproved = self._unproved, {}
         for peer in unproved:
@@ -75,18 +77,17 @@ class CallerListener:
         peer.close()
 
     def _accept_all(self) -> None:
-        with self._listener:
-            while not self._closing.is_set():
-                try:
-                    peer, _ = self._listener.accept()
-                except TimeoutError:
-                    continue
-                except OSError as error:  # Such as no file descriptor left: it may pass.
-                    self._refusals.add(f"it could not be accepted: {error}")
-                    self._closing.wait(_LOOK_SECONDS)
-                    continue
-                self._make_room(peer)
-                self._start_hearing(peer)
+        while not self._closing.is_set():
+            try:
+                peer, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError as error:  # Such as no file descriptor left: it may pass.
+                self._refusals.add(f"it could not be accepted: {error}")
+                self._closing.wait(_LOOK_SECONDS)
+                continue
+            self._make_room(peer)
+            self._start_hearing(peer)
 
     def _make_room(self, peer: socket.socket) -> None:
         with self._lock:
@@ -97,7 +98,12 @@ class CallerListener:
             self._unproved[peer] = None
 
     def _start_hearing(self, peer: socket.socket) -> None:
-        hearing = threading.Thread(target=self._hear, args=(peer,), name="caller", daemon=True)
+        hearing = guarded(
+            lambda: self._hear(peer),
+            "host-caller",
+            on_fault=lambda _: self._drop(peer),
+            goes_on=False,
+        )
         try:
             hearing.start()
         except RuntimeError as error:  # No thread is left: it may pass.
@@ -112,10 +118,14 @@ class CallerListener:
             self.turn_away(peer, why)
             return
         with self._lock:
-            # The door may have closed meanwhile: then nobody takes callers off the queue.
+            # The listener may have closed meanwhile: then nobody takes callers off the queue.
             if self._unproved.pop(peer, peer) is None:
                 self._callers.put(caller)
                 return
+        peer.close()
+
+    def _drop(self, peer: socket.socket) -> None:
+        self._forget(peer)
         peer.close()
 
     def _forget(self, peer: socket.socket) -> bool:

@@ -166,10 +166,10 @@ def gather(
     """
     deadline = time.monotonic() + welcome.config.group_start_timeout_seconds
     here: dict[int, Line] = {}
-    with _closed_on_error(here), CallerListener(_listen(group), secret) as door:
+    with _closed_on_error(here), CallerListener(_listen(group), secret) as callers:
         while len(here) < group.size - 1:
             on_progress(1 + len(here))
-            index, line = _greet(door, group, software, deadline, 1 + len(here))
+            index, line = _greet(callers, group, software, deadline, 1 + len(here))
             if index in here:  # The host's pod was restarted.
                 here[index].close()
             here[index] = line
@@ -178,7 +178,7 @@ def gather(
         choices = {index: _choice(index, line) for index, line in here.items()}
         awaited = {index for index, interface in choices.items() if interface}
         while awaited:
-            index, line = _greet(door, group, software, deadline, group.size)
+            index, line = _greet(callers, group, software, deadline, group.size)
             if index not in awaited:  # Its pod was restarted: the loss is noticed soon.
                 line.close()
                 continue
@@ -210,11 +210,11 @@ def _listen(group: Group) -> socket.socket:
 
 
 def _greet(
-    door: CallerListener, group: Group, software: str, deadline: float, num_here: int
+    callers: CallerListener, group: Group, software: str, deadline: float, num_here: int
 ) -> _Arrival:
     """The next follower that has proved itself. Raises GroupError where it runs other software."""
     while True:
-        caller = door.next_caller(deadline - time.monotonic())
+        caller = callers.next_caller(deadline - time.monotonic())
         if caller is None:
             raise GroupError(
                 f"only {num_here} of {group.size} hosts came in time: find out why the others did "
@@ -222,7 +222,7 @@ def _greet(
             )
         index = caller.admitted.index
         if not 0 < index < group.size:
-            door.turn_away(caller.peer, f"it is host {index} of a group of {group.size}")
+            callers.turn_away(caller.peer, f"it is host {index} of a group of {group.size}")
             continue
         line: Line = Connection(caller.peer, leader_codec(), caller.admitted.seals)
         _check_software(line, caller.admitted, software)

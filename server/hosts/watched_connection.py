@@ -18,6 +18,7 @@ import msgspec
 from server.hosts.messages import Beat
 from server.hosts.seals import Seals
 from server.link.framing import Codec
+from server.threads import guarded
 
 _RECEIVE_BYTES = 1 << 18
 _BEATS_PER_SILENCE = 8
@@ -75,14 +76,13 @@ class Connection[Sent, Received]:
         `close`.
         """
         self._peer.settimeout(silence)
-        reading = threading.Thread(
-            target=self._pass_on, args=(silence, on_frame, on_end), name="host-read", daemon=True
-        )
-        beating = threading.Thread(
-            target=self._beat, args=(silence,), name="host-beat", daemon=True
-        )
-        reading.start()
-        beating.start()
+        guarded(
+            lambda: self._pass_on(silence, on_frame, on_end),
+            "host-read",
+            on_fault=lambda error: self._end(f"its frame could not be taken: {error!r}", on_end),
+            goes_on=False,
+        ).start()
+        guarded(lambda: self._beat(silence), "host-beat").start()
 
     def wait_end(self, timeout: float) -> bool:
         """Wait until the peer has closed; False if that took more than `timeout` seconds."""
@@ -118,6 +118,9 @@ class Connection[Sent, Received]:
                 reason = f"it has been silent for {silence:g} s"
             except (OSError, msgspec.MsgspecError, ValueError) as error:
                 reason = str(error)
+        self._end(reason, on_end)
+
+    def _end(self, reason: str, on_end: Callable[[str], None]) -> None:
         self._ended.set()
         if not self._is_closing:
             on_end(reason)

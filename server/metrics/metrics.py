@@ -35,6 +35,11 @@ OUTCOMES = (
     "internal",
 )  # fmt: skip
 SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
+# The threads of the engine process, by name.
+THREADS = (
+    "chips", "host-accept", "host-beat", "host-caller", "host-read", "link-accept", "link-read",
+    "link-write", "model-config", "pulse", "versions",
+)  # fmt: skip
 STEP_KINDS = ("prefill", "decode", "mixed")
 
 _AS_VLLM = "As in vLLM."
@@ -247,6 +252,14 @@ class Metrics(Collector):
         for outcome, count in tuple(self._outcomes.items()):
             requests.add_metric([outcome], count)
         yield requests
+        faults = CounterMetricFamily(
+            "antipode_thread_faults",
+            "Exceptions that nobody foresaw, by the thread that went on or ended its connection.",
+            labels=["thread"],
+        )
+        for name, count in (dict.fromkeys(THREADS, 0) | dict(self._gauges.thread_faults)).items():
+            faults.add_metric([name], count)
+        yield faults
 
     def _state_families(self) -> Iterator[Metric]:
         gauges = self._gauges

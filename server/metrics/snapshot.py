@@ -25,6 +25,7 @@ class Snapshot:
     `queue_stall_seconds` is for how long requests have waited without one that began. `num_slots`,
     `num_blocks`, `block_size` and `model_load_seconds` are 0 until the model is loaded. `slice` is
     None until JAX has its devices. `chips` has the use of each host's chips by the host's index.
+    `thread_faults` counts exceptions by the name of a thread.
     """
 
     state: EngineState = "starting"
@@ -39,6 +40,7 @@ class Snapshot:
     model_load_seconds: float = 0.0
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
+    thread_faults: Mapping[str, int] = field(default_factory=dict)
     slice: Slice | None = None
     host_links: tuple[HostLink, ...] = ()
     chips: Mapping[int, ChipUse] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from server.processes.build import ServingRunner
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
 from server.slice.resolve import Slice
+from server.threads import fault_counts
 from server.versions.manager import VersionManager
 
 
@@ -72,7 +73,12 @@ class Status:
         return self._serving(self._engine)
 
     def _starting(self) -> Pulse:
-        gauges = Snapshot(state=self.state, slice=self.slice, host_links=self.host_links)
+        gauges = Snapshot(
+            state=self.state,
+            thread_faults=fault_counts(),
+            slice=self.slice,
+            host_links=self.host_links,
+        )
         return Pulse(
             state=self.state,
             detail=self.detail,
@@ -97,6 +103,7 @@ class Status:
             model_load_seconds=self.load_seconds,
             versions=self._versions.statuses() if self._versions else (),
             config_error=self._versions.config_error if self._versions else "",
+            thread_faults=fault_counts(),
             slice=self.slice,
             host_links=self.host_links,
             chips=dict(self.chips),

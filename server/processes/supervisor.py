@@ -64,7 +64,7 @@ def run_supervisor(
         return _run_follower(config, engine_command)
     if config.server.admin_token_file:
         read_admin_token(Path(config.server.admin_token_file))
-    engine = follow_model_config(config.engine)
+    engine, model_file = follow_model_config(config.engine)
     model = prepare_model(engine)
     engine = replace(engine, model=model.source, served_model_name=model.name)
     with (
@@ -85,7 +85,7 @@ def run_supervisor(
             },
         )
         resolved = Config(engine=engine, server=server)
-        supervisor = _Supervisor(resolved, Path(folder) / "engine.sock", signals)
+        supervisor = _Supervisor(resolved, Path(folder) / "engine.sock", signals, model_file)
         return supervisor.run(engine_command, api_command)
 
 
@@ -113,8 +113,11 @@ class _SecondSignalError(Exception):
 class _Supervisor:
     """The child processes, and the signals that were received."""
 
-    def __init__(self, config: Config, link: Path, signals: Signals) -> None:
+    def __init__(
+        self, config: Config, link: Path, signals: Signals, model_file: bytes = b""
+    ) -> None:
         self._config = config
+        self._model_file = model_file
         self._link = link
         self._signals = signals
         self._is_asked = False
@@ -168,7 +171,13 @@ class _Supervisor:
         return 0 if is_clean else _FAILED
 
     def _start(self, name: str, command: Sequence[str]) -> Child:
-        task = Task(name=name, config=self._config, link=str(self._link), parent_pid=os.getpid())
+        task = Task(
+            name=name,
+            config=self._config,
+            link=str(self._link),
+            parent_pid=os.getpid(),
+            model_file=self._model_file,
+        )
         with self._signals.held():
             child = Child(list(command), task)
         self._children.append(child)

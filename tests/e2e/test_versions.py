@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -135,6 +138,67 @@ async def test_a_killed_server_comes_back_with_the_version_of_its_file(start_swa
     config.write(version="2")
     server = await asyncio.to_thread(start_swapping().wait_ready)
     assert is_served(server, "2")
+
+
+BOMB = "a: &a [x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in itertools.pairwise("abcdefghijkl")
+)
+
+
+async def test_no_content_of_the_file_ends_the_server_or_its_watcher(start_swapping, config):
+    server = await asyncio.to_thread(start_swapping().wait_ready)
+    async with connected(server) as client:
+        # The file did not change since the start, so what a command asks for holds.
+        await client.admin("POST", "/versions/2/load")
+        await client.admin("POST", "/versions/2/promote")
+        await asyncio.sleep(1.5)
+        assert is_served(server, "2")
+        named = await client.over_http(0, "tiny@2")
+        assert named == await client.over_grpc(0, "tiny@2")
+        assert named.version == "2"
+
+        for content, words in (
+            (BOMB, "it holds an anchor"),
+            ("name: tiny\npath: models/tiny\nversion: 2026-13-01\n", "is no whole number"),
+        ):
+            config.write(text=content)
+            await error(client, words)
+        config.path.unlink()
+        os.mkfifo(config.path)
+        await error(client, "it is a FIFO")
+        assert is_served(server, "2")
+        config.path.unlink()
+        config.path.symlink_to(Path("..data") / "model.yaml")
+        config.write(version="1")
+        await asyncio.to_thread(wait_for, lambda: is_served(server, "1"), "the next right file")
+        assert (await client.admin("GET", "/versions"))["config_error"] == ""
+    assert server.metric("antipode_thread_faults_total", thread="model-config") == 0
+
+
+@pytest.mark.parametrize("kind", ["fifo", "bomb", "date"])
+def test_a_server_says_in_one_sentence_why_it_does_not_start_on_a_file(tmp_path, kind):
+    path = tmp_path / "model.yaml"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        text = "name: tiny\npath: models/tiny\nversion: 2026-13-01\n"
+        path.write_text(BOMB if kind == "bomb" else text)
+    command = [sys.executable, "-m", "server", "serve", f"--model-config={path}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(
+        f"antipode serve: the model configuration file {path} cannot be followed: "
+    )
+    assert "Traceback" not in ended.stderr
+
+
+async def error(client, words):
+    """Wait until the server says that it does not follow the file for this reason."""
+    deadline = asyncio.get_running_loop().time() + 20
+    while words not in (found := await client.admin("GET", "/versions"))["config_error"]:
+        assert asyncio.get_running_loop().time() < deadline, found
+        await asyncio.sleep(0.1)
 
 
 DAMAGES = {

@@ -1,4 +1,4 @@
-"""The leader's door, with callers that are hosts and callers that are none."""
+"""The leader's listener, with callers that are hosts and callers that are none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def listener():
 
 @pytest.fixture
 def call(listener):
-    """Connect to the door; all connections are closed at the end."""
+    """Connect to the listener; all connections are closed at the end."""
     address, made = listener.getsockname(), []
 
     def connect():
@@ -46,11 +46,11 @@ def is_closed(peer):
 
 @pytest.mark.parametrize("count", [50, 3 * MAX_CALLERS])
 def test_a_host_comes_in_at_once_past_any_number_of_silent_callers(listener, call, count):
-    with CallerListener(listener, SECRET) as door:
+    with CallerListener(listener, SECRET) as callers:
         silent = [call() for _ in range(count)]
         since = time.monotonic()
         enter(call(), SECRET, 2, "same")
-        caller = door.next_caller(5)
+        caller = callers.next_caller(5)
         assert time.monotonic() - since < HANDSHAKE_SECONDS
         assert caller.admitted.index == 2
         caller.peer.close()
@@ -69,12 +69,12 @@ def test_the_oldest_caller_has_to_go_when_there_are_too_many(listener, call):
 
 
 def test_many_false_callers_give_two_lines_and_their_number(listener, call, caplog):
-    with CallerListener(listener, SECRET) as door:
+    with CallerListener(listener, SECRET) as callers:
         for _ in range(20):
             peer = call()
             peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert is_closed(peer)
-        assert door.next_caller(0) is None
+        assert callers.next_caller(0) is None
     lines = [line for line in caplog.messages if NOT_OURS in line]
     assert ["(1 since" in lines[0], "(19 since" in lines[1]] == [True, True]
     assert len(lines) == 2

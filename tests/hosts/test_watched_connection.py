@@ -160,3 +160,17 @@ def test_a_frame_to_a_host_that_is_gone_is_lost_without_an_error(ends):
     follower.close()
     for _ in range(3):
         leader.send(Beat())
+
+
+def test_a_frame_that_cannot_be_taken_ends_the_connection_with_the_reason(ends):
+    """A thread that ended here unnoticed would leave both hosts waiting for each other."""
+    leader, follower = ends
+    reasons = Queue()
+
+    def fail(frame):
+        raise RuntimeError("nobody foresaw this")
+
+    leader.start(LONG, fail, reasons.put)
+    follower.send(FACTS)
+    expected = "its frame could not be taken: RuntimeError('nobody foresaw this')"
+    assert reasons.get(timeout=LONG) == expected

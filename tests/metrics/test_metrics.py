@@ -61,6 +61,7 @@ OWN_NAMES = [
     "antipode_model_version_serving",
     "antipode_model_version_load_ratio",
     "antipode_model_config_followed",
+    "antipode_thread_faults",
     "antipode_model_swaps",
     "antipode_model_version_load_duration_seconds",
     "antipode_model_version_switch_duration_seconds",

@@ -37,6 +37,11 @@ class WeightSets:
         """The host memory that staging a version takes, in bytes."""
         return self._loader.host_bytes
 
+    def check(self, folder: VersionFolder) -> None:
+        """CheckpointError unless the version has the served one's shape, by its files' headers."""
+        self._check_config(folder)
+        self._loader.check(folder.checkpoint())
+
     def load(self, version: LoadedVersion, folder: VersionFolder, progress: Progress) -> None:
         """Put a version next to the loaded ones. CheckpointError if its shape differs from theirs.
 

@@ -15,10 +15,18 @@ from server.link.sampling import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """One loading of a version's weights. The same version loaded again is another."""
+    """One loading of a version's weights. The same version loaded again is another.
+
+    `name` is the version's. Where a version of another path has the same, ~ and a count follow.
+    """
 
     name: str = ""
     number: int = 0
+
+    @property
+    def version(self) -> str:
+        """The version as requests name it, and as answers report it."""
+        return self.name.partition("~")[0]
 
 
 class SequenceState(Enum):
