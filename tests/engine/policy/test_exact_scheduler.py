@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from server.engine.policy.layer_kinds import KVKind
 from tests.engine.builders import make_blocks, make_ranks, make_sequence
-from tests.engine.policy.test_scheduler import add, finish_all, run, shape
+from tests.engine.policy.test_scheduler import add, finish_all, results, run, shape
 
 # With blocks of 4 tokens and chunks of 8.
 PROMPT = list(range(18))
@@ -45,15 +45,6 @@ class TestChunks:
         run(scheduler)
         add(scheduler, [1, 2, 3], request_id=2)
         assert shape(run(scheduler)[0]) == [(1, 8, 2), (2, 0, 3)]
-
-    def test_a_chunk_without_blocks_for_all_of_it_preempts_instead_of_being_cut(self):
-        scheduler = ranks(kinds=(KVKind(None, 32), KVKind(8, 8)))
-        seqs = [add(scheduler, range(i, i + 30), request_id=i) for i in range(3)]
-        chunks = set()
-        while any(seq.num_computed_tokens < 30 for seq in seqs if not seq.finish_reason):
-            chunks |= {row[1:] for row in shape(run(scheduler)[0])}
-        assert {chunk for chunk in chunks if chunk[0] < 30} == {(0, 8), (8, 8), (16, 8), (24, 6)}
-        finish_all(scheduler)
 
 
 class TestTurns:
@@ -139,7 +130,7 @@ class TestPrefixes:
         assert [blocks.num_shareable_blocks(n) for n in (12, 13, 24, 25)] == [0, 3, 3, 6]
 
 
-def trace(scheduler, batch):
+def trace(batch):
     """By request and position: how it is computed."""
     return {
         (row.seq.request_id, position): "decode"
@@ -153,20 +144,32 @@ def trace(scheduler, batch):
 LENGTHS = st.tuples(st.integers(1, 30), st.integers(0, 7))
 
 
-@given(st.lists(LENGTHS, min_size=1, max_size=7), st.integers(11, 40), st.booleans())
+@given(
+    st.lists(LENGTHS, min_size=1, max_size=7),
+    st.integers(11, 40),
+    st.integers(6, 16),
+    st.booleans(),
+)
 @settings(max_examples=150, deadline=None)
-def test_every_position_is_computed_as_it_is_alone(lengths, num_blocks, is_shared):
-    """With preemption, with prompts that begin alike, with streams that are resumed."""
-    scheduler = ranks(num_blocks=num_blocks)
+def test_every_position_is_computed_as_it_is_alone(lengths, num_blocks, num_in_window, is_shared):
+    """With preemption, with prompts that begin alike, with streams that are resumed.
+
+    A chunk that finds no blocks for all of it preempts others instead of being cut.
+    """
+    scheduler = ranks(kinds=(KVKind(None, num_blocks), KVKind(8, num_in_window)))
     for i, (length, num_received) in enumerate(lengths):
         start = 0 if is_shared else 100 * i
         resume(scheduler, range(start, start + length), [1] * num_received, request_id=i)
     while scheduler.num_unfinished:
-        for (request, position), how in trace(scheduler, run(scheduler)[0]).items():
+        batch = scheduler.schedule(0.0)
+        for row in batch.rows:
+            assert all(4 * len(table) >= row.end for table in row.seq.block_tables)
+        for (request, position), how in trace(batch).items():
             length = lengths[request][0]
             begin = position - position % 8
             whole = (begin, min(begin + 8, length))
             assert how == (whole if position < length else "decode")
+        scheduler.postprocess(batch, results(batch))
     scheduler.check_integrity()
 
 
