@@ -28,8 +28,8 @@ from server.engine.programs.slot_input import SlotInput, empty_slot
 from server.engine.programs.step_input import StepInput
 from server.engine.programs.step_program import StepOutput
 from server.hosts import messages
-from server.hosts.followers import Followers
-from server.hosts.leader import Leader
+from server.hosts.gathering import Followers
+from server.hosts.joining import Leader
 from server.threads import end_process, guarded
 from server.versions.version import VersionLoader
 

@@ -19,9 +19,9 @@ from server.engine.engine import Runner
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion
 from server.hosts import messages
-from server.hosts.followers import Followers, GroupListener, gather
-from server.hosts.leader import Leader
-from server.ports import address
+from server.hosts.gathering import Followers, GroupListener, gather
+from server.hosts.jax_group import join_jax
+from server.hosts.joining import Leader
 from server.slice.discovery import ask_jax, find_slice
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import Group, GroupError, HostLink, find_group
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from server.versions.checkpoint_loader import CheckpointLoader
 
 _log = logging.getLogger(__name__)
-
-# JAX ends a process without a log line when it finds a host lost, so the group must find it first.
-_JAX_PATIENCE = 4
-_EVERYWHERE = "0.0.0.0"
 
 
 class StartListener(Protocol):
@@ -166,31 +162,6 @@ def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None] = lambd
             on_compilation()
 
     jax.monitoring.register_event_duration_secs_listener(on_duration)
-
-
-def join_jax(group: Group, config: EngineConfig, leader_address: str) -> None:
-    """Join this process to JAX's group, so that JAX sees the devices of all hosts. GroupError.
-
-    JAX's coordinator authenticates nobody, so on the leader it listens on `leader_address` only, or
-    on all addresses where that is "".
-    """
-    import jax
-
-    port = group.port + 1
-    try:
-        jax.distributed.initialize(
-            coordinator_address=address(leader_address or "127.0.0.1", port),
-            coordinator_bind_address=address(leader_address or _EVERYWHERE, port),
-            num_processes=group.size,
-            process_id=group.index,
-            initialization_timeout=int(config.group_start_timeout_seconds),
-            heartbeat_timeout_seconds=max(10, int(_JAX_PATIENCE * config.group_timeout_seconds)),
-        )
-    except jax.errors.JaxRuntimeError as error:
-        raise GroupError(
-            f"JAX's coordinator on port {port} of host 0 could not connect the hosts: {error}; free"
-            " that port on host 0 and make it reachable, or choose another group_port"
-        ) from error
 
 
 def _build_leading(config: EngineConfig, group: Group, listener: BuildListener) -> Built:

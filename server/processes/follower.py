@@ -14,7 +14,7 @@ import time
 from server.config import EngineConfig
 from server.control import Command
 from server.hosts import messages
-from server.hosts.leader import Leader, join
+from server.hosts.joining import Leader, join
 from server.processes.build import build_following, checkpoint_loader, software, unexplained
 from server.slice.chips import ChipMonitor, monitor_of
 from server.slice.group_secret import read_group_secret

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 
 from server.config import EngineConfig
-from server.hosts.followers import gather
+from server.hosts.gathering import gather
 from server.hosts.handshake import HANDSHAKE_SECONDS, HandshakeError, admit, enter
-from server.hosts.leader import join
+from server.hosts.joining import join
 from server.hosts.messages import (
     Agreed,
     Chips,
