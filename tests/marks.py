@@ -40,6 +40,7 @@ MARKS = {
         "commands/test_slice.py",
         "e2e",
         "examples",
+        "fuzz",
         "helm/test_served_pod.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",

@@ -21,7 +21,7 @@ READ_SECONDS = 1.0
 @pytest.fixture(scope="module")
 def mount(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bucket")
-    with mounted(shutil.copytree(MODEL, folder / "source"), folder / "mounted") as mount:
+    with mounted(shutil.copytree(MODEL, folder / "source"), folder / "tiny") as mount:
         yield mount
 
 
