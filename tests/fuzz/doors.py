@@ -30,6 +30,8 @@ METHODS = (
     "/antipode.v1.Generation/Tokenize",
     "/antipode.v1.Generation/Detokenize",
     "/antipode.v1.Generation/Nothing",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/nothing",
 )
 MODEL_FILE = b"name: tiny\npath: models/tiny\nversion: '1'\nlabels:\n  stable: '1'\n"
