@@ -9,7 +9,7 @@ TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover unit check test examples lint format bench exactness fairness swap hosts plan-ci golden train-tiny sbom charts reference
+.PHONY: help setup serve failover unit check test examples lint format fuzz bench exactness fairness swap hosts plan-ci golden train-tiny sbom charts reference
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,6 +54,9 @@ lint: setup ## check style, format and types
 
 format: setup ## rewrite the code in the project's format
 	$(RUN) ruff check --fix . && $(RUN) ruff format .
+
+fuzz: setup ## send 100,000 random requests to a server; ARGS="--count 5000 --seed 7" picks
+	$(RUN) tests.fuzz $(ARGS)
 
 bench: setup ## stream from a real server beside the memory floor; ARGS="--streams 8" picks a load
 	$(RUN) benchmarks.serving $(ARGS)

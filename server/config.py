@@ -60,6 +60,12 @@ class EngineConfig:
     swap_host_memory_bytes: int = _field(
         0, "host memory that loading a version may take; 0 allows half of the free memory", low=0
     )
+    swap_read_timeout_seconds: float = _field(
+        30.0,
+        "how long one read of another version may take; the server tries three times and then"
+        " gives the version up",
+        low=0.1,
+    )
     watch_window_seconds: float = _field(
         60.0,
         "how long after a promotion a failure brings back the version before; 0 never does",

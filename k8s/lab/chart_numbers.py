@@ -81,6 +81,11 @@ class Numbers:
         return self.unhealthy_threshold * self.check_interval + self.check_timeout
 
     @property
+    def silent_detection(self) -> float:
+        """The longest time until the checks see a silent replica: each waits for an answer."""
+        return self.unhealthy_threshold * (self.check_interval + self.check_timeout)
+
+    @property
     def silence(self) -> float:
         """The longest time until another region answers for silent replicas: a retry goes to the
         other region at once.

@@ -29,7 +29,7 @@ class Scenario:
     """`first_answer` must come from the other region, or from any if requests may stay, `within`
     seconds (None: no promise). The lab watches for `seconds`, by default until the health checks
     have noticed the failure. `may_refuse`: a full queue counts as an answer. `prepare` runs before
-    any load.
+    any load. `most_slow_waves`: how often requests may find the silence (None: no promise).
     """
 
     name: str
@@ -40,6 +40,7 @@ class Scenario:
     within: Callable[[Numbers], float] | None = None
     seconds: float = 20.0
     may_refuse: bool = False
+    most_slow_waves: int | None = None
 
 
 def _primary(fleet: Fleet) -> list[Replica]:
@@ -128,6 +129,9 @@ SCENARIOS = (
         description="SIGSTOP of every process of the primary region: connections stay, no answers",
         break_it=_freeze,
         within=lambda numbers: numbers.silence,
+        # Longer than an ejection, so that a second wave would be seen.
+        seconds=35.0,
+        most_slow_waves=1,
     ),
     Scenario(
         name="drain",

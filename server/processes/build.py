@@ -140,7 +140,10 @@ def checkpoint_loader(executor: Executor, config: EngineConfig) -> CheckpointLoa
     from server.versions.checkpoint_loader import CheckpointLoader
 
     return CheckpointLoader(
-        executor.weights, executor.tokenizer_sums, config.swap_host_memory_bytes
+        executor.weights,
+        executor.tokenizer_sums,
+        config.swap_host_memory_bytes,
+        read_timeout=config.swap_read_timeout_seconds,
     )
 
 

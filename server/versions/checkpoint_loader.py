@@ -34,8 +34,16 @@ class CheckpointLoader:
     begins.
     """
 
-    def __init__(self, weights: WeightSets, tokenizer: dict[str, str], host_bytes: int) -> None:
+    def __init__(
+        self,
+        weights: WeightSets,
+        tokenizer: dict[str, str],
+        host_bytes: int,
+        *,
+        read_timeout: float = 30.0,
+    ) -> None:
         self._weights, self._tokenizer, self._host_bytes = weights, tokenizer, host_bytes
+        self._read_timeout = read_timeout
 
     def inspect(self, path: str) -> None:
         """Refuse what `load` would, as far as that shows without the memory for weights.
@@ -100,7 +108,9 @@ class CheckpointLoader:
 
     @contextmanager
     def _open(self, path: str, host_bytes: int) -> Iterator[tuple[VersionFolder, Golden]]:
-        limits = ReadLimits(buffer_bytes=min(host_bytes, _MAX_BUFFER_BYTES))
+        limits = ReadLimits(
+            buffer_bytes=min(host_bytes, _MAX_BUFFER_BYTES), timeout_seconds=self._read_timeout
+        )
         with tempfile.TemporaryDirectory(prefix="antipode-version-") as copy:
             folder = open_version(files_of(path), Path(copy), limits)
             yield folder, self._golden(folder)

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.swap import FLAGS, MODEL, TOKEN, connected, run
 from models.checkpoint import manifest
-from tests.e2e.servers import REAL, wait_for
+from tests.e2e.servers import PAUSED, REAL, wait_for
 
 
 @pytest.fixture
@@ -57,15 +57,16 @@ def start_swapping(start, tmp_path, config):
     token = tmp_path / "token"
     token.write_text(TOKEN)
 
-    def start_one(*flags):
+    def start_one(*flags, module=REAL, **environment):
         return start(
-            REAL,
+            module,
             f"--model-config={config.path}",
             f"--admin-token-file={token}",
             "--admin-port=0",
             "--admin-grpc-port=0",
             *FLAGS,
             *flags,
+            **environment,
         )
 
     return start_one
@@ -122,16 +123,34 @@ async def test_what_goes_wrong_leaves_what_is_served(start_swapping, tmp_path):
     assert server.metric("antipode_compilations_after_ready_total") == 0
 
 
-async def test_a_killed_server_comes_back_with_the_version_of_its_file(start_swapping, config):
-    steps = ["/versions/2/load", "/versions/2/promote", "/rollback"]
-    for number, step in enumerate(steps):
-        server = await asyncio.to_thread(start_swapping().wait_ready)
-        assert is_served(server, "1")
+LOAD, PROMOTE, ROLLBACK = "/versions/2/load", "/versions/2/promote", "/rollback"
+# The phase in which the server is killed: policy, the calls up to it, its words, and their turn.
+PHASES = {
+    "looking at a version": ("availability", [LOAD], "looking at it", 1),
+    "loading next to the served": ("availability", [LOAD], "reading weights", 1),
+    "proving what was loaded": ("availability", [LOAD], "running golden prompts", 1),
+    "staging": ("resource", [LOAD], "reading weights", 1),
+    "switching, held": ("resource", [LOAD, PROMOTE], "its sequences finish", 1),
+    "switching, exchanging": ("resource", [LOAD, PROMOTE], "moving to the device", 1),
+    "going back, held": ("resource", [LOAD, PROMOTE, ROLLBACK], "its sequences finish", 2),
+    "going back, exchanging": ("resource", [LOAD, PROMOTE, ROLLBACK], "moving to the device", 2),
+}
+
+
+async def test_a_server_killed_in_any_phase_comes_back_with_the_version_of_its_file(
+    start_swapping, config, tmp_path
+):
+    for number, (phase, (policy, calls, words, turn)) in enumerate(PHASES.items()):
+        reached = tmp_path / f"reached-{number}"
+        pause = {"PAUSE_IN": words, "PAUSE_TURN": str(turn), "PAUSE_FILE": str(reached)}
+        server = await asyncio.to_thread(start_swapping(module=PAUSED, **pause).wait_ready)
+        assert is_served(server, "1"), phase
         async with connected(server) as client:
-            for done in steps[:number]:
-                await client.admin("POST", done, policy="resource")
-            change = asyncio.create_task(client.admin("POST", step))
-            await asyncio.sleep(0.005)
+            for done in calls[:-1]:
+                await client.admin("POST", done, policy=policy)
+            change = asyncio.create_task(client.admin("POST", calls[-1], policy=policy))
+            await asyncio.to_thread(wait_for, reached.exists, phase)
+            assert not change.done(), phase
             server.process.kill()
             with contextlib.suppress(httpx.HTTPError):
                 await change

@@ -50,5 +50,21 @@ def test_servers_get_the_times_of_their_regions_pods(tmp_path, monkeypatch):
     assert numbers.lame_duck == 16
 
 
+def test_an_ejection_outlasts_the_checks_that_find_a_silent_region(numbers):
+    assert float(numbers.ejection.removesuffix("s")) > numbers.silent_detection
+
+
+def test_an_ejection_follows_the_checks():
+    slower = {"healthCheck": {"intervalSeconds": 7, "timeoutSeconds": 6, "unhealthyThreshold": 3}}
+    values = {
+        "flavour": "envoy",
+        "envoy": {"backends": [{"host": "a.example"}, {"host": "b.example"}]},
+        **slower,
+    }
+    policy = find(render("antipode-gateway", values), "BackendTrafficPolicy", "prod-http")
+    passive = policy["spec"]["healthCheck"]["passive"]
+    assert passive["baseEjectionTime"] == f"{3 * (7 + 6) + 7}s"
+
+
 def test_a_lame_duck_outlasts_the_gateways_noticing(numbers):
     assert numbers.lame_duck >= numbers.detection
