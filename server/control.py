@@ -33,12 +33,16 @@ _ORPHANED = 1
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """The task of a child. `link` is the path of the engine's socket."""
+    """The task of a child. `link` is the path of the engine's socket.
+
+    `beats` is the descriptor into which an API process writes its beats; -1 for another process.
+    """
 
     name: str
     config: Config
     link: str
     parent_pid: int
+    beats: int = -1
 
 
 class Child:
@@ -50,7 +54,12 @@ class Child:
     def __init__(self, command: list[str], task: Task) -> None:
         self.name = task.name
         # A session of its own, so that the terminal's Ctrl-C reaches only the main process.
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=() if task.beats < 0 else (task.beats,),
+        )
         self._write(msgspec.json.encode(task))
 
     @property
@@ -83,7 +92,7 @@ class Child:
 
 def receive_task() -> Task:
     """Start a child: leave signals to the parent, die with the parent, read the task."""
-    ignored = (signal.SIGTERM, signal.SIGINT)
+    ignored = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

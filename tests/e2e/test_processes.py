@@ -98,6 +98,31 @@ async def test_a_hung_engine_is_not_alive_until_it_goes_on(start_ready):
     wait_for(lambda: server.get("/readyz").status_code == 200, "ready again")
 
 
+async def test_a_hung_api_process_ends_the_server(start):
+    server = start(FAKE, "--api-processes=2", "--hang-timeout-seconds=2")
+    server.wait_ready(num_api_processes=2)
+    children = server.children()
+    os.kill(server.children("server.processes.api")[1], signal.SIGSTOP)
+    assert server.wait_exit() == 1
+    end_of(children)
+    assert server.logged("hangs: no beat for 2 s; killing it")
+
+
+async def test_a_main_process_that_stood_still_judges_nobody(start_ready):
+    server = start_ready("--hang-timeout-seconds=1")
+    [api] = server.children("server.processes.api")
+    for pid in (api, server.pid):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(server.pid, signal.SIGCONT)
+    time.sleep(0.3)
+    os.kill(api, signal.SIGCONT)
+    time.sleep(1.0)
+    assert server.get("/readyz").status_code == 200
+    server.terminate()
+    assert server.wait_exit() == 0
+
+
 async def test_a_slow_start_is_alive_but_not_ready(start):
     server = start(FAKE, "--hang-timeout-seconds=0.5", FAKE_LOAD_SECONDS="60")
 
