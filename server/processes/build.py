@@ -22,6 +22,7 @@ from server.hosts import messages
 from server.hosts.followers import Followers, GroupListener, gather
 from server.hosts.leader import Leader
 from server.ports import address
+from server.processes.private_folder import private_folder
 from server.slice.discovery import ask_jax, find_slice
 from server.slice.group import Group, GroupError, HostLink, find_group
 from server.slice.interfaces import claimed, read_interfaces
@@ -256,7 +257,10 @@ def _set_compilation_cache(config: EngineConfig) -> None:
     """Keep every compiled program, however small or fast: a start needs all of them."""
     if not config.compile_cache_dir:
         return
-    folder = str(Path(config.compile_cache_dir).absolute())
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    folder = private_folder(Path(config.compile_cache_dir).absolute())
+    if folder is None:
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+        return
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
