@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from server.ports import address, reserved_ports
 from server.processes.beats import LOOKS, Beats
 from server.processes.signals import Signals
 from server.slice.group import find_group
+from server.temporary_folders import clear_abandoned, temporary_folder
 from server.versions.served_model import follow_model_config, prepare_model
 
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.processes.engine")
@@ -59,6 +59,7 @@ def run_supervisor(
     several hosts and no source gives this host's index.
     """
     set_up_logging(config.server, "main")
+    clear_abandoned()
     group = find_group(config.engine, os.environ)
     if group.is_follower:
         return _run_follower(config, engine_command)
@@ -69,7 +70,7 @@ def run_supervisor(
     engine = replace(engine, model=model.source, served_model_name=model.name)
     with (
         reserved_ports(config.server) as server,
-        tempfile.TemporaryDirectory(prefix="antipode-") as folder,
+        temporary_folder("link") as folder,
         Signals(_watched()) as signals,
     ):
         _log.info(
@@ -85,14 +86,14 @@ def run_supervisor(
             },
         )
         resolved = Config(engine=engine, server=server)
-        supervisor = _Supervisor(resolved, Path(folder) / "engine.sock", signals)
+        supervisor = _Supervisor(resolved, folder / "engine.sock", signals)
         return supervisor.run(engine_command, api_command)
 
 
 def _run_follower(config: Config, engine_command: Sequence[str]) -> int:
     """Run a host that is not the slice's first: only the engine, without ports. The exit code."""
-    with tempfile.TemporaryDirectory(prefix="antipode-") as folder, Signals(_watched()) as signals:
-        supervisor = _Supervisor(config, Path(folder) / "engine.sock", signals)
+    with temporary_folder("link") as folder, Signals(_watched()) as signals:
+        supervisor = _Supervisor(config, folder / "engine.sock", signals)
         return supervisor.follow(engine_command)
 
 

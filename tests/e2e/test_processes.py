@@ -43,6 +43,18 @@ async def test_killing_the_main_process_leaves_none(start_ready):
     end_of(children)
 
 
+async def test_what_a_killed_server_left_is_cleared_by_the_next(start_ready, tmp_path):
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    killed = start_ready(TMPDIR=str(folder))
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.process.wait()
+    [left] = folder.glob("antipode-*")
+    start_ready(TMPDIR=str(folder))
+    assert not left.exists()
+    assert len(list(folder.glob("antipode-*"))) == 1
+
+
 async def test_killing_the_main_process_takes_a_stopped_engine_along(start_ready):
     server = start_ready()
     children = server.children()
