@@ -209,7 +209,10 @@ class ServerConfig:
         20.0, "after lame_duck_seconds, how long running streams may take to finish", low=0
     )
     hang_timeout_seconds: float = _field(
-        30.0, "if the engine makes no progress for longer than this, /livez fails", low=0.5
+        30.0,
+        "if the engine makes no progress for longer than this, /livez fails; if an API process"
+        " hangs for longer, the server ends",
+        low=0.5,
     )
     queue_stall_seconds: float = _field(
         30.0,

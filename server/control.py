@@ -37,6 +37,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """The task of a child. `link` is the path of the engine's socket.
 
     `model_file` is the content of the model configuration file with which the server started.
+    `beats` is the descriptor into which an API process writes its beats; -1 for another process.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     link: str
     parent_pid: int
     model_file: bytes = b""
+    beats: int = -1
 
 
 class Child:
@@ -55,7 +57,12 @@ class Child:
     def __init__(self, command: list[str], task: Task) -> None:
         self.name = task.name
         # A session of its own, so that the terminal's Ctrl-C reaches only the main process.
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=() if task.beats < 0 else (task.beats,),
+        )
         self._write(msgspec.json.encode(task))
 
     @property
@@ -88,7 +95,7 @@ class Child:
 
 def receive_task() -> Task:
     """Start a child: leave signals to the parent, die with the parent, read the task."""
-    ignored = (signal.SIGTERM, signal.SIGINT)
+    ignored = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -19,7 +19,7 @@ from antipode.errors import (
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.sync import Client, Stream
-from antipode.types import Choice, Delta, Options, Start, TokenLogprob, Usage
+from antipode.types import Choice, Delta, Options, ResumeExactness, Start, TokenLogprob, Usage
 
 __all__ = [
     "AntipodeError",
@@ -34,6 +34,7 @@ __all__ = [
     "NotFoundError",
     "Options",
     "OverloadedError",
+    "ResumeExactness",
     "RetryPolicy",
     "ServerError",
     "Start",

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from antipode._pb.antipode.v1 import generation_pb2 as pb
 from antipode.errors import (
@@ -22,7 +23,18 @@ from antipode.errors import (
     UnavailableError,
     VersionGoneError,
 )
-from antipode.types import Delta, Event, FinishReason, Request, Resume, Start, TokenLogprob, Usage
+from antipode.limits import MAX_MESSAGE_BYTES, quoted
+from antipode.types import (
+    Delta,
+    Event,
+    FinishReason,
+    Request,
+    Resume,
+    Start,
+    TokenLogprob,
+    Usage,
+    resume_exactness,
+)
 
 GENERATE = "/antipode.v1.Generation/Generate"
 CODES: Mapping[grpc.StatusCode, type[AntipodeError]] = {
@@ -49,7 +61,10 @@ CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.enable_retries", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 ]
+# How grpc refuses a message of over MAX_MESSAGE_BYTES: as if the server's queue were full.
+OVERSIZE = "larger than max"
 
 
 class GrpcTransport:
@@ -62,10 +77,9 @@ class GrpcTransport:
             if is_secure
             else grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
         )
-        self._generate = self._channel.unary_stream(
+        self._generate: Any = self._channel.unary_stream(
             GENERATE,
             request_serializer=pb.GenerateRequest.SerializeToString,
-            response_deserializer=pb.GenerateResponse.FromString,
         )
 
     async def call(
@@ -73,8 +87,9 @@ class GrpcTransport:
     ) -> AsyncGenerator[Event]:
         call = self._generate(message(request, resume), timeout=timeout, metadata=self._metadata)
         try:
-            async for response in call:
-                yield event(response)
+            # Bytes: grpc itself would log a traceback for bytes that are no message.
+            async for data in call:
+                yield event(parse(data))
         except grpc.aio.AioRpcError as error:
             raise _error(error) from error
         finally:
@@ -100,7 +115,7 @@ def message(request: Request, resume: Resume | None) -> pb.GenerateRequest:
             return_token_ids=True,
         )
         _set_prompt(built, request, resume)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise InvalidRequestError(f"the request cannot be sent: {error}") from error
     if resume is not None:
         built.resume.model_version = resume.start.model_version
@@ -121,10 +136,22 @@ def _set_prompt(built: pb.GenerateRequest, request: Request, resume: Resume | No
         built.token_ids.ids.extend(prompt)
 
 
+def parse(data: bytes) -> pb.GenerateResponse:
+    """Raises ServerError for bytes that are no message."""
+    try:
+        return pb.GenerateResponse.FromString(data)
+    except DecodeError as error:
+        raise ServerError(f"the server's answer is malformed: {error}") from error
+
+
 def event(response: pb.GenerateResponse) -> Event:
     """Raises UnavailableError for a choice that the server aborted."""
     if response.finish_reason == pb.FINISH_REASON_ABORT:
         raise UnavailableError("the server aborted the request")
+    if response.finish_reason not in FINISH_REASONS:
+        raise ServerError(
+            f"the server's answer is malformed: finish_reason is {response.finish_reason}"
+        )
     stop = response.WhichOneof("stop_reason")
     return Event(
         start=_start(response.start) if response.HasField("start") else None,
@@ -147,6 +174,7 @@ def _start(start: pb.Start) -> Start:
         model_version=start.model_version,
         seed=start.seed,
         prompt_token_ids=tuple(start.prompt_token_ids),
+        resume_exactness=resume_exactness(start.resume_exactness),
     )
 
 
@@ -164,7 +192,9 @@ def _logprob(entry: pb.TokenLogprob) -> TokenLogprob:
 
 def _error(error: grpc.aio.AioRpcError) -> AntipodeError:
     """A status as an error. Codes outside of the table come from the network or a proxy."""
-    kind = CODES.get(error.code(), UnavailableError)
+    details = quoted(error.details() or error.code().name)
+    is_oversize = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and OVERSIZE in details
+    kind = ServerError if is_oversize else CODES.get(error.code(), UnavailableError)
     pushback = str(dict(error.trailing_metadata() or ()).get(PUSHBACK_KEY, "0"))
-    retry_after = int(pushback) / 1000 if pushback.isdecimal() else 0.0
-    return kind(error.details() or error.code().name, retry_after=retry_after)
+    retry_after = float(pushback) / 1000 if pushback.isdecimal() else 0.0
+    return kind(details, retry_after=retry_after)

@@ -1,16 +1,18 @@
-"""The OpenAI endpoints: turns requests into bodies, chunks into events, statuses into errors.
+"""The OpenAI endpoints: turns requests into bodies, answers into events, statuses into errors.
 
-Knows neither retries nor what the stream has received.
+The client asks for no compression and inflates nothing. Knows neither retries nor what the stream
+has received.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx
 
+from antipode.chunks import is_end, parse
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
@@ -22,7 +24,9 @@ from antipode.errors import (
     UnavailableError,
     VersionGoneError,
 )
-from antipode.types import Delta, Event, Request, Resume, Start, TokenLogprob, Usage
+from antipode.limits import MAX_REFUSAL_BYTES, quoted
+from antipode.sse import EventParser
+from antipode.types import Event, Request, Resume
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -37,14 +41,7 @@ STATUSES: Mapping[int, type[AntipodeError]] = {
     503: UnavailableError,
     504: DeadlineExceededError,
 }
-# Errors in the middle of a stream, by the `type` of their body.
-TYPES: Mapping[str, type[AntipodeError]] = {
-    "invalid_request_error": InvalidRequestError,
-    "rate_limit_error": OverloadedError,
-    "timeout_error": DeadlineExceededError,
-    "service_unavailable_error": UnavailableError,
-    "internal_server_error": ServerError,
-}
+EVENT_STREAM = "text/event-stream"
 CONNECT_SECONDS = 5.0
 
 
@@ -63,20 +60,27 @@ class HttpTransport:
     async def call(
         self, request: Request, resume: Resume | None, timeout: float | None
     ) -> AsyncGenerator[Event]:
+        content = _encode(request, resume)
         try:
             post = self._client.stream(
-                "POST", _path(request), json=body(request, resume), headers=_headers(timeout)
+                "POST", _path(request), content=content, headers=_headers(timeout)
             )
             async with post as response:
-                if response.status_code != 200:
-                    raise _refusal(response, await response.aread())
-                async for event in _events(response.aiter_lines()):
+                await _check(response)
+                async for event in _events(response):
                     yield event
-        except httpx.HTTPError as error:
-            raise UnavailableError(str(error) or type(error).__name__) from error
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            raise UnavailableError(quoted(error) or type(error).__name__) from error
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def _encode(request: Request, resume: Resume | None) -> bytes:
+    try:
+        return json.dumps(body(request, resume), allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise InvalidRequestError(f"the request cannot be sent: {error}") from error
 
 
 def body(request: Request, resume: Resume | None) -> dict[str, Any]:
@@ -116,85 +120,53 @@ def _path(request: Request) -> str:
 
 
 def _headers(timeout: float | None) -> dict[str, str]:
-    """The header with the deadline, in Envoy's format."""
-    return {} if timeout is None else {"x-envoy-expected-rq-timeout-ms": f"{timeout * 1000:.0f}"}
+    """What the answer may be, and the deadline in Envoy's format."""
+    headers = {
+        "content-type": "application/json",
+        "accept": EVENT_STREAM,
+        "accept-encoding": "identity",
+    }
+    if timeout is not None:
+        headers["x-envoy-expected-rq-timeout-ms"] = f"{timeout * 1000:.0f}"
+    return headers
 
 
-async def _events(lines: AsyncIterator[str]) -> AsyncIterator[Event]:
-    """The data up to the end mark; raises an error if the stream ends without the mark."""
-    async for line in lines:
-        if not line.startswith("data: "):
-            continue
-        data = line.removeprefix("data: ")
-        if data == "[DONE]":
-            return
-        chunk = json.loads(data)
-        if error := chunk.get("error"):
-            raise TYPES.get(error["type"], ServerError)(error["message"])
-        for event in events(chunk):
-            yield event
-    raise UnavailableError("the stream broke off")
-
-
-def events(chunk: Mapping[str, Any]) -> list[Event]:
-    """One event per choice, or the final event with the token counts."""
-    if usage := chunk.get("usage"):
-        return [Event(usage=_usage(usage))]
-    return [Event(start=_start(chunk, choice), delta=_delta(choice)) for choice in chunk["choices"]]
-
-
-def _start(chunk: Mapping[str, Any], choice: Mapping[str, Any]) -> Start:
-    """How the stream started. Every chunk says so, but only the first has the prompt's tokens."""
-    prompt = choice.get("prompt_token_ids") or chunk.get("prompt_token_ids") or ()
-    return Start(
-        request_id=chunk["id"].partition("-")[2],
-        model=chunk["model"],
-        model_version=chunk["model_version"],
-        seed=chunk["seed"],
-        prompt_token_ids=tuple(prompt),
-    )
-
-
-def _delta(choice: Mapping[str, Any]) -> Delta:
-    if choice["finish_reason"] in ("abort", "error"):
-        raise UnavailableError("the server aborted the request")
-    text = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
-    return Delta(
-        index=choice["index"],
-        text=text,
-        token_ids=tuple(choice.get("token_ids") or ()),
-        logprobs=_logprobs(choice.get("logprobs")),
-        finish_reason=choice["finish_reason"],
-        stop_reason=choice.get("stop_reason"),
-    )
-
-
-def _logprobs(logprobs: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...]:
-    """The log probabilities of a choice, in the chat format or the completions format."""
-    if logprobs is None:
-        return ()
-    if "content" in logprobs:
-        return tuple(
-            TokenLogprob(
-                entry["token"],
-                entry["logprob"],
-                tuple((top["token"], top["logprob"]) for top in entry["top_logprobs"]),
-            )
-            for entry in logprobs["content"]
+async def _check(response: httpx.Response) -> None:
+    """Raises the error of an answer that is no plain stream of events."""
+    if response.status_code != 200:
+        raise _refusal(response, await _beginning(response))
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != EVENT_STREAM:
+        raise ServerError(f"the answer is {quoted(media_type) or 'untyped'}, not {EVENT_STREAM}")
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise ServerError(
+            f"the answer is compressed ({quoted(encoding)}), though the client asked for identity"
         )
-    lists = logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"]
-    return tuple(
-        TokenLogprob(token, logprob, tuple(top.items()))
-        for token, logprob, top in zip(*lists, strict=True)
-    )
 
 
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    return Usage(
-        num_prompt_tokens=usage["prompt_tokens"],
-        num_generated_tokens=usage["completion_tokens"],
-        num_cached_tokens=usage["prompt_tokens_details"]["cached_tokens"],
-    )
+async def _beginning(response: httpx.Response) -> bytes:
+    """As much of a refusal's body as can hold the server's sentence."""
+    content = b""
+    async for part in response.aiter_raw():
+        content += part[: MAX_REFUSAL_BYTES - len(content)]
+        if len(content) == MAX_REFUSAL_BYTES:
+            break
+    return content
+
+
+async def _events(response: httpx.Response) -> AsyncGenerator[Event]:
+    """The events up to the end mark; raises an error if the answer ends without the mark."""
+    parser = EventParser()
+    async for part in response.aiter_raw():
+        for data in parser.feed(part):
+            if is_end(data):
+                return
+            # A proxy may keep a connection open with events that say nothing.
+            if data:
+                for event in parse(data):
+                    yield event
+    raise UnavailableError("the stream broke off")
 
 
 def _refusal(response: httpx.Response, content: bytes) -> AntipodeError:
@@ -211,6 +183,6 @@ def _refusal(response: httpx.Response, content: bytes) -> AntipodeError:
 def _message(content: bytes) -> str:
     """The server's error message; empty for a proxy's error page."""
     try:
-        return str(json.loads(content)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+        return quoted(json.loads(content)["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""

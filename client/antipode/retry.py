@@ -19,13 +19,15 @@ class RetryPolicy:
     `max_attempts` counts the first try, retries and resumptions together. So a request that kills
     the servers it reaches kills only a few. The wait doubles from `initial_backoff` to
     `max_backoff`; each wait is a random part of it, between one half and all. A server that is
-    silent for `stall_timeout` counts as failed, so this must exceed the slowest first token.
+    silent for `stall_timeout` counts as failed, so this must exceed the slowest first token. The
+    client waits as long as a server asks, but not for longer than `max_retry_after`.
     """
 
     max_attempts: int = 8
     initial_backoff: float = 0.05
     max_backoff: float = 2.0
     stall_timeout: float = 30.0
+    max_retry_after: float = 60.0
 
     def backoff(self, attempt: int, jitter: Callable[[], float]) -> float:
         """Seconds to wait after this many attempts; `jitter` returns 0 to 1."""
@@ -60,7 +62,8 @@ class Attempts:
         self.num_failed += 1
         if not error.is_retriable or self.num_failed >= self._policy.max_attempts:
             raise self._counted(error)
-        delay = max(error.retry_after, self._policy.backoff(self.num_failed, self._jitter))
+        asked = min(error.retry_after, self._policy.max_retry_after)
+        delay = max(asked, self._policy.backoff(self.num_failed, self._jitter))
         if self._deadline is not None and now + delay >= self._deadline:
             late = DeadlineExceededError(f"the call's timeout leaves no time to retry: {error}")
             raise self._counted(late) from error

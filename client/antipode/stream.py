@@ -6,6 +6,7 @@ Knows a transport only as a function from request and progress to events.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -13,9 +14,13 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from antipode.errors import AntipodeError, DeadlineExceededError, UnavailableError
+from antipode.limits import MAX_CHOICE_TOKENS
 from antipode.resume import Progress
 from antipode.retry import Attempts, RetryPolicy
-from antipode.types import Choice, Delta, Event, Request, Resume, Start, Usage
+from antipode.types import Choice, Delta, Event, Request, Resume, ResumeExactness, Start, Usage
+
+# How long the client waits for the end of an answer that is complete, to keep its connection.
+_END_SECONDS = 1.0
 
 
 class Transport(Protocol):
@@ -54,6 +59,9 @@ class AsyncStream:
     """Iterate over it for deltas, or `await collect()`. Close it, best with `async with`.
 
     `num_retries` counts failures before the first token, `num_resumed` those after it.
+    `resume_exactness` is what the servers promise of the rest of a stream that was resumed: the
+    tokens of the unbroken stream (`exact`), or tokens that follow from those received but may
+    differ from the unbroken stream where rounding decides (`consistent`).
     """
 
     def __init__(
@@ -64,7 +72,7 @@ class AsyncStream:
         self._transports = transports
         self._request = request
         self._policy = policy
-        self._progress = Progress(request.n)
+        self._progress = Progress(request.n, _max_tokens(request))
         deadline = None if timeout is None else time.monotonic() + timeout
         self._attempts = Attempts(policy, deadline)
         self._deltas = self._run()
@@ -78,6 +86,11 @@ class AsyncStream:
     def usage(self) -> Usage | None:
         """The token counts, None before the end."""
         return self._progress.usage
+
+    @property
+    def resume_exactness(self) -> ResumeExactness:
+        """`consistent` until every server of this stream has promised more."""
+        return self._progress.resume_exactness
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self._deltas
@@ -128,18 +141,28 @@ class AsyncStream:
         timeout = self._attempts.remaining(time.monotonic())
         call = transport.call(self._request, self._progress.resume, timeout)
         async with aclosing(call) as events:
-            while (event := await self._next(events)) is not None:
+            silent_since = time.monotonic()
+            while (event := await self._next(events, silent_since)) is not None:
                 if delta := self._progress.take(event):
                     yield delta
-        if not self._progress.is_complete:
-            raise UnavailableError("the stream broke off")
+                    silent_since = time.monotonic()
+                if self._progress.is_complete:
+                    await _end(events)
+                    return
+        raise UnavailableError("the stream broke off")
 
-    async def _next(self, events: AsyncGenerator[Event]) -> Event | None:
-        """The next event, None at the end; raises an error if the server is silent for too long."""
-        remaining = self._attempts.remaining(time.monotonic())
-        stall = self._policy.stall_timeout
+    async def _next(self, events: AsyncGenerator[Event], silent_since: float) -> Event | None:
+        """The next event, None at the end; raises an error if the server is silent for too long.
+
+        Events that bring nothing are silence too.
+        """
+        stall, now = self._policy.stall_timeout, time.monotonic()
+        remaining = self._attempts.remaining(now)
+        patience = silent_since + stall - now
         try:
-            async with asyncio.timeout(stall if remaining is None else min(stall, remaining)):
+            if patience <= 0:
+                raise TimeoutError
+            async with asyncio.timeout(patience if remaining is None else min(patience, remaining)):
                 return await anext(events, None)
         except TimeoutError:
             self._attempts.remaining(time.monotonic())
@@ -148,3 +171,15 @@ class AsyncStream:
             # A deadline of a gateway or server, not of the caller.
             self._attempts.remaining(time.monotonic())
             raise UnavailableError(error.message) from error
+
+
+def _max_tokens(request: Request) -> int:
+    asked = request.options.get("max_tokens")
+    return asked if isinstance(asked, int) and asked > 0 else MAX_CHOICE_TOKENS
+
+
+async def _end(events: AsyncGenerator[Event]) -> None:
+    """Let an answer end by itself; how it ends does not matter, because it is complete."""
+    with contextlib.suppress(AntipodeError, TimeoutError):
+        async with asyncio.timeout(_END_SECONDS):
+            await anext(events, None)

@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 from antipode.client import AsyncClient
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream
-from antipode.types import Choice, Delta, Options, Prompt, Start, Usage
+from antipode.types import Choice, Delta, Options, Prompt, ResumeExactness, Start, Usage
 
 
 class Stream:
@@ -29,6 +29,10 @@ class Stream:
     @property
     def usage(self) -> Usage | None:
         return self._stream.usage
+
+    @property
+    def resume_exactness(self) -> ResumeExactness:
+        return self._stream.resume_exactness
 
     @property
     def num_retries(self) -> int:

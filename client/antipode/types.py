@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 type FinishReason = Literal["stop", "length"]
+type ResumeExactness = Literal["exact", "consistent"]
 type Message = Mapping[str, str]
 type Prompt = str | Sequence[int] | Sequence[Message]
 
@@ -55,13 +56,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """How the stream started: what another server needs to resume it."""
+    """How the stream started: what another server needs to resume it.
+
+    `resume_exactness` is what the server promises of a resumed stream; see `AsyncStream`.
+    """
 
     request_id: str
     model: str
     model_version: str
     seed: int
     prompt_token_ids: tuple[int, ...] = ()
+    resume_exactness: ResumeExactness = "consistent"
+
+
+def resume_exactness(reported: object) -> ResumeExactness:
+    """What a server reports; one that reports nothing, or another word, promises the least."""
+    return "exact" if reported == "exact" else "consistent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

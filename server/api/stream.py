@@ -111,15 +111,16 @@ class Generation:
 
     @property
     def resume_exactness(self) -> ResumeExactness | None:
-        """What a resumed stream's client may expect of the rest; None in a new stream.
+        """What a client may expect of the rest if the stream is resumed at another server.
 
-        `exact`: the tokens that its first server would have sent, if that server runs the same
-        release with the same settings on the same hardware. `consistent`: of the same version, seed
-        and distribution, but rounding may turn a token. So it is in float32 too, only rarely.
+        `exact`: the tokens that this server would have sent, if both run the same release with the
+        same settings on the same hardware. `consistent`: of the same version, seed and
+        distribution, but rounding may turn a token. So it is in float32 too, only rarely. None in a
+        new stream that is not exact.
         """
-        if self.request.resume is None:
-            return None
-        return "exact" if self._is_exact else "consistent"
+        if self._is_exact:
+            return "exact"
+        return None if self.request.resume is None else "consistent"
 
     @property
     def usage(self) -> Usage:

@@ -28,11 +28,12 @@ from server.api.tokenizer import Tokenizer
 from server.api.validation import RequestLimits
 from server.api.version_admin import VersionAdmin
 from server.config import Config
-from server.control import Command, receive_task, watch_commands
+from server.control import Command, Task, receive_task, watch_commands
 from server.lifecycle import Lifecycle, drain
 from server.link.client import EngineClient
 from server.logs import set_up_logging
 from server.ports import address, listening_socket
+from server.processes.beats import beat
 from server.versions.served_model import find_model
 
 _FLUSH_SECONDS = 2.0
@@ -199,15 +200,19 @@ def _uvicorn_config(app: object) -> uvicorn.Config:
     )
 
 
-async def _run(config: Config, link: str, tokenizer: Tokenizer) -> int:
-    process = ApiProcess(config, link, tokenizer)
+async def _run(task: Task, tokenizer: Tokenizer) -> int:
+    process = ApiProcess(task.config, task.link, tokenizer)
     loop = asyncio.get_running_loop()
 
     def pass_on(command: Command) -> None:
         loop.call_soon_threadsafe(process.command, command)
 
     watch_commands(pass_on)
-    return await process.run()
+    beating = asyncio.create_task(beat(task.beats))
+    try:
+        return await process.run()
+    finally:
+        beating.cancel()
 
 
 def main() -> int:
@@ -221,7 +226,7 @@ def main() -> int:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return _FAILED
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(task.config, task.link, tokenizer))
+        return runner.run(_run(task, tokenizer))
 
 
 if __name__ == "__main__":

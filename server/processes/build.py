@@ -22,6 +22,7 @@ from server.hosts import messages
 from server.hosts.gathering import Followers, GroupListener, gather
 from server.hosts.jax_group import join_jax
 from server.hosts.joining import Leader
+from server.processes.private_folder import private_folder
 from server.slice.discovery import ask_jax, find_slice
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import Group, GroupError, HostLink, find_group
@@ -236,7 +237,10 @@ def _set_compilation_cache(config: EngineConfig) -> None:
     """Keep every compiled program, however small or fast: a start needs all of them."""
     if not config.compile_cache_dir:
         return
-    folder = str(Path(config.compile_cache_dir).absolute())
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    folder = private_folder(Path(config.compile_cache_dir).absolute())
+    if folder is None:
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+        return
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

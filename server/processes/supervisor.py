@@ -1,12 +1,13 @@
 """The main process: starts the other processes, passes signals on, and returns the exit code.
 
-SIGTERM or SIGINT starts a drain: the API processes finish their streams and exit, then the engine
-stops, and the exit code is 0. A second signal ends everything at once. The engine asks for a drain
-too when another host of its slice was asked to end.
+SIGTERM, SIGINT, SIGHUP or SIGQUIT starts a drain: the API processes finish their streams and exit,
+then the engine stops, and the exit code is 0. A second signal ends everything at once. The engine
+asks for a drain too when another host of its slice was asked to end.
 
 If a process ends unasked, the server ends with exit code 1. Without its engine the server is
-useless. An API process is not replaced, because a port with one listener less would lose the
-connections that hash to it; Kubernetes restarts the pod. Knows neither models nor protocols.
+useless. An API process that hangs is killed. An API process is not replaced, because a port with
+one listener less would lose the connections that hash to it; Kubernetes restarts the pod. Knows
+neither models nor protocols.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,15 +27,17 @@ from server.config import Config, ServerConfig
 from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
+from server.processes.beats import LOOKS, Beats
 from server.processes.signals import Signals
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import find_group
+from server.temporary_folders import clear_abandoned, temporary_folder
 from server.versions.served_model import follow_model_config, prepare_model
 
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.processes.engine")
 API_COMMAND = (sys.executable, "-P", "-m", "server.processes.api")
 
-_ASKING = (signal.SIGTERM, signal.SIGINT)
+_ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _WATCHED = (*_ASKING, DRAIN_SIGNAL, signal.SIGCHLD)
 # How long a child process may take to end when it serves nothing any more.
 _STOP_SECONDS = 5.0
@@ -58,6 +60,7 @@ def run_supervisor(
     several hosts and no source gives this host's index, or no usable secret for them.
     """
     set_up_logging(config.server, "main")
+    clear_abandoned()
     group = find_group(config.engine, os.environ)
     read_group_secret(config.engine, group)
     if group.is_follower:
@@ -69,8 +72,8 @@ def run_supervisor(
     engine = replace(engine, model=model.source, served_model_name=model.name)
     with (
         reserved_ports(config.server) as server,
-        tempfile.TemporaryDirectory(prefix="antipode-") as folder,
-        Signals(_WATCHED) as signals,
+        temporary_folder("link") as folder,
+        Signals(_watched()) as signals,
     ):
         _log.info(
             "starting",
@@ -85,14 +88,14 @@ def run_supervisor(
             },
         )
         resolved = Config(engine=engine, server=server)
-        supervisor = _Supervisor(resolved, Path(folder) / "engine.sock", signals, model_file)
+        supervisor = _Supervisor(resolved, folder / "engine.sock", signals, model_file)
         return supervisor.run(engine_command, api_command)
 
 
 def _run_follower(config: Config, engine_command: Sequence[str]) -> int:
     """Run a host that is not the slice's first: only the engine, without ports. The exit code."""
-    with tempfile.TemporaryDirectory(prefix="antipode-") as folder, Signals(_WATCHED) as signals:
-        supervisor = _Supervisor(config, Path(folder) / "engine.sock", signals)
+    with temporary_folder("link") as folder, Signals(_watched()) as signals:
+        supervisor = _Supervisor(config, folder / "engine.sock", signals)
         return supervisor.follow(engine_command)
 
 
@@ -122,12 +125,13 @@ class _Supervisor:
         self._signals = signals
         self._is_asked = False
         self._children: list[Child] = []
+        self._beats: dict[Child, Beats] = {}
 
     def run(self, engine_command: Sequence[str], api_command: Sequence[str]) -> int:
         try:
             engine = self._start("engine", engine_command)
             apis = [
-                self._start(f"api-{number}", api_command)
+                self._start_api(f"api-{number}", api_command)
                 for number in range(self._config.server.api_processes)
             ]
             return self._serve(engine, apis)
@@ -137,6 +141,8 @@ class _Supervisor:
         finally:
             for child in self._running(self._children):
                 child.kill()
+            for beats in self._beats.values():
+                beats.close()
 
     def follow(self, engine_command: Sequence[str]) -> int:
         """Run the engine until the leader ends it, also after a signal: the leader has streams."""
@@ -170,13 +176,20 @@ class _Supervisor:
         _log.info("stopped")
         return 0 if is_clean else _FAILED
 
-    def _start(self, name: str, command: Sequence[str]) -> Child:
+    def _start_api(self, name: str, command: Sequence[str]) -> Child:
+        beats = Beats()
+        child = self._start(name, command, beats.writing)
+        self._beats[child] = beats
+        return child
+
+    def _start(self, name: str, command: Sequence[str], beats: int = -1) -> Child:
         task = Task(
             name=name,
             config=self._config,
             link=str(self._link),
             parent_pid=os.getpid(),
             model_file=self._model_file,
+            beats=beats,
         )
         with self._signals.held():
             child = Child(list(command), task)
@@ -186,9 +199,21 @@ class _Supervisor:
     def _wait_signal_or_end(self) -> Child | None:
         """Return the child that ended, or None when a signal asks for a drain."""
         while len(running := self._running(self._children)) == len(self._children):
-            if self._next_signal() in (*_ASKING, DRAIN_SIGNAL):
+            received = self._next_signal(self._config.server.hang_timeout_seconds / LOOKS)
+            if received in (*_ASKING, DRAIN_SIGNAL):
                 return None
+            if received is None:
+                self._end_hung()
         return next(child for child in self._children if child not in running)
+
+    def _end_hung(self) -> None:
+        """Look at every API process's beats, and kill those that hang."""
+        for child, beats in self._beats.items():
+            beats.look()
+            if beats.is_hung:
+                seconds = self._config.server.hang_timeout_seconds
+                _log.critical("%s hangs: no beat for %g s; killing it", child.name, seconds)
+                child.kill()
 
     def _end(
         self, children: list[Child], command: Command, patience: float = _STOP_SECONDS
@@ -215,6 +240,12 @@ class _Supervisor:
     @staticmethod
     def _running(children: list[Child]) -> list[Child]:
         return [child for child in children if child.exit_code() is None]
+
+
+def _watched() -> tuple[signal.Signals, ...]:
+    """The signals to take. Under nohup, SIGHUP stays ignored."""
+    is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in _WATCHED if not (is_nohup and number is signal.SIGHUP))
 
 
 def _meaning(child: Child) -> str:

@@ -6,10 +6,8 @@ of the same architecture, shapes and tokenizer. When it takes that place is deci
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from models.checkpoint.location import files_of
 from models.checkpoint.manifest import NAME as MANIFEST
@@ -21,6 +19,7 @@ from models.weights.loading import HostLeaves
 from server.engine.device.host_memory import available_bytes
 from server.engine.device.weight_sets import WeightSets
 from server.engine.policy.sequence import LoadedVersion
+from server.temporary_folders import temporary_folder
 from server.versions.version import UnpublishedError
 
 _MAX_BUFFER_BYTES = 1 << 30
@@ -111,8 +110,8 @@ class CheckpointLoader:
         limits = ReadLimits(
             buffer_bytes=min(host_bytes, _MAX_BUFFER_BYTES), timeout_seconds=self._read_timeout
         )
-        with tempfile.TemporaryDirectory(prefix="antipode-version-") as copy:
-            folder = open_version(files_of(path), Path(copy), limits)
+        with temporary_folder("version") as copy:
+            folder = open_version(files_of(path), copy, limits)
             yield folder, self._golden(folder)
 
     def _golden(self, folder: VersionFolder) -> Golden:

@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 
+import pytest
+
 from server.control import DRAIN_SIGNAL
 from tests.e2e.clients import Stream, client, read_stream, start_streams
 from tests.e2e.servers import FAKE, wait_for
@@ -18,6 +20,16 @@ async def test_an_idle_server_ends_at_once_with_code_0(start_ready):
     server = start_ready()
     server.terminate()
     assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
+async def test_every_signal_that_asks_for_the_end_drains(start_ready, number):
+    server = start_ready()
+    os.kill(server.engine(), number)
+    os.kill(server.children("server.processes.api")[0], number)
+    server.process.send_signal(number)
+    assert server.wait_exit() == 0
+    assert server.logged("draining")
 
 
 async def test_running_streams_finish_and_new_requests_are_refused(start_ready):

@@ -43,6 +43,18 @@ async def test_killing_the_main_process_leaves_none(start_ready):
     end_of(children)
 
 
+async def test_what_a_killed_server_left_is_cleared_by_the_next(start_ready, tmp_path):
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    killed = start_ready(TMPDIR=str(folder))
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.process.wait()
+    [left] = folder.glob("antipode-*")
+    start_ready(TMPDIR=str(folder))
+    assert not left.exists()
+    assert len(list(folder.glob("antipode-*"))) == 1
+
+
 async def test_killing_the_main_process_takes_a_stopped_engine_along(start_ready):
     server = start_ready()
     children = server.children()
@@ -96,6 +108,31 @@ async def test_a_hung_engine_is_not_alive_until_it_goes_on(start_ready):
     os.kill(engine, signal.SIGCONT)
     wait_for(lambda: server.get("/livez").status_code == 200, "green")
     wait_for(lambda: server.get("/readyz").status_code == 200, "ready again")
+
+
+async def test_a_hung_api_process_ends_the_server(start):
+    server = start(FAKE, "--api-processes=2", "--hang-timeout-seconds=2")
+    server.wait_ready(num_api_processes=2)
+    children = server.children()
+    os.kill(server.children("server.processes.api")[1], signal.SIGSTOP)
+    assert server.wait_exit() == 1
+    end_of(children)
+    assert server.logged("hangs: no beat for 2 s; killing it")
+
+
+async def test_a_main_process_that_stood_still_judges_nobody(start_ready):
+    server = start_ready("--hang-timeout-seconds=1")
+    [api] = server.children("server.processes.api")
+    for pid in (api, server.pid):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(server.pid, signal.SIGCONT)
+    time.sleep(0.3)
+    os.kill(api, signal.SIGCONT)
+    time.sleep(1.0)
+    assert server.get("/readyz").status_code == 200
+    server.terminate()
+    assert server.wait_exit() == 0
 
 
 async def test_a_slow_start_is_alive_but_not_ready(start):

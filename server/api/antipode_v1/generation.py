@@ -13,6 +13,7 @@ import grpc
 
 from server.api.antipode_v1 import translate
 from server.api.generation import GenerateRequest
+from server.api.grpc.messages import parse
 from server.api.grpc.peer import source
 from server.api.grpc.status import REQUEST_ID_KEY, Context, adopt_request_id, errors_as_status
 from server.api.service import Service
@@ -32,7 +33,7 @@ class GenerationServicer:
 
     async def generate(self, data: bytes, context: Context) -> None:
         async with errors_as_status(context):
-            message = translate.parse(pb.GenerateRequest, data)
+            message = parse(pb.GenerateRequest, data)
             request = await self._request(message, context)
             # Leaving this block, for whatever reason, is what tells the engine to stop.
             async with await self._service.start(request) as generation:
@@ -41,7 +42,7 @@ class GenerationServicer:
 
     async def tokenize(self, data: bytes, context: Context) -> pb.TokenizeResponse | None:
         async with errors_as_status(context):
-            message = translate.parse(pb.TokenizeRequest, data)
+            message = parse(pb.TokenizeRequest, data)
             adopt_request_id(context)
             model = self._service.models.find(message.model)
             text = await self._text(message)
@@ -52,7 +53,7 @@ class GenerationServicer:
 
     async def detokenize(self, data: bytes, context: Context) -> pb.DetokenizeResponse | None:
         async with errors_as_status(context):
-            message = translate.parse(pb.DetokenizeRequest, data)
+            message = parse(pb.DetokenizeRequest, data)
             adopt_request_id(context)
             self._service.models.find(message.model)
             text = await self._service.detokenize(message.token_ids)

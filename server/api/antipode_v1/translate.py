@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.message import DecodeError, Message
-
 from server.api.generation import Delta, ResumePoint, Sampling, TokenLogprob, Usage
 from server.api.stream import Generation
 from server.errors import ApiError, ErrorKind
@@ -21,15 +19,6 @@ _FINISH_REASONS = {
     "length": pb.FINISH_REASON_LENGTH,
     "abort": pb.FINISH_REASON_ABORT,
 }
-
-
-def parse[M: Message](message_type: type[M], data: bytes) -> M:
-    """Decode a message; ApiError (invalid request) for bytes, or text in them, that are none."""
-    try:
-        return message_type.FromString(data)
-    except DecodeError:
-        name = message_type.DESCRIPTOR.full_name
-        raise ApiError(ErrorKind.INVALID_REQUEST, f"the request is not a valid {name}") from None
 
 
 def sampling(message: pb.Sampling) -> Sampling:

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from server.api.antipode_v1.translate import parse
+from server.api.grpc.messages import parse
 from server.api.grpc.status import Context, adopt_request_id, errors_as_status
 from server.api.version_admin import VersionAdmin
 from server.link.frames import VersionStatus

@@ -13,7 +13,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2
 
-from server.api.grpc.status import Context
+from server.api.grpc.messages import parse
+from server.api.grpc.status import Context, errors_as_status
+from server.errors import ApiError, ErrorKind
 
 WATCH_PERIOD_SECONDS = 0.1
 
@@ -25,26 +27,31 @@ class HealthServicer:
         self._is_ready = is_ready
         self._names = frozenset({"", *service_names})
 
-    async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
-        if request.service not in self._names:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
-        return self._response(request.service)
+    async def check(self, data: bytes, context: Context) -> Any:
+        async with errors_as_status(context):
+            service = parse(health_pb2.HealthCheckRequest, data).service
+            if service not in self._names:
+                raise ApiError(ErrorKind.NOT_FOUND, "no such service")
+            return self._response(service)
 
-    async def list(self, request: health_pb2.HealthListRequest, context: Context) -> Any:
-        statuses = {name: self._response(name) for name in self._names}
-        return health_pb2.HealthListResponse(statuses=statuses)
+    async def list(self, data: bytes, context: Context) -> Any:
+        async with errors_as_status(context):
+            parse(health_pb2.HealthListRequest, data)
+            statuses = {name: self._response(name) for name in self._names}
+            return health_pb2.HealthListResponse(statuses=statuses)
 
-    async def watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+    async def watch(self, data: bytes, context: Context) -> None:
         """Send the status now and at each change, until the client or the server ends the call.
 
         In the protocol, an unknown service has the status SERVICE_UNKNOWN here, and is no error.
         """
-        sent = None
-        while True:
-            if (response := self._response(request.service)) != sent:
-                await context.write(response)
-                sent = response
-            await asyncio.sleep(WATCH_PERIOD_SECONDS)
+        async with errors_as_status(context):
+            service, sent = parse(health_pb2.HealthCheckRequest, data).service, None
+            while True:
+                if (response := self._response(service)) != sent:
+                    await context.write(response)
+                    sent = response
+                await asyncio.sleep(WATCH_PERIOD_SECONDS)
 
     def _response(self, service: str) -> Any:
         response = health_pb2.HealthCheckResponse
@@ -58,18 +65,12 @@ def add_health(
 ) -> None:
     """Answer health checks of these services on `server`."""
     servicer = HealthServicer(is_ready, service_names)
-    check, reply = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
-    listing, listed = health_pb2.HealthListRequest, health_pb2.HealthListResponse
-    handlers = {
-        "Check": grpc.unary_unary_rpc_method_handler(
-            servicer.check, check.FromString, reply.SerializeToString
-        ),
-        "List": grpc.unary_unary_rpc_method_handler(
-            servicer.list, listing.FromString, listed.SerializeToString
-        ),
-        "Watch": grpc.unary_stream_rpc_method_handler(
-            servicer.watch, check.FromString, reply.SerializeToString
-        ),
+    status = health_pb2.HealthCheckResponse.SerializeToString
+    statuses = health_pb2.HealthListResponse.SerializeToString
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Check": grpc.unary_unary_rpc_method_handler(servicer.check, response_serializer=status),
+        "List": grpc.unary_unary_rpc_method_handler(servicer.list, response_serializer=statuses),
+        "Watch": grpc.unary_stream_rpc_method_handler(servicer.watch, response_serializer=status),
     }
     generic = grpc.method_handlers_generic_handler(health.SERVICE_NAME, handlers)
     server.add_generic_rpc_handlers((generic,))

@@ -40,7 +40,7 @@ class AnswerHead(Struct, frozen=True, kw_only=True):
     """What every answer of a generation endpoint begins with.
 
     `seed` is the one given or drawn; with several prompts the first one's, each choice has its own.
-    `resume_exactness` is there in a resumed stream only.
+    `resume_exactness` is left out of a new stream that is not exact.
     """
 
     id: str

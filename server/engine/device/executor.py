@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -30,6 +29,7 @@ from server.engine.programs.mesh_choice import choose_mesh
 from server.engine.programs.slot_input import SlotInput, empty_slot
 from server.engine.programs.step_input import StepInput
 from server.engine.programs.step_program import DeviceState, ProgramName, StepOutput
+from server.temporary_folders import temporary_folder
 
 type Progress = Callable[[str, float], None]
 # From the memory of this host's smallest chip to the memory of the smallest chip of all hosts.
@@ -75,8 +75,8 @@ class Executor:
         Raises ConfigError, CheckpointError, MeshError, BackendError or SizeError, each with a
         sentence for the operator.
         """
-        with tempfile.TemporaryDirectory(prefix="antipode-version-") as copy:
-            source = open_version(files, Path(copy))
+        with temporary_folder("version") as copy:
+            source = open_version(files, copy)
             config = read_config(source.copy)
             chip_bytes = agree(_chip_bytes())
             mesh = choose_mesh(config, engine, jax.devices(), chip_bytes)

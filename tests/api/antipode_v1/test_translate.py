@@ -4,7 +4,7 @@ import pytest
 
 from server.api.antipode_v1 import translate
 from server.api.generation import Delta, Sampling, TokenLogprob, Usage
-from server.errors import ApiError, ErrorKind
+from server.errors import ApiError
 from server.pb.antipode.v1 import generation_pb2 as pb
 
 # Every option: a value other than the default, and the one that is easily taken for "unset".
@@ -55,22 +55,6 @@ class TestSampling:
         options = translate.sampling(pb.Sampling(stop=["a"], stop_token_ids=[1]))
         assert type(options.stop) is type(options.stop_token_ids) is tuple
         assert type(options.logit_bias) is dict
-
-
-class TestParse:
-    def test_a_message_is_read_from_its_bytes(self):
-        data = pb.GenerateRequest(text="x").SerializeToString()
-        assert translate.parse(pb.GenerateRequest, data).text == "x"
-
-    def test_fields_of_a_later_version_are_passed_over(self):
-        data = pb.GenerateRequest(text="x").SerializeToString() + b"\xfa\x7f\x01y"
-        assert translate.parse(pb.GenerateRequest, data).text == "x"
-
-    @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05x", b"\x0a\x02\xff\xfe"])
-    def test_truncated_or_not_utf8_is_invalid(self, data):
-        with pytest.raises(ApiError, match="not a valid antipode") as error:
-            translate.parse(pb.GenerateRequest, data)
-        assert error.value.kind is ErrorKind.INVALID_REQUEST
 
 
 class TestPrompt:
