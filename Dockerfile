@@ -46,7 +46,8 @@ WORKDIR /var/cache/antipode
 USER 10001:10001
 EXPOSE 8000 9000
 ENTRYPOINT ["/opt/antipode/bin/python", "-P", "-m", "server"]
-CMD ["serve"]
+# Without other arguments the image serves the model that it carries.
+CMD ["serve", "--model", "tiny"]
 # For engines without probes of their own; in Kubernetes the chart's probes decide.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m \
     CMD ["/opt/antipode/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]

@@ -24,7 +24,7 @@ from models.decoder.decoder import Decoder, KVPools, pool_shapes
 from models.decoder.layout import DecoderLayout
 from models.decoder.quantization import kv_scale
 from models.sharding import TENSOR
-from models.weights.weights import abstract_decoder, is_kv_unit, leaf_shardings
+from models.weights.loading import abstract_decoder, is_kv_unit, leaf_shardings
 
 _NUM_TOKENS = 256
 _BLOCK_SIZE = 16

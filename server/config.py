@@ -60,6 +60,12 @@ class EngineConfig:
     swap_host_memory_bytes: int = _field(
         0, "host memory that loading a version may take; 0 allows half of the free memory", low=0
     )
+    swap_read_timeout_seconds: float = _field(
+        30.0,
+        "how long one read of another version may take; the server tries three times and then"
+        " gives the version up",
+        low=0.1,
+    )
     watch_window_seconds: float = _field(
         60.0,
         "how long after a promotion a failure brings back the version before; 0 never does",
@@ -140,6 +146,11 @@ class EngineConfig:
         low=1,
         high=65534,
     )
+    group_secret_file: str = _field(
+        "",
+        "file with the secret by which the hosts prove themselves to each other, the same on every"
+        " host; hosts that meet on loopback need none, all others refuse to start without it",
+    )
     group_timeout_seconds: float = _field(
         20.0, "if a host is silent for longer than this, the server ends on all hosts", low=1
     )
@@ -200,10 +211,23 @@ class ServerConfig:
     hang_timeout_seconds: float = _field(
         30.0, "if the engine makes no progress for longer than this, /livez fails", low=0.5
     )
+    queue_stall_seconds: float = _field(
+        30.0,
+        "if requests wait for longer than this and none begins, /readyz fails until one does; 0"
+        " never does",
+        low=0,
+    )
     write_timeout_seconds: float = _field(
         30.0, "if a client reads nothing for longer than this, its stream is cut off", low=0.1
     )
     max_body_bytes: int = _field(64 << 20, "most bytes of an HTTP body or gRPC message", low=1)
+    max_request_sequences: int = _field(64, "most sequences of one request, prompts times n", low=1)
+    max_request_tokens: int = _field(
+        0,
+        "most tokens of one request, prompt and max_tokens of all its sequences; 0 is 16 times the"
+        " model's context",
+        low=0,
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _field("info", "lowest level to log")
     log_format: Literal["text", "json"] = _field("text", "format of the log lines")
 

@@ -21,6 +21,7 @@ from typing import Literal
 import msgspec
 
 from server.config import Config
+from server.threads import end_process, guarded
 
 # drain: let running streams finish. stop: end running streams now.
 Command = Literal["drain", "stop"]
@@ -33,12 +34,16 @@ _ORPHANED = 1
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """The task of a child. `link` is the path of the engine's socket."""
+    """The task of a child. `link` is the path of the engine's socket.
+
+    `model_file` is the content of the model configuration file with which the server started.
+    """
 
     name: str
     config: Config
     link: str
     parent_pid: int
+    model_file: bytes = b""
 
 
 class Child:
@@ -99,8 +104,10 @@ def receive_task() -> Task:
 
 def watch_commands(on_command: Callable[[Command], None]) -> threading.Thread:
     """Start a thread that calls `on_command` per command and ends this child with its parent."""
-    thread = threading.Thread(
-        target=_watch, args=(_pipe(), on_command), name="control", daemon=True
+    pipe = _pipe()
+    # A child that hears no commands could be neither drained nor ended.
+    thread = guarded(
+        lambda: _watch(pipe, on_command), "control", on_fault=end_process, goes_on=False
     )
     thread.start()
     return thread

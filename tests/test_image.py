@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
+MAKEFILE = (PROJECT / "Makefile").read_text()
 
 
 def test_hadolint_finds_nothing():
@@ -24,7 +26,7 @@ def test_hadolint_finds_nothing():
 
 
 def test_the_image_takes_the_uv_that_the_makefile_takes():
-    versions = re.findall(r"uv==([\d.]+)", DOCKERFILE + (PROJECT / "Makefile").read_text())
+    versions = re.findall(r"uv==([\d.]+)", DOCKERFILE + MAKEFILE)
     assert len(versions) == 2
     assert len(set(versions)) == 1
 
@@ -34,6 +36,41 @@ def test_the_image_starts_without_a_shell_and_without_root():
         (line,) = re.findall(rf"^{instruction} (.*)", DOCKERFILE, re.MULTILINE)
         assert line.startswith("[")
     assert "USER 10001:10001" in DOCKERFILE
+
+
+def test_the_default_command_serves_a_model_that_the_image_carries():
+    """As argparse and the server read it; what is started is in e2e/test_image_command.py."""
+    flags = default_command()[1:]
+    model = flags[flags.index("--model") + 1]
+    assert (PROJECT / "models" / model / "1" / "model.safetensors").is_file()
+    assert default_command()[0] == "serve"
+
+
+@pytest.mark.parametrize(("target", "arguments"), [("cpu", ""), ("tpu", "--extra tpu")])
+def test_the_sbom_is_of_what_the_image_installs(target, arguments):
+    (sbom,) = re.findall(r"^\t\$\(UV\) export (.*)$", MAKEFILE, re.MULTILINE)
+    stage = DOCKERFILE.split(f"AS build-{target}\n")[1].split("\nFROM ")[0]
+    synced = re.findall(r"uv sync (.*)$", stage, re.MULTILINE)
+    assert synced
+    wanted = selection(sbom.replace("$(ARGS)", arguments))
+    assert [selection(one) for one in synced] == [wanted] * len(synced)
+
+
+def test_a_selection_is_told_from_another():
+    assert selection("--frozen --extra tpu") != selection("--frozen")
+    assert selection("--no-default-groups") != selection("--all-groups")
+    assert selection("--extra gcs --no-dev") != selection("--extra tpu --no-dev")
+
+
+def selection(command):
+    """What a uv command takes from the lock file: its extras and groups, and whether it is held."""
+    named = r"--(?:extra|group|only-group|no-group|package)[ =]\S+"
+    return sorted(re.findall(rf"{named}|--(?:frozen|locked|all-\S+|no-d\S+)", command))
+
+
+def default_command():
+    (line,) = re.findall(r"^CMD (\[.*)$", DOCKERFILE, re.MULTILINE)
+    return json.loads(line)
 
 
 @pytest.mark.parametrize("path", re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE))

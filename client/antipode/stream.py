@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from antipode.errors import AntipodeError, DeadlineExceededError, UnavailableError
-from antipode.progress import Progress
+from antipode.resume import Progress
 from antipode.retry import Attempts, RetryPolicy
 from antipode.types import Choice, Delta, Event, Request, Resume, Start, Usage
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.load import LoadShape
-from k8s.lab.numbers import Numbers
 from k8s.lab.page import write_page, write_picture
 from k8s.lab.rates import RateStep, find_rate
 from k8s.lab.report import Result
@@ -118,7 +118,7 @@ def _write_rates(arguments: argparse.Namespace, steps: list[RateStep]) -> None:
 
 
 HEAD = ("scenario", "requests", "failed", "streams", "resumed", "broken", "lost", "twice")
-TIMES = ("broke ms", "first ms", "in all ms", "p99 before/during/after ms")
+TIMES = ("broke ms", "first ms", "after ms", "waves", "p99 before/during/after ms")
 
 
 def _table(results: list[Result]) -> str:
@@ -130,7 +130,7 @@ def _table(results: list[Result]) -> str:
 
 def _row(r: Result) -> tuple[Any, ...]:
     counts = (r.requests, r.failed, r.streams, r.resumed_streams, r.broken_streams)
-    times = (r.breaking_ms, r.first_answer_ms, r.first_since_began_ms)
+    times = (r.breaking_ms, r.first_since_began_ms, r.first_answer_ms, r.slow_waves)
     p99 = "/".join(f"{phase.p99_ms:.0f}" for phase in (r.before, r.during, r.after))
     return (r.name, *counts, r.tokens_lost, r.tokens_duplicated, *times, p99)
 

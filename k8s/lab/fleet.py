@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from k8s.lab.numbers import Numbers
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.ports import HOST, free_ports
 from k8s.lab.proxy import Address
 

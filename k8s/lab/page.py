@@ -95,8 +95,9 @@ def _facts(scenario: Mapping[str, Any]) -> str:
         "tokens lost": scenario["tokens_lost"],
         "tokens twice": scenario["tokens_duplicated"],
         "broken within": _ms(scenario["breaking_ms"]),
-        "first answer": f"{_ms(scenario['first_answer_ms'])} after that, "
-        f"{_ms(scenario['first_since_began_ms'])} after it began",
+        "first answer": f"{_ms(scenario['first_since_began_ms'])} after it began, "
+        f"{_ms(scenario['first_answer_ms'])} after it was complete",
+        "waves of slow answers": scenario["slow_waves"],
         "p99 before / during / after": " / ".join(
             f"{scenario[phase]['p99_ms']:.0f}" for phase in ("before", "during", "after")
         )

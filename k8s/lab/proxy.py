@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from k8s.lab.numbers import Numbers
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.ports import HOST, free_ports
 
 ENVOY = Path(".cache/envoy/bin/envoy")

@@ -9,11 +9,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.load import Answer, LoadShape, Record, StreamEnd
-from k8s.lab.numbers import Numbers
 from k8s.lab.scenarios import Scenario
+
+# Slow answers that end further apart belong to two waves.
+WAVE_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +29,10 @@ class Percentiles:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """One scenario's outcome. Breaking the region took `breaking_ms`. `first_answer_ms` counts from
-    the end of the breaking, and is 0 if the answer came earlier; `first_since_began_ms` counts from
-    its beginning. `timeline` has one entry per second from the first request. `cores_before` is the
+    """One scenario's outcome. Breaking the region took `breaking_ms`. `first_since_began_ms` counts
+    from the beginning of the breaking. `first_answer_ms`, which the promise is about, counts from
+    its end, and is 0 if the answer came earlier. `slow_waves` is how often requests found a
+    silence. `timeline` has one entry per second from the first request. `cores_before` is the
     number of busy cores before the breaking, by group; `others` is the rest of the machine.
     """
 
@@ -50,6 +55,7 @@ class Result:
     first_answer_ms: float | None = None
     first_since_began_ms: float | None = None
     promised_ms: float | None = None
+    slow_waves: int = 0
     cores_before: dict[str, float] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     timeline: list[dict[str, Any]] = field(default_factory=list)
@@ -112,6 +118,7 @@ def evaluate(
         first_answer_ms=_milliseconds(first and max(0.0, first - event)),
         first_since_began_ms=_milliseconds(first and first - began),
         promised_ms=None if within is None else within * 1000,
+        slow_waves=slow_waves(answers, began, numbers.quiet_timeout),
         before=before,
         during=percentiles(a for a in answers if a.end >= began and a.start < settled),
         after=percentiles(a for a in answers if a.start >= settled),
@@ -134,6 +141,12 @@ def percentiles(answers: Iterable[Answer]) -> Percentiles:
         p99_ms=round(latencies[math.ceil(len(latencies) * 0.99) - 1], 1),
         count=len(latencies),
     )
+
+
+def slow_waves(answers: Iterable[Answer], began: float, limit: float) -> int:
+    """The number of waves of answers that took `limit` seconds or more and ended after `began`."""
+    slow = sorted(a.end for a in answers if a.end > began and a.end - a.start >= limit)
+    return sum(end - before > WAVE_SECONDS for before, end in pairwise([-math.inf, *slow]))
 
 
 def _first_answer(
@@ -167,6 +180,9 @@ def _broken_promises(scenario: Scenario, result: Result) -> Iterable[str]:
         yield f"{result.tokens_lost} tokens of streams were lost"
     if result.tokens_duplicated:
         yield f"{result.tokens_duplicated} tokens of streams came twice or were others"
+    most = scenario.most_slow_waves
+    if most is not None and result.slow_waves > most:
+        yield f"slow answers came in {result.slow_waves} waves, promised is {most}"
     if result.promised_ms is not None:
         if result.first_answer_ms is None:
             yield f"nobody of the {scenario.first_answer} answered"

@@ -15,10 +15,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from k8s.lab.chart_numbers import REGIONS, Numbers
 from k8s.lab.cores import Clocks
 from k8s.lab.fleet import Fleet
 from k8s.lab.load import UNARY_TOKENS, LoadGenerator, LoadShape, undisturbed
-from k8s.lab.numbers import REGIONS, Numbers
 from k8s.lab.ports import free_ports
 from k8s.lab.proxy import Address, Proxy
 from k8s.lab.report import Result, evaluate

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.fleet import NEW_VERSION, Fleet, Replica
 from k8s.lab.load import LoadGenerator
-from k8s.lab.numbers import Numbers
 
 # Seconds from the end of the last process, or from its signal, to the first answer.
 AT_ONCE_SECONDS = 0.05
@@ -29,7 +29,7 @@ class Scenario:
     """`first_answer` must come from the other region, or from any if requests may stay, `within`
     seconds (None: no promise). The lab watches for `seconds`, by default until the health checks
     have noticed the failure. `may_refuse`: a full queue counts as an answer. `prepare` runs before
-    any load.
+    any load. `most_slow_waves`: how often requests may find the silence (None: no promise).
     """
 
     name: str
@@ -40,6 +40,7 @@ class Scenario:
     within: Callable[[Numbers], float] | None = None
     seconds: float = 20.0
     may_refuse: bool = False
+    most_slow_waves: int | None = None
 
 
 def _primary(fleet: Fleet) -> list[Replica]:
@@ -128,6 +129,9 @@ SCENARIOS = (
         description="SIGSTOP of every process of the primary region: connections stay, no answers",
         break_it=_freeze,
         within=lambda numbers: numbers.silence,
+        # Longer than an ejection, so that a second wave would be seen.
+        seconds=35.0,
+        most_slow_waves=1,
     ),
     Scenario(
         name="drain",

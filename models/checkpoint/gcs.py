@@ -24,6 +24,10 @@ class GcsError(ValueError):
     """The bucket cannot be used; the message says why, and what to do."""
 
 
+class GcsAccessError(GcsError):
+    """There are no credentials now: a token may be on its way, or a metadata server be slow."""
+
+
 def is_gcs(path: str) -> bool:
     """Whether a path names a bucket."""
     return path.startswith(SCHEME)
@@ -110,7 +114,7 @@ def _client() -> Any:
     try:
         return storage.Client()
     except (DefaultCredentialsError, OSError) as error:
-        raise GcsError(f"there are no credentials for Cloud Storage: {error}") from error
+        raise GcsAccessError(f"there are no credentials for Cloud Storage: {error}") from error
 
 
 @contextmanager

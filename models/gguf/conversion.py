@@ -21,9 +21,9 @@ from tqdm import tqdm
 from models.checkpoint import manifest
 from models.gguf.architectures import architecture_of
 from models.gguf.config import generation_config, model_config
+from models.gguf.hf_tensors import Weight, weights
 from models.gguf.reader import GgufFile
 from models.gguf.shards import write_shards
-from models.gguf.tensors import Weight, weights
 from models.gguf.tokenizer import tokenizer, tokenizer_config
 
 Progress = Callable[[str, float], None]

@@ -1,7 +1,8 @@
-"""A GGUF file as plain values: metadata by key, tensors by name, still quantized and unread.
+"""A GGUF file as plain values: metadata by key, tensors by name.
 
-The `gguf` package parses the bytes. Only this module imports it, when a file is opened. Knows
-neither the meaning of keys nor of tensors.
+A tensor is read, and dequantized, only when its values are asked for. The `gguf` package parses the
+bytes; only this module imports it, when a file is opened. Knows neither the meaning of keys nor of
+tensors.
 """
 
 from __future__ import annotations

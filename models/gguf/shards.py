@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoint import manifest
-from models.gguf.tensors import Weight
+from models.gguf.hf_tensors import Weight
 
 _ALIGNMENT = 8
 

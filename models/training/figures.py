@@ -25,7 +25,7 @@ from models.hf_config import read_config
 from models.sharding import make_mesh
 from models.training.batches import Tokens, documents
 from models.training.loss import nats, one_device, training_layout
-from models.weights.weights import abstract_decoder, load_leaves
+from models.weights.loading import abstract_decoder, load_leaves
 
 WINDOW = 512
 _BATCH = 8

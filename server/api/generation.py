@@ -63,7 +63,7 @@ class GenerateRequest:
     whether the tokenizer may put its own in front (off for a rendered chat template).
     `default_max_tokens` is for an unset `max_tokens`, as far as the context holds that many; None
     is whatever it holds. `resume` goes on with a broken stream. `timeout_seconds` is what is left
-    of the client's deadline, None where it set none.
+    of the client's deadline, None where it set none. `source` is a hash of who sent it.
     """
 
     prompt: str | tuple[int, ...]
@@ -75,6 +75,7 @@ class GenerateRequest:
     resume: ResumePoint | None = None
     request_id: str = ""
     timeout_seconds: float | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import argparse
 import shutil
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from models.checkpoint.manifest import Golden, GoldenPrompt
 from models.checkpoint.version_folder import VersionFolder, open_version
 from models.config import ModelConfigError
 from server.config import EngineConfig
+from server.threads import end_process, guarded
 from server.versions.model_file import is_version
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
     runner = ModelRunner.build(folder, _SIZES, version=version)
     client = GoldenClient(lambda submit: engine.receive(OWN_CLIENT, submit))
     engine = _engine_of(runner, client, version, len(prompts))
-    loop = threading.Thread(target=engine.run, daemon=True)
+    loop = guarded(engine.run, "publish", on_fault=end_process, goes_on=False)
     loop.start()
     try:
         asked = [(prompt, _NUM_TOKENS) for prompt in prompts]
@@ -249,7 +249,7 @@ def _check_loads(version: VersionFolder) -> None:
     """Check the configuration, the tokenizer, and each tensor's presence and shape; no weights."""
     from models.hf_config import read_config
     from models.sharding import make_mesh
-    from models.weights.weights import WeightLoader, abstract_decoder
+    from models.weights.loading import WeightLoader, abstract_decoder
     from server.api.tokenizer import Tokenizer
     from server.engine.programs.blueprint import choose_layout
 

@@ -15,7 +15,8 @@ import msgspec
 from models.checkpoint.checkpoint import CheckpointError
 from server.config import EngineConfig
 from server.slice.discovery import ask_jax, find_slice
-from server.slice.group import find_group
+from server.slice.group_secret import read_group_secret
+from server.slice.host_group import find_group
 from server.slice.resolve import Slice
 from server.slice.sources import Devices, SliceMismatchError
 
@@ -31,7 +32,9 @@ _PLATFORMS = {"cpu": "cpu", "gpu": "gpu"}
 def run(config: EngineConfig, *, as_json: bool) -> int:
     """Print the slice. Returns the exit code."""
     try:
-        is_several = find_group(config, os.environ).is_several
+        group = find_group(config, os.environ)
+        read_group_secret(config, group)
+        is_several = group.is_several
         found = find_slice(config, None if is_several else _devices())
     except SliceMismatchError as error:
         print(f"antipode slice: {error}", file=sys.stderr)

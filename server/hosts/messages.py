@@ -1,4 +1,4 @@
-"""The messages between the hosts of a slice, from the first greeting to the last step.
+"""The messages between the hosts of a slice, from the welcome to the last step.
 
 Host 0 is the leader: it serves and schedules. The other hosts are followers: they do on their
 devices what the leader does on its own, in the same order. Each direction has its own tagged union,
@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from server.config import EngineConfig
-from server.link.codec import Codec
+from server.link.framing import Codec
 from server.slice.chips import ChipUse
 
 
@@ -18,18 +18,11 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     """The sender is still there. Both sides send it all the time."""
 
 
-class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """A follower's first frame. `software` must be the same on all hosts."""
-
-    index: int
-    software: str
-
-
 class Chosen(msgspec.Struct, frozen=True, kw_only=True, tag="chosen"):
     """How a follower reaches the leader. The frame itself comes over the pods' network.
 
     `interface` is "" where the follower stays on the pods' network. Otherwise it names the claimed
-    interface on which the follower has sent a second `Hello`.
+    interface on which the follower has proved itself a second time.
     """
 
     interface: str = ""
@@ -69,7 +62,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-type ToLeader = Beat | Hello | Chosen | Facts | Ready | Done | Leaving | Chips | Failed
+type ToLeader = Beat | Chosen | Facts | Ready | Done | Leaving | Chips | Failed
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):

@@ -9,7 +9,6 @@ it may happen at the same time.
 from __future__ import annotations
 
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 
 from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.manifest import Golden
-from models.weights.weights import HostLeaves
+from models.weights.loading import HostLeaves
 from server.engine.device.executor import Executor
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.buckets import Bucket
@@ -29,8 +28,9 @@ from server.engine.programs.slot_input import SlotInput, empty_slot
 from server.engine.programs.step_input import StepInput
 from server.engine.programs.step_program import StepOutput
 from server.hosts import messages
-from server.hosts.followers import Followers
-from server.hosts.leader import Leader
+from server.hosts.gathering import Followers
+from server.hosts.joining import Leader
+from server.threads import end_process, guarded
 from server.versions.version import VersionLoader
 
 # Steps that a follower may have dispatched but not finished: one more than the leader may have.
@@ -76,6 +76,10 @@ class LeadingLoader:
     def inspect(self, path: str) -> None:
         """Check the version on this host; the followers check it when they read it."""
         self._loader.inspect(path)
+
+    def check_room(self, num_staged: int, num_leaving: int) -> None:
+        """Check the memory of this host; the followers check theirs when they read a version."""
+        self._loader.check_room(num_staged, num_leaving)
 
     def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
         """Put a version on the devices, next to the loaded ones; returns its golden prompts."""
@@ -156,7 +160,8 @@ class Replica:
 
     def run(self) -> None:
         """Follow until the leader sends Stop. Raises this host's errors, which end the group."""
-        threading.Thread(target=self._read, name="reads", daemon=True).start()
+        # Without an answer to each read the leader would wait for good.
+        guarded(self._read, "reads", on_fault=end_process, goes_on=False).start()
         while not isinstance(frame := self._leader.hear(), messages.Stop):
             self._follow(frame)
 

@@ -19,8 +19,9 @@ from typing import Protocol
 
 import msgspec
 
-from server.link.codec import engine_codec
 from server.link.frames import ToApi, ToEngine
+from server.link.framing import engine_codec
+from server.threads import guarded
 
 # At 10 ms per step, this is ten seconds in which an API process read nothing.
 MAX_QUEUED_FRAMES = 1024
@@ -124,7 +125,8 @@ class LinkServer:
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._acceptor = threading.Thread(target=self._accept, name="link-accept", daemon=True)
+        self._is_closed = False
+        self._acceptor = guarded(self._accept, "link-accept")
 
     def start(self) -> None:
         """Start to listen."""
@@ -152,6 +154,7 @@ class LinkServer:
 
     def close(self, timeout: float) -> None:
         """Stop listening, write the queues for at most `timeout` seconds, and disconnect."""
+        self._is_closed = True
         self._listener.shutdown(socket.SHUT_RDWR)  # Wakes accept(); close() would not.
         self._acceptor.join()
         self._listener.close()
@@ -169,15 +172,14 @@ class LinkServer:
             try:
                 peer, _ = self._listener.accept()
             except OSError:
-                return  # The listener was closed.
+                if self._is_closed:
+                    return
+                raise  # Such as no descriptor left: the guard has it try again.
             self._connect(_Connection(next(self._numbers), peer, self._max_queued_frames))
 
     def _connect(self, connection: _Connection) -> None:
-        thread = threading.Thread(
-            target=self._serve,
-            args=(connection,),
-            name=f"link-read-{connection.number}",
-            daemon=True,
+        thread = guarded(
+            lambda: self._serve(connection), "link-read", number=connection.number, goes_on=False
         )
         with self._lock:
             self._connections[connection.number] = connection
@@ -188,11 +190,20 @@ class LinkServer:
 
     def _serve(self, connection: _Connection) -> None:
         """The life of one connection: this thread reads, and a second thread writes."""
-        writer = threading.Thread(
-            target=connection.write, name=f"link-write-{connection.number}", daemon=True
+        writer = guarded(
+            connection.write,
+            "link-write",
+            number=connection.number,
+            on_fault=lambda error: connection.close(),
+            goes_on=False,
         )
         writer.start()
-        connection.read(self._inbox)
+        try:
+            connection.read(self._inbox)
+        finally:
+            self._end(connection, writer)
+
+    def _end(self, connection: _Connection, writer: threading.Thread) -> None:
         connection.close()
         with self._lock:
             del self._connections[connection.number]

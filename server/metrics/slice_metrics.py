@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from server.slice.chips import ChipUse
-from server.slice.group import HostLink
+from server.slice.host_group import HostLink
 from server.slice.interfaces import Interface
 from server.slice.resolve import Slice
 

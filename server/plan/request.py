@@ -12,7 +12,7 @@ from typing import Any
 from models.attention.choice import BackendError
 from models.config import ModelConfig
 from models.sharding import MeshError
-from models.weights.weights import abstract_decoder
+from models.weights.loading import abstract_decoder
 from server.config import EngineConfig
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.programs.blueprint import (

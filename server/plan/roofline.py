@@ -15,7 +15,7 @@ from typing import Any
 from flax import nnx
 
 from models.config import ModelConfig
-from models.weights.weights import leaf_shardings
+from models.weights.loading import leaf_shardings
 from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.sizing import layer_block_bytes
 from server.plan.slice_types import Chip

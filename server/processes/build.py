@@ -19,11 +19,12 @@ from server.engine.engine import Runner
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion
 from server.hosts import messages
-from server.hosts.followers import Followers, GroupListener, gather
-from server.hosts.leader import Leader
-from server.ports import address
+from server.hosts.gathering import Followers, GroupListener, gather
+from server.hosts.jax_group import join_jax
+from server.hosts.joining import Leader
 from server.slice.discovery import ask_jax, find_slice
-from server.slice.group import Group, GroupError, HostLink, find_group
+from server.slice.group_secret import read_group_secret
+from server.slice.host_group import Group, GroupError, HostLink, find_group
 from server.slice.interfaces import claimed, read_interfaces
 from server.slice.jax_platform import choose_platform, has_tpu
 from server.slice.resolve import Slice
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from server.versions.checkpoint_loader import CheckpointLoader
 
 _log = logging.getLogger(__name__)
-
-# JAX ends a process without a log line when it finds a host lost, so the group must find it first.
-_JAX_PATIENCE = 4
 
 
 class StartListener(Protocol):
@@ -142,7 +140,10 @@ def checkpoint_loader(executor: Executor, config: EngineConfig) -> CheckpointLoa
     from server.versions.checkpoint_loader import CheckpointLoader
 
     return CheckpointLoader(
-        executor.weights, executor.tokenizer_sums, config.swap_host_memory_bytes
+        executor.weights,
+        executor.tokenizer_sums,
+        config.swap_host_memory_bytes,
+        read_timeout=config.swap_read_timeout_seconds,
     )
 
 
@@ -166,34 +167,12 @@ def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None] = lambd
     jax.monitoring.register_event_duration_secs_listener(on_duration)
 
 
-def join_jax(group: Group, config: EngineConfig, leader_address: str) -> None:
-    """Join this process to JAX's group, so that JAX sees the devices of all hosts. GroupError."""
-    import jax
-
-    port = group.port + 1
-    bind = group.listening_address or "0.0.0.0"
-    try:
-        jax.distributed.initialize(
-            coordinator_address=address(leader_address, port),
-            coordinator_bind_address=None if group.is_follower else address(bind, port),
-            num_processes=group.size,
-            process_id=group.index,
-            initialization_timeout=int(config.group_start_timeout_seconds),
-            heartbeat_timeout_seconds=max(10, int(_JAX_PATIENCE * config.group_timeout_seconds)),
-        )
-    except jax.errors.JaxRuntimeError as error:
-        raise GroupError(
-            f"JAX's coordinator on port {port} of host 0 could not connect the hosts: {error}; free"
-            " that port on host 0 and make it reachable, or choose another group_port"
-        ) from error
-
-
 def _build_leading(config: EngineConfig, group: Group, listener: BuildListener) -> Built:
     version = find_model(config).version
     followers = _gather(config, group, version, listener)
     try:
         prepare_jax(config, listener.on_compilation)
-        join_jax(group, config, "127.0.0.1")
+        join_jax(group, config, followers.meeting_address)
         listener.on_slice(find_slice(config, ask_jax()))
         return _lead(config, version, followers, listener)
     except Exception as error:
@@ -209,7 +188,8 @@ def _gather(config: EngineConfig, group: Group, version: str, listener: BuildLis
 
     addresses = tuple(each.address for each in claimed(read_interfaces()) if each.address)
     welcome = messages.Welcome(config=config, version=version, addresses=addresses)
-    followers = gather(group, welcome, software(), on_progress, listener)
+    secret = read_group_secret(config, group)
+    followers = gather(group, secret, welcome, software(), on_progress, listener)
     followers.start(config.group_timeout_seconds)
     listener.on_links(followers.links)
     return followers

@@ -35,9 +35,11 @@ from server.processes.listener import ServingListener
 from server.processes.pulse import PulseSender
 from server.processes.version_commands import VersionCommands, follow_model_file
 from server.slice.chips import ChipMonitor, monitor_of
-from server.slice.group import LOSS_SECONDS, Group, find_group
+from server.slice.host_group import LOSS_SECONDS, Group, find_group
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
+from server.versions.model_file import parse_model_config
+from server.versions.model_file_watcher import Started
 from server.versions.served_model import ServedModel, find_model
 from server.versions.version import SwapSettings, Version, VersionLoader
 
@@ -50,8 +52,11 @@ class EngineProcess:
     `status` is how it is doing.
     """
 
-    def __init__(self, config: EngineConfig, model: ServedModel, link_path: Path) -> None:
+    def __init__(
+        self, config: EngineConfig, model: ServedModel, link_path: Path, model_file: bytes = b""
+    ) -> None:
         self._config = config
+        self._started = Started(model_file, model.version)
         self._model = model
         self._link = LinkServer(link_path, self)
         self._metrics = Metrics(
@@ -165,7 +170,9 @@ class EngineProcess:
     def _manage_versions(self, engine: Engine[Any], loader: VersionLoader[Any]) -> VersionManager:
         """Start the threads that follow commands and the model configuration file."""
         config, model = self._config, self._model
-        first = Version(model.version, model.source, "AVAILABLE", progress=1.0)
+        first = Version(
+            model.version, model.source, "AVAILABLE", progress=1.0, asked=self._asked_path()
+        )
         manager = VersionManager(
             engine,
             loader,
@@ -181,8 +188,14 @@ class EngineProcess:
         )
         manager.start()
         if config.model_config:
-            follow_model_file(Path(config.model_config), model.name, manager)
+            follow_model_file(Path(config.model_config), model.name, manager, self._started)
         return manager
+
+    def _asked_path(self) -> str:
+        """Where the model configuration file says that the version lies, as it spells it."""
+        if not self._started.content:
+            return ""
+        return parse_model_config(self._started.content).path_of(self._started.version)
 
     def _fail(self, error: Exception) -> None:
         """Say once, to everyone, why this process ends."""
@@ -207,7 +220,7 @@ def run_engine_process(build: RunnerBuilder) -> int:
         follower = FollowerProcess(config, group)
         watch_commands(follower.command)
         return _end(follower.run(), group)
-    process = EngineProcess(config, find_model(config), Path(task.link))
+    process = EngineProcess(config, find_model(config), Path(task.link), task.model_file)
     watch_commands(process.command)
     return _end(process.run(build), group)
 

@@ -15,8 +15,9 @@ from server.metrics.metrics import Metrics
 from server.metrics.snapshot import Snapshot
 from server.processes.build import ServingRunner
 from server.slice.chips import ChipUse
-from server.slice.group import HostLink
+from server.slice.host_group import HostLink
 from server.slice.resolve import Slice
+from server.threads import fault_counts
 from server.versions.manager import VersionManager
 
 
@@ -72,7 +73,12 @@ class Status:
         return self._serving(self._engine)
 
     def _starting(self) -> Pulse:
-        gauges = Snapshot(state=self.state, slice=self.slice, host_links=self.host_links)
+        gauges = Snapshot(
+            state=self.state,
+            thread_faults=fault_counts(),
+            slice=self.slice,
+            host_links=self.host_links,
+        )
         return Pulse(
             state=self.state,
             detail=self.detail,
@@ -83,6 +89,7 @@ class Status:
     def _serving(self, engine: Engine[Any]) -> Pulse:
         load = engine.load()
         age = max(0.0, time.monotonic() - engine.last_progress)
+        stall = engine.queue_stall_seconds()
         gauges = Snapshot(
             state=self.state,
             num_requests_waiting=load.num_requests_waiting,
@@ -92,9 +99,11 @@ class Status:
             num_blocks=self._num_blocks,
             block_size=self._block_size,
             step_age_seconds=age // 1,
+            queue_stall_seconds=stall // 1,
             model_load_seconds=self.load_seconds,
             versions=self._versions.statuses() if self._versions else (),
             config_error=self._versions.config_error if self._versions else "",
+            thread_faults=fault_counts(),
             slice=self.slice,
             host_links=self.host_links,
             chips=dict(self.chips),
@@ -106,6 +115,7 @@ class Status:
             metrics=self._metrics.render(gauges, engine.running_seconds()),
             num_unfinished=load.num_unfinished,
             queue_full=load.is_queue_full,
+            queue_stall=stall,
             versions=gauges.versions,
             config_error=gauges.config_error,
         )

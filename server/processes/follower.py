@@ -14,12 +14,14 @@ import time
 from server.config import EngineConfig
 from server.control import Command
 from server.hosts import messages
-from server.hosts.leader import Leader, join
+from server.hosts.joining import Leader, join
 from server.processes.build import build_following, checkpoint_loader, software, unexplained
 from server.slice.chips import ChipMonitor, monitor_of
-from server.slice.group import LOSS_SECONDS, Group, GroupError
+from server.slice.group_secret import read_group_secret
+from server.slice.host_group import LOSS_SECONDS, Group, GroupError
 from server.slice.interfaces import claimed, read_interfaces
 from server.slice.resolve import Slice
+from server.slice.sources import SliceMismatchError
 
 _FAILED = 1
 
@@ -40,7 +42,7 @@ class FollowerProcess:
         """Follow until the leader says stop; the process's exit code."""
         try:
             leader = self._leader = self._join()
-        except GroupError as error:
+        except (GroupError, SliceMismatchError) as error:
             _log.critical("cannot start: %s", error)
             return _FAILED
         try:
@@ -81,7 +83,8 @@ class FollowerProcess:
             "following",
             extra={"host_index": self._group.index, "leader": self._group.hostnames[0]},
         )
-        leader = join(self._group, self._config, software(), interfaces)
+        secret = read_group_secret(self._config, self._group)
+        leader = join(self._group, secret, self._config, software(), interfaces)
         if interfaces and not leader.interface:
             _log.warning(
                 "host 0 cannot be reached over %s: using the pod's network",

@@ -14,7 +14,7 @@ from server.link.server import FLUSH_SECONDS, LinkServer
 from server.metrics.metrics import Metrics
 from server.processes.engine_status import Status
 from server.slice.chips import ChipUse
-from server.slice.group import HostLink
+from server.slice.host_group import HostLink
 from server.slice.resolve import Slice
 
 _log = logging.getLogger(__name__)

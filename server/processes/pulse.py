@@ -10,6 +10,7 @@ import threading
 
 from server.link.server import LinkServer
 from server.processes.engine_status import Status
+from server.threads import guarded
 
 PULSE_SECONDS = 0.1
 
@@ -22,7 +23,7 @@ class PulseSender:
         self._ended = threading.Event()
         # Rendering metrics is for one thread at a time, and pulses must not overtake each other.
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread = guarded(self._run, "pulse")
 
     def start(self) -> None:
         self._thread.start()

@@ -22,13 +22,14 @@ from dataclasses import replace
 from importlib.metadata import version as release_of
 from pathlib import Path
 
-from server.admin_token import read_admin_token
+from server.admin_token_file import read_admin_token
 from server.config import Config, ServerConfig
 from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
 from server.processes.signals import Signals
-from server.slice.group import find_group
+from server.slice.group_secret import read_group_secret
+from server.slice.host_group import find_group
 from server.versions.served_model import follow_model_config, prepare_model
 
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.processes.engine")
@@ -54,15 +55,16 @@ def run_supervisor(
 
     Raises ModelNotFoundError when the model does not exist, PortError when a port is taken,
     AdminTokenError when the token's file has no token, and SliceMismatchError when a slice has
-    several hosts and no source gives this host's index.
+    several hosts and no source gives this host's index, or no usable secret for them.
     """
     set_up_logging(config.server, "main")
     group = find_group(config.engine, os.environ)
+    read_group_secret(config.engine, group)
     if group.is_follower:
         return _run_follower(config, engine_command)
     if config.server.admin_token_file:
         read_admin_token(Path(config.server.admin_token_file))
-    engine = follow_model_config(config.engine)
+    engine, model_file = follow_model_config(config.engine)
     model = prepare_model(engine)
     engine = replace(engine, model=model.source, served_model_name=model.name)
     with (
@@ -83,7 +85,7 @@ def run_supervisor(
             },
         )
         resolved = Config(engine=engine, server=server)
-        supervisor = _Supervisor(resolved, Path(folder) / "engine.sock", signals)
+        supervisor = _Supervisor(resolved, Path(folder) / "engine.sock", signals, model_file)
         return supervisor.run(engine_command, api_command)
 
 
@@ -111,8 +113,11 @@ class _SecondSignalError(Exception):
 class _Supervisor:
     """The child processes, and the signals that were received."""
 
-    def __init__(self, config: Config, link: Path, signals: Signals) -> None:
+    def __init__(
+        self, config: Config, link: Path, signals: Signals, model_file: bytes = b""
+    ) -> None:
         self._config = config
+        self._model_file = model_file
         self._link = link
         self._signals = signals
         self._is_asked = False
@@ -166,7 +171,13 @@ class _Supervisor:
         return 0 if is_clean else _FAILED
 
     def _start(self, name: str, command: Sequence[str]) -> Child:
-        task = Task(name=name, config=self._config, link=str(self._link), parent_pid=os.getpid())
+        task = Task(
+            name=name,
+            config=self._config,
+            link=str(self._link),
+            parent_pid=os.getpid(),
+            model_file=self._model_file,
+        )
         with self._signals.held():
             child = Child(list(command), task)
         self._children.append(child)

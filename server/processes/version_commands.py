@@ -13,7 +13,7 @@ from server.link.frames import VersionCommand, VersionResult
 from server.link.server import LinkServer
 from server.processes.pulse import PulseSender
 from server.versions.manager import VersionManager
-from server.versions.model_file import ModelConfigWatcher, ModelFile
+from server.versions.model_file_watcher import ModelFileWatcher, Started
 from server.versions.version import VersionError
 
 
@@ -33,16 +33,11 @@ class VersionCommands:
         self._manager.command(command).add_done_callback(answer)
 
 
-def follow_model_file(path: Path, model: str, manager: VersionManager) -> None:
+def follow_model_file(path: Path, model: str, manager: VersionManager, started: Started) -> None:
     """Start the thread that has `manager` follow the file, as long as it is of `model`."""
-
-    def follow(file: ModelFile) -> None:
-        if file.name != model:
-            manager.reject(f"name is {file.name}, but this server was started for {model}")
-        else:
-            manager.follow(file)
-
-    ModelConfigWatcher(path, follow, manager.reject).start()
+    ModelFileWatcher(
+        path, model, manager.follow, manager.reject, started if started.content else None
+    ).start()
 
 
 def _result(command: VersionCommand, error: BaseException | None) -> VersionResult:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from server.slice.resolve import Slice
 from server.slice.tensorcore import TensorCoreReader
+from server.threads import guarded
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class ChipMonitor:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="chips", daemon=True).start()
+        guarded(self._run, "chips").start()
 
     def stop(self) -> None:
         """Stop reading, and end a read that is under way; does not wait for its end."""

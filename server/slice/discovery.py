@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from server.config import EngineConfig
-from server.slice.group import find_group
+from server.slice.host_group import find_group
 from server.slice.interfaces import read_interfaces
 from server.slice.jax_platform import choose_platform
 from server.slice.resolve import Slice, Sources, resolve

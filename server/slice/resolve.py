@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from server.slice.group import Group
+from server.slice.host_group import Group
 from server.slice.interfaces import Interface, claimed
 from server.slice.sources import (
     Devices,

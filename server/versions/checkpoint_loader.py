@@ -17,10 +17,11 @@ from models.checkpoint.manifest import Golden
 from models.checkpoint.tokenizer_files import tokenizer_sums
 from models.checkpoint.verified_reading import ReadLimits
 from models.checkpoint.version_folder import VersionFolder, open_version
-from models.weights.weights import HostLeaves
+from models.weights.loading import HostLeaves
 from server.engine.device.host_memory import available_bytes
 from server.engine.device.weight_sets import WeightSets
 from server.engine.policy.sequence import LoadedVersion
+from server.versions.version import UnpublishedError
 
 _MAX_BUFFER_BYTES = 1 << 30
 _LEAST_BUFFER_BYTES = 256 << 20
@@ -33,17 +34,38 @@ class CheckpointLoader:
     begins.
     """
 
-    def __init__(self, weights: WeightSets, tokenizer: dict[str, str], host_bytes: int) -> None:
+    def __init__(
+        self,
+        weights: WeightSets,
+        tokenizer: dict[str, str],
+        host_bytes: int,
+        *,
+        read_timeout: float = 30.0,
+    ) -> None:
         self._weights, self._tokenizer, self._host_bytes = weights, tokenizer, host_bytes
+        self._read_timeout = read_timeout
 
     def inspect(self, path: str) -> None:
-        """Refuse what `load` would, as far as is told without weights.
+        """Refuse what `load` would, as far as that shows without the memory for weights.
 
-        That is, whether it is there and published, and has golden prompts and the tokenizer of what
-        is served. Raises as `load` does.
+        A version must be published, have golden prompts, and have the shape and tokenizer of what
+        is served. Its small files and the first piece of each file of weights must match their
+        checksums. Raises as `load` does.
         """
-        with self._open(path, _LEAST_BUFFER_BYTES):
-            pass
+        with self._open(path, _LEAST_BUFFER_BYTES) as (folder, _):
+            self._weights.check(folder)
+
+    def check_room(self, num_staged: int, num_leaving: int) -> None:
+        """ValueError where host memory has no room to stage a version.
+
+        So many are staged now, and so many of these leave before.
+        """
+        size = self._weights.host_bytes
+        if self._host_bytes:
+            usable = self._host_bytes - (num_staged - num_leaving) * size
+        else:
+            usable = (available_bytes() + num_leaving * size) // 2
+        self._check_usable(usable)
 
     def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
         """Put a version on the device beside what is there; its golden prompts.
@@ -56,15 +78,9 @@ class CheckpointLoader:
 
     def stage(self, path: str, progress: Callable[[float], None]) -> tuple[HostLeaves, Golden]:
         """Read a version into host memory. Raises the same, and ValueError where it has no room."""
-        left = self._bytes() - self._weights.host_bytes
-        if left < _LEAST_BUFFER_BYTES:
-            raise ValueError(
-                f"staging takes {self._weights.host_bytes / 2**30:.2f} GiB of host memory for "
-                f"weights and {_LEAST_BUFFER_BYTES / 2**30:.2f} GiB to read them, but "
-                f"{self._bytes() / 2**30:.2f} GiB may be used: raise swap_host_memory_bytes, or "
-                "use swap_policy availability"
-            )
-        with self._open(path, left) as (folder, golden):
+        usable = self._bytes()
+        self._check_usable(usable)
+        with self._open(path, usable - self._weights.host_bytes) as (folder, golden):
             return self._weights.stage(folder, lambda _, fraction: progress(fraction)), golden
 
     def exchange(self, out: LoadedVersion, into: LoadedVersion, staged: HostLeaves) -> None:
@@ -78,12 +94,23 @@ class CheckpointLoader:
         """Free a version's weights."""
         self._weights.drop(version)
 
+    def _check_usable(self, usable: int) -> None:
+        if usable - self._weights.host_bytes < _LEAST_BUFFER_BYTES:
+            raise ValueError(
+                f"staging takes {self._weights.host_bytes / 2**30:.2f} GiB of host memory for "
+                f"weights and {_LEAST_BUFFER_BYTES / 2**30:.2f} GiB to read them, but "
+                f"{usable / 2**30:.2f} GiB may be used: raise swap_host_memory_bytes, or "
+                "use swap_policy availability"
+            )
+
     def _bytes(self) -> int:
         return self._host_bytes or available_bytes() // 2
 
     @contextmanager
     def _open(self, path: str, host_bytes: int) -> Iterator[tuple[VersionFolder, Golden]]:
-        limits = ReadLimits(buffer_bytes=min(host_bytes, _MAX_BUFFER_BYTES))
+        limits = ReadLimits(
+            buffer_bytes=min(host_bytes, _MAX_BUFFER_BYTES), timeout_seconds=self._read_timeout
+        )
         with tempfile.TemporaryDirectory(prefix="antipode-version-") as copy:
             folder = open_version(files_of(path), Path(copy), limits)
             yield folder, self._golden(folder)
@@ -91,7 +118,7 @@ class CheckpointLoader:
     def _golden(self, folder: VersionFolder) -> Golden:
         """What a version must have to take the place of another; ValueError where it has not."""
         if not folder.is_published:
-            raise ValueError(
+            raise UnpublishedError(
                 f"{folder.place} has no {MANIFEST}, so it may be half written: publish it "
                 "(antipode publish)"
             )

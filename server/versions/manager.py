@@ -2,7 +2,7 @@
 
 One thread makes one change after another. A new version goes one way, and its result comes back:
 
-    model.yaml - ModelConfigWatcher - follow --+
+    model.yaml - ModelFileWatcher --- follow --+
     admin port - VersionCommand - command -----+
                                                v
     VersionManager   load, promote             records, labels, trial     [thread "versions"]
@@ -31,8 +31,11 @@ from typing import Any
 from server.engine.engine import Engine
 from server.engine.policy.served_versions import Watch
 from server.link.frames import SwapPolicy, VersionCommand, VersionStatus
+from server.threads import count_fault, guarded
 from server.versions.golden import GoldenClient, GoldenError
 from server.versions.model_file import ModelFile
+from server.versions.records import VersionRecords
+from server.versions.retry import Retry
 from server.versions.transitions import Transitions
 from server.versions.version import (
     SwapObserver,
@@ -41,9 +44,6 @@ from server.versions.version import (
     VersionError,
     VersionLoader,
 )
-
-# Versions that ended are shown until so many others have.
-_NUM_ENDED = 8
 
 _log = logging.getLogger(__name__)
 
@@ -85,13 +85,15 @@ class VersionManager:
         )
         self._policy: SwapPolicy = settings.policy
         self._on_change, self._clock = on_change, clock
-        self._versions: tuple[Version, ...] = (first,)
-        self._labels: dict[str, str] = {}
-        self._config_error = ""
-        self._path: str | None = None
+        self._records = VersionRecords(engine.versions, first)
+        # What is wrong with the file itself, and why it could not be followed.
+        self._file_error = self._follow_error = ""
+        self._retry = Retry(clock)
+        # What a rollback served until it made room for a version that is not served yet.
+        self._made_room: Version | None = None
         self._trial: _Trial | None = None
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
+        self._thread = guarded(self._run, "versions", on_fault=self._on_fault)
 
     def start(self) -> None:
         """Take commands. The step loop must run, or be about to."""
@@ -101,13 +103,11 @@ class VersionManager:
 
     @property
     def config_error(self) -> str:
-        return self._config_error
+        return self._file_error or self._follow_error
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         """Every version, the one that is served first."""
-        served = self._engine.versions.served
-        versions = sorted(self._versions, key=lambda version: version.name != served)
-        return tuple(self._status(version, served) for version in versions)
+        return self._records.statuses()
 
     def command(self, command: VersionCommand) -> Future[None]:
         """Do what a command says; VersionError if that cannot be. A rollback ends a load."""
@@ -117,12 +117,14 @@ class VersionManager:
 
     def follow(self, file: ModelFile) -> Future[None]:
         """Become what the model configuration file says."""
+        self._file_error = ""
         return self._put(lambda: self._follow(file))
 
     def reject(self, reason: str) -> None:
-        """The model configuration file cannot be followed; nothing changes."""
-        _log.error("the model configuration file is not followed: %s", reason)
-        self._config_error = reason
+        """The model configuration file cannot be followed; nothing changes. Empty: it can again."""
+        if reason:
+            _log.error("the model configuration file is not followed: %s", reason)
+        self._file_error = reason
         self._on_change()
 
     def _put(self, run: Callable[[], None]) -> Future[None]:
@@ -139,6 +141,7 @@ class VersionManager:
                 self._answer_fault()
                 self._do(task)
             self._check_trial()
+            self._try_again()
 
     def _do(self, task: _Task) -> None:
         self._interrupted.clear()
@@ -148,96 +151,158 @@ class VersionManager:
             _log.error("%s", error)
             task.future.set_exception(error)
         except Exception as error:
+            count_fault("versions")
             _log.exception("a change of versions failed")
             task.future.set_exception(VersionError(f"{error!r}; the log says more", "internal"))
         else:
             task.future.set_result(None)
-        self._forget_ended()
+        self._records.forget_ended()
         self._on_change()
 
     def _patience(self) -> float | None:
-        if self._trial is None:
-            return None
-        return max(0.0, self._trial.checks[0] - self._clock())
+        times = [*(self._trial.checks[:1] if self._trial else []), *self._retry.times]
+        return max(0.0, min(times) - self._clock()) if times else None
 
     def _command(self, command: VersionCommand) -> None:
         match command.action:
             case "load":
                 self._load(command.version, command.path, command.policy or self._policy)
             case "promote":
-                self._promote(self._find(command.version))
+                self._promote(self._records.find(command.version))
+                self._give_up_retry()
             case "rollback":
                 self._roll_back()
+                self._give_up_retry()
             case "unload":
-                self._unload(self._find(command.version))
+                self._unload(self._records.find(command.version))
 
     def _follow(self, file: ModelFile) -> None:
-        self._config_error = ""
+        """Become what the file says; if that fails for a reason that may pass, try again later."""
+        self._follow_error = ""
         self._policy = file.swap_policy or self._settings.policy
         try:
-            name = file.wanted_version()
-            self._check_path(file, name)
-            if name != self._engine.versions.served:
-                if self._here(name) is None:
-                    self._load(name, file.path_of(name), self._policy)
-                self._promote(self._find(name))
-            for label_version in sorted(set(file.labels.values()) - {name}):
-                if self._here(label_version) is None:
-                    self._load(label_version, file.path_of(label_version), "availability")
+            self._serve_wanted(file)
+            self._load_labelled(file)
+            self._retry.end()
         except (VersionError, ValueError) as error:
-            self._config_error = str(error)
-            raise VersionError(f"the model configuration file is not followed: {error}") from error
-        finally:
-            here = {version.name for version in self._versions if self._is_here(version)}
-            self._labels = {label: of for label, of in file.labels.items() if of in here}
-
-    def _check_path(self, file: ModelFile, name: str) -> None:
-        """VersionError for another path with the same version: what was served is not there."""
-        before, self._path = self._path, file.path
-        if before not in (None, file.path) and name == self._engine.versions.served:
+            self._note_failure(file, error, str(error))
             raise VersionError(
-                f"path changed and version did not: version {name} stays as it was read from "
-                f"{self._find(name).path}; publish the other one under another number"
+                f"the model configuration file is not followed: {self._follow_error}"
+            ) from error
+        except Exception as error:
+            self._note_failure(file, error, f"{error!r}; the log says more")
+            raise
+        finally:
+            here = {version.name for version in self._records.all_here()}
+            self._records.labels = {label: of for label, of in file.labels.items() if of in here}
+
+    def _note_failure(self, file: ModelFile, error: Exception, reason: str) -> None:
+        more = self._retry.plan(file, error)
+        self._follow_error = reason + more
+        self._records.say_of_last(reason, more)
+
+    def _serve_wanted(self, file: ModelFile) -> None:
+        """Serve the version that the file asks for, from the path that it gives."""
+        name = file.wanted_version()
+        _check_labels(file, name)
+        path, served = file.path_of(name), self._records.served()
+        if served.name == name and served.is_at(path):
+            return
+        if self._records.at(name, path) is None:
+            self._load(name, path, self._policy, is_twin_allowed=True)
+        if version := self._records.at(name, path):
+            self._promote(version)
+
+    def _load_labelled(self, file: ModelFile) -> None:
+        for name in sorted(set(file.labels.values()) - {file.wanted_version()}):
+            if self._records.here(name) is None:
+                self._load(name, file.path_of(name), "availability")
+
+    def _try_again(self) -> None:
+        if file := self._retry.due():
+            self._do(_Task(lambda: self._follow(file)))
+
+    def _give_up_retry(self) -> None:
+        """What a command asked for holds until the file changes."""
+        if self._retry.is_planned:
+            self._retry.end()
+            self._follow_error = (
+                "what it asks for could not be loaded, and then a command changed the version: "
+                "the server follows the file again when it changes"
             )
 
-    def _load(self, name: str, path: str, policy: SwapPolicy) -> None:
+    def _on_fault(self, error: Exception) -> None:
+        self._follow_error = f"the thread that changes versions failed: {error!r}; see the log"
+        self._on_change()
+
+    def _load(
+        self, name: str, path: str, policy: SwapPolicy, *, is_twin_allowed: bool = False
+    ) -> None:
         """Load and prove a version; nobody is served by it yet.
 
-        At most one version stays next to the new one: the version that is served.
+        At most one version stays next to the new one: the version that is served. Only with
+        `is_twin_allowed` may one of the same name be here, from another path.
         """
-        if self._here(name):
+        if self._records.here(name) and not is_twin_allowed:
             raise VersionError(f"version {name} is loaded already")
-        served = self._engine.versions.served
-        leaving = [each for each in self._versions if self._is_here(each) and each.name != served]
-        version = Version(name, path)
-        # What came of an earlier loading of it is no news any more.
-        self._versions = (*(each for each in self._versions if each.name != name), version)
+        previous = self._engine.versions.previous
+        leaving = [each for each in self._records.all_here() if not self._records.is_served(each)]
+        version = self._records.begin(name, path)
         start = self._clock()
         try:
             self._transitions.load(version, policy, leaving)
-        except (ValueError, OSError, GoldenError, VersionError) as error:
+        except Exception as error:
             self._observer.on_swap("failed")
+            self._note_room(leaving, previous)
+            self._bring_back(policy, name)
+            if not isinstance(error, ValueError | OSError | GoldenError | VersionError):
+                raise
             raise VersionError(f"version {name} is not loaded: {error}") from error
+        self._note_room(leaving, previous)
         self._observer.on_load(self._clock() - start)
+
+    def _note_room(self, leaving: list[Version], previous: str | None) -> None:
+        for each in leaving:
+            if each.key == previous and not self._records.is_here(each):
+                self._made_room = each
+
+    def _bring_back(self, policy: SwapPolicy, failed: str) -> None:
+        """Load what a rollback serves, if it made room for a version that then failed."""
+        gone, self._made_room = self._made_room, None
+        if gone is None:
+            return
+        version = self._records.begin_again(gone)
+        self._interrupted.clear()
+        try:
+            self._transitions.load(version, policy, ())
+            self._transitions.keep(version)
+        except Exception as error:
+            version.message = (
+                f"there is no version to go back to: version {version.name} made room for version "
+                f"{failed}, which failed, and could not be loaded again: {error}"
+            )
+            _log.exception("%s", version.message)
 
     def _promote(self, version: Version) -> None:
         """Serve a version that is here from now on."""
-        before, start = self._find(self._engine.versions.served), self._clock()
+        before, start = self._records.served(), self._clock()
         if version is before:
             raise VersionError(f"version {version.name} is served already")
         try:
             watch = self._transitions.promote(before, version)
         except GoldenError as error:
             self._observer.on_swap("failed")
+            self._bring_back("resource", version.name)
             raise VersionError(f"version {version.name} is not served: {error}") from error
         self._observer.on_switch(self._clock() - start)
         self._observer.on_swap("promoted")
+        self._made_room = None
         self._begin_trial(version, watch)
         _log.info("version %s is served", version.name, extra={"before": before.name})
 
     def _roll_back(self) -> None:
         """Serve the version before, and keep the one that is served now."""
-        bad, previous = self._find(self._engine.versions.served), self._previous()
+        bad, previous = self._records.served(), self._records.previous()
         start = self._clock()
         _log.warning("going back from version %s: %s", bad.name, "asked for")
         self._transitions.go_back(bad, previous)
@@ -247,23 +312,16 @@ class VersionManager:
     def _take_back(self, bad: Version, reason: str) -> None:
         """End a version whose trial has failed. After a fault the step loop may have left it."""
         self._transitions.unwatch()
-        served = self._engine.versions.served
-        version = self._previous() if served == bad.name else self._find(served)
+        records = self._records
+        version = records.previous() if records.is_served(bad) else records.served()
         start = self._clock()
         _log.warning("going back from version %s: %s", bad.name, reason)
         self._transitions.take_back(bad, version, reason)
         self._observer.on_switch(self._clock() - start)
         self._observer.on_swap("automatic_rollback")
 
-    def _previous(self) -> Version:
-        previous = self._engine.versions.previous
-        version = None if previous is None else self._here(previous)
-        if version is None:
-            raise VersionError("there is no version to go back to: the one before is not kept")
-        return version
-
     def _unload(self, version: Version) -> None:
-        if version.name == self._engine.versions.served:
+        if self._records.is_served(version):
             raise VersionError(f"version {version.name} is served; promote another first")
         self._transitions.unload(version)
 
@@ -311,32 +369,11 @@ class VersionManager:
         self._trial = None
         self._do(_Task(lambda: self._take_back(trial.version, reason)))
 
-    def _forget_ended(self) -> None:
-        ended = [version for version in self._versions if version.state == "END"]
-        old = ended[:-_NUM_ENDED]
-        self._versions = tuple(version for version in self._versions if version not in old)
 
-    def _is_here(self, version: Version) -> bool:
-        """Whether its weights are on the device or in host memory."""
-        on_device = self._engine.versions.loaded(version.name)
-        return version.staged is not None or on_device is not None
-
-    def _here(self, name: str) -> Version | None:
-        return next((v for v in self._versions if v.name == name and self._is_here(v)), None)
-
-    def _find(self, name: str) -> Version:
-        if version := self._here(name):
-            return version
-        raise VersionError(f"version {name or '(none)'} is not loaded; load it first", "not_found")
-
-    def _status(self, version: Version, served: str) -> VersionStatus:
-        labels = {} if version.state == "END" else self._labels
-        return VersionStatus(
-            version=version.name,
-            path=version.path,
-            state=version.state,
-            is_serving=version.name == served,
-            labels=tuple(label for label, name in labels.items() if name == version.name),
-            progress=version.progress,
-            message=version.message,
+def _check_labels(file: ModelFile, name: str) -> None:
+    others = sorted(set(file.labels.values()) - {name})
+    if len(others) > 1:
+        raise VersionError(
+            f"labels name versions {' and '.join(others)} next to version {name}, which is served: "
+            "a server keeps one version next to that, so let labels name one other version"
         )

@@ -1,29 +1,43 @@
 """The model configuration file: which version of which model, under which labels, swapped how.
 
-In a cluster it is a mounted ConfigMap, replaced by swapping a symlink, so it is watched by content.
-Half a file, or a wrong one, changes nothing. This module loads no model.
+Whatever the file holds, it is read within bounded time and memory, and a file that cannot be
+followed is refused in one sentence. This module watches nothing and loads no model.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-import yaml
 
-from models.checkpoint.gcs import GcsError, GcsFiles, is_gcs
+from models.checkpoint.gcs import GcsFiles, is_gcs
 from models.checkpoint.manifest import NAME as MANIFEST
+from server.versions.plain_yaml import PlainYamlError, read_plain_yaml
 
-_POLL_SECONDS = 0.5
+MAX_BYTES = 64 << 10
+# A version fits in 63 bits, whoever reads it as a number.
+_MAX_VERSION_DIGITS = 18
+_MAX_NAME_CHARS = 4096
+_MAX_MESSAGE_CHARS = 300
+_MAX_QUOTED_CHARS = 60
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 class ModelFileError(ValueError):
-    """A model configuration file that cannot be used; the message says what is wrong with it."""
+    """A model configuration file that cannot be used; the message says why, in one sentence."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_sentence(message))
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -31,9 +45,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str
     path: str
-    version: str | int | None = None
+    version: str | None = None
     policy: Literal["latest"] | None = None
-    labels: dict[str, str | int] = {}
+    labels: dict[str, str] = {}
     swap_policy: Literal["availability", "resource"] | None = None
 
 
@@ -57,7 +71,7 @@ class ModelFile:
             return self.version
         try:
             published = [name for name in self._folders() if self._is_published(name)]
-        except (OSError, GcsError) as error:
+        except (OSError, ValueError) as error:
             raise ModelFileError(f"{self.path} cannot be listed: {error}") from error
         if not published:
             raise ModelFileError(f"{self.path} holds no published version")
@@ -77,108 +91,94 @@ class ModelFile:
 
 
 def is_version(name: str) -> bool:
-    """Whether a folder's name is a version's."""
-    return name.isascii() and name.isdigit()
+    """Whether a folder's name is a version's: a whole number as one would write it.
+
+    01 is none: versions are compared as numbers, and 01 and 1 would be one number in two folders.
+    """
+    is_number = name.isascii() and name.isdigit() and len(name) <= _MAX_VERSION_DIGITS
+    return is_number and (name == "0" or name[0] != "0")
 
 
 def parse_model_config(content: bytes) -> ModelFile:
     """What the file says; ModelFileError if it says nothing that can be done."""
     try:
-        found = msgspec.convert(yaml.safe_load(content.decode()), _File)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelFileError(f"it is not YAML: {' '.join(str(error).split())}") from error
+        found = msgspec.convert(read_plain_yaml(content), _File)
+    except PlainYamlError as error:
+        raise ModelFileError(str(error)) from error
     except msgspec.ValidationError as error:
         raise ModelFileError(f"it is not right: {error}") from error
     if not content.endswith(b"\n"):
         raise ModelFileError("its last line does not end: it may be half written")
     if (found.version is None) == (found.policy is None):
         raise ModelFileError("give either version or policy: latest")
-    labels = {label: str(version) for label, version in found.labels.items()}
-    version = None if found.version is None else str(found.version)
-    for name in (*labels.values(), *([] if version is None else [version])):
-        if not is_version(name):
-            raise ModelFileError(f"version {name!r} is no whole number")
+    _check_names(found)
+    _check_labels(found)
+    return ModelFile(found.name, found.path, found.version, found.labels, found.swap_policy)
+
+
+def read_model_file(path: Path) -> bytes:
+    """The content of the file, as long as that is a small one. ModelFileError if it is not."""
+    try:
+        # Without O_NONBLOCK a FIFO that nobody writes would hold the reader for good.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            return _read_small(descriptor)
+        finally:
+            os.close(descriptor)
+    except ModelFileError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"it cannot be read: {error}") from error
+
+
+def _read_small(descriptor: int) -> bytes:
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise ModelFileError(f"it is {kind}, not a regular file")
+    content = b""
+    while part := os.read(descriptor, MAX_BYTES + 1 - len(content)):
+        content += part
+    if len(content) > MAX_BYTES:
+        raise ModelFileError(f"it has more than {MAX_BYTES} bytes, the most that are read")
+    return content
+
+
+def _check_names(found: _File) -> None:
     if not found.name or "@" in found.name:
         raise ModelFileError("name must not be empty or hold an @")
-    return ModelFile(found.name, found.path, version, labels, found.swap_policy)
+    if not found.path:
+        raise ModelFileError("path must not be empty")
+    for name in (found.name, found.path, *found.labels):
+        if not name.isprintable() or len(name) > _MAX_NAME_CHARS:
+            raise ModelFileError(
+                f"{_quoted(name)} must be at most {_MAX_NAME_CHARS} printable characters"
+            )
 
 
-def read_model_config(path: Path) -> ModelFile:
-    """The same from a file; ModelFileError if it cannot be read."""
-    try:
-        return parse_model_config(path.read_bytes())
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error}") from error
+def _check_labels(found: _File) -> None:
+    """A label is no version's number and names a version. At most one is not the one served."""
+    for label in found.labels:
+        if not label or "@" in label or label.isdigit():
+            raise ModelFileError(
+                f"label {_quoted(label)} must be a word: no number, no @, not empty"
+            )
+    versions = [*([] if found.version is None else [found.version]), *found.labels.values()]
+    for version in versions:
+        if not is_version(version):
+            raise ModelFileError(
+                f"version {_quoted(version)} is no whole number, without leading zeros"
+            )
 
 
-class ModelConfigWatcher:
-    """Tells of every new content that has stood still for one look, and of every wrong one.
+def _quoted(value: str) -> str:
+    return repr(value if len(value) <= _MAX_QUOTED_CHARS else f"{value[:_MAX_QUOTED_CHARS]}...")
 
-    Where the file asks for the latest version, also tells when that has become another.
-    """
 
-    def __init__(
-        self,
-        path: Path,
-        on_file: Callable[[ModelFile], object],
-        on_error: Callable[[str], object],
-    ) -> None:
-        self._path, self._on_file, self._on_error = path, on_file, on_error
-        self._seen: bytes | None = None
-        self._done: bytes | None = None
-        self._latest: ModelFile | None = None
-        self._latest_version = ""
-        self._reason = ""
-        self._thread = threading.Thread(target=self._run, name="model-config", daemon=True)
-
-    def start(self) -> None:
-        """Look again and again, on a thread of its own."""
-        self._thread.start()
-
-    def look(self) -> None:
-        """Read the file once more."""
-        try:
-            content = self._path.read_bytes()
-        except OSError as error:
-            self._report(f"it cannot be read: {error}")
-            return
-        if content == self._seen and content != self._done:
-            self._done = content
-            self._take(content)
-        elif self._latest is not None:
-            self._look_for_latest(self._latest)
-        self._seen = content
-
-    def _take(self, content: bytes) -> None:
-        self._latest = None
-        try:
-            file = parse_model_config(content)
-        except ModelFileError as error:
-            self._report(str(error))
-            return
-        self._reason = ""
-        if file.version is None:
-            self._latest, self._latest_version = file, ""
-            self._look_for_latest(file)
-        else:
-            self._on_file(file)
-
-    def _look_for_latest(self, file: ModelFile) -> None:
-        try:
-            version = file.wanted_version()
-        except ModelFileError as error:
-            self._report(str(error))
-            return
-        if version != self._latest_version:
-            self._latest_version = version
-            self._on_file(file)
-
-    def _report(self, reason: str) -> None:
-        if reason != self._reason:
-            self._on_error(reason)
-        self._reason = reason
-
-    def _run(self) -> None:
-        while True:
-            self.look()
-            time.sleep(_POLL_SECONDS)
+def _one_sentence(message: str) -> str:
+    """Of the message what can be printed, in one line: it may quote what the file holds."""
+    line = " ".join(message.split())
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    if len(line) <= _MAX_MESSAGE_CHARS:
+        return line
+    return line[: _MAX_MESSAGE_CHARS - 3] + "..."

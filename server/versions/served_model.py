@@ -15,7 +15,12 @@ from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.gcs import SCHEME, GcsError, GcsFiles, is_gcs
 from models.checkpoint.version_folder import open_version
 from server.config import EngineConfig
-from server.versions.model_file import ModelFileError, is_version, read_model_config
+from server.versions.model_file import (
+    ModelFileError,
+    is_version,
+    parse_model_config,
+    read_model_file,
+)
 
 DEMO_MODEL = "smollm2-135m-instruct"
 
@@ -90,16 +95,18 @@ def prepare_model(config: EngineConfig) -> ServedModel:
     return find_model(config)
 
 
-def follow_model_config(config: EngineConfig) -> EngineConfig:
+def follow_model_config(config: EngineConfig) -> tuple[EngineConfig, bytes]:
     """The settings with what the model configuration file says in place of theirs, if there is one.
 
-    ModelNotFoundError for a file that cannot be followed.
+    Also the file's content, empty without a file. ModelNotFoundError for a file that cannot be
+    followed.
     """
     if not config.model_config:
-        return config
+        return config, b""
     try:
-        file = read_model_config(Path(config.model_config))
-        return replace(
+        content = read_model_file(Path(config.model_config))
+        file = parse_model_config(content)
+        followed = replace(
             config,
             model=file.path_of(file.wanted_version()),
             served_model_name=file.name,
@@ -109,6 +116,7 @@ def follow_model_config(config: EngineConfig) -> EngineConfig:
         raise ModelNotFoundError(
             f"the model configuration file {config.model_config} cannot be followed: {error}"
         ) from error
+    return followed, content
 
 
 def _copy_of(config: EngineConfig) -> Path:

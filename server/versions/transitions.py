@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from server.engine.engine import Engine
@@ -18,7 +18,7 @@ from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.served_versions import Watch
 from server.link.frames import SwapPolicy, VersionState
 from server.versions.golden import GoldenClient, GoldenError
-from server.versions.version import SwapSettings, Version, VersionError, VersionLoader
+from server.versions.version import BusyError, SwapSettings, Version, VersionError, VersionLoader
 
 _POLL_SECONDS = 0.01
 _GOLDEN_SECONDS = 120.0
@@ -44,8 +44,10 @@ class Transitions:
         self._on_change, self._clock = on_change, clock
         self._num_loads = 0
 
-    def load(self, version: Version, policy: SwapPolicy, leaving: Iterable[Version]) -> None:
-        """Read a version, and prove it where it is put on the device, after `leaving` have left.
+    def load(self, version: Version, policy: SwapPolicy, leaving: Sequence[Version]) -> None:
+        """Read a version, and prove it where it is put on the device; `leaving` leave.
+
+        They leave before weights are read only where the memory is not enough for them too.
 
         Raises ValueError or OSError for a version that cannot be read, GoldenError for wrong
         weights, and VersionError if a version does not leave or the load was interrupted. The
@@ -55,16 +57,37 @@ class Transitions:
             # A version that is refused must not cost the version to go back to.
             self._set(version, "LOADING", "looking at it")
             self._loader.inspect(version.path)
-            for each in leaving:
-                self.unload(each)
-            self._raise_if_interrupted()
             if policy == "availability":
+                self._unload_all(leaving)
                 self._load_beside(version)
-            else:
+            elif self._has_room_beside(leaving):
                 self._stage(version)
-        except (ValueError, OSError, GoldenError, VersionError) as error:
-            self._discard(version, str(error))
+                self._unload_all(leaving)
+            else:
+                self._unload_all(leaving)
+                self._stage(version)
+        except Exception as error:
+            self._discard(version, str(error) or repr(error))
             raise
+
+    def _has_room_beside(self, leaving: Sequence[Version]) -> bool:
+        """Whether host memory holds one more version. ValueError if `leaving` were not enough."""
+        num_staged = sum(each.staged is not None for each in leaving)
+        self._loader.check_room(num_staged, num_staged)
+        try:
+            self._loader.check_room(num_staged, 0)
+        except ValueError:
+            return False
+        return True
+
+    def _unload_all(self, leaving: Sequence[Version]) -> None:
+        for each in leaving:
+            self.unload(each)
+        self._raise_if_interrupted()
+
+    def keep(self, version: Version) -> None:
+        """A rollback serves it from now on."""
+        self._engine.call(lambda changes: changes.versions.keep(version.key)).result()
 
     def promote(self, before: Version, version: Version) -> Watch | None:
         """Serve a version in the place of `before`; its watch if it is on trial.
@@ -85,14 +108,14 @@ class Transitions:
 
     def take_back(self, bad: Version, version: Version, reason: str) -> None:
         """Serve a version in the place of `bad`, unless the step loop does already; end `bad`."""
-        if self._engine.versions.served != version.name:
+        if self._engine.versions.served != version.key:
             self._replace(bad, version, is_proven=True)
         self._evict(bad, "the model's version was taken back")
         self._discard(bad, f"went back to version {version.name}: {reason}")
 
     def unload(self, version: Version) -> None:
         """Free a version. VersionError if it is still in use after a time, or is served again."""
-        if version.name == self._engine.versions.previous:
+        if version.key == self._engine.versions.previous:
             # Nothing may bring back what is about to go. What has come back meanwhile stays.
             self._end_watch()
             self._raise_if_interrupted()
@@ -102,7 +125,7 @@ class Transitions:
     def check(self, version: Version) -> None:
         """Raise GoldenError unless it generates what it was published with."""
         if version.golden is not None:
-            self._golden.check(version.name, version.golden, _GOLDEN_SECONDS)
+            self._golden.check(version.key, version.golden, _GOLDEN_SECONDS)
 
     def unwatch(self) -> bool:
         """End the trial of the version that is served. Whether a fault had ended it before."""
@@ -128,8 +151,17 @@ class Transitions:
         self._engine.call(lambda changes: changes.versions.add(loaded)).result()
         self._set(version, "LOADING", "running golden prompts")
         self.check(version)
+        if self._has_twin(loaded):
+            # Two of one version would be one name for two sets of weights.
+            self._set(version, "LOADING", "proved; requests get it once it is served")
+            return
         self._engine.call(lambda changes: changes.versions.open(loaded)).result()
         self._set(version, "AVAILABLE")
+
+    def _has_twin(self, loaded: LoadedVersion) -> bool:
+        """Whether the version that is served has the same name, from another path."""
+        served = LoadedVersion(self._engine.versions.served)
+        return served.name != loaded.name and served.version == loaded.version
 
     def _stage(self, version: Version) -> None:
         """Read it into host memory."""
@@ -152,7 +184,9 @@ class Transitions:
         """
         is_watched = not is_proven and self._settings.watch_window > 0
         if self._is_on_device(version):
-            return self._serve(version, is_watched=is_watched)
+            watch = self._serve(version, is_watched=is_watched)
+            self._close_twin(before)
+            return watch
         self._set(before, "UNLOADING", "its sequences finish")
         self._engine.call(lambda changes: changes.hold()).result()
         try:
@@ -166,6 +200,13 @@ class Transitions:
         watch = self._serve(version, is_watched=is_watched)
         self._set(before, "UNLOADING", "staged in host memory, to go back to")
         return watch
+
+    def _close_twin(self, before: Version) -> None:
+        """What was served, and has the name of what is: kept, and named by no request."""
+        loaded = self._engine.versions.loaded(before.key)
+        if loaded is not None and self._has_twin(loaded):
+            self._engine.call(lambda changes: changes.versions.close(loaded)).result()
+            self._set(before, "UNLOADING", "kept on the device, to go back to")
 
     def _serve(self, version: Version, *, is_watched: bool = False) -> Watch | None:
         """Switch between two steps to a version that is on the device."""
@@ -201,14 +242,14 @@ class Transitions:
 
     def _evict(self, version: Version, message: str) -> None:
         """Have nobody run on it: its sequences finish in time or end with `message`."""
-        loaded = self._engine.versions.loaded(version.name)
+        loaded = self._engine.versions.loaded(version.key)
         if loaded is not None and not self._wait_unused(loaded):
             self._engine.end(loaded, message)
             self._wait_unused(loaded)
 
     def _leave(self, version: Version) -> None:
         """Have nobody run on it, ending none; VersionError if somebody still does after a time."""
-        loaded = self._engine.versions.loaded(version.name)
+        loaded = self._engine.versions.loaded(version.key)
         if loaded is None:
             return
         self._set(version, "UNLOADING", "waiting for its sequences")
@@ -216,15 +257,15 @@ class Transitions:
         if not self._wait_unused(loaded):
             self._engine.call(lambda changes: changes.versions.open(loaded)).result()
             self._set(version, "AVAILABLE")
-            raise VersionError(
+            raise BusyError(
                 f"version {version.name} still has sequences after "
                 f"{self._settings.swap_timeout:g} s; try again when they have ended"
             )
 
     def _discard(self, version: Version, reason: str) -> None:
         """The end of a version that nobody uses."""
-        loaded = self._engine.versions.loaded(version.name)
-        self._engine.call(lambda changes: changes.forget(version.name)).result()
+        loaded = self._engine.versions.loaded(version.key)
+        self._engine.call(lambda changes: changes.forget(version.key)).result()
         if loaded is not None:
             self._loader.drop(loaded)
         if version.staged is not None:
@@ -242,13 +283,13 @@ class Transitions:
 
     def _number(self, version: Version) -> LoadedVersion:
         self._num_loads += 1
-        return LoadedVersion(version.name, self._num_loads)
+        return LoadedVersion(version.key, self._num_loads)
 
     def _is_on_device(self, version: Version) -> bool:
-        return self._engine.versions.loaded(version.name) is not None
+        return self._engine.versions.loaded(version.key) is not None
 
     def _loaded(self, version: Version) -> LoadedVersion:
-        loaded = self._engine.versions.loaded(version.name)
+        loaded = self._engine.versions.loaded(version.key)
         if loaded is None:
             raise VersionError(f"version {version.name} is not on the device", "internal")
         return loaded

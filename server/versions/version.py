@@ -5,10 +5,12 @@ Types and protocols only: who loads weights, who is told, what is known. Nothing
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from models.checkpoint.gcs import GcsAccessError, is_gcs
 from models.checkpoint.manifest import Golden
 from server.engine.policy.sequence import LoadedVersion
 from server.link.frames import EngineErrorKind, SwapPolicy, VersionState
@@ -22,11 +24,32 @@ class VersionError(Exception):
         self.kind = kind
 
 
+class BusyError(VersionError):
+    """A version that still has sequences after a time."""
+
+
+class UnpublishedError(ValueError):
+    """A version without a manifest: it may be half written."""
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether the same load may succeed later: a disk, mount, bucket or token caused the error.
+
+    A version that was read and found wrong stays wrong, because nobody changes a version.
+    """
+    while error is not None:
+        if isinstance(error, OSError | GcsAccessError | UnpublishedError | BusyError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @dataclass(slots=True, eq=False)
 class Version:
     """What is known of a version, whatever `ServedVersions` knows aside.
 
-    `staged` are its weights in host memory, where they are there.
+    `key` is the name of its loaded versions. `asked` is `path` as it was spelled when the server
+    was started with it. `staged` are its weights in host memory, where they are there.
     """
 
     name: str
@@ -36,6 +59,19 @@ class Version:
     golden: Golden | None = None
     progress: float = 0.0
     message: str = ""
+    key: str = ""
+    asked: str = ""
+
+    def __post_init__(self) -> None:
+        self.key = self.key or self.name
+
+    def is_at(self, path: str) -> bool:
+        """Whether it was read from there, however that is spelled."""
+        return path in (self.path, self.asked) or _place(path) == _place(self.path)
+
+
+def _place(path: str) -> str:
+    return path.rstrip("/") if is_gcs(path) else os.path.realpath(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +91,9 @@ class VersionLoader[Staged](Protocol):
 
     def inspect(self, path: str) -> None:
         """Read nothing but what tells whether a version could take the served one's place."""
+
+    def check_room(self, num_staged: int, num_leaving: int) -> None:
+        """ValueError if there is no room to stage one more, once `num_leaving` have left."""
 
     def load(self, version: LoadedVersion, path: str, progress: Callable[[float], None]) -> Golden:
         """Put a version on the device beside what is there; its golden prompts."""

@@ -9,7 +9,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from server.api.health import Health
-from server.api.servers.http import create_http_app
+from server.api.servers.http_server import create_http_app
 from server.api.service import Service
 from server.config import ServerConfig
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from antipode.types import Options
 
-from server.api.servers.http import create_http_app
+from server.api.servers.http_server import create_http_app
 from server.config import ServerConfig
 from server.engine.policy.step import ScheduledRow
 from server.engine.programs.buckets import Bucket

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from server.api.generation import GenerateRequest, ResumePoint, Sampling
-from server.api.servers.http import create_http_app
+from server.api.servers.http_server import create_http_app
 from server.config import ServerConfig
 from server.errors import ApiError, ErrorKind
 from server.pb.antipode.v1 import generation_pb2 as pb

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 import uvicorn
 
-from server.api.servers.grpc import create_grpc_server
-from server.api.servers.http import create_http_app
+from server.api.servers.grpc_server import create_grpc_server
+from server.api.servers.http_server import create_http_app
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle

@@ -16,9 +16,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_serving_checkpoint(folder: Path) -> Path:
+def write_serving_checkpoint(folder: Path, **sizes: int) -> Path:
     """Random weights that never end a sequence by themselves, and what reads and writes text."""
-    write_checkpoint(folder, LLAMA | {"max_position_embeddings": 2048})
+    write_checkpoint(folder, LLAMA | {"max_position_embeddings": 2048} | sizes)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(SPECIAL_TOKENS + alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))

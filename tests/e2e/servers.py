@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 PROJECT = Path(__file__).parents[2]
 REAL = "server"
 FAKE = "tests.e2e.fake_server"
+PAUSED = "tests.e2e.paused_server"
 START_SECONDS = 200.0
 
 

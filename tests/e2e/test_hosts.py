@@ -53,7 +53,15 @@ def is_serving(server, version):
 
 
 @pytest.fixture
-def start_group(start):
+def secret_file(tmp_path):
+    """A file with the secret of a group."""
+    file = tmp_path / "secret"
+    file.write_text("the secret of this group\n")
+    return file
+
+
+@pytest.fixture
+def start_group(start, secret_file):
     """Start the hosts of a slice, the leader first, and wait until they serve.
 
     All of them share each layer, unless `tensor_size` are to. `apart` are their networks.
@@ -68,6 +76,7 @@ def start_group(start):
                 f"--hosts={hosts}",
                 f"--host-index={index}",
                 f"--group-timeout-seconds={BOUND_SECONDS}",
+                f"--group-secret-file={secret_file}",
                 f"--tensor-parallel-size={tensor_size or size}",
                 "--dtype=float32",
                 *flags,
@@ -232,6 +241,33 @@ async def test_a_host_that_is_killed_ends_all_of_them(start_group, index, proces
     assert codes[1 - index] == 1
     assert all(codes)
     assert group[1 - index].logged(f"host {index} is gone")
+
+
+def test_hosts_apart_do_not_start_without_a_secret(start):
+    """Before anything listens."""
+    for index in (0, 1):
+        server = start(REAL, "--hosts=192.0.2.1,192.0.2.2", f"--host-index={index}")
+        assert server.wait_exit() == 1
+        assert server.logged("group_secret_file is not set, so anyone who reaches the port")
+
+
+def test_hosts_with_different_secrets_do_not_come_together(start, secret_file, tmp_path):
+    another = tmp_path / "another"
+    another.write_text("the secret of another group")
+    hosts = f"--hosts=127.0.0.1:{first_free_port(2)},127.0.0.1"
+    group = [
+        start(
+            REAL,
+            hosts,
+            f"--host-index={index}",
+            f"--group-secret-file={secret}",
+            "--group-start-timeout-seconds=3",
+        )
+        for index, secret in enumerate((secret_file, another))
+    ]
+    assert [server.wait_exit(60) for server in group] == [1, 1]
+    assert group[0].logged("it says that it is host 1 but has another secret")
+    assert group[1].logged("has not proved to be host 0")
 
 
 def test_a_host_that_does_not_come_is_told(start):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -17,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.swap import FLAGS, MODEL, TOKEN, connected, run
 from models.checkpoint import manifest
-from tests.e2e.servers import REAL, wait_for
+from tests.e2e.servers import PAUSED, REAL, wait_for
 
 
 @pytest.fixture
@@ -54,15 +57,16 @@ def start_swapping(start, tmp_path, config):
     token = tmp_path / "token"
     token.write_text(TOKEN)
 
-    def start_one(*flags):
+    def start_one(*flags, module=REAL, **environment):
         return start(
-            REAL,
+            module,
             f"--model-config={config.path}",
             f"--admin-token-file={token}",
             "--admin-port=0",
             "--admin-grpc-port=0",
             *FLAGS,
             *flags,
+            **environment,
         )
 
     return start_one
@@ -119,22 +123,101 @@ async def test_what_goes_wrong_leaves_what_is_served(start_swapping, tmp_path):
     assert server.metric("antipode_compilations_after_ready_total") == 0
 
 
-async def test_a_killed_server_comes_back_with_the_version_of_its_file(start_swapping, config):
-    steps = ["/versions/2/load", "/versions/2/promote", "/rollback"]
-    for number, step in enumerate(steps):
-        server = await asyncio.to_thread(start_swapping().wait_ready)
-        assert is_served(server, "1")
+LOAD, PROMOTE, ROLLBACK = "/versions/2/load", "/versions/2/promote", "/rollback"
+# The phase in which the server is killed: policy, the calls up to it, its words, and their turn.
+PHASES = {
+    "looking at a version": ("availability", [LOAD], "looking at it", 1),
+    "loading next to the served": ("availability", [LOAD], "reading weights", 1),
+    "proving what was loaded": ("availability", [LOAD], "running golden prompts", 1),
+    "staging": ("resource", [LOAD], "reading weights", 1),
+    "switching, held": ("resource", [LOAD, PROMOTE], "its sequences finish", 1),
+    "switching, exchanging": ("resource", [LOAD, PROMOTE], "moving to the device", 1),
+    "going back, held": ("resource", [LOAD, PROMOTE, ROLLBACK], "its sequences finish", 2),
+    "going back, exchanging": ("resource", [LOAD, PROMOTE, ROLLBACK], "moving to the device", 2),
+}
+
+
+async def test_a_server_killed_in_any_phase_comes_back_with_the_version_of_its_file(
+    start_swapping, config, tmp_path
+):
+    for number, (phase, (policy, calls, words, turn)) in enumerate(PHASES.items()):
+        reached = tmp_path / f"reached-{number}"
+        pause = {"PAUSE_IN": words, "PAUSE_TURN": str(turn), "PAUSE_FILE": str(reached)}
+        server = await asyncio.to_thread(start_swapping(module=PAUSED, **pause).wait_ready)
+        assert is_served(server, "1"), phase
         async with connected(server) as client:
-            for done in steps[:number]:
-                await client.admin("POST", done, policy="resource")
-            change = asyncio.create_task(client.admin("POST", step))
-            await asyncio.sleep(0.005)
+            for done in calls[:-1]:
+                await client.admin("POST", done, policy=policy)
+            change = asyncio.create_task(client.admin("POST", calls[-1], policy=policy))
+            await asyncio.to_thread(wait_for, reached.exists, phase)
+            assert not change.done(), phase
             server.process.kill()
             with contextlib.suppress(httpx.HTTPError):
                 await change
     config.write(version="2")
     server = await asyncio.to_thread(start_swapping().wait_ready)
     assert is_served(server, "2")
+
+
+BOMB = "a: &a [x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in itertools.pairwise("abcdefghijkl")
+)
+
+
+async def test_no_content_of_the_file_ends_the_server_or_its_watcher(start_swapping, config):
+    server = await asyncio.to_thread(start_swapping().wait_ready)
+    async with connected(server) as client:
+        # The file did not change since the start, so what a command asks for holds.
+        await client.admin("POST", "/versions/2/load")
+        await client.admin("POST", "/versions/2/promote")
+        await asyncio.sleep(1.5)
+        assert is_served(server, "2")
+        named = await client.over_http(0, "tiny@2")
+        assert named == await client.over_grpc(0, "tiny@2")
+        assert named.version == "2"
+
+        for content, words in (
+            (BOMB, "it holds an anchor"),
+            ("name: tiny\npath: models/tiny\nversion: 2026-13-01\n", "is no whole number"),
+        ):
+            config.write(text=content)
+            await error(client, words)
+        config.path.unlink()
+        os.mkfifo(config.path)
+        await error(client, "it is a FIFO")
+        assert is_served(server, "2")
+        config.path.unlink()
+        config.path.symlink_to(Path("..data") / "model.yaml")
+        config.write(version="1")
+        await asyncio.to_thread(wait_for, lambda: is_served(server, "1"), "the next right file")
+        assert (await client.admin("GET", "/versions"))["config_error"] == ""
+    assert server.metric("antipode_thread_faults_total", thread="model-config") == 0
+
+
+@pytest.mark.parametrize("kind", ["fifo", "bomb", "date"])
+def test_a_server_says_in_one_sentence_why_it_does_not_start_on_a_file(tmp_path, kind):
+    path = tmp_path / "model.yaml"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        text = "name: tiny\npath: models/tiny\nversion: 2026-13-01\n"
+        path.write_text(BOMB if kind == "bomb" else text)
+    command = [sys.executable, "-m", "server", "serve", f"--model-config={path}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(
+        f"antipode serve: the model configuration file {path} cannot be followed: "
+    )
+    assert "Traceback" not in ended.stderr
+
+
+async def error(client, words):
+    """Wait until the server says that it does not follow the file for this reason."""
+    deadline = asyncio.get_running_loop().time() + 20
+    while words not in (found := await client.admin("GET", "/versions"))["config_error"]:
+        assert asyncio.get_running_loop().time() < deadline, found
+        await asyncio.sleep(0.1)
 
 
 DAMAGES = {

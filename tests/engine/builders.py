@@ -22,6 +22,7 @@ def make_sequence(
     index=0,
     arrival=0.0,
     deadline=None,
+    source="",
     version=None,
     params=None,
     **fields,
@@ -38,6 +39,7 @@ def make_sequence(
         num_received_tokens=len(received),
         arrival=arrival,
         deadline=deadline,
+        source=source,
         version=version,
     )
 

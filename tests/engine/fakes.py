@@ -226,6 +226,7 @@ class FakeLoader:
     """Weights that are a number, read from a path: "fails" and what is not there cannot be read.
 
     A version that was never loaded is the first one, of weights 0. `before_read` runs in a load.
+    A path in `unreadable` is found and then fails. Host memory has room for `num_stageable`.
     """
 
     def __init__(self) -> None:
@@ -236,6 +237,8 @@ class FakeLoader:
         self.dropped: list[str] = []
         self.num_forgotten = 0
         self.before_read: Callable[[], None] = lambda: None
+        self.num_stageable = 1
+        self.unreadable: dict[str, Exception] = {}
 
     def weights_of(self, version: LoadedVersion) -> int:
         return self.weights[version] if version.number else self.weights.get(version, 0)
@@ -243,6 +246,10 @@ class FakeLoader:
     def inspect(self, path):
         if path not in self.paths:
             raise ValueError(f"{path} is not there")
+
+    def check_room(self, num_staged, num_leaving):
+        if num_staged - num_leaving >= self.num_stageable:
+            raise ValueError("no room")
 
     def load(self, version, path, progress):
         weights, golden = self._read(path, progress)
@@ -269,6 +276,8 @@ class FakeLoader:
         progress(0.5)
         self.before_read()
         progress(0.75)
+        if path in self.unreadable:
+            raise self.unreadable[path]
         if path not in self.paths:
             raise OSError(f"{path} is not there")
         weights = self.paths[path]

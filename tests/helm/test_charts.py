@@ -259,7 +259,7 @@ class TestPod:
         assert spec["replicas"] == 0
 
     def test_the_probes_of_the_pod_are_routes_of_the_server(self, container):
-        source = (PROJECT / "server" / "api" / "http").rglob("*.py")
+        source = (PROJECT / "server" / "api" / "servers").rglob("*.py")
         routes = " ".join(path.read_text() for path in source)
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert f'"{container[probe]["httpGet"]["path"]}"' in routes

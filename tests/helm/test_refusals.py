@@ -111,6 +111,11 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             {"compileCache.storageClass": "fast", "slice": "v6e:4x4"},
             "which only one pod can mount, and v6e:4x4 has 4 hosts",
         ),
+        (
+            {"slice": "v6e:4x4"},
+            "server.groupSecret is empty, but v6e:4x4 has 4 hosts, which prove themselves to each "
+            "other by a secret; create a Secret whose key secret",
+        ),
         ({"server.groupPort": 8470}, "but 8471 is a port of the server or of libtpu"),
         (
             {"slice": "v6e:4x4", "startupSeconds": 300},
@@ -162,6 +167,7 @@ def test_a_gateway_that_does_not_fit_is_refused_in_a_sentence(changes, words):
         ("antipode", "server.extra", {"max_que_len": 8}),
         ("antipode", "server.extra", {"http_port": 8080}),
         ("antipode", "server.hangTimeoutSeconds", 0),
+        ("antipode", "server.groupSecret", "Not A Name"),
         ("antipode", "model.name", "chat@2"),
         ("antipode", "model.labels", {"canary": "v4"}),
         ("antipode", "model.labels", {'a: "1"\nversion': "4"}),

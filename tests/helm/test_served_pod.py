@@ -136,6 +136,10 @@ def group(tmp_path):
     token = tmp_path / "0" / "etc" / "antipode-admin" / "token"
     token.parent.mkdir()
     token.write_text("secret")
+    for pod in pods:
+        secret = pod.folder / "etc" / "antipode-group" / "secret"
+        secret.parent.mkdir()
+        secret.write_text("the secret of this group")
     return pods
 
 

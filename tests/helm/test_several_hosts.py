@@ -65,6 +65,38 @@ class TestSeveralHosts:
         assert mounts[0] - mounts[1] == {"admin"}
         assert leader["resources"] == follower["resources"]
 
+    def test_every_host_reads_the_same_secret_which_its_user_alone_may_read(self, pods):
+        for pod in pods:
+            (container,) = pod["spec"]["containers"]
+            variables = {v["name"]: v["value"] for v in container["env"]}
+            mounts = {m["name"]: m for m in container["volumeMounts"]}
+            volumes = {v["name"]: v for v in pod["spec"]["volumes"]}
+            assert variables["ANTIPODE_GROUP_SECRET_FILE"] == "/etc/antipode-group/secret"
+            assert mounts["group"]["mountPath"] == "/etc/antipode-group"
+            assert mounts["group"]["readOnly"]
+            assert volumes["group"]["secret"] == {
+                "secretName": "antipode-group",
+                "defaultMode": 0o400,
+                "items": [{"key": "secret", "path": "secret"}],
+            }
+            # A Secret's files belong to root: the group of the pod is who reads them.
+            assert pod["spec"]["securityContext"]["fsGroup"] == 10001
+
+    def test_jax_proves_hosts_by_the_coordinators_secret_and_does_not_go_on_without(self):
+        objects = render("antipode", merged(SEVERAL, {"server.coordinatorSecret": "coordinator"}))
+        for pod in pods_of(objects):
+            (container,) = pod["spec"]["containers"]
+            variables = {v["name"]: v["value"] for v in container["env"]}
+            mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
+            volumes = {v["name"]: v for v in pod["spec"]["volumes"]}
+            secret = volumes["coordinator"]["secret"]
+            assert (secret["secretName"], secret["defaultMode"]) == ("coordinator", 0o400)
+            files = {f"{mounts['coordinator']}/{item['path']}" for item in secret["items"]}
+            jax = {n: v for n, v in variables.items() if n.startswith("JAX_")}
+            assert files == {v for n, v in jax.items() if n.endswith("_FILE")}
+            assert jax["JAX_MTLS_PEER_URI_PREFIX"] == "spiffe://antipode/"
+            assert jax["JAX_DISTRIBUTED_VERIFY_SECURE_CREDENTIALS"] == "true"
+
     def test_each_host_has_its_chips_and_interfaces_and_knows_the_whole_slice(self, pods):
         for pod in pods:
             (container,) = pod["spec"]["containers"]

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 
 from server.config import EngineConfig
-from server.hosts.connection import Connection
-from server.hosts.followers import gather
-from server.hosts.leader import join
+from server.hosts.gathering import gather
+from server.hosts.handshake import HANDSHAKE_SECONDS, HandshakeError, admit, enter
+from server.hosts.joining import join
 from server.hosts.messages import (
     Agreed,
     Chips,
@@ -22,18 +22,19 @@ from server.hosts.messages import (
     Done,
     Facts,
     Failed,
-    Hello,
     Leaving,
     Stop,
     Welcome,
     follower_codec,
 )
+from server.hosts.watched_connection import Connection
 from server.slice.chips import ChipUse
-from server.slice.group import Group, GroupError, HostLink
+from server.slice.host_group import Group, GroupError, HostLink
 from server.slice.interfaces import Interface
 from tests.e2e.servers import first_free_port
 
 SOFTWARE = "antipode 1 with jax 2"
+SECRET = b"the secret of this group"
 SETTINGS = EngineConfig(model="/models/toy/7", group_start_timeout_seconds=5.0)
 ETH1 = Interface(name="eth1", address="127.0.0.3", mtu=8896)
 
@@ -102,16 +103,25 @@ class FakeListener:
         self.told.put(("chips", index, use))
 
 
-def gathering(pool, group, *, listener=None, software=SOFTWARE, settings=SETTINGS, addresses=()):
+def gathering(
+    pool, group, *, listener=None, software=SOFTWARE, settings=SETTINGS, addresses=(), secret=SECRET
+):
     """The leader, about to have its followers."""
     welcome = Welcome(config=settings, version="7", addresses=addresses)
     return pool.submit(
-        gather, group, welcome, software, lambda num_here: None, listener or FakeListener()
+        gather, group, secret, welcome, software, lambda num_here: None, listener or FakeListener()
     )
 
 
-def joining(pool, group, index, *, software=SOFTWARE, settings=SETTINGS, interfaces=()):
-    return pool.submit(join, replace(group, index=index), settings, software, interfaces)
+def joining(
+    pool, group, index, *, software=SOFTWARE, settings=SETTINGS, interfaces=(), secret=SECRET
+):
+    return pool.submit(join, replace(group, index=index), secret, settings, software, interfaces)
+
+
+def proved(peer, index):
+    """The connection of a host that has proved itself."""
+    return Connection(peer, follower_codec(), enter(peer, SECRET, index, SOFTWARE))
 
 
 @pytest.fixture
@@ -147,7 +157,7 @@ class TestComingTogether:
     def test_progress_says_how_many_are_here(self, pool, group):
         seen = []
         welcome = Welcome(config=SETTINGS, version="7", addresses=())
-        leading = pool.submit(gather, group, welcome, SOFTWARE, seen.append, FakeListener())
+        leading = pool.submit(gather, group, SECRET, welcome, SOFTWARE, seen.append, FakeListener())
         for index in (1, 2):
             joining(pool, group, index)
         leading.result()
@@ -165,7 +175,7 @@ class TestComingTogether:
     def test_a_host_that_was_started_again_replaces_itself(self, pool, group):
         leading = gathering(pool, group)
         before = knock(group)
-        Connection(before, follower_codec()).send(Hello(index=1, software=SOFTWARE))
+        proved(before, 1)
         time.sleep(0.1)
         again = joining(pool, group, 1)
         time.sleep(0.1)
@@ -203,6 +213,78 @@ class TestComingTogether:
             gathering(pool, group).result()
 
 
+def stalled(group, count):
+    """Callers that say nothing, one that drips, and one that asks for a page."""
+    callers = [knock(group) for _ in range(count)]
+    callers[0].sendall(b"\0")
+    callers[-1].sendall(b"GET / HTTP/1.1\r\n\r\n")
+    return callers
+
+
+class TestStrangers:
+    """Whoever reaches the port without the secret neither ends a start nor delays it."""
+
+    def test_fifty_silent_callers_delay_nothing_before_and_during_a_start(self, pool, group):
+        leading = gathering(pool, group)
+        callers = stalled(group, 50)
+        since = time.monotonic()
+        joining(pool, group, 1)
+        callers += stalled(group, 50)
+        joining(pool, group, 2)
+        assert [link.index for link in leading.result().links] == [1, 2]
+        # Whoever waited for one silent caller after another would have waited longer for the first.
+        assert time.monotonic() - since < HANDSHAKE_SECONDS
+        for caller in callers:
+            caller.close()
+
+    @pytest.mark.parametrize("secret", [b"the secret of another group", b""], ids=["false", "none"])
+    def test_a_host_with_another_secret_or_none_stays_outside(self, pool, group, caplog, secret):
+        leading = gathering(pool, group)
+        brief = replace(SETTINGS, group_start_timeout_seconds=1.0)
+        false = joining(pool, group, 1, secret=secret, settings=brief)
+        with pytest.raises(GroupError, match=r"has not proved to be host 0: .* same group_secret"):
+            false.result()
+        assert "it says that it is host 1 but has another secret" in caplog.text
+        for index in (1, 2):
+            joining(pool, group, index)
+        assert len(leading.result().links) == 2
+
+    def test_a_leader_without_the_secret_has_no_followers(self, pool, group):
+        brief = replace(SETTINGS, group_start_timeout_seconds=1.0)
+        leading = gathering(pool, group, secret=b"", settings=brief)
+        joining(pool, group, 1, settings=brief)
+        with pytest.raises(GroupError, match="only 1 of 3 hosts came in time"):
+            leading.result()
+
+    def test_a_follower_waits_for_the_true_leader_past_an_impostor(self, pool, group, caplog):
+        with socket.create_server(("127.0.0.1", group.port)) as impostor:
+            waiting = joining(pool, group, 1)
+            peer, _ = impostor.accept()
+            with peer:
+                admitting = pool.submit(admit, peer, b"a guess")
+                with pytest.raises(HandshakeError):
+                    admitting.result()
+        pool.running.remove(admitting)
+        joining(pool, group, 2)
+        gathering(pool, group).result()
+        assert waiting.result().version == "7"
+        assert "has not proved to be host 0" in caplog.text
+
+    @pytest.mark.parametrize("index", [0, 3])
+    def test_an_index_outside_of_the_group_is_turned_away(self, pool, group, caplog, index):
+        leading = gathering(pool, group)
+        with knock(group) as peer:
+            proved(peer, index)
+            for host in (1, 2):
+                joining(pool, group, host)
+            leading.result()
+        assert f"it is host {index} of a group of 3" in caplog.text
+
+    def test_nobody_comes_in_once_the_group_is_complete(self, together, group):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", group.port))
+
+
 class TestClaimedInterfaces:
     """Linux answers on every address of 127.0.0.0/8, so these play the networks of a claim."""
 
@@ -220,6 +302,21 @@ class TestClaimedInterfaces:
         assert links == tuple(
             HostLink(index=index, interface="eth1", address="127.0.0.3") for index in (1, 2)
         )
+
+    def test_the_leader_knows_the_one_address_that_all_followers_use(self, pool, group):
+        apart = replace(group, hostnames=("leader", "b", "c"))
+        for interfaces, address in [((ETH1,), "127.0.0.2"), ((), "127.0.0.1")]:
+            leading = gathering(pool, apart, addresses=("127.0.0.2",))
+            for index in (1, 2):
+                joining(pool, group, index, interfaces=interfaces)
+            assert leading.result().meeting_address == address
+
+    def test_followers_that_use_several_addresses_of_the_leader_meet_on_all(self, pool, group):
+        apart = replace(group, hostnames=("leader", "b", "c"))
+        leading = gathering(pool, apart, addresses=("127.0.0.2",))
+        joining(pool, group, 1, interfaces=(ETH1,))
+        joining(pool, group, 2)
+        assert leading.result().meeting_address == ""
 
     def test_the_pods_network_is_used_where_they_do_not(self, pool, group):
         elsewhere = replace(ETH1, address="192.0.2.1")
@@ -306,10 +403,9 @@ class TestLoss:
         leading = gathering(pool, group, listener=told)
         joining(pool, group, 1)
         with knock(group) as peer:
-            line = Connection(peer, follower_codec())
-            line.send(Hello(index=2, software=SOFTWARE))
+            line = proved(peer, 2)
             line.receive(5)
             line.send(Chosen())
             leading.result().start(5.0)
-            peer.sendall((3).to_bytes(4, "big") + b"???")
-            assert told.lost.reason().startswith("host 2 is gone: ")
+            peer.sendall((3).to_bytes(4, "big") + b"???" * 8)
+            assert told.lost.reason().startswith("host 2 is gone: bytes arrived that it did not")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -7,8 +8,9 @@ from queue import Queue
 
 import pytest
 
-from server.link.codec import api_codec
+from server import threads
 from server.link.frames import Abort, EngineInfo, Fatal, Pulse, Step, Submit, TokenEvent
+from server.link.framing import api_codec
 from server.link.sampling import SamplingParams
 from server.link.server import LinkServer
 
@@ -228,3 +230,58 @@ def test_closing_does_not_wait_for_a_client_that_reads_nothing(tmp_path, inbox):
     server.close(timeout=0.05)
     assert time.monotonic() - started < 2
     peer.close()
+
+
+def test_a_connection_whose_frame_fails_the_inbox_ends_and_is_reported(connect, inbox, link):
+    """Or its sequences would keep their blocks for an API process that nobody hears."""
+    link._inbox = FailingInbox(inbox)
+    peer = connect()
+    peer.send(SUBMIT)
+    number, frame = inbox.next()
+    assert frame is None
+    assert peer.next() is None
+    other = connect()
+    other.send(Abort(request_id=1))
+    assert inbox.next() == (number + 1, Abort(request_id=1))
+
+
+def test_the_server_accepts_again_after_no_descriptor_was_left(link, connect, inbox, monkeypatch):
+    monkeypatch.setattr(threads, "_PAUSE_SECONDS", 0.0)
+    link._listener = ScarceListener(link._listener, num_failures=2)
+    first = connect()  # Ends the accept() that waits already.
+    first.send(SUBMIT)
+    inbox.next()
+    second = connect()
+    second.send(SUBMIT)
+    assert inbox.next()[1] == SUBMIT
+
+
+class FailingInbox:
+    """Fails on a Submit, and passes on everything else."""
+
+    def __init__(self, inbox):
+        self.inbox = inbox
+
+    def receive(self, client, frame):
+        if isinstance(frame, Submit):
+            raise RuntimeError("nobody foresaw this")
+        self.inbox.receive(client, frame)
+
+    def disconnect(self, client):
+        self.inbox.disconnect(client)
+
+
+class ScarceListener:
+    """A listener whose next accepts fail."""
+
+    def __init__(self, listener, num_failures):
+        self.listener, self.num_failures = listener, num_failures
+
+    def accept(self):
+        if self.num_failures:
+            self.num_failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self.listener.accept()
+
+    def __getattr__(self, name):
+        return getattr(self.listener, name)

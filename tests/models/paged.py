@@ -20,7 +20,7 @@ from models.decoder.decoder import pool_shapes
 from models.decoder.layout import DecoderLayout
 from models.hf_config import read_config
 from models.sharding import TENSOR, make_mesh
-from models.weights.weights import abstract_decoder, leaf_shardings, load_leaves
+from models.weights.loading import abstract_decoder, leaf_shardings, load_leaves
 
 BLOCK_SIZE = 16
 _PAD_TO = 64

@@ -9,7 +9,7 @@ import pytest
 from server.config import EngineConfig
 from server.engine.device.executor import Executor
 from server.processes import build
-from server.slice.group import GroupError
+from server.slice.host_group import GroupError
 
 
 @pytest.mark.parametrize(("digest", "is_told"), [("", True), ("abc", False)])

@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.config import EngineConfig
 from server.engine.policy.layer_kinds import KVKind
-from server.link.codec import api_codec
 from server.link.frames import Abort, EngineInfo, Fatal, Pulse, Step, Submit
+from server.link.framing import api_codec
 from server.link.sampling import SamplingParams
 from server.processes.build import Built
 from server.processes.engine import EngineProcess

@@ -13,7 +13,7 @@ from server.processes import listener as listener_module
 from server.processes.engine_status import Status
 from server.processes.listener import ServingListener
 from server.slice.chips import ChipUse
-from server.slice.group import HostLink
+from server.slice.host_group import HostLink
 
 
 class FakeLink:

@@ -10,6 +10,7 @@ import pytest
 from server.link.frames import VersionCommand, VersionResult
 from server.processes import version_commands
 from server.processes.version_commands import VersionCommands, follow_model_file
+from server.versions.model_file_watcher import Started
 from server.versions.version import VersionError
 
 COMMAND = VersionCommand(command_id=3, action="rollback")
@@ -40,31 +41,16 @@ def test_a_command_is_answered_once_it_is_done_after_a_pulse(error, result):
     assert sent == ["pulse", (7, result)]
 
 
-class FakeWatcher:
-    """Takes the file it is given for the one that was found."""
-
-    found = None
-
-    def __init__(self, path, follow, reject):
-        self.follow = follow
-
-    def start(self):
-        self.follow(self.found)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("tiny", "followed tiny"),
-        ("other", "name is other, but this server was started for tiny"),
-    ],
-)
-def test_a_file_of_another_model_is_rejected(monkeypatch, tmp_path, name, expected):
-    heard = []
-    monkeypatch.setattr(version_commands, "ModelConfigWatcher", FakeWatcher)
-    monkeypatch.setattr(FakeWatcher, "found", SimpleNamespace(name=name))
-    manager = SimpleNamespace(
-        follow=lambda file: heard.append(f"followed {file.name}"), reject=heard.append
+@pytest.mark.parametrize("content", [b"name: tiny\n", b""])
+def test_the_file_is_followed_from_what_the_server_was_started_with(monkeypatch, tmp_path, content):
+    made = []
+    monkeypatch.setattr(
+        version_commands,
+        "ModelFileWatcher",
+        lambda *args: made.append(args) or SimpleNamespace(start=lambda: made.append("started")),
     )
-    follow_model_file(tmp_path / "model.json", "tiny", manager)
-    assert heard == [expected]
+    manager = SimpleNamespace(follow="follow", reject="reject")
+    started = Started(content, "1")
+    follow_model_file(tmp_path / "model.json", "tiny", manager, started)
+    given = started if content else None
+    assert made == [(tmp_path / "model.json", "tiny", "follow", "reject", given), "started"]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from server.config import EngineConfig
-from server.slice.group import find_group
+from server.slice.host_group import find_group
 from server.slice.interfaces import Interface
 from server.slice.resolve import Sources, resolve
 from server.slice.sources import (

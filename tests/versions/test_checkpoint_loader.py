@@ -23,6 +23,10 @@ class FakeWeightSets:
     def __init__(self):
         self.loaded, self.progress = {}, []
 
+    def check(self, folder):
+        if (folder.copy / "config.json").read_text() == '{"other": 1}':
+            raise ValueError("another shape")
+
     def load(self, version, folder, progress):
         progress("weights", 0.5)
         assert (folder.copy / "config.json").exists()
@@ -115,6 +119,29 @@ def test_staging_needs_host_memory_for_the_weights_and_for_reading_them(weights,
     CheckpointLoader(weights, tokenizer_sums(folder), host_bytes=GIB + (256 << 20)).stage(
         str(folder), lambda _: None
     )
+
+
+def test_another_shape_is_refused_before_any_room_is_made(loader, tmp_path):
+    folder = write(tmp_path / "3", is_published=False)
+    (folder / "config.json").write_text('{"other": 1}')
+    manifest.write(folder, GOLDEN)
+    with pytest.raises(ValueError, match="another shape"):
+        loader.inspect(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("num_gib", "num_staged", "num_leaving", "has_room"),
+    [(2, 0, 0, True), (2, 1, 0, False), (2, 1, 1, True), (3, 1, 0, True), (1, 0, 0, False)],
+)
+def test_room_in_host_memory_is_for_all_that_stay(
+    weights, folder, num_gib, num_staged, num_leaving, has_room
+):
+    loader = CheckpointLoader(weights, tokenizer_sums(folder), host_bytes=num_gib * GIB)
+    if has_room:
+        loader.check_room(num_staged, num_leaving)
+    else:
+        with pytest.raises(ValueError, match="may be used"):
+            loader.check_room(num_staged, num_leaving)
 
 
 def test_progress_may_end_a_load(loader, weights, folder):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from contextlib import suppress
 
 import pytest
 
+from models.checkpoint.gcs import GcsAccessError
+from server import threads
 from server.engine.engine import OWN_CLIENT, Engine
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.layer_kinds import KVKind
@@ -17,10 +20,17 @@ from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.link.frames import Submit, VersionCommand
 from server.link.sampling import SamplingParams
+from server.threads import fault_counts
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
 from server.versions.model_file import ModelFile
-from server.versions.version import SwapSettings, Version, VersionError
+from server.versions.version import (
+    SwapSettings,
+    UnpublishedError,
+    Version,
+    VersionError,
+    may_pass,
+)
 from tests.engine.fakes import (
     EOS,
     NAN_WEIGHTS,
@@ -53,7 +63,9 @@ class FakeSwapObserver:
 class Server:
     """An engine that serves version 1, its manager, and one client's requests."""
 
-    def __init__(self, policy="availability", watch_window=0.0, swap_timeout=5.0):
+    def __init__(
+        self, policy="availability", watch_window=0.0, swap_timeout=5.0, clock=time.monotonic
+    ):
         self.runner = FakeRunner(
             kinds=(KVKind(None, 65),), block_size=4, max_num_seqs=4, max_num_batched_tokens=16
         )
@@ -81,6 +93,7 @@ class Server:
             Version("1", "/models/1", "AVAILABLE"),
             SwapSettings(policy=policy, watch_window=watch_window, swap_timeout=swap_timeout),
             self.swaps,
+            clock=clock,
         )
         self.events = {}
         self._request_ids = iter(range(1, 10_000))
@@ -354,7 +367,6 @@ def test_a_rollback_ends_a_load(start):
         assert go_on.wait(10)
 
     server.loader.before_read = read
-    # Loading version 3 gives up version 1, so there is nothing to go back to: the load still ends.
     load = server.manager.command(
         VersionCommand(command_id=1, action="load", version="3", path="/models/3")
     )
@@ -362,7 +374,80 @@ def test_a_rollback_ends_a_load(start):
     back = server.manager.command(VersionCommand(command_id=2, action="rollback"))
     go_on.set()
     assert "a rollback came first" in str(load.exception(10))
-    assert "no version to go back to" in str(back.exception(10))
+    back.result(10)
+    assert server.states["1"] == "AVAILABLE*"
+    assert server.answers(server.submit(), weights=0)
+
+
+FAILED_LOADS = [
+    # Policy, how many staged versions there is room for, and what ends the load.
+    ("availability", 1, "unreadable"),
+    ("availability", 1, "wrong golden tokens"),
+    ("resource", 1, "unreadable"),
+    ("resource", 2, "unreadable"),
+    ("resource", 1, "wrong golden tokens"),
+]
+
+
+class TestRollbackAfterAFailedLoad:
+    """Whatever ends a load, and wherever its memory came from, the version before is kept."""
+
+    def fail(self, server, damage):
+        if damage == "unreadable":
+            server.loader.unreadable["/models/3"] = ValueError("byte 7 is wrong")
+        server.loader.golden[3] = golden_of(2)
+        with suppress(VersionError):
+            server.do("load", "3")
+        with suppress(VersionError):
+            server.do("promote", "3")
+
+    @pytest.mark.parametrize(("policy", "num_stageable", "damage"), FAILED_LOADS)
+    def test_a_load_that_fails_leaves_a_version_to_go_back_to(
+        self, start, policy, num_stageable, damage
+    ):
+        server = start(policy=policy)
+        server.loader.num_stageable = num_stageable
+        server.do("load", "2")
+        server.do("promote", "2")
+        self.fail(server, damage)
+        assert server.states["2"] == "AVAILABLE*"
+        assert server.states["3"] == "END"
+        server.do("rollback")
+        assert server.answers(server.submit(), weights=0)
+
+    @pytest.mark.parametrize("policy", POLICIES)
+    def test_a_version_to_go_back_to_that_is_lost_is_reported(self, start, policy):
+        server = start(policy=policy)
+        server.do("load", "2")
+        server.do("promote", "2")
+        server.loader.unreadable["/models/1"] = OSError("the disk is gone")
+        self.fail(server, "unreadable")
+        message = server.status("1").message
+        assert message.startswith("there is no version to go back to: version 1 made room for")
+        assert message.endswith("could not be loaded again: the disk is gone")
+        assert "no version to go back to" in server.refusal("rollback")
+
+
+def test_where_host_memory_has_room_the_version_before_stays_until_the_new_one_is_staged(start):
+    server = start(policy="resource")
+    server.loader.num_stageable = 2
+    server.do("load", "2")
+    server.do("promote", "2")
+    seen = []
+    server.loader.before_read = lambda: seen.append(server.states["1"])
+    server.do("load", "3")
+    assert seen == ["UNLOADING"]
+    assert server.states["1"] == "END"
+
+
+def test_without_room_for_any_version_nothing_is_unloaded(start):
+    server = start(policy="resource")
+    server.do("load", "2")
+    server.do("promote", "2")
+    server.loader.num_stageable = 0
+    assert "no room" in server.refusal("load", "3")
+    server.do("rollback")
+    assert server.answers(server.submit(), weights=0)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -506,9 +591,209 @@ class TestFollow:
         server.manager.follow(self.file("1")).result(10)
         assert server.manager.config_error == ""
 
-    def test_another_path_needs_another_version(self, start):
+    def test_labels_name_at_most_one_version_next_to_the_served_one(self, start):
         server = start()
+        with pytest.raises(VersionError, match="labels name versions 2 and 3 next to version 1"):
+            server.manager.follow(self.file("1", labels={"a": "2", "b": "3"})).result(10)
+        assert server.states == {"1": "AVAILABLE*"}
+
+    def test_what_nobody_foresaw_is_an_error_and_the_next_file_is_followed(self, start):
+        server = start()
+        server.loader.unreadable["/models/2"] = RuntimeError("nobody foresaw this")
+        before = fault_counts().get("versions", 0)
+        with pytest.raises(VersionError, match="nobody foresaw this"):
+            server.manager.follow(self.file("2")).result(10)
+        assert "nobody foresaw this" in server.manager.config_error
+        assert server.status("2").state == "END"
+        assert fault_counts()["versions"] == before + 1
+        server.manager.follow(self.file("3")).result(10)
+        assert server.manager.config_error == ""
+        assert server.answers(server.submit(), weights=3)
+
+    def test_a_fault_of_the_thread_itself_is_an_error_and_it_goes_on(self, start, monkeypatch):
+        server = start()
+
+        def fail():
+            monkeypatch.undo()
+            raise RuntimeError("nobody foresaw this")
+
+        monkeypatch.setattr(threads, "_PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(server.manager, "_check_trial", fail)
         server.manager.follow(self.file("1")).result(10)
-        with pytest.raises(VersionError, match="path changed and version did not"):
-            server.manager.follow(ModelFile("tiny", "/elsewhere", "1")).result(10)
+        server.wait(lambda: "nobody foresaw this" in server.manager.config_error)
+        server.manager.follow(self.file("2")).result(10)
+        assert server.manager.config_error == ""
+        assert server.answers(server.submit(), weights=2)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+class TestPath:
+    """A path that changed is another version, even where the number is the same."""
+
+    def file(self, path="/elsewhere", version="1", **fields):
+        return ModelFile("tiny", path, version, **fields)
+
+    def moved(self, start, policy, **options):
+        """A server that follows version 1 from /models to /elsewhere, with other weights."""
+        server = start(policy=policy, **options)
+        server.loader.paths["/elsewhere/1"] = 5
+        server.manager.follow(self.file("/models")).result(10)
+        assert server.swaps.swaps == []
+        server.manager.follow(self.file()).result(10)
+        return server
+
+    def test_the_weights_of_the_new_path_are_served_under_the_same_number(self, start, policy):
+        server = self.moved(start, policy)
+        for version in (None, "1"):
+            request_id = server.submit(version=version)
+            assert server.finish(request_id)[0] == "1"
+            assert server.answers(request_id, weights=5)
+        served, kept = server.manager.statuses()
+        assert (served.version, served.path, served.is_serving) == ("1", "/elsewhere/1", True)
+        assert (kept.version, kept.path, kept.is_serving) == ("1", "/models/1", False)
+        assert "to go back to" in kept.message
+        assert [status.state for status in (served, kept)] == ["AVAILABLE", "UNLOADING"]
+
+    def test_a_rollback_serves_the_old_path_again(self, start, policy):
+        server = self.moved(start, policy)
+        server.do("rollback")
         assert server.answers(server.submit(), weights=0)
+        assert server.answers(server.submit(version="1"), weights=0)
+        assert server.manager.statuses()[0].path == "/models/1"
+
+    def test_the_new_path_is_proved_before_any_request_gets_it(self, start, policy):
+        server = start(policy=policy)
+        server.loader.paths["/elsewhere/1"] = 5
+        server.loader.golden[5] = golden_of(3)
+        with pytest.raises(VersionError, match="golden prompt 1 of 2"):
+            server.manager.follow(self.file()).result(10)
+        assert server.answers(server.submit(version="1"), weights=0)
+        assert "golden prompt 1 of 2" in server.manager.config_error
+
+    def test_the_path_may_change_again_and_back(self, start, policy):
+        server = self.moved(start, policy)
+        server.loader.paths["/third/1"] = 7
+        for path, weights in (("/third", 7), ("/models", 0), ("/elsewhere", 5)):
+            server.manager.follow(self.file(path)).result(10)
+            assert server.answers(server.submit(version="1"), weights=weights)
+
+    def test_a_fault_of_the_new_path_brings_back_the_old_one(self, start, policy):
+        server = self.moved(start, policy, watch_window=30.0)
+        for version in list(server.loader.weights):
+            if server.loader.weights[version] == 5:
+                server.loader.weights[version] = NAN_WEIGHTS[0]
+        assert server.finish(server.submit())[2] == "internal"
+        server.wait(lambda: server.manager.statuses()[0].path == "/models/1")
+        assert server.answers(server.submit(version="1"), weights=0)
+
+    def test_the_same_place_spelled_another_way_is_the_same_version(self, start, policy):
+        server = start(policy=policy)
+        server.manager.follow(self.file("/models/../models/")).result(10)
+        assert server.swaps.swaps == []
+        assert server.manager.config_error == ""
+
+
+class FakeClock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class TestRetry:
+    """A load that failed for a reason that may pass is tried again while the file asks for it."""
+
+    FILE = ModelFile("tiny", "/models", "2")
+
+    @pytest.fixture
+    def clock(self):
+        return FakeClock()
+
+    @pytest.fixture
+    def server(self, start, clock):
+        server = start(clock=clock)
+        server.loader.unreadable["/models/2"] = OSError("the mount does not answer")
+        return server
+
+    def follow(self, server, file=FILE):
+        with suppress(VersionError):
+            server.manager.follow(file).result(10)
+
+    def tries(self, server, clock, seconds):
+        """How often it is tried within so many seconds, looked at every quarter of a second."""
+        tries = []
+        server.loader.before_read = lambda: tries.append(clock.now)
+        for _ in range(int(4 * seconds)):
+            clock.now += 0.25
+            # The manager looks at the time after each task.
+            server.manager._put(lambda: None).result(10)
+            server.manager._put(lambda: None).result(10)
+        return len(tries)
+
+    def test_a_load_is_tried_again_at_growing_intervals(self, server, clock):
+        self.follow(server)
+        assert [self.tries(server, clock, seconds) for seconds in (1, 2, 4, 8)] == [1, 1, 1, 1]
+        assert self.tries(server, clock, 15) == 0
+        assert self.tries(server, clock, 1) == 1
+
+    def test_the_longest_interval_is_a_minute(self, server, clock):
+        self.follow(server)
+        self.tries(server, clock, 1 + 2 + 4 + 8 + 16 + 32)
+        assert [self.tries(server, clock, 60), self.tries(server, clock, 60)] == [1, 1]
+
+    def test_the_error_and_the_status_say_when(self, server, clock):
+        self.follow(server)
+        for message in (server.manager.config_error, server.status("2").message):
+            assert re.search(
+                r"does not answer; the server tries again in 1 s \(at .*UTC\)", message
+            )
+        self.tries(server, clock, 1)
+        assert "tries again in 2 s" in server.manager.config_error
+
+    def test_once_the_reason_has_passed_it_is_served(self, server, clock):
+        self.follow(server)
+        del server.loader.unreadable["/models/2"]
+        assert self.tries(server, clock, 1) == 1
+        assert server.answers(server.submit(), weights=2)
+        assert server.manager.config_error == ""
+        assert self.tries(server, clock, 120) == 0
+
+    def test_another_file_ends_it(self, server, clock):
+        self.follow(server)
+        self.follow(server, ModelFile("tiny", "/models", "1"))
+        assert self.tries(server, clock, 120) == 0
+        assert server.manager.config_error == ""
+
+    def test_a_command_that_changed_the_version_ends_it(self, server, clock):
+        self.follow(server)
+        server.do("load", "3")
+        server.do("promote", "3")
+        assert self.tries(server, clock, 120) == 0
+        assert "follows the file again when it changes" in server.manager.config_error
+        assert server.answers(server.submit(), weights=3)
+
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (PermissionError("the token has expired"), 1),
+            (UnpublishedError("it has no manifest"), 1),
+            (GcsAccessError("there are no credentials"), 1),
+            (ValueError("it has another tokenizer"), 0),
+        ],
+    )
+    def test_only_a_reason_that_may_pass_is_tried_again(self, server, clock, error, expected):
+        server.loader.unreadable["/models/2"] = error
+        self.follow(server)
+        assert self.tries(server, clock, 1) == expected
+
+    def test_an_error_of_the_disk_counts_however_it_was_passed_on(self):
+        def fail():
+            try:
+                raise TimeoutError
+            except TimeoutError:
+                raise ValueError("the bucket does not answer") from None
+
+        with pytest.raises(ValueError, match="does not answer") as caught:
+            fail()
+        assert may_pass(caught.value)

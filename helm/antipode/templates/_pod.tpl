@@ -1,5 +1,9 @@
 {{/* A server's pod, from (dict "root" $ "follower" false). A follower is a further host of a multi-host slice. */}}
 
+{{- define "antipode.hasCoordinatorSecret" -}}
+{{- if and (gt (include "antipode.hosts" . | int) 1) .Values.server.coordinatorSecret }}true{{ end }}
+{{- end }}
+
 {{- define "antipode.environment" -}}
 {{- $follower := .follower }}
 {{- with .root }}
@@ -32,6 +36,7 @@
 {{- end }}
 {{- if gt (include "antipode.hosts" . | int) 1 }}
 {{- $_ := set $set "ANTIPODE_GROUP_PORT" $v.server.groupPort }}
+{{- $_ := set $set "ANTIPODE_GROUP_SECRET_FILE" "/etc/antipode-group/secret" }}
 {{- $_ := set $set "ANTIPODE_GROUP_TIMEOUT_SECONDS" $v.server.groupTimeoutSeconds }}
 {{- $_ := set $set "ANTIPODE_GROUP_START_TIMEOUT_SECONDS" $v.server.groupStartTimeoutSeconds }}
 {{- end }}
@@ -45,6 +50,14 @@
 {{- end }}
 {{- range $key, $value := $v.server.extra }}
 {{- $_ := set $set (printf "ANTIPODE_%s" (upper $key)) $value }}
+{{- end }}
+{{- if include "antipode.hasCoordinatorSecret" . }}
+{{- /* JAX reads these. The last one forbids it to go on without them. */}}
+{{- $_ := set $set "JAX_MTLS_CERT_FILE" "/etc/antipode-coordinator/tls.crt" }}
+{{- $_ := set $set "JAX_MTLS_KEY_FILE" "/etc/antipode-coordinator/tls.key" }}
+{{- $_ := set $set "JAX_MTLS_CA_FILE" "/etc/antipode-coordinator/ca.crt" }}
+{{- $_ := set $set "JAX_MTLS_PEER_URI_PREFIX" "spiffe://antipode/" }}
+{{- $_ := set $set "JAX_DISTRIBUTED_VERIFY_SECURE_CREDENTIALS" "true" }}
 {{- end }}
 {{- range $name, $value := $set }}
 - name: {{ $name }}
@@ -192,6 +205,16 @@ spec:
           mountPath: /etc/antipode-admin
           readOnly: true
         {{- end }}
+        {{- if gt (include "antipode.hosts" . | int) 1 }}
+        - name: group
+          mountPath: /etc/antipode-group
+          readOnly: true
+        {{- end }}
+        {{- if include "antipode.hasCoordinatorSecret" . }}
+        - name: coordinator
+          mountPath: /etc/antipode-coordinator
+          readOnly: true
+        {{- end }}
         - name: cache
           mountPath: /var/cache/antipode
         - name: tmp
@@ -216,6 +239,25 @@ spec:
         secretName: {{ $v.admin.tokenSecret | quote }}
         items:
           - {key: token, path: token}
+    {{- end }}
+    {{- if gt (include "antipode.hosts" . | int) 1 }}
+    # The kubelet also lets fsGroup read it, which is how the server's user does.
+    - name: group
+      secret:
+        secretName: {{ $v.server.groupSecret | quote }}
+        defaultMode: 0400
+        items:
+          - {key: secret, path: secret}
+    {{- end }}
+    {{- if include "antipode.hasCoordinatorSecret" . }}
+    - name: coordinator
+      secret:
+        secretName: {{ $v.server.coordinatorSecret | quote }}
+        defaultMode: 0400
+        items:
+          - {key: tls.crt, path: tls.crt}
+          - {key: tls.key, path: tls.key}
+          - {key: ca.crt, path: ca.crt}
     {{- end }}
     - name: cache
       {{- if $v.compileCache.storageClass }}

@@ -1,7 +1,7 @@
 {{/* Refuses values that contradict each other, which no schema can do. Each message says what to change. */}}
 
 {{- define "antipode.validate" -}}
-{{- range $part := list "names" "model" "slice" "hosts" "end" "scaling" "network" }}
+{{- range $part := list "names" "model" "slice" "hosts" "end" "scaling" "network" "secret" }}
 {{- include (printf "antipode.validate.%s" $part) $ }}
 {{- end }}
 {{- end }}
@@ -117,6 +117,15 @@
 {{- end }}
 {{- if and (gt $hosts 1) (ge (int $v.server.groupStartTimeoutSeconds) (int $v.startupSeconds)) }}
 {{- fail (printf "server.groupStartTimeoutSeconds is %d, but startupSeconds is %d, so the kubelet would restart the leader before it can log which hosts are missing; raise startupSeconds above groupStartTimeoutSeconds." (int $v.server.groupStartTimeoutSeconds) (int $v.startupSeconds)) }}
+{{- end }}
+{{- end }}
+
+{{/* What the hosts of a group prove themselves by. */}}
+{{- define "antipode.validate.secret" -}}
+{{- $v := .Values -}}
+{{- $hosts := include "antipode.hosts" . | int }}
+{{- if and (gt $hosts 1) (not $v.server.groupSecret) }}
+{{- fail (printf "server.groupSecret is empty, but %s has %d hosts, which prove themselves to each other by a secret; create a Secret whose key secret has at least 16 random characters, and set server.groupSecret to its name." $v.slice $hosts) }}
 {{- end }}
 {{- end }}
 

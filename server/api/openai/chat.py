@@ -11,16 +11,17 @@ from starlette.responses import Response
 from server.api.generation import Delta, GenerateRequest, TokenLogprob
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
-from server.api.openai.answers import (
+from server.api.openai.answering import (
     answer,
     finite,
     head,
     prompt_logprobs,
+    source,
     timeout_seconds,
     usage_body,
 )
-from server.api.openai.requests import ChatBody
-from server.api.openai.responses import (
+from server.api.openai.request_bodies import ChatBody
+from server.api.openai.response_bodies import (
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,
@@ -77,6 +78,7 @@ async def generate_request(service: Service, body: ChatBody, request: Request) -
         resume=resume,
         request_id=request_id,
         timeout_seconds=timeout_seconds(request),
+        source=source(request),
     )
 
 

@@ -8,8 +8,8 @@ from starlette.responses import Response
 from server.api.generation import ModelInfo
 from server.api.http.bodies import json_response
 from server.api.http.openapi import json_responses
-from server.api.openai.requests import DetokenizeBody, TokenizeBody
-from server.api.openai.responses import Detokenized, ModelCard, ModelList, Tokenized
+from server.api.openai.request_bodies import DetokenizeBody, TokenizeBody
+from server.api.openai.response_bodies import Detokenized, ModelCard, ModelList, Tokenized
 from server.api.service import Service
 from server.api.validation import invalid
 

@@ -12,7 +12,7 @@ from models.calibration import Calibration
 from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.version_folder import VersionFolder
 from models.hf_config import read_config
-from models.weights.weights import HostLeaves, Progress, WeightLoader
+from models.weights.loading import HostLeaves, Progress, WeightLoader
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.blueprint import Blueprint
 
@@ -36,6 +36,11 @@ class WeightSets:
     def host_bytes(self) -> int:
         """The host memory that staging a version takes, in bytes."""
         return self._loader.host_bytes
+
+    def check(self, folder: VersionFolder) -> None:
+        """CheckpointError unless the version has the served one's shape, by its files' headers."""
+        self._check_config(folder)
+        self._loader.check(folder.checkpoint())
 
     def load(self, version: LoadedVersion, folder: VersionFolder, progress: Progress) -> None:
         """Put a version next to the loaded ones. CheckpointError if its shape differs from theirs.

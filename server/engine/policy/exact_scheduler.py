@@ -52,7 +52,26 @@ class ExactScheduler(Scheduler):
                 budget -= num_tokens
         # Who was preempted must not come back before what is in flight for it was read.
         if len(self._running) == before:
-            rows += self._schedule_admissions(version, budget, now)
+            rows += self._begin_prompts(version, budget, now)
+        return rows
+
+    def _begin_prompts(self, version: LoadedVersion, budget: int, now: float) -> list[ScheduledRow]:
+        """New prompts, by turns. A prompt whose first chunk does not fit whole ends the list."""
+        rows: list[ScheduledRow] = []
+        for seq in self._waiting.in_turn():
+            if not self._running.num_free_slots:
+                break
+            if not self._is_ready(seq, version):
+                if seq is self._waiting.starved and not seq.is_deferred and self._target(seq):
+                    break
+                continue
+            if budget < min(seq.num_prompt_tokens, self._max_num_batched_tokens):
+                break
+            if not self._admit(seq, version, budget, now, is_overtaking=False):
+                break
+            num_tokens = self._chunk(seq, budget)
+            rows.append(self._run(seq, num_tokens, is_admitted=True))
+            budget -= num_tokens
         return rows
 
     def _schedule_decodes(self, version: LoadedVersion) -> list[ScheduledRow]:
@@ -70,11 +89,6 @@ class ExactScheduler(Scheduler):
         row = super()._run(seq, num_scheduled_tokens, is_admitted=is_admitted)
         is_replay = is_past_prompt and not row.is_sampling
         return replace(row, is_replay=True) if is_replay else row
-
-    def _admit(self, seq: Sequence, version: LoadedVersion, max_chunk: int, now: float) -> bool:
-        if max_chunk < min(seq.num_prompt_tokens, self._max_num_batched_tokens):
-            return False
-        return super()._admit(seq, version, max_chunk, now)
 
     def _chunk(self, seq: Sequence, budget: int) -> int:
         """The rest of the chunk of the prompt that is next; 0 where it exceeds the budget."""

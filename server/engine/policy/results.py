@@ -6,10 +6,10 @@ It ends sequences in every other way too. Who runs next is decided elsewhere; it
 from __future__ import annotations
 
 from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.queue import WaitingQueue
-from server.engine.policy.running import RunningSet
+from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.step import RowResult, ScheduledRow
+from server.engine.policy.waiting_queue import WaitingQueue
 from server.link.frames import EngineErrorKind, FinishReason, TokenEvent
 
 type SequenceEvent = tuple[Sequence, TokenEvent]
@@ -110,7 +110,7 @@ def token_event(row: ScheduledRow, result: RowResult) -> TokenEvent:
         logprobs=None if result.logprobs is None else [result.logprobs],
         finish_reason=seq.finish_reason,
         num_cached_tokens=seq.num_cached_tokens if is_first else 0,
-        version=seq.version.name if is_first and seq.version else "",
+        version=seq.version.version if is_first and seq.version else "",
         prompt_logprobs=list(seq.prompt_logprobs) if wants_prompt else None,
     )
 

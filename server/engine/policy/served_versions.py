@@ -63,14 +63,19 @@ class ServedVersions:
     def find(self, name: str | None, *, may_be_closed: bool = False) -> LoadedVersion | None:
         """The version a request names, None where it names none; AdmissionError if it is not here.
 
-        `may_be_closed` also finds a version that is loaded but not open.
+        Of two of one version a request means the one that is served. With `may_be_closed`, `name`
+        is that of a loaded version, which need not be open.
         """
         if name is None:
             return None
-        version = self._loaded.get(name)
-        if version is None or not (may_be_closed or version in self._open):
+        version = self._loaded.get(name) if may_be_closed else self._named(name)
+        if version is None:
             raise AdmissionError("not_found", f"version {name} of the model is not loaded here")
         return version
+
+    def _named(self, name: str) -> LoadedVersion | None:
+        found = [each for each in self._open if each.version == name]
+        return max(found, key=lambda each: (each.name == self._served, each.number), default=None)
 
     def add(self, version: LoadedVersion) -> None:
         """Its weights are on the device: the engine's own requests may name it."""
@@ -95,6 +100,10 @@ class ServedVersions:
         """No rollback serves it any more."""
         if name == self._previous:
             self._previous = None
+
+    def keep(self, name: str) -> None:
+        """A rollback serves it."""
+        self._previous = name
 
     def serve(self, version: LoadedVersion, *, is_watched: bool = False) -> Watch | None:
         """Serve a version that is on the device, and open it; its watch if it is on trial.

@@ -17,7 +17,7 @@ from models.config import ModelConfig
 from models.decoder.decoder import Decoder
 from models.decoder.layout import DecoderLayout
 from models.sharding import DATA, TENSOR, data_size, tensor_size
-from models.weights.weights import abstract_decoder
+from models.weights.loading import abstract_decoder
 from server.config import ConfigError, EngineConfig
 from server.engine.policy.layer_kinds import KVKind, split_blocks
 from server.engine.programs.buckets import Ladder, exact_ladder

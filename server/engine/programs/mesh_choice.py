@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from models.config import ModelConfig
 from models.decoder.layout import DecoderLayout
 from models.sharding import allowed_tensor_sizes, check_tensor_size, make_mesh
-from models.weights.weights import abstract_decoder
+from models.weights.loading import abstract_decoder
 from server.config import EngineConfig
 from server.engine.programs.blueprint import choose_layout, choose_sizes, measure, typical_context
 from server.engine.programs.sizing import layer_block_bytes

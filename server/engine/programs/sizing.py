@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from models.config import ModelConfig
 from models.decoder.decoder import Decoder, pool_shapes
 from models.decoder.layout import DecoderLayout
-from models.weights.weights import leaf_shardings
+from models.weights.loading import leaf_shardings
 
 # Kept free for the working memory of a step, and for its inputs and outputs.
 TEMPORARY_BYTES = 512 << 20

@@ -22,7 +22,7 @@ from models.decoder.decoder import Decoder, KVPools, pool_shapes
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import any_rank
 from models.sharding import DATA
-from models.weights.weights import leaf_shardings
+from models.weights.loading import leaf_shardings
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import (

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from server.api.grpc.server import GrpcServer
+from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
-from server.api.servers.grpc import create_grpc_server
+from server.api.servers.grpc_server import create_grpc_server
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig

@@ -8,7 +8,7 @@ import re
 import msgspec
 import pytest
 
-from server.api.openai.responses import ChatCompletion, ChatCompletionChunk, Completion
+from server.api.openai.response_bodies import ChatCompletion, ChatCompletionChunk, Completion
 from server.api.validation import RANGES
 from tests.api.http.asgi import events
 

@@ -17,7 +17,7 @@ from schemathesis.checks import (
 )
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
 
-from server.api.servers.http import create_http_app
+from server.api.servers.http_server import create_http_app
 from server.api.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle

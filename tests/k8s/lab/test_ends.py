@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from k8s.lab import __main__ as command
-from k8s.lab.numbers import Numbers
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.run import Lab
 from tests.e2e.servers import plain_environment
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.load import LoadShape
-from k8s.lab.numbers import Numbers
 from k8s.lab.run import Lab
 from k8s.lab.scenarios import SCENARIOS
 from tests.e2e.servers import plain_environment

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from k8s.lab.numbers import Numbers
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.proxy import ENVOY, Address, configuration
 
 REGIONS = {"near": [Address(1, 2), Address(3, 4)], "far": [Address(5, 6)]}

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from k8s.lab.chart_numbers import Numbers
 from k8s.lab.load import Answer, LoadShape, Record, StreamEnd, common_prefix
-from k8s.lab.numbers import Numbers
 from k8s.lab.page import page
 from k8s.lab.report import evaluate, percentiles
 from k8s.lab.scenarios import SCENARIOS, SHORT
@@ -70,6 +70,15 @@ def test_an_answer_that_comes_late_breaks_the_promise():
 def test_an_answer_before_the_last_process_was_gone_is_at_once():
     result = result_of([*SOUND, answer(104.9, 0.06, FAR)])
     assert (result.first_answer_ms, result.first_since_began_ms) == (0.0, 60.0)
+
+
+def test_a_second_wave_of_slow_answers_breaks_the_promise_of_a_freeze():
+    first = [answer(104.5, 2.1, FAR), answer(105.0, 2.3, FAR)]
+    assert result_of([*SOUND, *first], scenario="freeze").broken_promises == []
+    again = [*first, answer(117.0, 2.1, FAR)]
+    result = result_of([*SOUND, *again], scenario="freeze")
+    assert result.slow_waves == 2
+    assert result.broken_promises == ["slow answers came in 2 waves, promised is 1"]
 
 
 def test_silence_breaks_the_promise():

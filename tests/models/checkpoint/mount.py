@@ -17,16 +17,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes.util import find_library
 from pathlib import Path
+from typing import Any
+
+from tests.models.checkpoint import fuse
 
 
 def unavailable() -> str:
     """Why there can be no mount here; empty where there can."""
     if not Path("/dev/fuse").exists():
         return "there is no /dev/fuse"
-    if find_library("fuse") is None:
-        return "libfuse2 is not installed"
     return "" if os.geteuid() == 0 else "mounting needs root"
 
 
@@ -63,69 +63,60 @@ def mounted(source: Path, folder: Path) -> Iterator[Mount]:
         process.wait()
 
 
-def _serve(source: Path, folder: str, control: Path) -> None:
-    from fuse import FUSE, FuseOSError, Operations
+class Bucket:
+    """Read only. A file replaced since it was opened answers ESTALE, as gcsfuse does."""
 
-    class Bucket(Operations):
-        """Read only. A file replaced since it was opened answers ESTALE, as gcsfuse does."""
+    def __init__(self, source: Path, control: Path) -> None:
+        self._source, self._control = source, control
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+        self._begun: set[int] = set()
+        self._opened: dict[int, tuple[Path, int]] = {}
 
-        def __init__(self):
-            self._lock = threading.Lock()
-            self._free_at = 0.0
-            self._begun: set[int] = set()
-            self._opened: dict[int, tuple[Path, int]] = {}
+    def stat(self, path: str) -> os.stat_result:
+        self._settings()
+        return os.lstat(self._source / path)
 
-        def _settings(self):
-            settings = json.loads(control.read_text())
-            time.sleep(settings.get("hang_seconds", 0))
-            return settings
+    def names(self, path: str) -> list[str]:
+        return [".", "..", *sorted(os.listdir(self._source / path))]
 
-        def getattr(self, path, fh=None):
-            self._settings()
-            try:
-                found = os.lstat(source / path[1:])
-            except FileNotFoundError:
-                raise FuseOSError(errno.ENOENT) from None
-            names = ("st_mode", "st_nlink", "st_size", "st_mtime", "st_uid", "st_gid")
-            return {name: getattr(found, name) for name in names}
+    def open(self, path: str) -> int:
+        if self._settings().get("denied") == Path(path).name:
+            raise OSError(errno.EACCES, "denied")
+        opened = os.open(self._source / path, os.O_RDONLY)
+        self._opened[opened] = (self._source / path, os.fstat(opened).st_mtime_ns)
+        return opened
 
-        def readdir(self, path, fh):
-            return [".", "..", *os.listdir(source / path[1:])]
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        settings = self._settings()
+        path, generation = self._opened[handle]
+        if path.stat().st_mtime_ns != generation:
+            raise OSError(errno.ESTALE, "replaced")
+        if handle not in self._begun:
+            self._begun.add(handle)
+            time.sleep(settings.get("first_byte_seconds", 0))
+        data = os.pread(handle, size, offset)
+        self._wait_for_bandwidth(len(data), settings.get("bytes_per_second"))
+        return data
 
-        def open(self, path, flags):
-            if self._settings().get("denied") == Path(path).name:
-                raise FuseOSError(errno.EACCES)
-            opened = os.open(source / path[1:], os.O_RDONLY)
-            self._opened[opened] = (source / path[1:], os.fstat(opened).st_mtime_ns)
-            return opened
+    def close(self, handle: int) -> None:
+        self._begun.discard(handle)
+        del self._opened[handle]
+        os.close(handle)
 
-        def read(self, path, size, offset, fh):
-            settings = self._settings()
-            where, generation = self._opened[fh]
-            if where.stat().st_mtime_ns != generation:
-                raise FuseOSError(errno.ESTALE)
-            if fh not in self._begun:
-                self._begun.add(fh)
-                time.sleep(settings.get("first_byte_seconds", 0))
-            data = os.pread(fh, size, offset)
-            self._wait_for_bandwidth(len(data), settings.get("bytes_per_second"))
-            return data
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = json.loads(self._control.read_text())
+        time.sleep(settings.get("hang_seconds", 0))
+        return settings
 
-        def _wait_for_bandwidth(self, num_bytes, bytes_per_second):
-            if not bytes_per_second:
-                return
-            with self._lock:
-                self._free_at = max(self._free_at, time.monotonic()) + num_bytes / bytes_per_second
-                wait = self._free_at - time.monotonic()
-            time.sleep(max(0.0, wait))
-
-        def release(self, path, fh):
-            self._begun.discard(fh)
-            del self._opened[fh]
-            os.close(fh)
-
-    FUSE(Bucket(), folder, foreground=True, ro=True, direct_io=True, attr_timeout=0)
+    def _wait_for_bandwidth(self, num_bytes: int, bytes_per_second: float | None) -> None:
+        if not bytes_per_second:
+            return
+        with self._lock:
+            self._free_at = max(self._free_at, time.monotonic()) + num_bytes / bytes_per_second
+            wait = self._free_at - time.monotonic()
+        time.sleep(max(0.0, wait))
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    fuse.serve(sys.argv[2], Bucket(Path(sys.argv[1]), Path(sys.argv[3])))

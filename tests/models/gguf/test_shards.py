@@ -8,9 +8,9 @@ import pytest
 from numpy.testing import assert_array_equal
 from safetensors import safe_open
 
+from models.gguf.hf_tensors import Weight
 from models.gguf.reader import GgufTensor
 from models.gguf.shards import shard_names, split, write_shards
-from models.gguf.tensors import Weight
 
 
 def weight(name, *shape):

@@ -1,0 +1,90 @@
+"""The admin API for people with curl: the same calls as antipode.v1.Versions, as JSON.
+
+    GET /versions                    POST /versions/2/load     {"path": ..., "policy": ...}
+    GET /versions/2                  POST /versions/2/promote
+    POST /rollback                   POST /versions/2/unload
+
+An application with a port of its own. Knows no rules: the version manager decides what is allowed.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from fastapi import Depends, FastAPI, Request
+from msgspec import Struct
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from server.api.http.bodies import json_response
+from server.api.http.errors import add_error_handlers
+from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from server.api.version_admin import VersionAdmin
+
+_MAX_BODY_BYTES = 1 << 16
+
+
+class LoadBody(BaseModel):
+    """Where a version is, by default next to the served one, and where its weights go."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = ""
+    policy: str | None = None
+
+
+class VersionList(Struct, frozen=True):
+    """`config_error` says why the server does not follow the model configuration file."""
+
+    model: str
+    versions: list[dict[str, object]]
+    config_error: str
+
+
+def create_admin_app(admin: VersionAdmin) -> ASGIApp:
+    """The application for one API process. Every call needs `authorization: Bearer TOKEN`."""
+
+    def authorize(request: Request) -> None:
+        admin.authorize(request.headers.get("authorization", ""))
+
+    app = FastAPI(
+        title="Antipode versions",
+        openapi_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(authorize)],
+        default_response_class=Response,
+    )
+    _add_reading(app, admin)
+    _add_changes(app, admin)
+    add_error_handlers(app)
+    return RequestIdMiddleware(BodyLimitMiddleware(app, max_body_bytes=_MAX_BODY_BYTES))
+
+
+def _add_reading(app: FastAPI, admin: VersionAdmin) -> None:
+    @app.get("/versions")
+    async def list_versions() -> Response:
+        versions = [msgspec.to_builtins(status) for status in admin.list()]
+        return json_response(VersionList(admin.model, versions, admin.config_error))
+
+    @app.get("/versions/{version}")
+    async def get_status(version: str) -> Response:
+        return json_response(admin.status(version))
+
+
+def _add_changes(app: FastAPI, admin: VersionAdmin) -> None:
+    @app.post("/versions/{version}/load")
+    async def load(version: str, body: LoadBody | None = None) -> Response:
+        body = body or LoadBody()
+        return json_response(await admin.load(version, body.path, body.policy))
+
+    @app.post("/versions/{version}/promote")
+    async def promote(version: str) -> Response:
+        return json_response(await admin.promote(version))
+
+    @app.post("/versions/{version}/unload")
+    async def unload(version: str) -> Response:
+        return json_response(await admin.unload(version))
+
+    @app.post("/rollback")
+    async def roll_back() -> Response:
+        return json_response(await admin.roll_back())

@@ -1,0 +1,63 @@
+"""The gRPC servers: the services of each, their limits, and connections that survive long prefills.
+
+Knows service and health only to pass them to the translators.
+"""
+
+from __future__ import annotations
+
+import grpc
+from grpc_health.v1 import health as grpc_health
+from grpc_reflection.v1alpha import reflection
+
+from server.api.antipode_v1 import versions
+from server.api.antipode_v1.generation import SERVICE_NAME, add_generation
+from server.api.grpc.health import add_health
+from server.api.grpc.lifetime import GrpcServer
+from server.api.grpc.reflection import add_reflection
+from server.api.health import Health
+from server.api.service import Service
+from server.api.version_admin import VersionAdmin
+from server.config import ServerConfig
+from server.ports import address
+
+# A peer that disappeared silently is noticed within the sum of both times.
+KEEPALIVE_TIME_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+
+# The shortest interval at which a client may ping while it waits for the first token of a long
+# prompt. With grpc's own limit of five minutes, the server would close the connection for "too many
+# pings".
+MIN_PING_INTERVAL_MS = 10_000
+
+
+def create_grpc_server(service: Service, health: Health, config: ServerConfig) -> GrpcServer:
+    """A server on `config.grpc_port`, which processes may share. RuntimeError if it is taken."""
+    server = grpc.aio.server(options=_options(config))
+    names = [SERVICE_NAME, grpc_health.SERVICE_NAME]
+    add_generation(server, service, config.write_timeout_seconds)
+    add_health(server, lambda: health.readiness().ok, [*names, reflection.SERVICE_NAME])
+    add_reflection(server, names)
+    server.add_insecure_port(address(config.host, config.grpc_port))
+    return GrpcServer(server)
+
+
+def create_versions_server(admin: VersionAdmin, config: ServerConfig) -> GrpcServer:
+    """A server on the admin port, which processes may share. RuntimeError if it is taken."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
+    versions.add_versions(server, admin)
+    add_reflection(server, [versions.SERVICE_NAME, reflection.SERVICE_NAME])
+    server.add_insecure_port(address(config.admin_host, config.admin_grpc_port))
+    return GrpcServer(server)
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", config.max_body_bytes),
+        ("grpc.max_send_message_length", config.max_body_bytes),
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]

@@ -1,0 +1,65 @@
+"""What runs: the sequences that have a slot and KV blocks, in the order of their admission.
+
+It keeps slots, blocks and the order together. Who starts and who must stop is decided elsewhere; it
+knows neither the queue nor steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.block_pool import IntegrityError
+from server.engine.policy.sequence import Sequence, SequenceState
+
+
+class RunningSet:
+    """Whoever is in it has one of `num_slots` slots, and blocks; nobody else has."""
+
+    def __init__(self, blocks: BlockManager, num_slots: int) -> None:
+        self._blocks = blocks
+        self._num_slots = num_slots
+        self._free_slots = list(range(num_slots - 1, -1, -1))
+        self._seqs: list[Sequence] = []
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._seqs)
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    @property
+    def num_free_slots(self) -> int:
+        return len(self._free_slots)
+
+    @property
+    def newest(self) -> Sequence:
+        """The most recently admitted."""
+        return self._seqs[-1]
+
+    def start(self, seq: Sequence, num_tokens: int, max_chunk: int) -> bool:
+        """Give `seq` a free slot, and the blocks of `num_tokens`, to run `max_chunk` of them first.
+
+        False, and nothing changed, when that would not leave each of the others a block to grow
+        into.
+        """
+        if not self._blocks.allocate(seq, num_tokens, max_chunk=max_chunk, others=self._seqs):
+            return False
+        self._seqs.append(seq)
+        seq.state = SequenceState.RUNNING
+        seq.slot = self._free_slots.pop()
+        return True
+
+    def stop(self, seq: Sequence) -> None:
+        """Take back the slot and the blocks of `seq`. Its next state is for the caller to set."""
+        self._seqs.remove(seq)
+        self._blocks.free(seq)
+        self._free_slots.append(seq.slot)
+        seq.slot = -1
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError unless every block and slot is free or held by who runs."""
+        self._blocks.check_integrity(self._seqs)
+        slots = [*self._free_slots, *(seq.slot for seq in self._seqs)]
+        if sorted(slots) != list(range(self._num_slots)):
+            raise IntegrityError("slots are lost or held twice")
