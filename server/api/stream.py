@@ -113,9 +113,8 @@ class Generation:
     def resume_exactness(self) -> ResumeExactness | None:
         """What a resumed stream's client may expect of the rest; None in a new stream.
 
-        `exact`: the tokens that its first server would have sent, if that server runs the same
-        release with the same settings on the same hardware. `consistent`: of the same version, seed
-        and distribution, but rounding may turn a token. So it is in float32 too, only rarely.
+        `exact`: the tokens that its first server would have sent, if the two run the same programs
+        on the same hardware. `consistent`: rounding may turn a token, in float32 only rarely.
         """
         if self.request.resume is None:
             return None
