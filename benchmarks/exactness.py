@@ -1,6 +1,6 @@
 """Measures how often a token in bfloat16 depends on what else ran, and what `exact` costs.
 
-    make exactness                                     every model, then the price
+    make exactness                                     a model of every family, then the price
     make exactness ARGS="--models tiny --requests 8"
 
 Half of the requests are greedy, half are sampled at temperature 1. Each request runs by itself
@@ -49,11 +49,13 @@ from tests.golden.configs import CONFIGS
 
 _TINY, _DEMO = "tiny", "smollm2-135m"
 _MODELS = (*CONFIGS, _TINY, _DEMO)
+_FAMILIES = ("llama3-tied", "qwen2", "qwen3", "mistral-window", "qwen3-moe", "gemma2", "gemma3")
 _NUM_SLOTS = 32
 # The requests that also run by themselves; meshes of one machine's cores are slow.
 _NUM_ALONE, _NUM_ON_MESHES = {_DEMO: 8}, 8
 _STREAMS = (1, 8, 32)
 _PROMPT_TOKENS, _NEW_TOKENS = 64, 64
+_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,10 @@ def measure_price(checkpoint: Path, tokenizer: Tokenizer) -> None:
     for count in _STREAMS:
         prompts = text_prompts(tokenizer, count, lengths=[_PROMPT_TOKENS])
         requests = make_requests(prompts)
-        rates = {exact: _rate(bench, requests) for exact, bench in benches.items()}
+        rates = dict.fromkeys(benches, 0.0)
+        # In turn, so that what else the machine does meets both; the best of each.
+        for exact, bench in (*benches.items(),) * _ROUNDS:
+            rates[exact] = max(rates[exact], _rate(bench, requests))
         ratio = rates[True] / rates[False]
         print(f"| {count} | {rates[False]:.1f} | {rates[True]:.1f} | {ratio:.2f} |", flush=True)
 
@@ -238,7 +243,7 @@ def load(model: str, scratch: Path, count: int) -> tuple[Path, list[Request]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", nargs="+", default=_MODELS, choices=_MODELS)
+    parser.add_argument("--models", nargs="+", default=(*_FAMILIES, _TINY, _DEMO), choices=_MODELS)
     parser.add_argument("--requests", type=int, default=_NUM_SLOTS, help="in the batch")
     parser.add_argument("--alone", type=int, default=0, help="compared; 0 is 16, of SmolLM2 8")
     parser.add_argument("--no-price", action="store_true")

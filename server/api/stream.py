@@ -113,9 +113,8 @@ class Generation:
     def resume_exactness(self) -> ResumeExactness | None:
         """What a client may expect of the rest if the stream is resumed at another server.
 
-        `exact`: the tokens that this server would have sent, if both run the same release with the
-        same settings on the same hardware. `consistent`: of the same version, seed and
-        distribution, but rounding may turn a token. So it is in float32 too, only rarely. None in a
+        `exact`: the tokens that this server would have sent, if both run the same programs on the
+        same hardware. `consistent`: rounding may turn a token, in float32 only rarely. None in a
         new stream that is not exact.
         """
         if self._is_exact:
