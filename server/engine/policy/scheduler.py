@@ -15,7 +15,7 @@ from server.engine.policy.admission import AdmissionError, check_admission
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.load import Load
-from server.engine.policy.prefill import shares_of_shortest
+from server.engine.policy.prefill_shares import shares_of_shortest
 from server.engine.policy.results import Results
 from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
