@@ -215,9 +215,9 @@ class ServerConfig:
         low=0.5,
     )
     queue_stall_seconds: float = _field(
-        30.0,
+        0.0,
         "if requests wait for longer than this and none begins, /readyz fails until one does; 0"
-        " never does",
+        " leaves /readyz alone",
         low=0,
     )
     write_timeout_seconds: float = _field(

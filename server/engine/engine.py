@@ -90,7 +90,7 @@ class Engine[InFlight]:
         self.last_progress = clock()
 
     def call[T](self, function: Callable[[VersionChanges], T]) -> Future[T]:
-        """Run `function` between two steps. Any thread may call this and the next 8 methods."""
+        """Run `function` between two steps. Any thread may call this, and all down to `run`."""
         future: Future[T] = Future()
 
         def run() -> None:

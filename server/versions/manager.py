@@ -80,6 +80,9 @@ class VersionManager:
     ) -> None:
         self._engine, self._settings, self._observer = engine, settings, observer
         self._interrupted = threading.Event()
+        # Rollbacks that were asked for and have not begun: each ends a load, also one not begun.
+        self._num_rollbacks = 0
+        self._lock = threading.Lock()
         self._transitions = Transitions(
             engine, loader, golden, settings, self._interrupted, on_change, clock
         )
@@ -112,7 +115,9 @@ class VersionManager:
     def command(self, command: VersionCommand) -> Future[None]:
         """Do what a command says; VersionError if that cannot be. A rollback ends a load."""
         if command.action == "rollback":
-            self._interrupted.set()
+            with self._lock:
+                self._num_rollbacks += 1
+                self._interrupted.set()
         return self._put(lambda: self._command(command))
 
     def follow(self, file: ModelFile) -> Future[None]:
@@ -138,13 +143,18 @@ class VersionManager:
         while True:
             with contextlib.suppress(queue.Empty):
                 task = self._tasks.get(timeout=self._patience())
+                self._clear_interrupt()
                 self._answer_fault()
                 self._do(task)
             self._check_trial()
             self._try_again()
 
+    def _clear_interrupt(self) -> None:
+        with self._lock:
+            if not self._num_rollbacks:
+                self._interrupted.clear()
+
     def _do(self, task: _Task) -> None:
-        self._interrupted.clear()
         try:
             task.run()
         except VersionError as error:
@@ -169,10 +179,13 @@ class VersionManager:
                 self._load(command.version, command.path, command.policy or self._policy)
             case "promote":
                 self._promote(self._records.find(command.version))
-                self._give_up_retry()
+                self._give_up_retry("a command changed the version")
             case "rollback":
+                with self._lock:
+                    self._num_rollbacks -= 1
+                self._clear_interrupt()
                 self._roll_back()
-                self._give_up_retry()
+                self._give_up_retry("a command changed the version")
             case "unload":
                 self._unload(self._records.find(command.version))
 
@@ -204,7 +217,7 @@ class VersionManager:
     def _serve_wanted(self, file: ModelFile) -> None:
         """Serve the version that the file asks for, from the path that it gives."""
         name = file.wanted_version()
-        _check_labels(file, name)
+        _check_versions_of_labels(file, name)
         path, served = file.path_of(name), self._records.served()
         if served.name == name and served.is_at(path):
             return
@@ -222,13 +235,13 @@ class VersionManager:
         if file := self._retry.due():
             self._do(_Task(lambda: self._follow(file)))
 
-    def _give_up_retry(self) -> None:
-        """What a command asked for holds until the file changes."""
+    def _give_up_retry(self, why: str) -> None:
+        """What was done after the file failed holds until the file changes."""
         if self._retry.is_planned:
             self._retry.end()
             self._follow_error = (
-                "what it asks for could not be loaded, and then a command changed the version: "
-                "the server follows the file again when it changes"
+                f"what it asks for could not be loaded, and then {why}: the server follows the "
+                "file again when it changes"
             )
 
     def _on_fault(self, error: Exception) -> None:
@@ -272,6 +285,7 @@ class VersionManager:
         if gone is None:
             return
         version = self._records.begin_again(gone)
+        # The rollback that ended the load waits for this one.
         self._interrupted.clear()
         try:
             self._transitions.load(version, policy, ())
@@ -282,6 +296,9 @@ class VersionManager:
                 f"{failed}, which failed, and could not be loaded again: {error}"
             )
             _log.exception("%s", version.message)
+        with self._lock:
+            if self._num_rollbacks:
+                self._interrupted.set()
 
     def _promote(self, version: Version) -> None:
         """Serve a version that is here from now on."""
@@ -319,6 +336,7 @@ class VersionManager:
         self._transitions.take_back(bad, version, reason)
         self._observer.on_switch(self._clock() - start)
         self._observer.on_swap("automatic_rollback")
+        self._give_up_retry(f"version {bad.name} was taken back: {reason}")
 
     def _unload(self, version: Version) -> None:
         if self._records.is_served(version):
@@ -370,7 +388,7 @@ class VersionManager:
         self._do(_Task(lambda: self._take_back(trial.version, reason)))
 
 
-def _check_labels(file: ModelFile, name: str) -> None:
+def _check_versions_of_labels(file: ModelFile, name: str) -> None:
     others = sorted(set(file.labels.values()) - {name})
     if len(others) > 1:
         raise VersionError(

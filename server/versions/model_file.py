@@ -112,7 +112,7 @@ def parse_model_config(content: bytes) -> ModelFile:
     if (found.version is None) == (found.policy is None):
         raise ModelFileError("give either version or policy: latest")
     _check_names(found)
-    _check_labels(found)
+    _check_label_names(found)
     return ModelFile(found.name, found.path, found.version, found.labels, found.swap_policy)
 
 
@@ -156,8 +156,8 @@ def _check_names(found: _File) -> None:
             )
 
 
-def _check_labels(found: _File) -> None:
-    """A label is no version's number and names a version. At most one is not the one served."""
+def _check_label_names(found: _File) -> None:
+    """A label is no version's number and names a version."""
     for label in found.labels:
         if not label or "@" in label or label.isdigit():
             raise ModelFileError(

@@ -379,6 +379,29 @@ def test_a_rollback_ends_a_load(start):
     assert server.answers(server.submit(), weights=0)
 
 
+def test_a_rollback_ends_a_load_that_waits_for_its_turn(start):
+    server = start()
+    server.do("load", "2")
+    server.do("promote", "2")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def block():
+        begun.set()
+        assert go_on.wait(10)
+
+    first = server.manager._put(block)
+    assert begun.wait(10)
+    load = server.manager.command(
+        VersionCommand(command_id=1, action="load", version="3", path="/models/3")
+    )
+    back = server.manager.command(VersionCommand(command_id=2, action="rollback"))
+    go_on.set()
+    first.result(10)
+    assert "a rollback came first" in str(load.exception(10))
+    back.result(10)
+    assert server.states["1"] == "AVAILABLE*"
+
+
 FAILED_LOADS = [
     # Policy, how many staged versions there is room for, and what ends the load.
     ("availability", 1, "unreadable"),
@@ -772,6 +795,20 @@ class TestRetry:
         assert self.tries(server, clock, 120) == 0
         assert "follows the file again when it changes" in server.manager.config_error
         assert server.answers(server.submit(), weights=3)
+
+    def test_a_version_that_was_taken_back_is_not_served_again_by_a_retry(self, start, clock):
+        server = start(clock=clock, watch_window=60.0)
+        server.loader.unreadable["/models/3"] = OSError("the mount does not answer")
+        self.follow(server, ModelFile("tiny", "/models", "2", {"canary": "3"}))
+        assert server.states["2"] == "AVAILABLE*"
+        for version in list(server.loader.weights):
+            if version.name == "2":
+                server.loader.weights[version] = NAN_WEIGHTS[0]
+        assert server.finish(server.submit())[2] == "internal"
+        server.wait(lambda: "automatic_rollback" in server.swaps.swaps)
+        assert self.tries(server, clock, 120) == 0
+        assert server.states["1"] == "AVAILABLE*"
+        assert "version 2 was taken back" in server.manager.config_error
 
     @pytest.mark.parametrize(
         ("error", "expected"),

@@ -58,6 +58,8 @@ class ExactScheduler(Scheduler):
     def _begin_prompts(self, version: LoadedVersion, budget: int, now: float) -> list[ScheduledRow]:
         """New prompts, by turns. A prompt whose first chunk does not fit whole ends the list."""
         rows: list[ScheduledRow] = []
+        if not self._running.num_free_slots:
+            return rows
         for seq in self._waiting.in_turn():
             if not self._running.num_free_slots:
                 break

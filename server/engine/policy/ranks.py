@@ -72,7 +72,7 @@ class Ranks:
     def schedule(self, now: float) -> ScheduledBatch:
         """The rows of all ranks for the next step, rank by rank, all of one version."""
         wanted = {version for each in self.schedulers for version in each.wanted_versions()}
-        for version in _take_turns(wanted, self._last_version):
+        for version in _least_recent_first(wanted, self._last_version):
             batches = [each.schedule(version, now) for each in self.schedulers]
             num_preempted = sum(batch.num_preempted for batch in batches)
             rows = tuple(chain.from_iterable(batch.rows for batch in batches))
@@ -140,6 +140,8 @@ class Ranks:
             idle.adopt(seqs)
 
 
-def _take_turns(wanted: set[LoadedVersion], last: LoadedVersion | None) -> list[LoadedVersion]:
+def _least_recent_first(
+    wanted: set[LoadedVersion], last: LoadedVersion | None
+) -> list[LoadedVersion]:
     """The versions in the order in which they may run next: the one that ran last at the end."""
     return sorted(wanted, key=lambda version: (version == last, version.number))

@@ -51,11 +51,10 @@ class Results:
 
     def expire(self, now: float) -> list[SequenceEvent]:
         """End every sequence whose deadline has passed."""
-        late = [
-            seq
-            for seq in (*self._running, *self._waiting)
-            if seq.deadline is not None and seq.deadline <= now
-        ]
+        late = [seq for seq in self._running if _is_late(seq, now)]
+        for head in self._waiting.heads():
+            if _is_late(head, now):
+                late += self._waiting.alike(head)
         return [(seq, self.fail(seq, "deadline_exceeded", "the deadline passed")) for seq in late]
 
     def fail(self, seq: Sequence, error: EngineErrorKind, message: str) -> TokenEvent:
@@ -77,6 +76,10 @@ class Results:
         seq.state = SequenceState.FINISHED
         seq.finish_reason = reason
         seq.error = error
+
+
+def _is_late(seq: Sequence, now: float) -> bool:
+    return seq.deadline is not None and seq.deadline <= now
 
 
 def record_prompt_logprobs(row: ScheduledRow, result: RowResult) -> None:

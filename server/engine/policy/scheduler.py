@@ -93,6 +93,7 @@ class Scheduler:
         for seq in self._waiting:
             if seq.version is None:
                 seq.block_digests.clear()
+                seq.num_expected_tokens = 0
 
     def users(self, version: LoadedVersion) -> list[Sequence]:
         """The unfinished sequences that run, or must run, on this version."""
@@ -108,6 +109,7 @@ class Scheduler:
                     self._preempt(seq)
                 seq.version = None
                 seq.block_digests.clear()
+                seq.num_expected_tokens = 0
                 seq.prompt_logprobs[:] = [None]
 
     def add(self, seqs: list[Sequence], now: float, *, first: bool = False) -> None:
@@ -118,7 +120,7 @@ class Scheduler:
         leader = seqs[0]
         for seq in seqs:
             check_admission(seq, self.block_manager, self._max_num_tokens, now)
-            if self._waiting.is_full and not first:
+            if not first and not self._waiting.has_room_for(seq.source):
                 raise AdmissionError(
                     "queue_full", f"{self._waiting.max_len} requests wait already; try again later"
                 )
@@ -143,11 +145,15 @@ class Scheduler:
 
     def adopt(self, seqs: list[Sequence]) -> None:
         """Queue a request that another scheduler of the same limits has taken in, and given up."""
+        for seq in seqs:
+            seq.num_expected_tokens = 0
         self._waiting.add(seqs)
 
     def wanted_versions(self) -> set[LoadedVersion]:
         """The versions that somebody runs on, or could now."""
-        wanted = {seq.version for seq in self._running} | set(map(self._target, self._waiting))
+        wanted = {seq.version for seq in self._running} | set(
+            map(self._target, self._waiting.heads())
+        )
         return {version for version in wanted if version is not None}
 
     def schedule(self, version: LoadedVersion, now: float) -> ScheduledBatch:
@@ -233,6 +239,9 @@ class Scheduler:
     ) -> list[Sequence]:
         """Who begins, by turns: with what is left of the budget, or with its share."""
         admitted: list[Sequence] = []
+        # Asking for the turns takes as long as the queue is.
+        if not self._running.num_free_slots:
+            return admitted
         budget = self._max_num_batched_tokens - sum(chunks.values()) - sum(shares.values())
         is_overtaking = False
         for seq in self._waiting.in_turn():
@@ -247,7 +256,8 @@ class Scheduler:
             if not budget + share:
                 is_overtaking = True
                 continue
-            # No one takes blocks before its turn: a small request must not keep a large one out.
+            # Whoever overtakes must not make another wait for blocks: small requests would keep a
+            # large one out for ever.
             if not self._admit(seq, version, budget + share, now, is_overtaking=is_overtaking):
                 break
             chunks[seq] = min(budget + share, seq.num_uncomputed_tokens)

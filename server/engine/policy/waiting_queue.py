@@ -21,6 +21,7 @@ type Ring = dict[Request, list[Sequence]]
 class WaitingQueue:
     """Full with `max_len` requests, however many choices they have.
 
+    Then only a source with less than its part still has room, up to twice as many requests in all.
     `starved` is the sequence that waits for blocks: nobody behind it may take them, of whatever
     version.
     """
@@ -57,10 +58,35 @@ class WaitingQueue:
     def is_full(self) -> bool:
         return self.num_requests >= self.max_len
 
+    def has_room_for(self, source: str) -> bool:
+        """Whether a request of `source` may wait too: one source must not keep all others out."""
+        if not self.is_full:
+            return True
+        part = max(1, self.max_len // (len(self._rings) + (source not in self._rings)))
+        num_own = len(self._rings.get(source, ()))
+        return self.num_requests < 2 * self.max_len and num_own < part
+
     @property
     def is_short_of_blocks(self) -> bool:
         """Whether somebody waits for blocks, or lost its own."""
-        return self.starved is not None or bool(self._first)
+        lost = any(seq.first_scheduled_time is not None for seq in self._first)
+        return self.starved is not None or lost
+
+    def heads(self) -> Iterator[Sequence]:
+        """A choice of each request that stands for the others: they have one version and deadline.
+
+        Preempted choices come one by one. In no order.
+        """
+        yield from self._first
+        for ring in self._rings.values():
+            for choices in ring.values():
+                yield choices[0]
+
+    def alike(self, head: Sequence) -> list[Sequence]:
+        """The choices that `head` stands for, itself included."""
+        if head in self._first:
+            return [head]
+        return list(self._rings[head.source][head.request])
 
     def add(self, seqs: list[Sequence], *, first: bool = False) -> None:
         """Queue choices behind all others of their request, or before everybody."""
@@ -101,14 +127,19 @@ class WaitingQueue:
 
     def bind(self, request: Request, version: LoadedVersion) -> None:
         """One request runs on one version: the choices that still wait follow the first."""
-        for seq in self:
+        rings = (ring.get(request, ()) for ring in self._rings.values())
+        for seq in chain(self._first, *rings):
             if seq.request == request:
                 seq.version = version
 
     def release_request(self, running: Iterable[Sequence]) -> list[Sequence]:
-        """Give up the first request that has not run, no choice of it, if there is one."""
+        """Give up the first request that has not run, no choice of it, if there is one.
+
+        The engine's own requests stay: elsewhere they would lose their place before all others.
+        """
         begun = {seq.request for seq in running}
         begun |= {seq.request for seq in self if seq.first_scheduled_time is not None}
+        begun |= {seq.request for seq in self._first}
         first = next((seq for seq in self.in_turn() if seq.request not in begun), None)
         if first is None:
             return []

@@ -137,3 +137,31 @@ class TestRelease:
         assert queue.starved is second[0]
         queue.release_request([])
         assert queue.starved is None
+
+
+def test_a_full_queue_has_room_for_a_source_with_less_than_its_part():
+    greedy = requests(*[1] * 6)
+    queue = WaitingQueue(4)
+    for seqs in greedy[:4]:
+        queue.add(from_source("greedy", *seqs))
+    assert queue.is_full
+    assert not queue.has_room_for("greedy")
+    assert queue.has_room_for("small")
+    queue.add(from_source("small", *greedy[4]))
+    queue.add(from_source("small", *greedy[5]))
+    assert not queue.has_room_for("small"), "its part of 4 for two sources is 2"
+
+
+def test_no_source_gets_into_a_queue_of_twice_its_length():
+    queue = WaitingQueue(2)
+    for number, seqs in enumerate(requests(1, 1, 1, 1)):
+        queue.add(from_source(str(number), *seqs))
+    assert not queue.has_room_for("another")
+
+
+def test_one_choice_stands_for_a_request_and_each_preempted_choice_for_itself():
+    (one, two, three), other = requests(3, 1)
+    queue = queue_of([two, three], other)
+    queue.add([one], first=True)
+    assert list(queue.heads()) == [one, two, *other]
+    assert [queue.alike(head) for head in queue.heads()] == [[one], [two, three], other]
