@@ -9,7 +9,7 @@ TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover unit check test examples lint format bench swap hosts plan-ci golden train-tiny sbom charts reference
+.PHONY: help setup serve failover unit check test examples lint format bench exactness fairness swap hosts plan-ci golden train-tiny sbom charts reference
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -58,6 +58,12 @@ format: setup ## rewrite the code in the project's format
 bench: setup ## stream from a real server beside the memory floor; ARGS="--streams 8" picks a load
 	$(RUN) benchmarks.serving $(ARGS)
 
+exactness: setup ## count tokens that rounding turns, and measure what --exact costs; ARGS="--models tiny" is shorter
+	$(RUN) benchmarks.exactness $(ARGS)
+
+fairness: setup ## small requests and running streams next to twenty long prompts
+	JAX_PLATFORMS=cpu $(RUN) benchmarks.fairness $(ARGS)
+
 swap: setup ## change versions under load, ten times over; ARGS="--rounds 1" is shorter
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.swap $(ARGS)
 
@@ -65,7 +71,7 @@ hosts: setup ## serve from several processes as from several hosts, beside one; 
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.hosts $(ARGS)
 
 plan-ci: setup ## compile every preset for its slice, check its limits; ARGS=--small does two programs
-	$(RUN) server.plan.gate $(ARGS)
+	$(RUN) server.plan.plan_ci $(ARGS)
 
 # The only Python with a CPU build of PyTorch is 3.11.
 .cache/golden-venv/ready: | setup

@@ -163,6 +163,11 @@ class EngineConfig:
     )
     prefix_caching: bool = _field(True, "reuse the KV blocks of equal beginnings of prompts")
     overlap: bool = _field(True, "dispatch a step before the tokens of the last step are read")
+    exact: bool = _field(
+        False,
+        "compute each token by programs of fixed sizes, so that a request's tokens do not depend on"
+        " what else runs, also in bfloat16; slower, and with one data rank only",
+    )
     compile_cache_dir: str = _field(
         ".cache/xla", "folder of the persistent compilation cache; empty turns it off"
     )
@@ -200,10 +205,23 @@ class ServerConfig:
     hang_timeout_seconds: float = _field(
         30.0, "if the engine makes no progress for longer than this, /livez fails", low=0.5
     )
+    queue_stall_seconds: float = _field(
+        30.0,
+        "if requests wait for longer than this and none begins, /readyz fails until one does; 0"
+        " never does",
+        low=0,
+    )
     write_timeout_seconds: float = _field(
         30.0, "if a client reads nothing for longer than this, its stream is cut off", low=0.1
     )
     max_body_bytes: int = _field(64 << 20, "most bytes of an HTTP body or gRPC message", low=1)
+    max_request_sequences: int = _field(64, "most sequences of one request, prompts times n", low=1)
+    max_request_tokens: int = _field(
+        0,
+        "most tokens of one request, prompt and max_tokens of all its sequences; 0 is 16 times the"
+        " model's context",
+        low=0,
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _field("info", "lowest level to log")
     log_format: Literal["text", "json"] = _field("text", "format of the log lines")
 

@@ -1,15 +1,18 @@
 """What a translator asks of the service and what it gets back.
 
 These types carry no transport and no engine detail: HTTP and gRPC fill and read the same ones, so
-the same request gives the same answer on both.
+the same request asks the same of the engine on both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from server.link.frames import FinishReason, VersionState
+
+type ResumeExactness = Literal["exact", "consistent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ class GenerateRequest:
     whether the tokenizer may put its own in front (off for a rendered chat template).
     `default_max_tokens` is for an unset `max_tokens`, as far as the context holds that many; None
     is whatever it holds. `resume` goes on with a broken stream. `timeout_seconds` is what is left
-    of the client's deadline, None where it set none.
+    of the client's deadline, None where it set none. `source` is a hash of who sent it.
     """
 
     prompt: str | tuple[int, ...]
@@ -72,6 +75,7 @@ class GenerateRequest:
     resume: ResumePoint | None = None
     request_id: str = ""
     timeout_seconds: float | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,16 @@ class Health:
     """One per API process."""
 
     def __init__(
-        self, engine: EngineClient, lifecycle: Lifecycle, *, hang_timeout_seconds: float
+        self,
+        engine: EngineClient,
+        lifecycle: Lifecycle,
+        *,
+        hang_timeout_seconds: float,
+        queue_stall_seconds: float,
     ) -> None:
         self._engine, self._lifecycle = engine, lifecycle
         self._hang_timeout_seconds = hang_timeout_seconds
+        self._queue_stall_seconds = queue_stall_seconds
 
     def liveness(self) -> HealthStatus:
         """Whether the engine makes progress: false means that only a restart can help."""
@@ -46,15 +52,13 @@ class Health:
         return HealthStatus(ok=True, state="live", detail="the engine makes progress", progress=1.0)
 
     def readiness(self) -> HealthStatus:
-        """Whether to send requests here: model loaded, engine alive, not draining."""
+        """Whether to send requests here: model loaded, engine alive, queue moving, not draining."""
         live = self.liveness()
         if not live.ok:
             return live
         state, pulse = self._lifecycle.state, self._engine.pulse
         if state is ServerState.READY and self._engine.info is not None:
-            return HealthStatus(
-                ok=True, state=state.value, detail="the model is served", progress=1.0
-            )
+            return self._serving()
         if state in (ServerState.DRAINING, ServerState.STOPPED):
             return HealthStatus(ok=False, state=state.value, detail="the server is shutting down")
         if pulse is None:
@@ -62,6 +66,13 @@ class Health:
         return HealthStatus(
             ok=False, state="starting", detail=pulse.detail, progress=pulse.progress
         )
+
+    def _serving(self) -> HealthStatus:
+        limit, pulse = self._queue_stall_seconds, self._engine.pulse
+        if pulse is not None and 0 < limit < pulse.queue_stall:
+            detail = f"requests wait, and none has begun for {pulse.queue_stall:.1f} s"
+            return HealthStatus(ok=False, state="stalled", detail=detail, progress=1.0)
+        return HealthStatus(ok=True, state="ready", detail="the model is served", progress=1.0)
 
     def metrics(self) -> bytes:
         """The engine's newest exposition text; empty before its first pulse."""

@@ -19,7 +19,7 @@ from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
 from server.api.validation import (
-    MAX_PROMPTS,
+    RequestLimits,
     check_options,
     check_prompt,
     context_length_exceeded,
@@ -46,11 +46,13 @@ class Service:
         tokenizer: Tokenizer,
         lifecycle: Lifecycle,
         models: ModelDirectory,
+        limits: RequestLimits,
     ) -> None:
         self.models = models
         self._engine = engine
         self._tokenizer = tokenizer
         self._lifecycle = lifecycle
+        self._limits = limits
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of any text, however long; ApiError for one that is no valid Unicode."""
@@ -127,9 +129,11 @@ class Service:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
         if not requests:
             raise invalid("prompt must not be empty", "prompt")
-        if len(requests) > MAX_PROMPTS:
-            raise invalid(f"a request may hold at most {MAX_PROMPTS} prompts", "prompt")
-        return [await self._prepare(request) for request in requests]
+        self._limits.check_sequences(requests)
+        prepared = [await self._prepare(request) for request in requests]
+        if prepared:
+            self._limits.check_tokens(sum(p.num_tokens for p in prepared), prepared[0].info)
+        return prepared
 
     async def _prepare(self, request: GenerateRequest) -> PreparedRequest:
         info, version = self.models.resolve(request.model)
@@ -199,6 +203,7 @@ class Service:
             deadline=deadline,
             wakeup=wakeup,
             version=prepared.version,
+            source=prepared.request.source,
         )
 
     def _enter(self, generation: Generation, timeout: float | None) -> ExitStack:

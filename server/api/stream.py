@@ -8,13 +8,19 @@ fewer, larger deltas. However a stream ends early (client gone, cancelled, deadl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from server.api.choice import Choice, token_logprob
-from server.api.generation import Delta, GenerateRequest, TokenLogprob, Usage
+from server.api.generation import (
+    Delta,
+    GenerateRequest,
+    ResumeExactness,
+    TokenLogprob,
+    Usage,
+)
 from server.api.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.link.client import AbortReason, EngineClient, EngineStream
@@ -37,6 +43,11 @@ class PreparedRequest:
     params: SamplingParams
     choices: tuple[Choice, ...]
     version: str | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens that it may take, prompt and generation of every choice."""
+        return self.request.n * (len(self.prompt_token_ids) + self.params.max_tokens)
 
     @property
     def is_complete(self) -> bool:
@@ -79,6 +90,7 @@ class Generation:
         self.seed = prepared.seed
         self.model = prepared.info.model
         self.version = prepared.version or prepared.info.version
+        self._is_exact = prepared.info.is_exact
         self.error: ApiError | None = None
         self.has_started = prepared.is_complete
         self._engine = engine
@@ -96,6 +108,18 @@ class Generation:
     def is_finished(self) -> bool:
         """Whether no more deltas will come."""
         return self.error is not None or all(c.finish_reason is not None for c in self._choices)
+
+    @property
+    def resume_exactness(self) -> ResumeExactness | None:
+        """What a resumed stream's client may expect of the rest; None in a new stream.
+
+        `exact`: the tokens that its first server would have sent, if that server runs the same
+        release with the same settings on the same hardware. `consistent`: of the same version, seed
+        and distribution, but rounding may turn a token. So it is in float32 too, only rarely.
+        """
+        if self.request.resume is None:
+            return None
+        return "exact" if self._is_exact else "consistent"
 
     @property
     def usage(self) -> Usage:
@@ -221,13 +245,22 @@ class GenerationGroup:
             num_cached_tokens=sum(usage.num_cached_tokens for usage in usages),
         )
 
+    @property
+    def first_started(self) -> Generation:
+        """The first prompt that the engine has answered for."""
+        return next((g for g in self.generations if g.has_started), self.generations[0])
+
     async def wait_started(self) -> None:
-        """Wait until the engine has answered for every prompt; ApiError if it refused one."""
-        await self._wait_until(lambda generation: generation.has_started)
+        """Wait until the engine has answered for a prompt; ApiError if it has refused one by then.
+
+        A prompt that waits for a slot must not hold back what another prompt has generated. The
+        engine refuses a prompt when it gets it, which is before any other prompt has a token.
+        """
+        await self._wait_until(any, lambda generation: generation.has_started)
 
     async def finish(self) -> list[list[Delta]]:
         """Wait for the end. Returns, for each prompt, one delta per choice with all of its text."""
-        await self._wait_until(lambda generation: generation.is_finished)
+        await self._wait_until(all, lambda generation: generation.is_finished)
         return [generation.take_nowait() for generation in self.generations]
 
     async def take(self) -> list[tuple[int, Delta]]:
@@ -261,13 +294,17 @@ class GenerationGroup:
     ) -> None:
         await self.aclose()
 
-    async def _wait_until(self, is_done: Callable[[Generation], bool]) -> None:
+    async def _wait_until(
+        self,
+        quantifier: Callable[[Iterable[bool]], bool],
+        is_done: Callable[[Generation], bool],
+    ) -> None:
         while True:
             self._wakeup.clear()
             for generation in self.generations:
                 generation.advance()
             self._raise_error()
-            if all(map(is_done, self.generations)):
+            if quantifier(map(is_done, self.generations)):
                 return
             await self._wakeup.wait()
 

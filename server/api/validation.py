@@ -6,7 +6,8 @@ transport or does any work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from server.api.generation import GenerateRequest, ResumePoint, Sampling
@@ -22,7 +23,6 @@ from server.link.sampling import (
 )
 
 MAX_CHOICES = 128
-MAX_PROMPTS = 256
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1024
 MAX_REQUEST_ID_CHARS = 128
@@ -38,6 +38,44 @@ RANGES: Mapping[str, Range] = {
     "n": Range(1, MAX_CHOICES),
 }
 LOGIT_BIAS_RANGE = Range(-100, 100)
+
+
+# A public service's answer to "how much is too much for one": so many whole contexts.
+DEFAULT_CONTEXTS_PER_REQUEST = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """What one request may ask for as a whole, all its prompts and choices together.
+
+    `max_tokens` counts prompt and generation of every sequence; 0 is 16 times `max_model_len`.
+    """
+
+    max_sequences: int = 64
+    max_tokens: int = 0
+
+    def check_sequences(self, requests: Sequence[GenerateRequest]) -> None:
+        """Refuse more prompts times n than one request may have."""
+        num_sequences = sum(request.n for request in requests)
+        if num_sequences > self.max_sequences:
+            is_of_prompts = len(requests) > 1
+            raise invalid(
+                f"the request asks for {num_sequences} sequences, prompts times n; at most"
+                f" {self.max_sequences} may be asked for at once (--max-request-sequences); send"
+                " several requests",
+                "prompt" if is_of_prompts else "n",
+            )
+
+    def check_tokens(self, num_tokens: int, info: EngineInfo) -> None:
+        """Refuse more tokens than one request may take, `num_tokens` being all it could take."""
+        limit = self.max_tokens or DEFAULT_CONTEXTS_PER_REQUEST * info.max_model_len
+        if num_tokens > limit:
+            raise invalid(
+                f"the request asks for {num_tokens} tokens, prompt and max_tokens of all its"
+                f" sequences; at most {limit} may be asked for at once (--max-request-tokens);"
+                " lower max_tokens or n, or send several requests",
+                "max_tokens",
+            )
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:

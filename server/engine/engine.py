@@ -55,7 +55,8 @@ class Engine[InFlight]:
     """Serves sequences until it is drained and empty, or stopped.
 
     The step loop calls `send` with one frame per client and step; `send` must not block. Without
-    `overlap`, every step is read before the next is scheduled: slower, with the same tokens.
+    `overlap`, every step is read before the next is scheduled: slower, with the same tokens as
+    far as rounding allows.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Engine[InFlight]:
         self._is_draining = False
         self._last_read = 0.0
         self._running_since: float | None = None
+        self._waiting_since: float | None = None
         self.last_progress = clock()
 
     def call[T](self, function: Callable[[VersionChanges], T]) -> Future[T]:
@@ -130,6 +132,11 @@ class Engine[InFlight]:
     def running_seconds(self) -> float:
         """How long the current step has been on the device, in seconds; 0 when it is idle."""
         since = self._running_since
+        return 0.0 if since is None else max(0.0, self._clock() - since)
+
+    def queue_stall_seconds(self) -> float:
+        """For how long requests have waited without one that began, in seconds; 0 if none waits."""
+        since = self._waiting_since
         return 0.0 if since is None else max(0.0, self._clock() - since)
 
     def run(self) -> None:
@@ -198,6 +205,7 @@ class Engine[InFlight]:
                 num_received_tokens=len(token_ids),
                 arrival=submit.arrival,
                 deadline=submit.deadline,
+                source=submit.source,
                 version=version,
             )
             for index, token_ids in enumerate(received)
@@ -256,6 +264,7 @@ class Engine[InFlight]:
     def _dispatch(self) -> Dispatched[InFlight] | None:
         start = self._clock()
         batch = self._ranks.schedule(start)
+        self._watch_queue(batch, start)
         if batch.num_preempted:
             self._observer.on_preempted(batch.num_preempted)
         if not batch:
@@ -271,6 +280,12 @@ class Engine[InFlight]:
                     start - seq.arrival, seq.num_prompt_tokens, seq.num_cached_tokens
                 )
         return Dispatched(batch, self._runner.execute(batch), start)
+
+    def _watch_queue(self, batch: ScheduledBatch, now: float) -> None:
+        if not self._ranks.num_waiting:
+            self._waiting_since = None
+        elif self._waiting_since is None or any(row.is_admitted for row in batch.rows):
+            self._waiting_since = now
 
     def _finish(self, dispatched: Dispatched[InFlight]) -> None:
         result = self._runner.read(dispatched.in_flight)

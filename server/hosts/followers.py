@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from server.hosts.door import Door
+from server.hosts.caller_listener import CallerListener
 from server.hosts.handshake import Admitted
 from server.hosts.messages import (
     Chips,
@@ -166,7 +166,7 @@ def gather(
     """
     deadline = time.monotonic() + welcome.config.group_start_timeout_seconds
     here: dict[int, Line] = {}
-    with _closed_on_error(here), Door(_listen(group), secret) as door:
+    with _closed_on_error(here), CallerListener(_listen(group), secret) as door:
         while len(here) < group.size - 1:
             on_progress(1 + len(here))
             index, line = _greet(door, group, software, deadline, 1 + len(here))
@@ -209,7 +209,9 @@ def _listen(group: Group) -> socket.socket:
         ) from error
 
 
-def _greet(door: Door, group: Group, software: str, deadline: float, num_here: int) -> _Arrival:
+def _greet(
+    door: CallerListener, group: Group, software: str, deadline: float, num_here: int
+) -> _Arrival:
     """The next follower that has proved itself. Raises GroupError where it runs other software."""
     while True:
         caller = door.next_caller(deadline - time.monotonic())

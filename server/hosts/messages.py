@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from server.config import EngineConfig
-from server.link.codec import Codec
+from server.link.framing import Codec
 from server.slice.chips import ChipUse
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from server.hosts.messages import Beat
 from server.hosts.seals import Seals
-from server.link.codec import Codec
+from server.link.framing import Codec
 
 _RECEIVE_BYTES = 1 << 18
 _BEATS_PER_SILENCE = 8

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 from server.errors import ApiError, ErrorKind
-from server.link.codec import api_codec
 from server.link.frames import (
     Abort,
     EngineErrorKind,
@@ -32,6 +31,7 @@ from server.link.frames import (
     VersionCommand,
     VersionResult,
 )
+from server.link.framing import api_codec
 from server.link.sampling import SamplingParams
 
 type AbortReason = Literal["abort", "stop", "deadline_exceeded"]
@@ -131,6 +131,7 @@ class EngineClient(asyncio.Protocol):
         deadline: float | None,
         wakeup: asyncio.Event,
         version: str | None = None,
+        source: str = "",
     ) -> EngineStream:
         """Hand a validated request over. ApiError when the engine is gone."""
         stream = EngineStream(next(self._request_ids), wakeup)
@@ -143,6 +144,7 @@ class EngineClient(asyncio.Protocol):
             arrival=time.monotonic(),
             deadline=deadline,
             version=version,
+            source=source,
         )
         if not self._send(frame):
             raise ApiError(ErrorKind.UNAVAILABLE, self.failure or "the engine is still starting")

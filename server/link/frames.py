@@ -31,6 +31,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     it, after which it goes on; None for a choice that has ended, of which nothing is asked.
     `request_id` is unique on its connection. `arrival` and `deadline` are seconds of the machine's
     monotonic clock; no deadline is None. `version` None is whichever is served when it begins.
+    `source` names who sent the request: sources take turns.
     """
 
     request_id: int
@@ -41,6 +42,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     arrival: float
     deadline: float | None = None
     version: str | None = None
+    source: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort", omit_defaults=True):
@@ -109,7 +111,10 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
-    """Sent once, when the engine is ready to serve: what the API process validates against."""
+    """Sent once, when the engine is ready to serve: what the API process validates against.
+
+    `is_exact`: a request's tokens do not depend on what else runs, nor on where it was resumed.
+    """
 
     model: str
     version: str
@@ -117,6 +122,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     vocab_size: int
     eos_token_ids: tuple[int, ...]
     max_num_seqs: int
+    is_exact: bool = False
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
@@ -154,7 +160,8 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
 
     `progress_age` is seconds since the step loop last came round (0 while starting). `detail` says
     what start-up is doing, `progress` how far that is, 0 to 1. `metrics` is the exposition text.
-    `queue_full` tells that the next request would be refused. `versions` has the one that is served
+    `queue_full` tells that the next request would be refused. `queue_stall` is for how many seconds
+    requests have waited without one that began. `versions` has the one that is served
     first; `config_error` is why the model configuration file is not followed, empty if it is.
     """
 
@@ -165,6 +172,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
     metrics: bytes = b""
     num_unfinished: int = 0
     queue_full: bool = False
+    queue_stall: float = 0.0
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
 

@@ -19,8 +19,8 @@ from typing import Protocol
 
 import msgspec
 
-from server.link.codec import engine_codec
 from server.link.frames import ToApi, ToEngine
+from server.link.framing import engine_codec
 
 # At 10 ms per step, this is ten seconds in which an API process read nothing.
 MAX_QUEUED_FRAMES = 1024

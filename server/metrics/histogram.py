@@ -10,6 +10,27 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 
+# Upper bounds: of steps and of gaps between tokens; of whole requests; of parts of a whole.
+SHORT_SECONDS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.05,
+    0.075,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    10,
+)
+LONG_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
+RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
+
 _BUSY_WINDOW_SECONDS = 1.0
 
 

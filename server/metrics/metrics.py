@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from server.engine.observer import StepStats
 from server.link.frames import EngineState, VersionStatus
-from server.metrics.histogram import BusyRatio, Histogram
+from server.metrics.histogram import LONG_SECONDS, RATIOS, SHORT_SECONDS, BusyRatio, Histogram
 from server.metrics.slice_metrics import chip_metrics, link_metric, slice_metrics
 from server.metrics.snapshot import Snapshot
 from server.metrics.version_metrics import version_metrics
@@ -38,9 +38,6 @@ SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
 STEP_KINDS = ("prefill", "decode", "mixed")
 
 _AS_VLLM = "As in vLLM."
-_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 10)
-_LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
-_RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
 
 
 class Metrics(Collector):
@@ -66,16 +63,16 @@ class Metrics(Collector):
         self._started = time.time() if started is None else started
         self._counts: Counter[str] = Counter()
         self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
-        self._time_to_first_token = Histogram(_LONG)
-        self._inter_token_latency = Histogram(_SHORT)
-        self._time_per_output_token = Histogram(_SHORT)
-        self._request_duration = Histogram(_LONG)
-        self._queue_duration = Histogram(_LONG)
-        self._step_duration = {kind: Histogram(_SHORT) for kind in STEP_KINDS}
-        self._step_padding = Histogram(_RATIO)
+        self._time_to_first_token = Histogram(LONG_SECONDS)
+        self._inter_token_latency = Histogram(SHORT_SECONDS)
+        self._time_per_output_token = Histogram(SHORT_SECONDS)
+        self._request_duration = Histogram(LONG_SECONDS)
+        self._queue_duration = Histogram(LONG_SECONDS)
+        self._step_duration = {kind: Histogram(SHORT_SECONDS) for kind in STEP_KINDS}
+        self._step_padding = Histogram(RATIOS)
         self._swaps: Counter[str] = Counter(dict.fromkeys(SWAP_RESULTS, 0))
-        self._version_load = Histogram(_LONG)
-        self._version_switch = Histogram(_SHORT)
+        self._version_load = Histogram(LONG_SECONDS)
+        self._version_switch = Histogram(SHORT_SECONDS)
         self._busy = BusyRatio()
         self._busy_seconds = 0.0
         self._num_changes = 0
@@ -266,6 +263,11 @@ class Metrics(Collector):
             "antipode_step_age_seconds",
             "Whole seconds since the step loop last began a round.",
             gauges.step_age_seconds // 1,
+        )
+        yield _gauge(
+            "antipode_queue_stall_seconds",
+            "Whole seconds for which requests have waited without one that began; 0 if none waits.",
+            gauges.queue_stall_seconds // 1,
         )
         yield _gauge(
             "antipode_model_load_duration_seconds",

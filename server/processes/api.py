@@ -25,7 +25,8 @@ from server.api.servers.grpc_server import create_grpc_server, create_versions_s
 from server.api.servers.http_server import create_http_app
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
-from server.api.versions import VersionAdmin
+from server.api.validation import RequestLimits
+from server.api.version_admin import VersionAdmin
 from server.config import Config
 from server.control import Command, receive_task, watch_commands
 from server.lifecycle import Lifecycle, drain
@@ -66,9 +67,14 @@ class ApiProcess:
             self._engine,
             self._lifecycle,
             hang_timeout_seconds=config.server.hang_timeout_seconds,
+            queue_stall_seconds=config.server.queue_stall_seconds,
         )
         models = ModelDirectory(self._engine, self._lifecycle)
-        service = Service(self._engine, tokenizer, self._lifecycle, models)
+        limits = RequestLimits(
+            max_sequences=config.server.max_request_sequences,
+            max_tokens=config.server.max_request_tokens,
+        )
+        service = Service(self._engine, tokenizer, self._lifecycle, models, limits)
         self._http = _HttpServer(_uvicorn_config(create_http_app(service, health, config.server)))
         self._grpc = create_grpc_server(service, health, config.server)
         self._admin: tuple[_HttpServer, GrpcServer] | None = None

@@ -19,6 +19,7 @@ from server.config import EngineConfig
 from server.control import Command, receive_task, watch_commands
 from server.engine.engine import OWN_CLIENT, Engine
 from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.exact_scheduler import ExactScheduler
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
@@ -115,7 +116,7 @@ class EngineProcess:
         self._commands = VersionCommands(manager, self._link, self._pulses)
         self.status.serve(engine, manager, runner, max_num_seqs)
         self._pulses.send()
-        self._link.announce(_info(self._model, runner, max_num_seqs))
+        self._link.announce(_info(self._model, runner, self._config))
         _log_ready(runner, self.status.load_seconds, max_num_seqs)
         self._monitor = monitor_of(
             self.status.slice,
@@ -131,8 +132,13 @@ class EngineProcess:
         config = self._config
         versions = ServedVersions(LoadedVersion(self._model.version))
         schedulers = [
-            Scheduler(
-                BlockManager(runner.kinds, runner.block_size, prefix_caching=config.prefix_caching),
+            (ExactScheduler if config.exact else Scheduler)(
+                BlockManager(
+                    runner.kinds,
+                    runner.block_size,
+                    prefix_caching=config.prefix_caching,
+                    chunk=runner.max_num_batched_tokens if config.exact else 0,
+                ),
                 max_num_seqs=config.max_num_seqs,
                 max_num_batched_tokens=runner.max_num_batched_tokens,
                 max_queue_len=-(-config.max_queue_len // runner.num_ranks),
@@ -215,14 +221,15 @@ def _end(code: int, group: Group) -> int:
     return code
 
 
-def _info(model: ServedModel, runner: ServingRunner, max_num_seqs: int) -> EngineInfo:
+def _info(model: ServedModel, runner: ServingRunner, config: EngineConfig) -> EngineInfo:
     return EngineInfo(
         model=model.name,
         version=model.version,
         max_model_len=runner.max_model_len,
         vocab_size=runner.vocab_size,
         eos_token_ids=runner.eos_token_ids,
-        max_num_seqs=max_num_seqs,
+        max_num_seqs=config.max_num_seqs,
+        is_exact=config.exact,
     )
 
 

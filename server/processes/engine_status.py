@@ -83,6 +83,7 @@ class Status:
     def _serving(self, engine: Engine[Any]) -> Pulse:
         load = engine.load()
         age = max(0.0, time.monotonic() - engine.last_progress)
+        stall = engine.queue_stall_seconds()
         gauges = Snapshot(
             state=self.state,
             num_requests_waiting=load.num_requests_waiting,
@@ -92,6 +93,7 @@ class Status:
             num_blocks=self._num_blocks,
             block_size=self._block_size,
             step_age_seconds=age // 1,
+            queue_stall_seconds=stall // 1,
             model_load_seconds=self.load_seconds,
             versions=self._versions.statuses() if self._versions else (),
             config_error=self._versions.config_error if self._versions else "",
@@ -106,6 +108,7 @@ class Status:
             metrics=self._metrics.render(gauges, engine.running_seconds()),
             num_unfinished=load.num_unfinished,
             queue_full=load.is_queue_full,
+            queue_stall=stall,
             versions=gauges.versions,
             config_error=gauges.config_error,
         )

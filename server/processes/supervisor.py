@@ -22,7 +22,7 @@ from dataclasses import replace
 from importlib.metadata import version as release_of
 from pathlib import Path
 
-from server.admin_token import read_admin_token
+from server.admin_token_file import read_admin_token
 from server.config import Config, ServerConfig
 from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.logs import set_up_logging

@@ -14,6 +14,7 @@ from server.api.health import Health
 from server.api.model_directory import ModelDirectory
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer as ServerTokenizer
+from server.api.validation import RequestLimits
 from server.errors import ApiError
 from server.lifecycle import Lifecycle
 from server.link.client import AbortReason, EngineStream
@@ -58,6 +59,7 @@ class Submission:
     deadline: float | None
     received: list[Sequence[int] | None]
     version: str | None = None
+    source: str = ""
 
 
 class FakeEngine:
@@ -111,11 +113,12 @@ class FakeEngine:
         deadline: float | None,
         wakeup: asyncio.Event,
         version: str | None = None,
+        source: str = "",
     ) -> EngineStream:
         stream = EngineStream(next(self._request_ids), wakeup)
         self.open[stream.request_id] = stream
         submission = Submission(
-            stream, list(prompt_token_ids), params, n, deadline, list(received), version
+            stream, list(prompt_token_ids), params, n, deadline, list(received), version, source
         )
         self.submitted.append(submission)
         if self.script is not None:
@@ -140,9 +143,9 @@ class FakeEngine:
         if self.change_error is not None:
             raise self.change_error
 
-    def emit(self, token_ids: Sequence[int] = (), **fields: object) -> None:
-        """Send one event to the newest request."""
-        stream = self.submitted[-1].stream
+    def emit(self, token_ids: Sequence[int] = (), *, to: int = -1, **fields: object) -> None:
+        """Send one event to the newest request, or to that of number `to`, from 0."""
+        stream = self.submitted[to].stream
         event = TokenEvent(request_id=stream.request_id, token_ids=list(token_ids), **fields)
         stream.put(event)
 
@@ -192,12 +195,19 @@ class FakeEngine:
         )
 
 
-def make_service(engine: FakeEngine, tokenizer: ServerTokenizer, lifecycle: Lifecycle) -> Service:
-    return Service(engine, tokenizer, lifecycle, ModelDirectory(engine, lifecycle))
+def make_service(
+    engine: FakeEngine,
+    tokenizer: ServerTokenizer,
+    lifecycle: Lifecycle,
+    limits: RequestLimits | None = None,
+) -> Service:
+    return Service(
+        engine, tokenizer, lifecycle, ModelDirectory(engine, lifecycle), limits or RequestLimits()
+    )
 
 
 def make_health(engine: FakeEngine, lifecycle: Lifecycle) -> Health:
-    return Health(engine, lifecycle, hang_timeout_seconds=30)
+    return Health(engine, lifecycle, hang_timeout_seconds=30, queue_stall_seconds=30)
 
 
 def _rest(script: Sequence[Sequence[int]], received: Sequence[int]) -> Sequence[Sequence[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from server.api.health import Health
 from server.lifecycle import Lifecycle
 from server.link.frames import Pulse
 from tests.api.fakes import FakeEngine, make_health
@@ -57,3 +58,18 @@ def test_metrics_are_the_newest_pulses(health, engine):
     assert health.metrics() == b"up 1\n"
     engine.pulse = None
     assert health.metrics() == b""
+
+
+def test_a_queue_that_does_not_move_makes_a_server_unready_but_not_dead(health, engine):
+    engine.pulse = Pulse(state="ready", queue_stall=30.5)
+    assert (health.readiness().ok, health.readiness().state) == (False, "stalled")
+    assert "none has begun for 30.5 s" in health.readiness().detail
+    assert health.liveness().ok
+    engine.pulse = Pulse(state="ready", queue_stall=29.0)
+    assert health.readiness().ok
+
+
+def test_a_limit_of_zero_leaves_a_server_ready_whatever_waits(engine, lifecycle):
+    health = Health(engine, lifecycle, hang_timeout_seconds=30, queue_stall_seconds=0)
+    engine.pulse = Pulse(state="ready", queue_stall=999.0)
+    assert health.readiness().ok

@@ -153,13 +153,27 @@ async def test_the_same_request_gives_the_same_answer(case):
     ]
 
 
+@pytest.mark.parametrize(
+    "headers", [{"x-gateway-inference-fairness-id": "tenant"}, {"authorization": "Bearer sk-1"}, {}]
+)
+async def test_a_client_is_one_source_over_both(headers):
+    engine = FakeEngine(ANSWER)
+    async with serving(engine) as s, http_client(s) as client:
+        path, body = http_body(CASES["text"])
+        await client.post(path, json=body, headers=headers)
+        metadata = tuple(headers.items())
+        await collect(s.stub.Generate(grpc_request(CASES["text"]), metadata=metadata))
+    assert engine.submitted[0].source == engine.submitted[1].source != ""
+
+
 INVALID = {
     "empty prompt": Case({"prompt": ""}, {"text": ""}),
     "no messages": Case({"messages": []}, {"chat": pb.Chat()}),
     "unknown token": Case({"prompt": [266]}, {"token_ids": pb.TokenIds(ids=[266])}),
     "long prompt": Case({"prompt": "a" * 999}, {"text": "a" * 999}),
     "no choices": Case(*TEXT, n=0),
-    "too many choices": Case(*TEXT, n=100),
+    "too many choices": Case(*TEXT, n=9),
+    "too many sequences": Case(*TEXT, n=65),
     "too hot": Case(*TEXT, {"temperature": 2.5}),
     "no probability": Case(*TEXT, {"top_p": 0.0}),
     "empty stop string": Case(*TEXT, {"stop": [""]}),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 import httpx
+import msgspec
 import pytest
 
 from server.api.generation import GenerateRequest, ResumePoint, Sampling
@@ -41,6 +42,7 @@ class Told:
     usage: tuple[int, int] = (0, 0)
     seed: int = 0
     version: str = ""
+    exactness: str = ""
 
     @property
     def token_ids(self):
@@ -66,6 +68,7 @@ async def over_grpc(s, options, received=None):
     for response in await collect(s.stub.Generate(request)):
         if response.HasField("start"):
             told.seed, told.version = response.start.seed, response.start.model_version
+            told.exactness = response.start.resume_exactness
         logprobs = [(entry.token, entry.logprob) for entry in response.logprobs]
         told.pieces.append((list(response.token_ids), response.text, logprobs))
         if response.finish_reason:
@@ -97,6 +100,7 @@ async def over_http(s, options, received=None):
     *chunks, last, _ = events(response.content)
     told = Told(seed=last["seed"], version=last["model_version"])
     told.usage = (last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"])
+    told.exactness = chunks[0].get("resume_exactness", "")
     for chunk in chunks:
         [choice] = chunk["choices"]
         lists = choice["logprobs"] or {"tokens": [], "token_logprobs": [], "text_offset": []}
@@ -129,6 +133,16 @@ async def test_a_resumed_stream_reads_as_if_it_had_not_broken_after_any_number_o
             assert (rest.finish, rest.usage) == (whole.finish, whole.usage)
             assert (rest.seed, rest.version) == (5, "1")
     assert len(whole.pieces) > 4
+
+
+@pytest.mark.parametrize("read", [over_grpc, over_http])
+@pytest.mark.parametrize(("is_exact", "word"), [(False, "consistent"), (True, "exact")])
+async def test_only_a_resumed_stream_says_how_exact_its_rest_is(read, is_exact, word):
+    engine = FakeEngine(SCRIPT)
+    engine.info = msgspec.structs.replace(engine.info, is_exact=is_exact)
+    async with serving(engine) as s:
+        assert (await read(s, {})).exactness == ""
+        assert (await read(s, {}, TOKENS[:3])).exactness == word
 
 
 def request(*received, version="1", n=1, seed=5, **options):

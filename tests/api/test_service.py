@@ -9,6 +9,7 @@ import pytest
 from server.api.generation import GenerateRequest, Sampling
 from server.api.service import MAX_INLINE_CHARS, Service
 from server.api.tokenizer import Tokenizer
+from server.api.validation import RequestLimits
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle
 from server.link.frames import Pulse
@@ -239,3 +240,55 @@ async def test_chats_that_cannot_be_rendered(service, messages, options, param):
     with pytest.raises(ApiError) as caught:
         await service.render_chat(messages, **options)
     assert (caught.value.kind, caught.value.param) == (ErrorKind.INVALID_REQUEST, param)
+
+
+class TestRequestLimits:
+    LIMITS = RequestLimits(max_sequences=4, max_tokens=100)
+
+    @pytest.fixture
+    def service(self, engine, tokenizer, lifecycle):
+        return make_service(engine, tokenizer, lifecycle, self.LIMITS)
+
+    async def refusal(self, service, engine, **options):
+        prompts, n = options.pop("prompts", 1), options.pop("n", 1)
+        request = GenerateRequest(prompt=(1, 2), n=n, sampling=Sampling(**options))
+        with pytest.raises(ApiError) as caught:
+            await service.start_group([request] * prompts)
+        assert engine.submitted == []
+        assert caught.value.kind is ErrorKind.INVALID_REQUEST
+        return caught.value
+
+    @pytest.mark.parametrize(
+        ("prompts", "n", "param"), [(5, 1, "prompt"), (2, 3, "prompt"), (1, 5, "n")]
+    )
+    async def test_too_many_sequences_are_refused_by_their_number(
+        self, service, engine, prompts, n, param
+    ):
+        error = await self.refusal(service, engine, prompts=prompts, n=n, max_tokens=1)
+        assert error.param == param
+        assert f"{prompts * n} sequences" in error.message
+        assert "at most 4" in error.message
+
+    async def test_too_many_tokens_of_all_sequences_are_refused(self, service, engine):
+        error = await self.refusal(service, engine, prompts=2, n=2, max_tokens=24)
+        assert error.param == "max_tokens"
+        assert "for 104 tokens" in error.message
+        assert "at most 100" in error.message
+
+    async def test_as_much_as_the_limits_hold_runs(self, service):
+        request = GenerateRequest(prompt=(1, 2), n=2, sampling=Sampling(max_tokens=23))
+        async with await service.start_group([request] * 2) as group:
+            await group.finish()
+
+    async def test_the_default_is_sixteen_contexts(self, engine, tokenizer, lifecycle):
+        service = make_service(engine, tokenizer, lifecycle)
+        error = await self.refusal(service, engine, prompts=17)
+        assert f"at most {16 * 256} may" in error.message
+        request = GenerateRequest(prompt=(1, 2))
+        async with await service.start_group([request] * 16) as group:
+            await group.finish()
+
+
+async def test_the_source_of_a_request_reaches_the_engine(service, engine):
+    async with await service.start(GenerateRequest(prompt="x", source="abc")):
+        assert engine.submitted[0].source == "abc"

@@ -181,3 +181,27 @@ async def test_one_failed_prompt_fails_the_group_and_aborts_the_others(service, 
     assert caught.value.kind is ErrorKind.QUEUE_FULL
     assert engine.aborted == [(1, None, "abort")]
     assert engine.open == {}
+
+
+async def starting_group(service: Service, engine: FakeEngine, *prompts: str):
+    requests = [GenerateRequest(prompt=prompt) for prompt in prompts]
+    starting = asyncio.create_task(service.start_group(requests))
+    while len(engine.submitted) < len(prompts):
+        await asyncio.sleep(0)
+    return starting
+
+
+async def test_a_group_starts_when_its_first_prompt_has_begun(service, engine, ids):
+    starting = await starting_group(service, engine, "x", "y", "z")
+    engine.emit(ids("a"), to=1)
+    async with await asyncio.wait_for(starting, 5) as group:
+        assert [(position, delta.text) for position, delta in await group.take()] == [(1, "a")]
+        assert group.first_started is group.generations[1]
+
+
+async def test_a_group_with_a_prompt_that_is_refused_at_once_does_not_start(service, engine, ids):
+    starting = await starting_group(service, engine, "x", "y")
+    engine.emit(finish_reason="error", error="queue_full", message="no room", to=1)
+    engine.emit(ids("a"), to=0)
+    with pytest.raises(ApiError, match="no room"):
+        await starting

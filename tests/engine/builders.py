@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.exact_scheduler import ExactScheduler
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
@@ -21,6 +22,7 @@ def make_sequence(
     index=0,
     arrival=0.0,
     deadline=None,
+    source="",
     version=None,
     params=None,
     **fields,
@@ -37,6 +39,7 @@ def make_sequence(
         num_received_tokens=len(received),
         arrival=arrival,
         deadline=deadline,
+        source=source,
         version=version,
     )
 
@@ -67,10 +70,14 @@ def make_scheduler(
     max_queue_len=8,
     max_model_len=64,
     versions=None,
+    exact=False,
 ) -> Scheduler:
-    return Scheduler(
+    return (ExactScheduler if exact else Scheduler)(
         BlockManager(
-            kinds or (KVKind(None, num_blocks),), block_size, prefix_caching=prefix_caching
+            kinds or (KVKind(None, num_blocks),),
+            block_size,
+            prefix_caching=prefix_caching,
+            chunk=max_num_batched_tokens if exact else 0,
         ),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,

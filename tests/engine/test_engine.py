@@ -42,7 +42,9 @@ class Bench:
         )
         self.dispatched = None
 
-    def submit(self, request_id, prompt, *, client=1, n=1, received=(), deadline=None, **params):
+    def submit(
+        self, request_id, prompt, *, client=1, n=1, received=(), deadline=None, source="", **params
+    ):
         """Submit; returns what every choice must have in the end, what was received included."""
         params = SamplingParams(**({"max_tokens": 8, "ignore_eos": True} | params))
         self.engine.receive(
@@ -55,6 +57,7 @@ class Bench:
                 received=list(received),
                 arrival=self.now,
                 deadline=deadline,
+                source=source,
             ),
         )
         return [expected_tokens(list(prompt), params, index=index) for index in range(n)]
@@ -622,3 +625,47 @@ def test_a_step_that_hangs_keeps_the_device_busy(monkeypatch):
     bench.submit(1, [1, 2, 3], max_tokens=1)
     bench.step()
     assert seen == [5.0]
+
+
+def test_a_queue_stalls_while_requests_wait_and_none_begins():
+    bench = Bench(max_num_seqs=1)
+    first = bench.submit(1, [1, 2, 3], max_tokens=9)
+    bench.step()
+    bench.now = 5.0
+    assert bench.engine.queue_stall_seconds() == 0, "nobody waits"
+    bench.submit(2, [4], max_tokens=1)
+    bench.submit(3, [5], max_tokens=1)
+    bench.step()
+    bench.now = 9.0
+    bench.step()
+    assert bench.engine.queue_stall_seconds() == 4.0
+    while len(bench.tokens(2)) == 0:
+        bench.step()
+    bench.now = 10.0
+    assert bench.engine.queue_stall_seconds() <= 1.0
+    bench.drain()
+    assert bench.engine.queue_stall_seconds() == 0
+    assert bench.tokens(1) == first[0]
+
+
+def test_the_source_that_a_request_names_takes_the_turns():
+    bench = Bench(max_num_seqs=1)
+    for request_id, source in ((1, "a"), (2, "a"), (3, "b")):
+        bench.submit(request_id, [request_id], max_tokens=1, source=source)
+    bench.drain()
+    order = [request_id for batch in bench.runner.batches for request_id, *_ in batch]
+    assert order == [1, 3, 2]
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_small_prompt_behind_twenty_long_ones_has_its_token_within_three_steps(overlap):
+    limits = {"num_blocks": 400, "max_num_seqs": 8, "max_num_batched_tokens": 16}
+    bench = Bench(overlap=overlap, max_queue_len=64, **limits)
+    long = [bench.submit(number, [number % 7] * 55, max_tokens=3) for number in range(20)]
+    bench.step(4)
+    (small,) = bench.submit(50, [1, 2, 3], max_tokens=2)
+    bench.step(3)
+    assert bench.tokens(50)
+    bench.drain()
+    assert bench.tokens(50) == small
+    assert [[bench.tokens(number)] for number in range(20)] == long

@@ -11,7 +11,6 @@ import pytest
 
 from server.errors import ApiError, ErrorKind
 from server.link.client import EngineClient, EngineStream
-from server.link.codec import engine_codec
 from server.link.frames import (
     Abort,
     EngineInfo,
@@ -24,6 +23,7 @@ from server.link.frames import (
     ToEngine,
     TokenEvent,
 )
+from server.link.framing import engine_codec
 from server.link.sampling import SamplingParams
 
 INFO = EngineInfo(

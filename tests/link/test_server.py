@@ -7,8 +7,8 @@ from queue import Queue
 
 import pytest
 
-from server.link.codec import api_codec
 from server.link.frames import Abort, EngineInfo, Fatal, Pulse, Step, Submit, TokenEvent
+from server.link.framing import api_codec
 from server.link.sampling import SamplingParams
 from server.link.server import LinkServer
 

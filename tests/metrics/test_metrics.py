@@ -43,6 +43,7 @@ OWN_NAMES = [
     "antipode_server_state",
     "antipode_draining",
     "antipode_step_age_seconds",
+    "antipode_queue_stall_seconds",
     "antipode_device_busy_ratio",
     "antipode_build_info",
     "antipode_host_link_info",

@@ -17,8 +17,8 @@ from server.plan.compilation import (
     out_of_memory,
     program_names,
 )
-from server.plan.gate import violations
 from server.plan.plan import make_plan
+from server.plan.plan_ci import violations
 from server.plan.report import MeshSize
 from server.plan.request import blueprint_for
 from server.plan.result_store import ResultStore

@@ -3,15 +3,15 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.config import EngineConfig
 from server.engine.policy.layer_kinds import KVKind
-from server.link.codec import api_codec
 from server.link.frames import Abort, EngineInfo, Fatal, Pulse, Step, Submit
+from server.link.framing import api_codec
 from server.link.sampling import SamplingParams
 from server.processes.build import Built
 from server.processes.engine import EngineProcess
@@ -120,11 +120,11 @@ class Client:
 class Running:
     """An engine process's inside, run on a thread."""
 
-    def __init__(self, path, builder):
+    def __init__(self, path, builder, config):
         self.builder = builder
         self.path = path
         model = ServedModel(path.parent, "tiny", "7")
-        self.process = EngineProcess(CONFIG, model, path)
+        self.process = EngineProcess(config, model, path)
         self.exit_code = None
         self.thread = threading.Thread(target=self._run)
         self.clients = []
@@ -158,8 +158,8 @@ class Running:
 def run_engine(tmp_path):
     started = []
 
-    def run(runner=None, error=None):
-        started.append(Running(tmp_path / "engine.sock", Builder(runner, error)))
+    def run(runner=None, error=None, config=CONFIG):
+        started.append(Running(tmp_path / "engine.sock", Builder(runner, error), config))
         return started[-1]
 
     yield run
@@ -217,6 +217,21 @@ def test_an_engine_process_reports_what_it_serves_once_it_is_ready(engine):
         max_num_seqs=4,
     )
     assert engine.connect().wait_for(EngineInfo) == info
+
+
+@pytest.mark.parametrize(("exact", "num_cached_tokens"), [(False, 12), (True, 0)])
+def test_an_engine_process_says_whether_it_is_exact_and_acts_so(
+    run_engine, exact, num_cached_tokens
+):
+    client = run_engine(config=replace(CONFIG, exact=exact)).start()
+    assert client.wait_for(EngineInfo).is_exact is exact
+    # Blocks of 4 tokens are shared, but nothing shorter than a chunk of 16 if it is exact.
+    prompt = [1, 2, 3] * 4 + [4]
+    client.submit(request_id=1, prompt_token_ids=prompt)
+    client.tokens(1)
+    client.submit(request_id=2, prompt_token_ids=prompt)
+    first = client.wait_for(Step).events[0]
+    assert (first.request_id, first.num_cached_tokens) == (2, num_cached_tokens)
 
 
 def test_an_engine_process_answers_requests(engine):

@@ -18,7 +18,12 @@ LOAD = Load(
     is_queue_full=False,
 )
 # Stand in for an engine, its versions and its runner: two data ranks of 64 blocks.
-ENGINE = SimpleNamespace(load=lambda: LOAD, last_progress=0.0, running_seconds=lambda: 0.0)
+ENGINE = SimpleNamespace(
+    load=lambda: LOAD,
+    last_progress=0.0,
+    running_seconds=lambda: 0.0,
+    queue_stall_seconds=lambda: 12.5,
+)
 VERSIONS = SimpleNamespace(statuses=lambda: (), config_error="")
 RUNNER = SimpleNamespace(num_ranks=2, kinds=(SimpleNamespace(num_blocks=64),), block_size=16)
 
@@ -39,6 +44,8 @@ def test_the_load_ratio_counts_the_sequences_of_all_ranks():
     status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8)
     assert status.pulse().state == "ready"
     assert metric(status, "antipode_load_ratio") == 8 / 16
+    assert metric(status, "antipode_queue_stall_seconds") == 12
+    assert status.pulse().queue_stall == 12.5
     assert metric(status, "antipode_kv_cache_usage_ratio") == 0.25
     assert 'num_blocks="128"' in status.pulse().metrics.decode()
 

@@ -13,6 +13,7 @@ import grpc
 
 from server.api.antipode_v1 import translate
 from server.api.generation import GenerateRequest
+from server.api.grpc.peer import source
 from server.api.grpc.status import REQUEST_ID_KEY, Context, adopt_request_id, errors_as_status
 from server.api.service import Service
 from server.api.stream import Generation
@@ -69,6 +70,7 @@ class GenerationServicer:
             resume=translate.resume(message),
             request_id=request_id,
             timeout_seconds=context.time_remaining(),
+            source=source(context),
         )
 
     async def _text(self, message: pb.GenerateRequest | pb.TokenizeRequest) -> str:

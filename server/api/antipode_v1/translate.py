@@ -86,6 +86,7 @@ def start(generation: Generation, *, with_token_ids: bool) -> pb.Start:
             for token_id, entry in prompt_logprobs
         ],
         prompt_token_ids=prompt_token_ids if with_token_ids else (),
+        resume_exactness=generation.resume_exactness or "",
     )
 
 

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from server.api.antipode_v1.translate import parse
 from server.api.grpc.status import Context, adopt_request_id, errors_as_status
-from server.api.versions import VersionAdmin
+from server.api.version_admin import VersionAdmin
 from server.link.frames import VersionStatus
 from server.pb.antipode.v1 import versions_pb2 as pb
 

@@ -26,6 +26,7 @@ from server.api.openai.response_bodies import (
     UsageBody,
 )
 from server.api.service import Service
+from server.api.source import source_of
 from server.api.stream import Generation, GenerationGroup
 
 # Replaces the -inf of a token that cannot be drawn, because JSON has no infinity.
@@ -54,8 +55,14 @@ async def answer(
         group = await service.start_group(requests)
         if not stream:
             async with group:
-                return json_response(wording(group).whole(await group.finish()))
+                answers = await group.finish()
+                return json_response(wording(group).whole(answers))
     return EventStream(group, wording(group), write_timeout_seconds=write_timeout_seconds)
+
+
+def source(request: Request) -> str:
+    """Who sent the request, for taking turns."""
+    return source_of(request.headers, request.client.host if request.client else "")
 
 
 def timeout_seconds(request: Request) -> float | None:
@@ -76,6 +83,7 @@ def head(prefix: str, generation: Generation) -> dict[str, Any]:
         "system_fingerprint": fingerprint(model, version),
         "model_version": version,
         "seed": generation.seed,
+        "resume_exactness": generation.resume_exactness or msgspec.UNSET,
     }
 
 

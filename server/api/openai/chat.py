@@ -16,6 +16,7 @@ from server.api.openai.answering import (
     finite,
     head,
     prompt_logprobs,
+    source,
     timeout_seconds,
     usage_body,
 )
@@ -77,6 +78,7 @@ async def generate_request(service: Service, body: ChatBody, request: Request) -
         resume=resume,
         request_id=request_id,
         timeout_seconds=timeout_seconds(request),
+        source=source(request),
     )
 
 

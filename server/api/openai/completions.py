@@ -18,6 +18,7 @@ from server.api.openai.answering import (
     finite,
     head,
     prompt_logprobs,
+    source,
     timeout_seconds,
     usage_body,
 )
@@ -79,6 +80,7 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
             resume=resume,
             request_id=request_id,
             timeout_seconds=timeout_seconds(request),
+            source=source(request),
         )
         for prompt in prompts
     ]
@@ -91,14 +93,11 @@ class CompletionRenderer:
         self, body: CompletionBody, group: GenerationGroup, *, includes_usage: bool
     ) -> None:
         self._group = group
-        self._head = head("cmpl", group.generations[0])
+        self._body = body
+        self._head = head("cmpl", group.first_started)
         self._chunk_usage: UnsetType | None = None if includes_usage else UNSET
         self._includes_usage = includes_usage
-        self._writers = {
-            (position, index): _ChoiceWriter(body, generation, position, index)
-            for position, generation in enumerate(group.generations)
-            for index in range(generation.request.n)
-        }
+        self._writers: dict[tuple[int, int], _ChoiceWriter] = {}
 
     def whole(self, answers: list[list[Delta]]) -> Completion:
         taken = [(position, delta) for position, deltas in enumerate(answers) for delta in deltas]
@@ -120,7 +119,12 @@ class CompletionRenderer:
         return [Completion(**self._head, choices=[], usage=usage_body(self._group.usage))]
 
     def _choice(self, position: int, delta: Delta) -> CompletionChoice:
-        return self._writers[position, delta.index].write(delta)
+        """A prompt's facts are known when its first delta comes, not before."""
+        key = position, delta.index
+        if key not in self._writers:
+            generation = self._group.generations[position]
+            self._writers[key] = _ChoiceWriter(self._body, generation, *key)
+        return self._writers[key].write(delta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from server.api.generation import ResumeExactness
 from server.link.frames import FinishReason, VersionState
 
 
@@ -39,6 +40,7 @@ class AnswerHead(Struct, frozen=True, kw_only=True):
     """What every answer of a generation endpoint begins with.
 
     `seed` is the one given or drawn; with several prompts the first one's, each choice has its own.
+    `resume_exactness` is there in a resumed stream only.
     """
 
     id: str
@@ -47,6 +49,7 @@ class AnswerHead(Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     model_version: str
     seed: int
+    resume_exactness: ResumeExactness | UnsetType = UNSET
 
 
 class CompletionLogprobs(Struct, frozen=True, kw_only=True):

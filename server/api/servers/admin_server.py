@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from server.api.http.bodies import json_response
 from server.api.http.errors import add_error_handlers
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
-from server.api.versions import VersionAdmin
+from server.api.version_admin import VersionAdmin
 
 _MAX_BODY_BYTES = 1 << 16
 

@@ -16,7 +16,7 @@ from server.api.grpc.lifetime import GrpcServer
 from server.api.grpc.reflection import add_reflection
 from server.api.health import Health
 from server.api.service import Service
-from server.api.versions import VersionAdmin
+from server.api.version_admin import VersionAdmin
 from server.config import ServerConfig
 from server.ports import address
 

@@ -7,6 +7,7 @@ batches or policy.
 
 from __future__ import annotations
 
+import math
 import sys
 from array import array
 from collections.abc import Iterable
@@ -23,7 +24,9 @@ _DIGEST_BYTES = 16
 class BlockManager:
     """One pool a kind; what is given to a sequence is given in all of them or in none.
 
-    Digests begin with the version a sequence runs on: no KV of other weights is ever found.
+    Digests begin with the version a sequence runs on: no KV of other weights is ever found. Unless
+    `chunk` is 0, only prompt tokens are found, and only in whole chunks of that many tokens: the KV
+    of a shorter chunk, or of a generated token, may differ in rounding.
     """
 
     def __init__(
@@ -32,10 +35,14 @@ class BlockManager:
         block_size: int,
         *,
         prefix_caching: bool = True,
+        chunk: int = 0,
     ) -> None:
         self.pools = tuple(BlockPool(kind, block_size) for kind in kinds)
         self.block_size = block_size
         self.prefix_caching = prefix_caching
+        self._shares_only_prompts = bool(chunk)
+        # What is found ends at the end of a block, and of a chunk.
+        self._blocks_found_at_once = math.lcm(chunk or block_size, block_size) // block_size
 
     @property
     def fullest(self) -> BlockPool:
@@ -53,7 +60,7 @@ class BlockManager:
 
     def num_shareable_blocks(self, num_tokens: int) -> int:
         """The most blocks a lookup may give: whole ones, never the last token, which must run."""
-        return (num_tokens - 1) // self.block_size if self.prefix_caching else 0
+        return self._whole((num_tokens - 1) // self.block_size) if self.prefix_caching else 0
 
     def num_cached_tokens(self, seq: Sequence) -> int:
         """Tokens of `seq`, which holds no blocks, whose KV it would find."""
@@ -115,7 +122,8 @@ class BlockManager:
 
         Their KV must be written by a step that was read, their tokens known.
         """
-        num_full = num_tokens // self.block_size if self.prefix_caching else 0
+        num_tokens = min(num_tokens, self._num_findable_tokens(seq))
+        num_full = self._whole(num_tokens // self.block_size) if self.prefix_caching else 0
         for i in range(seq.num_indexed_blocks, num_full):
             digest = self._digest(seq, i)
             for pool, table in zip(self.pools, seq.block_tables, strict=True):
@@ -155,13 +163,22 @@ class BlockManager:
         tables = [seq.block_tables for seq in seqs]
         return [[each[i] for each in tables] for i in range(len(self.pools))]
 
+    def _num_findable_tokens(self, seq: Sequence) -> int:
+        """The tokens of `seq` that may be found, or made findable, before rounding to blocks."""
+        return seq.num_prompt_tokens if self._shares_only_prompts else len(seq.token_ids)
+
+    def _whole(self, num_blocks: int) -> int:
+        """As many of these blocks as are found together."""
+        return num_blocks - num_blocks % self._blocks_found_at_once
+
     def _longest(self, seq: Sequence, beside: list[list[list[int]]]) -> int:
         """How many blocks long all tables of `seq` can be."""
         return min(map(BlockPool.longest, self.pools, seq.block_tables, beside))
 
     def _found_digests(self, seq: Sequence) -> list[bytes]:
         """Of the longest prefix after which every pool still has all that the next token sees."""
-        limit = 0 if seq.needs_whole_prompt else self.num_shareable_blocks(len(seq.token_ids))
+        num_findable = self._num_findable_tokens(seq)
+        limit = 0 if seq.needs_whole_prompt else self.num_shareable_blocks(num_findable)
         num_found, runs = 0, [0] * len(self.pools)
         for end in range(1, limit + 1):
             digest = self._digest(seq, end - 1)
@@ -171,7 +188,7 @@ class BlockManager:
             ]
             seen = [end - pool.first_block(end * self.block_size) for pool in self.pools]
             if all(map(ge, runs, seen)):
-                num_found = end
+                num_found = end if self._whole(end) == end else num_found
             elif runs[0] < end and self.pools[0].kind.window is None:
                 break
         return seq.block_digests[:num_found]

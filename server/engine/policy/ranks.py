@@ -35,6 +35,10 @@ class Ranks:
     def num_unfinished(self) -> int:
         return sum(each.num_unfinished for each in self.schedulers)
 
+    @property
+    def num_waiting(self) -> int:
+        return sum(each.num_waiting for each in self.schedulers)
+
     def load(self) -> Load:
         """Of all ranks together. Safe to call from another thread."""
         return reduce(add, (each.load() for each in self.schedulers))

@@ -29,8 +29,8 @@ class RunningSet:
         return len(self._seqs)
 
     @property
-    def has_free_slot(self) -> bool:
-        return bool(self._free_slots)
+    def num_free_slots(self) -> int:
+        return len(self._free_slots)
 
     @property
     def newest(self) -> Sequence:

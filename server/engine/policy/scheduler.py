@@ -8,10 +8,14 @@ void. A step runs one version of the weights: which one is decided for all ranks
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 from server.engine.policy.admission import AdmissionError, check_admission
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.load import Load
+from server.engine.policy.prefill import shares_of_shortest
 from server.engine.policy.results import Results
 from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
@@ -23,9 +27,10 @@ from server.engine.policy.waiting_queue import WaitingQueue
 class Scheduler:
     """Decides who goes from the queue to what runs, and back; `results` says who ends.
 
-    Each step holds every decode, then chunks of prompts under way, then new admissions, first come
-    first served, within `max_num_batched_tokens` tokens and `max_num_seqs` slots. A chunk is cut to
-    what there are blocks for. Who finds no block preempts the most recently admitted sequence.
+    Each step holds every decode, then chunks of prompts under way, then new admissions in the order
+    of their turns, within `max_num_batched_tokens` tokens and `max_num_seqs` slots. A part of the
+    tokens is for the shortest prompts, out of their turn. A chunk is cut to what there are blocks
+    for. Who finds no block preempts the most recently admitted sequence.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class Scheduler:
     @property
     def is_short_of_work(self) -> bool:
         """A slot is free and nobody waits for it."""
-        return self._running.has_free_slot and not len(self._waiting)
+        return self._running.num_free_slots > 0 and not len(self._waiting)
 
     def load(self) -> Load:
         """Safe to call from another thread."""
@@ -122,6 +127,7 @@ class Scheduler:
             seq.max_num_tokens = min(seq.max_num_tokens, self._max_num_tokens)
             seq.prompt_logprobs = leader.prompt_logprobs
             seq.leader = leader if is_shared and seq is not leader else None
+            seq.num_expected_tokens = self._num_expected_tokens(seq)
         self._waiting.add(seqs, first=first)
 
     def num_cached_tokens(self, seq: Sequence) -> int:
@@ -147,13 +153,15 @@ class Scheduler:
     def schedule(self, version: LoadedVersion, now: float) -> ScheduledBatch:
         """Choose the rows of a step of `version`, and advance their counts as if it had run."""
         num_running = len(self._running)
-        rows = self._schedule_running(version)
+        shares = self._shares_of_shortest(version)
+        chunks = self._schedule_running(version, shares)
         num_preempted = num_running - len(self._running)
+        admitted: list[Sequence] = []
         # Who was preempted must not come back before what is in flight for it was read.
         if not num_preempted:
-            num_tokens = sum(row.num_scheduled_tokens for row in rows)
-            budget = self._max_num_batched_tokens - num_tokens
-            rows += self._schedule_admissions(version, budget, now)
+            admitted = self._schedule_admissions(version, shares, chunks, now)
+        self._extend(version, chunks)
+        rows = [self._run(seq, num, is_admitted=seq in admitted) for seq, num in chunks.items()]
         rows.sort(key=lambda row: not row.is_decode)
         return ScheduledBatch(tuple(rows), num_preempted, version)
 
@@ -166,42 +174,110 @@ class Scheduler:
     def _target(self, seq: Sequence) -> LoadedVersion | None:
         return seq.version or self.versions.serving
 
-    def _schedule_running(self, version: LoadedVersion) -> list[ScheduledRow]:
-        """Every decode, and chunks of prompts under way with what those leave of the budget."""
-        rows = []
+    def _num_expected_tokens(self, seq: Sequence) -> int:
+        """How much of a new sequence the prefix cache will hold when it begins, by what is known
+        now."""
+        if seq.leader is None:
+            return self.num_cached_tokens(seq)
+        blocks = self.block_manager
+        return blocks.num_shareable_blocks(len(seq.token_ids)) * blocks.block_size
+
+    def _shares_of_shortest(self, version: LoadedVersion) -> dict[Sequence, int]:
+        """What prompts get out of their turn, at the most, of what decodes leave."""
         running = [seq for seq in self._running if seq.version == version]
         budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in running)
+        under_way = [s for s in running if s.num_uncomputed_tokens and not s.is_decoding]
+        return shares_of_shortest(budget, under_way, self._may_overtake(version))
+
+    def _may_overtake(self, version: LoadedVersion) -> Iterator[Sequence]:
+        """Who may begin by a share, in the order of the turns.
+
+        Only whose turn it is, for the last slot, and while somebody waits for blocks.
+        """
+        num_free_slots = self._running.num_free_slots
+        if not num_free_slots:
+            return iter(())
+        is_in_turn_only = num_free_slots == 1 or self._waiting.is_short_of_blocks
+        ready = (seq for seq in self._waiting.in_turn() if self._is_ready(seq, version))
+        return islice(ready, 1 if is_in_turn_only else None)
+
+    def _is_ready(self, seq: Sequence, version: LoadedVersion) -> bool:
+        """Whether a sequence that waits could begin in a step of `version`, were there room."""
+        return not seq.is_deferred and self._target(seq) == version
+
+    def _schedule_running(
+        self, version: LoadedVersion, shares: dict[Sequence, int]
+    ) -> dict[Sequence, int]:
+        """Every decode, and chunks of prompts under way: each its share, and what is left of the
+        budget by age."""
+        chunks: dict[Sequence, int] = {}
+        running = [seq for seq in self._running if seq.version == version]
+        budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in running)
+        budget -= sum(shares.values())
         for seq in running:
+            share = shares.pop(seq, 0)
             is_decoding = seq.is_decoding
-            wanted = 1 if is_decoding else min(budget, seq.num_uncomputed_tokens)
+            wanted = 1 if is_decoding else min(budget + share, seq.num_uncomputed_tokens)
             num_tokens = self._make_room(seq, wanted)
             if num_tokens:
-                rows.append(self._run(seq, num_tokens))
-                budget -= 0 if is_decoding else num_tokens
-        return rows
+                chunks[seq] = num_tokens
+            budget += 0 if is_decoding else share - num_tokens
+        return chunks
 
     def _schedule_admissions(
-        self, version: LoadedVersion, budget: int, now: float
-    ) -> list[ScheduledRow]:
-        rows = []
-        for seq in tuple(self._waiting):
-            if budget == 0 or not self._running.has_free_slot:
+        self,
+        version: LoadedVersion,
+        shares: dict[Sequence, int],
+        chunks: dict[Sequence, int],
+        now: float,
+    ) -> list[Sequence]:
+        """Who begins, by turns: with what is left of the budget, or with its share."""
+        admitted: list[Sequence] = []
+        budget = self._max_num_batched_tokens - sum(chunks.values()) - sum(shares.values())
+        is_overtaking = False
+        for seq in self._waiting.in_turn():
+            num_free_slots = self._running.num_free_slots - is_overtaking
+            if num_free_slots <= 0 or not (budget or shares):
                 break
-            if seq.is_deferred:
-                continue
-            if self._target(seq) != version:
-                if seq is self._waiting.starved and self._target(seq) is not None:
+            if not self._is_ready(seq, version):
+                if seq is self._waiting.starved and not seq.is_deferred and self._target(seq):
                     break
                 continue
-            # No one overtakes: a small request must not keep a large one out for ever.
-            if not self._admit(seq, version, budget, now):
+            share = shares.pop(seq, 0)
+            if not budget + share:
+                is_overtaking = True
+                continue
+            # No one takes blocks before its turn: a small request must not keep a large one out.
+            if not self._admit(seq, version, budget + share, now, is_overtaking=is_overtaking):
                 break
-            num_tokens = min(budget, seq.num_uncomputed_tokens)
-            rows.append(self._run(seq, num_tokens, is_admitted=True))
-            budget -= num_tokens
-        return rows
+            chunks[seq] = min(budget + share, seq.num_uncomputed_tokens)
+            budget += share - chunks[seq]
+            admitted.append(seq)
+        return admitted
 
-    def _admit(self, seq: Sequence, version: LoadedVersion, max_chunk: int, now: float) -> bool:
+    def _extend(self, version: LoadedVersion, chunks: dict[Sequence, int]) -> None:
+        """Give prompts under way, by age, what is left. Nobody is preempted for it."""
+        budget = self._max_num_batched_tokens - sum(chunks.values())
+        for seq in self._running:
+            if budget <= 0:
+                break
+            num_tokens = chunks.get(seq, 0)
+            more = min(budget, seq.num_uncomputed_tokens - num_tokens)
+            if seq.version == version and more > 0:
+                grown = self.block_manager.grow(seq, num_tokens + more, others=self._running)
+                if grown > num_tokens:
+                    chunks[seq] = grown
+                    budget -= grown - num_tokens
+
+    def _admit(
+        self,
+        seq: Sequence,
+        version: LoadedVersion,
+        max_chunk: int,
+        now: float,
+        *,
+        is_overtaking: bool,
+    ) -> bool:
         """Give `seq` its slot and blocks, leaving each running sequence one block to grow into."""
         # A preempted sequence comes back with all its tokens known or not at all.
         if seq.num_in_flight_tokens:
@@ -209,10 +285,13 @@ class Scheduler:
         num_tokens = min(seq.num_tokens + 1, seq.max_num_tokens)
         version_before, seq.version = seq.version, version
         if not self._running.start(seq, num_tokens, max_chunk):
-            seq.version, self._waiting.starved = version_before, seq
+            seq.version = version_before
+            if not is_overtaking:
+                self._waiting.starved = seq
             return False
-        self._waiting.starved = None
-        self._waiting.remove(seq)
+        if not is_overtaking:
+            self._waiting.starved = None
+        self._waiting.take(seq)
         if version_before is None:
             self._waiting.bind(seq.request, version)
         seq.leader = None

@@ -32,14 +32,15 @@ class SequenceState(Enum):
 class Sequence:
     """A token stream being generated.
 
-    `client` numbers the API connection it came by.
+    `client` numbers the API connection it came by; `source` names who sent it, for taking turns.
     `version` is whose weights it runs on, from its first token to its last: None until it is
     admitted, unless its request names one (`is_pinned`).
     `rank` of the data axis has its slot and blocks; it may change until it is first scheduled.
     `token_ids` is the prompt and what was generated, as far as the host knows it. It begins with
     the prompt and the `num_received_tokens` that another replica has generated.
     `max_num_tokens` bounds prompt and generated tokens together; the scheduler sets it.
-    `num_cached_tokens` were found in the prefix cache when the sequence was first admitted.
+    `num_cached_tokens` were found in the prefix cache when the sequence was first admitted;
+    `num_expected_tokens` is how many of a waiting sequence are expected to be found there.
     `num_computed_tokens` have their KV, counting the steps in flight.
     `num_in_flight_tokens`: 1 while a step that samples for it is unread, 2 between dispatching the
     next such step and reading that one.
@@ -58,6 +59,7 @@ class Sequence:
     token_ids: list[int]
     arrival: float
     deadline: float | None = None
+    source: str = ""
     version: LoadedVersion | None = None
     rank: int = 0
     num_received_tokens: int = 0
@@ -72,6 +74,7 @@ class Sequence:
     finish_reason: FinishReason | None = field(default=None, init=False)
     error: EngineErrorKind | None = field(default=None, init=False)
     num_cached_tokens: int = field(default=0, init=False)
+    num_expected_tokens: int = field(default=0, init=False)
     num_computed_tokens: int = field(default=0, init=False)
     num_in_flight_tokens: int = field(default=0, init=False)
     slot: int = field(default=-1, init=False)

@@ -19,7 +19,8 @@ class ScheduledRow:
 
     `is_sampling`: the chunk reaches the sequence's end, so the row draws the token at position
     `end`. `is_admitted`: the sequence just got its slot, whose device-side state must be set; all
-    its tokens are then known. A position beyond `seq.token_ids` holds the token in flight.
+    its tokens are then known. `is_replay`: a token that was generated before is computed again as
+    the decode that it was. A position beyond `seq.token_ids` holds the token in flight.
     """
 
     seq: Sequence
@@ -27,6 +28,7 @@ class ScheduledRow:
     num_scheduled_tokens: int
     is_sampling: bool
     is_admitted: bool
+    is_replay: bool = False
 
     @property
     def end(self) -> int:
@@ -34,7 +36,7 @@ class ScheduledRow:
 
     @property
     def is_decode(self) -> bool:
-        return (
+        return self.is_replay or (
             self.is_sampling
             and self.num_scheduled_tokens == 1
             and self.num_computed_tokens >= self.seq.num_prompt_tokens

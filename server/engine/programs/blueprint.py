@@ -20,7 +20,7 @@ from models.sharding import DATA, TENSOR, data_size, tensor_size
 from models.weights.loading import abstract_decoder
 from server.config import ConfigError, EngineConfig
 from server.engine.policy.layer_kinds import KVKind, split_blocks
-from server.engine.programs.buckets import Ladder
+from server.engine.programs.buckets import Ladder, exact_ladder
 from server.engine.programs.sampler import abstract_state, state_specs
 from server.engine.programs.sizing import (
     ChipMemory,
@@ -116,6 +116,7 @@ def make_blueprint(
     Raises BackendError or ConfigError; raises SizeError where the sizes exceed a chip's memory.
     """
     platform = mesh.devices.flat[0].platform
+    _check_exact(engine, data_size(mesh))
     layout = choose_layout(config, engine, platform, tensor_size(mesh))
     model = abstract_decoder(config, layout)
     memory = None
@@ -207,6 +208,8 @@ def _slot_sizes(config: ModelConfig, engine: EngineConfig) -> SlotSizes:
 
 def _ladder(engine: EngineConfig, defaults: _Defaults) -> Ladder:
     budget = engine.max_num_batched_tokens or max(defaults.token_budget, 2 * engine.max_num_seqs)
+    if engine.exact:
+        return exact_ladder(engine.max_num_seqs, budget)
     return Ladder(
         engine.max_num_seqs,
         budget,
@@ -249,6 +252,14 @@ def _kv_bytes(
     if engine.kv_cache_bytes:
         return engine.kv_cache_bytes // layout.tensor_size
     return _CPU_KV_BYTES // (num_ranks * layout.tensor_size) if memory is None else memory.for_kv
+
+
+def _check_exact(engine: EngineConfig, num_ranks: int) -> None:
+    # One rank's chunks would bring the other ranks' decodes into the program of chunks.
+    if engine.exact and num_ranks > 1:
+        raise ConfigError(
+            f"exact is true with {num_ranks} data ranks; it needs one: set data_parallel_size to 1"
+        )
 
 
 def _check_tpu(engine: EngineConfig, slot: SlotSizes, block_size: int) -> None:

@@ -62,6 +62,16 @@ class Ladder:
         return next(b for b in buckets if b.num_tokens >= batch.num_tokens_of_fullest_rank)
 
 
+def exact_ladder(max_num_seqs: int, max_num_batched_tokens: int) -> Ladder:
+    """One decode bucket and one mixed bucket, which is full with `max_num_batched_tokens`.
+
+    So the size of a step says nothing about what else runs.
+    """
+    rows = _power_of_two(max_num_seqs)
+    budget = _power_of_two(max(rows, max_num_batched_tokens))
+    return Ladder(rows, budget, smallest_mixed=budget, smallest_decode=rows)
+
+
 def _powers(first: int, last: int, growth: int) -> list[int]:
     """Powers of two from `first` to `last`, both rounded up, each `growth` times the one before."""
     size, end = _power_of_two(first), _power_of_two(last)

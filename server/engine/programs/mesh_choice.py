@@ -43,16 +43,16 @@ def choose_split(
     `chip_bytes` is None where memory is no limit. If nothing fits, the result is the split with the
     most devices per rank. Raises MeshError where the settings do not suit the model.
     """
-    size = engine.tensor_parallel_size
+    size, num_ranks = engine.tensor_parallel_size, engine.data_parallel_size or int(engine.exact)
     if size:
         check_tensor_size(config, size, num_devices)
-    elif engine.data_parallel_size:
-        size = max(allowed_tensor_sizes(config, max(1, num_devices // engine.data_parallel_size)))
+    elif num_ranks:
+        size = max(allowed_tensor_sizes(config, max(1, num_devices // num_ranks)))
     else:
         sizes = allowed_tensor_sizes(config, num_devices)
         fitting = (one for one in sizes if _fits(config, engine, platform, one, chip_bytes))
         size = next(fitting, sizes[-1])
-    return engine.data_parallel_size or num_devices // size, size
+    return num_ranks or num_devices // size, size
 
 
 def _fits(

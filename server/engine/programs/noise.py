@@ -1,6 +1,6 @@
 """Gumbel noise for sampling: a hash of only (seed, choice, position, token id).
 
-So a request draws the same tokens in any batch, on any mesh and on any replica. Knows neither
+So a request draws with the same noise in any batch, on any mesh and on any replica. Knows neither
 logits nor filters.
 """
 

@@ -204,3 +204,16 @@ async def test_a_stop_string_is_never_seen(app, engine, ids):
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert chunks[-1]["choices"][0]["stop_reason"] == "STOP"
     assert engine.aborted == [(1, 0, "stop")]
+
+
+async def test_the_first_prompt_that_begins_is_written_while_others_wait(app, engine, ids):
+    exchange = Exchange(app, COMPLETIONS, stream_body(prompt=["x", "y"], echo=True))
+    while len(engine.submitted) < 2:
+        await asyncio.sleep(0)
+    engine.emit(ids("a"), to=1, version="1", finish_reason="length")
+    await exchange.until_written(1)
+    (event,) = events(exchange.bodies[0])
+    assert [(c["index"], c["text"]) for c in event["choices"]] == [(1, "ya")]
+    engine.emit(ids("b"), to=0, finish_reason="length")
+    await exchange.task
+    assert texts(exchange.bodies[1]) == ["xb"]

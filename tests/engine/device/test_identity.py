@@ -19,6 +19,7 @@ from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
 from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.exact_scheduler import ExactScheduler
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
@@ -87,10 +88,13 @@ class Session:
 
     def __init__(self, runner, config, *, overlap=True, num_blocks=None):
         kinds = [replace(kind, num_blocks=num_blocks or kind.num_blocks) for kind in runner.kinds]
-        self.blocks = [BlockManager(kinds, runner.block_size) for _ in range(runner.num_ranks)]
+        chunk = runner.max_num_batched_tokens if config.exact else 0
+        self.blocks = [
+            BlockManager(kinds, runner.block_size, chunk=chunk) for _ in range(runner.num_ranks)
+        ]
         versions = ServedVersions(LoadedVersion())
         schedulers = [
-            Scheduler(
+            (ExactScheduler if config.exact else Scheduler)(
                 blocks,
                 max_num_seqs=config.max_num_seqs,
                 max_num_batched_tokens=runner.max_num_batched_tokens,

@@ -24,7 +24,7 @@ def test_whoever_starts_has_a_slot_and_blocks_and_is_the_newest():
     assert [seq.slot for seq in running] == [0, 1]
     assert [len(seq.block_tables[0]) for seq in running] == [2, 1]
     assert first.state is SequenceState.RUNNING
-    assert not running.has_free_slot
+    assert running.num_free_slots == 0
 
 
 def test_whoever_stops_gives_back_both():
@@ -33,7 +33,7 @@ def test_whoever_stops_gives_back_both():
     seq = start(running, [1] * 5)
     running.stop(seq)
     assert (seq.slot, seq.block_tables, len(running)) == (-1, (), 0)
-    assert running.has_free_slot
+    assert running.num_free_slots == 1
     assert is_all_free(blocks)
 
 

@@ -92,9 +92,9 @@ class TestBudget:
         add(scheduler, [1, 2], request_id=1)
         run(scheduler)
         add(scheduler, range(10), request_id=2)
-        add(scheduler, range(3), request_id=3)
+        add(scheduler, range(50, 60), request_id=3)
         assert shape(run(scheduler)[0]) == [(1, 2, 1), (2, 0, 7)]
-        assert shape(run(scheduler)[0]) == [(1, 3, 1), (2, 7, 3), (3, 0, 3)]
+        assert shape(run(scheduler)[0]) == [(1, 3, 1), (2, 7, 3), (3, 0, 4)]
 
     def test_no_more_sequences_run_than_there_are_slots(self):
         scheduler = make_ranks(max_num_seqs=2)
@@ -142,6 +142,130 @@ class TestBudget:
         assert shape(batch) == [(1, 6, 1), (2, 14, 3)]
         assert [(row.is_admitted, row.is_decode) for row in batch.rows] == [(1, 1), (0, 0)]
         finish_all(scheduler)
+
+
+class TestShortPrompts:
+    """Steps of 16 tokens; long prompts of 60, each of tokens of its own."""
+
+    def crowd(self, num_long=20, **limits):
+        defaults = {"num_blocks": 400, "max_num_seqs": 12, "max_num_batched_tokens": 16}
+        scheduler = make_ranks(**defaults | {"max_queue_len": 99} | limits)
+        for number in range(num_long):
+            add(scheduler, [number] * 60, request_id=number, max_tokens=2)
+        return scheduler
+
+    def num_steps_to_first_token(self, scheduler, seq, most=999):
+        """Of the overlapped loop: a step is scheduled before the one before it is read."""
+        unread = scheduler.schedule(0.0)
+        for num_steps in range(1, most):
+            following = scheduler.schedule(0.0)
+            scheduler.postprocess(unread, results(unread))
+            unread = following
+            if seq.has_begun:
+                return num_steps
+        raise AssertionError(f"no token in {most} steps")
+
+    def test_a_short_prompt_behind_twenty_long_ones_begins_in_the_next_step(self):
+        scheduler = self.crowd()
+        for _ in range(5):
+            run(scheduler)
+        short = add(scheduler, [50, 51, 52], request_id=50)
+        assert self.num_steps_to_first_token(scheduler, short) == 1
+
+    def test_a_prompt_of_middle_length_is_halfway_between(self):
+        scheduler = self.crowd()
+        run(scheduler)
+        middle = add(scheduler, [50] * 30, request_id=50)
+        assert self.num_steps_to_first_token(scheduler, middle) == 4
+
+    def test_the_oldest_prompt_goes_on_however_many_short_ones_arrive(self):
+        scheduler = self.crowd(1, max_num_seqs=4)
+        (longest,) = scheduler.schedulers[0]._waiting
+        run(scheduler)
+        for number in range(100, 110):
+            if longest.has_begun:
+                break
+            for half in (0, 1):
+                add(scheduler, [1, 2, 3], request_id=2 * number + half, max_tokens=1)
+            run(scheduler)
+        assert longest.has_begun
+        assert number <= 106, "at least half of every step was for it"
+
+    def test_few_long_prompts_are_under_way_at_once(self):
+        scheduler = self.crowd()
+        for _ in range(30):
+            batch, _ = run(scheduler)
+            assert sum(not row.is_sampling for row in batch.rows) <= 2
+        finish_all(scheduler)
+
+    def test_what_decodes_is_in_every_step(self):
+        scheduler = self.crowd(0)
+        add(scheduler, [1], request_id=90, max_tokens=20)
+        run(scheduler)
+        for number in range(8):
+            add(scheduler, [number] * 60, request_id=number)
+            add(scheduler, [number, 70], request_id=50 + number, max_tokens=1)
+        for _ in range(18):
+            batch, _ = run(scheduler)
+            assert batch.rows[0].seq.request_id == 90
+            assert batch.num_tokens <= 16
+
+    def test_the_last_slot_is_for_whose_turn_it_is(self):
+        scheduler = self.crowd(2, max_num_seqs=2)
+        run(scheduler)
+        add(scheduler, [50, 51, 52], request_id=50)
+        admitted = []
+        while len(admitted) < 2:
+            batch, _ = run(scheduler)
+            admitted += [row.seq.request_id for row in batch.rows if row.is_admitted]
+        assert admitted == [1, 50]
+
+    def test_a_short_prompt_takes_no_blocks_that_a_long_one_waits_for(self):
+        scheduler = self.crowd(0, num_blocks=20)
+        add(scheduler, range(30), request_id=1, max_tokens=4)
+        run(scheduler)
+        run(scheduler)
+        large = add(scheduler, range(100, 150), request_id=2, max_tokens=1)
+        run(scheduler)
+        add(scheduler, [50, 51, 52], request_id=3)
+        batch, _ = run(scheduler)
+        assert shape(batch) == [(1, 31, 1)]
+        finish_all(scheduler)
+        assert large.finish_reason == "length"
+
+    def test_a_long_prompt_that_is_cached_but_for_its_end_counts_as_short(self):
+        scheduler = self.crowd(0)
+        add(scheduler, [*range(50), 1], request_id=80, max_tokens=1)
+        for _ in range(4):
+            run(scheduler)
+        for number in range(20):
+            add(scheduler, [number] * 60, request_id=number)
+        run(scheduler)
+        again = add(scheduler, [*range(50), 2], request_id=81)
+        assert self.num_steps_to_first_token(scheduler, again) == 1
+
+
+class TestFairness:
+    def test_a_request_of_many_choices_does_not_take_every_slot_that_gets_free(self):
+        scheduler = make_ranks(max_num_seqs=2, max_queue_len=9)
+        add(scheduler, [1, 2], n=6, request_id=1, max_tokens=3, source="a")
+        run(scheduler)
+        one = add(scheduler, [3], request_id=2, max_tokens=1, source="b")
+        order = []
+        while not one.has_begun:
+            batch, _ = run(scheduler)
+            order += [row.seq.request_id for row in batch.rows if row.is_admitted]
+        assert order == [1, 2]
+        finish_all(scheduler)
+
+    def test_sources_take_turns_whatever_they_have_queued(self):
+        scheduler = make_ranks(max_num_seqs=1, max_queue_len=99)
+        for number in range(6):
+            add(scheduler, [number], request_id=number, max_tokens=1, source="a")
+        for number in range(10, 12):
+            add(scheduler, [number], request_id=number, max_tokens=1, source="b")
+        order = [run(scheduler)[0].rows[0].seq.request_id for _ in range(8)]
+        assert order == [0, 10, 1, 11, 2, 3, 4, 5]
 
 
 class TestFinishing:

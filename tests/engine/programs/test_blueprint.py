@@ -63,3 +63,9 @@ def test_a_tpu_takes_no_block_that_its_kernels_were_not_compiled_with(tpu_mesh, 
     engine = EngineConfig(block_size=block_size)
     with pytest.raises(ConfigError, match=rf"block_size is {block_size}; on TPU it must be one of"):
         make_blueprint(CONFIG, engine, tpu_mesh, 1 << 34)
+
+
+def test_exact_refuses_several_data_ranks():
+    mesh = make_mesh(CONFIG, 1, jax.devices()[:2], data_size=2)
+    with pytest.raises(ConfigError, match="exact is true with 2 data ranks; it needs one"):
+        make_blueprint(CONFIG, EngineConfig(exact=True), mesh, None)

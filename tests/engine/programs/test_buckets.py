@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.engine.policy.step import ScheduledBatch
-from server.engine.programs.buckets import Bucket, Ladder
+from server.engine.programs.buckets import Bucket, Ladder, exact_ladder
 from tests.engine.programs.rows import make_row
 
 LADDER = Ladder(max_num_seqs=4, max_num_batched_tokens=40, smallest_mixed=8)
@@ -113,3 +113,16 @@ def test_whatever_the_scheduler_may_ask_has_a_bucket_and_no_smaller_one_would_do
         and bucket.num_tokens >= batch.num_tokens
     ]
     assert chosen == min(fitting)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sizes"), [((32, 128), (32, 128)), ((6, 100), (8, 128)), ((40, 40), (64, 64))]
+)
+def test_an_exact_ladder_has_one_size_of_each_kind_whatever_the_batch(limits, sizes):
+    ladder = exact_ladder(*limits)
+    rows, tokens = sizes
+    assert ladder.buckets == (
+        Bucket(rows, rows, decode_only=True),
+        Bucket(tokens, rows, decode_only=False),
+    )
+    assert ladder.max_num_batched_tokens == tokens

@@ -69,6 +69,8 @@ def test_where_memory_bounds_nothing_one_device_is_enough(platform):
         ({"data_parallel_size": 1}, (1, 4)),
         ({"data_parallel_size": 2}, (2, 2)),
         ({"tensor_parallel_size": 1, "data_parallel_size": 3}, (3, 1)),
+        ({"exact": True}, (1, 4)),
+        ({"exact": True, "tensor_parallel_size": 1}, (1, 1)),
     ],
 )
 def test_the_settings_have_the_last_word(sizes, expected):

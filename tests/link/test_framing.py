@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.link.codec import MAX_FRAME_BYTES, api_codec, engine_codec
 from server.link.frames import Abort, SamplingParams, Submit
+from server.link.framing import MAX_FRAME_BYTES, api_codec, engine_codec
 
 SUBMIT = Submit(
     request_id=7, prompt_token_ids=[1, 2, 3], params=SamplingParams(max_tokens=4), arrival=1.5

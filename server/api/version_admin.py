@@ -9,7 +9,7 @@ import hmac
 from pathlib import Path
 from typing import cast, get_args
 
-from server.admin_token import AdminTokenError, read_admin_token
+from server.admin_token_file import AdminTokenError, read_admin_token
 from server.api.model_directory import ModelDirectory
 from server.api.validation import invalid
 from server.errors import ApiError, ErrorKind

@@ -11,7 +11,7 @@ import pytest
 from server.api.generation import GenerateRequest
 from server.api.servers.admin_server import create_admin_app
 from server.api.servers.grpc_server import create_versions_server
-from server.api.versions import VersionAdmin
+from server.api.version_admin import VersionAdmin
 from server.config import ServerConfig
 from server.errors import ApiError, ErrorKind
 from server.link.frames import Pulse, VersionStatus

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from server.hosts.door import MAX_CALLERS, Door
+from server.hosts.caller_listener import MAX_CALLERS, CallerListener
 from server.hosts.handshake import HANDSHAKE_SECONDS, enter
 
 SECRET = b"the secret of this group"
@@ -46,7 +46,7 @@ def is_closed(peer):
 
 @pytest.mark.parametrize("count", [50, 3 * MAX_CALLERS])
 def test_a_host_comes_in_at_once_past_any_number_of_silent_callers(listener, call, count):
-    with Door(listener, SECRET) as door:
+    with CallerListener(listener, SECRET) as door:
         silent = [call() for _ in range(count)]
         since = time.monotonic()
         enter(call(), SECRET, 2, "same")
@@ -58,7 +58,7 @@ def test_a_host_comes_in_at_once_past_any_number_of_silent_callers(listener, cal
 
 
 def test_the_oldest_caller_has_to_go_when_there_are_too_many(listener, call):
-    with Door(listener, SECRET):
+    with CallerListener(listener, SECRET):
         callers = [call() for _ in range(MAX_CALLERS + 1)]
         assert is_closed(callers[0])
         callers[-1].setblocking(False)
@@ -69,7 +69,7 @@ def test_the_oldest_caller_has_to_go_when_there_are_too_many(listener, call):
 
 
 def test_many_false_callers_give_two_lines_and_their_number(listener, call, caplog):
-    with Door(listener, SECRET) as door:
+    with CallerListener(listener, SECRET) as door:
         for _ in range(20):
             peer = call()
             peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -81,7 +81,7 @@ def test_many_false_callers_give_two_lines_and_their_number(listener, call, capl
 
 
 def test_nothing_listens_and_no_host_is_left_waiting_after_the_door_is_closed(listener, call):
-    with Door(listener, SECRET), ThreadPoolExecutor(1) as pool:
+    with CallerListener(listener, SECRET), ThreadPoolExecutor(1) as pool:
         waiting = call()
         pool.submit(enter, waiting, SECRET, 1, "same").result()
     assert is_closed(waiting)

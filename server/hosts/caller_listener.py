@@ -33,7 +33,7 @@ class Caller:
     admitted: Admitted
 
 
-class Door:
+class CallerListener:
     """Open inside `with`. Takes over `listener`; afterwards nothing listens there."""
 
     def __init__(self, listener: socket.socket, secret: bytes) -> None:
@@ -45,7 +45,7 @@ class Door:
         self._accepting = threading.Thread(target=self._accept_all, name="door", daemon=True)
         self._refusals = Refusals()
 
-    def __enter__(self) -> Door:
+    def __enter__(self) -> CallerListener:
         self._listener.settimeout(_LOOK_SECONDS)
         self._accepting.start()
         return self

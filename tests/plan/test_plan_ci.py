@@ -8,7 +8,7 @@ import pytest
 from models.hf_config import parse_config
 from models.presets import load_preset, preset_names
 from server.plan import plan
-from server.plan.gate import (
+from server.plan.plan_ci import (
     GOLDEN,
     Exempt,
     GoldenPreset,

@@ -1,0 +1,258 @@
+"""Measures how often a token in bfloat16 depends on what else ran, and what `exact` costs.
+
+    make exactness                                     every model, then the price
+    make exactness ARGS="--models tiny --requests 8"
+
+Half of the requests are greedy, half are sampled at temperature 1. Each request runs by itself
+first. Then come all requests at once, each request resumed by itself after some of its tokens, and
+each request by itself on meshes of several devices. A cell has the share of requests with another
+token, and the mean position of the first one. Compiles in this process; starts no server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+# Before JAX: the meshes are made of these.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".cache/xla").absolute()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+from tokenizers import Tokenizer
+
+from models.demo import ensure as ensure_demo
+from models.hf_config import read_config
+from models.sharding import allowed_tensor_sizes
+from server.config import EngineConfig
+from server.engine.device.model_runner import ModelRunner
+from server.engine.engine import Engine
+from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.exact_scheduler import ExactScheduler
+from server.engine.policy.ranks import Ranks
+from server.engine.policy.scheduler import Scheduler
+from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.served_versions import ServedVersions
+from server.link import frames as link
+from server.link.sampling import SamplingParams
+from tests.engine.fakes import FakeObserver
+from tests.golden import random_models
+from tests.golden.configs import CONFIGS
+
+_TINY, _DEMO = "tiny", "smollm2-135m"
+_MODELS = (*CONFIGS, _TINY, _DEMO)
+_NUM_SLOTS = 32
+# The requests that also run by themselves; meshes of one machine's cores are slow.
+_NUM_ALONE, _NUM_ON_MESHES = {_DEMO: 8}, 8
+_STREAMS = (1, 8, 32)
+_PROMPT_TOKENS, _NEW_TOKENS = 64, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt, how to draw after it, and what another server has drawn already."""
+
+    prompt: list[int]
+    params: SamplingParams
+    received: tuple[int, ...] = ()
+
+
+type Tokens = list[list[int]]
+
+
+class Bench:
+    """A model on a mesh of the CPU, behind the engine's own policy."""
+
+    def __init__(self, checkpoint: Path, *, exact: bool = False, tensor_size: int = 1) -> None:
+        self._config = EngineConfig(
+            model=str(checkpoint),
+            dtype="bfloat16",
+            tensor_parallel_size=tensor_size,
+            data_parallel_size=1,
+            max_num_seqs=_NUM_SLOTS,
+            kv_cache_bytes=1 << 29,
+            exact=exact,
+        )
+        self._runner = ModelRunner.build(checkpoint, self._config)
+
+    def run(self, requests: list[Request]) -> Tokens:
+        """The tokens of all requests, which are there at once, on an engine that is new."""
+        frames: list[link.Step] = []
+        engine = self._engine(lambda _, frame: frames.append(frame))
+        for i, request in enumerate(requests):
+            engine.receive(1, _submit(i, request))
+        unread = engine.step(None)
+        while unread or engine.load().num_unfinished:
+            unread = engine.step(unread)
+        tokens: Tokens = [list(request.received) for request in requests]
+        for event in (event for frame in frames for event in frame.events):
+            if event.error is not None:
+                raise SystemExit(f"a request failed: {event.message}")
+            tokens[event.request_id] += event.token_ids
+        return tokens
+
+    def run_each(self, requests: list[Request]) -> Tokens:
+        """The tokens of every request by itself."""
+        return [self.run([request])[0] for request in requests]
+
+    def _engine(self, send: Callable[[int, link.Step], None]) -> Engine[object]:
+        runner, config = self._runner, self._config
+        chunk = runner.max_num_batched_tokens if config.exact else 0
+        scheduler = (ExactScheduler if config.exact else Scheduler)(
+            BlockManager(runner.kinds, runner.block_size, chunk=chunk),
+            max_num_seqs=_NUM_SLOTS,
+            max_num_batched_tokens=runner.max_num_batched_tokens,
+            max_queue_len=_NUM_SLOTS,
+            max_model_len=runner.max_model_len,
+            versions=ServedVersions(LoadedVersion()),
+        )
+        return Engine(Ranks([scheduler]), runner, FakeObserver(), send, eos_token_ids=())
+
+
+def _submit(request_id: int, request: Request) -> link.Submit:
+    return link.Submit(
+        request_id=request_id,
+        prompt_token_ids=request.prompt,
+        params=request.params,
+        received=[list(request.received)] if request.received else [],
+        arrival=0.0,
+    )
+
+
+def differences(expected: Tokens, found: Tokens) -> list[int | None]:
+    """Where each request's tokens first differ; None where they are the same."""
+    return [
+        next((i for i, (a, b) in enumerate(zip(x, y, strict=True)) if a != b), None)
+        for x, y in zip(expected, found, strict=True)
+    ]
+
+
+def cell(positions: Iterable[int | None]) -> str:
+    """The share of requests that differ, and where they first do in the mean."""
+    every = list(positions)
+    at = [position for position in every if position is not None]
+    share = f"{len(at)}/{len(every)}"
+    return f"{share} at {statistics.mean(at):.0f}" if at else share
+
+
+def print_cells(model: str, case: str, expected: Tokens, found: Tokens) -> None:
+    """One row: greedy requests are those of even number."""
+    positions = differences(expected, found)
+    print(f"| {model} | {case} | {cell(positions[::2])} | {cell(positions[1::2])} |", flush=True)
+
+
+def make_requests(prompts: list[list[int]]) -> list[Request]:
+    """Greedy and sampled in turn."""
+    return [
+        Request(prompt, _params(temperature=float(i % 2), seed=i))
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def _params(temperature: float, seed: int) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=_NEW_TOKENS, temperature=temperature, seed=seed, ignore_eos=True
+    )
+
+
+def cut(requests: list[Request], tokens: Tokens) -> list[Request]:
+    """Every request as it is resumed: the first after 1 token, the next after more."""
+    return [
+        replace(request, received=tuple(each[: 1 + 13 * i % (_NEW_TOKENS - 1)]))
+        for i, (request, each) in enumerate(zip(requests, tokens, strict=True))
+    ]
+
+
+def measure(model: str, checkpoint: Path, requests: list[Request], num_alone: int) -> None:
+    """All cases of one model. Only the first `num_alone` requests also run by themselves."""
+    compared = requests[:num_alone]
+    for exact in (False, True):
+        bench, mode = Bench(checkpoint, exact=exact), "exact, " if exact else ""
+        alone = bench.run_each(compared)
+        together = bench.run(requests)[:num_alone]
+        print_cells(model, f"{mode}batch of {len(requests)}", alone, together)
+        print_cells(model, f"{mode}resumed", alone, bench.run_each(cut(compared, alone)))
+        if exact:
+            resumed = cut(compared, alone) + requests[num_alone:]
+            found = bench.run(resumed)[:num_alone]
+            print_cells(model, f"{mode}resumed in a batch", alone, found)
+        else:
+            num_meshed = min(_NUM_ON_MESHES, num_alone)
+            measure_meshes(model, checkpoint, compared[:num_meshed], alone[:num_meshed])
+
+
+def measure_meshes(model: str, checkpoint: Path, requests: list[Request], expected: Tokens) -> None:
+    """Each request by itself on every mesh of several devices that the model allows."""
+    for size in allowed_tensor_sizes(read_config(checkpoint), 4)[1:]:
+        found = Bench(checkpoint, tensor_size=size).run_each(requests)
+        print_cells(model, f"{size} devices", expected, found)
+
+
+def measure_price(checkpoint: Path, tokenizer: Tokenizer) -> None:
+    """Tokens per second from start to end, prompts included, with `exact` and without."""
+    benches = {exact: Bench(checkpoint, exact=exact) for exact in (False, True)}
+    print(f"\n{checkpoint.parent.name}, prompts of {_PROMPT_TOKENS} tokens, {_NEW_TOKENS} new ones")
+    print("| streams | tok/s | tok/s, exact | ratio |\n|---|---|---|---|")
+    for count in _STREAMS:
+        prompts = text_prompts(tokenizer, count, lengths=[_PROMPT_TOKENS])
+        requests = make_requests(prompts)
+        rates = {exact: _rate(bench, requests) for exact, bench in benches.items()}
+        ratio = rates[True] / rates[False]
+        print(f"| {count} | {rates[False]:.1f} | {rates[True]:.1f} | {ratio:.2f} |", flush=True)
+
+
+def _rate(bench: Bench, requests: list[Request]) -> float:
+    start = time.perf_counter()
+    bench.run(requests)
+    return len(requests) * _NEW_TOKENS / (time.perf_counter() - start)
+
+
+def text_prompts(
+    tokenizer: Tokenizer, count: int, lengths: Iterable[int] | None = None
+) -> list[list[int]]:
+    """Pieces of this repository's own text, of 8 to 132 tokens unless told."""
+    ids = tokenizer.encode(Path("docs/architecture.md").read_text()).ids
+    sizes = list(lengths or range(8, 133, 4))
+    draw = random.Random(0)
+    starts = [draw.randrange(len(ids) - max(sizes)) for _ in range(count)]
+    return [ids[start : start + sizes[i % len(sizes)]] for i, start in enumerate(starts)]
+
+
+def load(model: str, scratch: Path, count: int) -> tuple[Path, list[Request]]:
+    """The model's checkpoint, and `count` requests to it."""
+    if model in CONFIGS:
+        checkpoint = random_models.write(model, scratch / model)
+        return checkpoint, make_requests(random_models.prompts(model, count))
+    checkpoint = Path("models/tiny/1") if model == _TINY else ensure_demo()
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    return checkpoint, make_requests(text_prompts(tokenizer, count))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--models", nargs="+", default=_MODELS, choices=_MODELS)
+    parser.add_argument("--requests", type=int, default=_NUM_SLOTS, help="in the batch")
+    parser.add_argument("--alone", type=int, default=0, help="compared; 0 is 16, of SmolLM2 8")
+    parser.add_argument("--no-price", action="store_true")
+    arguments = parser.parse_args()
+    print("| model | case | greedy | sampled |\n|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for model in arguments.models:
+            checkpoint, requests = load(model, Path(scratch), arguments.requests)
+            num_alone = arguments.alone or _NUM_ALONE.get(model, 16)
+            measure(model, checkpoint, requests, num_alone)
+    if not arguments.no_price:
+        demo = ensure_demo()
+        measure_price(demo, Tokenizer.from_file(str(demo / "tokenizer.json")))
+
+
+if __name__ == "__main__":
+    main()

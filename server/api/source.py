@@ -1,0 +1,31 @@
+"""Who sends a request, as a short hash: requests take turns by source.
+
+The hash keeps keys out of frames, logs and memory dumps. Knows neither HTTP nor gRPC: a transport
+gives it the request's headers and the client's address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+
+# A gateway names the tenant in these; the first one that is there counts.
+FAIRNESS_HEADERS = ("x-gateway-inference-fairness-id", "x-llm-d-inference-fairness-id")
+_KEY_HEADER = "authorization"
+_DIGEST_BYTES = 8
+
+
+def source_of(headers: Mapping[str, str], client_address: str) -> str:
+    """By fairness id, else by key, else by the client's address, without its port.
+
+    Header names are in lower case. A client with many connections is one source.
+    """
+    for header in (*FAIRNESS_HEADERS, _KEY_HEADER):
+        if value := headers.get(header, "").strip():
+            kind = "key" if header == _KEY_HEADER else "id"
+            return _digest(f"{kind}:{value}")
+    return _digest(f"address:{client_address}")
+
+
+def _digest(name: str) -> str:
+    return blake2b(name.encode(errors="replace"), digest_size=_DIGEST_BYTES).hexdigest()

@@ -1,0 +1,113 @@
+"""Schedules so that the arithmetic of a token depends on its own sequence only.
+
+Two programs run, each of one size: one for chunks of prompts, one for decodes. A step runs one of
+them. A prompt is cut at multiples of `max_num_batched_tokens`, whatever else waits. A token that
+was generated before, here or at another replica, is computed again by the program that computed it
+first. Knows neither programs nor rounding: that rows of one program do not change one another is
+the programs' promise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.scheduler import Scheduler
+from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.step import ScheduledBatch, ScheduledRow
+
+
+class ExactScheduler(Scheduler):
+    """Takes turns between steps of chunks and steps of decodes while there are both.
+
+    `block_manager` must find prefixes only in chunks of `max_num_batched_tokens`.
+    """
+
+    def __init__(self, block_manager: BlockManager, **limits: Any) -> None:
+        super().__init__(block_manager, **limits)
+        self._has_prefilled = False
+
+    def schedule(self, version: LoadedVersion, now: float) -> ScheduledBatch:
+        """A step of chunks or a step of decodes, never of both."""
+        before = len(self._running)
+        rows: list[ScheduledRow] = []
+        if not (self._has_prefilled and any(map(_wants_decode, self._of(version)))):
+            rows = self._schedule_prompts(version, now)
+        self._has_prefilled = bool(rows)
+        rows = rows or self._schedule_decodes(version)
+        num_preempted = before + sum(row.is_admitted for row in rows) - len(self._running)
+        return ScheduledBatch(tuple(rows), num_preempted, version)
+
+    def _of(self, version: LoadedVersion) -> list[Sequence]:
+        return [seq for seq in self._running if seq.version == version]
+
+    def _schedule_prompts(self, version: LoadedVersion, now: float) -> list[ScheduledRow]:
+        """Chunks of prompts under way, then of new ones, each whole or not at all."""
+        rows, budget, before = [], self._max_num_batched_tokens, len(self._running)
+        for seq in self._of(version):
+            num_tokens = 0 if _is_past_prompt(seq) else self._chunk(seq, budget)
+            if num_tokens and self._make_whole_room(seq, num_tokens):
+                rows.append(self._run(seq, num_tokens))
+                budget -= num_tokens
+        # Who was preempted must not come back before what is in flight for it was read.
+        if len(self._running) == before:
+            rows += self._begin_prompts(version, budget, now)
+        return rows
+
+    def _begin_prompts(self, version: LoadedVersion, budget: int, now: float) -> list[ScheduledRow]:
+        """New prompts, by turns. A prompt whose first chunk does not fit whole ends the list."""
+        rows: list[ScheduledRow] = []
+        for seq in self._waiting.in_turn():
+            if not self._running.num_free_slots:
+                break
+            if not self._is_ready(seq, version):
+                if seq is self._waiting.starved and not seq.is_deferred and self._target(seq):
+                    break
+                continue
+            if budget < min(seq.num_prompt_tokens, self._max_num_batched_tokens):
+                break
+            if not self._admit(seq, version, budget, now, is_overtaking=False):
+                break
+            num_tokens = self._chunk(seq, budget)
+            rows.append(self._run(seq, num_tokens, is_admitted=True))
+            budget -= num_tokens
+        return rows
+
+    def _schedule_decodes(self, version: LoadedVersion) -> list[ScheduledRow]:
+        """One token of every sequence that is past its prompt: its newest, or one to replay."""
+        return [
+            self._run(seq, 1)
+            for seq in self._of(version)
+            if _wants_decode(seq) and self._make_room(seq, 1)
+        ]
+
+    def _run(
+        self, seq: Sequence, num_scheduled_tokens: int, *, is_admitted: bool = False
+    ) -> ScheduledRow:
+        is_past_prompt = _is_past_prompt(seq)
+        row = super()._run(seq, num_scheduled_tokens, is_admitted=is_admitted)
+        is_replay = is_past_prompt and not row.is_sampling
+        return replace(row, is_replay=True) if is_replay else row
+
+    def _chunk(self, seq: Sequence, budget: int) -> int:
+        """The rest of the chunk of the prompt that is next; 0 where it exceeds the budget."""
+        size, computed = self._max_num_batched_tokens, seq.num_computed_tokens
+        end = min(computed - computed % size + size, seq.num_prompt_tokens)
+        return end - computed if end - computed <= budget else 0
+
+    def _make_whole_room(self, seq: Sequence, wanted: int) -> bool:
+        """Whether `seq` has blocks for all of a chunk, preempting from the end where it has not."""
+        while seq.state is SequenceState.RUNNING:
+            if self.block_manager.grow(seq, wanted, others=self._running) == wanted:
+                return True
+            self._preempt(self._running.newest)
+        return False
+
+
+def _is_past_prompt(seq: Sequence) -> bool:
+    return seq.num_computed_tokens >= seq.num_prompt_tokens
+
+
+def _wants_decode(seq: Sequence) -> bool:
+    return _is_past_prompt(seq) and seq.num_uncomputed_tokens > 0
