@@ -312,7 +312,7 @@ class TestPod:
     ),
 )
 def test_the_charts_slices_are_those_of_the_plan(name):
-    changes = {"slice": name, "dranet.enabled": False}
+    changes = {"slice": name, "dranet.enabled": False, "server.groupSecret": "group"}
     objects = render("antipode", merged(BASE, changes))
     container = pods_of(objects)[0]["spec"]["containers"][0]
     group = [one["spec"] for one in objects if one["kind"] == "LeaderWorkerSet"]
