@@ -14,10 +14,17 @@ from tests.models.checkpoints import write_checkpoint
 
 
 @pytest.fixture
-def plan(monkeypatch, capsys):
+def environment():
+    """What a plan tells libtpu, and libtpu itself, leave no trace for servers started later."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def plan(environment, capsys):
     """`antipode plan` in this process: exit code, standard output and error."""
-    for name in (*os.environ, "TPU_ACCELERATOR_TYPE"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
 
     def run(*arguments):
         code = main(["plan", *map(str, arguments)])

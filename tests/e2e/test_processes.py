@@ -4,9 +4,12 @@ import asyncio
 import os
 import signal
 import socket
+import tempfile
 import time
+from pathlib import Path
 
 import httpx
+import pytest
 
 from server.__main__ import main
 from tests.e2e.clients import Stream, client, read_stream, start_streams
@@ -43,16 +46,21 @@ async def test_killing_the_main_process_leaves_none(start_ready):
     end_of(children)
 
 
-async def test_what_a_killed_server_left_is_cleared_by_the_next(start_ready, tmp_path):
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    killed = start_ready(TMPDIR=str(folder))
+@pytest.fixture
+def short_folder():
+    """A socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+async def test_what_a_killed_server_left_is_cleared_by_the_next(start_ready, short_folder):
+    killed = start_ready(TMPDIR=str(short_folder))
     os.kill(killed.pid, signal.SIGKILL)
     killed.process.wait()
-    [left] = folder.glob("antipode-*")
-    start_ready(TMPDIR=str(folder))
+    [left] = short_folder.glob("antipode-*")
+    start_ready(TMPDIR=str(short_folder))
     assert not left.exists()
-    assert len(list(folder.glob("antipode-*"))) == 1
+    assert len(list(short_folder.glob("antipode-*"))) == 1
 
 
 async def test_killing_the_main_process_takes_a_stopped_engine_along(start_ready):

@@ -798,7 +798,12 @@ class TestRetry:
 
     def test_a_version_that_was_taken_back_is_not_served_again_by_a_retry(self, start, clock):
         server = start(clock=clock, watch_window=60.0)
-        server.loader.unreadable["/models/3"] = OSError("the mount does not answer")
+
+        def inspect(path):
+            if path == "/models/3":
+                raise OSError("the mount does not answer")
+
+        server.loader.inspect = inspect
         self.follow(server, ModelFile("tiny", "/models", "2", {"canary": "3"}))
         assert server.states["2"] == "AVAILABLE*"
         for version in list(server.loader.weights):

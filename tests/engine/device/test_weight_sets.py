@@ -48,7 +48,7 @@ def folder(tmp_path):
 
 def test_another_shape_is_refused_with_both_values_and_what_to_do(sets, folder):
     wider = folder("wide", intermediate_size=2 * LLAMA["intermediate_size"])
-    with pytest.raises(CheckpointError, match="wide is another architecture or shape") as caught:
+    with pytest.raises(CheckpointError, match="wide has another architecture or shape") as caught:
         sets.stage(wider, no_progress)
     size = LLAMA["intermediate_size"]
     assert f"{2 * size}, not {size}" in str(caught.value)
@@ -58,7 +58,7 @@ def test_another_shape_is_refused_with_both_values_and_what_to_do(sets, folder):
 def test_a_device_without_room_for_another_set_is_refused_with_numbers(sets, folder):
     stats = {"bytes_limit": 5 << 20, "bytes_in_use": 5 << 20}
     sets._devices = [SimpleNamespace(platform="tpu", memory_stats=lambda: stats)]
-    with pytest.raises(CheckpointError, match=r"takes .* a chip, and 0\.00 GiB are free"):
+    with pytest.raises(CheckpointError, match=r"takes .* per chip, but only 0\.00 GiB are free"):
         sets.load(TWO, folder("same"), no_progress)
 
 

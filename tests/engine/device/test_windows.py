@@ -32,10 +32,12 @@ def generate(runner, kinds):
         make_sequence(prompt, request_id=i, max_tokens=30, temperature=0.0, ignore_eos=True)
         for i, prompt in enumerate(PROMPTS)
     ]
-    for seq in seqs:
-        scheduler.add([seq], 0.0)
-    unread = None
-    while scheduler.num_unfinished or unread:
+    unread, queued, last = None, list(seqs), None
+    while queued or scheduler.num_unfinished or unread:
+        # Each comes when the one before has its first token, to find what that has given back.
+        if queued and (last is None or len(last.token_ids) > last.num_prompt_tokens):
+            last = queued.pop(0)
+            scheduler.add([last], 0.0)
         batch = scheduler.schedule(0.0)
         following = (batch, runner.execute(batch)) if batch else None
         if unread:
