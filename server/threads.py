@@ -52,6 +52,12 @@ def end_process(error: Exception) -> None:
     os._exit(1)
 
 
+def count_fault(name: str) -> None:
+    """Count a fault that a thread caught itself."""
+    with _lock:
+        _faults[name] += 1
+
+
 def fault_counts() -> dict[str, int]:
     """By the name of a thread, the exceptions in this process that nobody foresaw."""
     with _lock:
@@ -67,12 +73,6 @@ def _is_done(run: Callable[[], None], name: str, on_fault: Callable[[Exception],
         _answer(error, name, on_fault)
         return False
     return True
-
-
-def count_fault(name: str) -> None:
-    """Count a fault that a thread caught itself."""
-    with _lock:
-        _faults[name] += 1
 
 
 def _answer(error: Exception, name: str, on_fault: Callable[[Exception], None]) -> None:
