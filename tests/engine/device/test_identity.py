@@ -234,7 +234,7 @@ def test_tokens_are_the_same_from_the_prefix_cache(base, check):
 
 def test_preempted_and_resumed(base, check):
     """With a part of the pool there is."""
-    session = Session(*base, num_blocks=22)
+    session = Session(*base, num_blocks=21)
     check(session.run([*REQUESTS.values(), *fillers(4)]))
     assert session.observer.num_preempted > 0
 
