@@ -266,7 +266,11 @@ def test_another_network_of_that_name_is_not_built_into(cloud):
     [
         ("RECONCILING", 0, ""),
         ("PROVISIONING", 1, "is still being made; run this script again when it is done"),
-        ("ERROR", 1, "is in state ERROR; repair it, or delete it and run this script again:"),
+        (
+            "ERROR",
+            1,
+            "is in state ERROR; repair it, or delete it and run this script again: gcloud",
+        ),
         ("RUNNING_WITH_ERROR", 1, "is in state RUNNING_WITH_ERROR"),
     ],
 )
