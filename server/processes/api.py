@@ -19,6 +19,7 @@ import uvloop
 
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
+from server.api.http.connection import HttpConnection
 from server.api.model_directory import ModelDirectory
 from server.api.servers.admin_server import create_admin_app
 from server.api.servers.grpc_server import create_grpc_server, create_versions_server
@@ -189,7 +190,7 @@ class ApiProcess:
 def _uvicorn_config(app: object) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="httptools",
+        http=HttpConnection,
         ws="none",
         lifespan="off",
         log_config=None,

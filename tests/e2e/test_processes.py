@@ -108,9 +108,7 @@ async def test_a_hung_engine_is_not_alive_until_it_goes_on(start_ready):
     engine = server.engine()
     assert server.get("/livez").status_code == 200
     os.kill(engine, signal.SIGSTOP)
-    stopped = time.monotonic()
     wait_for(lambda: server.get("/livez").status_code == 503, "red")
-    assert 0.5 < time.monotonic() - stopped < 3
     assert server.get("/readyz").status_code == 503
     assert server.get("/metrics").status_code == 200
     os.kill(engine, signal.SIGCONT)

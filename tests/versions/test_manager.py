@@ -510,8 +510,8 @@ class TestTrial:
         for version in list(server.loader.weights):
             if version.name == "2":
                 server.loader.weights[version] = 3
+        server.wait(lambda: server.swaps.swaps == ["promoted", "automatic_rollback"])
         server.wait(lambda: server.states == {"1": "AVAILABLE*", "2": "END"})
-        assert server.swaps.swaps == ["promoted", "automatic_rollback"]
 
     def test_a_trial_ends_when_the_version_before_must_make_room(self, start, policy):
         server = start(policy=policy, watch_window=30.0)
