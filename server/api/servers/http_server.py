@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
 from server.api.health import Health
@@ -15,6 +15,7 @@ from server.api.openai import response_bodies as responses
 from server.api.openai.chat import chat_router
 from server.api.openai.completions import completions_router
 from server.api.openai.models import models_router
+from server.api.servers.page import page_router
 from server.api.servers.probes import HealthBody, VersionBody, probes_router
 from server.api.service import Service
 from server.config import ServerConfig
@@ -41,7 +42,7 @@ It refuses fields that it knows but cannot honour (tools, response formats, beam
 def create_http_app(service: Service, health: Health, config: ServerConfig) -> ASGIApp:
     """The application of one API process. It owns none of its arguments."""
     release = version("antipode-server")
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Antipode",
         version=release,
         description=DESCRIPTION,
@@ -52,6 +53,7 @@ def create_http_app(service: Service, health: Health, config: ServerConfig) -> A
     app.include_router(completions_router(service, write_timeout_seconds=write_timeout_seconds))
     app.include_router(chat_router(service, write_timeout_seconds=write_timeout_seconds))
     app.include_router(models_router(service))
+    app.include_router(page_router())
     app.include_router(probes_router(health, service.models, release=release))
     add_error_handlers(app)
     describe(app, _BODIES)
