@@ -38,7 +38,7 @@ SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
 # The threads of the engine process, by name.
 THREADS = (
     "chips", "host-accept", "host-beat", "host-caller", "host-read", "link-accept", "link-read",
-    "link-write", "model-config", "pulse", "versions",
+    "link-write", "model-config", "model-config-clock", "pulse", "versions",
 )  # fmt: skip
 STEP_KINDS = ("prefill", "decode", "mixed")
 

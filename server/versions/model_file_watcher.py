@@ -20,6 +20,8 @@ from server.versions.model_file import (
 )
 
 _POLL_SECONDS = 0.5
+# A look that takes longer waits for a mount that does not answer.
+_LONGEST_LOOK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,16 @@ class ModelFileWatcher:
         self._latest_version = ""
         # What is wrong with the content that is done, and what was reported last.
         self._wrong = self._reported = ""
+        self._look_began: float | None = None
         self._thread = guarded(self._run, "model-config", on_fault=self._on_fault)
+        self._clock = guarded(self._watch_looks, "model-config-clock")
 
     def start(self) -> None:
         """Report the file that the server was started with; then look, on a thread of its own."""
         if self._started is not None:
             self._begin(self._started)
         self._thread.start()
+        self._clock.start()
 
     def look(self) -> None:
         """Read the file once more."""
@@ -124,7 +129,23 @@ class ModelFileWatcher:
     def _on_fault(self, error: Exception) -> None:
         self._report(f"its watcher failed: {error!r}; the log says more")
 
+    def check_look(self) -> None:
+        """Report a look that has not come back; the look itself reports once it does."""
+        began = self._look_began
+        if began is not None and time.monotonic() - began > _LONGEST_LOOK_SECONDS:
+            self._report(
+                f"{self._path}, or the folder of the model that it names, has not answered for "
+                f"{_LONGEST_LOOK_SECONDS:g} s; check their mounts"
+            )
+
     def _run(self) -> None:
         while True:
+            self._look_began = time.monotonic()
             self.look()
+            self._look_began = None
             time.sleep(_POLL_SECONDS)
+
+    def _watch_looks(self) -> None:
+        while True:
+            time.sleep(_POLL_SECONDS)
+            self.check_look()

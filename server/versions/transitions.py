@@ -252,11 +252,13 @@ class Transitions:
         loaded = self._engine.versions.loaded(version.key)
         if loaded is None:
             return
+        state, message = version.state, version.message
         self._set(version, "UNLOADING", "waiting for its sequences")
-        self._engine.call(lambda changes: changes.versions.close(loaded)).result()
+        was_open = self._engine.call(lambda changes: changes.versions.close(loaded)).result()
         if not self._wait_unused(loaded):
-            self._engine.call(lambda changes: changes.versions.open(loaded)).result()
-            self._set(version, "AVAILABLE")
+            if was_open:
+                self._engine.call(lambda changes: changes.versions.open(loaded)).result()
+            self._set(version, state, message)
             raise BusyError(
                 f"version {version.name} still has sequences after "
                 f"{self._settings.swap_timeout:g} s; try again when they have ended"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import pytest
 
 from server.threads import fault_counts
 from server.versions import model_file_watcher
-from server.versions.model_file import ModelFile, parse_model_config
+from server.versions.model_file import ModelFile, parse_model_config, read_model_file
 from server.versions.model_file_watcher import ModelFileWatcher, Started
 
 TEXT = 'name: tiny\npath: models/tiny\nversion: "1"\n'
@@ -201,3 +202,23 @@ def test_an_exception_that_nobody_foresaw_is_reported_and_the_next_file_is_follo
     wait(lambda: watched.errors[-1] == "")
     assert watched.files == [parse(TEXT)]
     assert fault_counts()["model-config"] == before + 1
+
+
+def test_a_mount_that_does_not_answer_is_reported_until_it_does(tmp_path, monkeypatch):
+    watched = Watched(tmp_path / "model.yaml")
+    watched.write(TEXT)
+    answers = threading.Event()
+
+    def read_slowly(path):
+        answers.wait()
+        return read_model_file(path)
+
+    monkeypatch.setattr(model_file_watcher, "read_model_file", read_slowly)
+    monkeypatch.setattr(model_file_watcher, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(model_file_watcher, "_LONGEST_LOOK_SECONDS", 0.05)
+    watched.watcher.start()
+    wait(lambda: watched.errors)
+    assert "has not answered for" in watched.errors[0]
+    answers.set()
+    wait(lambda: watched.errors[-1] == "" and watched.files)
+    assert watched.files == [parse(TEXT)]

@@ -85,9 +85,11 @@ class ServedVersions:
         """Any request may name it."""
         self._open |= {version}
 
-    def close(self, version: LoadedVersion) -> None:
-        """No request may name it any more; the requests that did go on."""
+    def close(self, version: LoadedVersion) -> bool:
+        """No request may name it any more; the requests that did go on. Whether one could."""
+        was_open = version in self._open
         self._open -= {version}
+        return was_open
 
     def remove(self, version: LoadedVersion) -> None:
         """Its weights are about to leave the device. ValueError for what is serving."""

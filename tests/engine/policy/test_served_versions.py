@@ -40,6 +40,11 @@ class TestFind:
         versions.open(TWO)
         assert versions.find("2") == TWO
 
+    def test_closing_a_version_says_whether_it_was_open(self, versions):
+        assert versions.close(ONE)
+        assert not versions.close(ONE)
+        assert not versions.close(TWO)
+
     def test_a_version_that_is_not_loaded_is_found_by_nobody(self, versions):
         with pytest.raises(AdmissionError):
             versions.find("3", may_be_closed=True)
