@@ -41,9 +41,13 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    """A follower has changed versions, or could not: `error` says why, and is empty otherwise."""
+    """A follower has changed versions, or could not: `error` says why, and is empty otherwise.
+
+    With `may_pass` the same change may succeed later.
+    """
 
     error: str
+    may_pass: bool = False
 
 
 class Leaving(msgspec.Struct, frozen=True, tag="leaving"):

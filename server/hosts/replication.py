@@ -31,7 +31,7 @@ from server.hosts import messages
 from server.hosts.gathering import Followers
 from server.hosts.joining import Leader
 from server.threads import end_process, guarded
-from server.versions.version import VersionLoader
+from server.versions.version import VersionLoader, may_pass
 
 # Steps that a follower may have dispatched but not finished: one more than the leader may have.
 _MAX_IN_FLIGHT = 3
@@ -125,7 +125,9 @@ class LeadingLoader:
             answers = self._followers.hear(messages.Done)
         for index, answer in answers.items():
             if answer.error:
-                raise CheckpointError(f"host {index}: {answer.error}")
+                # `may_pass` looks for such a cause.
+                cause = OSError(answer.error) if answer.may_pass else None
+                raise CheckpointError(f"host {index}: {answer.error}") from cause
         return result
 
 
@@ -210,12 +212,12 @@ class Replica:
             self._reads.get()()
 
     def _answer(self, do: Callable[[], None]) -> None:
-        error = ""
+        done = messages.Done(error="")
         try:
             do()
-        except Exception as reason:
-            error = str(reason) or repr(reason)
-        self._leader.send(messages.Done(error=error))
+        except Exception as error:
+            done = messages.Done(error=str(error) or repr(error), may_pass=may_pass(error))
+        self._leader.send(done)
 
 
 def to_bytes(arrays: NamedTuple) -> bytes:

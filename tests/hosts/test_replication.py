@@ -24,6 +24,7 @@ from server.hosts.replication import (
     settle,
     to_bytes,
 )
+from server.versions.version import may_pass
 
 SIZES = StateSizes(
     kinds=(KVKind(None, 8),), block_size=16, max_num_seqs=2, slot=SlotSizes(32, 4, 4)
@@ -68,6 +69,8 @@ class FakeExecutor:
     def _read(self, what, path):
         if path == "bad":
             raise CheckpointError("it is torn")
+        if path == "unmounted":
+            raise OSError("the mount is gone")
         self.done.append((what, path))
 
 
@@ -180,6 +183,13 @@ class TestLeadingLoader:
         assert followers.sent[-1] == messages.Drop(version=("7", 3))
         assert executor.done[-1] == ("drop", VERSION)
 
+    @pytest.mark.parametrize("passes", [True, False])
+    def test_a_load_is_tried_again_if_the_follower_says_so(self, loader, followers, passes):
+        followers.answers[2] = messages.Done(error="its mount is gone", may_pass=passes)
+        with pytest.raises(CheckpointError) as caught:
+            loader.load(VERSION, "good", print)
+        assert may_pass(caught.value) == passes
+
     def test_a_version_that_the_leader_cannot_read_is_on_no_host(self, loader, followers):
         with pytest.raises(CheckpointError, match="it is torn"):
             loader.load(VERSION, "bad", print)
@@ -211,6 +221,11 @@ class TestReplica:
         leader = FakeLeader(messages.Stage(number=1, path="bad"))
         Replica(executor, executor, leader).run()
         assert leader.answer() == messages.Done(error="it is torn")
+
+    def test_an_error_that_may_pass_is_reported_as_one(self, executor):
+        leader = FakeLeader(messages.Stage(number=1, path="unmounted"))
+        Replica(executor, executor, leader).run()
+        assert leader.answer() == messages.Done(error="the mount is gone", may_pass=True)
 
     def test_what_is_staged_is_exchanged_by_its_number(self, executor):
         replica = Replica(
