@@ -234,13 +234,17 @@ def _build_executor(
 
 
 def _set_compilation_cache(config: EngineConfig) -> None:
-    """Keep every compiled program, however small or fast: a start needs all of them."""
-    if not config.compile_cache_dir:
+    """Keep every compiled program, however small or fast: a start needs all of them.
+
+    JAX's own variable wins over the setting, and its folder is checked too.
+    """
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR") or config.compile_cache_dir
+    if not chosen:
         return
-    folder = private_folder(Path(config.compile_cache_dir).absolute())
+    folder = private_folder(Path(chosen).absolute())
     if folder is None:
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
         return
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

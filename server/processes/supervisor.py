@@ -23,7 +23,7 @@ from importlib.metadata import version as release_of
 from pathlib import Path
 
 from server.admin_token_file import read_admin_token
-from server.config import Config, ServerConfig
+from server.config import Config, ConfigError, ServerConfig
 from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
@@ -41,6 +41,8 @@ _ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _WATCHED = (*_ASKING, DRAIN_SIGNAL, signal.SIGCHLD)
 # How long a child process may take to end when it serves nothing any more.
 _STOP_SECONDS = 5.0
+# sockaddr_un has room for these, without the zero at the end.
+_MAX_SOCKET_PATH_BYTES = 107
 _FAILED = 1
 _IMPATIENT = 130
 
@@ -88,15 +90,26 @@ def run_supervisor(
             },
         )
         resolved = Config(engine=engine, server=server)
-        supervisor = _Supervisor(resolved, folder / "engine.sock", signals, model_file)
+        supervisor = _Supervisor(resolved, _socket_path(folder), signals, model_file)
         return supervisor.run(engine_command, api_command)
 
 
 def _run_follower(config: Config, engine_command: Sequence[str]) -> int:
     """Run a host that is not the slice's first: only the engine, without ports. The exit code."""
     with temporary_folder("link") as folder, Signals(_watched()) as signals:
-        supervisor = _Supervisor(config, folder / "engine.sock", signals)
+        supervisor = _Supervisor(config, _socket_path(folder), signals)
         return supervisor.follow(engine_command)
+
+
+def _socket_path(folder: Path) -> Path:
+    """The engine's socket; ConfigError where the temporary folder's name is too long for one."""
+    path = folder / "engine.sock"
+    if (num_bytes := len(os.fsencode(path))) > _MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"the path of the engine's socket, {path}, has {num_bytes} bytes; a socket's path may "
+            f"have {_MAX_SOCKET_PATH_BYTES}: set TMPDIR to a folder with a shorter name"
+        )
+    return path
 
 
 def _admin_addresses(server: ServerConfig) -> dict[str, str]:

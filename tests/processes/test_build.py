@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -33,3 +34,16 @@ def test_errors_that_explain_themselves_leave_no_traceback_and_bugs_do():
     assert [build.unexplained(error) for error in explained] == [None] * 3
     bug = KeyError("q_proj")
     assert build.unexplained(bug) is bug
+
+
+def test_jaxs_own_variable_for_the_cache_is_honoured_only_for_a_private_folder(
+    monkeypatch, tmp_path
+):
+    shared = tmp_path / "shared"
+    (shared / f"private-{os.geteuid()}").mkdir(parents=True)
+    shared.chmod(0o777)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(shared))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    build._set_compilation_cache(EngineConfig(model="tiny"))
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(shared / f"private-{os.geteuid()}")
