@@ -15,5 +15,5 @@ def test_the_engines_socket_lies_in_the_temporary_folder():
 
 
 def test_a_temporary_folder_whose_name_is_too_long_for_a_socket_is_refused():
-    with pytest.raises(ConfigError, match="has 114 bytes.*set TMPDIR"):
+    with pytest.raises(ConfigError, match=r"has 114 bytes.*set TMPDIR"):
         _socket_path(Path("/" + "a" * 101))
