@@ -103,7 +103,7 @@ class TestSizes:
             await s.stub.Tokenize(pb.TokenizeRequest(text="a"))
 
     async def test_the_limit_is_64_mib_unless_set(self):
-        assert ServerConfig().max_body_bytes == 64 << 20
+        assert ServerConfig().max_body_bytes == 8 << 20
 
 
 class TestPort:
