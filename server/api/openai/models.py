@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
 from starlette.responses import Response
 
 from server.api.generation import ModelInfo
@@ -28,6 +28,9 @@ def _add_models(router: APIRouter, service: Service) -> None:
 
     @router.get("/v1/models/{model:path}", summary="A model", responses=json_responses(ModelCard))
     async def get_model(model: str) -> Response:
+        if not model:
+            # With a slash at its end, the list's path names no model.
+            raise HTTPException(404)
         return json_response(_card(service.models.find(model)))
 
 
