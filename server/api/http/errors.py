@@ -78,6 +78,8 @@ def _wrong_method(request: Request, methods: list[str]) -> Response:
 
 def _unreadable(error: HTTPException) -> Response:
     """A body that is too large, damaged, or no JSON."""
+    if isinstance(error.__cause__, ApiError):
+        return error_response(error.__cause__)
     kind = _KIND_OF_STATUS.get(error.status_code, ErrorKind.INVALID_REQUEST)
     message = _reading_fault(error.__cause__) or str(error.detail)
     return error_response(ApiError(kind, message), error.status_code, **(error.headers or {}))

@@ -96,7 +96,11 @@ async def test_a_request_while_the_model_loads_is_unavailable(client, engine):
         ({"prompt": [999]}, "prompt", "outside the vocabulary"),
         ({"prompt": [-1]}, "prompt", "outside the vocabulary"),
         ({"prompt": [2**70]}, "prompt", "outside the vocabulary"),
-        ({"prompt": "x " * 300}, "prompt", "context holds 256 tokens"),
+        (
+            {"prompt": "x " * 300},
+            "prompt",
+            "This model's maximum context length is 256 tokens. How",
+        ),
         ({"prompt": ["x"] * 257}, "prompt", "at most 64 may be asked for at once"),
         ({"max_tokens": 256}, "max_tokens", "at most 255 can be generated"),
         ({"prompt": ["x"] * 20, "max_tokens": 250}, "max_tokens", "for 5020 tokens"),
