@@ -223,7 +223,31 @@ class ServerConfig:
     write_timeout_seconds: float = _field(
         30.0, "if a client reads nothing for longer than this, its stream is cut off", low=0.1
     )
-    max_body_bytes: int = _field(64 << 20, "most bytes of an HTTP body or gRPC message", low=1)
+    head_timeout_seconds: float = _field(
+        20.0,
+        "how long a client of the HTTP ports may take to send a request's headers, from the"
+        " connection or from the first byte of a further request",
+        low=0.1,
+    )
+    body_timeout_seconds: float = _field(
+        30.0,
+        "how long a client may take to send a request's body; every 4096 bytes that come give one"
+        " second more",
+        low=0.1,
+    )
+    max_header_bytes: int = _field(64 << 10, "most bytes of a request's HTTP headers", low=1024)
+    max_connections: int = _field(
+        4096,
+        "most HTTP connections of each API process and port, but at most half of its open files;"
+        " the connection that has been without a request for longest makes room for a new one",
+        low=1,
+    )
+    cors_origins: str = _field(
+        "",
+        "web origins whose pages may call the HTTP API from a browser, comma-separated, such as"
+        " https://chat.example.org; * is every origin; empty allows none",
+    )
+    max_body_bytes: int = _field(8 << 20, "most bytes of an HTTP body or gRPC message", low=1)
     max_request_sequences: int = _field(64, "most sequences of one request, prompts times n", low=1)
     max_request_tokens: int = _field(
         0,

@@ -22,6 +22,7 @@ from server.config import (
     ServerConfig,
     settings,
 )
+from server.origins import read_origins
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +107,7 @@ def _check(config: Config) -> None:
             f"max_num_seqs, {engine.max_num_seqs}: each running sequence takes one token per step"
         )
     _check_ports(server)
+    read_origins(server.cors_origins)
 
 
 def _check_ports(server: ServerConfig) -> None:

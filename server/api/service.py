@@ -11,10 +11,12 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from server.api.choice import Choice
 from server.api.generation import GenerateRequest
+from server.api.large_work import LARGE_UNITS, LargeWork
 from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
@@ -23,6 +25,7 @@ from server.api.validation import (
     check_options,
     check_prompt,
     context_length_exceeded,
+    first_outside,
     invalid,
     sampling_params,
 )
@@ -31,8 +34,10 @@ from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient, EngineStream
 from server.link.frames import EngineInfo
 
-# Tokenising this many characters takes about a millisecond; longer texts go to a thread.
-MAX_INLINE_CHARS = 4096
+# A text that is only to be tokenized may have this many characters, or tokens the other way.
+MAX_TEXT_CHARS = 1 << 20
+# Texts have about four characters per token; of a text with more, the beginning is tried first.
+_CHARS_PER_TOKEN = 8
 # A drawn seed is exact in a double, so no JSON reader can garble what is reported.
 DRAWN_SEED_BITS = 53
 
@@ -53,28 +58,32 @@ class Service:
         self._tokenizer = tokenizer
         self._lifecycle = lifecycle
         self._limits = limits
+        self.large_work = LargeWork()
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of any text, however long; ApiError for one that is no valid Unicode."""
-        try:
-            if len(text) <= MAX_INLINE_CHARS:
-                return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
-            return await asyncio.to_thread(
-                self._tokenizer.encode, text, add_special_tokens=add_special_tokens
-            )
-        except UnicodeError:
+        """Token ids of a text; ApiError for one that is too long or no valid Unicode."""
+        limit = self._max_text_chars()
+        if len(text) > limit:
             raise invalid(
-                "prompt must be valid Unicode, without lone surrogates", "prompt"
-            ) from None
+                f"prompt has {len(text)} characters; at most {limit} can be tokenized at once",
+                "prompt",
+            )
+        return await self._encode(text, add_special_tokens=add_special_tokens)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
-        """The text of any tokens, special ones included; ApiError for ids that do not exist."""
-        for token_id in token_ids:
-            if not 0 <= token_id < self._tokenizer.vocab_size:
-                raise invalid(f"tokens holds {token_id}, which is no token of this model", "tokens")
-        if len(token_ids) <= MAX_INLINE_CHARS:
-            return self._tokenizer.decode(token_ids)
-        return await asyncio.to_thread(self._tokenizer.decode, token_ids)
+        """The text of tokens, special ones included; ApiError for ids that do not exist."""
+        self.check_num_tokens(len(token_ids))
+        if (wrong := first_outside(token_ids, self._tokenizer.vocab_size)) is not None:
+            raise invalid(f"tokens holds {wrong}, which is no token of this model", "tokens")
+        return await self.large_work.run(len(token_ids), lambda: self._tokenizer.decode(token_ids))
+
+    def check_num_tokens(self, num_tokens: int) -> None:
+        """Refuse more tokens than `detokenize` takes."""
+        limit = self._max_text_chars()
+        if num_tokens > limit:
+            raise invalid(
+                f"tokens holds {num_tokens} tokens; at most {limit} can be read at once", "tokens"
+            )
 
     def token_text(self, token_id: int) -> str:
         """One token by itself, for display."""
@@ -154,7 +163,8 @@ class Service:
         if request.resume is not None:
             version = request.resume.version
             for choice, token_ids in zip(choices, request.resume.received, strict=False):
-                choice.replay(token_ids, params, info.eos_token_ids)
+                replay = partial(choice.replay, token_ids, params, info.eos_token_ids)
+                await self.large_work.run(len(token_ids), replay)
         return PreparedRequest(request, info, prompt_token_ids, seed, params, choices, version)
 
     async def _prompt_token_ids(
@@ -166,8 +176,36 @@ class Service:
         # Every character is in some token, so this many cannot fit: spare the work of counting.
         if len(prompt) > info.max_model_len * self._tokenizer.max_token_chars:
             raise context_length_exceeded(f"has {len(prompt)} characters", info)
-        token_ids = await self.tokenize(prompt, add_special_tokens=request.add_special_tokens)
-        return tuple(token_ids)
+        await self._refuse_by_beginning(prompt, info)
+        return tuple(await self._encode(prompt, add_special_tokens=request.add_special_tokens))
+
+    async def _refuse_by_beginning(self, prompt: str, info: EngineInfo) -> None:
+        """Refuse a long text whose beginning has twice the tokens that fit, without the rest.
+
+        A cut changes only the tokens next to it, so the whole text has more than half as many.
+        """
+        num_chars = info.max_model_len * _CHARS_PER_TOKEN
+        if len(prompt) <= max(num_chars, LARGE_UNITS):
+            return
+        num_tokens = len(await self._encode(prompt[:num_chars], add_special_tokens=False))
+        if num_tokens >= 2 * info.max_model_len:
+            raise context_length_exceeded(
+                f"has {len(prompt)} characters, of which the first {num_chars} are {num_tokens}"
+                " tokens",
+                info,
+            )
+
+    async def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens)
+        try:
+            return await self.large_work.run(len(text), encode)
+        except UnicodeError:
+            raise invalid(
+                "prompt must be valid Unicode, without lone surrogates", "prompt"
+            ) from None
+
+    def _max_text_chars(self) -> int:
+        return max(MAX_TEXT_CHARS, _CHARS_PER_TOKEN * self.models.served().max_model_len)
 
     async def _submit_all(self, prepared: Sequence[PreparedRequest]) -> GenerationGroup:
         wakeup = asyncio.Event()

@@ -24,7 +24,7 @@ from server.api.generation import (
 from server.api.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.link.client import AbortReason, EngineClient, EngineStream
-from server.link.frames import EngineInfo, TokenEvent
+from server.link.frames import EngineInfo, TokenEvent, TokenLogprobs
 from server.link.sampling import SamplingParams
 
 
@@ -86,7 +86,8 @@ class Generation:
         request = prepared.request
         self.request = request
         self.prompt_token_ids = prepared.prompt_token_ids
-        self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+        self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+        self._prompt_entries: Sequence[TokenLogprobs | None] | None = None
         self.seed = prepared.seed
         self.model = prepared.info.model
         self.version = prepared.version or prepared.info.version
@@ -128,6 +129,30 @@ class Generation:
             num_generated_tokens=sum(choice.num_tokens for choice in self._choices),
             num_cached_tokens=self._num_cached_tokens,
         )
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
+        """The prompt's log probabilities, made of the engine's numbers at the first reading."""
+        if self._prompt_entries is not None:
+            self._prompt_logprobs = tuple(
+                None if entry is None else token_logprob(token_id, entry, self._tokenizer)
+                for token_id, entry in zip(self.prompt_token_ids, self._prompt_entries, strict=True)
+            )
+            self._prompt_entries = None
+        return self._prompt_logprobs
+
+    @property
+    def num_prompt_entries(self) -> int:
+        """How many log probabilities of the prompt there are: what rendering them costs."""
+        if self._prompt_entries is None and self._prompt_logprobs is None:
+            return 0
+        return len(self.prompt_token_ids) * (1 + (self.request.sampling.prompt_logprobs or 0))
+
+    @property
+    def num_entries(self) -> int:
+        """How many tokens and log probabilities a whole answer has: what its rendering costs."""
+        per_token = 1 + (self.request.sampling.logprobs or 0)
+        return self.num_prompt_entries + per_token * self.usage.num_generated_tokens
 
     @property
     def prompt_text(self) -> str:
@@ -218,12 +243,8 @@ class Generation:
         """Process what comes only once, with the first event of the first choice."""
         self.version = event.version or self.version
         self._num_cached_tokens = event.num_cached_tokens
-        if event.prompt_logprobs is None or self.request.sampling.prompt_logprobs is None:
-            return
-        self.prompt_logprobs = tuple(
-            None if entry is None else token_logprob(token_id, entry, self._tokenizer)
-            for token_id, entry in zip(self.prompt_token_ids, event.prompt_logprobs, strict=True)
-        )
+        if self.request.sampling.prompt_logprobs is not None:
+            self._prompt_entries = event.prompt_logprobs
 
     def _abort(self, reason: AbortReason, index: int | None = None) -> None:
         self._engine.abort(self._stream, index=index, reason=reason)
@@ -244,6 +265,16 @@ class GenerationGroup:
             num_generated_tokens=sum(usage.num_generated_tokens for usage in usages),
             num_cached_tokens=sum(usage.num_cached_tokens for usage in usages),
         )
+
+    @property
+    def num_prompt_entries(self) -> int:
+        """What rendering the prompts' log probabilities costs."""
+        return sum(generation.num_prompt_entries for generation in self.generations)
+
+    @property
+    def num_entries(self) -> int:
+        """What rendering the whole answer costs."""
+        return sum(generation.num_entries for generation in self.generations)
 
     @property
     def first_started(self) -> Generation:

@@ -61,13 +61,19 @@ class Tokenizer:
         return len(self._bytes)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of `text`. Lets other threads run. UnicodeError for lone surrogates."""
+        """The token ids of `text`. UnicodeError for lone surrogates.
+
+        Lets other threads run, because only batches are encoded without the interpreter lock.
+        """
         text.encode()
-        return self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+        [encoding] = self._fast.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
+        return ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of a whole sequence, as the tokenizer itself decodes it."""
-        return self._fast.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        """The text of a whole sequence, as the tokenizer itself decodes it; lets threads run."""
+        [text] = self._fast.decode_batch([list(token_ids)], skip_special_tokens=skip_special_tokens)
+        return text
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of the token; empty for an id that only pads the vocabulary."""

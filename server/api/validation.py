@@ -6,7 +6,7 @@ transport or does any work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def check_options(request: GenerateRequest, info: EngineInfo) -> None:
         raise invalid(f"n must be at most {info.max_num_seqs} on this server", "n")
     sampling = request.sampling
     _check_stop(sampling.stop)
-    _check_count("stop_token_ids", sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
+    check_count("stop_token_ids", sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
     check_token_ids("stop_token_ids", sampling.stop_token_ids, info.vocab_size)
     _check_logit_bias(sampling.logit_bias, info.vocab_size)
     if request.resume is not None:
@@ -119,31 +119,44 @@ def _check_resume(resume: ResumePoint, request: GenerateRequest, info: EngineInf
     if len(resume.received) > request.n:
         raise invalid(f"resume has more choices than n, which is {request.n}", "resume")
     for token_ids in resume.received:
+        check_prompt_length(len(token_ids), info)
         check_token_ids("resume", token_ids, info.vocab_size)
 
 
-def check_token_ids(param: str, token_ids: Iterable[int], vocab_size: int) -> None:
+def check_token_ids(param: str, token_ids: Collection[int], vocab_size: int) -> None:
     """Refuse ids the model has no embedding for."""
-    for token_id in token_ids:
-        if not 0 <= token_id < vocab_size:
-            raise invalid(
-                f"{param} holds {token_id}, outside the vocabulary of {vocab_size} tokens", param
-            )
+    if (wrong := first_outside(token_ids, vocab_size)) is not None:
+        raise invalid(
+            f"{param} holds {wrong}, outside the vocabulary of {vocab_size} tokens", param
+        )
+
+
+def first_outside(token_ids: Collection[int], vocab_size: int) -> int | None:
+    """The first id that is not in a vocabulary of so many; quick, because most lists have none."""
+    if not token_ids or (min(token_ids) >= 0 and max(token_ids) < vocab_size):
+        return None
+    return next(token_id for token_id in token_ids if not 0 <= token_id < vocab_size)
 
 
 def check_prompt(prompt_token_ids: tuple[int, ...], info: EngineInfo) -> None:
     """Refuse a prompt that is empty, unknown to the vocabulary, or leaves no room for a token."""
     if not prompt_token_ids:
         raise invalid("prompt must not be empty", "prompt")
+    check_prompt_length(len(prompt_token_ids), info)
     check_token_ids("prompt", prompt_token_ids, info.vocab_size)
-    if len(prompt_token_ids) >= info.max_model_len:
-        raise context_length_exceeded(f"has {len(prompt_token_ids)} tokens", info)
+
+
+def check_prompt_length(num_tokens: int, info: EngineInfo) -> None:
+    """Refuse a prompt that leaves no room for a token."""
+    if num_tokens >= info.max_model_len:
+        raise context_length_exceeded(f"has {num_tokens} tokens", info)
 
 
 def context_length_exceeded(prompt_is: str, info: EngineInfo) -> ApiError:
+    """OpenAI's sentence, by whose beginning client libraries know the error."""
     return invalid(
-        f"the prompt {prompt_is}, but the model's context holds {info.max_model_len} tokens, of "
-        "which one at least must be left to generate",
+        f"This model's maximum context length is {info.max_model_len} tokens. However, the prompt"
+        f" {prompt_is}, and at least one token must be left to generate. Shorten the prompt.",
         "prompt",
         "context_length_exceeded",
     )
@@ -195,9 +208,9 @@ def _max_tokens(request: GenerateRequest, num_prompt_tokens: int, info: EngineIn
         wanted = room if default is None else min(default, room)
     if wanted > room:
         raise invalid(
-            f"the prompt has {num_prompt_tokens} tokens and max_tokens is {wanted}, together more "
-            f"than the {info.max_model_len} the model's context holds; at most {room} can be "
-            "generated",
+            f"This model's maximum context length is {info.max_model_len} tokens. However, the"
+            f" prompt has {num_prompt_tokens} tokens and max_tokens is {wanted}; at most {room} can"
+            " be generated.",
             "max_tokens",
             "context_length_exceeded",
         )
@@ -214,7 +227,7 @@ def _check_ranges(request: GenerateRequest) -> None:
 
 
 def _check_stop(stop: tuple[str, ...]) -> None:
-    _check_count("stop", stop, MAX_STOP_STRINGS)
+    check_count("stop", stop, MAX_STOP_STRINGS)
     if not all(stop):
         raise invalid("stop must not hold an empty string", "stop")
     if any(len(string) > MAX_STOP_CHARS for string in stop):
@@ -222,12 +235,13 @@ def _check_stop(stop: tuple[str, ...]) -> None:
 
 
 def _check_logit_bias(logit_bias: Mapping[int, float], vocab_size: int) -> None:
-    _check_count("logit_bias", logit_bias, MAX_LOGIT_BIASES)
+    check_count("logit_bias", logit_bias, MAX_LOGIT_BIASES)
     check_token_ids("logit_bias", logit_bias, vocab_size)
     if not all(map(LOGIT_BIAS_RANGE.holds, logit_bias.values())):
         raise invalid(f"a bias in logit_bias must be {LOGIT_BIAS_RANGE}", "logit_bias")
 
 
-def _check_count(param: str, values: Iterable[object], maximum: int) -> None:
-    if sum(1 for _ in values) > maximum:
+def check_count(param: str, values: Collection[object], maximum: int) -> None:
+    """Refuse more entries than `maximum`."""
+    if len(values) > maximum:
         raise invalid(f"{param} must hold at most {maximum} entries", param)

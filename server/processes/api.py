@@ -8,21 +8,18 @@ until a drain refuses them. If the engine is gone, it ends its streams, flushes 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import uvicorn
 import uvloop
 
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
-from server.api.http.connection import HttpConnection
 from server.api.model_directory import ModelDirectory
 from server.api.servers.admin_server import create_admin_app
 from server.api.servers.grpc_server import create_grpc_server, create_versions_server
+from server.api.servers.http_port import HttpPort
 from server.api.servers.http_server import create_http_app
 from server.api.service import Service
 from server.api.tokenizer import Tokenizer
@@ -39,23 +36,8 @@ from server.versions.served_model import find_model
 
 _FLUSH_SECONDS = 2.0
 _FAILED = 1
-# Google's load balancers keep idle connections for 600 s; the server must not close them earlier.
-_KEEP_ALIVE_SECONDS = 620
 
 _log = logging.getLogger(__name__)
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its own handling of signals."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def close_idle_connections(self) -> None:
-        """Close kept-alive connections; one in use is closed after its response."""
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
 
 
 class ApiProcess:
@@ -77,13 +59,14 @@ class ApiProcess:
             max_tokens=config.server.max_request_tokens,
         )
         service = Service(self._engine, tokenizer, self._lifecycle, models, limits)
-        self._http = _HttpServer(_uvicorn_config(create_http_app(service, health, config.server)))
+        app = create_http_app(service, health, config.server)
+        self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS)
         self._grpc = create_grpc_server(service, health, config.server)
-        self._admin: tuple[_HttpServer, GrpcServer] | None = None
+        self._admin: tuple[HttpPort, GrpcServer] | None = None
         if config.server.admin_token_file:
             admin = VersionAdmin(service.models, self._engine, Path(config.server.admin_token_file))
             self._admin = (
-                _HttpServer(_uvicorn_config(create_admin_app(admin))),
+                HttpPort(create_admin_app(admin), config.server, flush_seconds=_FLUSH_SECONDS),
                 create_versions_server(admin, config.server),
             )
         self._drain_asked = asyncio.Event()
@@ -185,20 +168,6 @@ class ApiProcess:
         """End the running streams: each reports that the server is stopping."""
         self._has_hung_up = True
         self._engine.close()
-
-
-def _uvicorn_config(app: object) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        http=HttpConnection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(_FLUSH_SECONDS),
-    )
 
 
 async def _run(task: Task, tokenizer: Tokenizer) -> int:

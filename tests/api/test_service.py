@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from server.api.generation import GenerateRequest, Sampling
-from server.api.service import MAX_INLINE_CHARS, Service
+from server.api.large_work import MAX_INLINE_UNITS
+from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.api.validation import RequestLimits
 from server.errors import ApiError, ErrorKind
@@ -186,7 +187,7 @@ async def test_after_the_engine_has_failed_requests_are_unavailable(service, eng
     assert (error.kind, error.message) == (ErrorKind.UNAVAILABLE, engine.failure)
 
 
-@pytest.mark.parametrize("num_chars", [5, MAX_INLINE_CHARS + 1])
+@pytest.mark.parametrize("num_chars", [5, MAX_INLINE_UNITS + 1])
 async def test_tokenise_and_back(service, num_chars):
     text = "hello"[:num_chars].ljust(num_chars, "x")
     token_ids = await service.tokenize(text)
@@ -203,7 +204,7 @@ async def test_a_long_text_does_not_hold_the_loop_up(service, tokenizer, monkeyp
         return [1]
 
     monkeypatch.setattr(tokenizer, "encode", encode)
-    tokenizing = asyncio.create_task(service.tokenize("x" * (MAX_INLINE_CHARS + 1)))
+    tokenizing = asyncio.create_task(service.tokenize("x" * (MAX_INLINE_UNITS + 1)))
     await asyncio.sleep(0)
     going_on.set()
     assert await tokenizing == [1]

@@ -135,7 +135,11 @@ def test_a_range_as_json_schema():
         ((), "prompt must not be empty", None),
         ((1, 50), "prompt holds 50, outside the vocabulary of 50 tokens", None),
         ((-1,), "prompt holds -1", None),
-        ((1,) * 100, "the prompt has 100 tokens", "context_length_exceeded"),
+        (
+            (1,) * 100,
+            "This model's maximum context length is 100 tokens. However, the",
+            "context_length_exceeded",
+        ),
     ],
 )
 def test_prompts_that_cannot_run(prompt, sentence, code):

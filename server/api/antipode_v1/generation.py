@@ -7,18 +7,21 @@ Requests arrive as bytes, so that bytes that are no message get an answer like e
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import grpc
 
 from server.api.antipode_v1 import translate
 from server.api.generation import GenerateRequest
-from server.api.grpc.messages import parse
+from server.api.grpc.messages import MAX_INLINE_BYTES, parse_large
 from server.api.grpc.peer import source
 from server.api.grpc.status import REQUEST_ID_KEY, Context, adopt_request_id, errors_as_status
 from server.api.service import Service
 from server.api.stream import Generation
+from server.api.validation import check_count, check_prompt_length
 from server.errors import ApiError, ErrorKind
+from server.link.sampling import MAX_STOP_TOKEN_IDS
 from server.pb.antipode.v1 import generation_pb2 as pb
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["Generation"].full_name
@@ -33,7 +36,7 @@ class GenerationServicer:
 
     async def generate(self, data: bytes, context: Context) -> None:
         async with errors_as_status(context):
-            message = parse(pb.GenerateRequest, data)
+            message = await parse_large(pb.GenerateRequest, data)
             request = await self._request(message, context)
             # Leaving this block, for whatever reason, is what tells the engine to stop.
             async with await self._service.start(request) as generation:
@@ -42,7 +45,7 @@ class GenerationServicer:
 
     async def tokenize(self, data: bytes, context: Context) -> pb.TokenizeResponse | None:
         async with errors_as_status(context):
-            message = parse(pb.TokenizeRequest, data)
+            message = await parse_large(pb.TokenizeRequest, data)
             adopt_request_id(context)
             model = self._service.models.find(message.model)
             text = await self._text(message)
@@ -53,14 +56,16 @@ class GenerationServicer:
 
     async def detokenize(self, data: bytes, context: Context) -> pb.DetokenizeResponse | None:
         async with errors_as_status(context):
-            message = parse(pb.DetokenizeRequest, data)
+            message = await parse_large(pb.DetokenizeRequest, data)
             adopt_request_id(context)
             self._service.models.find(message.model)
-            text = await self._service.detokenize(message.token_ids)
+            self._service.check_num_tokens(len(message.token_ids))
+            text = await self._service.detokenize(list(message.token_ids))
             return pb.DetokenizeResponse(text=text)
 
     async def _request(self, message: pb.GenerateRequest, context: Context) -> GenerateRequest:
         request_id = adopt_request_id(context, message.request_id)
+        self._check_lengths(message)
         is_text = message.WhichOneof("prompt") != "token_ids"
         return GenerateRequest(
             prompt=await self._text(message) if is_text else tuple(message.token_ids.ids),
@@ -73,6 +78,15 @@ class GenerationServicer:
             timeout_seconds=context.time_remaining(),
             source=source(context),
         )
+
+    def _check_lengths(self, message: pb.GenerateRequest) -> None:
+        """Refuse lists that are too long before they are copied; the service refuses the others."""
+        if message.ByteSize() <= MAX_INLINE_BYTES:
+            return
+        info, _ = self._service.models.resolve(message.model)
+        check_count("stop_token_ids", message.sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
+        for ids in (message.token_ids.ids, *(entry.ids for entry in message.resume.received)):
+            check_prompt_length(len(ids), info)
 
     async def _text(self, message: pb.GenerateRequest | pb.TokenizeRequest) -> str:
         match message.WhichOneof("prompt"):
@@ -88,12 +102,14 @@ class GenerationServicer:
 
     async def _stream(self, generation: Generation, with_token_ids: bool, context: Context) -> None:
         """Write what comes until the end. What comes during a write is one message afterwards."""
-        start: pb.Start | None = translate.start(generation, with_token_ids=with_token_ids)
+        has_started = False
         while deltas := await generation.take():
             responses = [translate.response(d, with_token_ids=with_token_ids) for d in deltas]
-            if start is not None:
-                responses[0].start.CopyFrom(start)
-                start = None
+            if not has_started:
+                start = partial(translate.start, generation, with_token_ids=with_token_ids)
+                num_entries = generation.num_prompt_entries
+                responses[0].start.CopyFrom(await self._service.large_work.run(num_entries, start))
+                has_started = True
             if generation.is_finished and generation.error is None:
                 responses[-1].usage.CopyFrom(translate.usage(generation.usage))
             for response in responses:

@@ -16,9 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from server.api.http.bodies import ErrorBody, ErrorDetail
+from server.api.http.paths import Paths
 from server.errors import ApiError, ErrorKind
 
-_KIND_OF_STATUS = {404: ErrorKind.NOT_FOUND, 413: ErrorKind.TOO_LARGE}
+_KIND_OF_STATUS = {413: ErrorKind.TOO_LARGE}
 
 
 def error_json(error: ApiError) -> bytes:
@@ -45,11 +46,22 @@ def error_response(error: ApiError, status: int | None = None, **headers: str) -
     )
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Register a handler for every kind of failure."""
+def add_error_handlers(app: FastAPI, paths: Paths) -> None:
+    """Register a handler for every kind of failure. `paths` knows what the application has."""
+
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        match error.status_code:
+            case 404:
+                advice = paths.advice(request.url.path)
+                return error_response(ApiError(ErrorKind.NOT_FOUND, advice))
+            case 405:
+                return _wrong_method(request, paths.methods_of(request.url.path))
+        return _unreadable(error)
+
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(Exception, _on_fault)
 
 
@@ -58,9 +70,16 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
     return error_response(error)
 
 
-async def _on_http_exception(_: Request, error: Exception) -> Response:
-    """An unknown route, a wrong method, or a body that is too large or no JSON."""
-    assert isinstance(error, HTTPException)
+def _wrong_method(request: Request, methods: list[str]) -> Response:
+    allowed = ", ".join(methods)
+    sentence = f"{request.url.path} does not take {request.method}; it takes {allowed}"
+    return error_response(ApiError(ErrorKind.INVALID_REQUEST, sentence), 405, allow=allowed)
+
+
+def _unreadable(error: HTTPException) -> Response:
+    """A body that is too large, damaged, or no JSON."""
+    if isinstance(error.__cause__, ApiError):
+        return error_response(error.__cause__)
     kind = _KIND_OF_STATUS.get(error.status_code, ErrorKind.INVALID_REQUEST)
     message = _reading_fault(error.__cause__) or str(error.detail)
     return error_response(ApiError(kind, message), error.status_code, **(error.headers or {}))

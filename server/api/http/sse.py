@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Protocol
 
@@ -18,8 +18,10 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from server.api.generation import Delta
+from server.api.http.bodies import encode
 from server.api.http.disconnect import ClientGoneError, until_disconnect
 from server.api.http.errors import error_json
+from server.api.large_work import MAX_INLINE_UNITS
 from server.api.stream import GenerationGroup
 from server.errors import ApiError, ErrorKind
 
@@ -55,6 +57,10 @@ class EventStream(Response):
         self._group = group
         self._chunks = chunks
         self._write_timeout_seconds = write_timeout_seconds
+        self._has_prompt_logprobs = any(
+            generation.request.sampling.prompt_logprobs is not None
+            for generation in group.generations
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -85,7 +91,7 @@ class EventStream(Response):
         """The bytes to write at each wake-up, until the end or an error."""
         try:
             while taken := await self._group.take():
-                if events := _encode(self._chunks.chunks(taken)):
+                if events := await self._encoded(taken):
                     yield events
             yield _encode(self._chunks.closing()) + DONE
         except ApiError as error:
@@ -95,9 +101,18 @@ class EventStream(Response):
             fault = ApiError(ErrorKind.INTERNAL, "the server failed to go on with this stream")
             yield _event(error_json(fault)) + DONE
 
+    async def _encoded(self, taken: list[tuple[int, Delta]]) -> bytes:
+        """The events of these deltas; in a thread if the log probabilities of prompts are many."""
+        if not self._has_prompt_logprobs or self._group.num_prompt_entries <= MAX_INLINE_UNITS:
+            return _encode(self._chunks.chunks(taken))
+        return await asyncio.to_thread(lambda: _encode(self._chunks.chunks(taken), encode))
 
-def _encode(chunks: Iterable[msgspec.Struct]) -> bytes:
-    return b"".join(_event(msgspec.json.encode(chunk)) for chunk in chunks)
+
+def _encode(
+    chunks: Iterable[msgspec.Struct],
+    encode: Callable[[msgspec.Struct], bytes] = msgspec.json.encode,
+) -> bytes:
+    return b"".join(_event(encode(chunk)) for chunk in chunks)
 
 
 def _event(data: bytes) -> bytes:

@@ -56,7 +56,9 @@ async def answer(
         if not stream:
             async with group:
                 answers = await group.finish()
-                return json_response(wording(group).whole(answers))
+                return await service.large_work.run(
+                    group.num_entries, lambda: json_response(wording(group).whole(answers))
+                )
     return EventStream(group, wording(group), write_timeout_seconds=write_timeout_seconds)
 
 

@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from server.api.generation import Delta, GenerateRequest, TokenLogprob
+from server.api.http.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
 from server.api.openai.answering import (
@@ -37,7 +38,7 @@ from server.api.stream import GenerationGroup
 
 
 def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=LargeBodyRoute)
 
     @router.post(
         "/v1/chat/completions",

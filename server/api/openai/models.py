@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
 from starlette.responses import Response
 
 from server.api.generation import ModelInfo
 from server.api.http.bodies import json_response
+from server.api.http.json_body import LargeBodyRoute
 from server.api.http.openapi import json_responses
 from server.api.openai.request_bodies import DetokenizeBody, TokenizeBody
 from server.api.openai.response_bodies import Detokenized, ModelCard, ModelList, Tokenized
@@ -15,7 +16,7 @@ from server.api.validation import invalid
 
 
 def models_router(service: Service) -> APIRouter:
-    router = APIRouter(default_response_class=Response)
+    router = APIRouter(route_class=LargeBodyRoute, default_response_class=Response)
     _add_models(router, service)
     _add_tokens(router, service)
     return router
@@ -28,6 +29,9 @@ def _add_models(router: APIRouter, service: Service) -> None:
 
     @router.get("/v1/models/{model:path}", summary="A model", responses=json_responses(ModelCard))
     async def get_model(model: str) -> Response:
+        if not model:
+            # With a slash at its end, the list's path names no model.
+            raise HTTPException(404)
         return json_response(_card(service.models.find(model)))
 
 
@@ -38,15 +42,19 @@ def _add_tokens(router: APIRouter, service: Service) -> None:
         token_ids = await service.tokenize(
             await _text(service, body), add_special_tokens=_adds_special_tokens(body)
         )
-        names = [service.token_text(token_id) for token_id in token_ids]
-        return json_response(
-            Tokenized(
-                count=len(token_ids),
-                max_model_len=model.max_model_len,
-                tokens=token_ids,
-                token_strs=names if body.return_token_strs else None,
+
+        def render() -> Response:
+            names = map(service.token_text, token_ids) if body.return_token_strs else ()
+            return json_response(
+                Tokenized(
+                    count=len(token_ids),
+                    max_model_len=model.max_model_len,
+                    tokens=token_ids,
+                    token_strs=list(names) if body.return_token_strs else None,
+                )
             )
-        )
+
+        return await service.large_work.run(len(token_ids), render)
 
     @router.post("/detokenize", summary="Token ids to text", responses=json_responses(Detokenized))
     async def detokenize(body: DetokenizeBody) -> Response:

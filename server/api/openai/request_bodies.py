@@ -29,9 +29,10 @@ from server.api.validation import (
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
     RANGES,
+    check_count,
     invalid,
 )
-from server.link.sampling import MAX_STOP_TOKEN_IDS, OPTIONS, Option
+from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, OPTIONS, Option
 
 # Fields of the OpenAI API and of other servers that would change the answer, and the values with
 # which they would not.
@@ -334,6 +335,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _logit_bias(logit_bias: Mapping[str, float]) -> dict[int, float]:
+    check_count("logit_bias", logit_bias, MAX_LOGIT_BIASES)
     return {_token_id(key): bias for key, bias in logit_bias.items()}
 
 

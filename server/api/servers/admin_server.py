@@ -18,7 +18,9 @@ from starlette.types import ASGIApp
 
 from server.api.http.bodies import json_response
 from server.api.http.errors import add_error_handlers
+from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from server.api.http.paths import Paths
 from server.api.version_admin import VersionAdmin
 
 _MAX_BODY_BYTES = 1 << 16
@@ -56,8 +58,10 @@ def create_admin_app(admin: VersionAdmin) -> ASGIApp:
     )
     _add_reading(app, admin)
     _add_changes(app, admin)
-    add_error_handlers(app)
-    return RequestIdMiddleware(BodyLimitMiddleware(app, max_body_bytes=_MAX_BODY_BYTES))
+    paths = Paths(app.routes)
+    add_error_handlers(app, paths)
+    limited = BodyLimitMiddleware(app, max_body_bytes=_MAX_BODY_BYTES)
+    return RequestIdMiddleware(MethodsMiddleware(limited, paths))
 
 
 def _add_reading(app: FastAPI, admin: VersionAdmin) -> None:

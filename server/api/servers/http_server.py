@@ -8,9 +8,13 @@ from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
 from server.api.health import Health
+from server.api.http.cors import with_cors
+from server.api.http.encodings import EncodingMiddleware
 from server.api.http.errors import add_error_handlers
+from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.openapi import describe
+from server.api.http.paths import Paths
 from server.api.openai import response_bodies as responses
 from server.api.openai.chat import chat_router
 from server.api.openai.completions import completions_router
@@ -50,11 +54,26 @@ def create_http_app(service: Service, health: Health, config: ServerConfig) -> A
         strict_content_type=False,
     )
     write_timeout_seconds = config.write_timeout_seconds
-    app.include_router(completions_router(service, write_timeout_seconds=write_timeout_seconds))
-    app.include_router(chat_router(service, write_timeout_seconds=write_timeout_seconds))
-    app.include_router(models_router(service))
-    app.include_router(page_router())
-    app.include_router(probes_router(health, service.models, release=release))
-    add_error_handlers(app)
+    routers = (
+        completions_router(service, write_timeout_seconds=write_timeout_seconds),
+        chat_router(service, write_timeout_seconds=write_timeout_seconds),
+        models_router(service),
+        page_router(),
+        probes_router(health, service.models, release=release),
+    )
+    for router in routers:
+        app.include_router(router)
+    routes = [*app.routes, *(route for router in routers for route in router.routes)]
+    paths = Paths(routes)
+    add_error_handlers(app, paths)
     describe(app, _BODIES)
-    return RequestIdMiddleware(BodyLimitMiddleware(app, max_body_bytes=config.max_body_bytes))
+    return _with_edge(app, paths, config)
+
+
+def _with_edge(app: ASGIApp, paths: Paths, config: ServerConfig) -> ASGIApp:
+    """What applies to every request before its route; the last named comes first."""
+    max_body_bytes = config.max_body_bytes
+    plain = EncodingMiddleware(app, max_body_bytes=max_body_bytes)
+    limited = BodyLimitMiddleware(plain, max_body_bytes=max_body_bytes)
+    any_method = MethodsMiddleware(limited, paths)
+    return RequestIdMiddleware(with_cors(any_method, config.cors_origins))

@@ -91,7 +91,7 @@ class TestSizes:
     async def test_a_message_well_over_grpc_s_own_limit_is_taken(self):
         """That the service then refuses it for its length says that it arrived."""
         async with serving(FakeEngine(), channel_options=NO_LIMIT) as s:
-            text = "a" * (63 << 20)
+            text = "a" * (7 << 20)
             error = await failure(s.stub.Generate(pb.GenerateRequest(text=text)))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "context" in error.details()
@@ -102,8 +102,8 @@ class TestSizes:
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             await s.stub.Tokenize(pb.TokenizeRequest(text="a"))
 
-    async def test_the_limit_is_64_mib_unless_set(self):
-        assert ServerConfig().max_body_bytes == 64 << 20
+    async def test_the_limit_is_8_mib_unless_set(self):
+        assert ServerConfig().max_body_bytes == 8 << 20
 
 
 class TestPort:

@@ -1,0 +1,63 @@
+"""Work on long texts, in threads, so that the event loop goes on: few at once, a bound on the rest.
+
+Only work that releases the interpreter lock, or that is Python all the way, leaves the event loop
+its turns. Memory that a large piece of work took is given back to the system after it. Knows
+nothing of the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from collections.abc import Callable
+from functools import partial
+
+from server.errors import ApiError, ErrorKind
+
+# Work on this many characters or tokens takes about a millisecond.
+MAX_INLINE_UNITS = 4096
+# From here on, work takes a tenth of a second or more, and memory that malloc would keep.
+LARGE_UNITS = 1 << 16
+MAX_AT_ONCE = 2
+MAX_WAITING_UNITS = 1 << 26
+
+
+class LargeWork:
+    """Belongs to one event loop. A unit is a character of text or a token."""
+
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
+        self._num_units = 0
+
+    async def run[T](self, num_units: int, work: Callable[[], T]) -> T:
+        """Do `work` on so many units. ApiError if too much waits already."""
+        if num_units <= MAX_INLINE_UNITS:
+            return work()
+        if num_units <= LARGE_UNITS:
+            return await asyncio.to_thread(work)
+        if self._num_units + num_units > MAX_WAITING_UNITS:
+            raise ApiError(
+                ErrorKind.QUEUE_FULL, "too much text waits to be tokenized; send it again later"
+            )
+        self._num_units += num_units
+        try:
+            await self._slots.acquire()
+            return await self._in_slot(partial(_and_trim, work))
+        finally:
+            self._num_units -= num_units
+
+    async def _in_slot[T](self, work: Callable[[], T]) -> T:
+        """A thread cannot be cancelled, so the slot is free only when the work is done."""
+        running = asyncio.get_running_loop().run_in_executor(None, work)
+        running.add_done_callback(lambda _: self._slots.release())
+        return await asyncio.shield(running)
+
+
+def _and_trim[T](work: Callable[[], T]) -> T:
+    try:
+        return work()
+    finally:
+        # glibc's. Without it, a process keeps the memory of the longest text it ever saw.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

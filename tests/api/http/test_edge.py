@@ -1,0 +1,346 @@
+"""What raw bytes on a connection become: a request with its whole body, or one refusal."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+import pytest
+
+from server.api.http.request_reader import MAX_HEADERS
+from tests.api.http.edge import (
+    Edge,
+    json_of,
+    read_response,
+    read_to_end,
+    served,
+    split_responses,
+    status_of,
+)
+
+CLOSE = b"GET /last HTTP/1.1\r\nHost: s\r\nConnection: close\r\n\r\n"
+UPGRADES = [
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQBAAAA\r\n",
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    b"Connection: keep-alive, upgrade\r\nUpgrade: IRC/6.9, TLS/1.0\r\n",
+    b"Upgrade: h2c\r\n",
+]
+# A second request that a server might find in the body of the first.
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: s\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def edge():
+    with served(max_header_bytes=4096) as edge:
+        yield edge
+
+
+def post(body: bytes, *headers: bytes, version: bytes = b"1.1", path: bytes = b"/x") -> bytes:
+    length = b"Content-Length: %d\r\n" % len(body)
+    lines = b"".join((length, *headers))
+    return b"POST %s HTTP/%s\r\nHost: s\r\n%s\r\n%s" % (path, version, lines, body)
+
+
+def refusal(edge: Edge, *pieces: bytes) -> dict:
+    """The only answer: an error in the documented shape that closes the connection."""
+    [response] = edge.answers(*pieces)
+    head = response.partition(b"\r\n\r\n")[0].lower()
+    assert b"connection: close" in head
+    assert b"content-type: application/json" in head
+    assert b"x-request-id: " in head
+    error = json_of(response)["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    return {"status": status_of(response), **error}
+
+
+@pytest.mark.parametrize("headers", UPGRADES)
+@pytest.mark.parametrize("body", [b'{"a": 1}', b"", SMUGGLED])
+@pytest.mark.parametrize("is_split", [False, True])
+def test_an_upgrade_offer_leaves_the_request_whole(edge, headers, body, is_split):
+    request = post(body, headers)
+    cut = len(request) - len(body)
+    pieces = [request[:cut], request[cut:]] if is_split else [request]
+    with edge.connect() as client:
+        for piece in pieces:
+            client.sendall(piece)
+            time.sleep(0.01)
+        client.sendall(CLOSE)
+        first, last = split_responses(read_to_end(client))
+    assert (status_of(first), json_of(first)["body"]) == (200, body.decode())
+    assert json_of(last)["path"] == "/last"
+
+
+def test_an_upgrade_offer_leaves_a_chunked_body_whole(edge):
+    head = b"POST /x HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n" + UPGRADES[0] + b"\r\n"
+    first, last = edge.answers(head + b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: t\r\n\r\n", CLOSE)
+    assert json_of(first)["body"] == "abcde"
+    assert json_of(last)["path"] == "/last"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 5, 5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: +5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 0x5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length:\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n"
+        b"Transfer-Encoding: identity\r\n\r\n",
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\nab\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabcd\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 30 + b"\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length : 5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\n Content-Length: 5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nX: a\r\n b\r\nContent-Length: 5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nX: a\r\n\tContent-Length: 5\r\n\r\n",
+        b"POST / HTTP/1.1\nHost: s\nContent-Length: 5\n\n",
+        b"POST / HTTP/1.1\r\nHost: s\nContent-Length: 5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nX: a\rContent-Length: 5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nX: a\x00b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\n: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: s\r\nnothing\r\n\r\n",
+    ],
+)
+def test_a_body_whose_end_is_in_doubt_is_refused_and_not_read_on(edge, head):
+    assert refusal(edge, head + SMUGGLED)["status"] == 400
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"CONNECT s:443 HTTP/1.1\r\nHost: s\r\n\r\n", 400),
+        (b"GET x HTTP/1.1\r\nHost: s\r\n\r\n", 400),
+        (b"GET  / HTTP/1.1\r\nHost: s\r\n\r\n", 400),
+        (b"GET / HTTP/1.1 \r\nHost: s\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nHost: s\r\n\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400),
+        (b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"GET / HTTP/2.0\r\nHost: s\r\n\r\n", 505),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"GET / HTTP/1.1\r\nHost: s\r\nX: " + b"a" * 4096 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: s\r\nX: " + b"a" * 4096, 431),
+        (b"GET /" + b"a" * 4096, 431),
+        (b"GET / HTTP/1.1\r\nHost: s\r\n" + b"A: b\r\n" * MAX_HEADERS + b"\r\n", 431),
+    ],
+)
+def test_what_is_no_request_of_http_1_is_refused(edge, request_bytes, status):
+    assert refusal(edge, request_bytes)["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"/a%20b?c=d%26", "/a b", "c=d%26"),
+        (b"http://elsewhere/a?b", "/a", "b"),
+        (b"HTTPS://elsewhere:1", "/", ""),
+        (b"http://elsewhere?b", "/", "b"),
+        (b"//a", "//a", ""),
+    ],
+)
+def test_each_form_of_a_target_is_its_path(edge, target, path, query):
+    [response] = edge.answers(CLOSE.replace(b"/last", target))
+    assert (json_of(response)["path"], json_of(response)["query"]) == (path, query)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection(edge, version):
+    for connection in (b"", b"Connection: keep-alive\r\n"):
+        request = post(b"", connection, b"", version=version, path=b"/stream")
+        closing = b"" if version == b"1.0" else CLOSE
+        head, _, body = edge.exchange(request, closing).partition(b"\r\n\r\n")
+        if version == b"1.0":
+            assert body == b"one two three"
+            assert b"transfer-encoding" not in head.lower()
+            assert b"connection: close" in head.lower()
+        else:
+            assert body.startswith(b"4\r\none \r\n")
+
+
+def test_http_1_0_without_a_host_is_answered_and_closed(edge):
+    [response] = edge.answers(b"GET /x HTTP/1.0\r\n\r\n")
+    assert (status_of(response), json_of(response)["path"]) == (200, "/x")
+
+
+def test_head_gets_the_head_only(edge):
+    response, last = edge.exchange(b"HEAD /x HTTP/1.1\r\nHost: s\r\n\r\n", CLOSE).split(
+        b"\r\n\r\n", 1
+    )
+    assert b"content-length: " in response.lower()
+    assert last.startswith(b"HTTP/1.1 200")
+
+
+def test_expect_continue_is_asked_for_the_body_and_answered_once(edge):
+    head = b"POST /x HTTP/1.1\r\nHost: s\r\nContent-Length: 2\r\nExpect: 100-continue\r\n"
+    with edge.connect() as client:
+        client.sendall(head + b"Connection: close\r\n\r\n")
+        assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"hi")
+        assert json_of(read_to_end(client))["body"] == "hi"
+
+
+def test_an_answer_before_the_body_closes_the_connection_and_is_not_lost(edge):
+    """The client sends on: what it sends must neither reset the answer nor be a request."""
+    with edge.connect() as client:
+        client.sendall(b"POST /early HTTP/1.1\r\nHost: s\r\nContent-Length: 3000000\r\n\r\n")
+        client.sendall(SMUGGLED * 30_000)
+        client.shutdown(socket.SHUT_WR)
+        [response] = split_responses(read_to_end(client))
+    assert status_of(response) == 200
+    assert b"connection: close" in response
+
+
+def test_pipelined_requests_are_answered_in_order(edge):
+    requests = [post(b"%d" % number) for number in range(300)]
+    bodies = [json_of(response)["body"] for response in edge.answers(b"".join(requests) + CLOSE)]
+    assert bodies == [*map(str, range(300)), ""]
+
+
+def test_a_body_of_very_many_chunks_arrives_whole(edge):
+    head = b"POST /x HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n\r\n"
+    first, _ = edge.answers(head + b"1\r\na\r\n" * 5000 + b"0\r\n\r\n" + CLOSE)
+    assert json_of(first)["body"] == "a" * 5000
+
+
+def test_empty_lines_before_a_request_are_no_fault(edge):
+    first, last = edge.answers(b"\r\n" + post(b"a") + b"\r\n" + CLOSE)
+    assert (json_of(first)["body"], json_of(last)["path"]) == ("a", "/last")
+
+
+def test_a_fault_of_the_application_has_the_documented_shape(edge):
+    [response] = edge.answers(post(b"", path=b"/fault"))
+    assert (status_of(response), json_of(response)["error"]["type"]) == (
+        500,
+        "internal_server_error",
+    )
+
+
+@pytest.fixture(scope="module")
+def impatient():
+    with served(head_timeout_seconds=0.1, body_timeout_seconds=0.1) as edge:
+        yield edge
+
+
+def test_a_refusal_repeats_nothing_of_what_it_could_not_read(edge, caplog):
+    caplog.set_level("INFO")
+    for head in (
+        b"GET / HTTP/1.1\r\nHost: s\r\nsecret\r\n\r\n",
+        b"GET secret secret HTTP/1.1\r\n\r\n",
+    ):
+        assert "secret" not in str(refusal(edge, head))
+    assert "refused a request" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_connection_that_says_nothing_is_closed_without_an_answer(impatient):
+    assert impatient.exchange() == b""
+
+
+def test_a_head_that_does_not_come_is_refused_by_name(impatient):
+    error = refusal(impatient, b"GET / HTTP/1.1\r\nHo")
+    assert error["status"] == 408
+    assert "--head-timeout-seconds" in error["message"]
+
+
+def test_the_second_head_of_a_connection_has_a_deadline_too(impatient):
+    first, last = impatient.answers(post(b"a"), b"GET")
+    assert (status_of(first), status_of(last)) == (200, 408)
+
+
+def test_a_body_that_does_not_come_is_refused_by_name(impatient):
+    error = refusal(impatient, post(b"a" * 100)[:-50])
+    assert error["status"] == 408
+    assert "--body-timeout-seconds" in error["message"]
+
+
+def test_a_kept_connection_without_a_request_has_no_deadline_for_a_head(impatient):
+    with impatient.connect() as client:
+        client.sendall(post(b"a"))
+        read_response(client)
+        time.sleep(0.2)
+        client.sendall(CLOSE)
+        assert status_of(read_to_end(client)) == 200
+
+
+def test_a_body_that_keeps_coming_has_longer(impatient):
+    """8 KiB are worth two seconds."""
+    body = b"a" * 20_000
+    with impatient.connect() as client:
+        request = post(body, b"Connection: close\r\n")
+        client.sendall(request[:10_000])
+        time.sleep(0.3)
+        client.sendall(request[10_000:])
+        assert json_of(read_to_end(client))["body"] == body.decode()
+
+
+def test_a_half_sent_request_that_meets_a_drain_is_unavailable(edge):
+    for request in (post(b"a" * 100)[:-50], b"GET / HTTP/1.1\r\n"):
+        with edge.connect() as client:
+            client.sendall(request)
+            time.sleep(0.05)
+            edge.loop.call_soon_threadsafe(edge.port.close_idle_connections)
+            [response] = split_responses(read_to_end(client))
+        assert status_of(response) == 503
+        assert b"connection: close" in response
+        assert b"retry-after: 1" in response
+        assert json_of(response)["error"]["type"] == "service_unavailable_error"
+
+
+def test_an_idle_connection_that_meets_a_drain_is_closed_without_an_answer(edge):
+    with edge.connect() as fresh, edge.connect() as kept:
+        kept.sendall(post(b"a"))
+        read_response(kept)
+        edge.loop.call_soon_threadsafe(edge.port.close_idle_connections)
+        assert (read_to_end(fresh), read_to_end(kept)) == (b"", b"")
+
+
+@pytest.fixture(scope="module")
+def crowded():
+    with served(max_connections=4) as edge:
+        yield edge
+
+
+def test_silent_connections_make_room_for_those_that_ask(crowded):
+    silent = [crowded.connect() for _ in range(20)]
+    for path in (b"/livez", b"/x"):
+        [response] = crowded.answers(CLOSE.replace(b"/last", path))
+        assert status_of(response) == 200
+    for client in silent:
+        client.close()
+
+
+def test_where_every_connection_has_a_request_probes_are_still_answered(crowded):
+    half_sent = post(b"aa")[:-1]
+    busy = [crowded.connect() for _ in range(4)]
+    for client in busy:
+        client.sendall(half_sent)
+    time.sleep(0.1)
+    [response] = crowded.answers(CLOSE.replace(b"/last", b"/livez"))
+    assert status_of(response) == 200
+    error = refusal(crowded, CLOSE)
+    assert (error["status"], error["type"]) == (503, "service_unavailable_error")
+    for client in busy:
+        client.sendall(b"a")
+        assert json_of(read_response(client))["body"] == "aa"
+        client.close()
+
+
+def test_closed_connections_leave_no_descriptor_behind(crowded):
+    crowded.exchange(CLOSE)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        crowded.exchange(CLOSE)
+        crowded.exchange(b"\x00")
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
