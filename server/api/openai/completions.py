@@ -28,6 +28,7 @@ from server.api.openai.response_bodies import (
     CompletionChoice,
     CompletionLogprobs,
     PromptLogprobs,
+    UsageBody,
 )
 from server.api.service import Service
 from server.api.stream import Generation, GenerationGroup
@@ -76,6 +77,7 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
             model=body.model,
             sampling=sampling,
             n=1 if body.n is None else body.n,
+            add_special_tokens=body.add_special_tokens is not False,
             default_max_tokens=DEFAULT_MAX_TOKENS,
             resume=resume,
             request_id=request_id,
@@ -95,7 +97,7 @@ class CompletionRenderer:
         self._group = group
         self._body = body
         self._head = head("cmpl", group.first_started)
-        self._chunk_usage: UnsetType | None = None if includes_usage else UNSET
+        self._counts_chunks = body.read_counts_chunks()
         self._includes_usage = includes_usage
         self._writers: dict[tuple[int, int], _ChoiceWriter] = {}
 
@@ -112,6 +114,13 @@ class CompletionRenderer:
             choice = self._choice(position, delta)
             if _has_content(choice):
                 yield Completion(**self._head, choices=[choice], usage=self._chunk_usage)
+
+    @property
+    def _chunk_usage(self) -> UsageBody | UnsetType | None:
+        """The counts of a chunk: null where only the last chunk has them."""
+        if self._counts_chunks:
+            return usage_body(self._group.usage)
+        return None if self._includes_usage else UNSET
 
     def closing(self) -> Iterable[Completion]:
         if not self._includes_usage:
