@@ -22,7 +22,7 @@ from server.api.openai.answering import (
     timeout_seconds,
     usage_body,
 )
-from server.api.openai.request_bodies import CompletionBody
+from server.api.openai.request_bodies import REST_OF_CONTEXT, CompletionBody
 from server.api.openai.response_bodies import (
     Completion,
     CompletionChoice,
@@ -78,7 +78,7 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
             sampling=sampling,
             n=1 if body.n is None else body.n,
             add_special_tokens=body.add_special_tokens is not False,
-            default_max_tokens=DEFAULT_MAX_TOKENS,
+            default_max_tokens=None if body.max_tokens == REST_OF_CONTEXT else DEFAULT_MAX_TOKENS,
             resume=resume,
             request_id=request_id,
             timeout_seconds=timeout_seconds(request),

@@ -97,6 +97,11 @@ def bounds(name: str) -> dict[str, Any]:
     return RANGES[name].schema()
 
 
+# The max_tokens of llama.cpp, Ollama and LM Studio for as many as the context still holds.
+REST_OF_CONTEXT = -1
+_MAX_TOKENS_BOUNDS = bounds("max_tokens") | {"minimum": REST_OF_CONTEXT}
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -164,7 +169,11 @@ class SamplingBody(_OptionsBody):
 
     model: _Name = Field("", description="The served model's name; empty is whichever is served.")
     n: _Int | None = Field(None, json_schema_extra=bounds("n"), description="Choices; unset is 1.")
-    max_tokens: _Int | None = Field(None, json_schema_extra=bounds("max_tokens"))
+    max_tokens: _Int | None = Field(
+        None,
+        json_schema_extra=_MAX_TOKENS_BOUNDS,
+        description="0 reads the prompt and generates nothing; -1 is what the context still holds.",
+    )
     min_tokens: _Int | None = Field(None, json_schema_extra=bounds("min_tokens"))
     logit_bias: dict[str, float] | None = Field(
         None,
@@ -221,7 +230,7 @@ class SamplingBody(_OptionsBody):
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """All options in the service's words, but for two that each endpoint spells its own way."""
         given = {name: getattr(self, name) for name in _SAME_NAME} | {
-            "max_tokens": max_tokens,
+            "max_tokens": None if max_tokens == REST_OF_CONTEXT else max_tokens,
             "logprobs": logprobs,
             "logit_bias": _logit_bias(self.logit_bias or {}),
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
@@ -298,17 +307,17 @@ class ChatOptions(_Body):
 class ChatBody(SamplingBody, ChatOptions):
     messages: list[Message] = Field(json_schema_extra={"minItems": 1})
     max_completion_tokens: _Int | None = Field(
-        None, json_schema_extra=bounds("max_tokens"), description="The newer name of max_tokens."
+        None, json_schema_extra=_MAX_TOKENS_BOUNDS, description="The newer name of max_tokens."
     )
     logprobs: bool | None = None
     top_logprobs: _Int | None = Field(None, json_schema_extra=bounds("logprobs"))
 
     def read_max_tokens(self) -> int | None:
-        """The newer of the two names wins; ApiError if the other has no value that may be asked."""
+        """The newer of the two names wins; ApiError if the other is out of its range."""
         if self.max_completion_tokens is None:
             return self.max_tokens
-        allowed = RANGES["max_tokens"]
-        if self.max_tokens is not None and not allowed.holds(self.max_tokens):
+        older, allowed = self.max_tokens, RANGES["max_tokens"]
+        if older not in (None, REST_OF_CONTEXT) and not allowed.holds(older):
             raise invalid(f"max_tokens must be {allowed}", "max_tokens")
         return self.max_completion_tokens
 

@@ -67,6 +67,15 @@ async def test_stop_sequences_are_stop_strings(client, path):
     assert response.json()["choices"][0]["stop_reason"] == "wor"
 
 
+@each_endpoint
+@pytest.mark.parametrize("name", ["max_tokens", "n_predict", "max_completion_tokens"])
+async def test_minus_one_token_is_the_rest_of_the_context(client, engine, path, name):
+    assert (await post(client, path, **{name: -1})).status_code == 200
+    (asked,) = engine.submitted
+    assert asked.params.max_tokens == 256 - len(asked.prompt_token_ids)
+    assert (await error_of(client, path, **{name: -2}))["message"].startswith("max_tokens must be")
+
+
 async def test_two_names_of_one_option_may_agree(client, engine):
     assert (await post(client, max_tokens=3, n_predict=3)).status_code == 200
     assert (await post(client, max_tokens=3, n_predict=None)).status_code == 200
