@@ -6,6 +6,8 @@ layers. A scaling that the decoder does not compute is refused by name.
 
 from __future__ import annotations
 
+import math
+
 from models.config import ModelConfigError, RopeConfig, RopeScaling
 from models.hf_fields import HF, integer, number
 
@@ -38,14 +40,47 @@ def _rope_scaling(parameters: HF, hf: HF) -> RopeScaling | None:
     if kind == "linear":
         return RopeScaling(kind="linear", factor=number(parameters, "factor"))
     if kind == "llama3":
-        max_position = integer(hf, "max_position_embeddings")
         return RopeScaling(
             kind="llama3",
             factor=number(parameters, "factor"),
             low_freq_factor=number(parameters, "low_freq_factor"),
             high_freq_factor=number(parameters, "high_freq_factor"),
-            original_max_position=integer(
-                parameters, "original_max_position_embeddings", max_position
-            ),
+            original_max_position=_original_max_position(parameters, hf),
         )
-    raise ModelConfigError(f"rope type {kind!r} is not supported; default, linear and llama3 are")
+    if kind == "yarn":
+        return _yarn(parameters, hf)
+    raise ModelConfigError(
+        f"rope type {kind!r} is not supported; default, linear, llama3 and yarn are"
+    )
+
+
+def _original_max_position(parameters: HF, hf: HF) -> int:
+    max_position = integer(hf, "max_position_embeddings")
+    return integer(parameters, "original_max_position_embeddings", max_position)
+
+
+def _yarn(parameters: HF, hf: HF) -> RopeScaling:
+    original = _original_max_position(parameters, hf)
+    factor = number(parameters, "factor", integer(hf, "max_position_embeddings") / original)
+    return RopeScaling(
+        kind="yarn",
+        factor=factor,
+        original_max_position=original,
+        beta_fast=number(parameters, "beta_fast", 32.0),
+        beta_slow=number(parameters, "beta_slow", 1.0),
+        truncate=parameters.get("truncate") is not False,
+        attention_factor=number(
+            parameters, "attention_factor", _attention_factor(parameters, factor)
+        ),
+    )
+
+
+def _attention_factor(parameters: HF, factor: float) -> float:
+    """The growth that YaRN recommends for this factor, or the quotient of two that a file names."""
+
+    def growth(share: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * share * math.log(factor) + 1.0
+
+    if parameters.get("mscale") and parameters.get("mscale_all_dim"):
+        return growth(number(parameters, "mscale")) / growth(number(parameters, "mscale_all_dim"))
+    return growth(1.0)
