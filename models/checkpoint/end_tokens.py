@@ -14,7 +14,7 @@ from typing import Any
 from models.checkpoint.json_files import JsonFileError, read_object
 
 # Each of these ends a turn wherever a chat template has it.
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|eot|>")
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|eot|>")
 _MAX_TOKENIZER_BYTES = 256 << 20
 
 
