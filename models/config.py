@@ -16,13 +16,22 @@ class ModelConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeScaling:
-    """How rotary frequencies are stretched: `linear`, or Llama 3's by-wavelength form."""
+    """How rotary frequencies are stretched: `linear`, `yarn`, or Llama 3's by-wavelength form.
+
+    Of YaRN: frequencies between `beta_slow` and `beta_fast` turns over the original context are
+    blended, between whole dimensions with `truncate`, and rotated queries and keys are multiplied
+    by `attention_factor`.
+    """
 
     kind: str
     factor: float
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,14 +7,17 @@ Reads no weights.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.config import ModelConfig, ModelConfigError, MoeConfig, RopeConfig, RopeScaling
+from models.checkpoint.end_tokens import tokenizer_end_ids
+from models.checkpoint.json_files import JsonFileError, read_object
+from models.config import ModelConfig, ModelConfigError, MoeConfig
+from models.hf_fields import HF, integer, number, optional_number
+from models.hf_rope import rope, rope_parameters
 
-type _HF = Mapping[str, Any]
 type _Fields = dict[str, Any]
 
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -27,17 +30,41 @@ def supported_architectures() -> tuple[str, ...]:
 
 
 def read_config(checkpoint: Path) -> ModelConfig:
-    """Read `config.json` (and the end tokens of `generation_config.json`) of a checkpoint folder.
+    """Read `config.json` of a checkpoint folder, and the end tokens of all files that name some.
 
     Raises ModelConfigError if a file is missing, is not JSON, or has an unsupported setting.
     """
     hf = _read_json(checkpoint / "config.json")
+    _refuse_code(hf)
+    config = parse_config(hf)
+    return replace(config, eos_token_ids=_end_token_ids(checkpoint, config))
+
+
+def _end_token_ids(checkpoint: Path, config: ModelConfig) -> tuple[int, ...]:
+    """The union of what the files say: each of the tokens may end an answer."""
     generation = checkpoint / "generation_config.json"
     eos = _read_json(generation).get("eos_token_id") if generation.exists() else None
-    return parse_config(hf | ({"eos_token_id": eos} if eos is not None else {}))
+    try:
+        named = tokenizer_end_ids(checkpoint)
+    except JsonFileError as error:
+        raise ModelConfigError(str(error)) from error
+    known = [token_id for token_id in named if token_id < config.vocab_size]
+    return tuple(dict.fromkeys((*_token_ids(eos), *config.eos_token_ids, *known)))
 
 
-def parse_config(hf: _HF) -> ModelConfig:
+def _refuse_code(hf: HF) -> None:
+    """The weights may need the checkpoint's own code, which no server runs."""
+    auto_map = hf.get("auto_map")
+    names = auto_map if isinstance(auto_map, dict) else {}
+    if code := [name for name in names if name.startswith(("AutoModel", "AutoConfig"))]:
+        raise ModelConfigError(
+            f"config.json: auto_map names code of the checkpoint for {', '.join(code)}; the server"
+            " runs no code of a checkpoint (trust_remote_code). Remove auto_map if the checkpoint"
+            " works without that code"
+        )
+
+
+def parse_config(hf: HF) -> ModelConfig:
     """A `ModelConfig` from the fields of a Hugging Face config.json."""
     architecture = _architecture(hf)
     hf = _text_fields(architecture, hf)
@@ -48,49 +75,49 @@ def parse_config(hf: _HF) -> ModelConfig:
     return config
 
 
-def _common(architecture: str, hf: _HF) -> _Fields:
-    heads = _integer(hf, "num_attention_heads")
-    hidden = _integer(hf, "hidden_size")
-    head_dim = _integer(hf, "head_dim", max(1, hidden // heads))
-    num_layers = _integer(hf, "num_hidden_layers")
-    rope = _rope(hf, _rope_parameters(hf, "full_attention"))
+def _common(architecture: str, hf: HF) -> _Fields:
+    heads = integer(hf, "num_attention_heads")
+    hidden = integer(hf, "hidden_size")
+    head_dim = integer(hf, "head_dim", max(1, hidden // heads))
+    num_layers = integer(hf, "num_hidden_layers")
+    full = rope(hf, rope_parameters(hf, "full_attention"))
     return {
         "architecture": architecture,
-        "vocab_size": _integer(hf, "vocab_size"),
+        "vocab_size": integer(hf, "vocab_size"),
         "hidden_size": hidden,
         "num_layers": num_layers,
         "num_heads": heads,
-        "num_kv_heads": _integer(hf, "num_key_value_heads", heads),
+        "num_kv_heads": integer(hf, "num_key_value_heads", heads),
         "head_dim": head_dim,
-        "mlp_size": _integer(hf, "intermediate_size"),
-        "max_position": _integer(hf, "max_position_embeddings"),
-        "rms_norm_eps": _number(hf, "rms_norm_eps", 1e-6),
+        "mlp_size": integer(hf, "intermediate_size"),
+        "max_position": integer(hf, "max_position_embeddings"),
+        "rms_norm_eps": number(hf, "rms_norm_eps", 1e-6),
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
         "activation": _activation(hf),
         "dtype": _dtype(hf),
         "eos_token_ids": _token_ids(hf.get("eos_token_id")),
-        "rope": rope,
-        "local_rope": rope,
+        "rope": full,
+        "local_rope": full,
         "attention_scale": head_dim**-0.5,
         "layer_windows": (None,) * num_layers,
     }
 
 
-def _llama(hf: _HF) -> _Fields:
+def _llama(hf: HF) -> _Fields:
     bias = bool(hf.get("attention_bias", False))
     mlp_bias = bool(hf.get("mlp_bias", False))
     return {"qkv_bias": bias, "output_bias": bias, "mlp_bias": mlp_bias}
 
 
-def _mistral(hf: _HF) -> _Fields:
-    return {"layer_windows": (_window(hf),) * _integer(hf, "num_hidden_layers")}
+def _mistral(hf: HF) -> _Fields:
+    return {"layer_windows": (_window(hf),) * integer(hf, "num_hidden_layers")}
 
 
-def _qwen2(hf: _HF) -> _Fields:
+def _qwen2(hf: HF) -> _Fields:
     return {"qkv_bias": True, "layer_windows": _qwen_windows(hf)}
 
 
-def _qwen3(hf: _HF) -> _Fields:
+def _qwen3(hf: HF) -> _Fields:
     bias = bool(hf.get("attention_bias", False))
     return {
         "qkv_bias": bias,
@@ -100,15 +127,15 @@ def _qwen3(hf: _HF) -> _Fields:
     }
 
 
-def _qwen3_moe(hf: _HF) -> _Fields:
+def _qwen3_moe(hf: HF) -> _Fields:
     if hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1:
         raise ModelConfigError("experts on some layers only (mlp_only_layers) are not supported")
     moe = MoeConfig(
-        num_experts=_integer(
+        num_experts=integer(
             hf, "num_local_experts" if "num_local_experts" in hf else "num_experts"
         ),
-        num_experts_per_token=_integer(hf, "num_experts_per_tok"),
-        expert_size=_integer(hf, "moe_intermediate_size"),
+        num_experts_per_token=integer(hf, "num_experts_per_tok"),
+        expert_size=integer(hf, "moe_intermediate_size"),
         renormalize=bool(hf.get("norm_topk_prob", False)),
     )
     if moe.num_experts_per_token > moe.num_experts:
@@ -117,40 +144,40 @@ def _qwen3_moe(hf: _HF) -> _Fields:
     return _qwen3({**hf, "max_window_layers": 0}) | {"moe": moe}
 
 
-def _gemma2(hf: _HF) -> _Fields:
+def _gemma2(hf: HF) -> _Fields:
     return _gemma(hf, local=lambda layer: layer % 2 == 0) | {
-        "attention_softcap": _optional_number(hf, "attn_logit_softcapping"),
-        "logit_softcap": _optional_number(hf, "final_logit_softcapping"),
+        "attention_softcap": optional_number(hf, "attn_logit_softcapping"),
+        "logit_softcap": optional_number(hf, "final_logit_softcapping"),
     }
 
 
-def _gemma3(hf: _HF) -> _Fields:
+def _gemma3(hf: HF) -> _Fields:
     if hf.get("final_logit_softcapping") is not None:
         raise ModelConfigError("final_logit_softcapping is not supported for this architecture")
-    period = _integer(hf, "sliding_window_pattern", 6)
+    period = integer(hf, "sliding_window_pattern", 6)
     fields = _gemma(hf, local=lambda layer: (layer + 1) % period != 0)
-    local = _rope_parameters(hf, "sliding_attention")
+    local = rope_parameters(hf, "sliding_attention")
     if not hf.get("rope_parameters"):
-        local = {"rope_theta": _number(hf, "rope_local_base_freq", 10_000.0)}
-    return fields | {"qk_norm": True, "local_rope": _rope(hf, local)}
+        local = {"rope_theta": number(hf, "rope_local_base_freq", 10_000.0)}
+    return fields | {"qk_norm": True, "local_rope": rope(hf, local)}
 
 
-def _gemma(hf: _HF, local: Callable[[int], bool]) -> _Fields:
+def _gemma(hf: HF, local: Callable[[int], bool]) -> _Fields:
     for unsupported in ("attention_bias", "use_bidirectional_attention"):
         if hf.get(unsupported):
             raise ModelConfigError(f"{unsupported} is not supported for this architecture")
     return {
         "unit_offset": True,
         "post_norms": True,
-        "embedding_scale": _integer(hf, "hidden_size") ** 0.5,
-        "attention_scale": _number(hf, "query_pre_attn_scalar", 256) ** -0.5,
+        "embedding_scale": integer(hf, "hidden_size") ** 0.5,
+        "attention_scale": number(hf, "query_pre_attn_scalar", 256) ** -0.5,
         "layer_windows": _layer_windows(hf, local),
         "tie_embeddings": bool(hf.get("tie_word_embeddings", True)),
     }
 
 
 # The fields that an architecture adds to the common ones.
-_ARCHITECTURES: Mapping[str, Callable[[_HF], _Fields]] = {
+_ARCHITECTURES: Mapping[str, Callable[[HF], _Fields]] = {
     "LlamaForCausalLM": _llama,
     "MistralForCausalLM": _mistral,
     "Qwen2ForCausalLM": _qwen2,
@@ -190,7 +217,7 @@ _NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping")
 _OUTER_FIELDS = ("eos_token_id", "dtype", "torch_dtype")
 
 
-def _text_fields(architecture: str, hf: _HF) -> _Fields:
+def _text_fields(architecture: str, hf: HF) -> _Fields:
     """The decoder's fields; for a multimodal checkpoint, the fields of its text model."""
     fields = {k: v for k, v in hf.items() if v is not None or k in _NULLABLE}
     if architecture == "Gemma3ForConditionalGeneration":
@@ -205,17 +232,14 @@ def _text_fields(architecture: str, hf: _HF) -> _Fields:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except FileNotFoundError:
         raise ModelConfigError(f"{path} is missing: is this a checkpoint folder?") from None
-    except (OSError, ValueError) as error:
-        raise ModelConfigError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelConfigError(f"{path} is not a JSON object")
-    return value
+    except JsonFileError as error:
+        raise ModelConfigError(str(error)) from error
 
 
-def _architecture(hf: _HF) -> str:
+def _architecture(hf: HF) -> str:
     names = hf.get("architectures") or []
     if not isinstance(names, list):
         raise ModelConfigError(f"config.json: architectures must be a list, not {names!r}")
@@ -228,14 +252,14 @@ def _architecture(hf: _HF) -> str:
     )
 
 
-def _refuse_unsupported(hf: _HF) -> None:
-    if hf.get("quantization_config"):
+def _refuse_unsupported(hf: HF) -> None:
+    if hf.get("quantization_config") or hf.get("compression_config"):
         raise ModelConfigError(
             "a quantized checkpoint is not supported; publish it in bfloat16 and set weight_dtype"
         )
 
 
-def _activation(hf: _HF) -> str:
+def _activation(hf: HF) -> str:
     name = hf.get("hidden_activation") or hf.get("hidden_act", "silu")
     if name not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
@@ -243,29 +267,7 @@ def _activation(hf: _HF) -> str:
     return _ACTIVATIONS[name]
 
 
-def _integer(hf: _HF, key: str, default: int | None = None) -> int:
-    value = hf.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ModelConfigError(f"config.json: {key} must be a positive integer, not {value!r}")
-    return value
-
-
-def _number(hf: _HF, key: str, default: float | None = None) -> float:
-    value = hf.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-        raise ModelConfigError(f"config.json: {key} must be a positive number, not {value!r}")
-    return float(value)
-
-
-def _optional_number(hf: _HF, key: str) -> float | None:
-    return None if hf.get(key) is None else _number(hf, key)
-
-
-def _dtype(hf: _HF) -> str:
+def _dtype(hf: HF) -> str:
     dtype = hf.get("dtype") or hf.get("torch_dtype") or "bfloat16"
     if dtype not in _DTYPES:
         raise ModelConfigError(f"dtype {dtype!r} is not supported; these are: {', '.join(_DTYPES)}")
@@ -281,51 +283,12 @@ def _token_ids(value: Any) -> tuple[int, ...]:
     return tuple(token_ids)
 
 
-def _rope_parameters(hf: _HF, kind: str) -> _HF:
-    """The rope fields of one kind of layers, from any of the three forms."""
-    key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
-    parameters = hf.get(key) or {}
-    if isinstance(parameters, dict):
-        parameters = parameters.get(kind, parameters)
-    if not isinstance(parameters, dict):
-        raise ModelConfigError(f"config.json: {key} must be an object, not {parameters!r}")
-    return parameters
+def _window(hf: HF) -> int | None:
+    return None if hf.get("sliding_window") is None else integer(hf, "sliding_window")
 
 
-def _rope(hf: _HF, parameters: _HF) -> RopeConfig:
-    rotated = parameters.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0))
-    if rotated != 1.0:
-        raise ModelConfigError(f"partial_rotary_factor {rotated!r} is not supported; only 1.0 is")
-    theta = _number({**hf, **parameters}, "rope_theta", 10_000.0)
-    return RopeConfig(theta=theta, scaling=_rope_scaling(parameters, hf))
-
-
-def _rope_scaling(parameters: _HF, hf: _HF) -> RopeScaling | None:
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind == "linear":
-        return RopeScaling(kind="linear", factor=_number(parameters, "factor"))
-    if kind == "llama3":
-        max_position = _integer(hf, "max_position_embeddings")
-        return RopeScaling(
-            kind="llama3",
-            factor=_number(parameters, "factor"),
-            low_freq_factor=_number(parameters, "low_freq_factor"),
-            high_freq_factor=_number(parameters, "high_freq_factor"),
-            original_max_position=_integer(
-                parameters, "original_max_position_embeddings", max_position
-            ),
-        )
-    raise ModelConfigError(f"rope type {kind!r} is not supported; default, linear and llama3 are")
-
-
-def _window(hf: _HF) -> int | None:
-    return None if hf.get("sliding_window") is None else _integer(hf, "sliding_window")
-
-
-def _qwen_windows(hf: _HF) -> tuple[int | None, ...]:
-    num_layers = _integer(hf, "num_hidden_layers")
+def _qwen_windows(hf: HF) -> tuple[int | None, ...]:
+    num_layers = integer(hf, "num_hidden_layers")
     if not hf.get("use_sliding_window") or _window(hf) is None:
         return (None,) * num_layers
     num_full = hf.get("max_window_layers", 28)
@@ -336,9 +299,9 @@ def _qwen_windows(hf: _HF) -> tuple[int | None, ...]:
     return _layer_windows(hf, lambda layer: layer >= num_full)
 
 
-def _layer_windows(hf: _HF, local: Callable[[int], bool]) -> tuple[int | None, ...]:
+def _layer_windows(hf: HF, local: Callable[[int], bool]) -> tuple[int | None, ...]:
     """Each layer's window, from `layer_types` if given, else by the architecture's rule."""
-    num_layers, window = _integer(hf, "num_hidden_layers"), _window(hf)
+    num_layers, window = integer(hf, "num_hidden_layers"), _window(hf)
     kinds = hf.get("layer_types") or [
         "sliding_attention" if local(layer) else "full_attention" for layer in range(num_layers)
     ]

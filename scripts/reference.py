@@ -1,4 +1,4 @@
-"""Writes the reference pages: every setting, every metric and every error, as the code has them.
+"""Writes the reference pages: every setting, metric, error and foreign field, as the code has them.
 
     make reference
 
@@ -8,11 +8,13 @@ a device.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client.core import Metric
 
+from server.api.openai.foreign_fields import FIELDS, Alias, Meaning, Passes, Refused
 from server.config import Setting, settings
 from server.errors import ErrorKind, ErrorSpec
 from server.metrics.metrics import Metrics
@@ -45,6 +47,14 @@ HTTP answers with `{"error": {"message", "type", "param", "code"}}`; a stream th
 with an event of that form. gRPC ends the call with the status. The kind is also the label
 `outcome` of `antipode_requests_total`.
 """
+_FIELDS = """\
+# Fields of other servers
+
+A request over HTTP may have fields of other servers. This server reads such a field under its own
+name, refuses the field with 400 and `unsupported_parameter`, or ignores the field because the field
+changes no answer. A field that is neither here nor in the OpenAPI document passes and does nothing.
+`null` is the same as leaving a field out.
+"""
 _MADE_BY = "`make reference` writes this page from `{source}`; a test compares them.\n"
 
 
@@ -54,6 +64,9 @@ def generated() -> dict[Path, str]:
         _DOCS / "settings.md": _page(_SETTINGS, *_settings(), source="server/config.py"),
         _DOCS / "metrics.md": _page(_METRICS, _metrics(), source="server/metrics/"),
         _DOCS / "errors.md": _page(_ERRORS, _errors(), source="server/errors.py"),
+        _DOCS / "fields.md": _page(
+            _FIELDS, _fields(), source="server/api/openai/foreign_fields.py"
+        ),
     }
 
 
@@ -116,6 +129,23 @@ def _error(kind: str, spec: ErrorSpec) -> tuple[str, ...]:
         spec.when,
         spec.retry + wait,
     )
+
+
+def _fields() -> str:
+    rows = [(f"`{name}`", *_meaning(meaning)) for name, meaning in sorted(FIELDS.items())]
+    return _table(("field", "what the server does", "values that pass"), rows)
+
+
+def _meaning(meaning: Meaning) -> tuple[str, str]:
+    match meaning:
+        case Alias(field):
+            return f"reads it as `{field}`", f"those of `{field}`"
+        case Refused(instead, neutral, as_field):
+            values = [f"`{json.dumps(value)}`" for value in neutral]
+            same = [f"the value of `{as_field}`"] if as_field else []
+            return f"refuses it: {instead}", ", ".join(values + same)
+        case Passes(why):
+            return f"ignores it: {why}", "all"
 
 
 def _page(*parts: str, source: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from antipode.errors import (
     AntipodeError,
@@ -29,6 +29,10 @@ from antipode.types import (
     resume_exactness,
 )
 
+if TYPE_CHECKING:
+    # Python 3.10 does not have it.
+    from typing import Never
+
 # Errors in the middle of a stream, by the `type` of their body.
 TYPES: Mapping[str, type[AntipodeError]] = {
     "invalid_request_error": InvalidRequestError,
@@ -42,7 +46,7 @@ _MAX_SEED = 2**64 - 1
 _MAX_COUNT = 2**63 - 1
 _END = b"[DONE]"
 
-type Fields = Mapping[str, Any]
+Fields: TypeAlias = Mapping[str, Any]
 
 
 def is_end(data: bytes) -> bool:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self, Unpack
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
+from antipode.addresses import Address, read_address
+from antipode.request import make_request
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream, Transport, Transports
-from antipode.types import Options, Prompt, Request
+from antipode.types import Options, Prompt
+
+if TYPE_CHECKING:
+    # Python 3.10 does not have them.
+    from typing import Self, Unpack
 
 
 class AsyncClient:
@@ -31,7 +36,10 @@ class AsyncClient:
             raise ValueError("a client needs an address, such as grpc://localhost:9000")
         self._retry = retry or RetryPolicy()
         self._transports = Transports(
-            [_transport(address, dict(headers or {}), trust_env) for address in addresses]
+            [
+                _transport(read_address(address), dict(headers or {}), trust_env)
+                for address in addresses
+            ]
         )
 
     def generate(
@@ -47,9 +55,9 @@ class AsyncClient:
         """A stream of `n` choices for a text, token ids, or a conversation's messages.
 
         The client sends nothing before the caller reads. `timeout` is in seconds and covers the
-        whole call, with retries and waits.
+        whole call, with retries and waits. Raises InvalidRequestError for an unknown option.
         """
-        request = Request(prompt=prompt, model=model, n=n, request_id=request_id, options=options)
+        request = make_request(prompt, options, model=model, n=n, request_id=request_id)
         return AsyncStream(self._transports, request, self._retry, timeout)
 
     async def aclose(self) -> None:
@@ -68,18 +76,12 @@ class AsyncClient:
         await self.aclose()
 
 
-def _transport(address: str, headers: dict[str, str], trust_env: bool) -> Transport:
+def _transport(address: Address, headers: dict[str, str], trust_env: bool) -> Transport:
     # A caller loads only the library of the protocol that its addresses use.
-    url = urlsplit(address)
-    if not url.netloc:
-        raise ValueError(f"{address!r} is no address; write it as grpc://host:port or http://...")
-    match url.scheme:
-        case "grpc" | "grpcs":
-            from antipode.grpc_transport import GrpcTransport
+    if address.is_grpc:
+        from antipode.grpc_transport import GrpcTransport
 
-            return GrpcTransport(url.netloc, headers, is_secure=url.scheme == "grpcs")
-        case "http" | "https":
-            from antipode.http_transport import HttpTransport
+        return GrpcTransport(address.target, headers, is_secure=address.is_secure)
+    from antipode.http_transport import HttpTransport
 
-            return HttpTransport(address, headers, trust_env=trust_env)
-    raise ValueError(f"{address!r} has the scheme {url.scheme!r}; use grpc, grpcs, http or https")
+    return HttpTransport(address.target, headers, trust_env=trust_env)

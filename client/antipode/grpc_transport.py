@@ -63,6 +63,12 @@ CHANNEL_OPTIONS = [
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 ]
+# What grpc reports where the port does not speak gRPC, or not in the address's way.
+WRONG_ADDRESS: Mapping[str, str] = {
+    "http1.x server": "this port speaks HTTP/1.1: use http:// or https://, or the gRPC port",
+    "http2 header with status": "this port has no gRPC service: use http://, or the gRPC port",
+    "WRONG_VERSION_NUMBER": "this port does not speak TLS: use grpc://",
+}
 # How grpc refuses a message of over MAX_MESSAGE_BYTES: as if the server's queue were full.
 OVERSIZE = "larger than max"
 
@@ -108,7 +114,7 @@ def message(request: Request, resume: Resume | None) -> pb.GenerateRequest:
         options["seed"] %= 2**64
     try:
         built = pb.GenerateRequest(
-            model=request.model,
+            model=request.model or (resume.start.model if resume is not None else ""),
             n=request.n,
             request_id=request.request_id,
             sampling=pb.Sampling(**options),
@@ -193,6 +199,9 @@ def _logprob(entry: pb.TokenLogprob) -> TokenLogprob:
 def _error(error: grpc.aio.AioRpcError) -> AntipodeError:
     """A status as an error. Codes outside of the table come from the network or a proxy."""
     details = quoted(error.details() or error.code().name)
+    for sign, advice in WRONG_ADDRESS.items():
+        if sign in details:
+            return NotFoundError(f"{advice} ({details})")
     is_oversize = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and OVERSIZE in details
     kind = ServerError if is_oversize else CODES.get(error.code(), UnavailableError)
     pushback = str(dict(error.trailing_metadata() or ()).get(PUSHBACK_KEY, "0"))

@@ -28,6 +28,7 @@ from antipode.limits import MAX_REFUSAL_BYTES, quoted
 from antipode.sse import EventParser
 from antipode.types import Event, Request, Resume
 
+MODELS = "/v1/models"
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 STATUSES: Mapping[int, type[AntipodeError]] = {
@@ -43,6 +44,11 @@ STATUSES: Mapping[int, type[AntipodeError]] = {
 }
 EVENT_STREAM = "text/event-stream"
 CONNECT_SECONDS = 5.0
+# How long the client waits for the model's name before the first request without one.
+NAME_SECONDS = 5.0
+# What httpx reports of bytes that are no HTTP/1.1, and of a port that does not speak TLS.
+NO_HTTP = "illegal request line"
+NO_TLS = "WRONG_VERSION_NUMBER"
 
 
 class HttpTransport:
@@ -56,12 +62,16 @@ class HttpTransport:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             trust_env=trust_env,
         )
+        self._model = ""
 
     async def call(
         self, request: Request, resume: Resume | None, timeout: float | None
     ) -> AsyncGenerator[Event]:
-        content = _encode(request, resume)
+        model = request.model or (resume.start.model if resume is not None else self._model)
+        content = _encode(request, resume, model)
         try:
+            if not model:
+                content = _encode(request, resume, await self._ask_model())
             post = self._client.stream(
                 "POST", _path(request), content=content, headers=_headers(timeout)
             )
@@ -69,23 +79,54 @@ class HttpTransport:
                 await _check(response)
                 async for event in _events(response):
                     yield event
+        except NotFoundError:
+            self._model = ""
+            raise
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-            raise UnavailableError(quoted(error) or type(error).__name__) from error
+            raise _broken(error) from error
+
+    async def _ask_model(self) -> str:
+        """The model's name: endpoint pickers refuse a request without one. Empty if unknown."""
+        get = self._client.stream("GET", MODELS, headers=_headers(None), timeout=NAME_SECONDS)
+        async with get as response:
+            self._model = _served(await _beginning(response))
+        return self._model
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
 
-def _encode(request: Request, resume: Resume | None) -> bytes:
+def _served(content: bytes) -> str:
+    """The model that is served; the other entries are further versions of it."""
     try:
-        return json.dumps(body(request, resume), allow_nan=False, ensure_ascii=False).encode()
+        entries = [(entry["id"], entry.get("root")) for entry in json.loads(content)["data"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ""
+    names = [str(name) for name, root in entries if root in (name, None)]
+    return names[0] if names else ""
+
+
+def _broken(error: Exception) -> AntipodeError:
+    words = quoted(error) or type(error).__name__
+    if NO_TLS in words:
+        return NotFoundError(f"this port does not speak TLS: use http:// ({words})")
+    if NO_HTTP in words:
+        words = f"this port does not speak HTTP/1.1: use grpc://, or the HTTP port ({words})"
+    return UnavailableError(words)
+
+
+def _encode(request: Request, resume: Resume | None, model: str) -> bytes:
+    try:
+        fields = body(request, resume, model)
+        return json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise InvalidRequestError(f"the request cannot be sent: {error}") from error
 
 
-def body(request: Request, resume: Resume | None) -> dict[str, Any]:
+def body(request: Request, resume: Resume | None, model: str) -> dict[str, Any]:
     """The request's body; a resumed one has the first server's prompt tokens and seed."""
-    fields: dict[str, Any] = dict(request.options)
+    # Over gRPC an unset max_tokens is the rest of the context, which is -1 here.
+    fields: dict[str, Any] = {"max_tokens": -1, **request.options}
     if resume is not None:
         fields["seed"] = resume.start.seed
         fields["resume"] = {
@@ -102,7 +143,7 @@ def body(request: Request, resume: Resume | None) -> dict[str, Any]:
     return {
         **fields,
         "messages" if _is_chat(request) else "prompt": request.prompt,
-        "model": request.model,
+        **({"model": model} if model else {}),
         "n": request.n,
         "stream": True,
         "stream_options": {"include_usage": True},

@@ -11,13 +11,18 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from antipode.errors import AntipodeError, DeadlineExceededError, UnavailableError
 from antipode.limits import MAX_CHOICE_TOKENS
 from antipode.resume import Progress
 from antipode.retry import Attempts, RetryPolicy
+from antipode.timeouts import TIMEOUTS, timeout_after
 from antipode.types import Choice, Delta, Event, Request, Resume, ResumeExactness, Start, Usage
+
+if TYPE_CHECKING:
+    # Python 3.10 does not have it.
+    from typing import Self
 
 # How long the client waits for the end of an answer that is complete, to keep its connection.
 _END_SECONDS = 1.0
@@ -162,9 +167,9 @@ class AsyncStream:
         try:
             if patience <= 0:
                 raise TimeoutError
-            async with asyncio.timeout(patience if remaining is None else min(patience, remaining)):
+            async with timeout_after(patience if remaining is None else min(patience, remaining)):
                 return await anext(events, None)
-        except TimeoutError:
+        except TIMEOUTS:
             self._attempts.remaining(time.monotonic())
             raise UnavailableError(f"the server said nothing for {stall:g} s") from None
         except DeadlineExceededError as error:
@@ -180,6 +185,6 @@ def _max_tokens(request: Request) -> int:
 
 async def _end(events: AsyncGenerator[Event]) -> None:
     """Let an answer end by itself; how it ends does not matter, because it is complete."""
-    with contextlib.suppress(AntipodeError, TimeoutError):
-        async with asyncio.timeout(_END_SECONDS):
+    with contextlib.suppress(AntipodeError, *TIMEOUTS):
+        async with timeout_after(_END_SECONDS):
             await anext(events, None)

@@ -6,12 +6,18 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from antipode.client import AsyncClient
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.types import Choice, Delta, Options, Prompt, ResumeExactness, Start, Usage
+
+if TYPE_CHECKING:
+    # Python 3.10 does not have them.
+    from typing import Self, Unpack
+
+T = TypeVar("T")
 
 
 class Stream:
@@ -127,7 +133,7 @@ class _Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="antipode", daemon=True)
         self._thread.start()
 
-    def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Wait for a coroutine; an interrupt of the waiting thread cancels the coroutine too."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
-type FinishReason = Literal["stop", "length"]
-type ResumeExactness = Literal["exact", "consistent"]
-type Message = Mapping[str, str]
-type Prompt = str | Sequence[int] | Sequence[Message]
+FinishReason: TypeAlias = Literal["stop", "length"]
+ResumeExactness: TypeAlias = Literal["exact", "consistent"]
+# A role, and content as text or as a list of text parts.
+Message: TypeAlias = Mapping[str, Any]
+Prompt: TypeAlias = str | Sequence[int] | Sequence[Message]
 
 
 class Options(TypedDict, total=False):
-    """How to draw tokens and when to stop; a field left out has the server's default.
+    """How to draw tokens and when to stop; a field left out, or None, has the server's default.
 
-    The default of `max_tokens` is the rest of the context, but 16 for a text over HTTP, as in
-    OpenAI's API. `logprobs` is the number of alternatives in addition to each token's own log
-    probability.
+    The default of `max_tokens` is the rest of the context. `stop` is one text or several.
+    `logprobs` is the number of alternatives in addition to each token's own log probability.
     """
 
     max_tokens: int
@@ -35,7 +35,7 @@ class Options(TypedDict, total=False):
     repetition_penalty: float
     logit_bias: Mapping[int, float]
     seed: int
-    stop: Sequence[str]
+    stop: str | Sequence[str]
     stop_token_ids: Sequence[int]
     include_stop_str_in_output: bool
     ignore_eos: bool

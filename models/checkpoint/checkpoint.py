@@ -1,15 +1,15 @@
 """The tensors of a checkpoint folder: their names and shapes, and how to read parts of them.
 
-The folder has the Hugging Face layout: one or more safetensors files. Their headers say which
-tensors exist; an index file is only used to check that no file is missing. Knows neither models nor
-devices.
+The folder has the Hugging Face layout: one or more safetensors files. Where an index file names a
+tensor, the tensor is in that file and no other; files that the index does not name are not read.
+Without an index, no tensor may stand twice. Knows neither models nor devices.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Checkpoint:
         self.folder = folder
         self._reader = reader or FileReader(LocalFiles(folder))
         try:
-            self._tensors = dict(self._find())
+            self._tensors = self._find()
         except ReadError as error:
             raise CheckpointError(str(error)) from error
 
@@ -117,10 +117,23 @@ class Checkpoint:
         value = value.reshape(last - first, *tensor.shape[1:]) if tensor.shape else value[0]
         return value if columns is None else value[:, columns]
 
-    def _find(self) -> Iterable[tuple[str, _Tensor]]:
-        for file in _weight_files(self.folder, self._reader):
-            for name, tensor in _tensors_of(self.folder / file, self._reader):
-                yield _published(name), tensor
+    def _find(self) -> dict[str, _Tensor]:
+        places = _places(self.folder, self._reader)
+        found: dict[str, _Tensor] = {}
+        for file in _weight_files(self.folder, self._reader, places):
+            for stored, tensor in _tensors_of(self.folder / file, self._reader):
+                name = _published(stored)
+                if places.get(name, file) != file:
+                    continue
+                if name in found:
+                    raise _twice(self.folder, name, found[name].file, file)
+                found[name] = tensor
+        if missing := sorted(places.keys() - found.keys()):
+            path = self.folder / places[missing[0]]
+            raise CheckpointError(
+                f"{path}: tensor {missing[0]} is missing, though {_INDEX} says that it is there"
+            )
+        return found
 
 
 def _published(name: str) -> str:
@@ -131,22 +144,35 @@ def _published(name: str) -> str:
     return "language_model.model." + name.removeprefix(renamed)
 
 
-def _weight_files(folder: Path, reader: FileReader) -> list[str]:
+def _twice(folder: Path, name: str, first: str, second: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: tensor {name} is in {first} and in {second}, and no {_INDEX} says which one is"
+        " meant; remove the file that is left over"
+    )
+
+
+def _places(folder: Path, reader: FileReader) -> dict[str, str]:
+    """The file of each tensor, as the index says; empty without an index."""
+    if _INDEX not in reader.names() and not (folder / _INDEX).is_dir():
+        return {}
+    try:
+        index = json.loads(bytes(reader.read(_INDEX, 0, reader.size(_INDEX))))
+        places = {_published(name): Path(file).name for name, file in index["weight_map"].items()}
+    except (ReadError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{folder / _INDEX} cannot be read: {error!r}") from error
+    if not places:
+        raise CheckpointError(f"{folder / _INDEX} names no tensor")
+    return places
+
+
+def _weight_files(folder: Path, reader: FileReader, places: Mapping[str, str]) -> list[str]:
     """The safetensors files of a folder; every file that the index names must exist."""
-    names = reader.names()
-    found = {name for name in names if name.endswith(".safetensors")}
-    if _INDEX in names or (folder / _INDEX).is_dir():
-        try:
-            index = json.loads(bytes(reader.read(_INDEX, 0, reader.size(_INDEX))))
-            named = {Path(file).name for file in index["weight_map"].values()}
-        except (ReadError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{folder / _INDEX} cannot be read: {error!r}") from error
-        if missing := sorted(named - found):
-            raise CheckpointError(f"{folder / missing[0]} is missing, though {_INDEX} names it")
-        return sorted(named)
+    found = {name for name in reader.names() if name.endswith(".safetensors")}
+    if missing := sorted(set(places.values()) - found):
+        raise CheckpointError(f"{folder / missing[0]} is missing, though {_INDEX} names it")
     if not found:
         raise CheckpointError(f"{folder} holds no *.safetensors file")
-    return sorted(found)
+    return sorted(set(places.values()) or found)
 
 
 def _tensors_of(path: Path, reader: FileReader) -> list[tuple[str, _Tensor]]:

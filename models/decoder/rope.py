@@ -1,7 +1,8 @@
-"""Rotary position embedding: frequencies (with Llama 3's scaling) and the rotation.
+"""Rotary position embedding: frequencies (with the scalings of Llama 3 and YaRN) and the rotation.
 
 The rotation is that of Su et al., RoFormer (2021), in the half-split form of Hugging Face
-checkpoints. The scaling by wavelength follows the Llama 3.1 reference code.
+checkpoints. The scaling by wavelength follows the Llama 3.1 reference code, the other one Peng et
+al., YaRN (2023).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def rope_frequencies(config: RopeConfig, head_dim: int) -> np.ndarray:
     """Radians per position for each rotated pair: float32 [head_dim / 2]."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = (1.0 / np.float32(config.theta) ** exponents).astype(np.float32)
-    return _scaled(frequencies, config.scaling)
+    return _scaled(frequencies, config, head_dim)
 
 
 def rope_tables(config: RopeConfig, head_dim: int, positions_T: jax.Array) -> RopeTables:
@@ -41,6 +42,8 @@ def rope_tables(config: RopeConfig, head_dim: int, positions_T: jax.Array) -> Ro
     frequencies = jnp.asarray(rope_frequencies(config, head_dim))
     angles = positions_T.astype(jnp.float32)[:, None] * frequencies
     cos, sin = (jnp.concatenate([t, t], axis=-1) for t in (jnp.cos(angles), jnp.sin(angles)))
+    if config.scaling is not None and config.scaling.attention_factor != 1.0:
+        cos, sin = cos * config.scaling.attention_factor, sin * config.scaling.attention_factor
     kv_cos = jnp.stack([cos, jnp.ones_like(cos)], axis=1)
     kv_sin = jnp.stack([sin, jnp.zeros_like(sin)], axis=1)
     return RopeTables(cos[:, None], sin[:, None], kv_cos[:, None], kv_sin[:, None])
@@ -75,11 +78,14 @@ def _swap_halves(size: int, dtype: jnp.dtype) -> jax.Array:
     return jnp.asarray(np.block([[zero, one], [-one, zero]]), dtype)
 
 
-def _scaled(frequencies: np.ndarray, scaling: RopeScaling | None) -> np.ndarray:
+def _scaled(frequencies: np.ndarray, config: RopeConfig, head_dim: int) -> np.ndarray:
+    scaling = config.scaling
     if scaling is None:
         return frequencies
     if scaling.kind == "linear":
         return (frequencies / scaling.factor).astype(np.float32)
+    if scaling.kind == "yarn":
+        return _scaled_by_turns(frequencies, scaling, config.theta, head_dim)
     return _scaled_by_wavelength(frequencies, scaling)
 
 
@@ -89,3 +95,23 @@ def _scaled_by_wavelength(frequencies: np.ndarray, scaling: RopeScaling) -> np.n
     span = scaling.high_freq_factor - scaling.low_freq_factor
     keep = np.clip((turns - scaling.low_freq_factor) / span, 0.0, 1.0)
     return (frequencies * (keep + (1 - keep) / scaling.factor)).astype(np.float32)
+
+
+def _scaled_by_turns(
+    frequencies: np.ndarray, scaling: RopeScaling, theta: float, head_dim: int
+) -> np.ndarray:
+    """Stretch the dimensions of few turns by the factor, keep those of many, blend the others."""
+
+    def dimension_of(turns: float) -> float:
+        length = scaling.original_max_position / (turns * 2 * math.pi)
+        return head_dim * math.log(length) / (2 * math.log(theta))
+
+    low, high = dimension_of(scaling.beta_fast), dimension_of(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    # Where both are one dimension, the step is still steep and not infinite.
+    span = high - low or 0.001
+    stretch = np.clip((np.arange(head_dim // 2, dtype=np.float32) - low) / span, 0.0, 1.0)
+    kept = frequencies * (1 - stretch)
+    return (kept + frequencies / scaling.factor * stretch).astype(np.float32)

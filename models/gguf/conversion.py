@@ -15,16 +15,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from models.checkpoint import manifest
+from models.config import ModelConfigError
 from models.gguf.architectures import architecture_of
 from models.gguf.config import generation_config, model_config
 from models.gguf.hf_tensors import Weight, weights
-from models.gguf.reader import GgufFile
+from models.gguf.reader import GgufError, GgufFile
 from models.gguf.shards import write_shards
 from models.gguf.tokenizer import tokenizer, tokenizer_config
+from models.hf_config import parse_config
 
 Progress = Callable[[str, float], None]
 
@@ -68,12 +72,14 @@ def _build(file: GgufFile, target: Path, shard_bytes: int, progress: Progress | 
     partial = _partial_folder(file, target, shard_bytes)
     architecture = architecture_of(file)
     config = model_config(file, architecture)
+    _check_servable(config)
     planned = weights(file, architecture, config)
+    made = tokenizer(file)
     partial.mkdir(exist_ok=True)
     manifest.write_json(partial / "config.json", config)
     manifest.write_json(partial / "generation_config.json", generation_config(file))
     manifest.write_json(partial / "tokenizer_config.json", tokenizer_config(file))
-    _write_tokenizer(file, partial)
+    _write_tokenizer(made, partial)
     with _reported(f"converting {file.path.name}", planned, progress) as advance:
         write_shards(partial, planned, shard_bytes, advance)
     manifest.write(partial)
@@ -81,9 +87,17 @@ def _build(file: GgufFile, target: Path, shard_bytes: int, progress: Progress | 
     manifest.sync_folder(target.parent)
 
 
-def _write_tokenizer(file: GgufFile, folder: Path) -> None:
+def _check_servable(config: dict[str, Any]) -> None:
+    """Refuse what the server would refuse, before gigabytes are written."""
+    try:
+        parse_config(config)
+    except ModelConfigError as error:
+        raise GgufError(f"the server could not serve this file: {error}") from error
+
+
+def _write_tokenizer(made: Tokenizer, folder: Path) -> None:
     path = folder / "tokenizer.json"
-    tokenizer(file).save(str(path))
+    made.save(str(path))
     with path.open("rb") as saved:
         os.fsync(saved.fileno())
 

@@ -18,6 +18,8 @@ from models.gguf.reader import GgufError, GgufFile
 FREQUENCY_DIVISORS = "rope_freqs.weight"
 _DEFAULT_THETA = 10_000.0
 _TOLERANCE = 1e-3
+# `finetuned` says how the model was trained and changes no frequency.
+_SCALING_KEYS = ("type", "factor", "original_context_length", "finetuned")
 
 
 def rope_parameters(file: GgufFile, head_dim: int) -> dict[str, Any]:
@@ -36,6 +38,10 @@ def _scaling(file: GgufFile, prefix: str) -> dict[str, Any]:
     kind = file.metadata.get(f"{prefix}.scaling.type", "none")
     if kind == "none":
         return {"rope_type": "default"}
+    known = {f"{prefix}.scaling.{name}" for name in _SCALING_KEYS}
+    for key in file.metadata:
+        if key.startswith(f"{prefix}.scaling.") and key not in known:
+            raise GgufError(f"{key} is not supported; known: {sorted(known)}")
     factor = float(file.required(f"{prefix}.scaling.factor"))
     if kind == "linear":
         return {"rope_type": "linear", "factor": factor}

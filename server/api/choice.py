@@ -35,6 +35,8 @@ class Choice:
 
     def advance(self, event: TokenEvent) -> None:
         """Process the event of one step. Events of the same choice come in order."""
+        if self._sampling.max_tokens == 0 and self.finish_reason is None:
+            self._end("length", None)
         last = len(event.token_ids) - 1
         for position, token_id in enumerate(event.token_ids):
             if self.finish_reason is not None:

@@ -11,13 +11,14 @@ class StopMatcher:
 
     The occurrence that ends first wins; if several end at the same place, the longest wins. So the
     result does not depend on the cuts. `matched` is the stop string that was found, or None. The
-    returned text ends before the stop string, or after it with `include`.
+    returned text ends before the stop string, or after it with `include`. An empty stop string
+    stops nothing.
     """
 
     __slots__ = ("_held", "_include", "_stop", "matched")
 
     def __init__(self, stop: tuple[str, ...], *, include: bool = False) -> None:
-        self._stop = stop
+        self._stop = tuple(filter(None, stop))
         self._include = include
         self._held = ""
         self.matched: str | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
+
+from server.api.tokenizer_files import load_pretrained
 
 type Messages = Sequence[Mapping[str, Any]]
 
@@ -48,12 +49,8 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Read the tokenizer files of a checkpoint folder. OSError or ValueError if it has none."""
-        # transformers reads this at import; otherwise it advises to install torch.
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        from transformers import AutoTokenizer
-
-        return cls(AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True))
+        """Read a checkpoint folder's tokenizer files. TokenizerError if they cannot be read."""
+        return cls(load_pretrained(Path(folder)))
 
     @property
     def vocab_size(self) -> int:

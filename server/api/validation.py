@@ -168,7 +168,8 @@ def sampling_params(
     """Fill in every default of a checked request. Signed seeds wrap to 64 unsigned bits."""
     sampling = request.sampling
     filled = {option.name: _filled(option, sampling) for option in OPTIONS}
-    filled["max_tokens"] = _max_tokens(request, num_prompt_tokens, info)
+    # The engine always draws a token. `Choice` drops the token of a request for none.
+    filled["max_tokens"] = max(1, _max_tokens(request, num_prompt_tokens, info))
     filled["seed"] = seed % 2**64
     if request.resume is not None:
         # The broken stream has reported them already.
@@ -228,8 +229,6 @@ def _check_ranges(request: GenerateRequest) -> None:
 
 def _check_stop(stop: tuple[str, ...]) -> None:
     check_count("stop", stop, MAX_STOP_STRINGS)
-    if not all(stop):
-        raise invalid("stop must not hold an empty string", "stop")
     if any(len(string) > MAX_STOP_CHARS for string in stop):
         raise invalid(f"a stop string must have at most {MAX_STOP_CHARS} characters", "stop")
 

@@ -23,26 +23,21 @@ _MAX_INT32 = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bounds of a number, both included unless `above_minimum`."""
+    """Bounds of a number, both included."""
 
     minimum: float
     maximum: float
-    above_minimum: bool = False
 
     def holds(self, value: float) -> bool:
         """False for NaN."""
-        if self.above_minimum and value == self.minimum:
-            return False
         return self.minimum <= value <= self.maximum
 
     def __str__(self) -> str:
-        low = f"above {self.minimum}" if self.above_minimum else f"at least {self.minimum}"
-        return f"{low} and at most {self.maximum}"
+        return f"at least {self.minimum} and at most {self.maximum}"
 
     def schema(self) -> dict[str, Any]:
         """As JSON schema keywords."""
-        low = "exclusiveMinimum" if self.above_minimum else "minimum"
-        return {low: self.minimum, "maximum": self.maximum}
+        return {"minimum": self.minimum, "maximum": self.maximum}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +88,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     temperature: Annotated[
         float, Rule(Range(0, 2), _OFF_AT_0, description="Unset is 1, 0 is greedy.")
     ] = 1.0
-    top_p: Annotated[float, Rule(Range(0, 1, above_minimum=True), _OFF_AT_1)] = 1.0
+    top_p: Annotated[
+        float, Rule(Range(0, 1), _OFF_AT_1, description="1 is off, 0 takes the likeliest token.")
+    ] = 1.0
     top_k: Annotated[
         int,
         Rule(
@@ -106,7 +103,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     presence_penalty: Annotated[float, Rule(Range(-2, 2), _OFF_AT_0)] = 0.0
     frequency_penalty: Annotated[float, Rule(Range(-2, 2), _OFF_AT_0)] = 0.0
     repetition_penalty: Annotated[float, Rule(Range(0.01, 100), _OFF_AT_1)] = 1.0
-    max_tokens: Annotated[int, Rule(Range(1, _MAX_INT32))]
+    max_tokens: Annotated[
+        int,
+        Rule(Range(0, _MAX_INT32), description="With 0, the prompt is read and nothing generated."),
+    ]
     min_tokens: Annotated[int, Rule(Range(0, _MAX_INT32))] = 0
     num_logprobs: Annotated[int, Rule(Range(0, MAX_LOGPROBS), asked_as="logprobs")] = -1
     num_prompt_logprobs: Annotated[

@@ -74,6 +74,8 @@ CASES = {
         },
     ),
     "zeros": Case(*TEXT, {"temperature": 0.0, "top_k": 0, "min_tokens": 0, "seed": 0}),
+    "no probability": Case(*TEXT, {"top_p": 0.0}),
+    "empty stop string": Case(*TEXT, {"stop": ["", "lo w"]}),
     "bias": Case(*TEXT, {"logit_bias": {5: -1.5, 7: 100.0}, "ignore_eos": True}),
 }
 
@@ -175,8 +177,7 @@ INVALID = {
     "too many choices": Case(*TEXT, n=9),
     "too many sequences": Case(*TEXT, n=65),
     "too hot": Case(*TEXT, {"temperature": 2.5}),
-    "no probability": Case(*TEXT, {"top_p": 0.0}),
-    "empty stop string": Case(*TEXT, {"stop": [""]}),
+    "too much probability": Case(*TEXT, {"top_p": 1.5}),
     "more than fits": Case(*TEXT, {"max_tokens": 256}),
     "bias of no token": Case(*TEXT, {"logit_bias": {300: 1.0}}),
 }

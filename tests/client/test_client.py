@@ -10,7 +10,7 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from antipode import AsyncClient, Client, InvalidRequestError
+from antipode import AntipodeError, AsyncClient, Client, InvalidRequestError, RetryPolicy
 from antipode.command import main
 
 from tests.client.fake_server import FunctionEngine, fake_server
@@ -74,6 +74,41 @@ def test_without_asyncio_it_is_the_same(server, transport):
         assert choice.token_ids == token_ids
         assert (stream.start.seed, stream.usage.num_generated_tokens) == (4, 9)
         assert stream.num_resumed == stream.num_retries == 0
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_options_mean_the_same_over_both_transports(server, transport):
+    """The engine goes on to the end of its context of 1,024 tokens."""
+    address = f"{transport}://{server.addresses[transport]}"
+    with Client(address, trust_env=False) as client:
+        [whole] = client.generate("say it", temperature=0).collect()
+        stop = whole.text[3:6]
+        [cut] = client.generate("say it", temperature=0, stop=stop).collect()
+    assert len(whole.token_ids) == 1024 - len("say it")
+    assert (cut.text, cut.stop_reason) == (whole.text.partition(stop)[0], stop)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "port", "advice"),
+    [
+        ("grpc", "http", "use http:// or https://, or the gRPC port"),
+        ("http", "grpc", "use grpc://, or the HTTP port"),
+        ("https", "http", "does not speak TLS: use http://"),
+        ("grpcs", "grpc", "does not speak TLS: use grpc://"),
+    ],
+)
+def test_a_port_of_another_protocol_is_explained(server, scheme, port, advice):
+    address, once = f"{scheme}://{server.addresses[port]}", RetryPolicy(max_attempts=1)
+    with (
+        Client(address, retry=once, trust_env=False) as client,
+        pytest.raises(AntipodeError, match=advice),
+    ):
+        client.generate("x", max_tokens=1).collect()
+
+
+def test_an_http_address_may_end_in_v1(server):
+    with Client(f"http://{server.addresses['http']}/v1", trust_env=False) as client:
+        assert client.generate("x", max_tokens=1).collect()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -1,6 +1,7 @@
 import pytest
 
 from scripts.reference import generated
+from server.api.openai.foreign_fields import FIELDS
 from server.config import settings
 from server.errors import ErrorKind
 
@@ -29,6 +30,13 @@ def test_the_errors_page_has_a_row_for_each_kind():
     _, text = PAGES["errors.md"]
     assert [kind for kind in ErrorKind if text.count(f"\n| `{kind.value}` |") != 1] == []
     assert "| `RESOURCE_EXHAUSTED` | 429 | `rate_limit_error` |" in text
+
+
+def test_the_fields_page_has_a_row_for_each_foreign_field():
+    _, text = PAGES["fields.md"]
+    assert [name for name in FIELDS if text.count(f"\n| `{name}` |") != 1] == []
+    assert "| `n_predict` | reads it as `max_tokens` |" in text
+    assert "| `best_of` | refuses it: this server samples" in text
 
 
 def test_a_cell_cannot_break_its_table():

@@ -262,8 +262,19 @@ def test_the_window_of_every_layer(hf, windows):
         (LLAMA | {"eos_token_id": [-1]}, "eos_token_id must be"),
         (LLAMA | {"dtype": "int8"}, "dtype 'int8' is not supported; .* bfloat16"),
         (LLAMA | {"rope_scaling": "linear"}, "rope_scaling must be an object, not 'linear'"),
-        (LLAMA | {"rope_scaling": {"type": "yarn", "factor": 4}}, "'yarn' is not supported"),
+        (LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 4}}, "'dynamic' is not supported"),
+        (LLAMA | {"rope_scaling": {"type": "mrope"}}, "'mrope' is not supported; .* and yarn are"),
         (LLAMA | {"rope_scaling": {"type": "linear"}}, "factor must be a positive number"),
+        (
+            LLAMA | {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 0}},
+            "beta_fast must be a positive number",
+        ),
+        (LLAMA | {"rope_scaling": {"factor": 4.0}}, "a factor but no rope_type"),
+        (LLAMA | {"rope_theta": float("nan")}, "rope_theta must be a positive number, not nan"),
+        (LLAMA | {"rms_norm_eps": float("inf")}, "rms_norm_eps must be a positive number, not inf"),
+        (LLAMA | {"num_hidden_layers": 10**9}, "num_hidden_layers must be at most 10000"),
+        (LLAMA | {"vocab_size": 10**18}, "vocab_size must be at most 2147483647"),
+        (LLAMA | {"compression_config": {"format": "int"}}, "a quantized checkpoint"),
         (
             LLAMA | {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
             "low_freq_factor must be a positive number, not None",
@@ -304,9 +315,23 @@ def write(folder, **files):
     return folder
 
 
-def test_the_end_tokens_of_generation_config_win(tmp_path):
+def test_the_end_tokens_of_all_files_end_an_answer(tmp_path):
     write(tmp_path, config=LLAMA, generation_config={"eos_token_id": [5, 6]})
-    assert read_config(tmp_path).eos_token_ids == (5, 6)
+    added = {"7": {"content": "<end>"}, "300": {"content": "<|im_end|>"}}
+    tokenizer = {
+        "eos_token": "<end>",
+        "added_tokens_decoder": added,
+        "chat_template": "<|im_end|>",
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    # 300 is no token of the model, whose vocabulary has 300.
+    assert read_config(tmp_path).eos_token_ids == (5, 6, 2, 7)
+
+
+def test_code_of_the_checkpoint_is_refused(tmp_path):
+    write(tmp_path, config=LLAMA | {"auto_map": {"AutoModelForCausalLM": "own.Own"}})
+    with pytest.raises(ModelConfigError, match=r"auto_map names code .* AutoModelForCausalLM"):
+        read_config(tmp_path)
 
 
 def test_a_generation_config_without_end_tokens_changes_nothing(tmp_path):
@@ -320,6 +345,10 @@ def test_a_generation_config_without_end_tokens_changes_nothing(tmp_path):
         ({}, r"config\.json is missing: is this a checkpoint folder"),
         ({"config": "{"}, r"config\.json cannot be read"),
         ({"config": "[]"}, r"config\.json is not a JSON object"),
+        ({"config": "\ufeff{}"}, r"config\.json cannot be read: .*BOM"),
+        ({"config": '{"vocab_size": 1, "vocab_size": 2}'}, r"'vocab_size' stands in it twice"),
+        ({"config": "[" * 100_000}, r"config\.json cannot be read"),
+        ({"config": " " * (16 << 20) + "{}"}, r"has 16777218 bytes; at most 16777216 are read"),
         ({"config": LLAMA, "generation_config": "no"}, r"generation_config\.json cannot be read"),
     ],
 )

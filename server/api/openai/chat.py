@@ -32,6 +32,7 @@ from server.api.openai.response_bodies import (
     ChatLogprobs,
     ChatMessage,
     TopLogprob,
+    UsageBody,
 )
 from server.api.service import Service
 from server.api.stream import GenerationGroup
@@ -64,10 +65,7 @@ def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
 async def generate_request(service: Service, body: ChatBody, request: Request) -> GenerateRequest:
     """The service request, with the rendered conversation as its prompt."""
     body.check_supported()
-    max_tokens = (
-        body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    )
-    sampling = body.sampling(max_tokens=max_tokens, logprobs=body.read_num_logprobs())
+    sampling = body.sampling(max_tokens=body.read_max_tokens(), logprobs=body.read_num_logprobs())
     request_id = adopt_request_id(request, body.request_id)
     resume = body.read_resume()
     return GenerateRequest(
@@ -75,7 +73,7 @@ async def generate_request(service: Service, body: ChatBody, request: Request) -
         model=body.model,
         sampling=sampling,
         n=1 if body.n is None else body.n,
-        add_special_tokens=False,
+        add_special_tokens=bool(body.add_special_tokens),
         resume=resume,
         request_id=request_id,
         timeout_seconds=timeout_seconds(request),
@@ -100,7 +98,7 @@ class ChatRenderer:
         self._head = head("chatcmpl", self._generation)
         self._returns_ids = bool(body.return_token_ids)
         self._includes_usage = includes_usage
-        self._chunk_usage: UnsetType | None = None if includes_usage else UNSET
+        self._counts_chunks = body.read_counts_chunks()
         self._begun = {
             index
             for index in range(self._generation.request.n)
@@ -122,6 +120,13 @@ class ChatRenderer:
                 yield self._opening(delta.index)
             if delta.text or delta.finish_reason or delta.logprobs or self._returns_ids:
                 yield self._chunk(self._chunk_choice(delta))
+
+    @property
+    def _chunk_usage(self) -> UsageBody | UnsetType | None:
+        """The counts of a chunk: null where only the last chunk has them."""
+        if self._counts_chunks:
+            return usage_body(self._group.usage)
+        return None if self._includes_usage else UNSET
 
     def closing(self) -> Iterable[ChatCompletionChunk]:
         if not self._includes_usage:

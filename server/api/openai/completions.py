@@ -23,12 +23,13 @@ from server.api.openai.answering import (
     timeout_seconds,
     usage_body,
 )
-from server.api.openai.request_bodies import CompletionBody
+from server.api.openai.request_bodies import REST_OF_CONTEXT, CompletionBody
 from server.api.openai.response_bodies import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
     PromptLogprobs,
+    UsageBody,
 )
 from server.api.service import Service
 from server.api.stream import Generation, GenerationGroup
@@ -77,7 +78,8 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
             model=body.model,
             sampling=sampling,
             n=1 if body.n is None else body.n,
-            default_max_tokens=DEFAULT_MAX_TOKENS,
+            add_special_tokens=body.add_special_tokens is not False,
+            default_max_tokens=None if body.max_tokens == REST_OF_CONTEXT else DEFAULT_MAX_TOKENS,
             resume=resume,
             request_id=request_id,
             timeout_seconds=timeout_seconds(request),
@@ -96,7 +98,7 @@ class CompletionRenderer:
         self._group = group
         self._body = body
         self._head = head("cmpl", group.first_started)
-        self._chunk_usage: UnsetType | None = None if includes_usage else UNSET
+        self._counts_chunks = body.read_counts_chunks()
         self._includes_usage = includes_usage
         self._writers: dict[tuple[int, int], _ChoiceWriter] = {}
 
@@ -113,6 +115,13 @@ class CompletionRenderer:
             choice = self._choice(position, delta)
             if _has_content(choice):
                 yield Completion(**self._head, choices=[choice], usage=self._chunk_usage)
+
+    @property
+    def _chunk_usage(self) -> UsageBody | UnsetType | None:
+        """The counts of a chunk: null where only the last chunk has them."""
+        if self._counts_chunks:
+            return usage_body(self._group.usage)
+        return None if self._includes_usage else UNSET
 
     def closing(self) -> Iterable[Completion]:
         if not self._includes_usage:

@@ -1,29 +1,33 @@
 """What clients may send: the bodies of the HTTP endpoints, and their reading as service requests.
 
-Types are checked here, strictly; bounds are the service's to check and only shown here. Fields this
-server does not know are ignored, as client libraries add new ones; fields it knows of, but which it
-could not honour, are refused.
+This module checks types, strictly. It only shows bounds: the service checks them. `extra_fields`
+renames, refuses or passes the fields that a body does not have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
     create_model,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from server.api.generation import ResumePoint, Sampling
+from server.api.openai.extra_fields import check_foreign, with_own_names
 from server.api.validation import (
     LOGIT_BIAS_RANGE,
     MAX_STOP_CHARS,
@@ -33,38 +37,6 @@ from server.api.validation import (
     invalid,
 )
 from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, OPTIONS, Option
-
-# Fields of the OpenAI API and of other servers that would change the answer, and the values with
-# which they would not.
-UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "allowed_token_ids": (),
-    "audio": (),
-    "bad_words": ([],),
-    "best_of": (1,),
-    "chat_template": (),
-    "documents": ([],),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "length_penalty": (1,),
-    "logits_processors": ([],),
-    "modalities": (["text"],),
-    "prediction": (),
-    "priority": (0,),
-    "prompt_embeds": (),
-    "response_format": ({"type": "text"},),
-    "return_tokens_as_token_ids": (False,),
-    "structured_outputs": (),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "truncate_prompt_tokens": (),
-    "use_beam_search": (False,),
-    "web_search_options": (),
-}
 
 
 def said_plainly(sentence: str) -> WrapValidator:
@@ -79,6 +51,22 @@ def said_plainly(sentence: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
+def _whole(value: Any) -> Any:
+    """16.0 as 16: JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _no_null(value: Any) -> Any:
+    return "" if value is None else value
+
+
+type _Int = Annotated[int, BeforeValidator(_whole)]
+type _Name = Annotated[
+    str,
+    BeforeValidator(_no_null),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),
+]
+
 # Bounds in `json_schema_extra` are shown, not checked: the service says them in better words.
 type _Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
 type _TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
@@ -86,9 +74,7 @@ type _Texts = Annotated[list[_Text], FailFast(), Field(json_schema_extra={"minIt
 type _TokenIds = Annotated[list[_TokenId], FailFast()]
 type _Tokens = Annotated[list[_TokenId], FailFast(), Field(json_schema_extra={"minItems": 1})]
 type _TokenLists = Annotated[list[_Tokens], FailFast(), Field(json_schema_extra={"minItems": 1})]
-type _StopString = Annotated[
-    str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_STOP_CHARS})
-]
+type _StopString = Annotated[str, Field(json_schema_extra={"maxLength": MAX_STOP_CHARS})]
 type _StopStrings = Annotated[
     list[_StopString], FailFast(), Field(json_schema_extra={"maxItems": MAX_STOP_STRINGS})
 ]
@@ -112,30 +98,30 @@ def bounds(name: str) -> dict[str, Any]:
     return RANGES[name].schema()
 
 
+# The max_tokens of llama.cpp, Ollama and LM Studio for as many as the context still holds.
+REST_OF_CONTEXT = -1
+_MAX_TOKENS_BOUNDS = bounds("max_tokens") | {"minimum": REST_OF_CONTEXT}
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
-    def check_supported(self) -> None:
-        """Refuse what would be ignored to the client's surprise."""
-        for name, value in (self.model_extra or {}).items():
-            if name in UNSUPPORTED and value is not None and value not in UNSUPPORTED[name]:
-                raise invalid(
-                    f"{name} is not supported by this server; leave it out",
-                    name,
-                    "unsupported_parameter",
-                )
-
 
 class StreamOptions(_Body):
+    """A whole answer has its token counts without being asked, so `stream` need not be true."""
+
     include_usage: bool | None = Field(
         None, description="Send a last chunk with the token counts and no choices."
+    )
+    continuous_usage_stats: bool | None = Field(
+        None, description="Send the token counts so far with every chunk too."
     )
 
 
 class ResumeBody(_Body):
     """What was received of a stream that broke, to be continued from its next token."""
 
-    model_version: str = Field("", description="The version it began on, as it reported.")
+    model_version: _Name = Field("", description="The version it began on, as it reported.")
     token_ids: Annotated[list[_TokenIds], FailFast()] = Field(
         [], description="By choice, the generated tokens received."
     )
@@ -154,7 +140,7 @@ def _field(option: Option) -> Any:
     shown = Field(
         None, json_schema_extra=option.rule.allowed.schema(), description=option.rule.description
     )
-    return option.type | None, shown
+    return (_Int if option.type is int else option.type) | None, shown
 
 
 if TYPE_CHECKING:
@@ -171,10 +157,25 @@ else:
 class SamplingBody(_OptionsBody):
     """The options that both generation endpoints share. Null is the same as left out."""
 
-    model: str = Field("", description="The served model's name; empty is whichever is served.")
-    n: int | None = Field(None, json_schema_extra=bounds("n"), description="Choices; unset is 1.")
-    max_tokens: int | None = Field(None, json_schema_extra=bounds("max_tokens"))
-    min_tokens: int | None = Field(None, json_schema_extra=bounds("min_tokens"))
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, data: Any) -> Any:
+        return with_own_names(data, cls.model_fields.keys()) if isinstance(data, dict) else data
+
+    def check_supported(self) -> None:
+        """Refuse what would be ignored to the client's surprise."""
+        if extra := self.model_extra:
+            own = type(self).model_fields.keys()
+            check_foreign(extra, vars(self), own, _fields_of_endpoints() - own)
+
+    model: _Name = Field("", description="The served model's name; empty is whichever is served.")
+    n: _Int | None = Field(None, json_schema_extra=bounds("n"), description="Choices; unset is 1.")
+    max_tokens: _Int | None = Field(
+        None,
+        json_schema_extra=_MAX_TOKENS_BOUNDS,
+        description="0 reads the prompt and generates nothing; -1 is what the context still holds.",
+    )
+    min_tokens: _Int | None = Field(None, json_schema_extra=bounds("min_tokens"))
     logit_bias: dict[str, float] | None = Field(
         None,
         description="Added to the logits, by token id.",
@@ -183,7 +184,7 @@ class SamplingBody(_OptionsBody):
             "additionalProperties": {"type": "number", **LOGIT_BIAS_RANGE.schema()},
         },
     )
-    seed: int | None = Field(
+    seed: _Int | None = Field(
         None, json_schema_extra=bounds("seed"), description="Unset: one is drawn and reported."
     )
     stop: Stop = None
@@ -193,7 +194,10 @@ class SamplingBody(_OptionsBody):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = Field(None, description="Unset is true.")
-    prompt_logprobs: int | None = Field(None, json_schema_extra=bounds("prompt_logprobs"))
+    add_special_tokens: bool | None = Field(
+        None, description="Unset is true for a prompt, false for messages."
+    )
+    prompt_logprobs: _Int | None = Field(None, json_schema_extra=bounds("prompt_logprobs"))
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = Field(
@@ -208,10 +212,13 @@ class SamplingBody(_OptionsBody):
     )
 
     def read_includes_usage(self) -> bool:
-        """Whether a stream ends with its token counts; ApiError where there is no stream."""
-        if self.stream_options is not None and not self.stream:
-            raise invalid("stream_options needs stream to be true", "stream_options")
+        """Whether a stream ends with its token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    def read_counts_chunks(self) -> bool:
+        """Whether each chunk of a stream has the token counts so far."""
+        options = self.stream_options
+        return self.read_includes_usage() and bool(options and options.continuous_usage_stats)
 
     def read_resume(self) -> ResumePoint | None:
         """In the service's words; ApiError where there is no stream that could go on."""
@@ -224,7 +231,7 @@ class SamplingBody(_OptionsBody):
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """All options in the service's words, but for two that each endpoint spells its own way."""
         given = {name: getattr(self, name) for name in _SAME_NAME} | {
-            "max_tokens": max_tokens,
+            "max_tokens": None if max_tokens == REST_OF_CONTEXT else max_tokens,
             "logprobs": logprobs,
             "logit_bias": _logit_bias(self.logit_bias or {}),
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
@@ -235,7 +242,7 @@ class SamplingBody(_OptionsBody):
 class CompletionBody(SamplingBody):
     prompt: Prompt
     echo: bool | None = Field(None, description="Put the prompt before each choice's text.")
-    logprobs: int | None = Field(None, json_schema_extra=bounds("logprobs"))
+    logprobs: _Int | None = Field(None, json_schema_extra=bounds("logprobs"))
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -300,15 +307,24 @@ class ChatOptions(_Body):
 
 class ChatBody(SamplingBody, ChatOptions):
     messages: list[Message] = Field(json_schema_extra={"minItems": 1})
-    max_completion_tokens: int | None = Field(
-        None, json_schema_extra=bounds("max_tokens"), description="The newer name of max_tokens."
+    max_completion_tokens: _Int | None = Field(
+        None, json_schema_extra=_MAX_TOKENS_BOUNDS, description="The newer name of max_tokens."
     )
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, json_schema_extra=bounds("logprobs"))
+    top_logprobs: _Int | None = Field(None, json_schema_extra=bounds("logprobs"))
+
+    def read_max_tokens(self) -> int | None:
+        """The newer of the two names wins; ApiError if the other is out of its range."""
+        if self.max_completion_tokens is None:
+            return self.max_tokens
+        older, allowed = self.max_tokens, RANGES["max_tokens"]
+        if older not in (None, REST_OF_CONTEXT) and not allowed.holds(older):
+            raise invalid(f"max_tokens must be {allowed}", "max_tokens")
+        return self.max_completion_tokens
 
     def read_num_logprobs(self) -> int | None:
         """In the service's words: None for none; ApiError if alternatives to nothing are asked."""
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
@@ -316,7 +332,7 @@ class ChatBody(SamplingBody, ChatOptions):
 class TokenizeBody(ChatOptions):
     """Either `prompt` or `messages`."""
 
-    model: str = ""
+    model: _Name = ""
     prompt: str | None = None
     messages: list[Message] | None = Field(None, json_schema_extra={"minItems": 1})
     add_special_tokens: bool | None = Field(
@@ -326,8 +342,13 @@ class TokenizeBody(ChatOptions):
 
 
 class DetokenizeBody(_Body):
-    model: str = ""
+    model: _Name = ""
     tokens: _TokenIds
+
+
+@cache
+def _fields_of_endpoints() -> frozenset[str]:
+    return frozenset(CompletionBody.model_fields) | frozenset(ChatBody.model_fields)
 
 
 def _frozen(value: Any) -> Any:

@@ -75,8 +75,7 @@ async def test_unknown_fields_are_allowed(schemas):
 )
 async def test_answers_and_chunks_decode_as_what_they_are_described_as(client, path, whole, chunk):
     body = {
-        "prompt": "x",
-        "messages": [{"role": "user", "content": "x"}],
+        **({"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"prompt": "x"}),
         "logprobs": True if "chat" in path else 1,
         "return_token_ids": True,
         "prompt_logprobs": 1,

@@ -203,7 +203,8 @@ async def test_template_options_are_taken_but_no_template(client, engine, tokeni
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
         ({"logprobs": 2}, "logprobs"),
-        ({"max_completion_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": -2}, "max_tokens"),
+        ({"max_completion_tokens": 1, "max_tokens": -2}, "max_tokens"),
         ({"max_completion_tokens": 237}, "max_tokens"),
     ],
 )

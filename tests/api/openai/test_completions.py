@@ -249,3 +249,31 @@ async def test_without_a_sensible_word_of_the_gateway_there_is_no_deadline(clien
     response = await client.post(PATH, json={"prompt": "x"}, headers=headers)
     assert response.status_code == 200
     assert engine.submitted[0].deadline is None
+
+
+async def test_a_prompt_is_scored_without_generating(client, engine):
+    fields = {"prompt": "hello w", "max_tokens": 0, "echo": True, "logprobs": 1}
+    answer = await complete(client, **fields)
+    (choice,) = answer["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("hello w", "length")
+    assert choice["logprobs"]["tokens"] == ["hello", " w"]
+    assert choice["logprobs"]["token_logprobs"] == [None, -0.5]
+    assert choice["logprobs"]["text_offset"] == [0, 5]
+    assert answer["usage"]["completion_tokens"] == 0
+    assert engine.submitted[0].params.max_tokens == 1
+    (streamed,) = await chunks(client, **fields)
+    assert streamed["choices"][0]["logprobs"] == choice["logprobs"]
+
+
+async def test_each_chunk_has_the_token_counts_if_asked(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *parts, last = await chunks(client, stream_options=options)
+    counts = [part["usage"]["completion_tokens"] for part in parts]
+    assert counts == sorted(counts)
+    assert counts[-1] == last["usage"]["completion_tokens"] == 6
+    assert all(
+        part["usage"] is None
+        for part in (
+            await chunks(client, stream_options=options | {"continuous_usage_stats": False})
+        )[:-1]
+    )

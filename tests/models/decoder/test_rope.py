@@ -90,3 +90,41 @@ def test_positions_far_out_keep_their_precision():
     angles = 100_000 * np.tile(rope_frequencies(rope, 8).astype(np.float64), 2)
     assert_allclose(np.asarray(tables.q_cos)[0, 0], np.cos(angles), atol=1e-2)
     assert_allclose(np.asarray(tables.q_sin)[0, 0], np.sin(angles), atol=1e-2)
+
+
+# What transformers 5.23 computes for heads of 16 over a context of 64 (256 in the second).
+YARN = {
+    "plain": (
+        {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+        [1.0, 0.2371708, 0.05, 0.007905695, 0.0025, 0.0007905695, 0.00025, 7.905695e-05],
+        1.138629436,
+    ),
+    "with every field": (
+        {
+            "rope_type": "yarn",
+            "factor": 8.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.5,
+            "beta_fast": 16,
+            "beta_slow": 2,
+            "truncate": False,
+        },
+        [1.0, 0.2874086, 0.0424418, 0.003952847, 0.00125, 0.0003952847, 0.000125, 3.952847e-05],
+        1.094179988,
+    ),
+}
+
+
+@pytest.mark.parametrize(("scaling", "frequencies", "factor"), YARN.values(), ids=YARN)
+def test_yarn_is_that_of_the_reference(scaling, frequencies, factor):
+    rope = parse_config(LLAMA | {"head_dim": 16, "rope_scaling": scaling}).rope
+    assert_allclose(rope_frequencies(rope, 16), frequencies, rtol=1e-6)
+    assert rope.scaling.attention_factor == pytest.approx(factor)
+
+
+def test_yarn_scales_queries_and_keys_but_no_values():
+    rope = parse_config(LLAMA | {"head_dim": 16, "rope_scaling": YARN["plain"][0]}).rope
+    tables = rope_tables(rope, 16, jnp.zeros(1, jnp.int32))
+    assert_allclose(tables.q_cos, np.full((1, 1, 16), 1.138629436), rtol=1e-6)
+    assert_allclose(tables.kv_cos[0, 0, 0], tables.q_cos[0, 0], rtol=1e-6)
+    assert_array_equal(tables.kv_cos[0, 0, 1], np.ones(16))

@@ -114,6 +114,22 @@ def test_a_file_that_cannot_be_imported_leaves_nothing_behind(tmp_path, target):
     assert leftovers(target) == []
 
 
+def test_a_file_that_could_not_be_served_is_refused_before_anything_is_written(tmp_path, target):
+    model = model_file()
+    model.metadata["llama.attention.head_count_kv"] = 3
+    with pytest.raises(GgufError, match="could not serve this file: num_key_value_heads 3"):
+        convert(model.write(tmp_path / "m.gguf"), target)
+    assert leftovers(target) == []
+
+
+def test_a_tokenizer_that_cannot_be_imported_leaves_nothing_behind(tmp_path, target):
+    model = model_file()
+    model.metadata["tokenizer.ggml.pre"] = "unheard-of"
+    with pytest.raises(GgufError, match="unheard-of"):
+        convert(model.write(tmp_path / "m.gguf"), target)
+    assert leftovers(target) == []
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 

@@ -59,6 +59,17 @@ def test_another_scaling_is_refused_by_name(tmp_path):
         read(tmp_path, scaling)
 
 
+def test_a_number_of_a_scaling_that_is_not_read_is_refused_by_name(tmp_path):
+    scaling = {
+        "llama.rope.scaling.type": "yarn",
+        "llama.rope.scaling.factor": 4.0,
+        "llama.rope.scaling.original_context_length": 128,
+        "llama.rope.scaling.yarn_log_multiplier": 0.1,
+    }
+    with pytest.raises(GgufError, match=r"llama\.rope\.scaling\.yarn_log_multiplier is not supp"):
+        read(tmp_path, scaling)
+
+
 def test_rotating_part_of_a_head_is_refused(tmp_path):
     with pytest.raises(GgufError, match="part of a head"):
         read(tmp_path, {"llama.rope.dimension_count": HEAD_DIM // 2})

@@ -1,0 +1,86 @@
+"""Reads the rotary embedding of a Hugging Face config.json, in the older and the newer form.
+
+The older form has rope_theta and rope_scaling, the newer has rope_parameters, also by kind of
+layers. A scaling that the decoder does not compute is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+
+from models.config import ModelConfigError, RopeConfig, RopeScaling
+from models.hf_fields import HF, integer, number
+
+
+def rope_parameters(hf: HF, kind: str) -> HF:
+    """The rope fields of one kind of layers, from any of the three forms."""
+    key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+    parameters = hf.get(key) or {}
+    if isinstance(parameters, dict):
+        parameters = parameters.get(kind, parameters)
+    if not isinstance(parameters, dict):
+        raise ModelConfigError(f"config.json: {key} must be an object, not {parameters!r}")
+    return parameters
+
+
+def rope(hf: HF, parameters: HF) -> RopeConfig:
+    rotated = parameters.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0))
+    if rotated != 1.0:
+        raise ModelConfigError(f"partial_rotary_factor {rotated!r} is not supported; only 1.0 is")
+    theta = number({**hf, **parameters}, "rope_theta", 10_000.0)
+    return RopeConfig(theta=theta, scaling=_rope_scaling(parameters, hf))
+
+
+def _rope_scaling(parameters: HF, hf: HF) -> RopeScaling | None:
+    kind = parameters.get("rope_type") or parameters.get("type")
+    if kind is None and "factor" in parameters:
+        raise ModelConfigError("config.json: rope scaling has a factor but no rope_type")
+    if kind in (None, "default"):
+        return None
+    if kind == "linear":
+        return RopeScaling(kind="linear", factor=number(parameters, "factor"))
+    if kind == "llama3":
+        return RopeScaling(
+            kind="llama3",
+            factor=number(parameters, "factor"),
+            low_freq_factor=number(parameters, "low_freq_factor"),
+            high_freq_factor=number(parameters, "high_freq_factor"),
+            original_max_position=_original_max_position(parameters, hf),
+        )
+    if kind == "yarn":
+        return _yarn(parameters, hf)
+    raise ModelConfigError(
+        f"rope type {kind!r} is not supported; default, linear, llama3 and yarn are"
+    )
+
+
+def _original_max_position(parameters: HF, hf: HF) -> int:
+    max_position = integer(hf, "max_position_embeddings")
+    return integer(parameters, "original_max_position_embeddings", max_position)
+
+
+def _yarn(parameters: HF, hf: HF) -> RopeScaling:
+    original = _original_max_position(parameters, hf)
+    factor = number(parameters, "factor", integer(hf, "max_position_embeddings") / original)
+    return RopeScaling(
+        kind="yarn",
+        factor=factor,
+        original_max_position=original,
+        beta_fast=number(parameters, "beta_fast", 32.0),
+        beta_slow=number(parameters, "beta_slow", 1.0),
+        truncate=parameters.get("truncate") is not False,
+        attention_factor=number(
+            parameters, "attention_factor", _attention_factor(parameters, factor)
+        ),
+    )
+
+
+def _attention_factor(parameters: HF, factor: float) -> float:
+    """The growth that YaRN recommends for this factor, or the quotient of two that a file names."""
+
+    def growth(share: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * share * math.log(factor) + 1.0
+
+    if parameters.get("mscale") and parameters.get("mscale_all_dim"):
+        return growth(number(parameters, "mscale")) / growth(number(parameters, "mscale_all_dim"))
+    return growth(1.0)
