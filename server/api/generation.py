@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from server.link.frames import FinishReason, VersionState
+from server.link.sampling import Grammar
 
 type ResumeExactness = Literal["exact", "consistent"]
 
@@ -43,6 +44,7 @@ class Sampling:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

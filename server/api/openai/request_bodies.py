@@ -102,7 +102,7 @@ Stop = Annotated[
 
 
 # The service's options that a body spells another way; all others have the same name in both.
-_SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop"}
+_SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop", "grammar"}
 _SAME_NAME = {field.name for field in fields(Sampling)} - _SPELLED_OTHERWISE
 
 
