@@ -15,6 +15,7 @@ from typing import Any
 
 from server.api.choice import Choice
 from server.api.generation import GenerateRequest
+from server.api.grammars import Grammars
 from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
@@ -38,7 +39,10 @@ DRAWN_SEED_BITS = 53
 
 
 class Service:
-    """One per API process. All methods belong to its event loop. `models` says what it serves."""
+    """One per API process. All methods belong to its event loop.
+
+    `models` says what it serves, `grammars` which forms of text it can hold answers to.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Service:
         self._tokenizer = tokenizer
         self._lifecycle = lifecycle
         self._limits = limits
+        self.grammars = Grammars(tokenizer)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of any text, however long; ApiError for one that is no valid Unicode."""
@@ -142,6 +147,9 @@ class Service:
         check_options(request, info)
         if request.timeout_seconds is not None and request.timeout_seconds <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
+        if request.sampling.grammar is not None:
+            asked_as = request.sampling.grammar_asked_as
+            await self.grammars.check(request.sampling.grammar, asked_as, info)
         prompt_token_ids = await self._prompt_token_ids(request, info)
         check_prompt(prompt_token_ids, info)
         seed = request.sampling.seed

@@ -77,6 +77,7 @@ class ApiProcess:
             max_tokens=config.server.max_request_tokens,
         )
         service = Service(self._engine, tokenizer, self._lifecycle, models, limits)
+        self._grammars = service.grammars
         self._http = _HttpServer(_uvicorn_config(create_http_app(service, health, config.server)))
         self._grpc = create_grpc_server(service, health, config.server)
         self._admin: tuple[_HttpServer, GrpcServer] | None = None
@@ -136,6 +137,8 @@ class ApiProcess:
         info = await self._engine.wait_ready()
         if info is None:
             return
+        await self._grammars.prepare(info)
+        self._engine.introduce(self._grammars.vocabulary())
         self._lifecycle.mark_ready()
         config = self._config
         _log.info(
