@@ -36,6 +36,8 @@ def translated(grammar: Grammar, special: Collection[str] = ()) -> str:
 
 def _json_schema(text: str) -> str:
     try:
+        if text.strip() in ("true", "false"):  # These take no options.
+            return LLMatcher.grammar_from_json_schema(text)
         return LLMatcher.grammar_from_json_schema(
             text, defaults={"whitespace_pattern": _WHITESPACE}
         )
