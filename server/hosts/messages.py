@@ -97,7 +97,7 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
 
 
 class Choose(msgspec.Struct, frozen=True, kw_only=True, tag="choose"):
-    """Run the choice of the last step: the step's rows, and a ChoiceInput's arrays."""
+    """Run a choice for rows of the last step: how many it had, and a ChoiceInput's arrays."""
 
     num_rows: int
     arrays: bytes

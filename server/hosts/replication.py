@@ -159,6 +159,7 @@ class Replica:
         self._reads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         blueprint = executor.blueprint
         self._slot = empty_slot(blueprint.sizes.slot, 0, 0)
+        self._choice = blueprint.sizes.empty_choice()
         self._inputs = {
             bucket: blueprint.sizes.empty_input(bucket) for bucket in blueprint.ladder.buckets
         }
@@ -177,8 +178,7 @@ class Replica:
             case messages.SetSlot():
                 self._executor.set_slot(from_bytes(frame.arrays, self._slot))
             case messages.Choose():
-                like = self._executor.blueprint.sizes.empty_choice(frame.num_rows)
-                self._executor.choose(frame.num_rows, from_bytes(frame.arrays, like))
+                self._executor.choose(frame.num_rows, from_bytes(frame.arrays, self._choice))
             case messages.LoadVersion():
                 self._reads.put(lambda: self._answer(lambda: self._load(frame)))
             case messages.Stage():

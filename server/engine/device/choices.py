@@ -7,10 +7,11 @@ host. Knows neither grammars nor the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 
-from server.engine.policy.sequence import SequenceState
+from server.engine.policy.sequence import Sequence, SequenceState
 from server.engine.policy.step import ScheduledBatch, ScheduledRow
 from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.sampler import Drawn
@@ -19,17 +20,39 @@ from server.grammar.masks import MaskedRow, MaskWriter
 
 
 @dataclass(slots=True, eq=False)
-class Choice:
-    """The choice of one step. `rows` are its constrained rows, by place in the output of all ranks.
+class Tile:
+    """As many rows as one choice has, at the most. `inputs` are by data rank.
 
-    `errors` says, by place, which grammars allow nothing. `drawn` is None until it is dispatched.
+    `rows` are by place in the choice's output. `drawn` is None until the choice is dispatched.
+    """
+
+    inputs: list[ChoiceInput]
+    rows: dict[int, ScheduledRow]
+    drawn: Drawn | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Choice:
+    """The choices for all constrained rows of one step of `num_rows` rows per data rank.
+
+    `errors` says, by sequence, which grammars allow nothing.
     """
 
     num_rows: int
-    rows: Sequence[tuple[int, ScheduledRow]]
-    inputs: Sequence[ChoiceInput]
-    errors: dict[int, str] = field(default_factory=dict)
-    drawn: Drawn | None = None
+    tiles: list[Tile]
+    errors: dict[Sequence, str] = field(default_factory=dict)
+
+    @property
+    def is_dispatched(self) -> bool:
+        return self.tiles[-1].drawn is not None
+
+    def places(self) -> dict[Sequence, tuple[int, int]]:
+        """Each sequence's tile, and its place in the tile's output."""
+        return {
+            row.seq: (number, place)
+            for number, tile in enumerate(self.tiles)
+            for place, row in tile.rows.items()
+        }
 
 
 class Choices:
@@ -42,16 +65,15 @@ class Choices:
 
     def prepare(self, batch: ScheduledBatch, num_rows: int) -> Choice | None:
         """Note what the choice of a step needs of its sequences now; None if no row needs one."""
-        if not any(row.is_constrained for row in batch.rows):
+        of_ranks = [
+            {i: row for i, row in enumerate(batch.of_rank(rank)) if row.is_constrained}
+            for rank in range(self._sizes.num_ranks)
+        ]
+        num_constrained = max(map(len, of_ranks))
+        if not num_constrained:
             return None
-        sizes = self._sizes
-        rows, inputs = [], []
-        for rank in range(sizes.num_ranks):
-            of_rank = batch.of_rank(rank)
-            inputs.append(pack_choice(of_rank, num_rows, sizes.num_words, sizes.scratch_slot))
-            first = rank * num_rows
-            rows += [(first + i, row) for i, row in enumerate(of_rank) if row.is_constrained]
-        self._pending = Choice(num_rows, rows, inputs)
+        starts = range(0, num_constrained, self._sizes.choice_rows)
+        self._pending = Choice(num_rows, [self._tile(of_ranks, start) for start in starts])
         return self._pending
 
     def dispatch_pending(self) -> None:
@@ -59,26 +81,40 @@ class Choices:
         if self._pending is not None:
             self.dispatch(self._pending)
 
-    def dispatch(self, choice: Choice) -> Drawn:
+    def dispatch(self, choice: Choice) -> None:
         """Dispatch a choice, unless that was done. The tokens before it are known."""
-        if choice.drawn is None:
-            self._pending = None
-            self._write_masks(choice)
-            choice.drawn = self._choose(choice.num_rows, stack_choices(list(choice.inputs)))
-        return choice.drawn
+        if choice.is_dispatched:
+            return
+        self._pending = None
+        for tile in choice.tiles:
+            self._write_masks(choice, tile)
+            tile.drawn = self._choose(choice.num_rows, stack_choices(tile.inputs))
 
-    def _write_masks(self, choice: Choice) -> None:
+    def _tile(self, of_ranks: list[dict[int, ScheduledRow]], start: int) -> Tile:
+        sizes = self._sizes
+        tile = Tile([], {})
+        for rank, rows in enumerate(of_ranks):
+            part = dict(islice(rows.items(), start, start + sizes.choice_rows))
+            tile.inputs.append(
+                pack_choice(part, sizes.choice_rows, sizes.num_words, sizes.scratch_slot)
+            )
+            first = rank * sizes.choice_rows
+            tile.rows |= dict(enumerate(part.values(), start=first))
+        return tile
+
+    def _write_masks(self, choice: Choice, tile: Tile) -> None:
         """A sequence that has ended meanwhile keeps a mask that allows everything."""
-        going_on = [(i, r) for i, r in choice.rows if r.seq.state is not SequenceState.FINISHED]
-        for rank, inputs in enumerate(choice.inputs):
-            first = rank * choice.num_rows
-            of_rank = [(i - first, row) for i, row in going_on if row.seq.rank == rank]
-            self._masks.write([_masked(i, row) for i, row in of_rank], inputs.allowed_SW)
-        choice.errors.update(
-            (i, row.seq.matcher.error)
-            for i, row in going_on
-            if row.seq.matcher is not None and row.seq.matcher.error
-        )
+        for rank, inputs in enumerate(tile.inputs):
+            first = rank * self._sizes.choice_rows
+            rows = [
+                _masked(place - first, row)
+                for place, row in tile.rows.items()
+                if row.seq.rank == rank and row.seq.state is not SequenceState.FINISHED
+            ]
+            self._masks.write(rows, inputs.allowed_SW)
+        for row in tile.rows.values():
+            if row.seq.matcher is not None and row.seq.matcher.error:
+                choice.errors[row.seq] = row.seq.matcher.error
 
 
 def _masked(place: int, row: ScheduledRow) -> MaskedRow:

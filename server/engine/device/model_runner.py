@@ -125,18 +125,21 @@ class ModelRunner:
     def read(self, in_flight: InFlight) -> StepResult:
         """Wait for a step and copy what its rows asked for to the host."""
         batch, output = in_flight.batch, in_flight.output
-        choice = in_flight.choice
-        chosen = self._choices.dispatch(choice) if choice else output.drawn
+        choice = in_flight.choice or Choice(0, [])
+        if choice.tiles:
+            self._choices.dispatch(choice)
         wants_logprobs = any(row.seq.params.num_logprobs >= 0 for row in batch.rows)
-        drawn, chosen = _to_host(output.drawn, chosen, wants_logprobs=wants_logprobs)
+        tiles = [tile.drawn for tile in choice.tiles if tile.drawn is not None]
+        drawn, *chosen = _to_host([output.drawn, *tiles], wants_logprobs=wants_logprobs)
+        places = choice.places()
         wants_prompt = any(row.seq.params.num_prompt_logprobs >= 0 for row in batch.rows)
         prompt = jax.device_get(output.prompt) if wants_prompt and output.prompt else None
         rows = [
             RowResult(
-                *_token(chosen if row.is_constrained else drawn, i, row),
+                *_token(row, drawn, i, chosen, places.get(row.seq)),
                 prompt_logprobs=_prompt_logprobs(prompt, first, row) if prompt else (),
                 is_finite=bool(drawn.is_finite_S[i]) or not row.is_sampling,
-                error=choice.errors.get(i, "") if choice else "",
+                error=choice.errors.get(row.seq, ""),
             )
             for row, i, first in _places(batch, in_flight.bucket)
         ]
@@ -159,16 +162,24 @@ def _places(batch: ScheduledBatch, bucket: Bucket) -> Iterator[tuple[ScheduledRo
         num_tokens[rank] += row.num_scheduled_tokens
 
 
-def _to_host(*drawn: Drawn, wants_logprobs: bool) -> tuple[Drawn, ...]:
+def _to_host(drawn: list[Drawn], *, wants_logprobs: bool) -> list[Drawn]:
     """Copies, without log probabilities unless a row wants them."""
     wanted = drawn if wants_logprobs else [each._replace(logprobs=None) for each in drawn]
-    return tuple(jax.device_get(wanted))
+    return list(jax.device_get(wanted))
 
 
-def _token(drawn: Drawn, i: int, row: ScheduledRow) -> tuple[int | None, TokenLogprobs | None]:
-    """What a row has drawn, and the log probabilities that its request wants."""
+def _token(
+    row: ScheduledRow, drawn: Drawn, i: int, chosen: list[Drawn], place: tuple[int, int] | None
+) -> tuple[int | None, TokenLogprobs | None]:
+    """What a row has drawn, and the log probabilities that its request wants.
+
+    `place` is its tile, and the place there, of a row whose token was chosen after the step.
+    """
     if not row.is_sampling:
         return None, None
+    if place is not None:
+        tile, i = place
+        drawn = chosen[tile]
     wanted = row.seq.params.num_logprobs
     found = drawn.logprobs
     logprobs = None if wanted < 0 or found is None else _token_logprobs(found, i, wanted)

@@ -54,11 +54,13 @@ class SamplingInput(_SamplingFields):
 
 
 class ChoiceInput(NamedTuple):
-    """The host-side input of the choice that follows a step, for the rows that a grammar limits.
+    """The host-side input of a choice, which follows a step for rows that a grammar limits.
 
-    All other rows are padding. `allowed_SW` has a bit per token id, the lowest of a word first.
+    `row_S` are their rows in the step. `allowed_SW` has a bit per token id, the lowest of a word
+    first. Padding rows are row 0, and allow everything.
     """
 
+    row_S: Array
     sampling: SamplingInput
     allowed_SW: Array
 
@@ -117,17 +119,23 @@ def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: i
 
 
 def empty_choice(num_rows: int, num_words: int, scratch_slot: int) -> ChoiceInput:
-    """All padding, for one rank: no row is limited."""
-    allowed_SW = np.full((num_rows, num_words), ALL_TOKENS, np.uint32)
-    return ChoiceInput(_empty_sampling(num_rows, scratch_slot), allowed_SW)
+    """All padding, for one rank."""
+    return ChoiceInput(
+        row_S=np.zeros(num_rows, np.int32),
+        sampling=_empty_sampling(num_rows, scratch_slot),
+        allowed_SW=np.full((num_rows, num_words), ALL_TOKENS, np.uint32),
+    )
 
 
 def stack_choices(inputs: list[ChoiceInput]) -> ChoiceInput:
     """One input of all ranks' inputs, as `stack_ranks` makes it."""
     if len(inputs) == 1:
         return inputs[0]
-    sampling = _stack_sampling([each.sampling for each in inputs])
-    return ChoiceInput(sampling, np.stack([each.allowed_SW for each in inputs]))
+    return ChoiceInput(
+        row_S=np.stack([each.row_S for each in inputs]),
+        sampling=_stack_sampling([each.sampling for each in inputs]),
+        allowed_SW=np.stack([each.allowed_SW for each in inputs]),
+    )
 
 
 def _empty_sampling(num_rows: int, scratch_slot: int) -> SamplingInput:
@@ -172,11 +180,15 @@ def pack(
 
 
 def pack_choice(
-    rows: Sequence[ScheduledRow], num_rows: int, num_words: int, scratch_slot: int
+    rows: Mapping[int, ScheduledRow], num_rows: int, num_words: int, scratch_slot: int
 ) -> ChoiceInput:
-    """The choice for one rank's rows, before it is known which tokens are allowed."""
+    """The choice for some of one rank's rows, before it is known which tokens are allowed.
+
+    `rows` is by the place in the step.
+    """
     choice = empty_choice(num_rows, num_words, scratch_slot)
-    _pack_sampling(choice.sampling, {i: row for i, row in enumerate(rows) if row.is_constrained})
+    choice.row_S[: len(rows)] = list(rows)
+    _pack_sampling(choice.sampling, dict(enumerate(rows.values())))
     # The matcher knows better when an end token must wait, and when it must not.
     choice.sampling.suppress_stops[:] = False
     return choice

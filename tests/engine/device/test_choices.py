@@ -222,7 +222,7 @@ def test_a_grammar_that_cannot_go_on_ends_its_own_choice_only(base, alone):
     ],
     ids=["sharded vocabulary", "two data ranks", "exact"],
 )
-def test_other_meshes_and_exact_programs_follow_grammars_too(mesh):
+def test_meshes_and_exact_programs_follow_grammars(mesh):
     session = Constrained(*build(**mesh))
     tokens = session.run([*REQUESTS, *fillers(3)])
     for i in range(len(REQUESTS)):
