@@ -76,7 +76,7 @@ def program_names(blueprint: Blueprint) -> list[ProgramName]:
     """Every program of a server, its largest steps first."""
     ladder = blueprint.ladder
     picks = map(PickSize, reversed(ladder.row_counts))
-    return [*sorted(ladder.buckets, reverse=True), "choose", *picks, "set_slot", "make_state"]
+    return [*sorted(ladder.buckets, reverse=True), "draw", *picks, "set_slot", "make_state"]
 
 
 def compile_programs(

@@ -31,7 +31,7 @@ SIZES = StateSizes(
     max_num_seqs=2,
     slot=SlotSizes(32, 4, 4),
     num_words=2,
-    choice_rows=2,
+    draw_rows=2,
 )
 BUCKET = Bucket(2, 2, decode_only=True)
 VERSION = LoadedVersion("7", 3)
@@ -53,8 +53,8 @@ class FakeExecutor:
         self.done.append(("step", bucket, version, inputs))
         return np.zeros(1)
 
-    def choose(self, num_rows, inputs):
-        self.done.append(("choose", num_rows, inputs))
+    def draw(self, num_rows, inputs):
+        self.done.append(("draw", num_rows, inputs))
 
     def inspect(self, path):
         self._read("inspect", path)
@@ -171,13 +171,13 @@ class TestLeadingExecutor:
         assert same(inputs, a_step())
 
     def test_a_choice_is_made_on_every_host(self, executor, followers):
-        choice, here = SIZES.empty_choice(), FakeExecutor()
+        choice, here = SIZES.empty_draw(), FakeExecutor()
         choice.allowed_SW[1] = (7, 0)
-        LeadingExecutor(here, followers).choose(2, choice)
+        LeadingExecutor(here, followers).draw(2, choice)
         Replica(executor, executor, FakeLeader(*followers.sent)).run()
         for done in (here.done, executor.done):
             [(what, num_rows, inputs)] = done
-            assert (what, num_rows) == ("choose", 2)
+            assert (what, num_rows) == ("draw", 2)
             assert same(inputs, choice)
 
 

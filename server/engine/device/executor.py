@@ -28,7 +28,7 @@ from server.engine.programs.buckets import Bucket
 from server.engine.programs.mesh_choice import choose_mesh
 from server.engine.programs.sampler import Drawn
 from server.engine.programs.slot_input import SlotInput, empty_slot
-from server.engine.programs.step_input import ChoiceInput, StepInput
+from server.engine.programs.step_input import DrawInput, StepInput
 from server.engine.programs.step_program import DeviceState, PickSize, ProgramName, StepOutput
 from server.temporary_folders import temporary_folder
 
@@ -62,7 +62,7 @@ class Executor:
         self._steps: dict[Bucket, jax.stages.Compiled] = {}
         self._picks: dict[int, jax.stages.Compiled] = {}
         self._state: DeviceState
-        # Of the last step: a choice follows its step before the next one.
+        # Of the last step: a draw follows its step before the next one.
         self._logits_SV: jax.Array
 
     @classmethod
@@ -111,11 +111,11 @@ class Executor:
         output, self._logits_SV, self._state = self._steps[bucket](leaves, self._state, inputs)
         return output
 
-    def choose(self, num_rows: int, inputs: ChoiceInput) -> Drawn:
-        """Dispatch a choice for rows of the last step, which had `num_rows`; without waiting."""
+    def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
+        """Dispatch a draw for rows of the last step, which had `num_rows`; without waiting."""
         drawn: Drawn
         logits_SV = self._picks[num_rows](self._logits_SV, inputs.row_S)
-        drawn, sampler = self._choose(self._state.sampler, logits_SV, inputs)
+        drawn, sampler = self._draw(self._state.sampler, logits_SV, inputs)
         self._state = self._state._replace(sampler=sampler)
         return drawn
 
@@ -123,7 +123,7 @@ class Executor:
         """Compile all programs, several at once."""
         buckets = sorted(self.blueprint.ladder.buckets, reverse=True)
         picks = [PickSize(num_rows) for num_rows in self.blueprint.ladder.row_counts]
-        names: list[ProgramName] = [*buckets, "choose", *picks, "set_slot", "make_state"]
+        names: list[ProgramName] = [*buckets, "draw", *picks, "set_slot", "make_state"]
         compiled: dict[ProgramName, jax.stages.Compiled] = {}
         with ThreadPoolExecutor(_COMPILE_THREADS) as pool:
             running = {pool.submit(self._compile_one, name, compiler): name for name in names}
@@ -133,7 +133,7 @@ class Executor:
         self._set_slot, self._make_state = compiled["set_slot"], compiled["make_state"]
         self._steps = {bucket: compiled[bucket] for bucket in buckets}
         self._picks = {size.num_rows: compiled[size] for size in picks}
-        self._choose = compiled["choose"]
+        self._draw = compiled["draw"]
         _log_counts(compiler.counts)
 
     def _compile_one(self, name: ProgramName, compiler: Compiler) -> jax.stages.Compiled:
@@ -146,7 +146,7 @@ class Executor:
         self.set_slot(empty_slot(sizes.slot, 0, sizes.scratch_slot))
         for bucket in self._steps:
             self.step(bucket, version, sizes.empty_input(bucket))
-            self.choose(bucket.num_rows, sizes.empty_choice())
+            self.draw(bucket.num_rows, sizes.empty_draw())
         jax.block_until_ready(self._state)
 
 

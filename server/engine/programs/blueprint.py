@@ -69,7 +69,7 @@ class _Defaults:
     smallest_mixed: int
     growth: int
     widest_decode: bool
-    choice_rows: int
+    draw_rows: int
 
 
 # A block transfers a few hundred kilobytes, which suits the attention kernels of TPUs.
@@ -82,7 +82,7 @@ _CPU = _Defaults(
     smallest_mixed=32,
     growth=4,
     widest_decode=False,
-    choice_rows=8,
+    draw_rows=8,
 )
 _ACCELERATOR = _Defaults(
     block_size=ACCELERATOR_BLOCK_SIZE,
@@ -91,7 +91,7 @@ _ACCELERATOR = _Defaults(
     smallest_mixed=256,
     growth=2,
     widest_decode=True,
-    choice_rows=256,
+    draw_rows=256,
 )
 
 
@@ -161,7 +161,7 @@ def choose_sizes(
         max_num_seqs=engine.max_num_seqs,
         slot=slot,
         num_words=-(-layout.vocab_rows(config) // WORD),
-        choice_rows=min(defaults.choice_rows, ladder.row_counts[-1]),
+        draw_rows=min(defaults.draw_rows, ladder.row_counts[-1]),
     )
 
 

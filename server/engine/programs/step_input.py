@@ -53,8 +53,8 @@ class SamplingInput(_SamplingFields):
     __slots__ = ()
 
 
-class ChoiceInput(NamedTuple):
-    """The host-side input of a choice, which follows a step for rows that a grammar limits.
+class DrawInput(NamedTuple):
+    """The host-side input of a draw, which follows a step for rows that a grammar limits.
 
     `row_S` are their rows in the step. `allowed_SW` has a bit per token id, the lowest of a word
     first. Padding rows are row 0, and allow everything.
@@ -118,20 +118,20 @@ def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: i
     )
 
 
-def empty_choice(num_rows: int, num_words: int, scratch_slot: int) -> ChoiceInput:
+def empty_draw(num_rows: int, num_words: int, scratch_slot: int) -> DrawInput:
     """All padding, for one rank."""
-    return ChoiceInput(
+    return DrawInput(
         row_S=np.zeros(num_rows, np.int32),
         sampling=_empty_sampling(num_rows, scratch_slot),
         allowed_SW=np.full((num_rows, num_words), ALL_TOKENS, np.uint32),
     )
 
 
-def stack_choices(inputs: list[ChoiceInput]) -> ChoiceInput:
+def stack_draws(inputs: list[DrawInput]) -> DrawInput:
     """One input of all ranks' inputs, as `stack_ranks` makes it."""
     if len(inputs) == 1:
         return inputs[0]
-    return ChoiceInput(
+    return DrawInput(
         row_S=np.stack([each.row_S for each in inputs]),
         sampling=_stack_sampling([each.sampling for each in inputs]),
         allowed_SW=np.stack([each.allowed_SW for each in inputs]),
@@ -179,19 +179,19 @@ def pack(
     return step
 
 
-def pack_choice(
+def pack_draw(
     rows: Mapping[int, ScheduledRow], num_rows: int, num_words: int, scratch_slot: int
-) -> ChoiceInput:
-    """The choice for some of one rank's rows, before it is known which tokens are allowed.
+) -> DrawInput:
+    """The draw for some of one rank's rows, before it is known which tokens are allowed.
 
     `rows` is by the place in the step.
     """
-    choice = empty_choice(num_rows, num_words, scratch_slot)
-    choice.row_S[: len(rows)] = list(rows)
-    _pack_sampling(choice.sampling, dict(enumerate(rows.values())))
+    draw = empty_draw(num_rows, num_words, scratch_slot)
+    draw.row_S[: len(rows)] = list(rows)
+    _pack_sampling(draw.sampling, dict(enumerate(rows.values())))
     # The matcher knows better when an end token must wait, and when it must not.
-    choice.sampling.suppress_stops[:] = False
-    return choice
+    draw.sampling.suppress_stops[:] = False
+    return draw
 
 
 def _draws_at_once(row: ScheduledRow) -> bool:

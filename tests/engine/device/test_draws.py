@@ -149,7 +149,7 @@ def test_a_resumed_choice_gives_the_rest(base, alone, index):
     assert [whole[:cut] + rests[i, 0] for i, cut in enumerate(cuts)] == [whole] * len(cuts)
 
 
-def test_choices_of_one_request_follow_their_grammar_each_by_itself(base):
+def test_draws_of_one_request_follow_their_grammar_each_by_itself(base):
     request = ask(WORDS, temperature=1.0, seed=8)
     tokens = Constrained(*base).run([replace(request, n=3)])
     texts = [text(tokens[0, i]) for i in range(3)]
