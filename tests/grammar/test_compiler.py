@@ -96,6 +96,15 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason(grammar, words):
     assert str(refused.value).strip()
 
 
+@pytest.mark.parametrize("options", ["", '"x-guidance": {"whitespace_flexible": false},'])
+def test_blanks_are_bounded_unless_a_schema_has_options_of_its_own(options):
+    schema = "{" + options + '"type": "array", "items": {"type": "null"}}'
+    for num_blanks, fits in ((0, True), (20, not options), (21, False)):
+        matcher = make_compiler().compile(Grammar("json_schema", schema))
+        matcher.take(ids("[" + " " * num_blanks + "null]"))
+        assert (matcher.error == "") == fits
+
+
 def test_matchers_of_one_grammar_go_their_own_ways():
     first, second = (make_compiler().compile(Grammar("regex", "[ab]c")) for _ in range(2))
     first.take(ids("a"))
