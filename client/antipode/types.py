@@ -17,6 +17,20 @@ Message: TypeAlias = Mapping[str, Any]
 Prompt: TypeAlias = str | Sequence[int] | Sequence[Message]
 
 
+class Grammar(TypedDict, total=False):
+    """The form that a text must have: exactly one of these.
+
+    `json_schema` and `structural_tag` are mappings, or texts of JSON. `lark` may be GBNF too.
+    """
+
+    json_schema: Mapping[str, Any] | str
+    json_object: bool
+    regex: str
+    choice: Sequence[str]
+    lark: str
+    structural_tag: Mapping[str, Any] | str
+
+
 class Options(TypedDict, total=False):
     """How to draw tokens and when to stop; a field left out, or None, has the server's default.
 
@@ -41,6 +55,7 @@ class Options(TypedDict, total=False):
     ignore_eos: bool
     skip_special_tokens: bool
     logprobs: int
+    grammar: Grammar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from server.api.choice import Choice
 from server.api.generation import GenerateRequest
+from server.api.grammars import Grammars
 from server.api.large_work import LARGE_UNITS, LargeWork
 from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
@@ -43,7 +44,10 @@ DRAWN_SEED_BITS = 53
 
 
 class Service:
-    """One per API process. All methods belong to its event loop. `models` says what it serves."""
+    """One per API process. All methods belong to its event loop.
+
+    `models` says what it serves, `grammars` which forms of text it can hold answers to.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Service:
         self._lifecycle = lifecycle
         self._limits = limits
         self.large_work = LargeWork()
+        self.grammars = Grammars(tokenizer)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; ApiError for one that is too long or no valid Unicode."""
@@ -151,6 +156,9 @@ class Service:
         check_options(request, info)
         if request.timeout_seconds is not None and request.timeout_seconds <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
+        if request.sampling.grammar is not None:
+            asked_as = request.sampling.grammar_asked_as
+            await self.grammars.check(request.sampling.grammar, asked_as, info)
         prompt_token_ids = await self._prompt_token_ids(request, info)
         check_prompt(prompt_token_ids, info)
         seed = request.sampling.seed

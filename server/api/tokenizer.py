@@ -37,7 +37,7 @@ class Tokenizer:
         # A tokenizer file may carry the truncation of its training, which would cut prompts.
         self._fast.no_truncation()
         self._fast.no_padding()
-        self._special_ids = frozenset(pretrained.all_special_ids) | {
+        self.special_ids = frozenset(pretrained.all_special_ids) | {
             token_id
             for token_id, token in self._fast.get_added_tokens_decoder().items()
             if token.special
@@ -82,7 +82,7 @@ class Tokenizer:
 
     def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one stream of tokens."""
-        skipped = self._special_ids if skip_special_tokens else frozenset()
+        skipped = self.special_ids if skip_special_tokens else frozenset()
         return Detokenizer(self.token_bytes, skipped)
 
     def render_chat(

@@ -179,6 +179,7 @@ def sampling_params(
         logit_bias=dict(sampling.logit_bias),
         stop_token_ids=tuple(sampling.stop_token_ids),
         ignore_eos=sampling.ignore_eos,
+        grammar=sampling.grammar,
     )
 
 

@@ -100,6 +100,13 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     arrays: bytes
 
 
+class Draw(msgspec.Struct, frozen=True, kw_only=True, tag="draw"):
+    """Draw for constrained rows of the last step: how many it had, and a DrawInput's arrays."""
+
+    num_rows: int
+    arrays: bytes
+
+
 class LoadVersion(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """Put a version on the devices, next to the loaded ones. The answer is Done."""
 
@@ -150,6 +157,7 @@ type ToFollower = (
     | Agreed
     | SetSlot
     | RunStep
+    | Draw
     | LoadVersion
     | Stage
     | Exchange

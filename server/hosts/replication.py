@@ -24,8 +24,9 @@ from models.weights.loading import HostLeaves
 from server.engine.device.executor import Executor
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.buckets import Bucket
+from server.engine.programs.sampler import Drawn
 from server.engine.programs.slot_input import SlotInput, empty_slot
-from server.engine.programs.step_input import StepInput
+from server.engine.programs.step_input import DrawInput, StepInput
 from server.engine.programs.step_program import StepOutput
 from server.hosts import messages
 from server.hosts.gathering import Followers
@@ -56,6 +57,10 @@ class LeadingExecutor:
             )
         )
         return self._executor.step(bucket, version, inputs)
+
+    def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
+        self._followers.send(messages.Draw(num_rows=num_rows, arrays=to_bytes(inputs)))
+        return self._executor.draw(num_rows, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,7 @@ class Replica:
         self._reads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         blueprint = executor.blueprint
         self._slot = empty_slot(blueprint.sizes.slot, 0, 0)
+        self._draw_like = blueprint.sizes.empty_draw()
         self._inputs = {
             bucket: blueprint.sizes.empty_input(bucket) for bucket in blueprint.ladder.buckets
         }
@@ -173,6 +179,8 @@ class Replica:
                 self._step(frame)
             case messages.SetSlot():
                 self._executor.set_slot(from_bytes(frame.arrays, self._slot))
+            case messages.Draw():
+                self._executor.draw(frame.num_rows, from_bytes(frame.arrays, self._draw_like))
             case messages.LoadVersion():
                 self._reads.put(lambda: self._answer(lambda: self._load(frame)))
             case messages.Stage():

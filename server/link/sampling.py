@@ -65,6 +65,22 @@ class Rule:
     description: str | None = None
 
 
+GrammarKind = Literal[
+    "json_schema", "json_object", "regex", "choice", "lark", "structural_tag"
+]  # fmt: skip
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """The form that a choice's text must have.
+
+    `text` depends on `kind`: a JSON schema, "" (json_object), a regular expression, a JSON list of
+    texts (choice), a grammar in llguidance's Lark, or the JSON of a structural tag.
+    """
+
+    kind: GrammarKind
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One line of the table: a field of SamplingParams that has a rule, `asked_as` in a request."""
@@ -82,7 +98,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off.
     `num_logprobs` and `num_prompt_logprobs`: -1 for none, 0 for the token's own, k for k
     alternatives next to it. `seed` is unsigned, 64 bits. `stop_token_ids` end a choice and are part
-    of its tokens, as the model's own end tokens are (these only unless `ignore_eos`).
+    of its tokens, as the model's own end tokens are (these only unless `ignore_eos`). `grammar`
+    None is free text.
     """
 
     temperature: Annotated[
@@ -118,6 +135,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logit_bias: dict[int, float] = {}
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    grammar: Grammar | None = None
 
 
 def _read_table() -> Iterator[Option]:

@@ -59,6 +59,7 @@ class ApiProcess:
             max_tokens=config.server.max_request_tokens,
         )
         service = Service(self._engine, tokenizer, self._lifecycle, models, limits)
+        self._grammars = service.grammars
         app = create_http_app(service, health, config.server)
         self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS)
         self._grpc = create_grpc_server(service, health, config.server)
@@ -119,6 +120,8 @@ class ApiProcess:
         info = await self._engine.wait_ready()
         if info is None:
             return
+        await self._grammars.prepare(info)
+        self._engine.introduce(self._grammars.vocabulary())
         self._lifecycle.mark_ready()
         config = self._config
         _log.info(

@@ -88,7 +88,6 @@ _OPENAI: Mapping[str, Meaning] = {
     **_refused("verbosity", "say in the messages how long the answer should be", "medium"),
     **_refused("function_call", _LEAVE_OUT, "none", "auto"),
     **_refused("functions", _LEAVE_OUT, []),
-    **_refused("response_format", _LEAVE_OUT, {"type": "text"}),
     **_refused("tool_choice", _LEAVE_OUT, "none", "auto"),
     **_refused("tools", _LEAVE_OUT, []),
     **_passes("user safety_identifier metadata", "it names the user or the request"),
@@ -97,8 +96,6 @@ _OPENAI: Mapping[str, Meaning] = {
 }
 
 _CONSTRAINTS: Mapping[str, Meaning] = {
-    **_refused("structured_outputs guided_json guided_regex guided_choice", _LEAVE_OUT),
-    **_refused("guided_grammar", _LEAVE_OUT),
     **_refused("regex", "use structured_outputs with regex"),
     **_refused("grammar ebnf grammar_string", "use structured_outputs with grammar"),
     **_refused("json_schema", "use response_format, or structured_outputs with json"),

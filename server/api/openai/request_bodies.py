@@ -28,6 +28,7 @@ from pydantic_core import PydanticCustomError
 
 from server.api.generation import ResumePoint, Sampling
 from server.api.openai.extra_fields import check_foreign, with_own_names
+from server.api.openai.grammar_bodies import read_grammar
 from server.api.validation import (
     LOGIT_BIAS_RANGE,
     MAX_STOP_CHARS,
@@ -89,7 +90,7 @@ Stop = Annotated[
 
 
 # The service's options that a body spells another way; all others have the same name in both.
-_SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop"}
+_SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop", "grammar", "grammar_asked_as"}
 _SAME_NAME = {field.name for field in fields(Sampling)} - _SPELLED_OTHERWISE
 
 
@@ -198,6 +199,18 @@ class SamplingBody(_OptionsBody):
         None, description="Unset is true for a prompt, false for messages."
     )
     prompt_logprobs: _Int | None = Field(None, json_schema_extra=bounds("prompt_logprobs"))
+    response_format: dict[str, Any] | None = Field(
+        None, description="The form of the text: text, json_object or json_schema, as OpenAI's."
+    )
+    structured_outputs: dict[str, Any] | None = Field(
+        None,
+        description="The form of the text, as vLLM's: one of json, json_object, regex, choice,"
+        " grammar and structural_tag.",
+    )
+    guided_json: dict[str, Any] | str | None = Field(None, description="An older name.")
+    guided_regex: str | None = Field(None, description="An older name.")
+    guided_choice: list[str] | None = Field(None, description="An older name.")
+    guided_grammar: str | None = Field(None, description="An older name.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = Field(
@@ -230,11 +243,14 @@ class SamplingBody(_OptionsBody):
 
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """All options in the service's words, but for two that each endpoint spells its own way."""
+        grammar, asked_as = read_grammar(vars(self))
         given = {name: getattr(self, name) for name in _SAME_NAME} | {
             "max_tokens": None if max_tokens == REST_OF_CONTEXT else max_tokens,
             "logprobs": logprobs,
             "logit_bias": _logit_bias(self.logit_bias or {}),
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
+            "grammar": grammar,
+            "grammar_asked_as": asked_as or None,
         }
         return Sampling(**{k: _frozen(value) for k, value in given.items() if value is not None})
 
