@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
+from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
+from server.api.chat.template import ChatTemplateError
 from server.api.choice import Choice
 from server.api.generation import GenerateRequest
 from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
-from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
+from server.api.tokenizer import Tokenizer
 from server.api.validation import (
     RequestLimits,
     check_options,
@@ -35,6 +36,8 @@ from server.link.frames import EngineInfo
 MAX_INLINE_CHARS = 4096
 # A drawn seed is exact in a double, so no JSON reader can garble what is reported.
 DRAWN_SEED_BITS = 53
+# The last tokens of a prompt say whether its answer begins inside reasoning.
+_PROMPT_END = 32
 
 
 class Service:
@@ -47,12 +50,14 @@ class Service:
         lifecycle: Lifecycle,
         models: ModelDirectory,
         limits: RequestLimits,
+        chat: ChatSettings | None = None,
     ) -> None:
         self.models = models
         self._engine = engine
         self._tokenizer = tokenizer
         self._lifecycle = lifecycle
         self._limits = limits
+        self._chat = ChatFormat(tokenizer, chat or ChatSettings())
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of any text, however long; ApiError for one that is no valid Unicode."""
@@ -80,29 +85,28 @@ class Service:
         """One token by itself, for display."""
         return self._tokenizer.token_text(token_id)
 
-    async def render_chat(
-        self,
-        messages: Messages,
-        *,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        template_options: Mapping[str, Any] | None = None,
-    ) -> str:
-        """The prompt for these messages, to be tokenised without further special tokens."""
-        if not messages:
-            raise invalid("messages must not be empty", "messages")
-        if add_generation_prompt and continue_final_message:
-            raise invalid(
-                "continue_final_message needs add_generation_prompt to be false",
-                "continue_final_message",
-            )
+    async def render_chat(self, conversation: Conversation) -> str:
+        """The prompt of a conversation, to be tokenised without further special tokens."""
+        _check_conversation(conversation)
+        try:
+            return await asyncio.to_thread(self._chat.render, conversation)
+        except ChatTemplateError as error:
+            raise invalid(str(error), "messages") from error
+
+    async def prepare_chat(
+        self, conversation: Conversation, prompt_token_ids: Sequence[int] | None = None
+    ) -> ChatPrompt:
+        """The prompt of a conversation, and how to read its answers.
+
+        `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
+        """
+        _check_conversation(conversation)
+        end = None if prompt_token_ids is None else prompt_token_ids[-_PROMPT_END:]
         try:
             return await asyncio.to_thread(
-                self._tokenizer.render_chat,
-                messages,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                template_options=template_options,
+                self._chat.prepare,
+                conversation,
+                None if end is None else await self.detokenize(end),
             )
         except ChatTemplateError as error:
             raise invalid(str(error), "messages") from error
@@ -214,3 +218,14 @@ class Service:
             timer = asyncio.get_running_loop().call_later(timeout, generation.expire)
             stack.callback(timer.cancel)
         return stack
+
+
+def _check_conversation(conversation: Conversation) -> None:
+    if not conversation.messages:
+        raise invalid("messages must not be empty", "messages")
+    options = conversation.options
+    if options.add_generation_prompt and options.continue_final_message:
+        raise invalid(
+            "continue_final_message needs add_generation_prompt to be false",
+            "continue_final_message",
+        )

@@ -17,6 +17,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from server.api.chat.format import ChatSettings
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
 from server.api.http.connection import HttpConnection
@@ -76,7 +77,12 @@ class ApiProcess:
             max_sequences=config.server.max_request_sequences,
             max_tokens=config.server.max_request_tokens,
         )
-        service = Service(self._engine, tokenizer, self._lifecycle, models, limits)
+        chat = ChatSettings(
+            tool_call_parser=config.server.tool_call_parser,
+            reasoning_parser=config.server.reasoning_parser,
+            control_tokens_in_messages=config.server.control_tokens_in_messages,
+        )
+        service = Service(self._engine, tokenizer, self._lifecycle, models, limits, chat)
         self._http = _HttpServer(_uvicorn_config(create_http_app(service, health, config.server)))
         self._grpc = create_grpc_server(service, health, config.server)
         self._admin: tuple[_HttpServer, GrpcServer] | None = None

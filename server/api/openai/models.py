@@ -71,8 +71,7 @@ async def _text(service: Service, body: TokenizeBody) -> str:
         raise invalid("give either prompt or messages", "prompt")
     if body.messages is None:
         return body.prompt or ""
-    messages = [message.for_template() for message in body.messages]
-    return await service.render_chat(messages, **body.render_options)
+    return await service.render_chat(body.conversation(body.messages))
 
 
 def _adds_special_tokens(body: TokenizeBody) -> bool:

@@ -1,0 +1,84 @@
+"""Keeps control tokens in a client's text plain text, through template and tokenizer.
+
+A mark goes into each control token of the client's strings before the template renders them. The
+rendered text is cut at the marks, and its pieces are tokenized apart, so no piece holds a whole
+control token but those which the template wrote. Text without control tokens is not changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+# Code points that Unicode reserves for uses inside a program: no text is made of them.
+_NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
+
+
+class PiecedText(str):
+    """A text whose `pieces` are tokenized apart."""
+
+    pieces: tuple[str, ...]
+
+    def __new__(cls, pieces: Iterable[str]) -> PiecedText:
+        kept = tuple(pieces)
+        text = super().__new__(cls, "".join(kept))
+        text.pieces = kept
+        return text
+
+
+class ControlTokens:
+    """The control tokens of one tokenizer, and the marking of texts that hold them."""
+
+    def __init__(self, tokens: Collection[str]) -> None:
+        # A token of one character cannot be cut.
+        tokens = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
+        self._any = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+        # The lookahead finds tokens that overlap, too.
+        self._each = re.compile(f"(?s)(?=(?:{self._any.pattern}))(.)")
+        cuts = [(token, end) for token in tokens for end in range(1, len(token))]
+        self._beginnings = tuple({token[:end] for token, end in cuts})
+        self._endings = tuple({token[end:] for token, end in cuts})
+
+    def occur_in(self, value: Any) -> bool:
+        """Whether any string in `value` holds a control token, or two strings may join to one."""
+        return any(self._any.search(text) for text in _strings(value)) or (
+            any(text.endswith(self._beginnings) for text in _strings(value))
+            and any(text.startswith(self._endings) for text in _strings(value))
+        )
+
+    def mark(self, value: Any, mark: str) -> Any:
+        """`value` with the mark in each control token, and behind what may become one."""
+        if isinstance(value, str):
+            marked = self._each.sub(rf"\1{mark}", value)
+            return marked + mark if value.endswith(self._beginnings) else marked
+        if isinstance(value, Mapping):
+            return {self.mark(k, mark): self.mark(item, mark) for k, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.mark(item, mark) for item in value]
+        return value
+
+
+def unused_mark(value: Any) -> str | None:
+    """A character that no string in `value` holds; None if all are in use."""
+    used = {mark for text in _strings(value) for mark in _NONCHARACTERS if mark in text}
+    return next((mark for mark in _NONCHARACTERS if mark not in used), None)
+
+
+def cut(rendered: str, mark: str) -> PiecedText:
+    """The rendered text in pieces. A template may have written the mark as a JSON escape."""
+    escaped = f"\\u{ord(mark):04x}"
+    pieces = re.split(f"{mark}|{re.escape(escaped)}", rendered)
+    return PiecedText(filter(None, pieces))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)

@@ -1,0 +1,153 @@
+"""The form that an answer with calls must have, as a grammar of llguidance's Lark.
+
+A forced choice allows only calls, after reasoning if the model reasons. A free choice with strict
+tools allows any text, and constrains what follows the beginning of a call. Calls have the form of
+the model's family, which its reader reads back. Knows neither a protocol nor the engine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from server.api.calls.families import Family
+from server.api.chat.reasoning import ReasoningTags
+from server.api.chat.tools import Tool, ToolChoice
+from server.errors import ApiError, ErrorKind
+from server.link.sampling import Grammar
+
+_TEXT = r"/(.|\n)*/"
+# The separators of the JSON on which models were trained; without them a model may write blanks on.
+_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerForm:
+    """What a grammar must know of the model.
+
+    `special` has the ids of the markers and tags that are special tokens, because a special token
+    has no text in a grammar. `is_reasoning`: the answer begins inside reasoning.
+    """
+
+    family: Family
+    special: Mapping[str, int] = field(default_factory=dict)
+    tags: ReasoningTags | None = None
+    is_reasoning: bool = False
+
+    def word(self, text: str) -> str:
+        """A marker as a grammar names it."""
+        return f"<[{self.special[text]}]>" if text in self.special else _quoted(text)
+
+    def until(self, text: str) -> tuple[str, str]:
+        """Options and body of a rule for any text up to a marker, the marker included."""
+        if text in self.special:
+            return "", f"{_TEXT} {self.word(text)}"
+        return "[lazy]", f"{_TEXT[:-1]}{_in_regex(text)}/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Calls:
+    """Around the calls of a family: `opening` of all, `before`, `after` and `between` each."""
+
+    opening: str = ""
+    before: str = ""
+    after: str = ""
+    between: str = ""
+    closing: str = ""
+    arguments_key: str = "arguments"
+
+
+_CALLS: Mapping[Family, _Calls] = {
+    "hermes": _Calls(opening="<tool_call>", before="\n", after="\n</tool_call>", between="\n"),
+    "llama3_json": _Calls(between="; ", arguments_key="parameters"),
+    "mistral": _Calls(opening="[TOOL_CALLS]", before="[", between=", ", closing="]"),
+    "gemma3": _Calls(opening="```tool_call", before="\n[", between=", ", closing="]\n```"),
+}
+
+
+def tool_grammar(
+    tools: Sequence[Tool], choice: ToolChoice, *, parallel: bool, form: AnswerForm
+) -> Grammar | None:
+    """The grammar of an answer; None where any text may be. ApiError where none can be made."""
+    is_strict = any(tool.strict for tool in tools)
+    if choice.mode == "none" or not (choice.is_forced or is_strict):
+        return None
+    calls = _CALLS.get(form.family)
+    if calls is None:
+        raise ApiError(
+            ErrorKind.INVALID_REQUEST,
+            f"this model writes calls in the form {form.family}, which cannot be enforced; leave"
+            " tool_choice at auto and strict at false",
+            param="tool_choice" if choice.is_forced else "tools",
+        )
+    may_call = [tool for tool in tools if choice.mode != "named" or tool.name == choice.name]
+    rules = [_rule(i, tool, calls, choice) for i, tool in enumerate(may_call)]
+    any_call = " | ".join(f"f{i}" for i in range(len(may_call)))
+    start = _forced if choice.is_forced else _free
+    several = parallel and choice.mode != "named"
+    lines = ["%llguidance {}", *start(calls, form, several=several), f"one: {any_call}", *rules]
+    return Grammar("lark", "\n".join(lines))
+
+
+def _forced(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]:
+    think, rules = _thinking(form)
+    return [f"start: {think} calls", *rules, *_calls_rules(calls, form, several=several)]
+
+
+def _free(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]:
+    """Any text. Calls begin with their marker or, of Llama 3, with a brace at the start."""
+    if not calls.opening:
+        think, rules = _thinking(form)
+        rules += _calls_rules(calls, form, several=several)
+        return [f"start: {think} (calls | OTHER)?", r"OTHER: /[^{\s](.|\n)*/", *rules]
+    options, until = form.until(calls.opening)
+    body = _body(calls, several=False)
+    return [
+        f"start: called{'*' if several else '?'} tail",
+        f"tail: {_TEXT}",
+        f"called: opened {body}",
+        f"opened{options}: {until}",
+    ]
+
+
+def _calls_rules(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]:
+    opening = form.word(calls.opening) if calls.opening else ""
+    if calls.closing or not calls.opening:
+        return [f"calls: {opening} {_body(calls, several=several)}"]
+    more = f"({_quoted(calls.between)} call)*" if several else ""
+    return [f"calls: call {more}", f"call: {opening} {_body(calls, several=False)}"]
+
+
+def _body(calls: _Calls, *, several: bool) -> str:
+    more = f"({_quoted(calls.between)} one)*" if several else ""
+    words = [_quoted(calls.before), "one", more, _quoted(calls.after), _quoted(calls.closing)]
+    return " ".join(word for word in words if word not in ("", '""'))
+
+
+def _rule(position: int, tool: Tool, calls: _Calls, choice: ToolChoice) -> str:
+    """One tool's call. Its schema stays whole, so that references in it find their target."""
+    head = f'{{"name": {json.dumps(tool.name)}, "{calls.arguments_key}": '
+    is_enforced = tool.strict or choice.is_forced
+    schema = dict(tool.schema) if is_enforced else {"type": "object"}
+    body = json.dumps({"x-guidance": _JSON_STYLE, "type": "object", **schema})
+    return f'f{position}: {_quoted(head)} %json {body} "}}"'
+
+
+def _thinking(form: AnswerForm) -> tuple[str, list[str]]:
+    """What may come before a forced call, and its rules."""
+    if form.tags is None:
+        return "", []
+    options, until = form.until(form.tags.end)
+    opened = "" if form.is_reasoning else f"{form.word(form.tags.start)} "
+    rules = [f"think: {opened}thought /\\s{{0,4}}/", f"thought{options}: {until}"]
+    return ("think" if form.is_reasoning else "think?"), rules
+
+
+def _quoted(text: str) -> str:
+    """A string of Lark, whose escapes are those of JSON."""
+    return json.dumps(text)
+
+
+def _in_regex(text: str) -> str:
+    return "".join(c if c.isalnum() else f"\\x{ord(c):02x}" for c in text)
