@@ -13,6 +13,7 @@ import queue
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,11 @@ from server.engine.policy.results import SequenceEvent
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.step import ScheduledBatch, StepResult
 from server.engine.version_changes import VersionChanges
+from server.grammar.matcher import Matcher
 from server.link import frames as link
+
+# One per choice of a request, None for a choice that has ended.
+type Matchers = SequenceOf[Matcher | None]
 
 OWN_CLIENT = 0
 _IDLE_SECONDS = 0.25
@@ -102,9 +107,14 @@ class Engine[InFlight]:
         self._inbox.put(run)
         return future
 
-    def receive(self, client: int, frame: link.ToEngine) -> None:
-        """Take a frame from a client."""
-        self._inbox.put(partial(self._on_frame, client, frame))
+    def receive(self, client: int, frame: link.ToEngine, matchers: Matchers = ()) -> None:
+        """Take a frame from a client; with a request of a grammar, a matcher per choice."""
+        self._inbox.put(partial(self._on_frame, client, frame, matchers))
+
+    def refuse(self, client: int, submit: link.Submit, message: str) -> None:
+        """End a request whose grammar cannot be followed, before it begins."""
+        error = AdmissionError("invalid_request", message)
+        self._inbox.put(partial(self._refuse, client, submit, error))
 
     def disconnect(self, client: int) -> None:
         """The client is gone: abort all its requests."""
@@ -169,28 +179,28 @@ class Engine[InFlight]:
         except queue.Empty:  # The loop is idle: a good time to check for lost blocks.
             self._ranks.check_integrity()
 
-    def _on_frame(self, client: int, frame: link.ToEngine) -> None:
+    def _on_frame(self, client: int, frame: link.ToEngine, matchers: Matchers) -> None:
         match frame:
             case link.Submit():
-                self._submit(client, frame)
+                self._submit(client, frame, matchers)
             case link.Abort():
                 self._abort(client, frame)
             case link.Refused():
                 self._observer.on_refused(frame.outcome)
 
-    def _submit(self, client: int, submit: link.Submit) -> None:
+    def _submit(self, client: int, submit: link.Submit, matchers: Matchers) -> None:
         is_own = client == OWN_CLIENT
         try:
             if self._is_draining:
                 raise AdmissionError("unavailable", "the server is shutting down")
-            seqs = self._sequences(client, submit)
+            seqs = self._sequences(client, submit, matchers)
             self._ranks.add(seqs, self._clock(), first=is_own)
         except AdmissionError as error:
             self._refuse(client, submit, error)
         else:
             self._requests[client, submit.request_id] = seqs
 
-    def _sequences(self, client: int, submit: link.Submit) -> list[Sequence]:
+    def _sequences(self, client: int, submit: link.Submit, matchers: Matchers) -> list[Sequence]:
         version = self.versions.find(submit.version, may_be_closed=client == OWN_CLIENT)
         received = submit.received or [[]] * submit.n
         return [
@@ -207,6 +217,7 @@ class Engine[InFlight]:
                 deadline=submit.deadline,
                 source=submit.source,
                 version=version,
+                matcher=matchers[index] if matchers else None,
             )
             for index, token_ids in enumerate(received)
             if token_ids is not None

@@ -96,6 +96,13 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     arrays: bytes
 
 
+class Choose(msgspec.Struct, frozen=True, kw_only=True, tag="choose"):
+    """Run the choice of the last step: the step's rows, and a ChoiceInput's arrays."""
+
+    num_rows: int
+    arrays: bytes
+
+
 class LoadVersion(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """Put a version on the devices, next to the loaded ones. The answer is Done."""
 
@@ -146,6 +153,7 @@ type ToFollower = (
     | Agreed
     | SetSlot
     | RunStep
+    | Choose
     | LoadVersion
     | Stage
     | Exchange

@@ -24,8 +24,9 @@ from models.weights.loading import HostLeaves
 from server.engine.device.executor import Executor
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.buckets import Bucket
+from server.engine.programs.sampler import Drawn
 from server.engine.programs.slot_input import SlotInput, empty_slot
-from server.engine.programs.step_input import StepInput
+from server.engine.programs.step_input import ChoiceInput, StepInput
 from server.engine.programs.step_program import StepOutput
 from server.hosts import messages
 from server.hosts.gathering import Followers
@@ -56,6 +57,10 @@ class LeadingExecutor:
             )
         )
         return self._executor.step(bucket, version, inputs)
+
+    def choose(self, num_rows: int, inputs: ChoiceInput) -> Drawn:
+        self._followers.send(messages.Choose(num_rows=num_rows, arrays=to_bytes(inputs)))
+        return self._executor.choose(num_rows, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +176,9 @@ class Replica:
                 self._step(frame)
             case messages.SetSlot():
                 self._executor.set_slot(from_bytes(frame.arrays, self._slot))
+            case messages.Choose():
+                like = self._executor.blueprint.sizes.empty_choice(frame.num_rows)
+                self._executor.choose(frame.num_rows, from_bytes(frame.arrays, like))
             case messages.LoadVersion():
                 self._reads.put(lambda: self._answer(lambda: self._load(frame)))
             case messages.Stage():

@@ -57,6 +57,13 @@ class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort", omit_default
     reason: Literal["abort", "stop", "deadline_exceeded"] = "abort"
 
 
+class Vocabulary(msgspec.Struct, frozen=True, kw_only=True, tag="vocabulary"):
+    """The bytes of each token, by id, and which tokens are no text. Sent before any request."""
+
+    tokens: list[bytes]
+    special_token_ids: list[int]
+
+
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     """A request that never reached the engine, for its metrics: the name of the error."""
 
@@ -76,7 +83,7 @@ class VersionCommand(msgspec.Struct, frozen=True, kw_only=True, tag="version", o
     policy: SwapPolicy | None = None
 
 
-type ToEngine = Submit | Abort | Refused | VersionCommand
+type ToEngine = Submit | Abort | Vocabulary | Refused | VersionCommand
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -18,6 +18,7 @@ from typing import Any
 from server.config import EngineConfig
 from server.control import Command, receive_task, watch_commands
 from server.engine.engine import OWN_CLIENT, Engine
+from server.engine.grammar_inbox import GrammarInbox
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.exact_scheduler import ExactScheduler
 from server.engine.policy.ranks import Ranks
@@ -68,6 +69,7 @@ class EngineProcess:
         self._pulses = PulseSender(self.status, self._link)
         self._listener = ServingListener(self.status, self._metrics, self._link)
         self._engine: Engine[Any] | None = None
+        self._inbox: GrammarInbox | None = None
         self._commands: VersionCommands | None = None
         self._golden = GoldenClient(lambda submit: self.receive(OWN_CLIENT, submit))
         self._monitor: ChipMonitor | None = None
@@ -92,13 +94,13 @@ class EngineProcess:
         if isinstance(frame, VersionCommand):
             if self._commands is not None:
                 self._commands.receive(client, frame)
-        elif self._engine is not None:
-            self._engine.receive(client, frame)
+        elif self._inbox is not None:
+            self._inbox.receive(client, frame)
 
     def disconnect(self, client: int) -> None:
         """An API process is gone."""
-        if self._engine is not None:
-            self._engine.disconnect(client)
+        if self._inbox is not None:
+            self._inbox.disconnect(client)
 
     def command(self, command: Command) -> None:
         """What the main process wants. What a drain lets in is the API processes' business."""
@@ -117,6 +119,7 @@ class EngineProcess:
         built = build(self._config, self._listener)
         runner, max_num_seqs = built.runner, self._config.max_num_seqs
         engine = self._engine = self._build_engine(runner)
+        self._inbox = GrammarInbox(engine, runner.vocab_size, runner.eos_token_ids)
         manager = self._manage_versions(engine, built.loader)
         self._commands = VersionCommands(manager, self._link, self._pulses)
         self.status.serve(engine, manager, runner, max_num_seqs)
@@ -131,6 +134,7 @@ class EngineProcess:
         if self._monitor is not None and not self.status.is_draining:
             self._monitor.start()
         engine.run()
+        self._inbox.close()
         built.close()
 
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:

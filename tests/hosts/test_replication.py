@@ -26,7 +26,7 @@ from server.hosts.replication import (
 )
 
 SIZES = StateSizes(
-    kinds=(KVKind(None, 8),), block_size=16, max_num_seqs=2, slot=SlotSizes(32, 4, 4)
+    kinds=(KVKind(None, 8),), block_size=16, max_num_seqs=2, slot=SlotSizes(32, 4, 4), num_words=2
 )
 BUCKET = Bucket(2, 2, decode_only=True)
 VERSION = LoadedVersion("7", 3)

@@ -17,15 +17,16 @@ import numpy as np
 
 from models.checkpoint.files import Files, LocalFiles
 from server.config import EngineConfig
+from server.engine.device.choices import Choice, Choices
 from server.engine.device.executor import Executor, Progress
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.buckets import Bucket
-from server.engine.programs.sampler import Logprobs
+from server.engine.programs.sampler import Drawn, Logprobs
 from server.engine.programs.slot_input import SlotInput, needs_slot_state, pack_slot
-from server.engine.programs.step_input import StepInput, pack, stack_ranks
+from server.engine.programs.step_input import ChoiceInput, StepInput, pack, stack_ranks
 from server.engine.programs.step_program import StepOutput
 from server.link.frames import TokenLogprobs
 
@@ -37,21 +38,29 @@ class StepExecutor(Protocol):
 
     def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput: ...
 
+    def choose(self, num_rows: int, inputs: ChoiceInput) -> Drawn: ...
+
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A dispatched step: its batch, its bucket and its output arrays."""
+    """A dispatched step: its batch, its bucket, its output arrays and its choice, if it has one."""
 
     batch: ScheduledBatch
     bucket: Bucket
     output: StepOutput
+    choice: Choice | None
 
 
 class ModelRunner:
-    """Runs batches with `executor`, which must be loaded and warm."""
+    """Runs batches with `executor`, which must be loaded and warm.
+
+    The choice of a step's constrained rows follows as late as possible, before the next step or
+    before it is read: only then the host knows the tokens that the grammars must have taken.
+    """
 
     def __init__(self, blueprint: Blueprint, executor: StepExecutor) -> None:
         self._blueprint, self._executor = blueprint, executor
+        self._choices = Choices(blueprint, executor.choose)
 
     @classmethod
     def build(
@@ -96,6 +105,7 @@ class ModelRunner:
 
     def execute(self, batch: ScheduledBatch) -> InFlight:
         """Dispatch one step. It reads all it needs of the sequences before it returns."""
+        self._choices.dispatch_pending()
         sizes = self._blueprint.sizes
         for row in batch.rows:
             if row.is_admitted and needs_slot_state(row.seq):
@@ -108,22 +118,25 @@ class ModelRunner:
                 for rank in range(sizes.num_ranks)
             ]
         )
-        return InFlight(batch, bucket, self._executor.step(bucket, batch.version, inputs))
+        choice = self._choices.prepare(batch, bucket.num_rows)
+        output = self._executor.step(bucket, batch.version, inputs)
+        return InFlight(batch, bucket, output, choice)
 
     def read(self, in_flight: InFlight) -> StepResult:
         """Wait for a step and copy what its rows asked for to the host."""
         batch, output = in_flight.batch, in_flight.output
-        tokens, finite = jax.device_get((output.drawn.token_S, output.drawn.is_finite_S))
+        choice = in_flight.choice
+        chosen = self._choices.dispatch(choice) if choice else output.drawn
         wants_logprobs = any(row.seq.params.num_logprobs >= 0 for row in batch.rows)
-        logprobs = jax.device_get(output.drawn.logprobs) if wants_logprobs else None
+        drawn, chosen = _to_host(output.drawn, chosen, wants_logprobs=wants_logprobs)
         wants_prompt = any(row.seq.params.num_prompt_logprobs >= 0 for row in batch.rows)
         prompt = jax.device_get(output.prompt) if wants_prompt and output.prompt else None
         rows = [
             RowResult(
-                token_id=int(tokens[i]) if row.is_sampling else None,
-                logprobs=_row_logprobs(logprobs, i, row) if logprobs else None,
+                *_token(chosen if row.is_constrained else drawn, i, row),
                 prompt_logprobs=_prompt_logprobs(prompt, first, row) if prompt else (),
-                is_finite=bool(finite[i]) or not row.is_sampling,
+                is_finite=bool(drawn.is_finite_S[i]) or not row.is_sampling,
+                error=choice.errors.get(i, "") if choice else "",
             )
             for row, i, first in _places(batch, in_flight.bucket)
         ]
@@ -146,11 +159,20 @@ def _places(batch: ScheduledBatch, bucket: Bucket) -> Iterator[tuple[ScheduledRo
         num_tokens[rank] += row.num_scheduled_tokens
 
 
-def _row_logprobs(logprobs: Logprobs, i: int, row: ScheduledRow) -> TokenLogprobs | None:
+def _to_host(*drawn: Drawn, wants_logprobs: bool) -> tuple[Drawn, ...]:
+    """Copies, without log probabilities unless a row wants them."""
+    wanted = drawn if wants_logprobs else [each._replace(logprobs=None) for each in drawn]
+    return tuple(jax.device_get(wanted))
+
+
+def _token(drawn: Drawn, i: int, row: ScheduledRow) -> tuple[int | None, TokenLogprobs | None]:
+    """What a row has drawn, and the log probabilities that its request wants."""
+    if not row.is_sampling:
+        return None, None
     wanted = row.seq.params.num_logprobs
-    if not row.is_sampling or wanted < 0:
-        return None
-    return _token_logprobs(logprobs, i, wanted)
+    found = drawn.logprobs
+    logprobs = None if wanted < 0 or found is None else _token_logprobs(found, i, wanted)
+    return int(drawn.token_S[i]), logprobs
 
 
 def _prompt_logprobs(prompt: Logprobs, start: int, row: ScheduledRow) -> list[TokenLogprobs | None]:

@@ -35,6 +35,8 @@ class Results:
         if not result.is_finite:
             self._blocks.forget(seq)
             return self.fail(seq, "internal", "the model's output was not finite")
+        if result.error:
+            return self.fail(seq, "invalid_request", result.error)
         record_prompt_logprobs(row, result)
         if result.token_id is not None:
             seq.token_ids.append(result.token_id)
@@ -94,6 +96,9 @@ def finish_reason(row: ScheduledRow, token_id: int | None) -> FinishReason | Non
     seq = row.seq
     num_generated = len(seq.token_ids) - seq.num_prompt_tokens
     if token_id in seq.stop_token_ids and num_generated > seq.params.min_tokens:
+        return "stop"
+    # A grammar allows an end token early, or despite `ignore_eos`, only where nothing may follow.
+    if seq.matcher is not None and token_id in seq.eos_token_ids:
         return "stop"
     # For no token at all the end is full from the start, but the prompt must have run.
     if len(seq.token_ids) >= seq.max_num_tokens and row.end >= seq.num_prompt_tokens:

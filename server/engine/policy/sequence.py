@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from server.grammar.matcher import Matcher
 from server.link.frames import EngineErrorKind, FinishReason, TokenLogprobs
 from server.link.sampling import SamplingParams
 
@@ -54,6 +55,7 @@ class Sequence:
     next such step and reading that one.
     `slot` is its row of the device's per-sequence state, -1 while it is not running.
     `block_tables` are its blocks by kind of layers, 0 for those given back; none while not running.
+    `matcher` follows the grammar that the generated tokens must fit; None without one.
     `prompt_logprobs` grows by position as chunks are read and is shared by a request's choices.
     Times are seconds of the monotonic clock.
     """
@@ -72,6 +74,7 @@ class Sequence:
     rank: int = 0
     num_received_tokens: int = 0
     leader: Sequence | None = None
+    matcher: Matcher | None = None
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
 
     num_prompt_tokens: int = field(init=False)

@@ -35,6 +35,11 @@ class ScheduledRow:
         return self.num_computed_tokens + self.num_scheduled_tokens
 
     @property
+    def is_constrained(self) -> bool:
+        """It draws a token that its sequence's grammar must allow."""
+        return self.is_sampling and self.seq.matcher is not None
+
+    @property
     def is_decode(self) -> bool:
         return self.is_replay or (
             self.is_sampling
@@ -80,13 +85,15 @@ class RowResult:
 
     `token_id` is None where the row did not sample. `prompt_logprobs` has, where asked for, one
     entry per scheduled position p that has a next prompt token: the log probability of the token
-    at p + 1. Not `is_finite`: the logits held NaN or infinity.
+    at p + 1. Not `is_finite`: the logits held NaN or infinity. `error`: why the grammar of the
+    row's sequence allows no token, empty where it allows one.
     """
 
     token_id: int | None
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | list[TokenLogprobs | None] = ()
     is_finite: bool = True
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

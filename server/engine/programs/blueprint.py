@@ -31,6 +31,7 @@ from server.engine.programs.sizing import (
     weight_bytes,
 )
 from server.engine.programs.slot_input import SlotSizes
+from server.engine.programs.step_input import WORD
 from server.engine.programs.step_program import Programs, StateSizes
 from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
 
@@ -155,6 +156,7 @@ def choose_sizes(
         block_size=block_size,
         max_num_seqs=engine.max_num_seqs,
         slot=slot,
+        num_words=-(-layout.vocab_rows(config) // WORD),
     )
 
 

@@ -55,6 +55,11 @@ class Ladder:
         """The decode buckets, then the mixed buckets, each sorted by size."""
         return (*self._decode, *self._mixed)
 
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        """The numbers of rows that a step may have, each once."""
+        return tuple(sorted({bucket.num_rows for bucket in self.buckets}))
+
     def choose(self, batch: ScheduledBatch) -> Bucket:
         """The smallest bucket that holds every rank's part of the batch."""
         only_decodes = all(row.is_decode for row in batch.rows)

@@ -18,6 +18,7 @@ from models.decoder.parallel import any_rank
 from models.sharding import DATA, TENSOR
 from server.engine.programs.filters import choose_tokens
 from server.engine.programs.sharded_vocab import (
+    first_id,
     local_columns,
     row_argmax,
     row_max,
@@ -25,7 +26,7 @@ from server.engine.programs.sharded_vocab import (
     row_top,
 )
 from server.engine.programs.slot_input import SlotInput, SlotSizes
-from server.engine.programs.step_input import SamplingInput
+from server.engine.programs.step_input import WORD, ChoiceInput, SamplingInput
 from server.link.sampling import MAX_LOGPROBS
 
 # An array, its shape or its PartitionSpec, always in the same tree.
@@ -87,17 +88,30 @@ class Drawn(NamedTuple):
 
     token_S: jax.Array
     is_finite_S: jax.Array
-    logprobs: Logprobs
+    logprobs: Logprobs | None
+
+
+def choose(
+    logits_SV: jax.Array, state: SamplerState, inputs: ChoiceInput
+) -> tuple[Drawn, SamplerState]:
+    """Draw a token for every row that samples, of the tokens that its grammar allows.
+
+    Log probabilities are those of the model, as if every token were allowed.
+    """
+    return sample(logits_SV, state, inputs.sampling, inputs.allowed_SW)
 
 
 def sample(
-    logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput
+    logits_SV: jax.Array,
+    state: SamplerState,
+    inputs: SamplingInput,
+    allowed_SW: jax.Array | None = None,
 ) -> tuple[Drawn, SamplerState]:
     """Draw a token for every row and store it in the state. `logits_SV` is this shard's part."""
     logprobs_of = _gate(
         any_rank(inputs.wants_logprobs), lambda t: token_logprobs(logits_SV, t), _no_logprobs
     )
-    adjusted = _adjust(logits_SV, state, inputs)
+    adjusted = _adjust(_limit(logits_SV, allowed_SW), state, inputs)
     greedy_S = row_argmax(adjusted)
     token_S = jax.lax.cond(
         any_rank(inputs.temperature > 0),
@@ -147,6 +161,20 @@ def _gate[Out](
     wanted: jax.Array, run: Callable[[jax.Array], Out], skip: Callable[[jax.Array], Out]
 ) -> Callable[[jax.Array], Out]:
     return lambda operand: jax.lax.cond(wanted, run, skip, operand)
+
+
+def _limit(logits_SV: jax.Array, allowed_SW: jax.Array | None) -> jax.Array:
+    """Forbid tokens whose bit is not set; None allows all."""
+    if allowed_SW is None:
+        return logits_SV
+    num_rows, num_tokens = logits_SV.shape
+    first = first_id(num_tokens)
+    if num_tokens % WORD == 0:  # Then a shard has words of its own.
+        allowed_SW = jax.lax.dynamic_slice_in_dim(allowed_SW, first // WORD, num_tokens // WORD, 1)
+        first = jnp.zeros_like(first)
+    bits = (allowed_SW[:, :, None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
+    is_allowed = jax.lax.dynamic_slice_in_dim(bits.reshape(num_rows, -1), first, num_tokens, 1)
+    return jnp.where(is_allowed > 0, logits_SV, -jnp.inf)
 
 
 def _adjust(logits_SV: jax.Array, state: SamplerState, inputs: SamplingInput) -> jax.Array:
@@ -201,9 +229,11 @@ def _note(
 ) -> SamplerState:
     """Store the drawn tokens as the next step's input, and in the counts."""
     counts = state.output_counts_NV
+    # The last slot takes the writes of rows that do not sample.
+    slot_S = jnp.where(inputs.is_sampling, inputs.slot, counts.shape[0] - 1)
     one = inputs.is_sampling.astype(counts.dtype)
     column_S = local_columns(token_S, num_tokens)
     return state._replace(
-        last_tokens_N=state.last_tokens_N.at[inputs.slot].set(token_S),
-        output_counts_NV=counts.at[inputs.slot, column_S].add(one, mode="drop"),
+        last_tokens_N=state.last_tokens_N.at[slot_S].set(token_S),
+        output_counts_NV=counts.at[slot_S, column_S].add(one, mode="drop"),
     )

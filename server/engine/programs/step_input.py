@@ -7,7 +7,7 @@ why a row was scheduled nor what the step computes.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,9 @@ from server.link.sampling import OPTIONS
 
 # Token id that stands for "the one this slot drew last": the host does not know it yet.
 IN_FLIGHT = -1
+# Tokens per word of `allowed_SW`, and a word of tokens that are all allowed.
+WORD = 32
+ALL_TOKENS = np.uint32(0xFFFFFFFF)
 # No next prompt token whose log probability is wanted.
 NO_TARGET = -1
 
@@ -42,11 +45,22 @@ class SamplingInput(_SamplingFields):
 
     There is an array for each option that has a `row` in the table of `server.link.sampling`.
     `slot` is the row of the device's per-sequence state, the last one for rows that do not sample.
+    A row that a grammar limits has its slot, and does not sample: its token is chosen afterwards.
     `position` is where the drawn token will stand in its sequence; with `seed` (two words) and
     `choice` it keys the noise. `suppress_stops`: stop ids are not to be drawn yet.
     """
 
     __slots__ = ()
+
+
+class ChoiceInput(NamedTuple):
+    """The host-side input of the choice that follows a step, for the rows that a grammar limits.
+
+    All other rows are padding. `allowed_SW` has a bit per token id, the lowest of a word first.
+    """
+
+    sampling: SamplingInput
+    allowed_SW: Array
 
 
 class StepInput(NamedTuple):
@@ -73,11 +87,13 @@ def stack_ranks(inputs: list[StepInput]) -> StepInput:
     """One input of all ranks' inputs, in the ranks' order; of one rank alone, as it is."""
     if len(inputs) == 1:
         return inputs[0]
-    sampling = SamplingInput._make(
-        map(np.stack, zip(*(each.sampling for each in inputs), strict=True))
-    )
+    sampling = _stack_sampling([each.sampling for each in inputs])
     others = map(np.stack, zip(*(each[:-1] for each in inputs), strict=True))
     return StepInput._make((*others, sampling))
+
+
+def _stack_sampling(inputs: list[SamplingInput]) -> SamplingInput:
+    return SamplingInput._make(map(np.stack, zip(*inputs, strict=True)))
 
 
 def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: int) -> StepInput:
@@ -98,6 +114,20 @@ def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: i
         num_decodes=ints(1),
         sampling=_empty_sampling(s, scratch_slot),
     )
+
+
+def empty_choice(num_rows: int, num_words: int, scratch_slot: int) -> ChoiceInput:
+    """All padding, for one rank: no row is limited."""
+    allowed_SW = np.full((num_rows, num_words), ALL_TOKENS, np.uint32)
+    return ChoiceInput(_empty_sampling(num_rows, scratch_slot), allowed_SW)
+
+
+def stack_choices(inputs: list[ChoiceInput]) -> ChoiceInput:
+    """One input of all ranks' inputs, as `stack_ranks` makes it."""
+    if len(inputs) == 1:
+        return inputs[0]
+    sampling = _stack_sampling([each.sampling for each in inputs])
+    return ChoiceInput(sampling, np.stack([each.allowed_SW for each in inputs]))
 
 
 def _empty_sampling(num_rows: int, scratch_slot: int) -> SamplingInput:
@@ -134,8 +164,26 @@ def pack(
         start = end
     step.query_start_S1[len(rows) :] = start
     step.num_decodes[0] = sum(row.is_decode for row in rows)
-    _pack_sampling(step.sampling, rows)
+    _pack_sampling(step.sampling, {i: r for i, r in enumerate(rows) if _draws_at_once(r)})
+    for i, row in enumerate(rows):
+        if row.is_constrained:  # Its newest token may be in flight.
+            step.sampling.slot[i] = row.seq.slot
     return step
+
+
+def pack_choice(
+    rows: Sequence[ScheduledRow], num_rows: int, num_words: int, scratch_slot: int
+) -> ChoiceInput:
+    """The choice for one rank's rows, before it is known which tokens are allowed."""
+    choice = empty_choice(num_rows, num_words, scratch_slot)
+    _pack_sampling(choice.sampling, {i: row for i, row in enumerate(rows) if row.is_constrained})
+    # The matcher knows better when an end token must wait, and when it must not.
+    choice.sampling.suppress_stops[:] = False
+    return choice
+
+
+def _draws_at_once(row: ScheduledRow) -> bool:
+    return row.is_sampling and not row.is_constrained
 
 
 def _pack_tokens(step: StepInput, i: int, row: ScheduledRow, where: slice) -> None:
@@ -152,12 +200,14 @@ def _pack_tokens(step: StepInput, i: int, row: ScheduledRow, where: slice) -> No
         step.target_T[where.start : where.start + len(targets)] = targets
 
 
-def _pack_sampling(sampling: SamplingInput, rows: Sequence[ScheduledRow]) -> None:
-    """Array by array, which costs less than row by row: the host packs while the device waits."""
-    sampled = [row for row in rows if row.is_sampling]
-    if not sampled:
+def _pack_sampling(sampling: SamplingInput, rows: Mapping[int, ScheduledRow]) -> None:
+    """Array by array, which costs less than row by row: the host packs while the device waits.
+
+    `rows` is by place.
+    """
+    if not rows:
         return
-    places = np.array([i for i, row in enumerate(rows) if row.is_sampling])
+    sampled, places = rows.values(), np.array(list(rows))
     seqs = [row.seq for row in sampled]
     params = [seq.params for seq in seqs]
     for name in _ROWS:

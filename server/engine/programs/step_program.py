@@ -21,7 +21,7 @@ from models.attention.base import Ragged
 from models.decoder.decoder import Decoder, KVPools, pool_shapes
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import any_rank
-from models.sharding import DATA
+from models.sharding import DATA, TENSOR
 from models.weights.loading import leaf_shardings
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.programs.buckets import Bucket
@@ -30,17 +30,33 @@ from server.engine.programs.sampler import (
     Logprobs,
     SamplerState,
     abstract_state,
+    choose,
     sample,
     set_slot,
     state_specs,
     token_logprobs,
 )
 from server.engine.programs.slot_input import SlotSizes, empty_slot
-from server.engine.programs.step_input import StepInput, empty_input, stack_ranks
+from server.engine.programs.step_input import (
+    ChoiceInput,
+    StepInput,
+    empty_choice,
+    empty_input,
+    stack_choices,
+    stack_ranks,
+)
 from server.link.sampling import MAX_LOGPROBS
 
-# A step's bucket, or the name of a program that is no step.
-type ProgramName = Bucket | Literal["set_slot", "make_state"]
+
+@dataclass(frozen=True, slots=True, order=True)
+class ChoiceSize:
+    """The size of a choice: the rows of the step that it follows."""
+
+    num_rows: int
+
+
+# A step's bucket, the size of a choice, or the name of a program that is neither.
+type ProgramName = Bucket | ChoiceSize | Literal["set_slot", "make_state"]
 
 # Prompt tokens whose logits are in memory at once when their log probabilities are requested.
 _LOGPROB_TILE = 32
@@ -65,13 +81,17 @@ class StepOutput(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSizes:
-    """The sizes of each data rank's state. `kinds` has one entry per window of the config."""
+    """The sizes of each data rank's state. `kinds` has one entry per window of the config.
+
+    `num_words` words have a bit for every row of the embedding.
+    """
 
     num_ranks: int = 1
     kinds: tuple[KVKind, ...]
     block_size: int
     max_num_seqs: int
     slot: SlotSizes
+    num_words: int
 
     @property
     def num_blocks(self) -> tuple[int, ...]:
@@ -94,10 +114,18 @@ class StateSizes:
         of_rank = empty_input(bucket, len(self.kinds), self.table_size, self.scratch_slot)
         return stack_ranks([of_rank] * self.num_ranks)
 
+    def empty_choice(self, num_rows: int) -> ChoiceInput:
+        """The input of a choice that limits no row."""
+        of_rank = empty_choice(num_rows, self.num_words, self.scratch_slot)
+        return stack_choices([of_rank] * self.num_ranks)
+
     @property
     def scratch_slot(self) -> int:
         """The slot after the last; rows that do not sample write to it."""
         return self.max_num_seqs
+
+
+_LOGITS_SPEC = PartitionSpec(DATA, TENSOR)
 
 
 class Programs:
@@ -122,26 +150,30 @@ class Programs:
             return self._lower_make_state()
         if name == "set_slot":
             return self._lower_set_slot()
+        if isinstance(name, ChoiceSize):
+            return self._lower_choice(name.num_rows)
         jitted, arguments = self.step(name)
         return jitted.lower(*arguments)
 
     def step(self, bucket: Bucket) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
-        """`(leaves, state, input) -> (output, state)` for one bucket, and the arguments' shapes.
+        """`(leaves, state, input) -> (output, logits, state)` for one bucket, and the arguments'
+        shapes.
 
-        `state` is donated.
+        `state` is donated. The logits stay on the device, split as the vocabulary is, for the
+        choice that may follow.
         """
         state_specs = self.state_specs()
 
         def step(
             leaves: list[jax.Array], state: DeviceState, inputs: StepInput
-        ) -> tuple[StepOutput, DeviceState]:
+        ) -> tuple[StepOutput, jax.Array, DeviceState]:
             return self._step(leaves, state, inputs, bucket)
 
         mapped = jax.shard_map(
             step,
             mesh=self._mesh,
             in_specs=(self._leaf_specs, state_specs, PartitionSpec()),
-            out_specs=(PartitionSpec(DATA), state_specs),
+            out_specs=(PartitionSpec(DATA), _LOGITS_SPEC, state_specs),
             check_vma=False,
         )
         shardings = self._shardings((self._leaf_specs, state_specs))
@@ -149,7 +181,7 @@ class Programs:
         jitted = jax.jit(
             mapped,
             in_shardings=(*shardings, replicated),
-            out_shardings=(replicated, shardings[1]),
+            out_shardings=(replicated, self._shardings(_LOGITS_SPEC), shardings[1]),
             donate_argnums=1,
         )
         inputs = self._sizes.empty_input(bucket)
@@ -175,6 +207,36 @@ class Programs:
         )
         inputs = empty_slot(self._sizes.slot, 0, self._sizes.scratch_slot)
         return jitted.lower(self.abstract_state().sampler, inputs)
+
+    def _lower_choice(self, num_rows: int) -> jax.stages.Lowered:
+        """`(sampler state, logits, choice input) -> (drawn, sampler state)`; state is donated."""
+        specs = self.state_specs().sampler
+
+        def of_rank(
+            state: SamplerState, logits_SV: jax.Array, inputs: ChoiceInput
+        ) -> tuple[Drawn, SamplerState]:
+            return choose(logits_SV, state, self._own(inputs))
+
+        mapped = jax.shard_map(
+            of_rank,
+            mesh=self._mesh,
+            in_specs=(specs, _LOGITS_SPEC, PartitionSpec()),
+            out_specs=(PartitionSpec(DATA), specs),
+            check_vma=False,
+        )
+        shardings, logits = self._shardings(specs), self._shardings(_LOGITS_SPEC)
+        replicated = NamedSharding(self._mesh, PartitionSpec())
+        jitted = jax.jit(
+            mapped,
+            in_shardings=(shardings, logits, replicated),
+            out_shardings=(replicated, shardings),
+            donate_argnums=0,
+        )
+        shape = self._sizes.num_ranks * num_rows, self._layout.vocab_rows(self._config)
+        inputs = self._sizes.empty_choice(num_rows)
+        return jitted.lower(
+            self.abstract_state().sampler, jax.ShapeDtypeStruct(shape, jnp.float32), inputs
+        )
 
     def _lower_make_state(self) -> jax.stages.Lowered:
         """`() -> state`, all zeros."""
@@ -206,19 +268,26 @@ class Programs:
 
     def _step(
         self, leaves: list[jax.Array], state: DeviceState, inputs: StepInput, bucket: Bucket
-    ) -> tuple[StepOutput, DeviceState]:
+    ) -> tuple[StepOutput, jax.Array, DeviceState]:
         model: Decoder = nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
-        if self._sizes.num_ranks > 1:
-            rank = jax.lax.axis_index(DATA)
-            inputs = jax.tree.map(lambda leaf: leaf[rank], inputs)
+        inputs = self._own(inputs)
         ragged, token_ids_T = _ragged(inputs, state.sampler)
         x_TD, kv = model(token_ids_T, state.kv, ragged, decode_only=bucket.decode_only)
         last_S = jnp.clip(inputs.query_start_S1[1:] - 1, 0)
         rows = x_TD if bucket.decode_only else x_TD[last_S]
         with jax.named_scope("sample"):
-            drawn, sampler = sample(model.logits(rows), state.sampler, inputs.sampling)
+            logits_SV = model.logits(rows)
+            drawn, sampler = sample(logits_SV, state.sampler, inputs.sampling)
         prompt = None if bucket.decode_only else _prompt_logprobs(model, x_TD, inputs.target_T)
-        return StepOutput(drawn, prompt), DeviceState(kv, sampler)
+        return StepOutput(drawn, prompt), logits_SV, DeviceState(kv, sampler)
+
+    def _own[T](self, inputs: T) -> T:
+        """This rank's part of the inputs of all ranks."""
+        if self._sizes.num_ranks == 1:
+            return inputs
+        rank = jax.lax.axis_index(DATA)
+        part: T = jax.tree.map(lambda leaf: leaf[rank], inputs)
+        return part
 
 
 def _ragged(inputs: StepInput, sampler: SamplerState) -> tuple[Ragged, jax.Array]:

@@ -35,6 +35,7 @@ SIZES = StateSizes(
     block_size=16,
     max_num_seqs=8,
     slot=SlotSizes(max_model_len=256, max_biases=4, max_stop_ids=4),
+    num_words=128,
 )
 DECODE, MIXED = Bucket(8, 8, decode_only=True), Bucket(32, 8, decode_only=False)
 
@@ -69,6 +70,6 @@ def test_other_weights_are_a_rebind():
     tokens = []
     for seed in (1, 2, 1):
         leaves = random_leaves(CONFIG, layout, mesh, seed)
-        output, state = step(leaves, state, inputs)
+        output, _, state = step(leaves, state, inputs)
         tokens.append(np.asarray(output.drawn.token_S).tolist())
     assert tokens[0] == tokens[2] != tokens[1]

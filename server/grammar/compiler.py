@@ -1,0 +1,92 @@
+"""Compiles grammars against a model's vocabulary, within bounds of time and memory.
+
+The same compiler runs in the API process, which refuses what it cannot compile, and in the engine
+process, whose matchers follow what is generated. Knows neither requests nor sequences.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from server.grammar.matcher import Matcher
+from server.grammar.translation import GrammarError, translated
+from server.link.frames import Vocabulary
+from server.link.sampling import Grammar
+
+# The characters of a grammar's text: a schema of thousands of properties has fewer.
+MAX_GRAMMAR_CHARS = 1 << 18
+# A grammar's lexer takes 1 to 2 kB per state, and its states come up while it runs.
+_LIMITS = LLParserLimits(
+    max_lexer_states=16_000,
+    # About 2000 properties, which compile in a second.
+    max_grammar_size=20_000,
+    # An error must not quote what was generated.
+    verbose_errors=False,
+)
+_MAX_KEPT = 32
+
+
+class Compiler:
+    """Compiles for one vocabulary. Any thread may use it. Making one takes about a second.
+
+    `vocab_size` is the model's: ids past those of the vocabulary have no text.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, vocab_size: int, eos_token_ids: Sequence[int]
+    ) -> None:
+        tokens = _padded(vocabulary.tokens, vocab_size)
+        self.special = {tokens[i].decode(errors="replace") for i in vocabulary.special_token_ids}
+        special_ids = {i for i in (*vocabulary.special_token_ids, *eos_token_ids) if i < vocab_size}
+        self._tokenizer = LLTokenizer(
+            TokenizerWrapper(_Tokens(tokens, sorted(special_ids), eos_token_ids[0])),
+            n_vocab=vocab_size,
+            eos_token=list(eos_token_ids),
+        )
+        self._kept: OrderedDict[Grammar, Matcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, grammar: Grammar) -> Matcher:
+        """A matcher before its first token. GrammarError, with a sentence for the client."""
+        with self._lock:
+            kept = self._kept.get(grammar)
+        return (kept or self._compile(grammar)).copy()
+
+    def _compile(self, grammar: Grammar) -> Matcher:
+        if len(grammar.text) > MAX_GRAMMAR_CHARS:
+            raise GrammarError(
+                f"it has {len(grammar.text)} characters; at most {MAX_GRAMMAR_CHARS} are compiled"
+            )
+        inner = LLMatcher(
+            self._tokenizer, translated(grammar, self.special), log_level=0, limits=_LIMITS
+        )
+        # Some limits show only when tokens are looked for.
+        if inner.is_error() or not any(inner.compute_bitmask()) or inner.is_error():
+            raise GrammarError(inner.get_error().strip() or "no text of this vocabulary fits it")
+        matcher = Matcher(inner)
+        with self._lock:
+            self._kept[grammar] = matcher
+            if len(self._kept) > _MAX_KEPT:
+                self._kept.popitem(last=False)
+        return matcher
+
+
+class _Tokens:
+    """What llguidance asks of a tokenizer. It is never asked to tokenize: no text is forced."""
+
+    def __init__(self, tokens: Sequence[bytes], special_ids: Sequence[int], eos: int) -> None:
+        self.tokens = tokens
+        self.special_token_ids = special_ids
+        self.eos_token_id = eos
+        self.bos_token_id = None
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return []
+
+
+def _padded(tokens: Sequence[bytes], vocab_size: int) -> list[bytes]:
+    return [*tokens[:vocab_size], *[b""] * (vocab_size - len(tokens))]
