@@ -18,6 +18,8 @@ from server.errors import ApiError, ErrorKind
 from server.link.sampling import Grammar
 
 _TEXT = r"/(.|\n)*/"
+# No text is forced on the model: it chooses how to cut it into tokens.
+_HEAD = '%llguidance {"no_forcing": true}'
 # The separators of the JSON on which models were trained; without them a model may write blanks on.
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -86,7 +88,7 @@ def tool_grammar(
     any_call = " | ".join(f"f{i}" for i in range(len(may_call)))
     start = _forced if choice.is_forced else _free
     several = parallel and choice.mode != "named"
-    lines = ["%llguidance {}", *start(calls, form, several=several), f"one: {any_call}", *rules]
+    lines = [_HEAD, *start(calls, form, several=several), f"one: {any_call}", *rules]
     return Grammar("lark", "\n".join(lines))
 
 
@@ -130,7 +132,7 @@ def _rule(position: int, tool: Tool, calls: _Calls, choice: ToolChoice) -> str:
     head = f'{{"name": {json.dumps(tool.name)}, "{calls.arguments_key}": '
     is_enforced = tool.strict or choice.is_forced
     schema = dict(tool.schema) if is_enforced else {"type": "object"}
-    body = json.dumps({"x-guidance": _JSON_STYLE, "type": "object", **schema})
+    body = json.dumps({"x-guidance": _JSON_STYLE, "type": "object"} | schema)
     return f'f{position}: {_quoted(head)} %json {body} "}}"'
 
 
