@@ -15,7 +15,8 @@ _GENERATE = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 _QWEN_TOOLS = (
     "{%- if tools %}<|im_start|>system\n"
     "{% if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}{% endif %}"
-    "# Tools\n<tools>{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n</tools>\n"
+    "# Tools\n<tools>{% for tool in tools %}{{ '\n' }}{{ tool | tojson }}{% endfor %}"
+    "{{ '\n' }}</tools>\n"
     'Answer with <tool_call>\n{"name": <name>, "arguments": <args>}\n</tool_call><|im_end|>\n'
     "{% elif messages[0].role == 'system' %}"
     "<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n{% endif %}"
@@ -26,14 +27,17 @@ _QWEN_MESSAGES = (
     "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
     "{% elif m.role == 'assistant' %}<|im_start|>assistant"
     "THOUGHT"
-    "{% if m.content %}\n{{ m.content }}{% endif %}"
-    "{% for call in m.tool_calls or [] %}\n<tool_call>\n"
+    "{% if m.content %}{{ '\n' }}{{ m.content }}{% endif %}"
+    "{% for call in m.tool_calls or [] %}{{ '\n' }}<tool_call>\n"
     '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
     "\n</tool_call>{% endfor %}<|im_end|>\n"
     "{% elif m.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ m.content }}"
     "\n</tool_response><|im_end|>\n{% endif %}{% endfor %}"
 )
-_THOUGHT = "{% if m.reasoning_content %}\n<think>\n{{ m.reasoning_content }}\n</think>\n{% endif %}"
+_THOUGHT = (
+    "{% if m.reasoning_content %}{{ '\n' }}<think>\n{{ m.reasoning_content }}\n</think>\n"
+    "{% endif %}"
+)
 QWEN2 = _QWEN_TOOLS + _QWEN_MESSAGES.replace("THOUGHT", "") + _GENERATE
 QWEN3 = (
     _QWEN_TOOLS

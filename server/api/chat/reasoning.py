@@ -57,7 +57,7 @@ class ReasoningSplitter:
         self._content = ""
         self._reasoning = ""
         self._has_text = False
-        self._state: Callable[[], bool] = self._in_reasoning if is_open else self._at_start
+        self._state: Callable[[], bool] = self._at_open if is_open else self._at_start
 
     def feed(self, text: str) -> tuple[str, str]:
         self._held += text
@@ -67,7 +67,7 @@ class ReasoningSplitter:
 
     def finish(self) -> tuple[str, str]:
         """The rest: no more text will come."""
-        if self._state == self._in_reasoning:
+        if self._state in (self._in_reasoning, self._at_open):
             self._reasoning += self._held.rstrip() if self._has_text else self._held.strip()
         else:
             self._content += self._held
@@ -89,13 +89,16 @@ class ReasoningSplitter:
         self._state = self._in_content
         return True
 
+    def _at_open(self) -> bool:
+        """A model that is thinking already may still write the first tag."""
+        start, rest = self._tags.start, self._held.lstrip()
+        if rest != start and start.startswith(rest):
+            return False
+        self._held, self._state = rest.removeprefix(start), self._in_reasoning
+        return True
+
     def _in_reasoning(self) -> bool:
         """White space at the end is held: it is dropped if the end tag follows."""
-        if self._tags.assumed and not self._has_text:
-            # A model whose reasoning is assumed may still write the first tag.
-            if self._tags.start.startswith(self._held.lstrip()):
-                return self._drop_start_tag()
-            self._held = self._held.lstrip().removeprefix(self._tags.start)
         before, found, after = self._held.partition(self._tags.end)
         if found:
             self._add_reasoning(before.rstrip())
@@ -105,11 +108,6 @@ class ReasoningSplitter:
         certain = self._held[: len(self._held) - num_held].rstrip()
         self._add_reasoning(certain)
         self._held = self._held[len(certain) :]
-        return False
-
-    def _drop_start_tag(self) -> bool:
-        if self._held.lstrip() == self._tags.start:
-            self._held = ""
         return False
 
     def _add_reasoning(self, text: str) -> None:
