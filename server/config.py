@@ -224,7 +224,7 @@ class ServerConfig:
         30.0, "if a client reads nothing for longer than this, its stream is cut off", low=0.1
     )
     tool_call_parser: Literal[
-        "auto", "none", "hermes", "llama3_json", "mistral", "gemma3", "pythonic"
+        "auto", "none", "hermes", "llama3_json", "mistral", "gemma3", "pythonic", "qwen3_coder"
     ] = _field(
         "auto",
         "how the model writes tool calls; auto takes it from the chat template, and none refuses"

@@ -23,7 +23,7 @@ from server.api.chat.reasoning import (
     format_of,
 )
 from server.api.chat.template import ChatTemplate, Renderer, RenderOptions
-from server.api.chat.tool_grammar import AnswerForm, tool_grammar
+from server.api.chat.tool_grammar import AnswerForm, can_enforce, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice, check_tools
 from server.errors import ApiError, ErrorKind
 from server.link.sampling import Grammar
@@ -96,7 +96,7 @@ class ChatFormat:
         text = self.render(conversation) if prompt is None else prompt
         tags = self._tags
         is_reasoning = tags is not None and begins_open(tags, text)
-        family = self._family if conversation.offered else None
+        family = self._family(conversation) if conversation.offered else None
         words = (*(MARKERS[family] if family else ()), *((tags.start, tags.end) if tags else ()))
         special = {
             word: token_id
@@ -127,8 +127,15 @@ class ChatFormat:
             return None if detected is None else FORMATS[detected]
         return None if name == "none" else FORMATS[name]
 
+    def _family(self, conversation: Conversation) -> Family:
+        """How the answer has its calls. A form that no grammar enforces gives way to Hermes's."""
+        family = self._written
+        is_forced = conversation.tool_choice.is_forced
+        return "hermes" if is_forced and not can_enforce(family) else family
+
     @property
-    def _family(self) -> Family:
+    def _written(self) -> Family:
+        """How the model writes calls by itself."""
         name = self._settings.tool_call_parser
         if name == "none":
             raise ApiError(
@@ -147,12 +154,12 @@ def _reader(
     *,
     is_reasoning: bool,
 ) -> AnswerReader:
-    names = frozenset(tool.name for tool in conversation.offered)
+    schemas = {tool.name: tool.schema for tool in conversation.offered}
     mode = conversation.tool_choice.mode
     is_single = mode == "named" or not conversation.parallel_tool_calls
     return AnswerReader(
         reasoning=None if tags is None else ReasoningSplitter(tags, is_open=is_reasoning),
-        calls=None if family is None else call_reader(family, names),
+        calls=None if family is None else call_reader(family, schemas),
         max_calls=1 if is_single else None,
         ends_as_call=mode != "named",
     )

@@ -68,6 +68,11 @@ _CALLS: Mapping[Family, _Calls] = {
 }
 
 
+def can_enforce(family: Family) -> bool:
+    """Whether a grammar can be made of the family's calls."""
+    return family in _CALLS
+
+
 def tool_grammar(
     tools: Sequence[Tool], choice: ToolChoice, *, parallel: bool, form: AnswerForm
 ) -> Grammar | None:
@@ -79,9 +84,9 @@ def tool_grammar(
     if calls is None:
         raise ApiError(
             ErrorKind.INVALID_REQUEST,
-            f"this model writes calls in the form {form.family}, which cannot be enforced; leave"
-            " tool_choice at auto and strict at false",
-            param="tool_choice" if choice.is_forced else "tools",
+            f"strict schemas of tools cannot be enforced in the calls that this model writes, which"
+            f" have the form {form.family}; leave strict out, or set tool_choice to required",
+            param="tools",
         )
     may_call = [tool for tool in tools if choice.mode != "named" or tool.name == choice.name]
     rules = [_rule(i, tool, calls, choice) for i, tool in enumerate(may_call)]

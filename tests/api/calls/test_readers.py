@@ -13,7 +13,12 @@ from server.api.calls.events import ArgumentsDelta, CallEnded, CallStarted, Text
 from server.api.calls.families import call_reader, family_of
 from tests.api.templates import TEMPLATES
 
-NAMES = frozenset({"get_weather", "add", "now"})
+NUMBER = {"type": "integer"}
+NAMES = {
+    "get_weather": {"properties": {"city": {"type": "string"}}},
+    "add": {"properties": {"a": NUMBER, "b": {"anyOf": [{"type": "array"}, {"type": "null"}]}}},
+    "now": {},
+}
 OSLO = '{"city": "Oslo"}'
 
 
@@ -49,6 +54,14 @@ def read(family: str, *pieces: str) -> Read:
 
 WEATHER = ("get_weather", OSLO)
 ADD = ("add", '{"a": 1, "b": [2, {"c": null}]}')
+TAGGED = (
+    "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n"
+    "</tool_call>"
+)
+TAGGED_ADD = (
+    "<tool_call><function=add><parameter=a>\n1\n</parameter>"
+    '<parameter=b>[2, {"c": null}]</parameter></function></tool_call>'
+)
 
 CALLS = [
     ("hermes", f'<tool_call>\n{{"name": "get_weather", "arguments": {OSLO}}}\n</tool_call>', "", 1),
@@ -103,6 +116,9 @@ CALLS = [
     ("gemma3", '```tool_code\nget_weather(city="Oslo")\n```', "", 1),
     ("gemma3", f'Hi!\n```json\n[{{"name": "get_weather", "parameters": {OSLO}}}]\n```', "Hi!", 1),
     ("gemma3", "[get_weather(city='Oslo'), add(a=1, b=[2, {'c': None}])]", "", 2),
+    ("qwen3_coder", TAGGED, "", 1),
+    ("qwen3_coder", f"Well.\n{TAGGED}\n{TAGGED_ADD}\n", "Well.", 2),
+    ("qwen3_coder", TAGGED.removeprefix("<tool_call>\n").removesuffix("</tool_call>"), "", 1),
     ("pythonic", '[get_weather(city="Oslo")]', "", 1),
     ("pythonic", ' [get_weather(city="Oslo"), add(a=1, b=[2, {"c": null}])]', "", 2),
 ]  # fmt: skip
@@ -130,6 +146,9 @@ NO_CALLS = [
     ("gemma3", "```python\nprint(1)\n```\nThat prints 1."),
     ("gemma3", "```tool_code\nget_weather("),
     ("gemma3", '```json\n{"name": "Alice"}\n``` and more'),
+    ("qwen3_coder", "<tool_call>\noops"),
+    ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nOs"),
+    ("qwen3_coder", "a <function=> b </function> c"),
     ("pythonic", "[1] is a footnote"),
     ("pythonic", "[unknown(a=1)] is none of the tools"),
     ("pythonic", "[get_weather(city=open('/etc/passwd'))]"),
@@ -197,6 +216,18 @@ def test_line_breaks_inside_strings_are_escaped():
     text = '<tool_call>{"name": "add", "arguments": {"a": "x\ny\t"}}</tool_call>'
     ((_, arguments),) = read("hermes", text).calls
     assert json.loads(arguments) == {"a": "x\ny\t"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", 1), ("null", None), ("many", "many"), ("[1]", [1])]
+)
+def test_tagged_values_are_read_by_the_tool_s_schema(text, value):
+    schema = {"properties": {"x": {"type": ["integer", "null", "array"]}, "y": {"type": "string"}}}
+    reader = call_reader("qwen3_coder", {"f": schema})
+    tags = f"<parameter=x>\n{text}\n</parameter><parameter=y>\n1\n</parameter>"
+    events = reader.feed(f"<function=f>{tags}</function>")
+    (arguments,) = [event.text for event in events if isinstance(event, ArgumentsDelta)]
+    assert json.loads(arguments) == {"x": value, "y": "1"}
 
 
 def test_a_call_without_arguments_has_an_empty_object():

@@ -190,6 +190,18 @@ async def test_forced_calls_and_strict_tools_have_a_grammar(sdk, says, engine, f
     assert (grammar.kind if grammar else None) == kind
 
 
+async def test_a_forced_call_has_the_hermes_form_where_the_model_s_own_cannot_be_enforced(
+    engine, lifecycle, health, says
+):
+    settings = {"tool_call_parser": "pythonic"}
+    tokenizer, client = client_of(engine, lifecycle, health, QWEN2, **settings)
+    says(CALL, tokenizer)
+    body = {"messages": [QUESTION], "tools": [WEATHER], "tool_choice": "required"}
+    (choice,) = (await client.post(PATH, json=body)).json()["choices"]
+    assert len(choice["message"]["tool_calls"]) == 1
+    assert "<tool_call>" in engine.submitted[-1].params.grammar.text
+
+
 async def test_allowed_tools_are_the_only_ones_offered(sdk, says, engine, tokenizer):
     says("Yes.")
     allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "now"}}]}
