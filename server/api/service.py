@@ -101,6 +101,7 @@ class Service:
         `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
         """
         _check_conversation(conversation)
+        self._check_may_fit(conversation)
         end = None if prompt_token_ids is None else prompt_token_ids[-_PROMPT_END:]
         try:
             return await asyncio.to_thread(
@@ -110,6 +111,13 @@ class Service:
             )
         except ChatTemplateError as error:
             raise invalid(str(error), "messages") from error
+
+    def _check_may_fit(self, conversation: Conversation) -> None:
+        """Refuse what no tokens can hold, before the template renders it."""
+        info = self._engine.info
+        num_chars = sum(len(message.content) for message in conversation.messages)
+        if info is not None and num_chars > info.max_model_len * self._tokenizer.max_token_chars:
+            raise context_length_exceeded(f"has {num_chars} characters", info)
 
     async def start(self, request: GenerateRequest) -> Generation:
         """Submit one prompt; returns when the engine has begun to answer. The caller closes it.

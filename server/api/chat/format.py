@@ -22,7 +22,7 @@ from server.api.chat.reasoning import (
     begins_open,
     format_of,
 )
-from server.api.chat.template import ChatTemplate, Renderer, RenderOptions
+from server.api.chat.template import ChatTemplate, ChatTemplateError, Renderer, RenderOptions
 from server.api.chat.tool_grammar import AnswerForm, can_enforce, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice, check_tools
 from server.errors import ApiError, ErrorKind
@@ -86,10 +86,13 @@ class ChatFormat:
 
     def render(self, conversation: Conversation) -> str:
         """The prompt. ChatTemplateError or ApiError for a conversation that cannot be rendered."""
-        check_tools(conversation.tools, conversation.tool_choice)
-        return self._template.render(
-            conversation.messages, conversation.offered, conversation.options
-        )
+        try:
+            check_tools(conversation.tools, conversation.tool_choice)
+            return self._template.render(
+                conversation.messages, conversation.offered, conversation.options
+            )
+        except RecursionError as error:
+            raise ChatTemplateError("the messages or tools are nested too deeply") from error
 
     def prepare(self, conversation: Conversation, prompt: str | None = None) -> ChatPrompt:
         """The prompt and how to read its answers. `prompt` is one that was rendered before."""

@@ -309,6 +309,16 @@ async def test_a_message_that_cannot_be_read_is_refused_by_its_position(
     assert engine.submitted == []
 
 
+@pytest.mark.parametrize("depth", [300, 5_000])
+async def test_what_is_nested_too_deeply_is_refused(client, engine, says, depth):
+    says("Yes.")
+    nested = '{"a":' + "[" * depth + "]" * depth + "}"
+    call = {"id": "1", "function": {"name": "f", "arguments": nested}}
+    messages = [QUESTION, {"role": "assistant", "tool_calls": [call]}, QUESTION]
+    response = await client.post(PATH, json={"messages": messages})
+    assert response.status_code == (200 if depth == 300 else 400), response.text
+
+
 def function(**fields: object) -> dict[str, object]:
     return {"type": "function", "function": {"name": "f", **fields}}
 
