@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from server.api.chat.control_tokens import PiecedText
 from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
 from server.api.chat.template import ChatTemplateError
 from server.api.choice import Choice
@@ -178,6 +179,8 @@ class Service:
         # Every character is in some token, so this many cannot fit: spare the work of counting.
         if len(prompt) > info.max_model_len * self._tokenizer.max_token_chars:
             raise context_length_exceeded(f"has {len(prompt)} characters", info)
+        if isinstance(prompt, PiecedText) and len(prompt.pieces) > info.max_model_len:
+            raise context_length_exceeded(f"has {len(prompt.pieces)} tokens or more", info)
         token_ids = await self.tokenize(prompt, add_special_tokens=request.add_special_tokens)
         return tuple(token_ids)
 

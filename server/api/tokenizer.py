@@ -67,14 +67,14 @@ class Tokenizer:
         return self._fast.encode(text, add_special_tokens=add_special_tokens).ids
 
     def _encode_pieces(self, pieces: Sequence[str], *, add_special_tokens: bool) -> list[int]:
+        line_break = self._fast.encode("\n", add_special_tokens=False).ids
         ids = self._fast.encode(pieces[0], add_special_tokens=add_special_tokens).ids
         for piece in pieces[1:]:
-            ids += self._encode_inner(piece)
+            ids += self._encode_inner(piece, line_break)
         return ids
 
-    def _encode_inner(self, piece: str) -> list[int]:
+    def _encode_inner(self, piece: str, line_break: list[int]) -> list[int]:
         """Encode behind a line break: some tokenizers put a space before the start of a text."""
-        line_break = self._fast.encode("\n", add_special_tokens=False).ids
         ids = self._fast.encode("\n" + piece, add_special_tokens=False).ids
         if ids[: len(line_break)] == line_break:
             return ids[len(line_break) :]
