@@ -17,6 +17,7 @@ from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Convers
 from server.api.chat.template import ChatTemplateError
 from server.api.choice import Choice
 from server.api.generation import GenerateRequest
+from server.api.grammars import Grammars
 from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import Tokenizer
@@ -42,7 +43,10 @@ _PROMPT_END = 32
 
 
 class Service:
-    """One per API process. All methods belong to its event loop. `models` says what it serves."""
+    """One per API process. All methods belong to its event loop.
+
+    `models` says what it serves, `grammars` which forms of text it can hold answers to.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Service:
         self._lifecycle = lifecycle
         self._limits = limits
         self._chat = ChatFormat(tokenizer, chat or ChatSettings())
+        self.grammars = Grammars(tokenizer)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of any text, however long; ApiError for one that is no valid Unicode."""
@@ -155,6 +160,9 @@ class Service:
         check_options(request, info)
         if request.timeout_seconds is not None and request.timeout_seconds <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
+        if request.sampling.grammar is not None:
+            asked_as = request.sampling.grammar_asked_as
+            await self.grammars.check(request.sampling.grammar, asked_as, info)
         prompt_token_ids = await self._prompt_token_ids(request, info)
         check_prompt(prompt_token_ids, info)
         seed = request.sampling.seed

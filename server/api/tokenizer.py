@@ -35,7 +35,7 @@ class Tokenizer:
         # A tokenizer file may carry the truncation of its training, which would cut prompts.
         self._fast.no_truncation()
         self._fast.no_padding()
-        self._special_ids = frozenset(pretrained.all_special_ids) | {
+        self.special_ids = frozenset(pretrained.all_special_ids) | {
             token_id
             for token_id, token in self._fast.get_added_tokens_decoder().items()
             if token.special
@@ -97,14 +97,13 @@ class Tokenizer:
         return frozenset(
             token.content
             for token_id, token in self._fast.get_added_tokens_decoder().items()
-            if token_id in self._special_ids
-            or (token.content.strip() and token.content in template)
+            if token_id in self.special_ids or (token.content.strip() and token.content in template)
         )
 
     def special_id(self, text: str) -> int | None:
         """The id of a token that a detokenizer skips; None for any other text."""
         token_id = self._fast.token_to_id(text)
-        return token_id if token_id in self._special_ids else None
+        return token_id if token_id in self.special_ids else None
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of the token; empty for an id that only pads the vocabulary."""
@@ -116,7 +115,7 @@ class Tokenizer:
 
     def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one stream of tokens."""
-        skipped = self._special_ids if skip_special_tokens else frozenset()
+        skipped = self.special_ids if skip_special_tokens else frozenset()
         return Detokenizer(self.token_bytes, skipped)
 
     def render_chat(

@@ -22,6 +22,7 @@ from server.api.chat.reasoning import (
     begins_open,
     format_of,
 )
+from server.api.chat.reasoning_grammar import after_reasoning
 from server.api.chat.template import ChatTemplate, ChatTemplateError, Renderer, RenderOptions
 from server.api.chat.tool_grammar import AnswerForm, can_enforce, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice, check_tools
@@ -59,12 +60,34 @@ class ChatPrompt:
     """A rendered conversation. `reader` makes the reader of one choice.
 
     `shows_special_tokens`: the reader looks for special tokens, so the text must show them.
+    `reasoning_form` is the form of an answer that begins inside reasoning; None of any other.
     """
 
     text: str
     reader: Callable[[], AnswerReader]
     grammar: Grammar | None = None
     shows_special_tokens: bool = False
+    reasoning_form: AnswerForm | None = None
+
+    def constrained(self, grammar: Grammar | None, asked_as: str) -> tuple[Grammar | None, str]:
+        """The grammar of the answer for a client that asks for one, and who asks for it."""
+        if grammar is None:
+            return self.grammar, "tools"
+        if self.grammar is not None:
+            raise _invalid(
+                f"{asked_as} and tools with enforced schemas exclude each other; leave one out",
+                asked_as,
+            )
+        if self.reasoning_form is None:
+            return grammar, asked_as
+        behind = after_reasoning(grammar, self.reasoning_form)
+        if behind is None:
+            raise _invalid(
+                f"{asked_as} cannot be enforced behind reasoning; switch reasoning off, as by"
+                " chat_template_kwargs",
+                asked_as,
+            )
+        return behind, asked_as
 
 
 class TokenRenderer(Renderer, Protocol):
@@ -106,20 +129,15 @@ class ChatFormat:
             for word in words
             if (token_id := self._tokenizer.special_id(word)) is not None
         }
-        grammar = None
-        if family is not None:
-            form = AnswerForm(family=family, special=special, tags=tags, is_reasoning=is_reasoning)
-            grammar = tool_grammar(
-                conversation.offered,
-                conversation.tool_choice,
-                parallel=conversation.parallel_tool_calls,
-                form=form,
-            )
+        form = AnswerForm(
+            family=family or "hermes", special=special, tags=tags, is_reasoning=is_reasoning
+        )
         return ChatPrompt(
             text=text,
             reader=lambda: _reader(conversation, family, tags, is_reasoning=is_reasoning),
-            grammar=grammar,
+            grammar=_grammar(conversation, form) if family else None,
             shows_special_tokens=bool(special),
+            reasoning_form=form if is_reasoning else None,
         )
 
     @cached_property
@@ -141,13 +159,25 @@ class ChatFormat:
         """How the model writes calls by itself."""
         name = self._settings.tool_call_parser
         if name == "none":
-            raise ApiError(
-                ErrorKind.INVALID_REQUEST,
+            raise _invalid(
                 "this server reads no tool calls, because its operator set --tool-call-parser to"
                 " none; leave tools out",
-                param="tools",
+                "tools",
             )
         return self._template.family if name == "auto" else name
+
+
+def _grammar(conversation: Conversation, form: AnswerForm) -> Grammar | None:
+    return tool_grammar(
+        conversation.offered,
+        conversation.tool_choice,
+        parallel=conversation.parallel_tool_calls,
+        form=form,
+    )
+
+
+def _invalid(message: str, param: str) -> ApiError:
+    return ApiError(ErrorKind.INVALID_REQUEST, message, param=param)
 
 
 def _reader(

@@ -19,9 +19,9 @@ from server.link.sampling import Grammar
 
 _TEXT = r"/(.|\n)*/"
 # No text is forced on the model: it chooses how to cut it into tokens.
-_HEAD = '%llguidance {"no_forcing": true}'
+HEAD = '%llguidance {"no_forcing": true}'
 # The separators of the JSON on which models were trained; without them a model may write blanks on.
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class AnswerForm:
 
     def word(self, text: str) -> str:
         """A marker as a grammar names it."""
-        return f"<[{self.special[text]}]>" if text in self.special else _quoted(text)
+        return f"<[{self.special[text]}]>" if text in self.special else quoted(text)
 
     def until(self, text: str) -> tuple[str, str]:
         """Options and body of a rule for any text up to a marker, the marker included."""
@@ -93,19 +93,19 @@ def tool_grammar(
     any_call = " | ".join(f"f{i}" for i in range(len(may_call)))
     start = _forced if choice.is_forced else _free
     several = parallel and choice.mode != "named"
-    lines = [_HEAD, *start(calls, form, several=several), f"one: {any_call}", *rules]
+    lines = [HEAD, *start(calls, form, several=several), f"one: {any_call}", *rules]
     return Grammar("lark", "\n".join(lines))
 
 
 def _forced(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]:
-    think, rules = _thinking(form)
+    think, rules = thinking(form)
     return [f"start: {think} calls", *rules, *_calls_rules(calls, form, several=several)]
 
 
 def _free(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]:
     """Any text. Calls begin with their marker or, of Llama 3, with a brace at the start."""
     if not calls.opening:
-        think, rules = _thinking(form)
+        think, rules = thinking(form)
         rules += _calls_rules(calls, form, several=several)
         return [f"start: {think} (calls | OTHER)?", r"OTHER: /[^{\s](.|\n)*/", *rules]
     options, until = form.until(calls.opening)
@@ -122,13 +122,13 @@ def _calls_rules(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]
     opening = form.word(calls.opening) if calls.opening else ""
     if calls.closing or not calls.opening:
         return [f"calls: {opening} {_body(calls, several=several)}"]
-    more = f"({_quoted(calls.between)} call)*" if several else ""
+    more = f"({quoted(calls.between)} call)*" if several else ""
     return [f"calls: call {more}", f"call: {opening} {_body(calls, several=False)}"]
 
 
 def _body(calls: _Calls, *, several: bool) -> str:
-    more = f"({_quoted(calls.between)} one)*" if several else ""
-    words = [_quoted(calls.before), "one", more, _quoted(calls.after), _quoted(calls.closing)]
+    more = f"({quoted(calls.between)} one)*" if several else ""
+    words = [quoted(calls.before), "one", more, quoted(calls.after), quoted(calls.closing)]
     return " ".join(word for word in words if word not in ("", '""'))
 
 
@@ -137,11 +137,11 @@ def _rule(position: int, tool: Tool, calls: _Calls, choice: ToolChoice) -> str:
     head = f'{{"name": {json.dumps(tool.name)}, "{calls.arguments_key}": '
     is_enforced = tool.strict or choice.is_forced
     schema = dict(tool.schema) if is_enforced else {"type": "object"}
-    body = json.dumps({"x-guidance": _JSON_STYLE, "type": "object"} | schema)
-    return f'f{position}: {_quoted(head)} %json {body} "}}"'
+    body = json.dumps({"x-guidance": JSON_STYLE, "type": "object"} | schema)
+    return f'f{position}: {quoted(head)} %json {body} "}}"'
 
 
-def _thinking(form: AnswerForm) -> tuple[str, list[str]]:
+def thinking(form: AnswerForm) -> tuple[str, list[str]]:
     """What may come before a forced call, and its rules."""
     if form.tags is None:
         return "", []
@@ -151,7 +151,7 @@ def _thinking(form: AnswerForm) -> tuple[str, list[str]]:
     return ("think" if form.is_reasoning else "think?"), rules
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A string of Lark, whose escapes are those of JSON."""
     return json.dumps(text)
 

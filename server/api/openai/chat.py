@@ -16,7 +16,6 @@ from server.api.openai.chat_rendering import ChatRenderer
 from server.api.openai.request_bodies import ChatBody
 from server.api.openai.response_bodies import ChatCompletion, ChatCompletionChunk
 from server.api.service import Service
-from server.api.validation import invalid
 
 
 def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
@@ -83,12 +82,5 @@ def _fitted(sampling: Sampling, prompt: ChatPrompt) -> Sampling:
     """The sampling options with what the reading of calls and reasoning needs."""
     if prompt.shows_special_tokens:
         sampling = replace(sampling, skip_special_tokens=False)
-    if prompt.grammar is None:
-        return sampling
-    if sampling.grammar is not None:
-        raise invalid(
-            "response_format and tools whose schemas are enforced exclude each other; leave one"
-            " out",
-            "response_format",
-        )
-    return replace(sampling, grammar=prompt.grammar)
+    grammar, asked_as = prompt.constrained(sampling.grammar, sampling.grammar_asked_as)
+    return replace(sampling, grammar=grammar, grammar_asked_as=asked_as)
