@@ -12,11 +12,13 @@ import pytest
 from server.api.calls.events import ArgumentsDelta, CallStarted, TextDelta
 from server.api.calls.families import MARKERS, call_reader
 from server.api.chat.reasoning import FORMATS
+from server.api.chat.reasoning_grammar import after_reasoning
 from server.api.chat.tool_grammar import AnswerForm, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice
 from server.errors import ApiError
 from server.grammar.compiler import Compiler
 from server.link.frames import Vocabulary
+from server.link.sampling import Grammar
 from tests.api.templates import TEMPLATES, tokenizer_with
 
 EOS = 262
@@ -158,6 +160,22 @@ def test_reasoning_that_the_prompt_has_opened_must_end_before_a_call():
     thinking = matcher("hermes", tags=FORMATS["qwen3"], is_reasoning=True)
     assert allows(thinking, "Hm.\n</think>\n\n" + written("hermes", GOOD))
     assert not allows(thinking, written("hermes", GOOD))
+
+
+@pytest.mark.parametrize(
+    ("grammar", "good", "bad"),
+    [
+        (Grammar("json_schema", json.dumps(UNIT.schema)), GOOD[1], BAD[1]),
+        (Grammar("json_object", ""), '{"a": 1}', "[1]"),
+        (Grammar("choice", '["yes", "no"]'), "no", "maybe"),
+    ],
+)
+def test_what_a_client_asks_for_stands_behind_reasoning(grammar, good, bad):
+    behind = after_reasoning(grammar, form("hermes", tags=FORMATS["qwen3"], is_reasoning=True))
+    matcher = compiler().compile(behind)
+    assert allows(matcher, f"Hm. {bad}\n</think>\n\n{good}")
+    assert not allows(matcher, f"Hm.\n</think>\n\n{bad}")
+    assert not allows(matcher, good)
 
 
 def test_a_free_choice_without_strict_tools_and_a_choice_of_none_have_no_grammar():

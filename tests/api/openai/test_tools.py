@@ -16,7 +16,7 @@ from server.api.validation import RequestLimits
 from server.config import ServerConfig
 from tests.api.fakes import FakeEngine
 from tests.api.http.asgi import events, joined
-from tests.api.templates import LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
+from tests.api.templates import DEEPSEEK, LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
 
 PATH = "/v1/chat/completions"
 QUESTION = {"role": "user", "content": "How warm is it in Oslo?"}
@@ -436,3 +436,37 @@ async def test_an_operator_can_turn_both_readers_off(engine, lifecycle, health, 
     refused = await client.post(PATH, json={"messages": [QUESTION], "tools": [WEATHER]})
     assert refused.status_code == 400
     assert "--tool-call-parser" in refused.json()["error"]["message"]
+
+
+async def test_a_response_format_comes_after_reasoning_that_the_prompt_has_opened(
+    engine, lifecycle, health, says
+):
+    tokenizer, client = client_of(engine, lifecycle, health, DEEPSEEK)
+    says('Hm.\n</think>\n\n{"city": "Oslo"}', tokenizer)
+    schema = {"name": "place", "schema": PARAMETERS}
+    wanted = {"response_format": {"type": "json_schema", "json_schema": schema}}
+    (choice,) = (await client.post(PATH, json={"messages": [QUESTION], **wanted})).json()["choices"]
+    assert choice["message"]["content"] == '{"city": "Oslo"}'
+    assert choice["message"]["reasoning"] == "Hm."
+    grammar = engine.submitted[-1].params.grammar
+    assert grammar.kind == "lark"
+    assert "</think>" in grammar.text.replace("\\x3c\\x2fthink\\x3e", "</think>")
+    assert '"city"' in grammar.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [WEATHER], "tool_choice": "required", "guided_json": PARAMETERS},
+        {"guided_regex": "[0-9]+"},
+    ],
+)
+async def test_grammars_that_exclude_each_other_are_refused(
+    engine, lifecycle, health, says, fields
+):
+    _, client = client_of(engine, lifecycle, health, DEEPSEEK)
+    says("Yes.")
+    response = await client.post(PATH, json={"messages": [QUESTION], **fields})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"].startswith("guided_")
+    assert engine.submitted == []
