@@ -137,7 +137,9 @@ def _rule(position: int, tool: Tool, calls: _Calls, choice: ToolChoice) -> str:
     head = f'{{"name": {json.dumps(tool.name)}, "{calls.arguments_key}": '
     is_enforced = tool.strict or choice.is_forced
     schema = dict(tool.schema) if is_enforced else {"type": "object"}
-    body = json.dumps({"x-guidance": JSON_STYLE, "type": "object"} | schema)
+    # Of a schema that no client declared strict, what a grammar cannot say is left out.
+    style = JSON_STYLE if tool.strict else JSON_STYLE | {"lenient": True}
+    body = json.dumps({"x-guidance": style, "type": "object"} | schema)
     return f'f{position}: {quoted(head)} %json {body} "}}"'
 
 

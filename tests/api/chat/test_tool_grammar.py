@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from functools import cache
 
 import jsonschema
@@ -17,6 +18,7 @@ from server.api.chat.tool_grammar import AnswerForm, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice
 from server.errors import ApiError
 from server.grammar.compiler import Compiler
+from server.grammar.translation import GrammarError
 from server.link.frames import Vocabulary
 from server.link.sampling import Grammar
 from tests.api.templates import TEMPLATES, tokenizer_with
@@ -181,6 +183,15 @@ def test_what_a_client_asks_for_stands_behind_reasoning(grammar, good, bad):
 def test_a_free_choice_without_strict_tools_and_a_choice_of_none_have_no_grammar():
     assert tool_grammar([NOW], AUTO, parallel=True, form=form("hermes")) is None
     assert tool_grammar([UNIT], ToolChoice("none"), parallel=True, form=form("hermes")) is None
+
+
+def test_only_a_strict_schema_must_be_expressible_in_whole():
+    unique = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True}
+    tool = Tool(name="f", parameters={"type": "object", "properties": {"a": unique}})
+    assert allows(matcher(tools=[tool]), written("hermes", ("f", '{"a": [1, 2]}')))
+    assert not allows(matcher(tools=[tool]), written("hermes", ("f", '{"a": [3]}')))
+    with pytest.raises(GrammarError, match="uniqueItems"):
+        matcher(tools=[replace(tool, strict=True)])
 
 
 @pytest.mark.parametrize("family", ["pythonic", "qwen3_coder"])
