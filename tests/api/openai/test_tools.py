@@ -254,6 +254,7 @@ RENDERED_CALL = f"<|im_start|>assistant\n{CALL}<|im_end|>"
             "assistant\nNo.<|im_end|>",
         ),
         ({"role": "assistant", "content": None, "refusal": "No."}, "assistant\nNo.<|im_end|>"),
+        ({"role": "assistant", "reasoning": "Hm."}, "<think>\nHm.\n</think>\n<|im_end|>"),
         (
             {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "7"}]},
             "<tool_response>\n7\n</tool_response>",
@@ -277,6 +278,7 @@ async def test_every_form_of_message_reaches_the_template(
     [
         ({"role": "user"}, "messages[1].content"),
         ({"role": "user", "content": None}, "messages[1].content"),
+        ({"role": "user", "content": []}, "messages[1].content"),
         ({"role": "assistant", "content": None, "tool_calls": []}, "messages[1].content"),
         ({"role": "tool", "tool_call_id": "call_1"}, "messages[1].content"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content"),
