@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from server.api.calls.families import MARKERS, Family, call_reader
 from server.api.chat.answer import AnswerReader
+from server.api.chat.answer_grammar import after_reasoning, answer_body
 from server.api.chat.messages import Message
 from server.api.chat.reasoning import (
     FORMATS,
@@ -22,7 +23,6 @@ from server.api.chat.reasoning import (
     begins_open,
     format_of,
 )
-from server.api.chat.reasoning_grammar import after_reasoning
 from server.api.chat.template import ChatTemplate, ChatTemplateError, Renderer, RenderOptions
 from server.api.chat.tool_grammar import AnswerForm, can_enforce, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice, check_tools
@@ -60,34 +60,53 @@ class ChatPrompt:
     """A rendered conversation. `reader` makes the reader of one choice.
 
     `shows_special_tokens`: the reader looks for special tokens, so the text must show them.
-    `reasoning_form` is the form of an answer that begins inside reasoning; None of any other.
+    `combine` puts a client's own grammar next to calls and reasoning; None if it cannot.
     """
 
     text: str
     reader: Callable[[], AnswerReader]
+    combine: Callable[[Grammar], Grammar | None]
     grammar: Grammar | None = None
     shows_special_tokens: bool = False
-    reasoning_form: AnswerForm | None = None
 
     def constrained(self, grammar: Grammar | None, asked_as: str) -> tuple[Grammar | None, str]:
-        """The grammar of the answer for a client that asks for one, and who asks for it."""
+        """The grammar of the answer for a client that may ask for one, and who asks for it."""
         if grammar is None:
             return self.grammar, "tools"
-        if self.grammar is not None:
+        combined = self.combine(grammar)
+        if combined is None:
             raise _invalid(
-                f"{asked_as} and tools with enforced schemas exclude each other; leave one out",
+                f"{asked_as} cannot be enforced next to tools or behind reasoning; leave tools out,"
+                " or switch reasoning off by chat_template_kwargs",
                 asked_as,
             )
-        if self.reasoning_form is None:
-            return grammar, asked_as
-        behind = after_reasoning(grammar, self.reasoning_form)
-        if behind is None:
-            raise _invalid(
-                f"{asked_as} cannot be enforced behind reasoning; switch reasoning off, as by"
-                " chat_template_kwargs",
-                asked_as,
-            )
-        return behind, asked_as
+        return combined, asked_as
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grammars:
+    """The grammars of the answers to one conversation."""
+
+    conversation: Conversation
+    form: AnswerForm
+
+    def of_calls(self, answer: str = "") -> Grammar | None:
+        return tool_grammar(
+            self.conversation.offered,
+            self.conversation.tool_choice,
+            parallel=self.conversation.parallel_tool_calls,
+            form=self.form,
+            answer=answer,
+        )
+
+    def combine(self, grammar: Grammar) -> Grammar | None:
+        """A forced call leaves no text that the client's grammar could hold."""
+        if self.conversation.offered:
+            if self.conversation.tool_choice.is_forced:
+                return self.of_calls()
+            body = answer_body(grammar)
+            return None if body is None else self.of_calls(body)
+        return after_reasoning(grammar, self.form) if self.form.is_reasoning else grammar
 
 
 class TokenRenderer(Renderer, Protocol):
@@ -132,12 +151,13 @@ class ChatFormat:
         form = AnswerForm(
             family=family or "hermes", special=special, tags=tags, is_reasoning=is_reasoning
         )
+        grammars = _Grammars(conversation=conversation, form=form)
         return ChatPrompt(
             text=text,
             reader=lambda: _reader(conversation, family, tags, is_reasoning=is_reasoning),
-            grammar=_grammar(conversation, form) if family else None,
+            grammar=grammars.of_calls() if family else None,
+            combine=grammars.combine,
             shows_special_tokens=bool(special),
-            reasoning_form=form if is_reasoning else None,
         )
 
     @cached_property
@@ -165,15 +185,6 @@ class ChatFormat:
                 "tools",
             )
         return self._template.family if name == "auto" else name
-
-
-def _grammar(conversation: Conversation, form: AnswerForm) -> Grammar | None:
-    return tool_grammar(
-        conversation.offered,
-        conversation.tool_choice,
-        parallel=conversation.parallel_tool_calls,
-        form=form,
-    )
 
 
 def _invalid(message: str, param: str) -> ApiError:

@@ -12,8 +12,8 @@ import pytest
 
 from server.api.calls.events import ArgumentsDelta, CallStarted, TextDelta
 from server.api.calls.families import MARKERS, call_reader
+from server.api.chat.answer_grammar import after_reasoning, answer_body
 from server.api.chat.reasoning import FORMATS
-from server.api.chat.reasoning_grammar import after_reasoning
 from server.api.chat.tool_grammar import AnswerForm, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice
 from server.errors import ApiError
@@ -178,6 +178,20 @@ def test_what_a_client_asks_for_stands_behind_reasoning(grammar, good, bad):
     assert allows(matcher, f"Hm. {bad}\n</think>\n\n{good}")
     assert not allows(matcher, f"Hm.\n</think>\n\n{bad}")
     assert not allows(matcher, good)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_without_calls_has_the_form_that_the_client_asks_for(family):
+    schema = {"type": "object", "properties": {"temp": {"enum": [1, 2]}}, "required": ["temp"]}
+    schema["additionalProperties"] = False
+    body = answer_body(Grammar("json_schema", json.dumps(schema)))
+    grammar = tool_grammar([UNIT, NOW], AUTO, parallel=True, form=form(family), answer=body)
+    either = compiler().compile(grammar)
+    assert allows(either, '{"temp": 2}')
+    assert allows(either, written(family, GOOD))
+    assert not allows(either, '{"temp": 3}')
+    assert not allows(either, "It is warm.")
+    assert not allows(either, written(family, BAD))
 
 
 def test_a_free_choice_without_strict_tools_and_a_choice_of_none_have_no_grammar():

@@ -456,16 +456,20 @@ async def test_a_response_format_comes_after_reasoning_that_the_prompt_has_opene
     assert '"city"' in grammar.text
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"tools": [WEATHER], "tool_choice": "required", "guided_json": PARAMETERS},
-        {"guided_regex": "[0-9]+"},
-    ],
-)
-async def test_grammars_that_exclude_each_other_are_refused(
+async def test_tools_and_a_response_format_go_together(sdk, says, engine):
+    says(CALL)
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": PARAMETERS}}
+    assert calls_of(await ask(sdk, response_format=schema))
+    assert "answer: %json" in engine.submitted[-1].params.grammar.text
+    await ask(sdk, response_format=schema, tool_choice="required")
+    assert "answer" not in engine.submitted[-1].params.grammar.text
+
+
+@pytest.mark.parametrize("fields", [{"tools": [WEATHER]}, {}])
+async def test_a_grammar_that_cannot_be_a_part_of_an_answer_is_refused(
     engine, lifecycle, health, says, fields
 ):
+    fields = {"guided_regex": "[0-9]+", **fields}
     _, client = client_of(engine, lifecycle, health, DEEPSEEK)
     says("Yes.")
     response = await client.post(PATH, json={"messages": [QUESTION], **fields})

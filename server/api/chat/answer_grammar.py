@@ -1,7 +1,7 @@
-"""The form of an answer that begins inside reasoning: free thought, and then what the client asks.
+"""What a client's own grammar becomes next to reasoning and calls: a part of an answer.
 
-Without it, the first token would have to fit the client's grammar, and the model could not end its
-reasoning. Knows neither a protocol nor the engine.
+Otherwise the first token would have to fit the client's grammar, and the model could neither end
+its reasoning nor call a tool. Knows neither a protocol nor the engine.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from server.link.sampling import Grammar
 
 def after_reasoning(grammar: Grammar, form: AnswerForm) -> Grammar | None:
     """The grammar behind reasoning; None for a grammar that cannot be put behind a text."""
-    body = _body(grammar)
+    body = answer_body(grammar)
     if body is None:
         return None
     think, rules = thinking(form)
     return Grammar("lark", "\n".join([HEAD, f"start: {think} answer", *rules, f"answer: {body}"]))
 
 
-def _body(grammar: Grammar) -> str | None:
+def answer_body(grammar: Grammar) -> str | None:
+    """The grammar as the body of a rule of Lark; None for one that cannot be a part of another."""
     match grammar.kind:
         case "json_object":
             return _json({"type": "object"})
