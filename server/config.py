@@ -247,6 +247,23 @@ class ServerConfig:
         "web origins whose pages may call the HTTP API from a browser, comma-separated, such as"
         " https://chat.example.org; * is every origin; empty allows none",
     )
+    tool_call_parser: Literal[
+        "auto", "none", "hermes", "llama3_json", "mistral", "gemma3", "pythonic", "qwen3_coder"
+    ] = _field(
+        "auto",
+        "how the model writes tool calls; auto takes it from the chat template, and none refuses"
+        " tools",
+    )
+    reasoning_parser: Literal["auto", "none", "qwen3", "deepseek_r1", "mistral"] = _field(
+        "auto",
+        "how the model writes its reasoning, which answers carry as reasoning_content; auto takes"
+        " it from the chat template, and none leaves reasoning in the content",
+    )
+    control_tokens_in_messages: bool = _field(
+        False,
+        "read control tokens such as <|im_start|> in the text of messages as control tokens; false"
+        " keeps them plain text",
+    )
     max_body_bytes: int = _field(8 << 20, "most bytes of an HTTP body or gRPC message", low=1)
     max_request_sequences: int = _field(64, "most sequences of one request, prompts times n", low=1)
     max_request_tokens: int = _field(

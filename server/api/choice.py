@@ -19,6 +19,7 @@ from server.link.sampling import SamplingParams
 class Choice:
     """Detokenises tokens, looks for stop strings, and collects the next delta.
 
+    `replayed_text` is what a resumed stream's client has received already.
     `num_tokens` counts all tokens of the choice. Events after the `finish_reason` are ignored: the
     engine may run one step past a stop string.
     """
@@ -27,6 +28,7 @@ class Choice:
         self.index = index
         self.num_tokens = 0
         self.finish_reason: FinishReason | None = None
+        self.replayed_text = ""
         self._sampling = sampling
         self._tokenizer = tokenizer
         self._detokenizer = tokenizer.detokenizer(skip_special_tokens=sampling.skip_special_tokens)
@@ -71,6 +73,7 @@ class Choice:
             reason = "stop" if token_id in ends else reason
             self.advance(TokenEvent(request_id=0, token_ids=[token_id], finish_reason=reason))
         replayed = self.take()
+        self.replayed_text = "" if replayed is None else replayed.text
         if replayed is not None and replayed.finish_reason is not None:
             self._end(replayed.finish_reason, replayed.stop_reason)
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
+from server.api.chat.control_tokens import PiecedText
+from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
+from server.api.chat.template import ChatTemplateError
 from server.api.choice import Choice
 from server.api.generation import GenerateRequest
 from server.api.grammars import Grammars
 from server.api.large_work import LARGE_UNITS, LargeWork
 from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
-from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
+from server.api.tokenizer import Tokenizer
 from server.api.validation import (
     RequestLimits,
     check_options,
@@ -41,6 +43,8 @@ MAX_TEXT_CHARS = 1 << 20
 _CHARS_PER_TOKEN = 8
 # A drawn seed is exact in a double, so no JSON reader can garble what is reported.
 DRAWN_SEED_BITS = 53
+# The last tokens of a prompt say whether its answer begins inside reasoning.
+_PROMPT_END = 32
 
 
 class Service:
@@ -56,6 +60,7 @@ class Service:
         lifecycle: Lifecycle,
         models: ModelDirectory,
         limits: RequestLimits,
+        chat: ChatSettings | None = None,
     ) -> None:
         self.models = models
         self._engine = engine
@@ -63,6 +68,7 @@ class Service:
         self._lifecycle = lifecycle
         self._limits = limits
         self.large_work = LargeWork()
+        self._chat = ChatFormat(tokenizer, chat or ChatSettings())
         self.grammars = Grammars(tokenizer)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -94,32 +100,39 @@ class Service:
         """One token by itself, for display."""
         return self._tokenizer.token_text(token_id)
 
-    async def render_chat(
-        self,
-        messages: Messages,
-        *,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        template_options: Mapping[str, Any] | None = None,
-    ) -> str:
-        """The prompt for these messages, to be tokenised without further special tokens."""
-        if not messages:
-            raise invalid("messages must not be empty", "messages")
-        if add_generation_prompt and continue_final_message:
-            raise invalid(
-                "continue_final_message needs add_generation_prompt to be false",
-                "continue_final_message",
-            )
+    async def render_chat(self, conversation: Conversation) -> str:
+        """The prompt of a conversation, to be tokenised without further special tokens."""
+        _check_conversation(conversation)
+        try:
+            return await asyncio.to_thread(self._chat.render, conversation)
+        except ChatTemplateError as error:
+            raise invalid(str(error), "messages") from error
+
+    async def prepare_chat(
+        self, conversation: Conversation, prompt_token_ids: Sequence[int] | None = None
+    ) -> ChatPrompt:
+        """The prompt of a conversation, and how to read its answers.
+
+        `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
+        """
+        _check_conversation(conversation)
+        self._check_may_fit(conversation)
+        end = None if prompt_token_ids is None else prompt_token_ids[-_PROMPT_END:]
         try:
             return await asyncio.to_thread(
-                self._tokenizer.render_chat,
-                messages,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                template_options=template_options,
+                self._chat.prepare,
+                conversation,
+                None if end is None else await self.detokenize(end),
             )
         except ChatTemplateError as error:
             raise invalid(str(error), "messages") from error
+
+    def _check_may_fit(self, conversation: Conversation) -> None:
+        """Refuse what no tokens can hold, before the template renders it."""
+        info = self._engine.info
+        num_chars = sum(len(message.content) for message in conversation.messages)
+        if info is not None and num_chars > info.max_model_len * self._tokenizer.max_token_chars:
+            raise context_length_exceeded(f"has {num_chars} characters", info)
 
     async def start(self, request: GenerateRequest) -> Generation:
         """Submit one prompt; returns when the engine has begun to answer. The caller closes it.
@@ -184,6 +197,8 @@ class Service:
         # Every character is in some token, so this many cannot fit: spare the work of counting.
         if len(prompt) > info.max_model_len * self._tokenizer.max_token_chars:
             raise context_length_exceeded(f"has {len(prompt)} characters", info)
+        if isinstance(prompt, PiecedText) and len(prompt.pieces) > info.max_model_len:
+            raise context_length_exceeded(f"has {len(prompt.pieces)} tokens or more", info)
         await self._refuse_by_beginning(prompt, info)
         return tuple(await self._encode(prompt, add_special_tokens=request.add_special_tokens))
 
@@ -260,3 +275,14 @@ class Service:
             timer = asyncio.get_running_loop().call_later(timeout, generation.expire)
             stack.callback(timer.cancel)
         return stack
+
+
+def _check_conversation(conversation: Conversation) -> None:
+    if not conversation.messages:
+        raise invalid("messages must not be empty", "messages")
+    options = conversation.options
+    if options.add_generation_prompt and options.continue_final_message:
+        raise invalid(
+            "continue_final_message needs add_generation_prompt to be false",
+            "continue_final_message",
+        )

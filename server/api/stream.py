@@ -165,6 +165,10 @@ class Generation:
         resume = self.request.resume
         return resume.received[index] if resume and index < len(resume.received) else ()
 
+    def replayed_text(self, index: int) -> str:
+        """The text of a choice that a resumed stream's client already has; else empty."""
+        return self._choices[index].replayed_text
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token."""
         return self._tokenizer.token_bytes(token_id)

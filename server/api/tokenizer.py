@@ -17,15 +17,13 @@ from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
+from server.api.chat.control_tokens import PiecedText
+from server.api.chat.template import ChatTemplateError
 from server.api.tokenizer_files import load_pretrained
 
 type Messages = Sequence[Mapping[str, Any]]
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-
-class ChatTemplateError(ValueError):
-    """The checkpoint has no chat template, or its template refuses the messages."""
 
 
 class Tokenizer:
@@ -63,14 +61,54 @@ class Tokenizer:
         Lets other threads run, because only batches are encoded without the interpreter lock.
         """
         text.encode()
+        if isinstance(text, PiecedText) and len(text.pieces) > 1:
+            return self._encode_pieces(text.pieces, add_special_tokens=add_special_tokens)
+        return self._encode(text, add_special_tokens=add_special_tokens)
+
+    def _encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         [encoding] = self._fast.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
         return ids
+
+    def _encode_pieces(self, pieces: Sequence[str], *, add_special_tokens: bool) -> list[int]:
+        line_break = self._encode("\n")
+        ids = self._encode(pieces[0], add_special_tokens=add_special_tokens)
+        for piece in pieces[1:]:
+            ids += self._encode_inner(piece, line_break)
+        return ids
+
+    def _encode_inner(self, piece: str, line_break: list[int]) -> list[int]:
+        """Encode behind a line break: some tokenizers put a space before the start of a text."""
+        ids = self._encode("\n" + piece)
+        if ids[: len(line_break)] == line_break:
+            return ids[len(line_break) :]
+        return self._encode(piece)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of a whole sequence, as the tokenizer itself decodes it; lets threads run."""
         [text] = self._fast.decode_batch([list(token_ids)], skip_special_tokens=skip_special_tokens)
         return text
+
+    @property
+    def template_text(self) -> str:
+        """The source of the chat template, of all of them if there are several."""
+        template = self._pretrained.chat_template or ""
+        return template if isinstance(template, str) else "\n".join(template.values())
+
+    @property
+    def control_tokens(self) -> frozenset[str]:
+        """The texts of special tokens, and of added tokens that the chat template writes."""
+        template = self.template_text
+        return frozenset(
+            token.content
+            for token_id, token in self._fast.get_added_tokens_decoder().items()
+            if token_id in self.special_ids or (token.content.strip() and token.content in template)
+        )
+
+    def special_id(self, text: str) -> int | None:
+        """The id of a token that a detokenizer skips; None for any other text."""
+        token_id = self._fast.token_to_id(text)
+        return token_id if token_id in self.special_ids else None
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of the token; empty for an id that only pads the vocabulary."""
@@ -89,6 +127,7 @@ class Tokenizer:
         self,
         messages: Messages,
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_options: Mapping[str, Any] | None = None,
@@ -101,6 +140,7 @@ class Tokenizer:
         try:
             rendered: str = self._pretrained.apply_chat_template(
                 list(messages),
+                tools=list(tools) or None,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,

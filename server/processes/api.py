@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvloop
 
+from server.api.chat.format import ChatSettings
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
 from server.api.model_directory import ModelDirectory
@@ -58,7 +59,12 @@ class ApiProcess:
             max_sequences=config.server.max_request_sequences,
             max_tokens=config.server.max_request_tokens,
         )
-        service = Service(self._engine, tokenizer, self._lifecycle, models, limits)
+        chat = ChatSettings(
+            tool_call_parser=config.server.tool_call_parser,
+            reasoning_parser=config.server.reasoning_parser,
+            control_tokens_in_messages=config.server.control_tokens_in_messages,
+        )
+        service = Service(self._engine, tokenizer, self._lifecycle, models, limits, chat)
         self._grammars = service.grammars
         app = create_http_app(service, health, config.server)
         self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS)

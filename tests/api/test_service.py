@@ -14,6 +14,7 @@ from server.api.validation import RequestLimits
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle
 from server.link.frames import Pulse
+from tests.api.conversations import said
 from tests.api.fakes import make_service
 
 
@@ -221,25 +222,21 @@ async def test_ids_that_do_not_exist_have_no_text(service, token_id):
 
 
 async def test_chat_messages_are_rendered(service):
-    rendered = await service.render_chat([{"role": "user", "content": "hi"}])
+    rendered = await service.render_chat(said("hi"))
     assert rendered == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize(
-    ("messages", "options", "param"),
+    ("conversation", "param"),
     [
-        ([], {}, "messages"),
-        (
-            [{"role": "user", "content": "x"}],
-            {"continue_final_message": True},
-            "continue_final_message",
-        ),
-        ([{"role": "user", "content": "x"}], {"template_options": {"tools": 1}}, "messages"),
+        (said(), "messages"),
+        (said("x", continue_final_message=True), "continue_final_message"),
+        (said("x", template_options={"tools": 1}), "messages"),
     ],
 )
-async def test_chats_that_cannot_be_rendered(service, messages, options, param):
+async def test_chats_that_cannot_be_rendered(service, conversation, param):
     with pytest.raises(ApiError) as caught:
-        await service.render_chat(messages, **options)
+        await service.render_chat(conversation)
     assert (caught.value.kind, caught.value.param) == (ErrorKind.INVALID_REQUEST, param)
 
 

@@ -118,3 +118,34 @@ async def test_a_form_that_cannot_be_compiled_is_a_bad_request(server):
     error = response.json()["error"]
     assert error["param"] == "response_format.json_schema.schema"
     assert "strin" in error["message"]
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {"unit": {"enum": ["C", "F"]}, "days": {"type": "integer", "maximum": 9}},
+    "required": ["unit", "days"],
+    "additionalProperties": False,
+}
+
+
+async def test_a_model_that_knows_no_tools_calls_one_where_it_must(server):
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}
+    body = {
+        "messages": [{"role": "user", "content": "def f("}],
+        "tools": [tool],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 200,
+        "seed": 1,
+    }
+    async with client(server) as http:
+        whole = (await http.post("/v1/chat/completions", json=body)).json()["choices"][0]
+        response = await http.post("/v1/chat/completions", json=body | {"stream": True})
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    deltas = [json.loads(line)["choices"][0]["delta"] for line in lines if line != "[DONE]"]
+    pieces = [call["function"] for delta in deltas for call in delta.get("tool_calls", [])]
+    (call,) = whole["message"]["tool_calls"]
+    assert whole["finish_reason"] == "tool_calls"
+    assert (call["function"]["name"], pieces[0]["name"]) == ("get_weather", "get_weather")
+    jsonschema.validate(json.loads(call["function"]["arguments"]), WEATHER)
+    assert "".join(piece["arguments"] for piece in pieces) == call["function"]["arguments"]

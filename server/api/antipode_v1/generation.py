@@ -93,11 +93,7 @@ class GenerationServicer:
             case "text":
                 return message.text
             case "chat":
-                return await self._service.render_chat(
-                    translate.chat_messages(message.chat),
-                    add_generation_prompt=translate.add_generation_prompt(message.chat),
-                    continue_final_message=message.chat.continue_final_message,
-                )
+                return await self._service.render_chat(translate.conversation(message.chat))
         raise ApiError(ErrorKind.INVALID_REQUEST, "the request has no prompt", param="prompt")
 
     async def _stream(self, generation: Generation, with_token_ids: bool, context: Context) -> None:

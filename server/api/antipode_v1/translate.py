@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from server.api.chat.format import Conversation
+from server.api.chat.messages import Message
+from server.api.chat.template import RenderOptions
 from server.api.generation import Delta, ResumePoint, Sampling, TokenLogprob, Usage
 from server.api.stream import Generation
 from server.errors import ApiError, ErrorKind
@@ -63,11 +66,17 @@ def add_special_tokens(message: pb.GenerateRequest | pb.TokenizeRequest) -> bool
     return message.add_special_tokens if message.HasField("add_special_tokens") else True
 
 
-def chat_messages(message: pb.Chat) -> list[dict[str, str]]:
-    """The messages as a chat template reads them; ApiError for one with no role."""
+def conversation(message: pb.Chat) -> Conversation:
+    """In the service's words; ApiError for a message with no role."""
     if not all(entry.role for entry in message.messages):
         raise ApiError(ErrorKind.INVALID_REQUEST, "every message needs a role", param="chat")
-    return [{"role": entry.role, "content": entry.content} for entry in message.messages]
+    return Conversation(
+        messages=tuple(Message(role=m.role, content=m.content) for m in message.messages),
+        options=RenderOptions(
+            add_generation_prompt=add_generation_prompt(message),
+            continue_final_message=message.continue_final_message,
+        ),
+    )
 
 
 def add_generation_prompt(message: pb.Chat) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import (
     BaseModel,
@@ -17,18 +17,19 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
     WithJsonSchema,
-    WrapValidator,
     create_model,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
+from server.api.chat.format import Conversation
+from server.api.chat.template import RenderOptions
 from server.api.generation import ResumePoint, Sampling
 from server.api.openai.extra_fields import check_foreign, with_own_names
 from server.api.openai.grammar_bodies import read_grammar
+from server.api.openai.message_bodies import MessageBody
+from server.api.openai.plain_errors import said_plainly
+from server.api.openai.tool_bodies import ToolFields
 from server.api.validation import (
     LOGIT_BIAS_RANGE,
     MAX_STOP_CHARS,
@@ -38,18 +39,6 @@ from server.api.validation import (
     invalid,
 )
 from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, OPTIONS, Option
-
-
-def said_plainly(sentence: str) -> WrapValidator:
-    """Let a union that fits no member fail with one sentence, not with every member's complaint."""
-
-    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise PydanticCustomError("wrong_type", "{sentence}", {"sentence": sentence}) from None
-
-    return WrapValidator(validate)
 
 
 def _whole(value: Any) -> Any:
@@ -274,31 +263,7 @@ class CompletionBody(SamplingBody):
         return [entry if isinstance(entry, str) else tuple(entry) for entry in entries]
 
 
-class TextPart(_Body):
-    type: Literal["text"]
-    text: str
-
-
-Content = Annotated[
-    str | list[TextPart] | None,
-    said_plainly("must be a string or a list of text parts; nothing else can be read here"),
-]
-
-
-class Message(_Body):
-    """One message. Further fields reach the model's chat template as they are."""
-
-    role: str
-    content: Content = None
-
-    def for_template(self) -> dict[str, Any]:
-        content = self.content
-        if isinstance(content, list):
-            content = "\n".join(part.text for part in content)
-        return {**(self.model_extra or {}), "role": self.role, "content": content or ""}
-
-
-class ChatOptions(_Body):
+class ChatOptions(ToolFields):
     """How messages become a prompt."""
 
     add_generation_prompt: bool | None = Field(
@@ -309,20 +274,26 @@ class ChatOptions(_Body):
         None, description="Variables for the model's own chat template."
     )
 
-    @property
-    def render_options(self) -> dict[str, Any]:
-        """Keyword arguments of `Service.render_chat`."""
+    def conversation(self, messages: list[MessageBody]) -> Conversation:
+        """The messages and tools in the service's words. ApiError for what cannot be read."""
         continues = bool(self.continue_final_message)
         adds = self.add_generation_prompt
-        return {
-            "add_generation_prompt": not continues if adds is None else adds,
-            "continue_final_message": continues,
-            "template_options": self.chat_template_kwargs,
-        }
+        parallel = self.parallel_tool_calls
+        return Conversation(
+            messages=tuple(message.read(i) for i, message in enumerate(messages)),
+            tools=self.read_tools(),
+            tool_choice=self.read_tool_choice(),
+            parallel_tool_calls=True if parallel is None else parallel,
+            options=RenderOptions(
+                add_generation_prompt=not continues if adds is None else adds,
+                continue_final_message=continues,
+                template_options=self.chat_template_kwargs or {},
+            ),
+        )
 
 
 class ChatBody(SamplingBody, ChatOptions):
-    messages: list[Message] = Field(json_schema_extra={"minItems": 1})
+    messages: list[MessageBody] = Field(json_schema_extra={"minItems": 1})
     max_completion_tokens: _Int | None = Field(
         None, json_schema_extra=_MAX_TOKENS_BOUNDS, description="The newer name of max_tokens."
     )
@@ -350,7 +321,7 @@ class TokenizeBody(ChatOptions):
 
     model: _Name = ""
     prompt: str | None = None
-    messages: list[Message] | None = Field(None, json_schema_extra={"minItems": 1})
+    messages: list[MessageBody] | None = Field(None, json_schema_extra={"minItems": 1})
     add_special_tokens: bool | None = Field(
         None, description="Unset is true for a prompt, false for messages."
     )

@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from server.api.calls.events import AnswerFinishReason
 from server.api.generation import ResumeExactness
 from server.link.frames import FinishReason, VersionState
 
@@ -99,17 +100,46 @@ class ChatLogprobs(Struct, frozen=True):
     refusal: None = None
 
 
+class FunctionCall(Struct, frozen=True, kw_only=True):
+    """`arguments` is JSON text, in a chunk the next piece of it."""
+
+    name: str | UnsetType = UNSET
+    arguments: str
+
+
+class ToolCall(Struct, frozen=True, kw_only=True):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ToolCallDelta(Struct, frozen=True, kw_only=True):
+    """`id`, `type` and the name come first, then the pieces of the arguments."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: FunctionCall
+
+
 class ChatMessage(Struct, frozen=True):
-    content: str
+    """`content` is null where the answer has only calls or only reasoning. Both names of reasoning
+    are in use, and hold the same.
+    """
+
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
 
 
 class ChatChoice(Struct, frozen=True, kw_only=True):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: AnswerFinishReason
     stop_reason: str | int | None
     token_ids: list[int] | UnsetType = UNSET
 
@@ -125,13 +155,16 @@ class ChatCompletion(AnswerHead, frozen=True, kw_only=True):
 class ChatDelta(Struct, frozen=True):
     content: str | UnsetType = UNSET
     role: Literal["assistant"] | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct, frozen=True, kw_only=True):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: AnswerFinishReason | None = None
     stop_reason: str | int | UnsetType | None = UNSET
     token_ids: list[int] | UnsetType = UNSET
 

@@ -91,16 +91,13 @@ class TestPrompt:
         roles = ["system", "user", "assistant", "tool"]
         chat = pb.Chat(messages=[pb.ChatMessage(role=role, content=role[:1]) for role in roles])
         chat.messages[3].content = ""
-        assert translate.chat_messages(chat) == [
-            {"role": "system", "content": "s"},
-            {"role": "user", "content": "u"},
-            {"role": "assistant", "content": "a"},
-            {"role": "tool", "content": ""},
-        ]
+        messages = translate.conversation(chat).messages
+        said = [(message.role, message.content) for message in messages]
+        assert said == [("system", "s"), ("user", "u"), ("assistant", "a"), ("tool", "")]
 
     def test_a_message_needs_a_role(self):
         with pytest.raises(ApiError, match="role"):
-            translate.chat_messages(pb.Chat(messages=[pb.ChatMessage(content="hi")]))
+            translate.conversation(pb.Chat(messages=[pb.ChatMessage(content="hi")]))
 
 
 class TestResponse:

@@ -135,13 +135,19 @@ async def test_a_field_that_cannot_be_met_is_named(client, engine, fields, param
     assert words in error["message"]
 
 
+@pytest.mark.parametrize("fields", [{"tools": [{"type": "function"}]}, {"tool_choice": "required"}])
+async def test_tools_are_refused_where_there_are_no_messages(client, engine, fields):
+    response = await client.post(COMPLETIONS, json={"prompt": "x", **fields})
+    assert response.status_code == 400
+    assert error_of(response)["param"] == next(iter(fields))
+    assert engine.submitted == []
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"best_of": 2},
         {"suffix": "end"},
-        {"tools": [{"type": "function"}]},
-        {"tool_choice": "required"},
         {"use_beam_search": True},
         {"bad_words": ["x"]},
         {"truncate_prompt_tokens": 5},

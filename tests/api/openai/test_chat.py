@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.api.generation import GenerateRequest, Sampling
+from tests.api.conversations import said
 from tests.api.http.asgi import events, joined
 
 PATH = "/v1/chat/completions"
@@ -67,7 +68,7 @@ async def test_the_whole_answer(client):
 async def test_a_chat_answer_is_what_the_service_says(client, service):
     """The translator adds nothing: same text, tokens and log probabilities."""
     request = GenerateRequest(
-        prompt=await service.render_chat(HELLO),
+        prompt=await service.render_chat(said("hello")),
         add_special_tokens=False,
         sampling=Sampling(seed=3, logprobs=1),
     )
@@ -166,11 +167,6 @@ async def test_text_parts_are_joined(client, engine, tokenizer):
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     await chat(client, messages=[{"role": "user", "content": parts}], add_generation_prompt=False)
     assert prompt(engine, tokenizer) == "<|im_start|>user\none\ntwo<|im_end|>\n"
-
-
-async def test_no_content_is_an_empty_message(client, engine, tokenizer):
-    await chat(client, messages=[{"role": "assistant", "content": None}])
-    assert "assistant\n<|im_end|>" in prompt(engine, tokenizer)
 
 
 async def test_continuing_the_final_message(client, engine, tokenizer):

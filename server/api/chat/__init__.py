@@ -1,0 +1,1 @@
+"""Conversations: messages and tools as a chat template wants them, and answers as events."""

@@ -1,0 +1,127 @@
+"""Reads the text of one choice as events: reasoning, content, calls and the end.
+
+Every protocol words these events its own way. Knows neither a protocol nor a template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from server.api.calls.call_log import CallReader
+from server.api.calls.events import (
+    AnswerEnded,
+    AnswerFinishReason,
+    ArgumentsDelta,
+    CallStarted,
+    ContentEvent,
+    Event,
+    ReasoningDelta,
+    TextDelta,
+)
+from server.api.chat.reasoning import ReasoningSplitter
+
+
+@dataclass(slots=True, kw_only=True)
+class AnswerReader:
+    """Reads one choice. Without `reasoning` and `calls`, all text is content.
+
+    `max_calls` drops further calls. `ends_as_call` says whether an answer with calls ends with the
+    reason `tool_calls`; a named tool's call ends with `stop`, as OpenAI has it.
+    """
+
+    reasoning: ReasoningSplitter | None = None
+    calls: CallReader | None = None
+    max_calls: int | None = None
+    ends_as_call: bool = True
+    num_calls: int = 0
+
+    def feed(self, text: str) -> list[Event]:
+        """Take the next piece of text. Returns what is certain by now."""
+        if self.reasoning is None:
+            return self._content(text)
+        thought, content = self.reasoning.feed(text)
+        return [*_thought(thought), *self._content(content)]
+
+    def finish(
+        self, finish_reason: AnswerFinishReason, stop_reason: str | int | None
+    ) -> list[Event]:
+        """The rest, and the end: no more text will come."""
+        events: list[Event] = []
+        if self.reasoning is not None:
+            thought, content = self.reasoning.finish()
+            events += [*_thought(thought), *self._content(content)]
+        if self.calls is not None:
+            events += self._kept(self.calls.finish())
+        if self.num_calls and self.ends_as_call and finish_reason == "stop":
+            finish_reason = "tool_calls"
+        return [*events, AnswerEnded(finish_reason, stop_reason)]
+
+    def _content(self, text: str) -> list[Event]:
+        if not text:
+            return []
+        if self.calls is None:
+            return [TextDelta(text)]
+        return self._kept(self.calls.feed(text))
+
+    def _kept(self, events: list[ContentEvent]) -> list[Event]:
+        kept: list[Event] = []
+        for event in events:
+            if isinstance(event, TextDelta) or self._is_wanted(event.index):
+                kept.append(event)
+                self.num_calls += isinstance(event, CallStarted)
+        return kept
+
+    def _is_wanted(self, index: int) -> bool:
+        return self.max_calls is None or index < self.max_calls
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedCall:
+    """A whole call. `arguments` is JSON text, cut short where the answer was."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeAnswer:
+    """All events of one choice, joined."""
+
+    text: str
+    reasoning: str
+    calls: tuple[FinishedCall, ...]
+    finish_reason: AnswerFinishReason
+    stop_reason: str | int | None
+
+
+def read_whole(
+    reader: AnswerReader,
+    text: str,
+    finish_reason: AnswerFinishReason,
+    stop_reason: str | int | None,
+) -> WholeAnswer:
+    """The answer that the whole text of a choice gives."""
+    events = [*reader.feed(text), *reader.finish(finish_reason, stop_reason)]
+    end = events[-1]
+    assert isinstance(end, AnswerEnded)
+    return WholeAnswer(
+        text="".join(event.text for event in events if isinstance(event, TextDelta)),
+        reasoning="".join(event.text for event in events if isinstance(event, ReasoningDelta)),
+        calls=tuple(_finished_calls(events)),
+        finish_reason=end.finish_reason,
+        stop_reason=end.stop_reason,
+    )
+
+
+def _finished_calls(events: Sequence[Event]) -> Iterator[FinishedCall]:
+    pieces = [event for event in events if isinstance(event, ArgumentsDelta)]
+    for event in events:
+        if isinstance(event, CallStarted):
+            arguments = "".join(piece.text for piece in pieces if piece.index == event.index)
+            yield FinishedCall(event.id, event.name, arguments)
+
+
+def _thought(text: str) -> list[Event]:
+    return [ReasoningDelta(text)] if text else []

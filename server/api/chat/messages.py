@@ -1,0 +1,55 @@
+"""A conversation as every protocol hands it over: typed messages and tool calls.
+
+Translators read their own wire forms into these types; `for_template` is the one place that makes
+the mappings which chat templates expect. Knows neither a protocol nor a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call that the assistant made. Templates expect `arguments` as an object, not as text."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+    def for_template(self) -> dict[str, Any]:
+        function = {"name": self.name, "arguments": dict(self.arguments)}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message. `extra` holds further fields of the client, which reach the template as is.
+
+    `content` is empty where an assistant's message has only calls or only reasoning. A message with
+    the role `tool` carries the result of the call `tool_call_id`.
+    """
+
+    role: str
+    content: str = ""
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_template(self) -> dict[str, Any]:
+        """As a mapping; a field without a value is left out."""
+        calls = [call.for_template() for call in self.tool_calls]
+        fields = {
+            **self.extra,
+            "role": self.role,
+            "content": self.content,
+            "name": self.name,
+            "tool_calls": calls or None,
+            "tool_call_id": self.tool_call_id,
+            "reasoning_content": self.reasoning,
+        }
+        return {name: value for name, value in fields.items() if value is not None}

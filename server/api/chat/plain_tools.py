@@ -1,0 +1,75 @@
+"""Tools for a model whose chat template knows none: instructions, calls and results as plain text.
+
+The form is that of the Hermes models: many models have seen it, and it is read back by the same
+reader. Knows no template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from server.api.chat.messages import Message, ToolCall
+from server.api.chat.tools import Tool
+
+_INSTRUCTIONS = """You can call functions. Each line between <tools> and </tools> describes one:
+<tools>
+{tools}
+</tools>
+To call a function, write its name and its arguments as JSON between <tool_call> and </tool_call>:
+<tool_call>
+{{"name": "the function's name", "arguments": {{"an argument": "its value"}}}}
+</tool_call>
+Write one such block for each call. Results come between <tool_response> and </tool_response>."""
+
+
+def with_tool_instructions(
+    messages: Sequence[Message], tools: Sequence[Tool], *, as_system: bool
+) -> list[Message]:
+    """The conversation with the tools in its system message, or else in its first user message."""
+    lines = "\n".join(json.dumps(tool.for_template(), ensure_ascii=False) for tool in tools)
+    instructions = _INSTRUCTIONS.format(tools=lines)
+    role = "system" if as_system else "user"
+    first = next((i for i, message in enumerate(messages) if message.role == role), None)
+    if first is None or (as_system and first > 0):
+        return [Message(role=role, content=instructions), *messages]
+    message = messages[first]
+    parts = (message.content, instructions) if as_system else (instructions, message.content)
+    joined = replace(message, content="\n\n".join(filter(None, parts)))
+    return [*messages[:first], joined, *messages[first + 1 :]]
+
+
+def fold_calls(messages: Sequence[Message]) -> list[Message]:
+    """The conversation with calls in the assistant's text, and results in messages of the user.
+
+    Results join their neighbours, because many templates want user and assistant to alternate.
+    """
+    folded: list[Message] = []
+    joins = False
+    for message in messages:
+        is_result = message.role == "tool"
+        plain = _result(message) if is_result else _with_calls(message)
+        if folded and (joins or is_result) and folded[-1].role == plain.role == "user":
+            content = f"{folded.pop().content}\n{plain.content}"
+            plain = replace(plain, content=content)
+        folded.append(plain)
+        joins = is_result
+    return folded
+
+
+def _result(message: Message) -> Message:
+    content = f"<tool_response>\n{message.content}\n</tool_response>"
+    return Message(role="user", content=content)
+
+
+def _with_calls(message: Message) -> Message:
+    if not message.tool_calls:
+        return message
+    blocks = [message.content, *map(_call, message.tool_calls)]
+    return replace(message, content="\n".join(filter(None, blocks)), tool_calls=())
+
+
+def _call(call: ToolCall) -> str:
+    written = json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    return f"<tool_call>\n{written}\n</tool_call>"
