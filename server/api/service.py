@@ -16,7 +16,7 @@ from typing import Any
 
 from server.api.choice import Choice
 from server.api.generation import GenerateRequest
-from server.api.large_work import LARGE_UNITS, LargeWork
+from server.api.large_work import LARGE_UNITS, MAX_INLINE_UNITS, LargeWork
 from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import ChatTemplateError, Messages, Tokenizer
@@ -34,8 +34,10 @@ from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient, EngineStream
 from server.link.frames import EngineInfo
 
-# A text that is only to be tokenized may have this many characters, or tokens the other way.
+# A text that is only to be tokenized may have this many characters, or a model's context if longer.
 MAX_TEXT_CHARS = 1 << 20
+# The same for tokens of which only the text is asked.
+MAX_TOKENS = 1 << 18
 # Texts have about four characters per token; of a text with more, the beginning is tried first.
 _CHARS_PER_TOKEN = 8
 # A drawn seed is exact in a double, so no JSON reader can garble what is reported.
@@ -79,11 +81,15 @@ class Service:
 
     def check_num_tokens(self, num_tokens: int) -> None:
         """Refuse more tokens than `detokenize` takes."""
-        limit = self._max_text_chars()
+        limit = max(MAX_TOKENS, self.models.served().max_model_len)
         if num_tokens > limit:
             raise invalid(
                 f"tokens holds {num_tokens} tokens; at most {limit} can be read at once", "tokens"
             )
+
+    def check_num_prompts(self, num_prompts: int) -> None:
+        """Refuse more prompts than one request may have, before requests are made of them."""
+        self._limits.check_sequences(num_prompts, num_prompts)
 
     def token_text(self, token_id: int) -> str:
         """One token by itself, for display."""
@@ -106,13 +112,16 @@ class Service:
                 "continue_final_message",
             )
         try:
-            return await asyncio.to_thread(
+            render = partial(
                 self._tokenizer.render_chat,
                 messages,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 template_options=template_options,
             )
+            # A template is a program, so it never runs on the event loop, however short the texts.
+            num_units = MAX_INLINE_UNITS + sum(_length(message) for message in messages)
+            return await self.large_work.run(num_units, render)
         except ChatTemplateError as error:
             raise invalid(str(error), "messages") from error
 
@@ -138,7 +147,7 @@ class Service:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
         if not requests:
             raise invalid("prompt must not be empty", "prompt")
-        self._limits.check_sequences(requests)
+        self._limits.check_sequences(len(requests), sum(request.n for request in requests))
         prepared = [await self._prepare(request) for request in requests]
         if prepared:
             self._limits.check_tokens(sum(p.num_tokens for p in prepared), prepared[0].info)
@@ -252,3 +261,9 @@ class Service:
             timer = asyncio.get_running_loop().call_later(timeout, generation.expire)
             stack.callback(timer.cancel)
         return stack
+
+
+def _length(message: Mapping[str, Any]) -> int:
+    """About how much text a message has; at least 1."""
+    content = message.get("content")
+    return 1 + (len(content) if isinstance(content, str) else 0)

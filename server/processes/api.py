@@ -36,6 +36,9 @@ from server.versions.served_model import find_model
 
 _FLUSH_SECONDS = 2.0
 _FAILED = 1
+# Python lets a thread run for 5 ms before others get the interpreter. The event loop needs it back
+# several times for one probe, so with long texts in threads a probe would wait for each.
+_SWITCH_SECONDS = 0.0005
 
 _log = logging.getLogger(__name__)
 
@@ -195,6 +198,7 @@ def main() -> int:
     except (OSError, ValueError) as error:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return _FAILED
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(task, tokenizer))
 
