@@ -2,7 +2,7 @@
 
 httptools loses the body of a request that offers an upgrade, reads the body then as the next
 request, and takes heads that h11 refuses. uvicorn's own h11 protocol reads right but builds an
-event for each write, which makes a streamed token dearer; `docs/http.md` has the figures. So each
+event for each write: 24 µs of CPU per streamed token instead of 18 (`docs/http.md`). So each
 parser does what it is good at: `RequestReader` is asked once per request, and the write path is
 uvicorn's. Another server (hypercorn, granian) would cost more per token or hide its sockets.
 

@@ -1,8 +1,8 @@
 """Large JSON bodies: decoded in a thread, and refused if they hold more than a request can mean.
 
 Decoding and validation hold the interpreter lock: their time must be bounded, and it grows with the
-number of values, not with the length of texts. Numbers are cheap, so mainly objects, lists, texts and
-keys are counted. Knows JSON, but no endpoint.
+number of values, not with the length of texts. Numbers are cheap, so objects, lists, texts and keys
+are counted. Knows JSON, but no endpoint.
 """
 
 from __future__ import annotations
