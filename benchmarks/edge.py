@@ -211,8 +211,8 @@ async def measure(watch: Watch, name: str, send: Send, at_once: int) -> None:
         begin = time.perf_counter()
         statuses = await asyncio.gather(*(send() for _ in range(at_once)))
         took = time.perf_counter() - begin
-        worsts.append(watch.worst)
         await asyncio.sleep(_SETTLE_SECONDS)
+        worsts.append(watch.worst)
     worst = min(worsts)
     memory = f"{before} / {watch.most_mib} / {watch.mib()}"
     print(

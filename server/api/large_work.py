@@ -63,16 +63,17 @@ class MemoryReturn:
     """
 
     def __init__(self) -> None:
-        self._timer: asyncio.TimerHandle | None = None
+        self._waits_on: asyncio.AbstractEventLoop | None = None
 
     def soon(self) -> None:
         """Do it once, after the requests of the next moment too. On an event loop."""
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_RETURN_AFTER_SECONDS, self._begin, loop)
+        loop = asyncio.get_running_loop()
+        if self._waits_on is not loop:
+            self._waits_on = loop
+            loop.call_later(_RETURN_AFTER_SECONDS, self._begin, loop)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
+        self._waits_on = None
         loop.run_in_executor(None, _malloc_trim)
 
 
