@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 from collections.abc import Callable
 
 from server.errors import ApiError, ErrorKind
@@ -81,6 +82,8 @@ memory_return = MemoryReturn()
 
 
 def _malloc_trim() -> None:
+    # An exception that refused a request refers to itself by its traceback, and to the request.
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
