@@ -230,7 +230,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _on_late_head(self) -> None:
         if self._reader.is_between_requests:
-            _log.info("closed a connection that sent no request in time")
+            _log.debug("closed a connection that sent no request in time")
             self._has_ended = True
             self.transport.close()
         else:
