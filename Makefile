@@ -9,7 +9,7 @@ TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover unit check test examples lint format fuzz bench exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference
+.PHONY: help setup serve failover unit check test examples lint format fuzz bench bench-edge exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -60,6 +60,9 @@ fuzz: setup ## send 100,000 random requests to a server; ARGS="--count 5000 --se
 
 bench: setup ## stream from a real server beside the memory floor; ARGS="--streams 8" picks a load
 	$(RUN) benchmarks.serving $(ARGS)
+
+bench-edge: setup ## the largest requests to a running server, and its slowest probe; ARGS="--http HOST:PORT --grpc HOST:PORT"
+	$(RUN) benchmarks.edge $(ARGS)
 
 exactness: setup ## count tokens that rounding turns, and measure what --exact costs; ARGS="--models tiny" is shorter
 	$(RUN) benchmarks.exactness $(ARGS)

@@ -91,7 +91,7 @@ _TABLE = {
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         429,
         "rate_limit_error",
-        "`--max-queue-len` requests wait already",
+        "`--max-queue-len` requests, or too much text to tokenize, wait already",
         "yes",
         retry_after=1,
     ),

@@ -43,7 +43,7 @@ def test_every_default_is_an_allowed_value():
 
 @pytest.mark.parametrize("setting", list(settings()), ids=lambda setting: setting.key)
 def test_one_spelling_in_flag_variable_and_file(setting, config_file):
-    text = str(setting.choices[-1] if setting.choices else setting.default).lower() or "x"
+    text = str(setting.choices[-1] if setting.choices else setting.default).lower() or "http://x"
     path = config_file(f"{setting.key}: '{text}'")
     by_flag = load_config(parsed(setting.flag, text), {})
     by_variable = load_config({}, {setting.variable: text})

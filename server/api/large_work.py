@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 from collections.abc import Callable
-from functools import partial
 
 from server.errors import ApiError, ErrorKind
 
@@ -20,6 +20,9 @@ MAX_INLINE_UNITS = 4096
 LARGE_UNITS = 1 << 16
 MAX_AT_ONCE = 2
 MAX_WAITING_UNITS = 1 << 26
+# A request of so many bytes is large.
+LARGE_BYTES = 1 << 20
+_RETURN_AFTER_SECONDS = 1.0
 
 
 class LargeWork:
@@ -42,9 +45,10 @@ class LargeWork:
         self._num_units += num_units
         try:
             await self._slots.acquire()
-            return await self._in_slot(partial(_and_trim, work))
+            return await self._in_slot(work)
         finally:
             self._num_units -= num_units
+            memory_return.soon()
 
     async def _in_slot[T](self, work: Callable[[], T]) -> T:
         """A thread cannot be cancelled, so the slot is free only when the work is done."""
@@ -53,11 +57,33 @@ class LargeWork:
         return await asyncio.shield(running)
 
 
-def _and_trim[T](work: Callable[[], T]) -> T:
-    try:
-        return work()
-    finally:
-        # glibc's. Without it, a process keeps the memory of the longest text it ever saw.
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+class MemoryReturn:
+    """Has glibc give free memory back to the system, a moment after large requests.
+
+    Without it, a process keeps the memory of the largest request that it ever had.
+    """
+
+    def __init__(self) -> None:
+        self._waits_on: asyncio.AbstractEventLoop | None = None
+
+    def soon(self) -> None:
+        """Do it once, after the requests of the next moment too. On an event loop."""
+        loop = asyncio.get_running_loop()
+        if self._waits_on is not loop:
+            self._waits_on = loop
+            loop.call_later(_RETURN_AFTER_SECONDS, self._begin, loop)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._waits_on = None
+        loop.run_in_executor(None, _malloc_trim)
+
+
+memory_return = MemoryReturn()
+
+
+def _malloc_trim() -> None:
+    # An exception that refused a request refers to itself by its traceback, and to the request.
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -19,7 +19,7 @@ from server.api.chat.template import ChatTemplateError
 from server.api.choice import Choice
 from server.api.generation import GenerateRequest
 from server.api.grammars import Grammars
-from server.api.large_work import LARGE_UNITS, LargeWork
+from server.api.large_work import LARGE_UNITS, MAX_INLINE_UNITS, LargeWork
 from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import Tokenizer
@@ -37,8 +37,10 @@ from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient, EngineStream
 from server.link.frames import EngineInfo
 
-# A text that is only to be tokenized may have this many characters, or tokens the other way.
+# A text that is only to be tokenized may have this many characters, or a model's context if longer.
 MAX_TEXT_CHARS = 1 << 20
+# The same for tokens of which only the text is asked.
+MAX_TOKENS = 1 << 18
 # Texts have about four characters per token; of a text with more, the beginning is tried first.
 _CHARS_PER_TOKEN = 8
 # A drawn seed is exact in a double, so no JSON reader can garble what is reported.
@@ -90,11 +92,15 @@ class Service:
 
     def check_num_tokens(self, num_tokens: int) -> None:
         """Refuse more tokens than `detokenize` takes."""
-        limit = self._max_text_chars()
+        limit = max(MAX_TOKENS, self.models.served().max_model_len)
         if num_tokens > limit:
             raise invalid(
                 f"tokens holds {num_tokens} tokens; at most {limit} can be read at once", "tokens"
             )
+
+    def check_num_prompts(self, num_prompts: int) -> None:
+        """Refuse more prompts than one request may have, before requests are made of them."""
+        self._limits.check_sequences(num_prompts, num_prompts)
 
     def token_text(self, token_id: int) -> str:
         """One token by itself, for display."""
@@ -103,10 +109,7 @@ class Service:
     async def render_chat(self, conversation: Conversation) -> str:
         """The prompt of a conversation, to be tokenised without further special tokens."""
         _check_conversation(conversation)
-        try:
-            return await asyncio.to_thread(self._chat.render, conversation)
-        except ChatTemplateError as error:
-            raise invalid(str(error), "messages") from error
+        return await self._with_template(conversation, partial(self._chat.render, conversation))
 
     async def prepare_chat(
         self, conversation: Conversation, prompt_token_ids: Sequence[int] | None = None
@@ -118,12 +121,16 @@ class Service:
         _check_conversation(conversation)
         self._check_may_fit(conversation)
         end = None if prompt_token_ids is None else prompt_token_ids[-_PROMPT_END:]
+        text = None if end is None else await self.detokenize(end)
+        return await self._with_template(
+            conversation, partial(self._chat.prepare, conversation, text)
+        )
+
+    async def _with_template[T](self, conversation: Conversation, work: Callable[[], T]) -> T:
+        """A template is a program, so it never runs on the event loop, however short the texts."""
+        num_units = MAX_INLINE_UNITS + _num_units(conversation)
         try:
-            return await asyncio.to_thread(
-                self._chat.prepare,
-                conversation,
-                None if end is None else await self.detokenize(end),
-            )
+            return await self.large_work.run(num_units, work)
         except ChatTemplateError as error:
             raise invalid(str(error), "messages") from error
 
@@ -156,7 +163,7 @@ class Service:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
         if not requests:
             raise invalid("prompt must not be empty", "prompt")
-        self._limits.check_sequences(requests)
+        self._limits.check_sequences(len(requests), sum(request.n for request in requests))
         prepared = [await self._prepare(request) for request in requests]
         if prepared:
             self._limits.check_tokens(sum(p.num_tokens for p in prepared), prepared[0].info)
@@ -286,3 +293,8 @@ def _check_conversation(conversation: Conversation) -> None:
             "continue_final_message needs add_generation_prompt to be false",
             "continue_final_message",
         )
+
+
+def _num_units(conversation: Conversation) -> int:
+    """About how much text a conversation has."""
+    return sum(1 + len(message.content) for message in conversation.messages)

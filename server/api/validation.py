@@ -6,7 +6,7 @@ transport or does any work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +54,10 @@ class RequestLimits:
     max_sequences: int = 64
     max_tokens: int = 0
 
-    def check_sequences(self, requests: Sequence[GenerateRequest]) -> None:
+    def check_sequences(self, num_prompts: int, num_sequences: int) -> None:
         """Refuse more prompts times n than one request may have."""
-        num_sequences = sum(request.n for request in requests)
         if num_sequences > self.max_sequences:
-            is_of_prompts = len(requests) > 1
+            is_of_prompts = num_prompts > 1
             raise invalid(
                 f"the request asks for {num_sequences} sequences, prompts times n; at most"
                 f" {self.max_sequences} may be asked for at once (--max-request-sequences); send"

@@ -8,6 +8,7 @@ until a drain refuses them. If the engine is gone, it ends its streams, flushes 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -37,6 +38,9 @@ from server.versions.served_model import find_model
 
 _FLUSH_SECONDS = 2.0
 _FAILED = 1
+# Python lets a thread run for 5 ms before others get the interpreter. The event loop needs it back
+# several times for one probe, so with long texts in threads a probe would wait for each.
+_SWITCH_SECONDS = 0.0005
 
 _log = logging.getLogger(__name__)
 
@@ -204,6 +208,9 @@ def main() -> int:
     except (OSError, ValueError) as error:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return _FAILED
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    # What is there from the start stays: no collection needs to look at it, so each takes little.
+    gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(task, tokenizer))
 

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from server.api.generation import GenerateRequest, Sampling
+from server.api.generation import GenerateRequest, ResumePoint, Sampling
 from server.api.large_work import MAX_INLINE_UNITS
-from server.api.service import Service
+from server.api.service import MAX_TEXT_CHARS, MAX_TOKENS, Service
 from server.api.tokenizer import Tokenizer
 from server.api.validation import RequestLimits
 from server.errors import ApiError, ErrorKind
@@ -290,3 +290,42 @@ class TestRequestLimits:
 async def test_the_source_of_a_request_reaches_the_engine(service, engine):
     async with await service.start(GenerateRequest(prompt="x", source="abc")):
         assert engine.submitted[0].source == "abc"
+
+
+async def test_a_prompt_that_cannot_fit_is_refused_early(service, tokenizer, monkeypatch):
+    """Of a text of a megabyte, no more is tokenized than could fit."""
+    lengths = []
+    encode = tokenizer.encode
+
+    def counting(text: str, **options: bool) -> list[int]:
+        lengths.append(len(text))
+        return encode(text, **options)
+
+    monkeypatch.setattr(tokenizer, "encode", counting)
+    monkeypatch.setattr(tokenizer, "max_token_chars", 10_000)
+    error = await refusal(service, GenerateRequest(prompt="z" * 1_000_000))
+    assert error.code == "context_length_exceeded"
+    assert error.message.startswith("This model's maximum context length is 256 tokens. However, ")
+    assert lengths == [2048]
+
+
+async def test_a_long_text_of_few_tokens_is_tokenized_whole(service, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "max_token_chars", 10_000)
+    monkeypatch.setattr(tokenizer, "encode", lambda text, **_: [1] * (len(text) // 1000 + 1))
+    assert await text_of(service, GenerateRequest(prompt="z" * 100_000)) == "hello world"
+
+
+async def test_more_than_can_be_read_at_once_is_refused(service):
+    with pytest.raises(ApiError, match="at most 1048576 can be tokenized at once"):
+        await service.tokenize("x" * (MAX_TEXT_CHARS + 1))
+    with pytest.raises(ApiError, match="at most 262144 can be read at once"):
+        await service.detokenize([1] * (MAX_TOKENS + 1))
+
+
+async def test_more_received_tokens_than_a_stream_can_have_are_refused(
+    service,
+):
+    resume = ResumePoint(version="1", received=((1,) * 257,))
+    sampling = Sampling(seed=1)
+    error = await refusal(service, GenerateRequest(prompt="x", sampling=sampling, resume=resume))
+    assert error.code == "context_length_exceeded"

@@ -37,6 +37,8 @@ class GenerationServicer:
     async def generate(self, data: bytes, context: Context) -> None:
         async with errors_as_status(context):
             message = await parse_large(pb.GenerateRequest, data)
+            if len(data) > MAX_INLINE_BYTES:
+                self._check_lengths(message)
             request = await self._request(message, context)
             # Leaving this block, for whatever reason, is what tells the engine to stop.
             async with await self._service.start(request) as generation:
@@ -65,7 +67,6 @@ class GenerationServicer:
 
     async def _request(self, message: pb.GenerateRequest, context: Context) -> GenerateRequest:
         request_id = adopt_request_id(context, message.request_id)
-        self._check_lengths(message)
         is_text = message.WhichOneof("prompt") != "token_ids"
         return GenerateRequest(
             prompt=await self._text(message) if is_text else tuple(message.token_ids.ids),
@@ -81,8 +82,6 @@ class GenerationServicer:
 
     def _check_lengths(self, message: pb.GenerateRequest) -> None:
         """Refuse lists that are too long before they are copied; the service refuses the others."""
-        if message.ByteSize() <= MAX_INLINE_BYTES:
-            return
         info, _ = self._service.models.resolve(message.model)
         check_count("stop_token_ids", message.sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
         for ids in (message.token_ids.ids, *(entry.ids for entry in message.resume.received)):

@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from server.api.large_work import LARGE_BYTES, memory_return
 from server.errors import ApiError, ErrorKind
 
 # Up to this size, decoding takes a few milliseconds whatever the message holds.
@@ -37,6 +38,8 @@ async def parse_large[M: Message](message_type: type[M], data: bytes) -> M:
     """The same for a message of any size; ApiError also for one with too many fields."""
     if len(data) > MAX_INLINE_BYTES:
         await asyncio.to_thread(_refuse_many_fields, message_type, data)
+    if len(data) > LARGE_BYTES:
+        memory_return.soon()
     return parse(message_type, data)
 
 

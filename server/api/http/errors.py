@@ -19,7 +19,7 @@ from server.api.http.bodies import ErrorBody, ErrorDetail
 from server.api.http.paths import Paths
 from server.errors import ApiError, ErrorKind
 
-_KIND_OF_STATUS = {413: ErrorKind.TOO_LARGE}
+_KIND_OF_STATUS = {413: ErrorKind.TOO_LARGE, 503: ErrorKind.UNAVAILABLE}
 
 
 def error_json(error: ApiError) -> bytes:

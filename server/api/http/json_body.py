@@ -1,8 +1,8 @@
 """Large JSON bodies: decoded in a thread, and refused if they hold more than a request can mean.
 
 Decoding and validation hold the interpreter lock: their time must be bounded, and it grows with the
-number of values, not with the length of texts. A long list of numbers is cheap, so only objects,
-lists, texts and keys are counted. Knows JSON, but no endpoint.
+number of values, not with the length of texts. Numbers are cheap, so objects, lists, texts and keys
+are counted. Knows JSON, but no endpoint.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from server.api.large_work import LARGE_BYTES, memory_return
 from server.errors import ApiError, ErrorKind
 
 # Up to this size, decoding and validating takes a few milliseconds whatever the body holds.
-MAX_INLINE_BYTES = 1 << 16
+MAX_INLINE_BYTES = 1 << 14
 MAX_VALUES = 10_000
 # Before decoding only marks can be counted, and those in texts count too.
-_MAX_MARKS = ((b"{[", 1 << 18), (b":", 1 << 17), (b'"', 1 << 20))
+_MAX_MARKS = ((b"{[", 1 << 18), (b":", 1 << 17), (b'"', 1 << 20), (b",", 1 << 21))
+# The types of so many entries are looked at in one go, without a turn for other threads.
+_SLICE = 1 << 16
+
+_COUNTED = frozenset({dict, list, str})
 
 type Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -45,6 +50,8 @@ class _Request(Request):
         body = await self.body()
         if len(body) <= MAX_INLINE_BYTES:
             return await super().json()
+        if len(body) > LARGE_BYTES:
+            memory_return.soon()
         return await asyncio.to_thread(decode, body)
 
 
@@ -71,14 +78,23 @@ def _num_values(value: Any) -> int:
         count += 1
         if isinstance(value, dict):
             count += len(value)
-            waiting.extend(v for v in value.values() if isinstance(v, dict | list | str))
+            waiting += _counted(list(value.values()))
         elif isinstance(value, list):
-            waiting.extend(v for v in value if isinstance(v, dict | list | str))
+            for begin in range(0, len(value), _SLICE):
+                waiting += _counted(value[begin : begin + _SLICE])
     return count
+
+
+def _counted(values: list[Any]) -> list[Any]:
+    """Those of these values that are counted."""
+    if _COUNTED.isdisjoint(map(type, values)):
+        return []
+    return [value for value in values if type(value) in _COUNTED]
 
 
 def _too_many() -> ApiError:
     return ApiError(
         ErrorKind.INVALID_REQUEST,
-        f"the body holds more than {MAX_VALUES} objects, lists and texts; send several requests",
+        f"the body holds more than {MAX_VALUES} objects, lists and texts, or too many numbers; send"
+        " several requests",
     )

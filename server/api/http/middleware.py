@@ -17,6 +17,9 @@ from server.api.validation import check_request_id, is_request_id
 from server.errors import ApiError, ErrorKind
 
 HEADER = "x-request-id"
+# So many bodies of the greatest length may be held until they are answered.
+MAX_BODIES_HELD = 64
+_FULL = "the server holds as many bytes of other requests as it can; send it again later"
 
 
 class RequestIdMiddleware:
@@ -42,11 +45,15 @@ class RequestIdMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Answers 413 to a longer body: at once if its declared length is too long, else on arrival."""
+    """Answers 413 to a longer body: at once if its declared length is too long, else on arrival.
+
+    It also bounds the memory of all bodies together, from their first byte to their answer.
+    """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._num_bytes_held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,20 +65,31 @@ class BodyLimitMiddleware:
             response = error_response(self._too_large(), connection="close")
             await response(scope, receive, send)
             return
-        await self._app(scope, self._limited(receive), send)
-
-    def _limited(self, receive: Receive) -> Receive:
         num_bytes = 0
 
         async def limited_receive() -> Message:
             nonlocal num_bytes
             message = await receive()
-            num_bytes += len(message.get("body", b""))
+            num_new = len(message.get("body", b""))
+            num_bytes += num_new
+            self._num_bytes_held += num_new
             if num_bytes > self._max_body_bytes:
                 raise HTTPException(413, self._too_large().message, {"connection": "close"})
+            if self._num_bytes_held > MAX_BODIES_HELD * self._max_body_bytes:
+                raise HTTPException(503, _FULL, {"connection": "close"})
             return message
 
-        return limited_receive
+        async def releasing_send(message: Message) -> None:
+            nonlocal num_bytes
+            if message["type"] == "http.response.start":
+                self._num_bytes_held -= num_bytes
+                num_bytes = 0
+            await send(message)
+
+        try:
+            await self._app(scope, limited_receive, releasing_send)
+        finally:
+            self._num_bytes_held -= num_bytes
 
     def _too_large(self) -> ApiError:
         limit = self._max_body_bytes

@@ -48,6 +48,7 @@ def completions_router(service: Service, *, write_timeout_seconds: float) -> API
         response_class=Response,
     )
     async def create_completion(body: CompletionBody, request: Request) -> Response:
+        service.check_num_prompts(len(body.prompts))
         requests = generate_requests(body, request)
         includes_usage = body.read_includes_usage()
         return await answer(
@@ -72,6 +73,7 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
     prompts, resume = body.prompts, body.read_resume()
     if resume is not None and len(prompts) != 1:
         raise invalid("resume takes one prompt", "resume")
+    timeout, sender = timeout_seconds(request), source(request)
     return [
         GenerateRequest(
             prompt=prompt,
@@ -82,8 +84,8 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
             default_max_tokens=None if body.max_tokens == REST_OF_CONTEXT else DEFAULT_MAX_TOKENS,
             resume=resume,
             request_id=request_id,
-            timeout_seconds=timeout_seconds(request),
-            source=source(request),
+            timeout_seconds=timeout,
+            source=sender,
         )
         for prompt in prompts
     ]

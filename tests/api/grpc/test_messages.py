@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from server.api.antipode_v1.versions import add_versions
-from server.api.grpc.messages import parse
+from server.api.grpc.messages import MAX_FIELDS, parse, parse_large
 from server.errors import ApiError, ErrorKind
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
@@ -92,3 +92,52 @@ async def test_garbage_to_the_admin_port_is_the_same(method, caplog):
     await server.stop(0)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert is_silent(caplog)
+
+
+LARGE = "x" * (1 << 17)
+
+
+async def test_a_large_message_is_the_same_as_a_small_one():
+    message = pb.GenerateRequest(
+        text=LARGE,
+        sampling=pb.Sampling(temperature=0.5, logit_bias={1: 2.0}, stop=["a"], seed=1 << 63),
+        token_ids=pb.TokenIds(ids=range(100_000)),
+    )
+    assert await parse_large(pb.GenerateRequest, message.SerializeToString()) == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pb.GenerateRequest(chat=pb.Chat(messages=[pb.ChatMessage(content="abcdefg")] * MAX_FIELDS)),
+        pb.GenerateRequest(sampling=pb.Sampling(stop=["abcdefg"] * (MAX_FIELDS + 1))),
+        pb.GenerateRequest(
+            sampling=pb.Sampling(logit_bias=dict.fromkeys(range(MAX_FIELDS + 1), 1.0))
+        ),
+    ],
+)
+async def test_a_message_of_very_many_fields_is_refused(message, monkeypatch):
+    with pytest.raises(ApiError, match="more than 10000 fields"):
+        await parse_large(pb.GenerateRequest, message.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\xff" * (1 << 17), b"\x07" * (1 << 17), b"\x0a\xff" * (1 << 16)]
+)
+async def test_large_bytes_that_are_no_message_are_refused_as_small_ones(garbage):
+    with pytest.raises(ApiError, match="not a valid antipode"):
+        await parse_large(pb.GenerateRequest, garbage)
+
+
+async def test_lists_that_are_too_long_are_refused_before_they_are_copied():
+    long = [1] * 100_000
+    for message, words in (
+        (pb.GenerateRequest(token_ids=pb.TokenIds(ids=long)), "maximum context length is 256"),
+        (pb.GenerateRequest(text="x", sampling=pb.Sampling(stop_token_ids=long)), "at most"),
+        (
+            pb.GenerateRequest(text="x", resume=pb.Resume(received=[pb.TokenIds(ids=long)])),
+            "maximum context length is 256",
+        ),
+    ):
+        async with serving(FakeEngine()) as s:
+            assert words in (await failure(s.stub.Generate(message))).details()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from server.api.http.connection import JoinedWrites
+from server.api.http.writing import JoinedWrites
 
 
 class Transport:
