@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from server.api.antipode_v1 import translate
+from server.api.antipode_v1.known_fields import check_known
 from server.api.generation import GenerateRequest
 from server.api.grpc.messages import parse
 from server.api.grpc.peer import source
@@ -34,6 +35,7 @@ class GenerationServicer:
     async def generate(self, data: bytes, context: Context) -> None:
         async with errors_as_status(context):
             message = parse(pb.GenerateRequest, data)
+            check_known(message)
             request = await self._request(message, context)
             # Leaving this block, for whatever reason, is what tells the engine to stop.
             async with await self._service.start(request) as generation:
@@ -43,6 +45,7 @@ class GenerationServicer:
     async def tokenize(self, data: bytes, context: Context) -> pb.TokenizeResponse | None:
         async with errors_as_status(context):
             message = parse(pb.TokenizeRequest, data)
+            check_known(message)
             adopt_request_id(context)
             model = self._service.models.find(message.model)
             text = await self._text(message)

@@ -20,7 +20,7 @@ from server.api.openai.answering import (
     timeout_seconds,
     usage_body,
 )
-from server.api.openai.request_bodies import ChatBody
+from server.api.openai.request_bodies import COMPLETION_FIELDS, ChatBody
 from server.api.openai.response_bodies import (
     ChatChoice,
     ChatChunkChoice,
@@ -63,7 +63,7 @@ def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
 
 async def generate_request(service: Service, body: ChatBody, request: Request) -> GenerateRequest:
     """The service request, with the rendered conversation as its prompt."""
-    body.check_supported()
+    body.check_supported(COMPLETION_FIELDS)
     sampling = body.sampling(max_tokens=body.read_max_tokens(), logprobs=body.read_num_logprobs())
     request_id = adopt_request_id(request, body.request_id)
     resume = body.read_resume()
