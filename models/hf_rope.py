@@ -17,6 +17,8 @@ def rope_parameters(hf: HF, kind: str) -> HF:
     key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
     parameters = hf.get(key) or {}
     if isinstance(parameters, dict):
+        if kind not in parameters and any(isinstance(one, dict) for one in parameters.values()):
+            raise ModelConfigError(f"config.json: {key} has nothing for {kind}")
         parameters = parameters.get(kind, parameters)
     if not isinstance(parameters, dict):
         raise ModelConfigError(f"config.json: {key} must be an object, not {parameters!r}")

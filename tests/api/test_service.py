@@ -77,7 +77,7 @@ async def test_a_given_seed_is_reported_as_given(service, engine):
 
 
 async def test_a_refused_request_is_counted_and_never_submitted(service, engine):
-    error = await refusal(service, GenerateRequest(prompt="x", sampling=Sampling(top_p=0.0)))
+    error = await refusal(service, GenerateRequest(prompt="x", sampling=Sampling(top_p=-0.1)))
     assert error.param == "top_p"
     assert engine.refused == ["invalid_request"]
     assert engine.submitted == []

@@ -269,6 +269,10 @@ def test_the_window_of_every_layer(hf, windows):
             LLAMA | {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 0}},
             "beta_fast must be a positive number",
         ),
+        (
+            GEMMA3 | {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+            "rope_parameters has nothing for sliding_attention",
+        ),
         (LLAMA | {"rope_scaling": {"factor": 4.0}}, "a factor but no rope_type"),
         (LLAMA | {"rope_theta": float("nan")}, "rope_theta must be a positive number, not nan"),
         (LLAMA | {"rms_norm_eps": float("inf")}, "rms_norm_eps must be a positive number, not inf"),

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from server.api.antipode_v1 import translate
+from server.api.antipode_v1.known_fields import check_known
 from server.api.generation import GenerateRequest
 from server.api.grpc.messages import MAX_INLINE_BYTES, parse_large
 from server.api.grpc.peer import source
@@ -37,6 +38,7 @@ class GenerationServicer:
     async def generate(self, data: bytes, context: Context) -> None:
         async with errors_as_status(context):
             message = await parse_large(pb.GenerateRequest, data)
+            check_known(message)
             if len(data) > MAX_INLINE_BYTES:
                 self._check_lengths(message)
             request = await self._request(message, context)
@@ -48,6 +50,7 @@ class GenerationServicer:
     async def tokenize(self, data: bytes, context: Context) -> pb.TokenizeResponse | None:
         async with errors_as_status(context):
             message = await parse_large(pb.TokenizeRequest, data)
+            check_known(message)
             adopt_request_id(context)
             model = self._service.models.find(message.model)
             text = await self._text(message)

@@ -15,7 +15,7 @@ from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
 from server.api.openai.answering import answer, source, timeout_seconds
 from server.api.openai.chat_rendering import ChatRenderer
-from server.api.openai.request_bodies import ChatBody
+from server.api.openai.request_bodies import COMPLETION_FIELDS, ChatBody
 from server.api.openai.response_bodies import ChatCompletion, ChatCompletionChunk
 from server.api.service import Service
 
@@ -31,7 +31,7 @@ def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
     )
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         includes_usage = body.read_includes_usage()
-        body.check_supported()
+        body.check_supported(COMPLETION_FIELDS)
         prompt = await chat_prompt(service, body)
         generate = generate_request(body, prompt, request)
         return await answer(

@@ -23,7 +23,7 @@ from server.api.openai.answering import (
     timeout_seconds,
     usage_body,
 )
-from server.api.openai.request_bodies import REST_OF_CONTEXT, CompletionBody
+from server.api.openai.request_bodies import CHAT_FIELDS, REST_OF_CONTEXT, CompletionBody
 from server.api.openai.response_bodies import (
     Completion,
     CompletionChoice,
@@ -65,7 +65,7 @@ def completions_router(service: Service, *, write_timeout_seconds: float) -> API
 
 def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRequest]:
     """One service request per prompt."""
-    body.check_supported()
+    body.check_supported(CHAT_FIELDS)
     sampling = body.sampling(max_tokens=body.max_tokens, logprobs=body.logprobs)
     if body.echo and body.logprobs is not None and body.prompt_logprobs is None:
         sampling = replace(sampling, prompt_logprobs=body.logprobs)

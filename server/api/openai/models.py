@@ -77,6 +77,7 @@ def _card(model: ModelInfo) -> ModelCard:
 
 
 async def _text(service: Service, body: TokenizeBody) -> str:
+    body.check_supported()
     if (body.prompt is None) == (body.messages is None):
         raise invalid("give either prompt or messages", "prompt")
     if body.messages is None:

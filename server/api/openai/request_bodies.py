@@ -6,9 +6,8 @@ renames, refuses or passes the fields that a body does not have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
-from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import (
@@ -96,6 +95,14 @@ _MAX_TOKENS_BOUNDS = bounds("max_tokens") | {"minimum": REST_OF_CONTEXT}
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
+    def check_supported(self, of_others: Collection[str] = ()) -> None:
+        """Refuse what would be ignored to the client's surprise.
+
+        `of_others` are the fields that only other endpoints have.
+        """
+        if extra := self.model_extra:
+            check_foreign(extra, vars(self), type(self).model_fields.keys(), of_others)
+
 
 class StreamOptions(_Body):
     """A whole answer has its token counts without being asked, so `stream` need not be true."""
@@ -151,12 +158,6 @@ class SamplingBody(_OptionsBody):
     @classmethod
     def _rename(cls, data: Any) -> Any:
         return with_own_names(data, cls.model_fields.keys()) if isinstance(data, dict) else data
-
-    def check_supported(self) -> None:
-        """Refuse what would be ignored to the client's surprise."""
-        if extra := self.model_extra:
-            own = type(self).model_fields.keys()
-            check_foreign(extra, vars(self), own, _fields_of_endpoints() - own)
 
     model: _Name = Field("", description="The served model's name; empty is whichever is served.")
     n: _Int | None = Field(None, json_schema_extra=bounds("n"), description="Choices; unset is 1.")
@@ -263,7 +264,7 @@ class CompletionBody(SamplingBody):
         return [entry if isinstance(entry, str) else tuple(entry) for entry in entries]
 
 
-class ChatOptions(ToolFields):
+class ChatOptions(ToolFields, _Body):
     """How messages become a prompt."""
 
     add_generation_prompt: bool | None = Field(
@@ -333,9 +334,9 @@ class DetokenizeBody(_Body):
     tokens: _TokenIds
 
 
-@cache
-def _fields_of_endpoints() -> frozenset[str]:
-    return frozenset(CompletionBody.model_fields) | frozenset(ChatBody.model_fields)
+# The fields that only one of the generation endpoints has.
+CHAT_FIELDS = ChatBody.model_fields.keys() - CompletionBody.model_fields.keys()
+COMPLETION_FIELDS = CompletionBody.model_fields.keys() - ChatBody.model_fields.keys()
 
 
 def _frozen(value: Any) -> Any:

@@ -16,6 +16,16 @@ REQUEST = pb.GenerateRequest(text="x")
 
 
 class TestStream:
+    async def test_no_tokens_are_the_end_of_a_prompt_that_was_read(self):
+        engine = FakeEngine([[5]], finish_reason="length")
+        async with serving(engine) as s:
+            sampling = pb.Sampling(max_tokens=0, prompt_logprobs=0)
+            request = pb.GenerateRequest(text="xyz", sampling=sampling)
+            (response,) = await collect(s.stub.Generate(request))
+        assert (response.text, response.finish_reason) == ("", pb.FINISH_REASON_LENGTH)
+        assert len(response.start.prompt_logprobs) == response.usage.num_prompt_tokens == 3
+        assert response.usage.num_generated_tokens == 0
+
     async def test_a_text_prompt_is_answered_token_by_token_or_merged(self):
         answer = ids("hello world")
         engine = FakeEngine([[token_id] for token_id in [*answer, EOS]])
@@ -191,18 +201,16 @@ class TestInvalid:
             (pb.GenerateRequest(text="x", request_id="a b"), "visible ASCII"),
             (pb.GenerateRequest(text="x", request_id="é"), "visible ASCII"),
             (pb.GenerateRequest(text="x", request_id="a" * 129), "1 to 128"),
-            (pb.GenerateRequest(text="x", sampling=pb.Sampling(max_tokens=0)), "max_tokens"),
             (pb.GenerateRequest(text="x", sampling=pb.Sampling(max_tokens=999)), "max_tokens"),
             (pb.GenerateRequest(text="x", sampling=pb.Sampling(temperature=-1)), "temperature"),
             (
                 pb.GenerateRequest(text="x", sampling=pb.Sampling(temperature=float("nan"))),
                 "temperature",
             ),
-            (pb.GenerateRequest(text="x", sampling=pb.Sampling(top_p=0)), "top_p"),
+            (pb.GenerateRequest(text="x", sampling=pb.Sampling(top_p=-1)), "top_p"),
             (pb.GenerateRequest(text="x", sampling=pb.Sampling(top_k=-2)), "top_k"),
             (pb.GenerateRequest(text="x", sampling=pb.Sampling(min_p=1.5)), "min_p"),
             (pb.GenerateRequest(text="x", sampling=pb.Sampling(logprobs=21)), "logprobs"),
-            (pb.GenerateRequest(text="x", sampling=pb.Sampling(stop=[""])), "stop"),
             (
                 pb.GenerateRequest(text="x", sampling=pb.Sampling(logit_bias={300: 1})),
                 "logit_bias",

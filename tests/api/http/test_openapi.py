@@ -49,12 +49,18 @@ async def test_every_route_is_described(document):
             assert "422" not in operation["responses"]
 
 
-@pytest.mark.parametrize("name", sorted(set(RANGES) - {"logprobs"}))
+@pytest.mark.parametrize("name", sorted(set(RANGES) - {"logprobs", "max_tokens"}))
 @pytest.mark.parametrize("body", ["CompletionBody", "ChatBody"])
 async def test_bounds_are_the_ones_that_hold(schemas, body, name):
     shown = schemas[body]["properties"][name]
     for keyword, bound in RANGES[name].schema().items():
         assert shown[keyword] == float(bound)
+
+
+async def test_bounds_of_max_tokens_include_the_rest_of_the_context(schemas):
+    for body in ("CompletionBody", "ChatBody"):
+        shown = schemas[body]["properties"]["max_tokens"]
+        assert (shown["minimum"], shown["maximum"]) == (-1, RANGES["max_tokens"].maximum)
 
 
 async def test_bounds_of_logprobs(schemas):

@@ -146,6 +146,14 @@ async def test_a_field_of_the_other_endpoint_is_refused(client):
     assert (await post(client, CHAT, echo=False)).status_code == 200
 
 
+async def test_what_would_change_the_tokens_of_a_prompt_is_refused_by_name(client):
+    for name in ("chat_template", "documents", "AddSpecialTokens"):
+        response = await client.post("/tokenize", json=PROMPTS[CHAT] | {name: "x"})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, name)
+    response = await client.post("/tokenize", json=PROMPTS[CHAT] | {"max_tokens": 5, "user": "x"})
+    assert response.status_code == 200
+
+
 @each_endpoint
 async def test_what_changes_nothing_passes(client, path):
     fields = [name for name, meaning in FIELDS.items() if isinstance(meaning, Passes)]
