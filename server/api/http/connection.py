@@ -40,9 +40,10 @@ class JoinedWrites:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._held:
-            self._transport.write(b"".join(self._held))
-            self._held.clear()
+        held, self._held = self._held, []
+        # A client that left meanwhile has closed the transport, and uvloop refuses to write to it.
+        if held and not self._transport.is_closing():
+            self._transport.write(b"".join(held))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
