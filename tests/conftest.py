@@ -2,7 +2,8 @@
 
 Set before anything imports jax, which reads its environment once. Compiled programs are kept
 between runs, and compiled without LLVM's optimizations: they compute the same, in half the time to
-compile. A test that starts a server gives it the devices of its machine.
+compile. NumPy multiplies on one thread: its matrices are small, and its other threads spin while
+they wait. A test that starts a server gives it the devices of its machine.
 
 Hypothesis measures nothing: on a busy machine a slow example is no failure. The garbage collector
 leaves alone what is there for the whole session: going through it again and again finds nothing.
@@ -28,6 +29,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_backend_optimization_level=0",
     )
 )
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(".cache/xla-tests").absolute())
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

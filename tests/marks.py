@@ -51,6 +51,7 @@ MARKS = {
         "models/checkpoint/test_mount.py",
         "models/gguf/test_conversion.py",
     ),
+    "demo": ("models/test_demo.py",),
     "charts": (
         "helm",
         "k8s/lab/test_ends.py",

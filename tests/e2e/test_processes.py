@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -179,6 +180,16 @@ async def test_a_request_before_ready_is_refused_as_unavailable(start):
     assert "still loading" in answer.error
 
 
+@pytest.fixture
+def own_logging():
+    """The main process logs to the standard error of its test, which is closed after it."""
+    before = logging.root.handlers[:], logging.root.level
+    yield
+    logging.captureWarnings(False)
+    logging.root.handlers[:], logging.root.level = before
+
+
+@pytest.mark.usefixtures("own_logging")
 def test_a_taken_port_is_one_line_and_code_1(capfd, checkpoint):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -12,6 +12,9 @@ from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
 from tests.e2e.clients import Stream, client, read_stream, start_streams
 from tests.e2e.servers import REAL, metric_of, wait_for
 
+# As in test_hosts, whose compiled programs are then read from the cache.
+DTYPE = "--dtype=float32"
+
 
 async def generate(server, prompt, max_tokens):
     """Token ids of a gRPC stream with the settings of `clients.body`."""
@@ -36,7 +39,7 @@ def num_accepted(server):
 
 async def test_a_server_streams_over_http_and_grpc_and_ends_cleanly_under_load(start):
     """One server for the whole story, because compiling its programs takes a while."""
-    server = start(REAL, "--drain-timeout-seconds=120", "--num-blocks=1024").wait_ready()
+    server = start(REAL, DTYPE, "--drain-timeout-seconds=120").wait_ready()
     assert server.get("/readyz").status_code == 200
 
     async with client(server) as http:
@@ -64,7 +67,7 @@ async def test_a_server_streams_over_http_and_grpc_and_ends_cleanly_under_load(s
 
 
 async def test_cancelled_and_finished_streams_leave_no_block_behind(start):
-    server = start(REAL).wait_ready()
+    server = start(REAL, DTYPE).wait_ready()
     async with client(server) as http:
         streams = await start_streams(http, 32, num_started=8, max_tokens=100)
         for _, task in streams[::2]:

@@ -36,6 +36,8 @@ async def post(client, content, encoding):
         ("identity", BODY),
         ("", BODY),
     ],
+    # Without names of theirs, the cases would be named by content, in which gzip has the time.
+    ids=["gzip", "in capitals", "in two members", "deflate", "raw deflate", "identity", "none"],
 )
 async def test_a_compressed_body_is_read(client, engine, encoding, content):
     response = await post(client, content, encoding)
@@ -63,6 +65,7 @@ async def test_another_encoding_is_refused_with_what_is_accepted(client, engine,
 @pytest.mark.parametrize(
     "content",
     [b"plain", gzip.compress(BODY)[:-1], gzip.compress(BODY)[:-9], gzip.compress(BODY) + b"x"],
+    ids=["plain", "without its last byte", "without its trailer", "with a byte too many"],
 )
 async def test_a_damaged_body_is_refused(client, engine, content):
     response = await post(client, content, "gzip")
