@@ -12,7 +12,7 @@ THREE_AT_ONCE := -n 3 $(IN_ORDER)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover unit check test examples lint format fuzz bench bench-edge exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference
+.PHONY: help setup serve failover unit check test examples lint format fuzz bench bench-edge exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference clients
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -51,6 +51,16 @@ examples/node_modules/.package-lock.json: examples/package.json
 	@if npm --version >/dev/null 2>&1 && npm install --prefix examples --no-package-lock \
 		--ignore-scripts --no-audit --no-fund --silent --fetch-retries=0; then touch $@; \
 	else echo "the JavaScript examples cannot run: npm did not install what they import"; fi
+
+# Each client brings much of its own, so they have an environment of theirs.
+.cache/clients/ready: tests/clients/requirements.txt tests/clients/node/package.json | setup
+	$(RUN) venv --clear .cache/clients
+	$(UV) pip install --quiet --python .cache/clients/bin/python -r tests/clients/requirements.txt
+	-npm install --prefix tests/clients/node --no-package-lock --ignore-scripts --no-audit --no-fund --silent
+	touch $@
+
+clients: .cache/clients/ready ## try the SDKs and agent frameworks that people have; ARGS="-k anthropic" picks some
+	cd tests/clients && ../../.cache/clients/bin/python -m pytest -c pytest.ini $(ARGS)
 
 lint: setup ## check style, format and types
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

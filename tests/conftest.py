@@ -42,6 +42,8 @@ gc.set_threshold(100_000, 50, 100)
 
 
 TESTS = Path(__file__).parent
+# `make clients` runs these, in an environment of their own.
+collect_ignore = ["clients"]
 NUM_COMPILED = pytest.StashKey[int]()
 compilations = CompilationCounter()
 
