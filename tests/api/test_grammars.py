@@ -24,7 +24,8 @@ JSON = Grammar("json_schema", json.dumps(SCHEMA, separators=(",", ":")))
 def ask(grammar, **sampling):
     return GenerateRequest(
         prompt="hello",
-        sampling=Sampling(grammar=grammar, grammar_asked_as="guided_json", **sampling),
+        sampling=Sampling(grammar=grammar, **sampling),
+        grammar_asked_as="guided_json",
     )
 
 

@@ -79,6 +79,7 @@ async def generate_request(service: Service, body: ChatBody, request: Request) -
         request_id=request_id,
         timeout_seconds=timeout_seconds(request),
         source=source(request),
+        grammar_asked_as=body.grammar_asked_as,
     )
 
 

@@ -81,6 +81,7 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
             request_id=request_id,
             timeout_seconds=timeout_seconds(request),
             source=source(request),
+            grammar_asked_as=body.grammar_asked_as,
         )
         for prompt in prompts
     ]
