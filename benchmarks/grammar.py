@@ -3,9 +3,9 @@
     make grammar
     make grammar ARGS="--model tiny --rows 8"
 
-As many rows as there are slots decode: none, half or all of them under a schema. Rounds take
-turns. A cell is the median time between two steps, in milliseconds. Compiles in this process;
-starts no server.
+As many rows as there are slots decode: none, half or all of them under a schema. Rounds of the
+three take turns. A cell is the median time between two steps, in milliseconds. Compiles in this
+process; starts no server.
 """
 
 from __future__ import annotations

@@ -23,8 +23,7 @@ class Sampling:
     Defaults: `max_tokens` whatever the context still holds (the completions endpoint says 16),
     `temperature` 1, `top_p` 1, `top_k` 0 or -1 for off, `seed` one drawn by the server. `logprobs`
     is the number of alternatives per generated token (0 for only the token's own, None for none),
-    `prompt_logprobs` the same for the prompt's. `grammar` is the form that the text must have, and
-    `grammar_asked_as` the name by which the request has it.
+    `prompt_logprobs` the same for the prompt's. `grammar` is the form that the text must have.
     """
 
     max_tokens: int | None = None
@@ -46,7 +45,6 @@ class Sampling:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     grammar: Grammar | None = None
-    grammar_asked_as: str = "grammar"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +66,7 @@ class GenerateRequest:
     `default_max_tokens` is for an unset `max_tokens`, as far as the context holds that many; None
     is whatever it holds. `resume` goes on with a broken stream. `timeout_seconds` is what is left
     of the client's deadline, None where it set none. `source` is a hash of who sent it.
+    `grammar_asked_as` is the field of the request that has the grammar, for a refusal.
     """
 
     prompt: str | tuple[int, ...]
@@ -80,6 +79,7 @@ class GenerateRequest:
     request_id: str = ""
     timeout_seconds: float | None = None
     source: str = ""
+    grammar_asked_as: str = "grammar"
 
 
 @dataclass(frozen=True, slots=True)

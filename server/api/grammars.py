@@ -7,6 +7,7 @@ it. Knows neither transports nor how a grammar is followed.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,8 @@ from server.link.sampling import Grammar
 
 _THREADS = 2
 _MAX_REMEMBERED = 256
+
+_log = logging.getLogger(__name__)
 
 
 class Grammars:
@@ -39,8 +42,13 @@ class Grammars:
 
     async def prepare(self, info: EngineInfo) -> None:
         """Make the compiler; other threads stand still meanwhile, for up to about a second."""
-        if info.eos_token_ids:
+        if not info.eos_token_ids:
+            return
+        try:
             await self._compiler_for(info)
+        except Exception:
+            # Requests without a grammar are served all the same.
+            _log.warning("structured output is off: its compiler cannot be made", exc_info=True)
 
     async def check(self, grammar: Grammar, asked_as: str, info: EngineInfo) -> None:
         """ApiError for a grammar that cannot be followed; `asked_as` names it in the request."""
@@ -52,7 +60,12 @@ class Grammars:
             )
         if grammar in self._compiled:
             return
-        compiler = await self._compiler_for(info)
+        try:
+            compiler = await self._compiler_for(info)
+        except Exception as error:
+            raise invalid(
+                f"{asked_as} is not supported with this model's tokenizer: {error}", asked_as
+            ) from error
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._pool, compiler.compile, grammar)

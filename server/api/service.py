@@ -177,8 +177,7 @@ class Service:
         if request.timeout_seconds is not None and request.timeout_seconds <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
         if request.sampling.grammar is not None:
-            asked_as = request.sampling.grammar_asked_as
-            await self.grammars.check(request.sampling.grammar, asked_as, info)
+            await self.grammars.check(request.sampling.grammar, request.grammar_asked_as, info)
         prompt_token_ids = await self._prompt_token_ids(request, info)
         check_prompt(prompt_token_ids, info)
         seed = request.sampling.seed

@@ -16,6 +16,7 @@ from llguidance import LLExecutor
 from server.grammar.matcher import Matcher
 
 _WORD = 32
+_MAX_THREADS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class MaskWriter:
 
     def __init__(self, vocab_size: int) -> None:
         self._num_words = -(-vocab_size // _WORD)
-        self._executor = LLExecutor(max(1, (os.cpu_count() or 1) - 1))
+        self._executor = LLExecutor(max(1, min(_MAX_THREADS, (os.cpu_count() or 1) - 1)))
 
     def write(self, rows: Sequence[MaskedRow], allowed_SW: np.ndarray) -> None:
         """Take each row's new tokens and set its words of `allowed_SW`.

@@ -24,7 +24,8 @@ JSON = Grammar("json_schema", json.dumps(SCHEMA, separators=(",", ":")))
 def ask(grammar, **sampling):
     return GenerateRequest(
         prompt="hello",
-        sampling=Sampling(grammar=grammar, grammar_asked_as="guided_json", **sampling),
+        sampling=Sampling(grammar=grammar, **sampling),
+        grammar_asked_as="guided_json",
     )
 
 
@@ -46,6 +47,18 @@ async def test_a_model_without_end_tokens_takes_no_grammar(service, engine):
     engine.info = msgspec.structs.replace(engine.info, eos_token_ids=())
     with pytest.raises(ApiError, match="name no end token"):
         await service.start(ask(JSON))
+
+
+async def test_a_tokenizer_that_no_compiler_takes_serves_requests_without_a_grammar(
+    service, engine, caplog
+):
+    engine.info = msgspec.structs.replace(engine.info, eos_token_ids=(10**6,))
+    await service.grammars.prepare(engine.info)
+    assert "structured output is off" in caplog.text
+    with pytest.raises(ApiError, match="not supported with this model's tokenizer"):
+        await service.start(ask(JSON))
+    async with await service.start(ask(None)):
+        assert len(engine.submitted) == 1
 
 
 async def test_a_grammar_is_compiled_once(service, monkeypatch):

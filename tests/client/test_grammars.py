@@ -36,14 +36,14 @@ def meaning(grammar: Grammar):
 @pytest.mark.parametrize("resume", [None, Resume(start=START, received=((1,),))])
 def test_both_transports_ask_for_the_same_also_when_resumed(option, kind, value, resume):
     request = Request(prompt="x", options={"grammar": option})
-    over_http, _ = read_http(body(request, resume))
+    over_http, _ = read_http(body(request, resume, "m"))
     over_grpc = read_grpc(message(request, resume).sampling.grammar)
     assert meaning(over_http) == meaning(over_grpc) == (kind, value)
     assert request.options == {"grammar": option}
 
 
 @pytest.mark.parametrize("option", [{}, {"xml": "x"}, {"regex": "a", "lark": "b"}])
-@pytest.mark.parametrize("ask", [body, message])
+@pytest.mark.parametrize("ask", [message, lambda *asked: body(*asked, "m")])
 def test_no_kind_two_kinds_and_unknown_ones_are_refused_before_sending(ask, option):
     request = Request(prompt="x", options={"grammar": option})
     with pytest.raises(InvalidRequestError, match="exactly one of json_schema, json_object"):

@@ -20,7 +20,7 @@ def client(server: str) -> anthropic.Anthropic:
     return anthropic.Anthropic(base_url=server, api_key=KEY, max_retries=0)
 
 
-def test_a_message(client, model):
+def test_a_message_is_answered(client, model):
     answer = client.messages.create(
         model=model, max_tokens=20, system="Answer briefly.", messages=MESSAGES
     )
@@ -57,10 +57,16 @@ def test_a_streamed_tool_use_joins_to_its_input(client, model):
 def test_a_conversation_goes_on_after_a_tool_was_used(client, model):
     messages = [
         *MESSAGES,
-        {"role": "assistant",
-         "content": [{"type": "tool_use", "id": "toolu_1", "name": "paint", "input": {"colour": "red"}}]},
-        {"role": "user",
-         "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "done"}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "tool_use", "id": "toolu_1", "name": "paint", "input": {"colour": "red"}}
+            ],
+        },
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "done"}],
+        },
     ]
     answer = client.messages.create(model=model, max_tokens=8, messages=messages, tools=[TOOL])
     assert answer.stop_reason

@@ -1,4 +1,4 @@
-"""Frameworks for agents and for structured answers, each by the way that its documentation shows."""
+"""Frameworks for agents and for structured answers, each as its documentation shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TestLangChain:
 
         return ChatOpenAI(base_url=base_url, api_key=KEY, model=model, max_tokens=60)
 
-    def test_invoke_and_stream(self, chat):
+    def test_a_chat_is_invoked_and_streamed(self, chat):
         assert chat.invoke(QUESTION).usage_metadata["output_tokens"] > 0
         assert [piece.content for piece in chat.stream(QUESTION)]
 
@@ -41,7 +41,7 @@ class TestLangChain:
         answer = chat.bind_tools([paint], tool_choice="any").invoke(QUESTION)
         assert answer.tool_calls[0]["name"] == "paint"
 
-    def test_embeddings(self, base_url, model):
+    def test_texts_are_embedded(self, base_url, model):
         from langchain_openai import OpenAIEmbeddings
 
         embeddings = OpenAIEmbeddings(
@@ -49,7 +49,7 @@ class TestLangChain:
         )
         assert len(embeddings.embed_documents(["one", "two"])) == 2
 
-    def test_anthropics_way(self, server, model):
+    def test_messages_in_the_form_of_anthropic(self, server, model):
         from langchain_anthropic import ChatAnthropic
 
         chat = ChatAnthropic(base_url=server, api_key=KEY, model=model, max_tokens=20)
@@ -70,7 +70,7 @@ class TestLlamaIndex:
             max_tokens=60,
         )
 
-    def test_complete_and_stream(self, llm):
+    def test_a_text_is_completed_and_streamed(self, llm):
         assert llm.complete(QUESTION).raw
         assert list(llm.stream_complete(QUESTION))
 
@@ -79,7 +79,7 @@ class TestLlamaIndex:
 
         assert isinstance(llm.structured_predict(Fruit, PromptTemplate(QUESTION)), Fruit)
 
-    def test_embeddings(self, base_url, model):
+    def test_texts_are_embedded(self, base_url, model):
         from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 
         embedding = OpenAILikeEmbedding(model_name=model, api_base=base_url, api_key=KEY)
@@ -87,7 +87,7 @@ class TestLlamaIndex:
 
 
 class TestLiteLLM:
-    def test_completion_of_a_type(self, base_url, model):
+    def test_a_completion_is_of_a_type(self, base_url, model):
         import litellm
 
         answer = litellm.completion(
@@ -111,7 +111,7 @@ class TestLiteLLM:
                 messages=[{"role": "user", "content": "word " * 5000}],
             )
 
-    def test_through_its_proxy(self, base_url, model, tmp_path):
+    def test_the_proxy_passes_a_chat_on(self, base_url, model, tmp_path):
         import openai
 
         port = free_port()
@@ -126,9 +126,7 @@ class TestLiteLLM:
             env=os.environ | {"PYTHONUTF8": "1"},
         )
         try:
-            client = openai.OpenAI(
-                base_url=f"http://127.0.0.1:{port}", api_key=KEY, max_retries=60
-            )
+            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}", api_key=KEY, max_retries=60)
             answer = client.chat.completions.create(
                 model="served", messages=[{"role": "user", "content": QUESTION}], max_tokens=5
             )
@@ -149,7 +147,9 @@ class TestPydanticAI:
         return Agent(chat, model_settings={"max_tokens": 60}, **more)
 
     def test_an_agent_whose_answer_is_a_tool_call(self, base_url, model):
-        assert isinstance(self.agent(base_url, model, output_type=Fruit).run_sync(QUESTION).output, Fruit)
+        assert isinstance(
+            self.agent(base_url, model, output_type=Fruit).run_sync(QUESTION).output, Fruit
+        )
 
     def test_an_agent_whose_answer_is_of_a_schema(self, base_url, model):
         from pydantic_ai import NativeOutput
@@ -189,9 +189,7 @@ class TestSmolagents:
     def test_an_agent_that_calls_its_final_answer(self, base_url, model):
         from smolagents import OpenAIServerModel, ToolCallingAgent
 
-        served = OpenAIServerModel(
-            model_id=model, api_base=base_url, api_key=KEY, max_tokens=60
-        )
+        served = OpenAIServerModel(model_id=model, api_base=base_url, api_key=KEY, max_tokens=60)
         agent = ToolCallingAgent(tools=[], model=served, max_steps=2, instructions="Be brief.")
         assert agent.run(QUESTION) is not None
 

@@ -19,7 +19,7 @@ def ask(**more):
     return {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 60, **more}
 
 
-def test_a_chat(client, model):
+def test_a_chat_is_answered(client, model):
     answer = client.chat.completions.create(model=model, **ask())
     assert answer.choices[0].finish_reason in ("stop", "length")
     assert answer.usage.completion_tokens > 0
@@ -43,11 +43,11 @@ def test_a_stream_parsed_into_a_type(client, model):
     assert isinstance(final.choices[0].message.parsed, Fruit)
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "paint"}}])
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "paint"}}]
+)
 def test_a_tool_is_called_with_arguments_of_its_schema(client, model, choice):
-    answer = client.chat.completions.create(
-        model=model, **ask(tools=[PAINT], tool_choice=choice)
-    )
+    answer = client.chat.completions.create(model=model, **ask(tools=[PAINT], tool_choice=choice))
     (call, *_) = answer.choices[0].message.tool_calls
     assert call.function.name == "paint"
     assert json.loads(call.function.arguments)["colour"] in ("red", "green")
@@ -63,8 +63,11 @@ def test_streamed_pieces_of_a_call_join_to_the_whole(client, model):
 
 
 def test_a_conversation_goes_on_after_a_call(client, model):
-    call = {"id": "call_1", "type": "function",
-            "function": {"name": "paint", "arguments": '{"colour": "red"}'}}
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "paint", "arguments": '{"colour": "red"}'},
+    }
     messages = [
         {"role": "user", "content": "Paint it."},
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -76,7 +79,7 @@ def test_a_conversation_goes_on_after_a_call(client, model):
     assert answer.choices[0].finish_reason
 
 
-def test_a_response(client, model):
+def test_a_response_has_a_status_and_usage(client, model):
     answer = client.responses.create(model=model, input=QUESTION, max_output_tokens=20)
     assert answer.status in ("completed", "incomplete")
     assert answer.usage.output_tokens > 0

@@ -107,7 +107,7 @@ def test_a_checkpoint_is_planned_for_this_machine(checkpoint, tmp_path):
     report = json.loads(file.read_text())
     assert report["fits"]
     assert [one["bucket"] for one in report["programs"]] == [
-        "mixed-32x2", "decode-2", "set_slot", "make_state",
+        "mixed-32x2", "decode-2", "draw", "pick-2", "set_slot", "make_state",
     ]  # fmt: skip
     for program in report["programs"][:2]:
         assert program["pool_alias_bytes"] == report["hbm_bytes_per_chip"]["kv"] > 0
@@ -115,5 +115,5 @@ def test_a_checkpoint_is_planned_for_this_machine(checkpoint, tmp_path):
     flags = dict(zip(report["serve_flags"][::2], report["serve_flags"][1::2], strict=True))
     assert flags["--model"] == str(checkpoint)
     assert flags["--max-model-len"] == "64"
-    assert "[ 4/4] make_state" in done.stderr
+    assert "[ 6/6] make_state" in done.stderr
     assert (tmp_path / "hlo" / "decode-2.hlo").exists()

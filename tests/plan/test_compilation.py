@@ -9,6 +9,7 @@ import pytest
 
 from server.engine.programs.baked import BakedError, BakedFolder, program_key
 from server.engine.programs.buckets import Bucket
+from server.engine.programs.step_program import PickSize
 from server.plan.compilation import (
     Keep,
     OutOfMemoryError,
@@ -134,7 +135,8 @@ def test_the_programs_are_all_that_the_server_has(ask):
     names = program_names(blueprint_for(ask(max_num_seqs=16)))
     decodes = [Bucket(rows, rows, decode_only=True) for rows in (8, 16)]
     mixed = [Bucket(tokens, 16, decode_only=False) for tokens in (256, 512, 1024, 2048)]
-    assert set(names) == {*decodes, *mixed, "set_slot", "make_state"}
+    picks = [PickSize(8), PickSize(16)]
+    assert set(names) == {*decodes, *mixed, *picks, "draw", "set_slot", "make_state"}
 
 
 def test_the_hlo_is_kept_where_it_is_asked_for(ask, tmp_path):

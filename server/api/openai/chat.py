@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.api.chat.format import ChatPrompt
-from server.api.generation import GenerateRequest, Sampling
+from server.api.generation import GenerateRequest
 from server.api.http.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
@@ -58,16 +58,20 @@ def generate_request(body: ChatBody, prompt: ChatPrompt, request: Request) -> Ge
     sampling = body.sampling(max_tokens=body.read_max_tokens(), logprobs=body.read_num_logprobs())
     request_id = adopt_request_id(request, body.request_id)
     resumed = _prompt_of_resumed(body)
+    grammar, asked_as = prompt.constrained(sampling.grammar, body.grammar_asked_as)
+    if prompt.shows_special_tokens:
+        sampling = replace(sampling, skip_special_tokens=False)
     return GenerateRequest(
         prompt=prompt.text if resumed is None else resumed,
         model=body.model,
-        sampling=_fitted(sampling, prompt),
+        sampling=replace(sampling, grammar=grammar),
         n=1 if body.n is None else body.n,
         add_special_tokens=bool(body.add_special_tokens),
         resume=body.read_resume(),
         request_id=request_id,
         timeout_seconds=timeout_seconds(request),
         source=source(request),
+        grammar_asked_as=asked_as,
     )
 
 
@@ -76,11 +80,3 @@ def _prompt_of_resumed(body: ChatBody) -> tuple[int, ...] | None:
     if body.resume is None or body.resume.prompt_token_ids is None:
         return None
     return tuple(body.resume.prompt_token_ids)
-
-
-def _fitted(sampling: Sampling, prompt: ChatPrompt) -> Sampling:
-    """The sampling options with what the reading of calls and reasoning needs."""
-    if prompt.shows_special_tokens:
-        sampling = replace(sampling, skip_special_tokens=False)
-    grammar, asked_as = prompt.constrained(sampling.grammar, sampling.grammar_asked_as)
-    return replace(sampling, grammar=grammar, grammar_asked_as=asked_as)

@@ -86,6 +86,7 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
             request_id=request_id,
             timeout_seconds=timeout,
             source=sender,
+            grammar_asked_as=body.grammar_asked_as,
         )
         for prompt in prompts
     ]

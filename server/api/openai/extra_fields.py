@@ -14,6 +14,8 @@ from server.api.validation import invalid
 from server.errors import ApiError
 
 _MAX_NAME_CHARS = 64
+# As False, 0 and empty values do: a tool_choice without tools.
+_ASKING_FOR_NOTHING = ("none", "auto")
 
 
 def with_own_names(body: Mapping[str, Any], own: Collection[str]) -> dict[str, Any]:
@@ -50,8 +52,7 @@ def check_foreign(
             raise _unsupported(name, meaning.instead)
     spelled = {_plain(name): name for name in own}
     for name, value in given.items():
-        # False, 0 and empty values ask for nothing.
-        if name in others and value:
+        if name in others and value and value not in _ASKING_FOR_NOTHING:
             raise _unsupported(name, "this endpoint does not have it")
         if name not in FIELDS and (meant := spelled.get(_plain(name))):
             raise _unsupported(name, f"write {meant}")

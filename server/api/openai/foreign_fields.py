@@ -88,8 +88,6 @@ _OPENAI: Mapping[str, Meaning] = {
     **_refused("verbosity", "say in the messages how long the answer should be", "medium"),
     **_refused("function_call", _LEAVE_OUT, "none", "auto"),
     **_refused("functions", _LEAVE_OUT, []),
-    **_refused("tool_choice", _LEAVE_OUT, "none", "auto"),
-    **_refused("tools", _LEAVE_OUT, []),
     **_passes("user safety_identifier metadata", "it names the user or the request"),
     **_passes("prompt_cache_key prompt_cache_retention", "it concerns the price of an answer"),
     **_passes("service_tier", "this server has one tier"),

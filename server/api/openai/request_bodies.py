@@ -78,7 +78,7 @@ Stop = Annotated[
 
 
 # The service's options that a body spells another way; all others have the same name in both.
-_SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop", "grammar", "grammar_asked_as"}
+_SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop", "grammar"}
 _SAME_NAME = {field.name for field in fields(Sampling)} - _SPELLED_OTHERWISE
 
 
@@ -231,16 +231,19 @@ class SamplingBody(_OptionsBody):
             raise invalid("resume needs stream to be true", "resume")
         return self.resume.received()
 
+    @property
+    def grammar_asked_as(self) -> str:
+        """The field that has the grammar, if one has."""
+        return read_grammar(vars(self))[1]
+
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """All options in the service's words, but for two that each endpoint spells its own way."""
-        grammar, asked_as = read_grammar(vars(self))
         given = {name: getattr(self, name) for name in _SAME_NAME} | {
             "max_tokens": None if max_tokens == REST_OF_CONTEXT else max_tokens,
             "logprobs": logprobs,
             "logit_bias": _logit_bias(self.logit_bias or {}),
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
-            "grammar": grammar,
-            "grammar_asked_as": asked_as or None,
+            "grammar": read_grammar(vars(self))[0],
         }
         return Sampling(**{k: _frozen(value) for k, value in given.items() if value is not None})
 

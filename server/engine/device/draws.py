@@ -7,9 +7,10 @@ host. Knows neither grammars nor the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
+from typing import Protocol
 
 from server.engine.policy.sequence import Sequence, SequenceState
 from server.engine.policy.step import ScheduledBatch, ScheduledRow
@@ -17,6 +18,12 @@ from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.sampler import Drawn
 from server.engine.programs.step_input import DrawInput, pack_draw, stack_draws
 from server.grammar.masks import MaskedRow, MaskWriter
+
+
+class DrawExecutor(Protocol):
+    """Executes draws, on this host or on every host of the slice."""
+
+    def draw(self, num_rows: int, inputs: DrawInput) -> Drawn: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -56,23 +63,22 @@ class Draw:
 
 
 class Draws:
-    """Prepares and dispatches draws by `call`, one step at a time."""
+    """Prepares and dispatches the draws of one step at a time."""
 
-    def __init__(self, blueprint: Blueprint, call: Callable[[int, DrawInput], Drawn]) -> None:
-        self._sizes, self._call = blueprint.sizes, call
-        self._masks = MaskWriter(blueprint.config.vocab_size)
+    def __init__(self, blueprint: Blueprint, executor: DrawExecutor) -> None:
+        self._blueprint, self._executor = blueprint, executor
         self._pending: Draw | None = None
 
     def prepare(self, batch: ScheduledBatch, num_rows: int) -> Draw | None:
         """Note what the draw of a step needs of its sequences now; None if no row needs one."""
         of_ranks = [
             {i: row for i, row in enumerate(batch.of_rank(rank)) if row.is_constrained}
-            for rank in range(self._sizes.num_ranks)
+            for rank in range(self._blueprint.sizes.num_ranks)
         ]
         num_constrained = max(map(len, of_ranks))
         if not num_constrained:
             return None
-        starts = range(0, num_constrained, self._sizes.draw_rows)
+        starts = range(0, num_constrained, self._blueprint.sizes.draw_rows)
         self._pending = Draw(num_rows, [self._tile(of_ranks, start) for start in starts])
         return self._pending
 
@@ -88,10 +94,10 @@ class Draws:
         self._pending = None
         for tile in draw.tiles:
             self._write_masks(draw, tile)
-            tile.drawn = self._call(draw.num_rows, stack_draws(tile.inputs))
+            tile.drawn = self._executor.draw(draw.num_rows, stack_draws(tile.inputs))
 
     def _tile(self, of_ranks: list[dict[int, ScheduledRow]], start: int) -> Tile:
-        sizes = self._sizes
+        sizes = self._blueprint.sizes
         tile = Tile([], {})
         for rank, rows in enumerate(of_ranks):
             part = dict(islice(rows.items(), start, start + sizes.draw_rows))
@@ -102,10 +108,14 @@ class Draws:
             tile.rows |= dict(enumerate(part.values(), start=first))
         return tile
 
+    @cached_property
+    def _masks(self) -> MaskWriter:
+        return MaskWriter(self._blueprint.config.vocab_size)
+
     def _write_masks(self, draw: Draw, tile: Tile) -> None:
         """A sequence that has ended meanwhile keeps a mask that allows everything."""
         for rank, inputs in enumerate(tile.inputs):
-            first = rank * self._sizes.draw_rows
+            first = rank * self._blueprint.sizes.draw_rows
             rows = [
                 _masked(place - first, row)
                 for place, row in tile.rows.items()

@@ -17,7 +17,7 @@ import numpy as np
 
 from models.checkpoint.files import Files, LocalFiles
 from server.config import EngineConfig
-from server.engine.device.draws import Draw, Draws
+from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor, Progress
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion
@@ -26,19 +26,17 @@ from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import Drawn, Logprobs
 from server.engine.programs.slot_input import SlotInput, needs_slot_state, pack_slot
-from server.engine.programs.step_input import DrawInput, StepInput, pack, stack_ranks
+from server.engine.programs.step_input import StepInput, pack, stack_ranks
 from server.engine.programs.step_program import StepOutput
 from server.link.frames import TokenLogprobs
 
 
-class StepExecutor(Protocol):
+class StepExecutor(DrawExecutor, Protocol):
     """Executes packed batches, on this host or on every host of the slice."""
 
     def set_slot(self, slot: SlotInput) -> None: ...
 
     def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput: ...
-
-    def draw(self, num_rows: int, inputs: DrawInput) -> Drawn: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class ModelRunner:
 
     def __init__(self, blueprint: Blueprint, executor: StepExecutor) -> None:
         self._blueprint, self._executor = blueprint, executor
-        self._draws = Draws(blueprint, executor.draw)
+        self._draws = Draws(blueprint, executor)
 
     @classmethod
     def build(

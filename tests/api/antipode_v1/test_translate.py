@@ -5,6 +5,7 @@ import pytest
 from server.api.antipode_v1 import translate
 from server.api.generation import Delta, Sampling, TokenLogprob, Usage
 from server.errors import ApiError
+from server.link.sampling import Grammar
 from server.pb.antipode.v1 import generation_pb2 as pb
 
 # Every option: a value other than the default, and the one that is easily taken for "unset".
@@ -43,7 +44,21 @@ class TestSampling:
 
     def test_the_service_s_options_and_the_message_s_are_the_same(self):
         names = {field.name for field in dataclasses.fields(Sampling)}
-        assert set(pb.Sampling.DESCRIPTOR.fields_by_name) == names == set(OPTIONS)
+        assert set(pb.Sampling.DESCRIPTOR.fields_by_name) == names == {*OPTIONS, "grammar"}
+
+    @pytest.mark.parametrize(
+        ("message", "grammar"),
+        [
+            (pb.Grammar(json_schema="{}"), Grammar("json_schema", "{}")),
+            (pb.Grammar(json_object=True), Grammar("json_object", "")),
+            (pb.Grammar(json_object=False), None),
+            (pb.Grammar(choice=pb.Texts(texts=["a", "é"])), Grammar("choice", '["a", "\\u00e9"]')),
+            (pb.Grammar(regex=""), Grammar("regex", "")),
+            (pb.Grammar(structural_tag="{}"), Grammar("structural_tag", "{}")),
+        ],
+    )
+    def test_a_grammar_of_every_kind_is_read(self, message, grammar):
+        assert translate.sampling(pb.Sampling(grammar=message)).grammar == grammar
 
     def test_a_zero_is_not_unset_where_that_differs(self):
         for name, field in pb.Sampling.DESCRIPTOR.fields_by_name.items():

@@ -203,10 +203,10 @@ async def test_no_probability_leaves_only_the_likeliest_token(client, engine):
 async def test_special_tokens_are_added_as_asked(client, service, path, asked, adds, monkeypatch):
     seen = []
 
-    async def tokenize(text, *, add_special_tokens=True):
+    async def encode(text, *, add_special_tokens):
         seen.append(add_special_tokens)
         return [1]
 
-    monkeypatch.setattr(service, "tokenize", tokenize)
+    monkeypatch.setattr(service, "_encode", encode)
     await post(client, path, add_special_tokens=asked)
     assert seen == [adds]

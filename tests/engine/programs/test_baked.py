@@ -30,7 +30,7 @@ ENGINE = EngineConfig(
     tensor_parallel_size=1,
     data_parallel_size=1,
 )
-NUM_PROGRAMS = 4
+NUM_PROGRAMS = 6
 
 
 @pytest.fixture(scope="module")
