@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from server.api.choice import Choice
+from server.api.embedder import Embedder
+from server.api.embedding_recipe import EmbeddingRecipe
 from server.api.generation import GenerateRequest
 from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
@@ -38,7 +40,10 @@ DRAWN_SEED_BITS = 53
 
 
 class Service:
-    """One per API process. All methods belong to its event loop. `models` says what it serves."""
+    """One per API process. All methods belong to its event loop. `models` says what it serves.
+
+    `embedder` makes embeddings, as `recipe` says.
+    """
 
     def __init__(
         self,
@@ -47,8 +52,12 @@ class Service:
         lifecycle: Lifecycle,
         models: ModelDirectory,
         limits: RequestLimits,
+        recipe: EmbeddingRecipe | None = None,
     ) -> None:
         self.models = models
+        self.embedder = Embedder(
+            engine, tokenizer, lifecycle, models, limits, recipe or EmbeddingRecipe()
+        )
         self._engine = engine
         self._tokenizer = tokenizer
         self._lifecycle = lifecycle

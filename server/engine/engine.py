@@ -207,6 +207,7 @@ class Engine[InFlight]:
                 deadline=submit.deadline,
                 source=submit.source,
                 version=version,
+                pooling=submit.pooling,
             )
             for index, token_ids in enumerate(received)
             if token_ids is not None

@@ -17,6 +17,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from server.api.embedding_recipe import EmbeddingRecipe, read_recipe
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
 from server.api.http.connection import HttpConnection
@@ -61,7 +62,9 @@ class _HttpServer(uvicorn.Server):
 class ApiProcess:
     """The parts of one API process, and the order in which they start and stop."""
 
-    def __init__(self, config: Config, link: str, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, config: Config, link: str, tokenizer: Tokenizer, recipe: EmbeddingRecipe
+    ) -> None:
         self._config = config.server
         self._lifecycle = Lifecycle()
         self._engine = EngineClient(link)
@@ -76,7 +79,7 @@ class ApiProcess:
             max_sequences=config.server.max_request_sequences,
             max_tokens=config.server.max_request_tokens,
         )
-        service = Service(self._engine, tokenizer, self._lifecycle, models, limits)
+        service = Service(self._engine, tokenizer, self._lifecycle, models, limits, recipe)
         self._http = _HttpServer(_uvicorn_config(create_http_app(service, health, config.server)))
         self._grpc = create_grpc_server(service, health, config.server)
         self._admin: tuple[_HttpServer, GrpcServer] | None = None
@@ -201,8 +204,8 @@ def _uvicorn_config(app: object) -> uvicorn.Config:
     )
 
 
-async def _run(task: Task, tokenizer: Tokenizer) -> int:
-    process = ApiProcess(task.config, task.link, tokenizer)
+async def _run(task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe) -> int:
+    process = ApiProcess(task.config, task.link, tokenizer, recipe)
     loop = asyncio.get_running_loop()
 
     def pass_on(command: Command) -> None:
@@ -226,8 +229,9 @@ def main() -> int:
     except (OSError, ValueError) as error:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return _FAILED
+    recipe = read_recipe(Path(model.path), task.config.server.pooling)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(task, tokenizer))
+        return runner.run(_run(task, tokenizer, recipe))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from models.sharding import DATA
 from models.weights.loading import leaf_shardings
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.programs.buckets import Bucket
+from server.engine.programs.pooling import pool
 from server.engine.programs.sampler import (
     Drawn,
     Logprobs,
@@ -56,11 +57,13 @@ class DeviceState(NamedTuple):
 class StepOutput(NamedTuple):
     """The output of a step, the ranks' parts one after another.
 
-    `prompt` has one entry per token, and only in mixed buckets.
+    `prompt` has one entry per token, `pooled` the sum of each row's pooled hidden states; both only
+    in mixed buckets.
     """
 
     drawn: Drawn
     prompt: Logprobs | None
+    pooled: jax.Array | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +144,7 @@ class Programs:
             step,
             mesh=self._mesh,
             in_specs=(self._leaf_specs, state_specs, PartitionSpec()),
-            out_specs=(PartitionSpec(DATA), state_specs),
+            out_specs=(_output_specs(), state_specs),
             check_vma=False,
         )
         shardings = self._shardings((self._leaf_specs, state_specs))
@@ -217,8 +220,18 @@ class Programs:
         rows = x_TD if bucket.decode_only else x_TD[last_S]
         with jax.named_scope("sample"):
             drawn, sampler = sample(model.logits(rows), state.sampler, inputs.sampling)
-        prompt = None if bucket.decode_only else _prompt_logprobs(model, x_TD, inputs.target_T)
-        return StepOutput(drawn, prompt), DeviceState(kv, sampler)
+        prompt, pooled = None, None
+        if not bucket.decode_only:
+            prompt = _prompt_logprobs(model, x_TD, inputs.target_T)
+            pooled = pool(x_TD, inputs.row_T, inputs.target_T, bucket.num_rows)
+        return StepOutput(drawn, prompt, pooled), DeviceState(kv, sampler)
+
+
+def _output_specs() -> StepOutput:
+    """The ranks' parts one after another; of `pooled`, every device has all."""
+    by_rank: Any = PartitionSpec(DATA)
+    everywhere: Any = PartitionSpec()
+    return StepOutput(by_rank, by_rank, everywhere)
 
 
 def _ragged(inputs: StepInput, sampler: SamplerState) -> tuple[Ragged, jax.Array]:
