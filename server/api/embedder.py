@@ -94,7 +94,7 @@ class Embedder:
             raise invalid(f"{param} has {count} entries; at most {MAX_INPUTS} are allowed", param)
         if not all(request.inputs):
             empty = next(i for i, each in enumerate(request.inputs) if not each)
-            raise invalid(f"{_named(request, empty)} must not be empty", param)
+            raise invalid(f"{request.name_of(empty)} must not be empty", param)
         if request.prompt_name and request.prompt_name not in self.recipe.prompts:
             known = ", ".join(self.recipe.prompts) or "none"
             raise invalid(
@@ -124,7 +124,7 @@ class Embedder:
                 raise _too_long(request, i, f"{len(each)} characters", longest)
 
     def _tokenize_all(self, request: EmbeddingRequest, longest: int) -> list[list[int]]:
-        prefix = self.recipe.prompts.get(request.prompt_name or self.recipe.default_prompt, "")
+        prefix = "" if request.is_prompted else self.recipe.prompt(request.prompt_name)
         cut = None if request.max_tokens is None else longest
         if cut is not None and request.max_tokens and request.max_tokens > 0:
             cut = min(cut, request.max_tokens)
@@ -157,7 +157,7 @@ class Embedder:
     ) -> None:
         for i, token_ids in enumerate(prompts):
             if not token_ids:
-                raise invalid(f"{_named(request, i)} has no tokens", request.param)
+                raise invalid(f"{request.name_of(i)} has no tokens", request.param)
             if len(token_ids) > longest:
                 raise _too_long(request, i, f"{len(token_ids)} tokens", longest)
             check_token_ids(request.param, token_ids, info.vocab_size)
@@ -261,13 +261,9 @@ class _Run[T]:
         self._open.clear()
 
 
-def _named(request: EmbeddingRequest, index: int) -> str:
-    return request.param if len(request.inputs) == 1 else f"{request.param}[{index}]"
-
-
 def _too_long(request: EmbeddingRequest, index: int, has: str, longest: int) -> ApiError:
     return invalid(
-        f"This model's maximum context length is {longest} tokens, but {_named(request, index)}"
+        f"This model's maximum context length is {longest} tokens, but {request.name_of(index)}"
         f" has {has}; shorten it, or set truncate_prompt_tokens",
         request.param,
         "context_length_exceeded",

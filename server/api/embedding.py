@@ -23,10 +23,11 @@ class EmbeddingRequest:
     """Texts or token ids, each of which becomes a vector.
 
     `model` empty means the served one. `dimensions` cuts a vector to its first numbers; None keeps
-    all. `prompt_name` names the checkpoint's text to put before each input, "" its default.
+    all. `prompt_name` names the checkpoint's text to put before each input, "" its default; with
+    `is_prompted`, the inputs have their texts already.
     `max_tokens` cuts every input to so many tokens, -1 to what the model takes; None refuses a
     longer one. `timeout_seconds` and `source` are as in a request for tokens. `param` is what the
-    transport calls the inputs.
+    transport calls the inputs, and `names` what it calls each of them, unless these are numbered.
     """
 
     inputs: tuple[str | tuple[int, ...], ...]
@@ -38,6 +39,14 @@ class EmbeddingRequest:
     timeout_seconds: float | None = None
     source: str = ""
     param: str = "input"
+    names: tuple[str, ...] = ()
+    is_prompted: bool = False
+
+    def name_of(self, index: int) -> str:
+        """What an error calls an input."""
+        if self.names:
+            return self.names[index]
+        return self.param if len(self.inputs) == 1 else f"{self.param}[{index}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

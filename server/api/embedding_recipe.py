@@ -43,6 +43,11 @@ class EmbeddingRecipe:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
 
+    def prompt(self, *names: str) -> str:
+        """The text of the first of these names that the checkpoint has, else its default."""
+        wanted = (*names, self.default_prompt)
+        return next((self.prompts[name] for name in wanted if name in self.prompts), "")
+
 
 class RecipeError(ValueError):
     """Files that ask for what this server does not do; the message names it."""

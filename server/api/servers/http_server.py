@@ -14,7 +14,10 @@ from server.api.http.openapi import describe
 from server.api.openai import response_bodies as responses
 from server.api.openai.chat import chat_router
 from server.api.openai.completions import completions_router
+from server.api.openai.embedding_bodies import EmbeddingList, RerankAnswer, ScoreList
+from server.api.openai.embeddings import embeddings_router
 from server.api.openai.models import models_router
+from server.api.openai.similarity import similarity_router
 from server.api.servers.page import page_router
 from server.api.servers.probes import HealthBody, VersionBody, probes_router
 from server.api.service import Service
@@ -25,9 +28,12 @@ _BODIES = (
     responses.ChatCompletionChunk,
     responses.Completion,
     responses.Detokenized,
+    EmbeddingList,
     responses.ModelCard,
     responses.ModelList,
     responses.Tokenized,
+    RerankAnswer,
+    ScoreList,
     HealthBody,
     VersionBody,
 )
@@ -52,6 +58,8 @@ def create_http_app(service: Service, health: Health, config: ServerConfig) -> A
     write_timeout_seconds = config.write_timeout_seconds
     app.include_router(completions_router(service, write_timeout_seconds=write_timeout_seconds))
     app.include_router(chat_router(service, write_timeout_seconds=write_timeout_seconds))
+    app.include_router(embeddings_router(service.embedder))
+    app.include_router(similarity_router(service.embedder))
     app.include_router(models_router(service))
     app.include_router(page_router())
     app.include_router(probes_router(health, service.models, release=release))

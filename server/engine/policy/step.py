@@ -86,7 +86,8 @@ class RowResult:
     `token_id` is None where the row did not sample. `prompt_logprobs` has, where asked for, one
     entry per scheduled position p that has a next prompt token: the log probability of the token
     at p + 1. `pooled` is the sum of the hidden states of its pooled tokens, float32 as
-    little-endian bytes; empty where the row has none. Not `is_finite`: the logits held NaN or infinity.
+    little-endian bytes; empty where the row has none.
+    Not `is_finite`: the logits held NaN or infinity.
     """
 
     token_id: int | None
