@@ -5,6 +5,7 @@ each token once, even if a server or connection broke. Knows neither JAX nor the
 """
 
 from antipode.client import AsyncClient
+from antipode.embedding import Embeddings
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
@@ -30,6 +31,7 @@ __all__ = [
     "Client",
     "DeadlineExceededError",
     "Delta",
+    "Embeddings",
     "InvalidRequestError",
     "NotFoundError",
     "Options",

@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 
 from antipode.chunks import is_end, parse
+from antipode.embedding import EmbeddingRequest, Embeddings
+from antipode.embedding_bodies import embedding_body, read_embeddings
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
@@ -24,12 +26,13 @@ from antipode.errors import (
     UnavailableError,
     VersionGoneError,
 )
-from antipode.limits import MAX_REFUSAL_BYTES, quoted
+from antipode.limits import MAX_MESSAGE_BYTES, MAX_REFUSAL_BYTES, quoted
 from antipode.sse import EventParser
 from antipode.types import Event, Request, Resume
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
 STATUSES: Mapping[int, type[AntipodeError]] = {
     401: AuthenticationError,
     403: AuthenticationError,
@@ -71,6 +74,20 @@ class HttpTransport:
                     yield event
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
             raise UnavailableError(quoted(error) or type(error).__name__) from error
+
+    async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
+        headers = {**_headers(timeout), "accept": "application/json"}
+        try:
+            post = self._client.stream(
+                "POST", EMBEDDINGS, content=embedding_body(request), headers=headers
+            )
+            async with post as response:
+                if response.status_code != 200:
+                    raise _refusal(response, await _beginning(response, MAX_REFUSAL_BYTES))
+                content = await _beginning(response, MAX_MESSAGE_BYTES)
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            raise UnavailableError(quoted(error) or type(error).__name__) from error
+        return read_embeddings(content)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -134,7 +151,7 @@ def _headers(timeout: float | None) -> dict[str, str]:
 async def _check(response: httpx.Response) -> None:
     """Raises the error of an answer that is no plain stream of events."""
     if response.status_code != 200:
-        raise _refusal(response, await _beginning(response))
+        raise _refusal(response, await _beginning(response, MAX_REFUSAL_BYTES))
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != EVENT_STREAM:
         raise ServerError(f"the answer is {quoted(media_type) or 'untyped'}, not {EVENT_STREAM}")
@@ -145,14 +162,14 @@ async def _check(response: httpx.Response) -> None:
         )
 
 
-async def _beginning(response: httpx.Response) -> bytes:
-    """As much of a refusal's body as can hold the server's sentence."""
-    content = b""
+async def _beginning(response: httpx.Response, max_bytes: int) -> bytes:
+    """As much of a body as the client takes."""
+    content = bytearray()
     async for part in response.aiter_raw():
-        content += part[: MAX_REFUSAL_BYTES - len(content)]
-        if len(content) == MAX_REFUSAL_BYTES:
+        content += part[: max_bytes - len(content)]
+        if len(content) == max_bytes:
             break
-    return content
+    return bytes(content)
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[Event]:

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Protocol, Self
 
+from antipode.embedding import EmbeddingRequest, Embeddings
 from antipode.errors import AntipodeError, DeadlineExceededError, UnavailableError
 from antipode.limits import MAX_CHOICE_TOKENS
 from antipode.resume import Progress
@@ -30,6 +31,9 @@ class Transport(Protocol):
         self, request: Request, resume: Resume | None, timeout: float | None
     ) -> AsyncGenerator[Event]:
         """One try: its events, then the end or an AntipodeError. Closing it ends the call."""
+
+    async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
+        """One try at a batch of embeddings."""
 
     async def aclose(self) -> None: ...
 
@@ -49,6 +53,15 @@ class Transports:
         """If several calls fail on one server, only the first moves on to the next server."""
         if failed is self.current:
             self._turn += 1
+
+    async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
+        """One try at the server whose turn it is."""
+        transport = self.current
+        try:
+            return await transport.embed(request, timeout)
+        except BaseException:
+            self.pass_turn(transport)
+            raise
 
     async def aclose(self) -> None:
         for transport in self._transports:
