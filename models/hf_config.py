@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.config import ModelConfig, ModelConfigError, MoeConfig, RopeConfig, RopeScaling
+from models.headless import is_headless, with_head
 
 type _HF = Mapping[str, Any]
 type _Fields = dict[str, Any]
@@ -32,6 +33,9 @@ def read_config(checkpoint: Path) -> ModelConfig:
     Raises ModelConfigError if a file is missing, is not JSON, or has an unsupported setting.
     """
     hf = _read_json(checkpoint / "config.json")
+    if is_headless(checkpoint):
+        # Nothing computes with the embedding as a head, but no program must be another for it.
+        hf = hf | {"tie_word_embeddings": True}
     generation = checkpoint / "generation_config.json"
     eos = _read_json(generation).get("eos_token_id") if generation.exists() else None
     return parse_config(hf | ({"eos_token_id": eos} if eos is not None else {}))
@@ -219,7 +223,7 @@ def _architecture(hf: _HF) -> str:
     names = hf.get("architectures") or []
     if not isinstance(names, list):
         raise ModelConfigError(f"config.json: architectures must be a list, not {names!r}")
-    for name in names:
+    for name in map(with_head, names):
         if name in _ARCHITECTURES:
             return str(name)
     known = ", ".join(_ARCHITECTURES)
@@ -229,6 +233,8 @@ def _architecture(hf: _HF) -> str:
 
 
 def _refuse_unsupported(hf: _HF) -> None:
+    if hf.get("is_causal") is False:
+        raise ModelConfigError("is_causal false (attention to later tokens) is not supported")
     if hf.get("quantization_config"):
         raise ModelConfigError(
             "a quantized checkpoint is not supported; publish it in bfloat16 and set weight_dtype"

@@ -12,6 +12,7 @@ from pathlib import Path
 from models.checkpoint import manifest
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
 from models.checkpoint.files import Files
+from models.checkpoint.pooling_files import is_pooling_file, pooling_files, present
 from models.checkpoint.verified_reading import CHUNK_BYTES, FileReader, ReadError, ReadLimits
 
 # Everything that is no weights is read whole: configuration, tokenizer, index.
@@ -57,6 +58,7 @@ def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> 
             raise CheckpointError(f"{files.place} is empty, or not there")
         if manifest.NAME not in names:
             _copy(reader, names, copy)
+            _copy(reader, present(files, pooling_files(copy)), copy)
             return VersionFolder(copy, files.place, reader, False, None)
         content = bytes(reader.read(manifest.NAME, 0, reader.size(manifest.NAME)))
         found = manifest.parse(content, reader.path(manifest.NAME))
@@ -76,10 +78,11 @@ def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> 
 def _copy(reader: FileReader, names: list[str] | dict[str, object], copy: Path) -> None:
     copy.mkdir(parents=True, exist_ok=True)
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name and not is_pooling_file(name):
             raise CheckpointError(
                 f"{reader.place}: {manifest.NAME} names {name!r}, which is no file"
             )
         size = reader.size(name)
         if not name.endswith(_WEIGHTS) and size <= _MAX_SMALL_BYTES:
+            (copy / name).parent.mkdir(exist_ok=True)
             (copy / name).write_bytes(reader.read(name, 0, size))

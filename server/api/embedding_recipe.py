@@ -32,7 +32,7 @@ class EmbeddingRecipe:
 
     `refusal`, unless empty, says why no embeddings are made. `size` is that of a whole vector, and
     `max_tokens` the most tokens of a text; 0 where the checkpoint does not say. `prompts` are texts
-    to put in front, by name.
+    to put in front, by name. Not `generates`: the checkpoint has no output head.
     """
 
     pooling: Pooling = "last"
@@ -42,6 +42,7 @@ class EmbeddingRecipe:
     max_tokens: int = 0
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
+    generates: bool = True
 
     def prompt(self, *names: str) -> str:
         """The text of the first of these names that the checkpoint has, else its default."""

@@ -12,11 +12,13 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
 import uvloop
 
+from models.headless import is_headless
 from server.api.embedding_recipe import EmbeddingRecipe, read_recipe
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
@@ -29,7 +31,7 @@ from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.api.validation import RequestLimits
 from server.api.version_admin import VersionAdmin
-from server.config import Config
+from server.config import Config, ServerConfig
 from server.control import Command, Task, receive_task, watch_commands
 from server.lifecycle import Lifecycle, drain
 from server.link.client import EngineClient
@@ -219,6 +221,13 @@ async def _run(task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe) -> int
         beating.cancel()
 
 
+def _read_recipe(checkpoint: Path, config: ServerConfig) -> EmbeddingRecipe:
+    recipe = read_recipe(checkpoint, config.pooling)
+    if recipe.refusal:
+        _log.info("%s", recipe.refusal)
+    return replace(recipe, generates=not is_headless(checkpoint))
+
+
 def main() -> int:
     """The whole life of an API process: read the task, serve, and return the exit code."""
     task = receive_task()
@@ -229,7 +238,7 @@ def main() -> int:
     except (OSError, ValueError) as error:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return _FAILED
-    recipe = read_recipe(Path(model.path), task.config.server.pooling)
+    recipe = _read_recipe(Path(model.path), task.config.server)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(task, tokenizer, recipe))
 
