@@ -6,10 +6,7 @@ sentence-transformers names the folder in `modules.json`. Does not know what the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
-
-from models.checkpoint.files import Files
 
 _MODULES = "modules.json"
 _CONFIG = "config.json"
@@ -34,18 +31,5 @@ def is_pooling_file(name: str) -> bool:
     return len(parts) == 2 and parts[1] == _CONFIG and parts[0] not in ("", ".", "..")
 
 
-def present(files: Files, names: Iterable[str]) -> list[str]:
-    """Those of the names that are there. OSError if that cannot be asked."""
-    return [name for name in names if _is_present(files, name)]
-
-
 def _is_pooling(module: dict[str, str]) -> bool:
     return module["type"].rpartition(".")[2] == "Pooling"
-
-
-def _is_present(files: Files, name: str) -> bool:
-    try:
-        files.size(name)
-    except FileNotFoundError:
-        return False
-    return True

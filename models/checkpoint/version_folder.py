@@ -12,7 +12,7 @@ from pathlib import Path
 from models.checkpoint import manifest
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
 from models.checkpoint.files import Files
-from models.checkpoint.pooling_files import is_pooling_file, pooling_files, present
+from models.checkpoint.pooling_files import is_pooling_file, pooling_files
 from models.checkpoint.verified_reading import CHUNK_BYTES, FileReader, ReadError, ReadLimits
 
 # Everything that is no weights is read whole: configuration, tokenizer, index.
@@ -58,7 +58,7 @@ def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> 
             raise CheckpointError(f"{files.place} is empty, or not there")
         if manifest.NAME not in names:
             _copy(reader, names, copy)
-            _copy(reader, present(files, pooling_files(copy)), copy)
+            _copy(reader, _pooling_files(reader, copy), copy)
             return VersionFolder(copy, files.place, reader, False, None)
         content = bytes(reader.read(manifest.NAME, 0, reader.size(manifest.NAME)))
         found = manifest.parse(content, reader.path(manifest.NAME))
@@ -73,6 +73,21 @@ def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> 
         raise CheckpointError(str(error)) from error
     except ValueError as error:
         raise CheckpointError(f"{files.place}: {error}") from error
+
+
+def _pooling_files(reader: FileReader, copy: Path) -> list[str]:
+    """Those that `modules.json` names and that are there."""
+    return [name for name in pooling_files(copy) if _is_there(reader, name)]
+
+
+def _is_there(reader: FileReader, name: str) -> bool:
+    try:
+        reader.size(name)
+    except ReadError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return False
+        raise
+    return True
 
 
 def _copy(reader: FileReader, names: list[str] | dict[str, object], copy: Path) -> None:

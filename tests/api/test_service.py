@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from server.api.embedding_recipe import EmbeddingRecipe
 from server.api.generation import GenerateRequest, Sampling
 from server.api.service import MAX_INLINE_CHARS, Service
 from server.api.tokenizer import Tokenizer
@@ -292,3 +293,10 @@ class TestRequestLimits:
 async def test_the_source_of_a_request_reaches_the_engine(service, engine):
     async with await service.start(GenerateRequest(prompt="x", source="abc")):
         assert engine.submitted[0].source == "abc"
+
+
+async def test_a_model_without_a_head_is_asked_for_no_token(engine, tokenizer, lifecycle):
+    service = make_service(engine, tokenizer, lifecycle, recipe=EmbeddingRecipe(generates=False))
+    error = await refusal(service, GenerateRequest(prompt="x"))
+    assert (error.kind, error.param) == (ErrorKind.INVALID_REQUEST, "model")
+    assert "no output head" in error.message
