@@ -50,7 +50,7 @@ def test_a_decoder_without_a_head_is_the_decoder(name):
     assert found == parse_config(LLAMA | {"architectures": [f"{name}ForCausalLM"]})
 
 
-def test_its_tensors_are_found_without_their_prefix(tmp_path):
+def test_tensors_are_found_without_their_prefix(tmp_path):
     names = ["embed_tokens.weight", "layers.0.mlp.up_proj.weight", "norm.weight"]
     save_file({name: np.zeros((1, 1), np.float32) for name in names}, tmp_path / "a.safetensors")
     checkpoint = Checkpoint(tmp_path)

@@ -94,7 +94,9 @@ def embed_one(session, request):
     return normalised(np.sum([np.frombuffer(p, "<f4") for p in event.pooled], axis=0))
 
 
-def test_it_is_the_same_next_to_requests_for_tokens_and_leaves_these_as_they_are(base, check):
+def test_an_embedding_is_the_same_next_to_requests_for_tokens_and_leaves_these_as_they_are(
+    base, check
+):
     tokens = Session(*base).run(OTHERS)
     session, count = Session(*base), len(embedding_requests())
     check(embed(session, OTHERS))
@@ -117,7 +119,7 @@ def test_a_prefix_is_found_for_the_last_token_and_computed_again_for_all_tokens(
     assert (cached["mean"], cached["cls"]) == (0, 0)
 
 
-def test_it_is_the_same_on_data_ranks_of_several_devices(check):
+def test_an_embedding_is_the_same_on_data_ranks_of_several_devices(check):
     runner, config = build(data_parallel_size=2, tensor_parallel_size=2, **SIZES)
     assert runner.num_ranks == 2
     check(embed(Session(runner, config), OTHERS))

@@ -45,16 +45,16 @@ def copied(folder, copy):
     return sorted(path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file())
 
 
-def test_it_is_copied_with_the_small_files(folder, tmp_path):
+def test_a_poolings_configuration_is_copied_with_the_small_files(folder, tmp_path):
     assert copied(folder, tmp_path / "copy") == [POOLING, "config.json", "modules.json"]
 
 
-def test_one_that_is_missing_is_for_the_reader_to_miss(folder, tmp_path):
+def test_a_configuration_that_is_missing_is_for_the_reader_to_miss(folder, tmp_path):
     shutil.rmtree(folder / "1_Pooling")
     assert copied(folder, tmp_path / "copy") == ["config.json", "modules.json"]
 
 
-def test_it_is_published_and_verified(folder, tmp_path):
+def test_a_poolings_configuration_is_published_and_verified(folder, tmp_path):
     published = tmp_path / "1"
     copy_checkpoint(folder, published)
     manifest.write(published)
