@@ -115,7 +115,12 @@ def _with_prompts(checkpoint: Path, recipe: EmbeddingRecipe) -> EmbeddingRecipe:
 
 def _max_seq_length(checkpoint: Path) -> int:
     path = checkpoint / "sentence_bert_config.json"
-    found = _read_object(path).get("max_seq_length") if path.is_file() else None
+    config = _read_object(path) if path.is_file() else {}
+    if config.get("do_lower_case"):
+        raise RecipeError(
+            f"{path.name} asks for lower case (do_lower_case), which is not supported"
+        )
+    found = config.get("max_seq_length")
     return found if isinstance(found, int) and found > 0 else 0
 
 

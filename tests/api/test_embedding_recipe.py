@@ -69,6 +69,10 @@ def test_without_a_normalize_module_vectors_are_left_as_they_are(folder):
         ({"modules": [TRANSFORMER, POOLING, DENSE]}, "module Dense"),
         ({"modules": [TRANSFORMER, POOLING]}, "1_Pooling/config.json cannot be read"),
         ({"modules": {}}, "no list of modules"),
+        (
+            pooling(modes("mean_tokens")) | {"sentence_bert_config": {"do_lower_case": True}},
+            "do_lower_case",
+        ),
     ],
 )
 def test_what_cannot_be_followed_is_refused_by_name(folder, files, named):
