@@ -119,3 +119,11 @@ def test_every_pooled_position_is_in_exactly_one_chunk(pooling):
             for start in range(0, 13, size)
         ]
         assert [p for chunk in chunks for p in pooled_positions(chunk)] == expected
+
+
+@pytest.mark.parametrize(("pooling", "needs"), [("mean", True), (None, False)])
+def test_a_chunk_of_an_embedding_needs_finite_logits_though_it_draws_no_token(pooling, needs):
+    """Logits that are not finite are the sign of hidden states that are not."""
+    seq = make_sequence(PROMPT, pooling=pooling, max_tokens=0)
+    row = ScheduledRow(seq, 0, 8, is_sampling=False, is_admitted=False)
+    assert row.needs_finite is needs
