@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self, Unpack
 from urllib.parse import urlsplit
 
-from antipode.embedding import EmbeddingRequest, Embeddings, Input, as_inputs, embed
+from antipode.embedding import EmbeddingRequest, Embeddings, as_inputs, embed
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream, Transport, Transports
 from antipode.types import Options, Prompt, Request
@@ -56,7 +56,7 @@ class AsyncClient:
 
     async def embed(
         self,
-        inputs: Input | Sequence[Input],
+        inputs: str | Sequence[int] | Sequence[str | Sequence[int]],
         *,
         model: str = "",
         dimensions: int | None = None,

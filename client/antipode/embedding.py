@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from antipode.errors import (
     AntipodeError,
@@ -23,14 +23,12 @@ from antipode.retry import Attempts, RetryPolicy
 # Inputs of one request: its answer fits in one message, and comes before the server seems stalled.
 BATCH = 64
 
-type Input = str | Sequence[int]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingRequest:
     """Texts or token ids. Empty `model`: the only one served. See `AsyncClient.embed`."""
 
-    inputs: Sequence[Input]
+    inputs: Sequence[str | Sequence[int]]
     model: str = ""
     dimensions: int | None = None
     prompt_name: str = ""
@@ -52,14 +50,19 @@ class Embeddings:
         self.num_prompt_tokens += batch.num_prompt_tokens
 
 
-def as_inputs(given: Input | Sequence[Input]) -> Sequence[Input]:
+def as_inputs(
+    given: str | Sequence[int] | Sequence[str | Sequence[int]],
+) -> Sequence[str | Sequence[int]]:
     """A sequence of inputs, also where a call gives only one."""
     inputs: Any = given
     is_one = isinstance(inputs, str) or (len(inputs) > 0 and isinstance(inputs[0], int))
     return [inputs] if is_one else inputs
 
 
-type Try = Callable[[EmbeddingRequest, float | None], Awaitable[Embeddings]]
+class Try(Protocol):
+    """One call of a server, for at most `timeout` seconds."""
+
+    async def __call__(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings: ...
 
 
 async def embed(

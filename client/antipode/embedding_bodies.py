@@ -21,7 +21,7 @@ def embedding_body(request: EmbeddingRequest) -> bytes:
     """The request's body; asks for base64, which is a third of the numbers' length."""
     fields = {
         "input": [each if isinstance(each, str) else list(each) for each in request.inputs],
-        "model": request.model,
+        "model": request.model or None,
         "encoding_format": "base64",
         "dimensions": request.dimensions,
         "prompt_name": request.prompt_name or None,

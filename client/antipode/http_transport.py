@@ -83,7 +83,7 @@ class HttpTransport:
             )
             async with post as response:
                 if response.status_code != 200:
-                    raise _refusal(response, await _beginning(response, MAX_REFUSAL_BYTES))
+                    raise _refusal(response, await _beginning(response))
                 content = await _beginning(response, MAX_MESSAGE_BYTES)
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
             raise UnavailableError(quoted(error) or type(error).__name__) from error
@@ -151,7 +151,7 @@ def _headers(timeout: float | None) -> dict[str, str]:
 async def _check(response: httpx.Response) -> None:
     """Raises the error of an answer that is no plain stream of events."""
     if response.status_code != 200:
-        raise _refusal(response, await _beginning(response, MAX_REFUSAL_BYTES))
+        raise _refusal(response, await _beginning(response))
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != EVENT_STREAM:
         raise ServerError(f"the answer is {quoted(media_type) or 'untyped'}, not {EVENT_STREAM}")
@@ -162,8 +162,8 @@ async def _check(response: httpx.Response) -> None:
         )
 
 
-async def _beginning(response: httpx.Response, max_bytes: int) -> bytes:
-    """As much of a body as the client takes."""
+async def _beginning(response: httpx.Response, max_bytes: int = MAX_REFUSAL_BYTES) -> bytes:
+    """As much of a body as the client takes; of a refusal, what can hold the server's sentence."""
     content = bytearray()
     async for part in response.aiter_raw():
         content += part[: max_bytes - len(content)]

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from antipode.client import AsyncClient
-from antipode.embedding import Embeddings, Input
+from antipode.embedding import Embeddings
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.types import Choice, Delta, Options, Prompt, ResumeExactness, Start, Usage
@@ -104,7 +104,9 @@ class Client:
         )
         return Stream(stream, self._loop)
 
-    def embed(self, inputs: Input | Sequence[Input], **options: Any) -> Embeddings:
+    def embed(
+        self, inputs: str | Sequence[int] | Sequence[str | Sequence[int]], **options: Any
+    ) -> Embeddings:
         """As `AsyncClient.embed`."""
         return self._loop.run(self._client.embed(inputs, **options))
 
