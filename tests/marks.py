@@ -22,6 +22,7 @@ MARKS = {
         "engine/programs/test_baked.py",
         "engine/programs/test_filters.py",
         "engine/programs/test_noise.py",
+        "engine/programs/test_pooling.py",
         "engine/programs/test_sampler.py",
         "engine/programs/test_sharded_vocab.py",
         "engine/programs/test_sizing.py",
