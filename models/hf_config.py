@@ -15,6 +15,7 @@ from typing import Any
 from models.checkpoint.end_tokens import tokenizer_end_ids
 from models.checkpoint.json_files import JsonFileError, read_object
 from models.config import ModelConfig, ModelConfigError, MoeConfig
+from models.headless import is_headless, with_head
 from models.hf_fields import HF, integer, number, optional_number
 from models.hf_rope import rope, rope_parameters
 
@@ -36,6 +37,9 @@ def read_config(checkpoint: Path) -> ModelConfig:
     """
     hf = _read_json(checkpoint / "config.json")
     _refuse_code(hf)
+    if is_headless(checkpoint):
+        # Nothing computes with the embedding as a head, but no program must be another for it.
+        hf = hf | {"tie_word_embeddings": True}
     config = parse_config(hf)
     return replace(config, eos_token_ids=_end_token_ids(checkpoint, config))
 
@@ -243,7 +247,7 @@ def _architecture(hf: HF) -> str:
     names = hf.get("architectures") or []
     if not isinstance(names, list):
         raise ModelConfigError(f"config.json: architectures must be a list, not {names!r}")
-    for name in names:
+    for name in map(with_head, names):
         if name in _ARCHITECTURES:
             return str(name)
     known = ", ".join(_ARCHITECTURES)
@@ -253,6 +257,8 @@ def _architecture(hf: HF) -> str:
 
 
 def _refuse_unsupported(hf: HF) -> None:
+    if hf.get("is_causal") is False:
+        raise ModelConfigError("is_causal false (attention to later tokens) is not supported")
     if hf.get("quantization_config") or hf.get("compression_config"):
         raise ModelConfigError(
             "a quantized checkpoint is not supported; publish it in bfloat16 and set weight_dtype"

@@ -272,6 +272,12 @@ class ServerConfig:
         " model's context",
         low=0,
     )
+    pooling: Literal["auto", "last", "mean", "cls", "none"] = _field(
+        "auto",
+        "which hidden states of a text become its embedding: the last token's, the mean, the first"
+        " token's (cls); auto is what the checkpoint's sentence-transformers files say, and last"
+        " without them; none makes no embeddings",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _field("info", "lowest level to log")
     log_format: Literal["text", "json"] = _field("text", "format of the log lines")
 

@@ -5,6 +5,7 @@ each token once, even if a server or connection broke. Knows neither JAX nor the
 """
 
 from antipode.client import AsyncClient
+from antipode.embedding import Embeddings
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
@@ -39,6 +40,7 @@ __all__ = [
     "Client",
     "DeadlineExceededError",
     "Delta",
+    "Embeddings",
     "Grammar",
     "InvalidRequestError",
     "NotFoundError",

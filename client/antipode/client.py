@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from antipode.addresses import Address, read_address
+from antipode.embedding import EmbeddingRequest, Embeddings, as_inputs, embed
 from antipode.request import make_request
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream, Transport, Transports
@@ -59,6 +61,32 @@ class AsyncClient:
         """
         request = make_request(prompt, options, model=model, n=n, request_id=request_id)
         return AsyncStream(self._transports, request, self._retry, timeout)
+
+    async def embed(
+        self,
+        inputs: str | Sequence[int] | Sequence[str | Sequence[int]],
+        *,
+        model: str = "",
+        dimensions: int | None = None,
+        prompt_name: str = "",
+        max_tokens: int | None = None,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """The vector of a text or of token ids, or of every entry of a sequence of one of them.
+
+        `dimensions` keeps the first numbers of each vector. `prompt_name` names the text that the
+        model's files have for this kind of input, such as query. `max_tokens` cuts longer inputs,
+        -1 to what the model takes. `timeout` is in seconds and covers the whole call.
+        """
+        request = EmbeddingRequest(
+            inputs=as_inputs(inputs),
+            model=model,
+            dimensions=dimensions,
+            prompt_name=prompt_name,
+            max_tokens=max_tokens,
+        )
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return await embed(self._transports.embed, request, self._retry, deadline)
 
     async def aclose(self) -> None:
         """Close the connections; this breaks running streams."""

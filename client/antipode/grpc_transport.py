@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from antipode._pb.antipode.v1 import generation_pb2 as pb
+from antipode.embedding import EmbeddingRequest, Embeddings
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
@@ -38,6 +39,7 @@ from antipode.types import (
 )
 
 GENERATE = "/antipode.v1.Generation/Generate"
+EMBED = "/antipode.v1.Generation/Embed"
 CODES: Mapping[grpc.StatusCode, type[AntipodeError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
@@ -88,6 +90,9 @@ class GrpcTransport:
             GENERATE,
             request_serializer=pb.GenerateRequest.SerializeToString,
         )
+        self._embed: Any = self._channel.unary_unary(
+            EMBED, request_serializer=pb.EmbedRequest.SerializeToString
+        )
 
     async def call(
         self, request: Request, resume: Resume | None, timeout: float | None
@@ -101,6 +106,14 @@ class GrpcTransport:
             raise _error(error) from error
         finally:
             call.cancel()
+
+    async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
+        try:
+            message = _embed_message(request)
+            data = await self._embed(message, timeout=timeout, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise _error(error) from error
+        return _embeddings(data)
 
     async def aclose(self) -> None:
         await self._channel.close()
@@ -174,6 +187,37 @@ def event(response: pb.GenerateResponse) -> Event:
             stop_reason=getattr(response, stop) if stop else None,
         ),
         usage=_usage(response.usage) if response.HasField("usage") else None,
+    )
+
+
+def _embed_message(request: EmbeddingRequest) -> pb.EmbedRequest:
+    try:
+        return pb.EmbedRequest(
+            inputs=[
+                pb.EmbedInput(text=each)
+                if isinstance(each, str)
+                else pb.EmbedInput(token_ids=pb.TokenIds(ids=each))
+                for each in request.inputs
+            ],
+            model=request.model,
+            dimensions=request.dimensions,
+            prompt_name=request.prompt_name,
+            max_tokens=request.max_tokens,
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"the request cannot be sent: {error}") from error
+
+
+def _embeddings(data: bytes) -> Embeddings:
+    try:
+        response = pb.EmbedResponse.FromString(data)
+    except DecodeError as error:
+        raise ServerError(f"the server's answer is malformed: {error}") from error
+    return Embeddings(
+        vectors=[list(each.values) for each in response.embeddings],
+        model=response.model,
+        model_version=response.model_version,
+        num_prompt_tokens=response.num_prompt_tokens,
     )
 
 

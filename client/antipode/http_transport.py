@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
 from antipode.chunks import is_end, parse
+from antipode.embedding import EmbeddingRequest, Embeddings
+from antipode.embedding_bodies import embedding_body, read_embeddings
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
@@ -25,13 +28,14 @@ from antipode.errors import (
     VersionGoneError,
 )
 from antipode.grammars import http_grammar
-from antipode.limits import MAX_REFUSAL_BYTES, quoted
+from antipode.limits import MAX_MESSAGE_BYTES, MAX_REFUSAL_BYTES, quoted
 from antipode.sse import EventParser
 from antipode.types import Event, Request, Resume
 
 MODELS = "/v1/models"
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
 STATUSES: Mapping[int, type[AntipodeError]] = {
     401: AuthenticationError,
     403: AuthenticationError,
@@ -92,6 +96,23 @@ class HttpTransport:
         async with get as response:
             self._model = _served(await _beginning(response))
         return self._model
+
+    async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
+        headers = {**_headers(timeout), "accept": "application/json"}
+        try:
+            model = request.model or self._model or await self._ask_model()
+            content = embedding_body(replace(request, model=model))
+            post = self._client.stream("POST", EMBEDDINGS, content=content, headers=headers)
+            async with post as response:
+                if response.status_code != 200:
+                    raise _refusal(response, await _beginning(response))
+                answer = await _beginning(response, MAX_MESSAGE_BYTES)
+        except NotFoundError:
+            self._model = ""
+            raise
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            raise _broken(error) from error
+        return read_embeddings(answer)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -189,14 +210,14 @@ async def _check(response: httpx.Response) -> None:
         )
 
 
-async def _beginning(response: httpx.Response) -> bytes:
-    """As much of a refusal's body as can hold the server's sentence."""
-    content = b""
+async def _beginning(response: httpx.Response, max_bytes: int = MAX_REFUSAL_BYTES) -> bytes:
+    """As much of a body as the client takes; of a refusal, what can hold the server's sentence."""
+    content = bytearray()
     async for part in response.aiter_raw():
-        content += part[: MAX_REFUSAL_BYTES - len(content)]
-        if len(content) == MAX_REFUSAL_BYTES:
+        content += part[: max_bytes - len(content)]
+        if len(content) == max_bytes:
             break
-    return content
+    return bytes(content)
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[Event]:

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from antipode.embedding import EmbeddingRequest, Embeddings
 from antipode.errors import AntipodeError, DeadlineExceededError, UnavailableError
 from antipode.limits import MAX_CHOICE_TOKENS
 from antipode.resume import Progress
@@ -36,6 +37,9 @@ class Transport(Protocol):
     ) -> AsyncGenerator[Event]:
         """One try: its events, then the end or an AntipodeError. Closing it ends the call."""
 
+    async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
+        """One try at a batch of embeddings."""
+
     async def aclose(self) -> None: ...
 
 
@@ -54,6 +58,15 @@ class Transports:
         """If several calls fail on one server, only the first moves on to the next server."""
         if failed is self.current:
             self._turn += 1
+
+    async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
+        """One try at the server whose turn it is."""
+        transport = self.current
+        try:
+            return await transport.embed(request, timeout)
+        except BaseException:
+            self.pass_turn(transport)
+            raise
 
     async def aclose(self) -> None:
         for transport in self._transports:

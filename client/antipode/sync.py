@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from antipode.client import AsyncClient
+from antipode.embedding import Embeddings
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.types import Choice, Delta, Options, Prompt, ResumeExactness, Start, Usage
@@ -108,6 +109,12 @@ class Client:
             prompt, model=model, n=n, timeout=timeout, request_id=request_id, **options
         )
         return Stream(stream, self._loop)
+
+    def embed(
+        self, inputs: str | Sequence[int] | Sequence[str | Sequence[int]], **options: Any
+    ) -> Embeddings:
+        """As `AsyncClient.embed`."""
+        return self._loop.run(self._client.embed(inputs, **options))
 
     def close(self) -> None:
         self._loop.run(self._client.aclose())

@@ -19,6 +19,7 @@ import numpy as np
 
 from models.checkpoint.files import LocalFiles
 from models.checkpoint.verified_reading import FileReader, ReadError
+from models.headless import tensor_name
 
 _INDEX = "model.safetensors.index.json"
 # The types a weight may be stored in. Narrower types need scales, which this module does not apply.
@@ -137,10 +138,12 @@ class Checkpoint:
 
 
 def _published(name: str) -> str:
-    """The name in the published vision checkpoints, for a tensor that newer tools saved."""
+    """The name that the decoder asks for: that of published vision checkpoints, for a tensor that
+    newer tools saved, and that of a model with a head, for a tensor of a model without one.
+    """
     renamed = "model.language_model."
     if not name.startswith(renamed):
-        return name
+        return tensor_name(name)
     return "language_model.model." + name.removeprefix(renamed)
 
 

@@ -87,10 +87,12 @@ class GcsFiles:
         """Write every file of `folder`, the manifest last. FileExistsError if any is there."""
         if self.names():
             raise FileExistsError(f"{self.place} exists already; a version is never overwritten")
-        paths = [path for path in sorted(folder.iterdir()) if path.name != manifest.NAME]
-        for path in [*paths, folder / manifest.NAME]:
-            blob = self._bucket.blob(self._prefix + path.name)
-            with _as_os_errors(f"{self.place}/{path.name}"):
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        paths.sort(key=lambda path: path.name == manifest.NAME)
+        for path in paths:
+            name = path.relative_to(folder).as_posix()
+            blob = self._bucket.blob(self._prefix + name)
+            with _as_os_errors(f"{self.place}/{name}"):
                 # Generation 0 means "does not exist": the second publisher of a version fails.
                 blob.upload_from_filename(str(path), if_generation_match=0)
 

@@ -42,7 +42,8 @@ class Golden:
 
 def write(folder: Path, golden: Golden | None = None) -> None:
     """Write a manifest of every file now in `folder`; on return everything is on the disk."""
-    files = {path.name: _described(path) for path in sorted(folder.iterdir()) if path.name != NAME}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME]
+    files = {path.relative_to(folder).as_posix(): _described(path) for path in paths}
     written = {"format": _FORMAT, "chunk_bytes": CHUNK_BYTES, "files": files}
     write_json(folder / NAME, written | ({"golden": asdict(golden)} if golden else {}))
     sync_folder(folder)

@@ -17,6 +17,8 @@ from server.api.chat.control_tokens import PiecedText
 from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
 from server.api.chat.template import ChatTemplateError
 from server.api.choice import Choice
+from server.api.embedder import Embedder
+from server.api.embedding_recipe import EmbeddingRecipe
 from server.api.generation import GenerateRequest
 from server.api.grammars import Grammars
 from server.api.large_work import LARGE_UNITS, MAX_INLINE_UNITS, LargeWork
@@ -53,6 +55,7 @@ class Service:
     """One per API process. All methods belong to its event loop.
 
     `models` says what it serves, `grammars` which forms of text it can hold answers to.
+    `embedder` makes embeddings, as `recipe` says.
     """
 
     def __init__(
@@ -63,8 +66,12 @@ class Service:
         models: ModelDirectory,
         limits: RequestLimits,
         chat: ChatSettings | None = None,
+        recipe: EmbeddingRecipe | None = None,
     ) -> None:
         self.models = models
+        self.embedder = Embedder(
+            engine, tokenizer, lifecycle, models, limits, recipe or EmbeddingRecipe()
+        )
         self._engine = engine
         self._tokenizer = tokenizer
         self._lifecycle = lifecycle
@@ -161,6 +168,11 @@ class Service:
     async def _prepare_all(self, requests: Sequence[GenerateRequest]) -> list[PreparedRequest]:
         if not self._lifecycle.is_accepting and self._lifecycle.state is not ServerState.STARTING:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
+        if not self.embedder.recipe.generates:
+            raise invalid(
+                "this model has no output head, so it generates no tokens; use /v1/embeddings",
+                "model",
+            )
         if not requests:
             raise invalid("prompt must not be empty", "prompt")
         self._limits.check_sequences(len(requests), sum(request.n for request in requests))

@@ -84,6 +84,21 @@ class Tokenizer:
             return ids[len(line_break) :]
         return self._encode(piece)
 
+    def encode_cut(
+        self, text: str, max_tokens: int, *, add_special_tokens: bool = True
+    ) -> list[int]:
+        """As `encode`, but the text's last tokens are left out where there are more than these.
+
+        The tokenizer's own special tokens stay: a vector may be read at the last of them.
+        """
+        text.encode()
+        encoding = self._fast.encode(text, add_special_tokens=False)
+        own = self._fast.num_special_tokens_to_add(False) if add_special_tokens else 0
+        encoding.truncate(max(0, max_tokens - own))
+        if add_special_tokens:
+            encoding = self._fast.post_process(encoding)
+        return encoding.ids[:max_tokens]
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of a whole sequence, as the tokenizer itself decodes it; lets threads run."""
         [text] = self._fast.decode_batch([list(token_ids)], skip_special_tokens=skip_special_tokens)

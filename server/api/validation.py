@@ -65,9 +65,13 @@ class RequestLimits:
                 "prompt" if is_of_prompts else "n",
             )
 
+    def most_tokens(self, info: EngineInfo) -> int:
+        """The tokens that all sequences of a request may have together."""
+        return self.max_tokens or DEFAULT_CONTEXTS_PER_REQUEST * info.max_model_len
+
     def check_tokens(self, num_tokens: int, info: EngineInfo) -> None:
         """Refuse more tokens than one request may take, `num_tokens` being all it could take."""
-        limit = self.max_tokens or DEFAULT_CONTEXTS_PER_REQUEST * info.max_model_len
+        limit = self.most_tokens(info)
         if num_tokens > limit:
             raise invalid(
                 f"the request asks for {num_tokens} tokens, prompt and max_tokens of all its"

@@ -17,6 +17,7 @@ from models.checkpoint import manifest
 from models.checkpoint.files import LocalFiles
 from models.checkpoint.gcs import GcsFiles, is_gcs
 from models.checkpoint.manifest import Golden, GoldenPrompt
+from models.checkpoint.pooling_files import pooling_files
 from models.checkpoint.version_folder import VersionFolder, open_version
 from models.config import ModelConfigError
 from server.config import EngineConfig
@@ -243,6 +244,11 @@ def _copy(source: Path, partial: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.is_file() and path.name != manifest.NAME and not path.name.startswith("."):
             shutil.copyfile(path, partial / path.name)
+    for name in pooling_files(source):
+        if not (source / name).is_file():
+            continue
+        (partial / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, partial / name)
 
 
 def _check_loads(version: VersionFolder) -> None:

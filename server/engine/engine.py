@@ -218,6 +218,7 @@ class Engine[InFlight]:
                 source=submit.source,
                 version=version,
                 matcher=matchers[index] if matchers else None,
+                pooling=submit.pooling,
             )
             for index, token_ids in enumerate(received)
             if token_ids is not None

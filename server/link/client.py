@@ -19,6 +19,7 @@ from server.link.frames import (
     EngineErrorKind,
     EngineInfo,
     Fatal,
+    Pooling,
     Pulse,
     Refused,
     Step,
@@ -133,6 +134,7 @@ class EngineClient(asyncio.Protocol):
         wakeup: asyncio.Event,
         version: str | None = None,
         source: str = "",
+        pooling: Pooling | None = None,
     ) -> EngineStream:
         """Hand a validated request over. ApiError when the engine is gone."""
         stream = EngineStream(next(self._request_ids), wakeup)
@@ -146,6 +148,7 @@ class EngineClient(asyncio.Protocol):
             deadline=deadline,
             version=version,
             source=source,
+            pooling=pooling,
         )
         if not self._send(frame):
             raise ApiError(ErrorKind.UNAVAILABLE, self.failure or "the engine is still starting")

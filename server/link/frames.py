@@ -12,6 +12,9 @@ import msgspec
 
 from server.link.sampling import SamplingParams
 
+# Which hidden states of a prompt become its embedding: the last token's, the first token's ("cls"),
+# or the mean of all.
+Pooling = Literal["last", "mean", "cls"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 EngineErrorKind = Literal[
     "invalid_request", "not_found", "conflict", "queue_full", "deadline_exceeded", "unavailable",
@@ -25,7 +28,7 @@ SwapPolicy = Literal["availability", "resource"]
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defaults=True):
-    """Generate `n` choices for one prompt.
+    """Generate `n` choices for one prompt, or with `pooling` compute the prompt's embedding.
 
     `received`, unless empty, has an entry a choice: the tokens another replica has generated for
     it, after which it goes on; None for a choice that has ended, of which nothing is asked.
@@ -43,6 +46,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     deadline: float | None = None
     version: str | None = None
     source: str = ""
+    pooling: Pooling | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort", omit_defaults=True):
@@ -102,7 +106,8 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Exactly one event of a choice has a `finish_reason`, and it is the last. `error` goes with
     finish reason "error" only. `version` (whose weights the choice runs on), `num_cached_tokens`
     (of the prompt) and `prompt_logprobs` (one entry a prompt token, None for the first) come with a
-    choice's first event.
+    choice's first event. `pooled` comes with the last event of an embedding: sums of hidden states,
+    each float32 in little-endian bytes, that add up to the sum over the pooled tokens.
     """
 
     request_id: int
@@ -115,6 +120,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str = ""
     num_cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    pooled: list[bytes] = []
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):

@@ -11,11 +11,14 @@ import asyncio
 import gc
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 
+from models.headless import is_headless
 from server.api.chat.format import ChatSettings
+from server.api.embedding_recipe import EmbeddingRecipe, read_recipe
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
 from server.api.model_directory import ModelDirectory
@@ -27,7 +30,7 @@ from server.api.service import Service
 from server.api.tokenizer import Tokenizer
 from server.api.validation import RequestLimits
 from server.api.version_admin import VersionAdmin
-from server.config import Config
+from server.config import Config, ServerConfig
 from server.control import Command, Task, receive_task, watch_commands
 from server.lifecycle import Lifecycle, drain
 from server.link.client import EngineClient
@@ -48,7 +51,9 @@ _log = logging.getLogger(__name__)
 class ApiProcess:
     """The parts of one API process, and the order in which they start and stop."""
 
-    def __init__(self, config: Config, link: str, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, config: Config, link: str, tokenizer: Tokenizer, recipe: EmbeddingRecipe
+    ) -> None:
         self._config = config.server
         self._lifecycle = Lifecycle()
         self._engine = EngineClient(link)
@@ -68,7 +73,7 @@ class ApiProcess:
             reasoning_parser=config.server.reasoning_parser,
             control_tokens_in_messages=config.server.control_tokens_in_messages,
         )
-        service = Service(self._engine, tokenizer, self._lifecycle, models, limits, chat)
+        service = Service(self._engine, tokenizer, self._lifecycle, models, limits, chat, recipe)
         self._grammars = service.grammars
         app = create_http_app(service, health, config.server)
         self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS)
@@ -183,8 +188,8 @@ class ApiProcess:
         self._engine.close()
 
 
-async def _run(task: Task, tokenizer: Tokenizer) -> int:
-    process = ApiProcess(task.config, task.link, tokenizer)
+async def _run(task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe) -> int:
+    process = ApiProcess(task.config, task.link, tokenizer, recipe)
     loop = asyncio.get_running_loop()
 
     def pass_on(command: Command) -> None:
@@ -198,6 +203,13 @@ async def _run(task: Task, tokenizer: Tokenizer) -> int:
         beating.cancel()
 
 
+def _read_recipe(checkpoint: Path, config: ServerConfig) -> EmbeddingRecipe:
+    recipe = read_recipe(checkpoint, config.pooling)
+    if recipe.refusal:
+        _log.info("%s", recipe.refusal)
+    return replace(recipe, generates=not is_headless(checkpoint))
+
+
 def main() -> int:
     """The whole life of an API process: read the task, serve, and return the exit code."""
     task = receive_task()
@@ -208,11 +220,12 @@ def main() -> int:
     except (OSError, ValueError) as error:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return _FAILED
+    recipe = _read_recipe(Path(model.path), task.config.server)
     sys.setswitchinterval(_SWITCH_SECONDS)
     # What is there from the start stays: no collection needs to look at it, so each takes little.
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(task, tokenizer))
+        return runner.run(_run(task, tokenizer, recipe))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Reads published versions into the runner's weight sets, or into host memory, within its bounds.
 
 What may take the place of what is served is decided here: published, whole, with golden prompts,
-of the same architecture, shapes and tokenizer. When it takes that place is decided elsewhere.
+of the same architecture, shapes, tokenizer and pooling. When it takes that place is decided
+elsewhere.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from server.api.embedding_recipe import EmbeddingRecipe
 from server.api.health import Health
 from server.api.model_directory import ModelDirectory
 from server.api.service import Service
@@ -18,7 +20,7 @@ from server.api.validation import RequestLimits
 from server.errors import ApiError
 from server.lifecycle import Lifecycle
 from server.link.client import AbortReason, EngineStream
-from server.link.frames import EngineInfo, Pulse, TokenEvent, TokenLogprobs
+from server.link.frames import EngineInfo, Pooling, Pulse, TokenEvent, TokenLogprobs
 from server.link.sampling import SamplingParams
 
 CHAT_TEMPLATE = (
@@ -60,6 +62,7 @@ class Submission:
     received: list[Sequence[int] | None]
     version: str | None = None
     source: str = ""
+    pooling: Pooling | None = None
 
 
 class FakeEngine:
@@ -114,14 +117,18 @@ class FakeEngine:
         wakeup: asyncio.Event,
         version: str | None = None,
         source: str = "",
+        pooling: Pooling | None = None,
     ) -> EngineStream:
         stream = EngineStream(next(self._request_ids), wakeup)
         self.open[stream.request_id] = stream
         submission = Submission(
-            stream, list(prompt_token_ids), params, n, deadline, list(received), version, source
+            *(stream, list(prompt_token_ids), params, n, deadline, list(received)),
+            *(version, source, pooling),
         )
         self.submitted.append(submission)
-        if self.script is not None:
+        if self.script is not None and pooling is not None:
+            self._pool(submission)
+        elif self.script is not None:
             task = asyncio.get_running_loop().create_task(self._play(submission, self.script))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -168,6 +175,17 @@ class FakeEngine:
                     token_ids = steps[position]
                     self._say(submission, index, token_ids, is_first=position == 0, is_last=is_last)
 
+    def _pool(self, submission: Submission) -> None:
+        submission.stream.put(
+            TokenEvent(
+                request_id=submission.stream.request_id,
+                finish_reason="stop",
+                version="1",
+                num_cached_tokens=1,
+                pooled=[hidden_state(submission.prompt_token_ids).tobytes()],
+            )
+        )
+
     def _say(
         self,
         submission: Submission,
@@ -195,15 +213,20 @@ class FakeEngine:
         )
 
 
+def hidden_state(token_ids: Sequence[int]) -> np.ndarray:
+    """What a prompt's vector is made of here: how often each of four kinds of ids is in it."""
+    return np.bincount(np.array(token_ids) % 4, minlength=4).astype("<f4")
+
+
 def make_service(
     engine: FakeEngine,
     tokenizer: ServerTokenizer,
     lifecycle: Lifecycle,
     limits: RequestLimits | None = None,
+    recipe: EmbeddingRecipe | None = None,
 ) -> Service:
-    return Service(
-        engine, tokenizer, lifecycle, ModelDirectory(engine, lifecycle), limits or RequestLimits()
-    )
+    models = ModelDirectory(engine, lifecycle)
+    return Service(engine, tokenizer, lifecycle, models, limits or RequestLimits(), recipe)
 
 
 def make_health(engine: FakeEngine, lifecycle: Lifecycle) -> Health:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from server.api.embedding_recipe import EmbeddingRecipe
 from server.api.generation import GenerateRequest, ResumePoint, Sampling
 from server.api.large_work import MAX_INLINE_UNITS
 from server.api.service import MAX_TEXT_CHARS, MAX_TOKENS, Service
@@ -329,3 +330,10 @@ async def test_more_received_tokens_than_a_stream_can_have_are_refused(
     sampling = Sampling(seed=1)
     error = await refusal(service, GenerateRequest(prompt="x", sampling=sampling, resume=resume))
     assert error.code == "context_length_exceeded"
+
+
+async def test_a_model_without_a_head_is_asked_for_no_token(engine, tokenizer, lifecycle):
+    service = make_service(engine, tokenizer, lifecycle, recipe=EmbeddingRecipe(generates=False))
+    error = await refusal(service, GenerateRequest(prompt="x"))
+    assert (error.kind, error.param) == (ErrorKind.INVALID_REQUEST, "model")
+    assert "no output head" in error.message

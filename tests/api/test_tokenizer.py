@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from server.api.chat.control_tokens import PiecedText
@@ -217,3 +218,24 @@ def test_a_piece_gets_no_space_that_a_tokenizer_puts_before_a_text():
     tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=fast))
     assert tokenizer.encode("ba") != tokenizer.encode("b") + tokenizer.encode("a")
     assert tokenizer.encode(PiecedText(["b", "a"])) == tokenizer.encode("ba")
+
+
+def with_an_end():
+    """A tokenizer that ends every text with a token, as those of some embedding models do."""
+    pretrained = small_pretrained()
+    pretrained.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <|eos|>", special_tokens=[("<|eos|>", 262)]
+    )
+    return Tokenizer(pretrained)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "adds", "expected"),
+    [(9, True, "abcd<|eos|>"), (3, True, "ab<|eos|>"), (1, True, "<|eos|>"), (3, False, "abc")],
+)
+def test_a_text_that_is_cut_keeps_the_tokenizers_own_tokens(max_tokens, adds, expected):
+    tokenizer = with_an_end()
+    cut = tokenizer.encode_cut("abcd", max_tokens, add_special_tokens=adds)
+    assert tokenizer.decode(cut) == expected
+    whole = tokenizer.encode("abcd", add_special_tokens=adds)
+    assert tokenizer.encode_cut("abcd", 9, add_special_tokens=adds) == whole

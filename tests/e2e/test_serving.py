@@ -5,6 +5,7 @@ import json
 import shutil
 
 import grpc
+import numpy as np
 import pytest
 
 from server.pb.antipode.v1 import generation_pb2 as pb
@@ -25,6 +26,13 @@ async def generate(server, prompt, max_tokens):
         async for response in GenerationStub(channel).Generate(request):
             token_ids += response.token_ids
     return token_ids
+
+
+async def embed(http):
+    """The vectors of two texts, one of which takes several steps."""
+    response = await http.post("/v1/embeddings", json={"input": ["alpha", "def f(x): " * 40]})
+    assert response.status_code == 200, response.text
+    return np.array([entry["embedding"] for entry in response.json()["data"]])
 
 
 def num_accepted(server):
@@ -69,7 +77,9 @@ async def test_a_server_streams_over_http_and_grpc_and_ends_cleanly_under_load(s
 async def test_cancelled_and_finished_streams_leave_no_block_behind(start):
     server = start(REAL, DTYPE).wait_ready()
     async with client(server) as http:
+        alone = await embed(http)
         streams = await start_streams(http, 32, num_started=8, max_tokens=100)
+        assert np.allclose(await embed(http), alone, atol=1e-5)
         for _, task in streams[::2]:
             task.cancel()
         await asyncio.gather(*(task for _, task in streams), return_exceptions=True)

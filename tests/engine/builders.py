@@ -25,6 +25,7 @@ def make_sequence(
     source="",
     version=None,
     params=None,
+    pooling=None,
     **fields,
 ) -> Sequence:
     """`fields` are sampling parameters, unless `params` has them all."""
@@ -41,6 +42,7 @@ def make_sequence(
         deadline=deadline,
         source=source,
         version=version,
+        pooling=pooling,
     )
 
 

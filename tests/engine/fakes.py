@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from models.checkpoint.manifest import Golden, GoldenPrompt
 from server.engine.observer import StepStats
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.pooling import pooled_positions
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.link.frames import TokenLogprobs
@@ -180,7 +181,8 @@ class FakeRunner:
             if seq.params.num_prompt_logprobs >= 0 and position + 1 < seq.num_prompt_tokens
         ]
         if not row.is_sampling:
-            return RowResult(None, prompt_logprobs=prompt_logprobs)
+            pooled = bytes(context[position] for position in pooled_positions(row))
+            return RowResult(None, prompt_logprobs=prompt_logprobs, pooled=pooled)
         token = next_token(context, seq.params.seed, seq.index, weights)
         self.last_tokens[seq.slot] = token
         logprobs = logprob_of(context, token) if seq.params.num_logprobs >= 0 else None

@@ -43,7 +43,17 @@ class Bench:
         self.dispatched = None
 
     def submit(
-        self, request_id, prompt, *, client=1, n=1, received=(), deadline=None, source="", **params
+        self,
+        request_id,
+        prompt,
+        *,
+        client=1,
+        n=1,
+        received=(),
+        deadline=None,
+        source="",
+        pooling=None,
+        **params,
     ):
         """Submit; returns what every choice must have in the end, what was received included."""
         params = SamplingParams(**({"max_tokens": 8, "ignore_eos": True} | params))
@@ -58,6 +68,7 @@ class Bench:
                 arrival=self.now,
                 deadline=deadline,
                 source=source,
+                pooling=pooling,
             ),
         )
         return [expected_tokens(list(prompt), params, index=index) for index in range(n)]

@@ -29,6 +29,7 @@ METHODS = (
     "/antipode.v1.Generation/Generate",
     "/antipode.v1.Generation/Tokenize",
     "/antipode.v1.Generation/Detokenize",
+    "/antipode.v1.Generation/Embed",
     "/antipode.v1.Generation/Nothing",
     "/grpc.health.v1.Health/Check",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",

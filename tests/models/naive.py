@@ -98,15 +98,28 @@ def forward(config: dict[str, Any], tensors: Tensors, tokens: list[int]) -> np.n
 
 
 def logits(reading: Reading, tensors: Tensors, tokens: list[int]) -> np.ndarray:
-    w = {
-        name.removeprefix("language_model."): tensor.astype(np.float64)
-        for name, tensor in tensors.items()
-    }
+    w = _widened(tensors)
+    head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
+    return _cap(_hidden(reading, w, tokens) @ head.T, reading.logit_cap)
+
+
+def hidden(config: dict[str, Any], tensors: Tensors, tokens: list[int]) -> np.ndarray:
+    """Hidden states of every position after the final norm, float64 [tokens, D]."""
+    return _hidden(read(config), _widened(tensors), tokens)
+
+
+def _hidden(reading: Reading, w: Tensors, tokens: list[int]) -> np.ndarray:
     x = w["model.embed_tokens.weight"][tokens] * reading.embedding_scale
     for layer in range(len(reading.windows)):
         x = _layer(reading, w, layer, x)
-    head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
-    return _cap(_norm(reading, w, "model.norm", x) @ head.T, reading.logit_cap)
+    return _norm(reading, w, "model.norm", x)
+
+
+def _widened(tensors: Tensors) -> Tensors:
+    return {
+        name.removeprefix("language_model."): tensor.astype(np.float64)
+        for name, tensor in tensors.items()
+    }
 
 
 def _layer(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.ndarray:

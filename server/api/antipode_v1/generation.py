@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from server.api.antipode_v1 import translate
+from server.api.antipode_v1 import embedding, translate
 from server.api.antipode_v1.known_fields import check_known
 from server.api.generation import GenerateRequest
 from server.api.grpc.messages import MAX_INLINE_BYTES, parse_large
@@ -29,7 +29,7 @@ SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["Generation"].full_name
 
 
 class GenerationServicer:
-    """The three methods. A call that cannot be written to for `write_timeout_seconds` is ended."""
+    """The methods. A call that cannot be written to for `write_timeout_seconds` is ended."""
 
     def __init__(self, service: Service, write_timeout_seconds: float) -> None:
         self._service = service
@@ -67,6 +67,17 @@ class GenerationServicer:
             self._service.check_num_tokens(len(message.token_ids))
             text = await self._service.detokenize(list(message.token_ids))
             return pb.DetokenizeResponse(text=text)
+
+    async def embed(self, data: bytes, context: Context) -> pb.EmbedResponse | None:
+        async with errors_as_status(context):
+            message = await parse_large(pb.EmbedRequest, data)
+            check_known(message)
+            request_id = adopt_request_id(context, message.request_id)
+            request = embedding.request(
+                message, timeout_seconds=context.time_remaining(), source=source(context)
+            )
+            found = await self._service.embedder.embed(request, embedding.vector)
+            return embedding.response(found, request_id)
 
     async def _request(self, message: pb.GenerateRequest, context: Context) -> GenerateRequest:
         request_id = adopt_request_id(context, message.request_id)
@@ -136,6 +147,9 @@ def add_generation(server: grpc.aio.Server, service: Service, write_timeout_seco
         ),
         "Detokenize": grpc.unary_unary_rpc_method_handler(
             servicer.detokenize, response_serializer=pb.DetokenizeResponse.SerializeToString
+        ),
+        "Embed": grpc.unary_unary_rpc_method_handler(
+            servicer.embed, response_serializer=pb.EmbedResponse.SerializeToString
         ),
     }
     generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)

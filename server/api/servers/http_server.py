@@ -18,7 +18,10 @@ from server.api.http.paths import Paths
 from server.api.openai import response_bodies as responses
 from server.api.openai.chat import chat_router
 from server.api.openai.completions import completions_router
+from server.api.openai.embedding_bodies import EmbeddingList, RerankAnswer, ScoreList
+from server.api.openai.embeddings import embeddings_router
 from server.api.openai.models import models_router
+from server.api.openai.similarity import similarity_router
 from server.api.servers.page import page_router
 from server.api.servers.probes import HealthBody, VersionBody, probes_router
 from server.api.service import Service
@@ -29,9 +32,12 @@ _BODIES = (
     responses.ChatCompletionChunk,
     responses.Completion,
     responses.Detokenized,
+    EmbeddingList,
     responses.ModelCard,
     responses.ModelList,
     responses.Tokenized,
+    RerankAnswer,
+    ScoreList,
     HealthBody,
     VersionBody,
 )
@@ -57,6 +63,8 @@ def create_http_app(service: Service, health: Health, config: ServerConfig) -> A
     routers = (
         completions_router(service, write_timeout_seconds=write_timeout_seconds),
         chat_router(service, write_timeout_seconds=write_timeout_seconds),
+        embeddings_router(service.embedder),
+        similarity_router(service.embedder),
         models_router(service),
         page_router(),
         probes_router(health, service.models, release=release),

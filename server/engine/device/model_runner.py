@@ -20,6 +20,7 @@ from server.config import EngineConfig
 from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor, Progress
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.pooling import pooled_positions
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.engine.programs.blueprint import Blueprint
@@ -132,11 +133,14 @@ class ModelRunner:
         places = draw.places()
         wants_prompt = any(row.seq.params.num_prompt_logprobs >= 0 for row in batch.rows)
         prompt = jax.device_get(output.prompt) if wants_prompt and output.prompt else None
+        is_pooled = any(row.seq.pooling is not None for row in batch.rows)
+        pooled = jax.device_get(output.pooled) if is_pooled else None
         rows = [
             RowResult(
                 *_token(row, drawn, i, chosen, places.get(row.seq)),
                 prompt_logprobs=_prompt_logprobs(prompt, first, row) if prompt else (),
-                is_finite=bool(drawn.is_finite_S[i]) or not row.is_sampling,
+                pooled=b"" if pooled is None else _pooled(pooled, i, row),
+                is_finite=bool(drawn.is_finite_S[i]) or not row.needs_finite,
                 error=draw.errors.get(row.seq, ""),
             )
             for row, i, first in _places(batch, in_flight.bucket)
@@ -192,6 +196,10 @@ def _prompt_logprobs(prompt: Logprobs, start: int, row: ScheduledRow) -> list[To
     last = min(row.end, row.seq.num_prompt_tokens - 1)
     count = max(0, last - row.num_computed_tokens)
     return [_token_logprobs(prompt, start + i, wanted) for i in range(count)]
+
+
+def _pooled(pooled: np.ndarray, i: int, row: ScheduledRow) -> bytes:
+    return pooled[i].astype("<f4").tobytes() if pooled_positions(row) else b""
 
 
 def _token_logprobs(logprobs: Logprobs, i: int, wanted: int) -> TokenLogprobs:

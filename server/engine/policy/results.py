@@ -6,6 +6,7 @@ It ends sequences in every other way too. Who runs next is decided elsewhere; it
 from __future__ import annotations
 
 from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.pooling import record_pooled
 from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.step import RowResult, ScheduledRow
@@ -38,6 +39,7 @@ class Results:
         if result.error:
             return self.fail(seq, "invalid_request", result.error)
         record_prompt_logprobs(row, result)
+        record_pooled(row, result)
         if result.token_id is not None:
             seq.token_ids.append(result.token_id)
         # A preempted sequence has lost the blocks this step wrote.
@@ -100,6 +102,8 @@ def finish_reason(row: ScheduledRow, token_id: int | None) -> FinishReason | Non
     # A grammar allows an end token early, or despite `ignore_eos`, only where nothing may follow.
     if seq.matcher is not None and token_id in seq.eos_token_ids:
         return "stop"
+    if seq.pooling is not None:
+        return "stop" if row.end >= seq.num_prompt_tokens else None
     # For no token at all the end is full from the start, but the prompt must have run.
     if len(seq.token_ids) >= seq.max_num_tokens and row.end >= seq.num_prompt_tokens:
         return "length"
@@ -120,6 +124,7 @@ def token_event(row: ScheduledRow, result: RowResult) -> TokenEvent:
         num_cached_tokens=seq.num_cached_tokens if is_first else 0,
         version=seq.version.version if is_first and seq.version else "",
         prompt_logprobs=list(seq.prompt_logprobs) if wants_prompt else None,
+        pooled=list(seq.pooled),
     )
 
 

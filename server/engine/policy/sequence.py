@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from server.grammar.matcher import Matcher
-from server.link.frames import EngineErrorKind, FinishReason, TokenLogprobs
+from server.link.frames import EngineErrorKind, FinishReason, Pooling, TokenLogprobs
 from server.link.sampling import SamplingParams
 
 
@@ -57,6 +57,8 @@ class Sequence:
     `block_tables` are its blocks by kind of layers, 0 for those given back; none while not running.
     `matcher` follows the grammar that the generated tokens must fit; None without one.
     `prompt_logprobs` grows by position as chunks are read and is shared by a request's choices.
+    `pooling` is how the prompt becomes an embedding; the sequence then ends with its prompt.
+    `pooled` has a part for each chunk that was read.
     Times are seconds of the monotonic clock.
     """
 
@@ -75,7 +77,9 @@ class Sequence:
     num_received_tokens: int = 0
     leader: Sequence | None = None
     matcher: Matcher | None = None
+    pooling: Pooling | None = None
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    pooled: list[bytes] = field(default_factory=list)
 
     num_prompt_tokens: int = field(init=False)
     is_pinned: bool = field(init=False)
@@ -158,8 +162,12 @@ class Sequence:
 
     @property
     def needs_whole_prompt(self) -> bool:
-        """Every prompt position must be computed here: its log probabilities are not known yet."""
-        return (
+        """Every prompt position must be computed here.
+
+        An embedding of more than the last token needs all hidden states of the prompt, or its log
+        probabilities are not known yet.
+        """
+        return self.pooling in ("mean", "cls") or (
             self.params.num_prompt_logprobs >= 0
             and len(self.prompt_logprobs) < self.num_prompt_tokens
         )

@@ -40,6 +40,11 @@ class ScheduledRow:
         return self.is_sampling and self.seq.matcher is not None
 
     @property
+    def needs_finite(self) -> bool:
+        """Whether its logits decide something: a token, or whether an embedding is sound."""
+        return self.is_sampling or self.seq.pooling is not None
+
+    @property
     def is_decode(self) -> bool:
         return self.is_replay or (
             self.is_sampling
@@ -85,13 +90,16 @@ class RowResult:
 
     `token_id` is None where the row did not sample. `prompt_logprobs` has, where asked for, one
     entry per scheduled position p that has a next prompt token: the log probability of the token
-    at p + 1. Not `is_finite`: the logits held NaN or infinity. `error`: why the grammar of the
+    at p + 1. `pooled` is the sum of the hidden states of its pooled tokens, float32 as
+    little-endian bytes; empty where the row has none.
+    Not `is_finite`: the logits held NaN or infinity. `error`: why the grammar of the
     row's sequence allows no token, empty where it allows one.
     """
 
     token_id: int | None
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | list[TokenLogprobs | None] = ()
+    pooled: bytes = b""
     is_finite: bool = True
     error: str = ""
 

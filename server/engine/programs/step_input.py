@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from server.engine.policy.pooling import pooled_positions
 from server.engine.policy.step import ScheduledRow
 from server.engine.programs.buckets import Bucket
 from server.link.sampling import OPTIONS
@@ -23,6 +24,8 @@ WORD = 32
 ALL_TOKENS = np.uint32(0xFFFFFFFF)
 # No next prompt token whose log probability is wanted.
 NO_TARGET = -1
+# A token whose hidden state counts in its row's embedding; such a row wants no log probabilities.
+POOLED = -2
 
 # NumPy on the way in, traced inside the step.
 type Array = Any
@@ -71,7 +74,7 @@ class StepInput(NamedTuple):
 
     In a table, 0 is a block that is not there yet or has been given back.
     Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
-    whose log probability is wanted, or NO_TARGET.
+    whose log probability is wanted, or POOLED, or NO_TARGET.
     """
 
     token_ids_T: Array
@@ -207,7 +210,11 @@ def _pack_tokens(step: StepInput, i: int, row: ScheduledRow, where: slice) -> No
     for kind, table in enumerate(seq.block_tables):
         step.block_tables_KSB[kind, i, : len(table)] = table
     step.seq_lens_S[i] = end
-    if seq.needs_whole_prompt:
+    if seq.pooling is not None:
+        pooled = pooled_positions(row)
+        offset = where.start - first
+        step.target_T[offset + pooled.start : offset + pooled.stop] = POOLED
+    elif seq.needs_whole_prompt:
         targets = seq.token_ids[first + 1 : min(end + 1, seq.num_prompt_tokens)]
         step.target_T[where.start : where.start + len(targets)] = targets
 

@@ -25,6 +25,7 @@ from models.sharding import DATA, TENSOR
 from models.weights.loading import leaf_shardings
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.programs.buckets import Bucket
+from server.engine.programs.pooling import pool
 from server.engine.programs.sampler import (
     Drawn,
     Logprobs,
@@ -72,11 +73,13 @@ class DeviceState(NamedTuple):
 class StepOutput(NamedTuple):
     """The output of a step, the ranks' parts one after another.
 
-    `prompt` has one entry per token, and only in mixed buckets.
+    `prompt` has one entry per token, `pooled` the sum of each row's pooled hidden states; both only
+    in mixed buckets.
     """
 
     drawn: Drawn
     prompt: Logprobs | None
+    pooled: jax.Array | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +179,7 @@ class Programs:
             step,
             mesh=self._mesh,
             in_specs=(self._leaf_specs, state_specs, PartitionSpec()),
-            out_specs=(PartitionSpec(DATA), _LOGITS_SPEC, state_specs),
+            out_specs=(_output_specs(), _LOGITS_SPEC, state_specs),
             check_vma=False,
         )
         shardings = self._shardings((self._leaf_specs, state_specs))
@@ -300,8 +303,11 @@ class Programs:
         with jax.named_scope("sample"):
             logits_SV = model.logits(rows)
             drawn, sampler = sample(logits_SV, state.sampler, inputs.sampling)
-        prompt = None if bucket.decode_only else _prompt_logprobs(model, x_TD, inputs.target_T)
-        return StepOutput(drawn, prompt), logits_SV, DeviceState(kv, sampler)
+        prompt, pooled = None, None
+        if not bucket.decode_only:
+            prompt = _prompt_logprobs(model, x_TD, inputs.target_T)
+            pooled = pool(x_TD, inputs.row_T, inputs.target_T, bucket.num_rows)
+        return StepOutput(drawn, prompt, pooled), logits_SV, DeviceState(kv, sampler)
 
     def _own[T](self, inputs: T) -> T:
         """This rank's part of the inputs of all ranks."""
@@ -310,6 +316,13 @@ class Programs:
         rank = jax.lax.axis_index(DATA)
         part: T = jax.tree.map(lambda leaf: leaf[rank], inputs)
         return part
+
+
+def _output_specs() -> StepOutput:
+    """The ranks' parts one after another; of `pooled`, every device has all."""
+    by_rank: Any = PartitionSpec(DATA)
+    everywhere: Any = PartitionSpec()
+    return StepOutput(by_rank, by_rank, everywhere)
 
 
 def _ragged(inputs: StepInput, sampler: SamplerState) -> tuple[Ragged, jax.Array]:

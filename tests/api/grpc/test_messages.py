@@ -21,6 +21,7 @@ UNARY = [
     "grpc.health.v1.Health/Check",
     "antipode.v1.Generation/Tokenize",
     "antipode.v1.Generation/Detokenize",
+    "antipode.v1.Generation/Embed",
 ]
 STREAMED = ["grpc.health.v1.Health/Watch", "antipode.v1.Generation/Generate"]
 REFLECTION = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]

@@ -33,6 +33,12 @@ async def test_every_route_is_described(document):
     assert set(document["paths"]) == {
         "/v1/completions",
         "/v1/chat/completions",
+        "/v1/embeddings",
+        "/rerank",
+        "/v1/rerank",
+        "/v2/rerank",
+        "/score",
+        "/v1/score",
         "/v1/models",
         "/v1/models/{model}",
         "/tokenize",

@@ -106,3 +106,15 @@ async def test_an_error_in_mid_stream_is_raised(sdk, engine, ids, monkeypatch):
     stream = await sdk.completions.create(model="small", prompt="a", stream=True)
     with pytest.raises(openai.APIError, match="the step failed"):
         _ = [chunk async for chunk in stream]
+
+
+async def test_the_client_reads_embeddings_in_its_own_format_and_as_numbers(sdk, ids):
+    """By default the client asks for base64."""
+    texts = ["hello", "world"]
+    ours = await sdk.embeddings.create(model="small", input=texts)
+    numbers = await sdk.embeddings.create(model="small", input=texts, encoding_format="float")
+    assert [entry.index for entry in ours.data] == [0, 1]
+    assert len(ours.data[0].embedding) == 4
+    for entry, same in zip(ours.data, numbers.data, strict=True):
+        assert entry.embedding == pytest.approx(same.embedding)
+    assert ours.usage.prompt_tokens == len(ids("hello")) + len(ids("world"))

@@ -49,6 +49,7 @@ class Request:
     params: SamplingParams
     n: int = 1
     received: list[list[int]] = field(default_factory=list)
+    pooling: str | None = None
 
 
 def make_request(start, length, *, n=1, max_tokens=24, **params):
@@ -126,6 +127,7 @@ class Session:
                 params=request.params,
                 n=request.n,
                 received=request.received,
+                pooling=request.pooling,
                 arrival=0.0,
             )
             self.engine.receive(0, submit)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from server.engine.policy.step import ScheduledBatch
 from server.engine.programs.buckets import Bucket, Ladder
-from server.engine.programs.step_input import IN_FLIGHT, NO_TARGET, empty_input, pack
+from server.engine.programs.step_input import IN_FLIGHT, NO_TARGET, POOLED, empty_input, pack
 from server.link.frames import TokenLogprobs
 from tests.engine.programs.rows import BLOCK_SIZE, make_row
 
@@ -187,6 +187,24 @@ class TestPromptLogprobs:
         asking = make_row(self.PROMPT, 0, 3, is_sampling=False, num_prompt_logprobs=2)
         step = pack_rows(make_row([5], 1, 1, output=[6]), make_row([7, 8], 0, 2), asking)
         assert step.target_T.tolist() == [NO_TARGET] * 3 + [11, 12, 13] + [NO_TARGET] * 10
+
+
+class TestPooling:
+    PROMPT = (10, 11, 12, 13, 14)
+
+    @pytest.mark.parametrize(
+        ("pooling", "expected"),
+        [("last", [[], [], [4]]), ("mean", [[0, 1], [2, 3], [4]]), ("cls", [[0], [], []])],
+    )
+    def test_pooled_tokens_are_marked_at_their_places_in_the_step(self, pooling, expected):
+        for start, positions in zip((0, 2, 4), expected, strict=True):
+            count = min(2, 5 - start)
+            row = make_row(
+                self.PROMPT, start, count, is_sampling=False, pooling=pooling, max_tokens=0
+            )
+            step = pack_rows(make_row([5], 1, 1, output=[6]), row)
+            marked = np.flatnonzero(step.target_T == POOLED) - 1 + start
+            assert marked.tolist() == positions
 
 
 class TestSampling:

@@ -49,6 +49,11 @@ class GenerationStub:
                 request_serializer=antipode_dot_v1_dot_generation__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=antipode_dot_v1_dot_generation__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/antipode.v1.Generation/Embed',
+                request_serializer=antipode_dot_v1_dot_generation__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=antipode_dot_v1_dot_generation__pb2.EmbedResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServicer:
@@ -79,6 +84,13 @@ class GenerationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Turns texts into vectors. INVALID_ARGUMENT with a reason where the model makes none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +108,11 @@ def add_GenerationServicer_to_server(servicer, server):
                     servicer.Detokenize,
                     request_deserializer=antipode_dot_v1_dot_generation__pb2.DetokenizeRequest.FromString,
                     response_serializer=antipode_dot_v1_dot_generation__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=antipode_dot_v1_dot_generation__pb2.EmbedRequest.FromString,
+                    response_serializer=antipode_dot_v1_dot_generation__pb2.EmbedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +196,33 @@ class Generation:
             '/antipode.v1.Generation/Detokenize',
             antipode_dot_v1_dot_generation__pb2.DetokenizeRequest.SerializeToString,
             antipode_dot_v1_dot_generation__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/antipode.v1.Generation/Embed',
+            antipode_dot_v1_dot_generation__pb2.EmbedRequest.SerializeToString,
+            antipode_dot_v1_dot_generation__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

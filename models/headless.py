@@ -1,0 +1,60 @@
+"""Decoders that are published without an output head, as models for embeddings are.
+
+Such a checkpoint names the decoder without its head, or its files lack the head's matrix, or its
+tensors lack the prefix that a model with a head gives them. Reads no weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_WITH_HEAD: Mapping[str, str] = {
+    "LlamaModel": "LlamaForCausalLM",
+    "MistralModel": "MistralForCausalLM",
+    "Qwen2Model": "Qwen2ForCausalLM",
+    "Qwen3Model": "Qwen3ForCausalLM",
+    "Gemma2Model": "Gemma2ForCausalLM",
+    "Gemma3TextModel": "Gemma3ForCausalLM",
+}
+_TOP_TENSORS = ("embed_tokens.", "layers.", "norm.")
+_HEAD = "lm_head.weight"
+_INDEX = "model.safetensors.index.json"
+
+
+def with_head(architecture: Any) -> Any:
+    """The name of the same decoder with its head; any other name as it is."""
+    return _WITH_HEAD.get(architecture, architecture) if isinstance(architecture, str) else None
+
+
+def tensor_name(name: str) -> str:
+    """The tensor's name in a model with a head."""
+    return f"model.{name}" if name.startswith(_TOP_TENSORS) else name
+
+
+def is_headless(checkpoint: Path) -> bool:
+    """Whether the folder's files say that it has no head: such a model generates no tokens.
+
+    False for files that cannot be read: whoever needs them says so.
+    """
+    hf = _read(checkpoint / "config.json")
+    names = hf.get("architectures")
+    if isinstance(names, list) and any(name in _WITH_HEAD for name in map(str, names)):
+        return True
+    weight_map = _read(checkpoint / _INDEX).get("weight_map")
+    is_tied = bool(hf.get("tie_word_embeddings", False))
+    return not is_tied and isinstance(weight_map, dict) and not _has_head(weight_map)
+
+
+def _has_head(names: Mapping[str, Any]) -> bool:
+    return any(name.endswith(_HEAD) for name in names)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

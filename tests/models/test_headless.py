@@ -1,0 +1,70 @@
+"""Models for embeddings as published: without an output head, under the decoder's own names."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from models.checkpoint.checkpoint import Checkpoint
+from models.config import ModelConfigError
+from models.headless import is_headless
+from models.hf_config import parse_config, read_config
+from tests.models.checkpoints import LLAMA
+
+UNTIED = LLAMA | {"tie_word_embeddings": False}
+
+
+def write(folder, hf, tensors=None):
+    (folder / "config.json").write_text(json.dumps(hf))
+    if tensors is not None:
+        weight_map = dict.fromkeys(tensors, "model.safetensors")
+        index = folder / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("hf", "tensors", "expected"),
+    [
+        (UNTIED, None, False),
+        (UNTIED, ["model.norm.weight", "lm_head.weight"], False),
+        (UNTIED, ["norm.weight"], True),
+        (LLAMA | {"tie_word_embeddings": True}, ["norm.weight"], False),
+        (UNTIED | {"architectures": ["LlamaModel"]}, None, True),
+    ],
+)
+def test_a_head_is_missing_by_the_architectures_name_or_by_the_index(
+    tmp_path, hf, tensors, expected
+):
+    folder = write(tmp_path, hf, tensors)
+    assert is_headless(folder) is expected
+    assert read_config(folder).tie_embeddings is (expected or bool(hf["tie_word_embeddings"]))
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_a_decoder_without_a_head_is_the_decoder(name):
+    found = parse_config(LLAMA | {"architectures": [f"{name}Model"]})
+    assert found == parse_config(LLAMA | {"architectures": [f"{name}ForCausalLM"]})
+
+
+def test_tensors_are_found_without_their_prefix(tmp_path):
+    names = ["embed_tokens.weight", "layers.0.mlp.up_proj.weight", "norm.weight"]
+    save_file({name: np.zeros((1, 1), np.float32) for name in names}, tmp_path / "a.safetensors")
+    checkpoint = Checkpoint(tmp_path)
+    assert all(f"model.{name}" in checkpoint for name in names)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"architectures": ["Gemma3TextModel"], "use_bidirectional_attention": True}, "use_bidir"),
+        ({"architectures": ["Qwen2ForCausalLM"], "is_causal": False}, "is_causal false"),
+        ({"architectures": ["BertModel"]}, "BertModel"),
+    ],
+)
+def test_attention_to_later_tokens_is_refused_by_name(fields, named):
+    with pytest.raises(ModelConfigError, match=named):
+        parse_config(LLAMA | fields)
