@@ -65,6 +65,7 @@ class Service:
         lifecycle: Lifecycle,
         models: ModelDirectory,
         limits: RequestLimits,
+        *,
         chat: ChatSettings | None = None,
         recipe: EmbeddingRecipe | None = None,
     ) -> None:

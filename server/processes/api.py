@@ -73,7 +73,9 @@ class ApiProcess:
             reasoning_parser=config.server.reasoning_parser,
             control_tokens_in_messages=config.server.control_tokens_in_messages,
         )
-        service = Service(self._engine, tokenizer, self._lifecycle, models, limits, chat, recipe)
+        service = Service(
+            self._engine, tokenizer, self._lifecycle, models, limits, chat=chat, recipe=recipe
+        )
         self._grammars = service.grammars
         app = create_http_app(service, health, config.server)
         self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS)

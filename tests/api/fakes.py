@@ -226,7 +226,7 @@ def make_service(
     recipe: EmbeddingRecipe | None = None,
 ) -> Service:
     models = ModelDirectory(engine, lifecycle)
-    return Service(engine, tokenizer, lifecycle, models, limits or RequestLimits(), recipe)
+    return Service(engine, tokenizer, lifecycle, models, limits or RequestLimits(), recipe=recipe)
 
 
 def make_health(engine: FakeEngine, lifecycle: Lifecycle) -> Health:

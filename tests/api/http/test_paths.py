@@ -57,7 +57,7 @@ async def test_a_path_like_no_other_lists_what_there_is(client):
 
 
 async def test_a_path_of_a_server_that_has_more_is_not_promised(client):
-    message = (await client.post("/api/embed")).json()["error"]["message"]
+    message = (await client.post("/api/pull")).json()["error"]["message"]
     assert "use" not in message
 
 

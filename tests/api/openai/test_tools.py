@@ -402,7 +402,7 @@ def client_of(engine, lifecycle, health, template, **settings):
     tokenizer = tokenizer_with(template)
     directory = ModelDirectory(engine, lifecycle)
     service = Service(
-        engine, tokenizer, lifecycle, directory, RequestLimits(), ChatSettings(**settings)
+        engine, tokenizer, lifecycle, directory, RequestLimits(), chat=ChatSettings(**settings)
     )
     transport = httpx.ASGITransport(create_http_app(service, health, ServerConfig()))
     return tokenizer, httpx.AsyncClient(transport=transport, base_url="http://server")
