@@ -48,8 +48,10 @@ async def until_refused(address: str) -> None:
     async with asyncio.timeout(5):
         with contextlib.suppress(ConnectionRefusedError):
             while True:
-                _, writer = await asyncio.open_connection(*address.split(":"))
-                writer.close()
+                # A connection that the listener had not accepted when it closed is reset.
+                with contextlib.suppress(ConnectionResetError):
+                    _, writer = await asyncio.open_connection(*address.split(":"))
+                    writer.close()
                 await asyncio.sleep(0.005)
 
 
