@@ -38,7 +38,7 @@ def test_a_streamed_message_joins_to_the_whole(client, model):
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "paint"}])
 def test_a_tool_is_used_with_input_of_its_schema(client, model, choice):
     answer = client.messages.create(
-        model=model, max_tokens=60, messages=MESSAGES, tools=[TOOL], tool_choice=choice
+        model=model, max_tokens=200, messages=MESSAGES, tools=[TOOL], tool_choice=choice
     )
     used = [block for block in answer.content if block.type == "tool_use"]
     assert used[0].input["colour"] in ("red", "green")
@@ -47,7 +47,7 @@ def test_a_tool_is_used_with_input_of_its_schema(client, model, choice):
 
 def test_a_streamed_tool_use_joins_to_its_input(client, model):
     with client.messages.stream(
-        model=model, max_tokens=60, messages=MESSAGES, tools=[TOOL], tool_choice={"type": "any"}
+        model=model, max_tokens=200, messages=MESSAGES, tools=[TOOL], tool_choice={"type": "any"}
     ) as stream:
         final = stream.get_final_message()
     used = [block for block in final.content if block.type == "tool_use"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ class TestLangChain:
     def chat(self, base_url, model):
         from langchain_openai import ChatOpenAI
 
-        return ChatOpenAI(base_url=base_url, api_key=KEY, model=model, max_tokens=60)
+        return ChatOpenAI(base_url=base_url, api_key=KEY, model=model, max_tokens=200)
 
     def test_a_chat_is_invoked_and_streamed(self, chat):
         assert chat.invoke(QUESTION).usage_metadata["output_tokens"] > 0
@@ -67,7 +68,7 @@ class TestLlamaIndex:
             model=model,
             is_chat_model=True,
             is_function_calling_model=True,
-            max_tokens=60,
+            max_tokens=200,
         )
 
     def test_a_text_is_completed_and_streamed(self, llm):
@@ -96,7 +97,7 @@ class TestLiteLLM:
             api_key=KEY,
             messages=[{"role": "user", "content": QUESTION}],
             response_format=Fruit,
-            max_tokens=60,
+            max_tokens=200,
         )
         Fruit.model_validate_json(answer.choices[0].message.content)
 
@@ -120,13 +121,14 @@ class TestLiteLLM:
             "model_list:\n- model_name: served\n  litellm_params:\n"
             f"    model: openai/{model}\n    api_base: {base_url}\n    api_key: {KEY}\n"
         )
+        key = f"sk-{secrets.token_hex(32)}"
         program = Path(sys.executable).with_name("litellm")
         proxy = subprocess.Popen(
             [program, "--config", config, "--port", str(port), "--host", "127.0.0.1"],
-            env=os.environ | {"PYTHONUTF8": "1"},
+            env=os.environ | {"LITELLM_MASTER_KEY": key},
         )
         try:
-            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}", api_key=KEY, max_retries=60)
+            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}", api_key=key, max_retries=20)
             answer = client.chat.completions.create(
                 model="served", messages=[{"role": "user", "content": QUESTION}], max_tokens=5
             )
@@ -144,7 +146,7 @@ class TestPydanticAI:
 
         provider = OpenAIProvider(base_url=base_url, api_key=KEY)
         chat = OpenAIChatModel(model, provider=provider)
-        return Agent(chat, model_settings={"max_tokens": 60}, **more)
+        return Agent(chat, model_settings={"max_tokens": 200}, **more)
 
     def test_an_agent_whose_answer_is_a_tool_call(self, base_url, model):
         assert isinstance(
@@ -171,7 +173,7 @@ class TestInstructor:
             model=model,
             response_model=Fruit,
             messages=[{"role": "user", "content": QUESTION}],
-            max_tokens=60,
+            max_tokens=200,
         )
         assert isinstance(answer, Fruit)
 
@@ -182,14 +184,14 @@ class TestOutlines:
         import outlines
 
         asked = outlines.from_openai(openai.OpenAI(base_url=base_url, api_key=KEY), model)
-        Fruit.model_validate_json(asked(QUESTION, Fruit, max_tokens=60))
+        Fruit.model_validate_json(asked(QUESTION, Fruit, max_tokens=200))
 
 
 class TestSmolagents:
     def test_an_agent_that_calls_its_final_answer(self, base_url, model):
         from smolagents import OpenAIServerModel, ToolCallingAgent
 
-        served = OpenAIServerModel(model_id=model, api_base=base_url, api_key=KEY, max_tokens=60)
+        served = OpenAIServerModel(model_id=model, api_base=base_url, api_key=KEY, max_tokens=200)
         agent = ToolCallingAgent(tools=[], model=served, max_steps=2, instructions="Be brief.")
         assert agent.run(QUESTION) is not None
 
@@ -222,7 +224,7 @@ class TestOpenAIAgents:
             tools=[paint],
             tool_use_behavior="stop_on_first_tool",
             model=kind(model=model, openai_client=client),
-            model_settings=ModelSettings(tool_choice="required", max_tokens=60),
+            model_settings=ModelSettings(tool_choice="required", max_tokens=200),
         )
         result = asyncio.run(Runner.run(agent, QUESTION))
         assert painted

@@ -16,7 +16,7 @@ def client(base_url: str) -> openai.OpenAI:
 
 
 def ask(**more):
-    return {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 60, **more}
+    return {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 200, **more}
 
 
 def test_a_chat_is_answered(client, model):
@@ -93,7 +93,7 @@ def test_a_streamed_response_ends_with_the_whole(client, model):
 
 def test_a_response_parsed_into_a_type(client, model):
     answer = client.responses.parse(
-        model=model, input=QUESTION, text_format=Fruit, max_output_tokens=60
+        model=model, input=QUESTION, text_format=Fruit, max_output_tokens=200
     )
     assert isinstance(answer.output_parsed, Fruit)
 
@@ -101,7 +101,7 @@ def test_a_response_parsed_into_a_type(client, model):
 def test_a_response_that_calls_a_function(client, model):
     tool = {"type": "function", "strict": True, **PAINT["function"]}
     answer = client.responses.create(
-        model=model, input="Paint it.", tools=[tool], tool_choice="required", max_output_tokens=60
+        model=model, input="Paint it.", tools=[tool], tool_choice="required", max_output_tokens=200
     )
     calls = [item for item in answer.output if item.type == "function_call"]
     assert json.loads(calls[0].arguments)["colour"] in ("red", "green")

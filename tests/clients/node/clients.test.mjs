@@ -33,14 +33,14 @@ const aiSdk = {
 
 test("openai: an answer parsed into a type", async () => {
   const answer = await openai.chat.completions.parse({
-    model, messages, max_tokens: 60, response_format: zodResponseFormat(Fruit, "fruit"),
+    model, messages, max_tokens: 200, response_format: zodResponseFormat(Fruit, "fruit"),
   });
   Fruit.parse(answer.choices[0].message.parsed);
 });
 
 test("openai: a streamed tool call", async () => {
   const tools = [{ type: "function", function: { name: "paint", parameters: z.toJSONSchema(Paint) } }];
-  const stream = openai.chat.completions.stream({ model, messages, tools, tool_choice: "required", max_tokens: 60 });
+  const stream = openai.chat.completions.stream({ model, messages, tools, tool_choice: "required", max_tokens: 200 });
   const final = await stream.finalChatCompletion();
   Paint.parse(JSON.parse(final.choices[0].message.tool_calls[0].function.arguments));
 });
@@ -75,13 +75,13 @@ for (const [name, served] of Object.entries(aiSdk)) {
   });
 
   test(`AI SDK, ${name}: an object`, async () => {
-    const { object } = await generateObject({ model: served, schema: Fruit, prompt, maxOutputTokens: 80, maxRetries: 0 });
+    const { object } = await generateObject({ model: served, schema: Fruit, prompt, maxOutputTokens: 200, maxRetries: 0 });
     Fruit.parse(object);
   });
 
   test(`AI SDK, ${name}: a tool that must be called`, async () => {
     const { toolCalls } = await generateText({
-      model: served, prompt, maxOutputTokens: 80, maxRetries: 0, toolChoice: "required",
+      model: served, prompt, maxOutputTokens: 200, maxRetries: 0, toolChoice: "required",
       tools: { paint: tool({ description: "Paint the wall.", inputSchema: Paint }) },
     });
     Paint.parse(toolCalls[0].input);
@@ -89,6 +89,6 @@ for (const [name, served] of Object.entries(aiSdk)) {
 }
 
 test("LangChain: an answer of a type", async () => {
-  const chat = new ChatOpenAI({ model, apiKey, maxTokens: 60, maxRetries: 0, configuration: { baseURL } });
+  const chat = new ChatOpenAI({ model, apiKey, maxTokens: 200, maxRetries: 0, configuration: { baseURL } });
   Fruit.parse(await chat.withStructuredOutput(Fruit, { method: "jsonSchema" }).invoke(prompt));
 });
