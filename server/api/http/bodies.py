@@ -6,6 +6,9 @@ import msgspec
 from msgspec import Struct
 from starlette.responses import Response
 
+# Replaces the -inf of a token that cannot be drawn, because JSON has no infinity.
+LOWEST_LOGPROB = -9999.0
+
 
 class ErrorDetail(Struct, frozen=True, kw_only=True):
     message: str
@@ -20,3 +23,7 @@ class ErrorBody(Struct, frozen=True):
 
 def json_response(body: Struct, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
+
+
+def finite(logprob: float) -> float:
+    return max(logprob, LOWEST_LOGPROB)

@@ -44,8 +44,18 @@ class Chunks(Protocol):
         """The chunks after the last delta."""
 
 
+class NamedChunks(Chunks, Protocol):
+    """Chunks that are events with names, the tags of their structs, and that word a failure."""
+
+    def failing(self, error: ApiError) -> Iterable[msgspec.Struct]:
+        """The chunks that end a stream which has failed."""
+
+
 class EventStream(Response):
-    """Writes a group's deltas as they come, and closes the group in every case."""
+    """Writes a group's deltas as they come, and closes the group in every case.
+
+    `[DONE]` follows the last event, as OpenAI's first endpoints have it.
+    """
 
     def __init__(
         self, group: GenerationGroup, chunks: Chunks, *, write_timeout_seconds: float
@@ -85,19 +95,47 @@ class EventStream(Response):
         """The bytes to write at each wake-up, until the end or an error."""
         try:
             while taken := await self._group.take():
-                if events := _encode(self._chunks.chunks(taken)):
+                if events := self._encode(self._chunks.chunks(taken)):
                     yield events
-            yield _encode(self._chunks.closing()) + DONE
+            yield self._encode(self._chunks.closing()) + self._end
         except ApiError as error:
-            yield _event(error_json(error)) + DONE
+            yield self._failure(error)
         except Exception:
             logger.exception("a stream failed")
-            fault = ApiError(ErrorKind.INTERNAL, "the server failed to go on with this stream")
-            yield _event(error_json(fault)) + DONE
+            yield self._failure(
+                ApiError(ErrorKind.INTERNAL, "the server failed to go on with this stream")
+            )
+
+    _end = DONE
+
+    def _encode(self, chunks: Iterable[msgspec.Struct]) -> bytes:
+        return b"".join(_event(msgspec.json.encode(chunk)) for chunk in chunks)
+
+    def _failure(self, error: ApiError) -> bytes:
+        return _event(error_json(error)) + DONE
 
 
-def _encode(chunks: Iterable[msgspec.Struct]) -> bytes:
-    return b"".join(_event(msgspec.json.encode(chunk)) for chunk in chunks)
+class NamedEventStream(EventStream):
+    """Events with names. Nothing follows the last one."""
+
+    _end = b""
+
+    def __init__(
+        self, group: GenerationGroup, chunks: NamedChunks, *, write_timeout_seconds: float
+    ) -> None:
+        super().__init__(group, chunks, write_timeout_seconds=write_timeout_seconds)
+        self._named = chunks
+
+    def _encode(self, chunks: Iterable[msgspec.Struct]) -> bytes:
+        return b"".join(map(_named_event, chunks))
+
+    def _failure(self, error: ApiError) -> bytes:
+        return self._encode(self._named.failing(error))
+
+
+def _named_event(chunk: msgspec.Struct) -> bytes:
+    name = chunk.__struct_config__.tag
+    return f"event: {name}\n".encode() + _event(msgspec.json.encode(chunk))
 
 
 def _event(data: bytes) -> bytes:

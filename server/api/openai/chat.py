@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.api.chat.format import ChatPrompt
-from server.api.generation import GenerateRequest, Sampling
+from server.api.fitting import fitted
+from server.api.generation import GenerateRequest
+from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
-from server.api.openai.answering import answer, source, timeout_seconds
 from server.api.openai.chat_rendering import ChatRenderer
 from server.api.openai.request_bodies import ChatBody
 from server.api.openai.response_bodies import ChatCompletion, ChatCompletionChunk
 from server.api.service import Service
-from server.api.validation import invalid
 
 
 def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
@@ -62,7 +60,7 @@ def generate_request(body: ChatBody, prompt: ChatPrompt, request: Request) -> Ge
     return GenerateRequest(
         prompt=prompt.text if resumed is None else resumed,
         model=body.model,
-        sampling=_fitted(sampling, prompt),
+        sampling=fitted(sampling, prompt),
         n=1 if body.n is None else body.n,
         add_special_tokens=False,
         resume=body.read_resume(),
@@ -77,18 +75,3 @@ def _prompt_of_resumed(body: ChatBody) -> tuple[int, ...] | None:
     if body.resume is None or body.resume.prompt_token_ids is None:
         return None
     return tuple(body.resume.prompt_token_ids)
-
-
-def _fitted(sampling: Sampling, prompt: ChatPrompt) -> Sampling:
-    """The sampling options with what the reading of calls and reasoning needs."""
-    if prompt.shows_special_tokens:
-        sampling = replace(sampling, skip_special_tokens=False)
-    if prompt.grammar is None:
-        return sampling
-    if sampling.grammar is not None:
-        raise invalid(
-            "response_format and tools whose schemas are enforced exclude each other; leave one"
-            " out",
-            "response_format",
-        )
-    return replace(sampling, grammar=prompt.grammar)

@@ -11,17 +11,11 @@ from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from server.api.generation import Delta, GenerateRequest, TokenLogprob
+from server.api.http.answering import answer, source, timeout_seconds
+from server.api.http.bodies import finite
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
-from server.api.openai.answering import (
-    answer,
-    finite,
-    head,
-    prompt_logprobs,
-    source,
-    timeout_seconds,
-    usage_body,
-)
+from server.api.openai.answering import head, prompt_logprobs, usage_body
 from server.api.openai.request_bodies import CompletionBody
 from server.api.openai.response_bodies import (
     Completion,

@@ -22,8 +22,8 @@ from pydantic import (
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.generation import ResumePoint, Sampling
+from server.api.http.plain_errors import said_plainly
 from server.api.openai.message_bodies import MessageBody
-from server.api.openai.plain_errors import said_plainly
 from server.api.openai.tool_bodies import ToolFields
 from server.api.validation import (
     LOGIT_BIAS_RANGE,
