@@ -7,7 +7,7 @@ nor the engine.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -23,6 +23,7 @@ from server.api.chat.reasoning import (
     format_of,
 )
 from server.api.chat.template import ChatTemplate, Renderer, RenderOptions
+from server.api.chat.thinking import Thinking
 from server.api.chat.tool_grammar import AnswerForm, can_enforce, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice, check_tools
 from server.errors import ApiError, ErrorKind
@@ -46,6 +47,7 @@ class Conversation:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
+    thinking: Thinking = field(default_factory=Thinking)
     options: RenderOptions = field(default_factory=RenderOptions)
 
     @property
@@ -87,9 +89,13 @@ class ChatFormat:
     def render(self, conversation: Conversation) -> str:
         """The prompt. ChatTemplateError or ApiError for a conversation that cannot be rendered."""
         check_tools(conversation.tools, conversation.tool_choice)
-        return self._template.render(
-            conversation.messages, conversation.offered, conversation.options
+        asked = conversation.thinking.variables(
+            self._tokenizer.template_text, thinks=self._tags is not None
         )
+        # A variable that the client names itself goes first.
+        variables = asked | dict(conversation.options.template_options)
+        options = replace(conversation.options, template_options=variables)
+        return self._template.render(conversation.messages, conversation.offered, options)
 
     def prepare(self, conversation: Conversation, prompt: str | None = None) -> ChatPrompt:
         """The prompt and how to read its answers. `prompt` is one that was rendered before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from msgspec import Struct
 from starlette.types import ASGIApp
 
 from server.api.health import Health
@@ -15,11 +16,14 @@ from server.api.openai import response_bodies as responses
 from server.api.openai.chat import chat_router
 from server.api.openai.completions import completions_router
 from server.api.openai.models import models_router
+from server.api.responses.event_bodies import EVENTS as RESPONSE_EVENTS
+from server.api.responses.response_bodies import InputTokenCount, ResponseBody
+from server.api.responses.routes import responses_router
 from server.api.servers.probes import HealthBody, VersionBody, probes_router
 from server.api.service import Service
 from server.config import ServerConfig
 
-_BODIES = (
+_BODIES: tuple[type[Struct], ...] = (
     responses.ChatCompletion,
     responses.ChatCompletionChunk,
     responses.Completion,
@@ -27,6 +31,9 @@ _BODIES = (
     responses.ModelCard,
     responses.ModelList,
     responses.Tokenized,
+    ResponseBody,
+    InputTokenCount,
+    *RESPONSE_EVENTS,
     HealthBody,
     VersionBody,
 )
@@ -51,6 +58,7 @@ def create_http_app(service: Service, health: Health, config: ServerConfig) -> A
     write_timeout_seconds = config.write_timeout_seconds
     app.include_router(completions_router(service, write_timeout_seconds=write_timeout_seconds))
     app.include_router(chat_router(service, write_timeout_seconds=write_timeout_seconds))
+    app.include_router(responses_router(service, write_timeout_seconds=write_timeout_seconds))
     app.include_router(models_router(service))
     app.include_router(probes_router(health, service.models, release=release))
     add_error_handlers(app)
