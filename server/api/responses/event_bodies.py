@@ -7,7 +7,7 @@ from typing import get_args
 from msgspec import Struct
 
 from server.api.http.bodies import ErrorDetail
-from server.api.responses.response_bodies import Logprob, OutputItem, OutputPart, ResponseBody
+from server.api.responses.response_bodies import OutputItem, OutputLogprob, OutputPart, ResponseBody
 
 
 class _Event(Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -67,12 +67,12 @@ class PartDone(_OfPart, frozen=True, kw_only=True, tag="response.content_part.do
 
 class OutputTextDelta(_OfPart, frozen=True, kw_only=True, tag="response.output_text.delta"):
     delta: str
-    logprobs: list[Logprob]
+    logprobs: list[OutputLogprob]
 
 
 class OutputTextDone(_OfPart, frozen=True, kw_only=True, tag="response.output_text.done"):
     text: str
-    logprobs: list[Logprob]
+    logprobs: list[OutputLogprob]
 
 
 class ReasoningTextDelta(_OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):

@@ -24,9 +24,9 @@ from server.api.responses.event_bodies import ResponseEvent
 from server.api.responses.response_bodies import (
     CallItem,
     ItemStatus,
-    Logprob,
     MessageItem,
     OutputItem,
+    OutputLogprob,
     OutputText,
     ReasoningItem,
     ReasoningText,
@@ -38,7 +38,7 @@ class _OpenItem(Protocol):
 
     def opening(self) -> Iterator[ResponseEvent]: ...
 
-    def add(self, text: str, logprobs: list[Logprob]) -> Iterator[ResponseEvent]: ...
+    def add(self, text: str, logprobs: list[OutputLogprob]) -> Iterator[ResponseEvent]: ...
 
     def closing(self, status: ItemStatus) -> Iterator[ResponseEvent]: ...
 
@@ -52,7 +52,7 @@ class ItemWriter:
         self.items: list[OutputItem] = []
         self._answer_id = answer_id
         self._open: _OpenItem | None = None
-        self._logprobs: list[Logprob] = []
+        self._logprobs: list[OutputLogprob] = []
         self._num_events = 0
 
     def number(self) -> int:
@@ -60,7 +60,7 @@ class ItemWriter:
         self._num_events += 1
         return self._num_events - 1
 
-    def take_logprobs(self, logprobs: list[Logprob]) -> None:
+    def take_logprobs(self, logprobs: list[OutputLogprob]) -> None:
         """Keep them for the next text: text may come later than its tokens."""
         self._logprobs += logprobs
 
@@ -102,7 +102,9 @@ class ItemWriter:
         self._open = item
         return item.opening()
 
-    def _added(self, text: str, logprobs: list[Logprob] | None = None) -> Iterator[ResponseEvent]:
+    def _added(
+        self, text: str, logprobs: list[OutputLogprob] | None = None
+    ) -> Iterator[ResponseEvent]:
         assert self._open is not None
         return self._open.add(text, logprobs or [])
 
@@ -112,7 +114,7 @@ class ItemWriter:
             self.items.append(self._open.item(status))
             self._open = None
 
-    def _take_logprobs(self) -> list[Logprob]:
+    def _take_logprobs(self) -> list[OutputLogprob]:
         taken, self._logprobs = self._logprobs, []
         return taken
 
@@ -160,14 +162,14 @@ class _Place:
 class _OpenMessage:
     place: _Place
     pieces: list[str] = field(default_factory=list)
-    logprobs: list[Logprob] = field(default_factory=list)
+    logprobs: list[OutputLogprob] = field(default_factory=list)
 
     def opening(self) -> Iterator[ResponseEvent]:
         place = self.place
         yield place.added(MessageItem(id=place.item_id, status="in_progress", content=[]))
         yield events.PartAdded(**place.fields(), part=OutputText(text=""))
 
-    def add(self, text: str, logprobs: list[Logprob]) -> Iterator[ResponseEvent]:
+    def add(self, text: str, logprobs: list[OutputLogprob]) -> Iterator[ResponseEvent]:
         self.pieces.append(text)
         self.logprobs += logprobs
         yield events.OutputTextDelta(**self.place.fields(), delta=text, logprobs=logprobs)
@@ -195,7 +197,7 @@ class _OpenReasoning:
         yield place.added(ReasoningItem(id=place.item_id, status="in_progress", content=[]))
         yield events.PartAdded(**place.fields(), part=ReasoningText(text=""))
 
-    def add(self, text: str, logprobs: list[Logprob]) -> Iterator[ResponseEvent]:
+    def add(self, text: str, logprobs: list[OutputLogprob]) -> Iterator[ResponseEvent]:
         self.pieces.append(text)
         yield events.ReasoningTextDelta(**self.place.fields(), delta=text)
 
@@ -222,7 +224,7 @@ class _OpenCall:
     def opening(self) -> Iterator[ResponseEvent]:
         yield self.place.added(self.item("in_progress"))
 
-    def add(self, text: str, logprobs: list[Logprob]) -> Iterator[ResponseEvent]:
+    def add(self, text: str, logprobs: list[OutputLogprob]) -> Iterator[ResponseEvent]:
         self.pieces.append(text)
         yield events.ArgumentsDelta(**self.place.fields(), delta=text)
 

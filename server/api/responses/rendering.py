@@ -22,13 +22,13 @@ from server.api.responses.response_bodies import (
     IncompleteDetails,
     InputTokensDetails,
     ItemStatus,
-    Logprob,
+    OutputLogprob,
     OutputTokensDetails,
     ResponseBody,
     ResponseFault,
     ResponseStatus,
     ResponseUsage,
-    TopLogprob,
+    TopOutputLogprob,
 )
 from server.api.stream import GenerationGroup
 from server.errors import ApiError, ErrorKind
@@ -140,14 +140,14 @@ class ResponseRenderer:
         )
 
 
-def _logprobs(entries: list[TokenLogprob] | None) -> list[Logprob]:
+def _logprobs(entries: list[TokenLogprob] | None) -> list[OutputLogprob]:
     return [
-        Logprob(
+        OutputLogprob(
             token=entry.token,
             bytes=list(entry.token_bytes),
             logprob=finite(entry.logprob),
             top_logprobs=[
-                TopLogprob(c.token, list(c.token_bytes), finite(c.logprob)) for c in entry.top
+                TopOutputLogprob(c.token, list(c.token_bytes), finite(c.logprob)) for c in entry.top
             ],
         )
         for entry in entries or ()

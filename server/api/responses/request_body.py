@@ -14,9 +14,10 @@ from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
 from server.api.generation import Sampling
+from server.api.refused_fields import check_fields
 from server.api.responses.input_items import Input, read_input
 from server.api.responses.tool_bodies import ToolFields
-from server.api.responses.unsupported_fields import check_fields
+from server.api.responses.unsupported_fields import FIELDS
 from server.api.validation import RANGES, invalid
 from server.link.sampling import Grammar
 
@@ -52,7 +53,7 @@ class _Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class FormatBody(_Wire):
+class TextFormatBody(_Wire):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     description: str | None = None
@@ -75,7 +76,7 @@ class FormatBody(_Wire):
 
 
 class TextBody(_Wire):
-    format: FormatBody | None = None
+    format: TextFormatBody | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -123,7 +124,7 @@ class ResponsesBody(ToolFields):
 
     def check_supported(self) -> None:
         """Refuse what would be ignored to the client's surprise."""
-        check_fields(self.model_extra or {})
+        check_fields(self.model_extra or {}, FIELDS, "/v1/responses")
         if self.truncation == "auto":
             raise invalid(
                 "truncation auto is not supported by this server; cut the input, and leave"

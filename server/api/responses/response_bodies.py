@@ -13,23 +13,23 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
-class TopLogprob(Struct, frozen=True):
+class TopOutputLogprob(Struct, frozen=True):
     token: str
     bytes: list[int]
     logprob: float
 
 
-class Logprob(Struct, frozen=True):
+class OutputLogprob(Struct, frozen=True):
     token: str
     bytes: list[int]
     logprob: float
-    top_logprobs: list[TopLogprob]
+    top_logprobs: list[TopOutputLogprob]
 
 
 class OutputText(Struct, frozen=True, kw_only=True, tag_field="type", tag="output_text"):
     text: str
     annotations: list[str] = []
-    logprobs: list[Logprob] = []
+    logprobs: list[OutputLogprob] = []
 
 
 class ReasoningText(Struct, frozen=True, kw_only=True, tag_field="type", tag="reasoning_text"):

@@ -1,4 +1,7 @@
-"""POST /v1/responses, its count of tokens, and the addresses of stored responses: there are none."""
+"""POST /v1/responses, its count of tokens, and the addresses of stored responses.
+
+Nothing is stored, so those addresses answer 404 with the reason.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class _Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class ToolBody(_Wire):
+class FunctionToolBody(_Wire):
     """A function. Tools that OpenAI runs itself have other types, which are refused."""
 
     type: str
@@ -55,19 +55,19 @@ class ToolBody(_Wire):
         }
 
 
-class NamedChoiceBody(_Wire):
+class FunctionChoiceBody(_Wire):
     type: Literal["function"]
     name: str
 
 
-class AllowedToolsBody(_Wire):
+class AllowedFunctionsBody(_Wire):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[NamedChoiceBody]
+    tools: list[FunctionChoiceBody]
 
 
 Choice = Annotated[
-    Literal["none", "auto", "required"] | NamedChoiceBody | AllowedToolsBody | None,
+    Literal["none", "auto", "required"] | FunctionChoiceBody | AllowedFunctionsBody | None,
     said_plainly("must be none, auto, required, an object that names a function, or allowed_tools"),
 ]
 
@@ -75,7 +75,7 @@ Choice = Annotated[
 class ToolFields(_Wire):
     """The fields of a response about tools."""
 
-    tools: list[ToolBody] | None = None
+    tools: list[FunctionToolBody] | None = None
     tool_choice: Choice = Field(None, description="Unset is auto.")
     parallel_tool_calls: bool | None = Field(
         None, description="Whether one answer may have several calls; unset is true."
@@ -84,7 +84,7 @@ class ToolFields(_Wire):
     def read_tools(self) -> tuple[Tool, ...]:
         """The tools that the choice allows."""
         tools = tuple(tool.read(i) for i, tool in enumerate(self.tools or ()))
-        if not isinstance(self.tool_choice, AllowedToolsBody):
+        if not isinstance(self.tool_choice, AllowedFunctionsBody):
             return tools
         allowed = [entry.name for entry in self.tool_choice.tools]
         if unknown := set(allowed) - {tool.name for tool in tools}:
@@ -94,9 +94,9 @@ class ToolFields(_Wire):
 
     def read_tool_choice(self) -> ToolChoice:
         match self.tool_choice:
-            case NamedChoiceBody(name=name):
+            case FunctionChoiceBody(name=name):
                 return ToolChoice("named", name)
-            case AllowedToolsBody(mode=mode):
+            case AllowedFunctionsBody(mode=mode):
                 return ToolChoice(mode)
             case choice:
                 return ToolChoice(choice or "auto")

@@ -8,6 +8,9 @@ from fastapi import FastAPI
 from msgspec import Struct
 from starlette.types import ASGIApp
 
+from server.api.anthropic import response_bodies as anthropic
+from server.api.anthropic.errors import AnthropicErrors
+from server.api.anthropic.routes import messages_router
 from server.api.health import Health
 from server.api.http.errors import add_error_handlers
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
@@ -34,6 +37,9 @@ _BODIES: tuple[type[Struct], ...] = (
     ResponseBody,
     InputTokenCount,
     *RESPONSE_EVENTS,
+    anthropic.MessageAnswer,
+    anthropic.TokenCount,
+    *anthropic.EVENTS,
     HealthBody,
     VersionBody,
 )
@@ -59,8 +65,10 @@ def create_http_app(service: Service, health: Health, config: ServerConfig) -> A
     app.include_router(completions_router(service, write_timeout_seconds=write_timeout_seconds))
     app.include_router(chat_router(service, write_timeout_seconds=write_timeout_seconds))
     app.include_router(responses_router(service, write_timeout_seconds=write_timeout_seconds))
+    app.include_router(messages_router(service, write_timeout_seconds=write_timeout_seconds))
     app.include_router(models_router(service))
     app.include_router(probes_router(health, service.models, release=release))
     add_error_handlers(app)
     describe(app, _BODIES)
-    return RequestIdMiddleware(BodyLimitMiddleware(app, max_body_bytes=config.max_body_bytes))
+    limited = BodyLimitMiddleware(app, max_body_bytes=config.max_body_bytes)
+    return RequestIdMiddleware(AnthropicErrors(limited))
