@@ -33,8 +33,8 @@ def messages_router(service: Service, *, write_timeout_seconds: float) -> APIRou
         responses=event_responses(MessageAnswer, EVENTS, MessageError),
     )
     async def create_message(body: MessagesBody, request: Request) -> Response:
+        body.check_supported()
         with fields_named(_NAMES):
-            body.check_supported()
             prompt = await service.prepare_chat(body.conversation())
             return await answer(
                 service,

@@ -88,38 +88,17 @@ class ReasoningBody(_Wire):
     generate_summary: str | None = None
 
 
-class ResponsesBody(ToolFields):
-    """Null is the same as left out."""
+class InputBody(ToolFields):
+    """What makes the prompt: the whole body of a count, and part of a response's."""
 
     model: str = Field("", description="The served model's name; empty is whichever is served.")
     input: Input
     instructions: str | None = Field(None, description="The first system message.")
-    max_output_tokens: int | None = Field(None, json_schema_extra=_bounds("max_tokens"))
-    temperature: float | None = Field(None, json_schema_extra=_bounds("temperature"))
-    top_p: float | None = Field(None, json_schema_extra=_bounds("top_p"))
-    top_k: int | None = Field(None, json_schema_extra=_bounds("top_k"))
-    min_p: float | None = Field(None, json_schema_extra=_bounds("min_p"))
-    presence_penalty: float | None = Field(None, json_schema_extra=_bounds("presence_penalty"))
-    frequency_penalty: float | None = Field(None, json_schema_extra=_bounds("frequency_penalty"))
-    repetition_penalty: float | None = Field(None, json_schema_extra=_bounds("repetition_penalty"))
-    seed: int | None = Field(None, json_schema_extra=_bounds("seed"))
-    top_logprobs: int | None = Field(None, json_schema_extra=_bounds("logprobs"))
-    include: list[str] | None = None
     text: TextBody | None = None
     reasoning: ReasoningBody | None = None
-    stream: bool | None = None
-    store: bool | None = Field(None, description="Taken, but nothing is stored.")
     truncation: Literal["auto", "disabled"] | None = None
-    metadata: dict[str, str] | None = Field(None, description="Repeated in the answer.")
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    max_tool_calls: int | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="Variables for the model's own chat template."
-    )
-    request_id: str | None = Field(
-        None, description="Used in the answer's id and the X-Request-Id header, instead of theirs."
     )
 
     def check_supported(self) -> None:
@@ -139,9 +118,6 @@ class ResponsesBody(ToolFields):
                 "text.verbosity",
                 "unsupported_parameter",
             )
-        for name in self.include or ():
-            if name not in _INCLUDABLE:
-                raise invalid(f"include has {name[:64]!r}, which this server cannot", "include")
 
     def conversation(self) -> Conversation:
         """Input and tools in the service's words. ApiError for what cannot be read."""
@@ -154,6 +130,44 @@ class ResponsesBody(ToolFields):
             thinking=self._thinking(),
             options=RenderOptions(template_options=self.chat_template_kwargs or {}),
         )
+
+    def _thinking(self) -> Thinking:
+        field, effort = "reasoning.effort", self.reasoning and self.reasoning.effort
+        if effort == "none":
+            return Thinking(is_on=False, switch_field=field)
+        return Thinking(effort=effort or None, effort_field=field)
+
+
+class ResponsesBody(InputBody):
+    """Null is the same as left out."""
+
+    max_output_tokens: int | None = Field(None, json_schema_extra=_bounds("max_tokens"))
+    temperature: float | None = Field(None, json_schema_extra=_bounds("temperature"))
+    top_p: float | None = Field(None, json_schema_extra=_bounds("top_p"))
+    top_k: int | None = Field(None, json_schema_extra=_bounds("top_k"))
+    min_p: float | None = Field(None, json_schema_extra=_bounds("min_p"))
+    presence_penalty: float | None = Field(None, json_schema_extra=_bounds("presence_penalty"))
+    frequency_penalty: float | None = Field(None, json_schema_extra=_bounds("frequency_penalty"))
+    repetition_penalty: float | None = Field(None, json_schema_extra=_bounds("repetition_penalty"))
+    seed: int | None = Field(None, json_schema_extra=_bounds("seed"))
+    top_logprobs: int | None = Field(None, json_schema_extra=_bounds("logprobs"))
+    include: list[str] | None = None
+    stream: bool | None = None
+    store: bool | None = Field(None, description="Taken, but nothing is stored.")
+    metadata: dict[str, str] | None = Field(None, description="Repeated in the answer.")
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    max_tool_calls: int | None = None
+    request_id: str | None = Field(
+        None, description="Used in the answer's id and the X-Request-Id header, instead of theirs."
+    )
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        for name in self.include or ():
+            if name not in _INCLUDABLE:
+                raise invalid(f"include has {name[:64]!r}, which this server cannot", "include")
 
     def sampling(self) -> Sampling:
         given = {name: getattr(self, name) for name in _SAME_NAME}
@@ -192,9 +206,3 @@ class ResponsesBody(ToolFields):
     def _num_logprobs(self) -> int | None:
         is_included = _LOGPROBS in (self.include or ())
         return (self.top_logprobs or 0) if is_included or self.top_logprobs else None
-
-    def _thinking(self) -> Thinking:
-        field, effort = "reasoning.effort", self.reasoning and self.reasoning.effort
-        if effort == "none":
-            return Thinking(is_on=False, switch_field=field)
-        return Thinking(effort=effort or None, effort_field=field)

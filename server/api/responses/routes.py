@@ -19,7 +19,7 @@ from server.api.http.openapi import error_responses, event_responses, json_respo
 from server.api.http.sse import NamedEventStream
 from server.api.responses.event_bodies import EVENTS
 from server.api.responses.rendering import ResponseRenderer
-from server.api.responses.request_body import ResponsesBody
+from server.api.responses.request_body import InputBody, ResponsesBody
 from server.api.responses.response_bodies import InputTokenCount, ResponseBody
 from server.api.service import Service
 from server.errors import ApiError, ErrorKind
@@ -38,8 +38,8 @@ def responses_router(service: Service, *, write_timeout_seconds: float) -> APIRo
         responses=event_responses(ResponseBody, EVENTS),
     )
     async def create_response(body: ResponsesBody, request: Request) -> Response:
+        body.check_supported()
         with fields_named(_NAMES):
-            body.check_supported()
             prompt = await service.prepare_chat(body.conversation())
             return await answer(
                 service,
@@ -56,9 +56,9 @@ def responses_router(service: Service, *, write_timeout_seconds: float) -> APIRo
         summary="Count the tokens of input items",
         responses=json_responses(InputTokenCount),
     )
-    async def count_input_tokens(body: ResponsesBody) -> Response:
+    async def count_input_tokens(body: InputBody) -> Response:
+        body.check_supported()
         with fields_named(_NAMES):
-            body.check_supported()
             service.models.find(body.model)
             prompt = await service.prepare_chat(body.conversation())
             token_ids = await service.tokenize(prompt.text, add_special_tokens=False)
