@@ -9,7 +9,7 @@ TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover unit check test examples lint format fuzz bench exactness fairness swap hosts plan-ci golden train-tiny sbom charts reference
+.PHONY: help setup serve failover unit check test examples lint format fuzz bench exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -66,6 +66,12 @@ exactness: setup ## count tokens that rounding turns, and measure what --exact c
 
 fairness: setup ## small requests and running streams next to twenty long prompts
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.fairness $(ARGS)
+
+grammar: setup ## decode under a JSON schema next to decoding without; ARGS="--model tiny" is shorter
+	JAX_PLATFORMS=cpu $(RUN) benchmarks.grammar $(ARGS)
+
+schemas: setup ## write JSON under 2,000 made schemas, and validate it; ARGS="--schemas 100" is shorter
+	$(RUN) pytest -n0 tests/grammar/test_schemas.py --schemas 2000 $(ARGS)
 
 swap: setup ## change versions under load, ten times over; ARGS="--rounds 1" is shorter
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.swap $(ARGS)

@@ -50,6 +50,7 @@ def marks_under_tests(path: Path) -> list[str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--unit", action="store_true", help="only files without a mark")
+    parser.addoption("--schemas", type=int, default=50, help="JSON schemas to try")
     parser.addoption("--update-golden", action="store_true", help="write the commands of the fleet")
 
 

@@ -19,7 +19,16 @@ from antipode.errors import (
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.sync import Client, Stream
-from antipode.types import Choice, Delta, Options, ResumeExactness, Start, TokenLogprob, Usage
+from antipode.types import (
+    Choice,
+    Delta,
+    Grammar,
+    Options,
+    ResumeExactness,
+    Start,
+    TokenLogprob,
+    Usage,
+)
 
 __all__ = [
     "AntipodeError",
@@ -30,6 +39,7 @@ __all__ = [
     "Client",
     "DeadlineExceededError",
     "Delta",
+    "Grammar",
     "InvalidRequestError",
     "NotFoundError",
     "Options",

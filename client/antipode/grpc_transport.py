@@ -23,6 +23,7 @@ from antipode.errors import (
     UnavailableError,
     VersionGoneError,
 )
+from antipode.grammars import grpc_grammar
 from antipode.limits import MAX_MESSAGE_BYTES, quoted
 from antipode.types import (
     Delta,
@@ -106,6 +107,9 @@ def message(request: Request, resume: Resume | None) -> pb.GenerateRequest:
         options["seed"] = resume.start.seed
     elif "seed" in options:
         options["seed"] %= 2**64
+    grammar = options.pop("grammar", None)
+    if grammar is not None:
+        options["grammar"] = grpc_grammar(grammar)
     try:
         built = pb.GenerateRequest(
             model=request.model,

@@ -24,6 +24,7 @@ from antipode.errors import (
     UnavailableError,
     VersionGoneError,
 )
+from antipode.grammars import http_grammar
 from antipode.limits import MAX_REFUSAL_BYTES, quoted
 from antipode.sse import EventParser
 from antipode.types import Event, Request, Resume
@@ -95,6 +96,8 @@ def body(request: Request, resume: Resume | None) -> dict[str, Any]:
         }
     if bias := fields.get("logit_bias"):
         fields["logit_bias"] = {str(token_id): value for token_id, value in bias.items()}
+    if (grammar := fields.pop("grammar", None)) is not None:
+        fields["structured_outputs"] = http_grammar(grammar)
     if _is_chat(request) and "logprobs" in fields:
         fields["top_logprobs"], fields["logprobs"] = fields["logprobs"], True
     if request.request_id:

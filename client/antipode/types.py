@@ -8,12 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 type FinishReason = Literal["stop", "length"]
 type ResumeExactness = Literal["exact", "consistent"]
 type Message = Mapping[str, str]
 type Prompt = str | Sequence[int] | Sequence[Message]
+
+
+class Grammar(TypedDict, total=False):
+    """The form that a text must have: exactly one of these.
+
+    `json_schema` and `structural_tag` are mappings, or texts of JSON. `lark` may be GBNF too.
+    """
+
+    json_schema: Mapping[str, Any] | str
+    json_object: bool
+    regex: str
+    choice: Sequence[str]
+    lark: str
+    structural_tag: Mapping[str, Any] | str
 
 
 class Options(TypedDict, total=False):
@@ -41,6 +55,7 @@ class Options(TypedDict, total=False):
     ignore_eos: bool
     skip_special_tokens: bool
     logprobs: int
+    grammar: Grammar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ class Choice:
         tokens after the end.
         """
         stop_token_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos)}
+        # Under a grammar they end a choice whatever else was asked for.
+        ends = set(eos) if params.grammar is not None else set()
         for token_id in token_ids:
             if self.finish_reason is not None:
                 raise ApiError(
@@ -64,7 +66,9 @@ class Choice:
                     param="resume",
                 )
             is_stop = token_id in stop_token_ids
-            reason = _engine_reason(self.num_tokens + 1, params, is_stop_token=is_stop)
+            num_tokens = self.num_tokens + 1
+            reason = _engine_reason(num_tokens, params, is_stop_token=is_stop)
+            reason = "stop" if token_id in ends else reason
             self.advance(TokenEvent(request_id=0, token_ids=[token_id], finish_reason=reason))
         replayed = self.take()
         self.replayed_text = "" if replayed is None else replayed.text

@@ -23,7 +23,8 @@ class Sampling:
     Defaults: `max_tokens` whatever the context still holds (the completions endpoint says 16),
     `temperature` 1, `top_p` 1, `top_k` 0 or -1 for off, `seed` one drawn by the server. `logprobs`
     is the number of alternatives per generated token (0 for only the token's own, None for none),
-    `prompt_logprobs` the same for the prompt's.
+    `prompt_logprobs` the same for the prompt's. `grammar` is the form that the text must have, and
+    `grammar_asked_as` the name by which the request has it.
     """
 
     max_tokens: int | None = None
@@ -45,6 +46,7 @@ class Sampling:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     grammar: Grammar | None = None
+    grammar_asked_as: str = "grammar"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,12 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from server.api.chat.control_tokens import PiecedText
 from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
 from server.api.chat.template import ChatTemplateError
 from server.api.choice import Choice
 from server.api.generation import GenerateRequest
+from server.api.grammars import Grammars
 from server.api.model_directory import ModelDirectory
 from server.api.stream import Generation, GenerationGroup, PreparedRequest
 from server.api.tokenizer import Tokenizer
@@ -41,7 +43,10 @@ _PROMPT_END = 32
 
 
 class Service:
-    """One per API process. All methods belong to its event loop. `models` says what it serves."""
+    """One per API process. All methods belong to its event loop.
+
+    `models` says what it serves, `grammars` which forms of text it can hold answers to.
+    """
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class Service:
         self._lifecycle = lifecycle
         self._limits = limits
         self._chat = ChatFormat(tokenizer, chat or ChatSettings())
+        self.grammars = Grammars(tokenizer)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of any text, however long; ApiError for one that is no valid Unicode."""
@@ -101,6 +107,7 @@ class Service:
         `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
         """
         _check_conversation(conversation)
+        self._check_may_fit(conversation)
         end = None if prompt_token_ids is None else prompt_token_ids[-_PROMPT_END:]
         try:
             return await asyncio.to_thread(
@@ -110,6 +117,13 @@ class Service:
             )
         except ChatTemplateError as error:
             raise invalid(str(error), "messages") from error
+
+    def _check_may_fit(self, conversation: Conversation) -> None:
+        """Refuse what no tokens can hold, before the template renders it."""
+        info = self._engine.info
+        num_chars = sum(len(message.content) for message in conversation.messages)
+        if info is not None and num_chars > info.max_model_len * self._tokenizer.max_token_chars:
+            raise context_length_exceeded(f"has {num_chars} characters", info)
 
     async def start(self, request: GenerateRequest) -> Generation:
         """Submit one prompt; returns when the engine has begun to answer. The caller closes it.
@@ -146,6 +160,9 @@ class Service:
         check_options(request, info)
         if request.timeout_seconds is not None and request.timeout_seconds <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
+        if request.sampling.grammar is not None:
+            asked_as = request.sampling.grammar_asked_as
+            await self.grammars.check(request.sampling.grammar, asked_as, info)
         prompt_token_ids = await self._prompt_token_ids(request, info)
         check_prompt(prompt_token_ids, info)
         seed = request.sampling.seed
@@ -170,6 +187,8 @@ class Service:
         # Every character is in some token, so this many cannot fit: spare the work of counting.
         if len(prompt) > info.max_model_len * self._tokenizer.max_token_chars:
             raise context_length_exceeded(f"has {len(prompt)} characters", info)
+        if isinstance(prompt, PiecedText) and len(prompt.pieces) > info.max_model_len:
+            raise context_length_exceeded(f"has {len(prompt.pieces)} tokens or more", info)
         token_ids = await self.tokenize(prompt, add_special_tokens=request.add_special_tokens)
         return tuple(token_ids)
 

@@ -35,7 +35,7 @@ class Tokenizer:
         # A tokenizer file may carry the truncation of its training, which would cut prompts.
         self._fast.no_truncation()
         self._fast.no_padding()
-        self._special_ids = frozenset(pretrained.all_special_ids) | {
+        self.special_ids = frozenset(pretrained.all_special_ids) | {
             token_id
             for token_id, token in self._fast.get_added_tokens_decoder().items()
             if token.special
@@ -67,14 +67,14 @@ class Tokenizer:
         return self._fast.encode(text, add_special_tokens=add_special_tokens).ids
 
     def _encode_pieces(self, pieces: Sequence[str], *, add_special_tokens: bool) -> list[int]:
+        line_break = self._fast.encode("\n", add_special_tokens=False).ids
         ids = self._fast.encode(pieces[0], add_special_tokens=add_special_tokens).ids
         for piece in pieces[1:]:
-            ids += self._encode_inner(piece)
+            ids += self._encode_inner(piece, line_break)
         return ids
 
-    def _encode_inner(self, piece: str) -> list[int]:
+    def _encode_inner(self, piece: str, line_break: list[int]) -> list[int]:
         """Encode behind a line break: some tokenizers put a space before the start of a text."""
-        line_break = self._fast.encode("\n", add_special_tokens=False).ids
         ids = self._fast.encode("\n" + piece, add_special_tokens=False).ids
         if ids[: len(line_break)] == line_break:
             return ids[len(line_break) :]
@@ -97,14 +97,13 @@ class Tokenizer:
         return frozenset(
             token.content
             for token_id, token in self._fast.get_added_tokens_decoder().items()
-            if token_id in self._special_ids
-            or (token.content.strip() and token.content in template)
+            if token_id in self.special_ids or (token.content.strip() and token.content in template)
         )
 
     def special_id(self, text: str) -> int | None:
         """The id of a token that a detokenizer skips; None for any other text."""
         token_id = self._fast.token_to_id(text)
-        return token_id if token_id in self._special_ids else None
+        return token_id if token_id in self.special_ids else None
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of the token; empty for an id that only pads the vocabulary."""
@@ -116,7 +115,7 @@ class Tokenizer:
 
     def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one stream of tokens."""
-        skipped = self._special_ids if skip_special_tokens else frozenset()
+        skipped = self.special_ids if skip_special_tokens else frozenset()
         return Detokenizer(self.token_bytes, skipped)
 
     def render_chat(

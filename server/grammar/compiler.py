@@ -28,6 +28,8 @@ _LIMITS = LLParserLimits(
     verbose_errors=False,
 )
 _MAX_KEPT = 32
+# The bytes of the longest token that a text with only one continuation is written in.
+_LONGEST_FORCED = 32
 
 
 class Compiler:
@@ -76,16 +78,34 @@ class Compiler:
 
 
 class _Tokens:
-    """What llguidance asks of a tokenizer. It is never asked to tokenize: no text is forced."""
+    """What llguidance asks of a tokenizer.
+
+    Where only one text may follow, it is written in the longest tokens: most often those that the
+    model's own tokenizer takes, and always of the same bytes.
+    """
 
     def __init__(self, tokens: Sequence[bytes], special_ids: Sequence[int], eos: int) -> None:
         self.tokens = tokens
         self.special_token_ids = special_ids
         self.eos_token_id = eos
         self.bos_token_id = None
+        is_special = set(special_ids)
+        self._ids = {t: i for i, t in enumerate(tokens) if t and i not in is_special}
+        self._longest = min(max(map(len, self._ids), default=1), _LONGEST_FORCED)
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return []
+        data = text.encode() if isinstance(text, str) else text
+        start = 0
+        token_ids: list[int] = []
+        while start < len(data):
+            end = min(start + self._longest, len(data))
+            while data[start:end] not in self._ids:
+                end -= 1
+                if end == start:  # No token has this byte.
+                    return token_ids
+            token_ids.append(self._ids[data[start:end]])
+            start = end
+        return token_ids
 
 
 def _padded(tokens: Sequence[bytes], vocab_size: int) -> list[bytes]:

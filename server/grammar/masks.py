@@ -46,6 +46,8 @@ class MaskWriter:
         for row in rows:
             row.matcher.take(row.new_token_ids)
         rows = _sound(rows)
+        if not rows:
+            return
         bits_SW = np.zeros((len(rows), self._num_words), np.uint32)
         self._executor.unsafe_compute_mask_ptr(
             [(row.matcher.inner, i) for i, row in enumerate(rows)],

@@ -16,6 +16,7 @@ from server.link.sampling import Grammar
 
 # Without a bound, a model may write blanks for ever.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,20}"
+_OWN_OPTIONS = '"x-guidance"'
 _MAX_CHOICES = 10_000
 _SPECIAL = re.compile(r"<[^<>\s]+>")
 
@@ -36,6 +37,9 @@ def translated(grammar: Grammar, special: Collection[str] = ()) -> str:
 
 def _json_schema(text: str) -> str:
     try:
+        # A schema of only true or false takes no options; one with options has its own.
+        if text.strip() in ("true", "false") or _OWN_OPTIONS in text:
+            return LLMatcher.grammar_from_json_schema(text)
         return LLMatcher.grammar_from_json_schema(
             text, defaults={"whitespace_pattern": _WHITESPACE}
         )

@@ -96,8 +96,8 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     arrays: bytes
 
 
-class Choose(msgspec.Struct, frozen=True, kw_only=True, tag="choose"):
-    """Run the choice of the last step: the step's rows, and a ChoiceInput's arrays."""
+class Draw(msgspec.Struct, frozen=True, kw_only=True, tag="draw"):
+    """Draw for constrained rows of the last step: how many it had, and a DrawInput's arrays."""
 
     num_rows: int
     arrays: bytes
@@ -153,7 +153,7 @@ type ToFollower = (
     | Agreed
     | SetSlot
     | RunStep
-    | Choose
+    | Draw
     | LoadVersion
     | Stage
     | Exchange

@@ -26,7 +26,7 @@ from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import Drawn
 from server.engine.programs.slot_input import SlotInput, empty_slot
-from server.engine.programs.step_input import ChoiceInput, StepInput
+from server.engine.programs.step_input import DrawInput, StepInput
 from server.engine.programs.step_program import StepOutput
 from server.hosts import messages
 from server.hosts.gathering import Followers
@@ -58,9 +58,9 @@ class LeadingExecutor:
         )
         return self._executor.step(bucket, version, inputs)
 
-    def choose(self, num_rows: int, inputs: ChoiceInput) -> Drawn:
-        self._followers.send(messages.Choose(num_rows=num_rows, arrays=to_bytes(inputs)))
-        return self._executor.choose(num_rows, inputs)
+    def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
+        self._followers.send(messages.Draw(num_rows=num_rows, arrays=to_bytes(inputs)))
+        return self._executor.draw(num_rows, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,7 @@ class Replica:
         self._reads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         blueprint = executor.blueprint
         self._slot = empty_slot(blueprint.sizes.slot, 0, 0)
+        self._draw_like = blueprint.sizes.empty_draw()
         self._inputs = {
             bucket: blueprint.sizes.empty_input(bucket) for bucket in blueprint.ladder.buckets
         }
@@ -176,9 +177,8 @@ class Replica:
                 self._step(frame)
             case messages.SetSlot():
                 self._executor.set_slot(from_bytes(frame.arrays, self._slot))
-            case messages.Choose():
-                like = self._executor.blueprint.sizes.empty_choice(frame.num_rows)
-                self._executor.choose(frame.num_rows, from_bytes(frame.arrays, like))
+            case messages.Draw():
+                self._executor.draw(frame.num_rows, from_bytes(frame.arrays, self._draw_like))
             case messages.LoadVersion():
                 self._reads.put(lambda: self._answer(lambda: self._load(frame)))
             case messages.Stage():

@@ -30,6 +30,7 @@ from server.link.frames import (
     VersionAction,
     VersionCommand,
     VersionResult,
+    Vocabulary,
 )
 from server.link.framing import api_codec
 from server.link.sampling import SamplingParams
@@ -150,6 +151,10 @@ class EngineClient(asyncio.Protocol):
             raise ApiError(ErrorKind.UNAVAILABLE, self.failure or "the engine is still starting")
         self._streams[stream.request_id] = stream
         return stream
+
+    def introduce(self, vocabulary: Vocabulary) -> None:
+        """Make the tokens known by which grammars of requests are compiled."""
+        self._send(vocabulary)
 
     def abort(
         self, stream: EngineStream, *, index: int | None = None, reason: AbortReason = "abort"

@@ -22,7 +22,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from server.engine.programs.baked import BakedFolder, ProgramKey, program_key, spell
 from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.buckets import Bucket
-from server.engine.programs.step_program import ChoiceSize, ProgramName, Programs
+from server.engine.programs.step_program import PickSize, ProgramName, Programs
 from server.plan.cost import Cost, aliased_bytes, cost_of
 from server.plan.hlo import Shape, parse_module
 from server.plan.report import Kind, ProgramReport
@@ -75,8 +75,8 @@ class Keep:
 def program_names(blueprint: Blueprint) -> list[ProgramName]:
     """Every program of a server, its largest steps first."""
     ladder = blueprint.ladder
-    choices = map(ChoiceSize, reversed(ladder.row_counts))
-    return [*sorted(ladder.buckets, reverse=True), *choices, "set_slot", "make_state"]
+    picks = map(PickSize, reversed(ladder.row_counts))
+    return [*sorted(ladder.buckets, reverse=True), "draw", *picks, "set_slot", "make_state"]
 
 
 def compile_programs(

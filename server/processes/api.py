@@ -83,6 +83,7 @@ class ApiProcess:
             control_tokens_in_messages=config.server.control_tokens_in_messages,
         )
         service = Service(self._engine, tokenizer, self._lifecycle, models, limits, chat)
+        self._grammars = service.grammars
         self._http = _HttpServer(_uvicorn_config(create_http_app(service, health, config.server)))
         self._grpc = create_grpc_server(service, health, config.server)
         self._admin: tuple[_HttpServer, GrpcServer] | None = None
@@ -142,6 +143,8 @@ class ApiProcess:
         info = await self._engine.wait_ready()
         if info is None:
             return
+        await self._grammars.prepare(info)
+        self._engine.introduce(self._grammars.vocabulary())
         self._lifecycle.mark_ready()
         config = self._config
         _log.info(

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from server.api.chat.control_tokens import PiecedText
 from server.api.tokenizer import ChatTemplateError, Tokenizer
 from tests.api.fakes import small_pretrained
 
@@ -198,3 +199,21 @@ def test_a_model_without_a_template_says_so():
     tokenizer = Tokenizer(small_pretrained(chat_template=None))
     with pytest.raises(ChatTemplateError, match="no chat template"):
         tokenizer.render_chat(HELLO)
+
+
+def test_a_text_in_pieces_is_tokenized_piece_by_piece():
+    pieced = PiecedText(["hello <", "|im_end|> ", "world"])
+    assert pieced == "hello <|im_end|> world"
+    expected = [*SMALL.encode("hello <"), *SMALL.encode("|im_end|> "), *SMALL.encode("world")]
+    assert SMALL.encode(pieced) == expected
+    assert IM_END in SMALL.encode(str(pieced))
+
+
+def test_a_piece_gets_no_space_that_a_tokenizer_puts_before_a_text():
+    words = ["<unk>", "▁", "a", "b", "\n", "▁a"]
+    vocab = {word: token_id for token_id, word in enumerate(words)}
+    fast = FastTokenizer(models.BPE(vocab=vocab, merges=[("▁", "a")], unk_token="<unk>"))
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=fast))
+    assert tokenizer.encode("ba") != tokenizer.encode("b") + tokenizer.encode("a")
+    assert tokenizer.encode(PiecedText(["b", "a"])) == tokenizer.encode("ba")

@@ -26,7 +26,12 @@ from server.hosts.replication import (
 )
 
 SIZES = StateSizes(
-    kinds=(KVKind(None, 8),), block_size=16, max_num_seqs=2, slot=SlotSizes(32, 4, 4), num_words=2
+    kinds=(KVKind(None, 8),),
+    block_size=16,
+    max_num_seqs=2,
+    slot=SlotSizes(32, 4, 4),
+    num_words=2,
+    draw_rows=2,
 )
 BUCKET = Bucket(2, 2, decode_only=True)
 VERSION = LoadedVersion("7", 3)
@@ -47,6 +52,9 @@ class FakeExecutor:
     def step(self, bucket, version, inputs):
         self.done.append(("step", bucket, version, inputs))
         return np.zeros(1)
+
+    def draw(self, num_rows, inputs):
+        self.done.append(("draw", num_rows, inputs))
 
     def inspect(self, path):
         self._read("inspect", path)
@@ -161,6 +169,16 @@ class TestLeadingExecutor:
         assert same(slot, empty_slot(SIZES.slot, 0, 1))
         assert (bucket, version) == (BUCKET, VERSION)
         assert same(inputs, a_step())
+
+    def test_a_choice_is_made_on_every_host(self, executor, followers):
+        choice, here = SIZES.empty_draw(), FakeExecutor()
+        choice.allowed_SW[1] = (7, 0)
+        LeadingExecutor(here, followers).draw(2, choice)
+        Replica(executor, executor, FakeLeader(*followers.sent)).run()
+        for done in (here.done, executor.done):
+            [(what, num_rows, inputs)] = done
+            assert (what, num_rows) == ("draw", 2)
+            assert same(inputs, choice)
 
 
 class TestLeadingLoader:

@@ -135,4 +135,5 @@ class MessagesBody(PromptBody):
             seed=self.seed,
             stop=tuple(self.stop_sequences or ()),
             grammar=self.grammar(),
+            grammar_asked_as="output_format" if self.output_format else "output_config.format",
         )

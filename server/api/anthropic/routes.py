@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -35,7 +37,7 @@ def messages_router(service: Service, *, write_timeout_seconds: float) -> APIRou
     async def create_message(body: MessagesBody, request: Request) -> Response:
         body.check_supported()
         with fields_named(_NAMES):
-            prompt = await service.prepare_chat(body.conversation())
+            prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
             return await answer(
                 service,
                 [_generate_request(body, prompt, request)],
@@ -54,7 +56,7 @@ def messages_router(service: Service, *, write_timeout_seconds: float) -> APIRou
     async def count_tokens(body: PromptBody) -> Response:
         body.check_supported()
         service.models.find(body.model)
-        prompt = await service.prepare_chat(body.conversation())
+        prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
         token_ids = await service.tokenize(prompt.text, add_special_tokens=False)
         return json_response(TokenCount(len(token_ids)))
 
@@ -66,7 +68,7 @@ def _generate_request(body: MessagesBody, prompt: ChatPrompt, request: Request) 
     return GenerateRequest(
         prompt=prompt.text,
         model=body.model,
-        sampling=fitted(body.sampling(), prompt, "output_config.format"),
+        sampling=fitted(body.sampling(), prompt),
         add_special_tokens=False,
         request_id=adopt_request_id(request, None),
         timeout_seconds=timeout_seconds(request),

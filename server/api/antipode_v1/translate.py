@@ -6,6 +6,7 @@ is only what the service's types cannot express.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from server.api.chat.format import Conversation
@@ -14,6 +15,7 @@ from server.api.chat.template import RenderOptions
 from server.api.generation import Delta, ResumePoint, Sampling, TokenLogprob, Usage
 from server.api.stream import Generation
 from server.errors import ApiError, ErrorKind
+from server.link.sampling import Grammar
 from server.pb.antipode.v1 import generation_pb2 as pb
 
 _FINISH_REASONS = {
@@ -30,7 +32,21 @@ def sampling(message: pb.Sampling) -> Sampling:
     given["stop"] = tuple(message.stop)
     given["stop_token_ids"] = tuple(message.stop_token_ids)
     given["logit_bias"] = dict(message.logit_bias)
+    given["grammar"] = grammar(message.grammar) if message.HasField("grammar") else None
     return Sampling(**given)
+
+
+def grammar(message: pb.Grammar) -> Grammar | None:
+    """The form of the text; ApiError for one of no kind."""
+    match message.WhichOneof("kind"):
+        case None:
+            raise ApiError(ErrorKind.INVALID_REQUEST, "the grammar has no kind", param="grammar")
+        case "json_object":
+            return Grammar("json_object", "") if message.json_object else None
+        case "choice":
+            return Grammar("choice", json.dumps(list(message.choice.texts)))
+        case kind:
+            return Grammar(kind, getattr(message, kind))
 
 
 def resume(message: pb.GenerateRequest) -> ResumePoint | None:

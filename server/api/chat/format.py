@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from server.api.calls.families import MARKERS, Family, call_reader
 from server.api.chat.answer import AnswerReader
+from server.api.chat.answer_grammar import after_reasoning, answer_body
 from server.api.chat.messages import Message
 from server.api.chat.reasoning import (
     FORMATS,
@@ -22,7 +23,7 @@ from server.api.chat.reasoning import (
     begins_open,
     format_of,
 )
-from server.api.chat.template import ChatTemplate, Renderer, RenderOptions
+from server.api.chat.template import ChatTemplate, ChatTemplateError, Renderer, RenderOptions
 from server.api.chat.thinking import Thinking
 from server.api.chat.tool_grammar import AnswerForm, can_enforce, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice, check_tools
@@ -61,12 +62,53 @@ class ChatPrompt:
     """A rendered conversation. `reader` makes the reader of one choice.
 
     `shows_special_tokens`: the reader looks for special tokens, so the text must show them.
+    `combine` puts a client's own grammar next to calls and reasoning; None if it cannot.
     """
 
     text: str
     reader: Callable[[], AnswerReader]
+    combine: Callable[[Grammar], Grammar | None]
     grammar: Grammar | None = None
     shows_special_tokens: bool = False
+
+    def constrained(self, grammar: Grammar | None, asked_as: str) -> tuple[Grammar | None, str]:
+        """The grammar of the answer for a client that may ask for one, and who asks for it."""
+        if grammar is None:
+            return self.grammar, "tools"
+        combined = self.combine(grammar)
+        if combined is None:
+            raise _invalid(
+                f"{asked_as} cannot be enforced next to tools or behind reasoning; leave tools out,"
+                " or switch reasoning off by chat_template_kwargs",
+                asked_as,
+            )
+        return combined, asked_as
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grammars:
+    """The grammars of the answers to one conversation."""
+
+    conversation: Conversation
+    form: AnswerForm
+
+    def of_calls(self, answer: str = "") -> Grammar | None:
+        return tool_grammar(
+            self.conversation.offered,
+            self.conversation.tool_choice,
+            parallel=self.conversation.parallel_tool_calls,
+            form=self.form,
+            answer=answer,
+        )
+
+    def combine(self, grammar: Grammar) -> Grammar | None:
+        """A forced call leaves no text that the client's grammar could hold."""
+        if self.conversation.offered:
+            if self.conversation.tool_choice.is_forced:
+                return self.of_calls()
+            body = answer_body(grammar)
+            return None if body is None else self.of_calls(body)
+        return after_reasoning(grammar, self.form) if self.form.is_reasoning else grammar
 
 
 class TokenRenderer(Renderer, Protocol):
@@ -88,14 +130,21 @@ class ChatFormat:
 
     def render(self, conversation: Conversation) -> str:
         """The prompt. ChatTemplateError or ApiError for a conversation that cannot be rendered."""
-        check_tools(conversation.tools, conversation.tool_choice)
+        try:
+            check_tools(conversation.tools, conversation.tool_choice)
+            return self._template.render(
+                conversation.messages, conversation.offered, self._options(conversation)
+            )
+        except RecursionError as error:
+            raise ChatTemplateError("the messages or tools are nested too deeply") from error
+
+    def _options(self, conversation: Conversation) -> RenderOptions:
+        """With what is asked of the thinking. A variable that the client names itself wins."""
         asked = conversation.thinking.variables(
             self._tokenizer.template_text, thinks=self._tags is not None
         )
-        # A variable that the client names itself goes first.
-        variables = asked | dict(conversation.options.template_options)
-        options = replace(conversation.options, template_options=variables)
-        return self._template.render(conversation.messages, conversation.offered, options)
+        options = conversation.options
+        return replace(options, template_options=asked | dict(options.template_options))
 
     def prepare(self, conversation: Conversation, prompt: str | None = None) -> ChatPrompt:
         """The prompt and how to read its answers. `prompt` is one that was rendered before."""
@@ -109,19 +158,15 @@ class ChatFormat:
             for word in words
             if (token_id := self._tokenizer.special_id(word)) is not None
         }
-        grammar = None
-        if family is not None:
-            form = AnswerForm(family=family, special=special, tags=tags, is_reasoning=is_reasoning)
-            grammar = tool_grammar(
-                conversation.offered,
-                conversation.tool_choice,
-                parallel=conversation.parallel_tool_calls,
-                form=form,
-            )
+        form = AnswerForm(
+            family=family or "hermes", special=special, tags=tags, is_reasoning=is_reasoning
+        )
+        grammars = _Grammars(conversation=conversation, form=form)
         return ChatPrompt(
             text=text,
             reader=lambda: _reader(conversation, family, tags, is_reasoning=is_reasoning),
-            grammar=grammar,
+            grammar=grammars.of_calls() if family else None,
+            combine=grammars.combine,
             shows_special_tokens=bool(special),
         )
 
@@ -144,13 +189,16 @@ class ChatFormat:
         """How the model writes calls by itself."""
         name = self._settings.tool_call_parser
         if name == "none":
-            raise ApiError(
-                ErrorKind.INVALID_REQUEST,
+            raise _invalid(
                 "this server reads no tool calls, because its operator set --tool-call-parser to"
                 " none; leave tools out",
-                param="tools",
+                "tools",
             )
         return self._template.family if name == "auto" else name
+
+
+def _invalid(message: str, param: str) -> ApiError:
+    return ApiError(ErrorKind.INVALID_REQUEST, message, param=param)
 
 
 def _reader(

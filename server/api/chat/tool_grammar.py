@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from server.api.calls.families import Family
 from server.api.chat.reasoning import ReasoningTags
@@ -17,11 +18,12 @@ from server.api.chat.tools import Tool, ToolChoice
 from server.errors import ApiError, ErrorKind
 from server.link.sampling import Grammar
 
+_ROOT_KEYS = ("x-guidance", "$schema", "$defs", "definitions")
 _TEXT = r"/(.|\n)*/"
 # No text is forced on the model: it chooses how to cut it into tokens.
-_HEAD = '%llguidance {"no_forcing": true}'
+HEAD = '%llguidance {"no_forcing": true}'
 # The separators of the JSON on which models were trained; without them a model may write blanks on.
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class AnswerForm:
 
     def word(self, text: str) -> str:
         """A marker as a grammar names it."""
-        return f"<[{self.special[text]}]>" if text in self.special else _quoted(text)
+        return f"<[{self.special[text]}]>" if text in self.special else quoted(text)
 
     def until(self, text: str) -> tuple[str, str]:
         """Options and body of a rule for any text up to a marker, the marker included."""
@@ -74,38 +76,55 @@ def can_enforce(family: Family) -> bool:
 
 
 def tool_grammar(
-    tools: Sequence[Tool], choice: ToolChoice, *, parallel: bool, form: AnswerForm
+    tools: Sequence[Tool],
+    choice: ToolChoice,
+    *,
+    parallel: bool,
+    form: AnswerForm,
+    answer: str = "",
 ) -> Grammar | None:
-    """The grammar of an answer; None where any text may be. ApiError where none can be made."""
+    """The grammar of an answer; None where any text may be. ApiError where none can be made.
+
+    `answer` is the body of a rule that an answer without calls must follow; empty for any text.
+    """
     is_strict = any(tool.strict for tool in tools)
-    if choice.mode == "none" or not (choice.is_forced or is_strict):
+    if choice.mode == "none" or not (choice.is_forced or is_strict or answer):
         return None
     calls = _CALLS.get(form.family)
     if calls is None:
         raise ApiError(
             ErrorKind.INVALID_REQUEST,
-            f"strict schemas of tools cannot be enforced in the calls that this model writes, which"
-            f" have the form {form.family}; leave strict out, or set tool_choice to required",
+            "neither strict schemas nor a response_format next to tools can be enforced with the"
+            f" calls that this model writes, which have the form {form.family}; leave both out, or"
+            " set tool_choice to required",
             param="tools",
         )
     may_call = [tool for tool in tools if choice.mode != "named" or tool.name == choice.name]
-    rules = [_rule(i, tool, calls, choice) for i, tool in enumerate(may_call)]
+    # Without a marker, an answer may begin as a call does: then both must be JSON from the start.
+    rule = _whole_rule if answer and not calls.opening else _rule
+    rules = [f"f{i}: {rule(tool, calls, choice)}" for i, tool in enumerate(may_call)]
     any_call = " | ".join(f"f{i}" for i in range(len(may_call)))
-    start = _forced if choice.is_forced else _free
     several = parallel and choice.mode != "named"
-    lines = [_HEAD, *start(calls, form, several=several), f"one: {any_call}", *rules]
-    return Grammar("lark", "\n".join(lines))
+    if choice.is_forced or answer:
+        start = _parts(calls, form, "" if choice.is_forced else answer, several=several)
+    else:
+        start = _free(calls, form, several=several)
+    return Grammar("lark", "\n".join([HEAD, *start, f"one: {any_call}", *rules]))
 
 
-def _forced(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]:
-    think, rules = _thinking(form)
-    return [f"start: {think} calls", *rules, *_calls_rules(calls, form, several=several)]
+def _parts(calls: _Calls, form: AnswerForm, answer: str, *, several: bool) -> list[str]:
+    """Calls, or else an answer where one is allowed."""
+    think, rules = thinking(form)
+    rules += _calls_rules(calls, form, several=several)
+    if not answer:
+        return [f"start: {think} calls", *rules]
+    return [f"start: {think} (calls | answer)", f"answer: {answer}", *rules]
 
 
 def _free(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]:
     """Any text. Calls begin with their marker or, of Llama 3, with a brace at the start."""
     if not calls.opening:
-        think, rules = _thinking(form)
+        think, rules = thinking(form)
         rules += _calls_rules(calls, form, several=several)
         return [f"start: {think} (calls | OTHER)?", r"OTHER: /[^{\s](.|\n)*/", *rules]
     options, until = form.until(calls.opening)
@@ -122,26 +141,40 @@ def _calls_rules(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]
     opening = form.word(calls.opening) if calls.opening else ""
     if calls.closing or not calls.opening:
         return [f"calls: {opening} {_body(calls, several=several)}"]
-    more = f"({_quoted(calls.between)} call)*" if several else ""
+    more = f"({quoted(calls.between)} call)*" if several else ""
     return [f"calls: call {more}", f"call: {opening} {_body(calls, several=False)}"]
 
 
 def _body(calls: _Calls, *, several: bool) -> str:
-    more = f"({_quoted(calls.between)} one)*" if several else ""
-    words = [_quoted(calls.before), "one", more, _quoted(calls.after), _quoted(calls.closing)]
+    more = f"({quoted(calls.between)} one)*" if several else ""
+    words = [quoted(calls.before), "one", more, quoted(calls.after), quoted(calls.closing)]
     return " ".join(word for word in words if word not in ("", '""'))
 
 
-def _rule(position: int, tool: Tool, calls: _Calls, choice: ToolChoice) -> str:
+def _rule(tool: Tool, calls: _Calls, choice: ToolChoice) -> str:
     """One tool's call. Its schema stays whole, so that references in it find their target."""
     head = f'{{"name": {json.dumps(tool.name)}, "{calls.arguments_key}": '
+    return f'{quoted(head)} %json {json.dumps(_schema(tool, choice))} "}}"'
+
+
+def _whole_rule(tool: Tool, calls: _Calls, choice: ToolChoice) -> str:
+    """One tool's call as one schema. Definitions move to its root, where references look."""
+    arguments = _schema(tool, choice)
+    options = {name: arguments.pop(name) for name in _ROOT_KEYS if name in arguments}
+    properties = {"name": {"const": tool.name}, calls.arguments_key: arguments}
+    schema = options | {"type": "object", "properties": properties, "required": list(properties)}
+    return f"%json {json.dumps(schema | {'additionalProperties': False})}"
+
+
+def _schema(tool: Tool, choice: ToolChoice) -> dict[str, Any]:
     is_enforced = tool.strict or choice.is_forced
     schema = dict(tool.schema) if is_enforced else {"type": "object"}
-    body = json.dumps({"x-guidance": _JSON_STYLE, "type": "object"} | schema)
-    return f'f{position}: {_quoted(head)} %json {body} "}}"'
+    # Of a schema that no client declared strict, what a grammar cannot say is left out.
+    style = JSON_STYLE if tool.strict else JSON_STYLE | {"lenient": True}
+    return {"x-guidance": style, "type": "object"} | schema
 
 
-def _thinking(form: AnswerForm) -> tuple[str, list[str]]:
+def thinking(form: AnswerForm) -> tuple[str, list[str]]:
     """What may come before a forced call, and its rules."""
     if form.tags is None:
         return "", []
@@ -151,7 +184,7 @@ def _thinking(form: AnswerForm) -> tuple[str, list[str]]:
     return ("think" if form.is_reasoning else "think?"), rules
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A string of Lark, whose escapes are those of JSON."""
     return json.dumps(text)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -45,7 +47,8 @@ def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
 
 async def chat_prompt(service: Service, body: ChatBody) -> ChatPrompt:
     """The rendered conversation, and how to read its answers."""
-    conversation = body.conversation(body.messages)
+    # In a thread, because a body may hold a million messages.
+    conversation = await asyncio.to_thread(body.conversation, body.messages)
     return await service.prepare_chat(conversation, _prompt_of_resumed(body))
 
 

@@ -89,16 +89,21 @@ class MessageBody(_Wire):
         where = f"messages[{position}]"
         if not _ROLE.fullmatch(self.role):
             raise invalid(f"{where} has the role {self.role[:80]!r}, which is none", where)
-        thought = self.reasoning_content or self.reasoning
         return Message(
             role="tool" if self.role == "function" else self.role,
             content=self._content(where),
             name=self.name,
             tool_calls=self._calls(where),
             tool_call_id=self._result_of(),
-            reasoning=thought if isinstance(thought, str) else None,
+            reasoning=self._thought,
             extra={k: v for k, v in (self.model_extra or {}).items() if v is not None},
         )
+
+    @property
+    def _thought(self) -> str | None:
+        """Other servers give `reasoning` other types too."""
+        thought = self.reasoning_content or self.reasoning
+        return thought if isinstance(thought, str) else None
 
     def _content(self, where: str) -> str:
         if isinstance(self.content, str):
@@ -108,8 +113,8 @@ class MessageBody(_Wire):
             return "\n".join(parts)
         if self.role == "assistant" and self.refusal:
             return self.refusal
-        says_something = self.tool_calls or self.function_call or self.reasoning_content
-        if self.content is None and not (self.role == "assistant" and says_something):
+        says_something = self.tool_calls or self.function_call or self._thought
+        if self.role != "assistant" or not says_something:
             raise invalid(
                 f"{where} has no content; only an assistant's message with tool_calls may lack it",
                 f"{where}.content",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -71,7 +73,8 @@ async def _text(service: Service, body: TokenizeBody) -> str:
         raise invalid("give either prompt or messages", "prompt")
     if body.messages is None:
         return body.prompt or ""
-    return await service.render_chat(body.conversation(body.messages))
+    conversation = await asyncio.to_thread(body.conversation, body.messages)
+    return await service.render_chat(conversation)
 
 
 def _adds_special_tokens(body: TokenizeBody) -> bool:

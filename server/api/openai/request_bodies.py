@@ -23,6 +23,7 @@ from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.generation import ResumePoint, Sampling
 from server.api.http.plain_errors import said_plainly
+from server.api.openai.grammar_bodies import read_grammar
 from server.api.openai.message_bodies import MessageBody
 from server.api.openai.tool_bodies import ToolFields
 from server.api.validation import (
@@ -45,19 +46,13 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "documents": ([],),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "length_penalty": (1,),
     "logits_processors": ([],),
     "modalities": (["text"],),
     "prediction": (),
     "priority": (0,),
     "prompt_embeds": (),
-    "response_format": ({"type": "text"},),
     "return_tokens_as_token_ids": (False,),
-    "structured_outputs": (),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
@@ -91,7 +86,7 @@ Stop = Annotated[
 
 
 # The service's options that a body spells another way; all others have the same name in both.
-_SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop", "grammar"}
+_SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop", "grammar", "grammar_asked_as"}
 _SAME_NAME = {field.name for field in fields(Sampling)} - _SPELLED_OTHERWISE
 
 
@@ -182,6 +177,18 @@ class SamplingBody(_OptionsBody):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = Field(None, description="Unset is true.")
     prompt_logprobs: int | None = Field(None, json_schema_extra=bounds("prompt_logprobs"))
+    response_format: dict[str, Any] | None = Field(
+        None, description="The form of the text: text, json_object or json_schema, as OpenAI's."
+    )
+    structured_outputs: dict[str, Any] | None = Field(
+        None,
+        description="The form of the text, as vLLM's: one of json, json_object, regex, choice,"
+        " grammar and structural_tag.",
+    )
+    guided_json: dict[str, Any] | str | None = Field(None, description="An older name.")
+    guided_regex: str | None = Field(None, description="An older name.")
+    guided_choice: list[str] | None = Field(None, description="An older name.")
+    guided_grammar: str | None = Field(None, description="An older name.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = Field(
@@ -211,11 +218,14 @@ class SamplingBody(_OptionsBody):
 
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """All options in the service's words, but for two that each endpoint spells its own way."""
+        grammar, asked_as = read_grammar(vars(self))
         given = {name: getattr(self, name) for name in _SAME_NAME} | {
             "max_tokens": max_tokens,
             "logprobs": logprobs,
             "logit_bias": _logit_bias(self.logit_bias or {}),
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
+            "grammar": grammar,
+            "grammar_asked_as": asked_as or None,
         }
         return Sampling(**{k: _frozen(value) for k, value in given.items() if value is not None})
 

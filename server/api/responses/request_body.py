@@ -175,6 +175,7 @@ class ResponsesBody(InputBody):
             max_tokens=self.max_output_tokens,
             logprobs=self._num_logprobs(),
             grammar=self.text.format.read() if self.text and self.text.format else None,
+            grammar_asked_as="text.format",
             **given,
         )
 

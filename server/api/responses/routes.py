@@ -5,6 +5,8 @@ Nothing is stored, so those addresses answer 404 with the reason.
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -40,7 +42,7 @@ def responses_router(service: Service, *, write_timeout_seconds: float) -> APIRo
     async def create_response(body: ResponsesBody, request: Request) -> Response:
         body.check_supported()
         with fields_named(_NAMES):
-            prompt = await service.prepare_chat(body.conversation())
+            prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
             return await answer(
                 service,
                 [_generate_request(body, prompt, request)],
@@ -60,7 +62,7 @@ def responses_router(service: Service, *, write_timeout_seconds: float) -> APIRo
         body.check_supported()
         with fields_named(_NAMES):
             service.models.find(body.model)
-            prompt = await service.prepare_chat(body.conversation())
+            prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
             token_ids = await service.tokenize(prompt.text, add_special_tokens=False)
         return json_response(InputTokenCount(input_tokens=len(token_ids)))
 
@@ -94,7 +96,7 @@ def _generate_request(body: ResponsesBody, prompt: ChatPrompt, request: Request)
     return GenerateRequest(
         prompt=prompt.text,
         model=body.model,
-        sampling=fitted(body.sampling(), prompt, "text.format"),
+        sampling=fitted(body.sampling(), prompt),
         add_special_tokens=False,
         request_id=adopt_request_id(request, body.request_id),
         timeout_seconds=timeout_seconds(request),

@@ -47,7 +47,7 @@ _BODIES: tuple[type[Struct], ...] = (
 DESCRIPTION = """OpenAI-compatible text generation.
 
 The server ignores fields of a request that it does not know, so that newer client libraries work.
-It refuses fields that it knows but cannot honour (tools, response formats, beam search and so on).
+It refuses fields that it knows but cannot honour (best_of, suffix, beam search and so on).
 """
 
 

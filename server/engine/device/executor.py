@@ -28,8 +28,8 @@ from server.engine.programs.buckets import Bucket
 from server.engine.programs.mesh_choice import choose_mesh
 from server.engine.programs.sampler import Drawn
 from server.engine.programs.slot_input import SlotInput, empty_slot
-from server.engine.programs.step_input import ChoiceInput, StepInput
-from server.engine.programs.step_program import ChoiceSize, DeviceState, ProgramName, StepOutput
+from server.engine.programs.step_input import DrawInput, StepInput
+from server.engine.programs.step_program import DeviceState, PickSize, ProgramName, StepOutput
 from server.temporary_folders import temporary_folder
 
 type Progress = Callable[[str, float], None]
@@ -60,9 +60,9 @@ class Executor:
         self.tokenizer_sums, self.weights_digest = tokenizer_sums, weights_digest
         self._programs = blueprint.programs()
         self._steps: dict[Bucket, jax.stages.Compiled] = {}
-        self._choices: dict[int, jax.stages.Compiled] = {}
+        self._picks: dict[int, jax.stages.Compiled] = {}
         self._state: DeviceState
-        # Of the last step: a choice follows its step before the next one.
+        # Of the last step: a draw follows its step before the next one.
         self._logits_SV: jax.Array
 
     @classmethod
@@ -111,18 +111,19 @@ class Executor:
         output, self._logits_SV, self._state = self._steps[bucket](leaves, self._state, inputs)
         return output
 
-    def choose(self, num_rows: int, inputs: ChoiceInput) -> Drawn:
-        """Dispatch the choice of the last step's constrained rows, without waiting for it."""
+    def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
+        """Dispatch a draw for rows of the last step, which had `num_rows`; without waiting."""
         drawn: Drawn
-        drawn, sampler = self._choices[num_rows](self._state.sampler, self._logits_SV, inputs)
+        logits_SV = self._picks[num_rows](self._logits_SV, inputs.row_S)
+        drawn, sampler = self._draw(self._state.sampler, logits_SV, inputs)
         self._state = self._state._replace(sampler=sampler)
         return drawn
 
     def _compile(self, progress: Progress, compiler: Compiler) -> None:
         """Compile all programs, several at once."""
         buckets = sorted(self.blueprint.ladder.buckets, reverse=True)
-        choices = [ChoiceSize(num_rows) for num_rows in self.blueprint.ladder.row_counts]
-        names: list[ProgramName] = [*buckets, *choices, "set_slot", "make_state"]
+        picks = [PickSize(num_rows) for num_rows in self.blueprint.ladder.row_counts]
+        names: list[ProgramName] = [*buckets, "draw", *picks, "set_slot", "make_state"]
         compiled: dict[ProgramName, jax.stages.Compiled] = {}
         with ThreadPoolExecutor(_COMPILE_THREADS) as pool:
             running = {pool.submit(self._compile_one, name, compiler): name for name in names}
@@ -131,7 +132,8 @@ class Executor:
                 progress(f"compiled {i + 1} of {len(names)} programs", (i + 1) / len(names))
         self._set_slot, self._make_state = compiled["set_slot"], compiled["make_state"]
         self._steps = {bucket: compiled[bucket] for bucket in buckets}
-        self._choices = {size.num_rows: compiled[size] for size in choices}
+        self._picks = {size.num_rows: compiled[size] for size in picks}
+        self._draw = compiled["draw"]
         _log_counts(compiler.counts)
 
     def _compile_one(self, name: ProgramName, compiler: Compiler) -> jax.stages.Compiled:
@@ -144,7 +146,7 @@ class Executor:
         self.set_slot(empty_slot(sizes.slot, 0, sizes.scratch_slot))
         for bucket in self._steps:
             self.step(bucket, version, sizes.empty_input(bucket))
-            self.choose(bucket.num_rows, sizes.empty_choice(bucket.num_rows))
+            self.draw(bucket.num_rows, sizes.empty_draw())
         jax.block_until_ready(self._state)
 
 

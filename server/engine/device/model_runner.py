@@ -17,7 +17,7 @@ import numpy as np
 
 from models.checkpoint.files import Files, LocalFiles
 from server.config import EngineConfig
-from server.engine.device.choices import Choice, Choices
+from server.engine.device.draws import Draw, Draws
 from server.engine.device.executor import Executor, Progress
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion
@@ -26,7 +26,7 @@ from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import Drawn, Logprobs
 from server.engine.programs.slot_input import SlotInput, needs_slot_state, pack_slot
-from server.engine.programs.step_input import ChoiceInput, StepInput, pack, stack_ranks
+from server.engine.programs.step_input import DrawInput, StepInput, pack, stack_ranks
 from server.engine.programs.step_program import StepOutput
 from server.link.frames import TokenLogprobs
 
@@ -38,29 +38,29 @@ class StepExecutor(Protocol):
 
     def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput: ...
 
-    def choose(self, num_rows: int, inputs: ChoiceInput) -> Drawn: ...
+    def draw(self, num_rows: int, inputs: DrawInput) -> Drawn: ...
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A dispatched step: its batch, its bucket, its output arrays and its choice, if it has one."""
+    """A dispatched step: its batch, its bucket, its output arrays and its draw, if it has one."""
 
     batch: ScheduledBatch
     bucket: Bucket
     output: StepOutput
-    choice: Choice | None
+    draw: Draw | None
 
 
 class ModelRunner:
     """Runs batches with `executor`, which must be loaded and warm.
 
-    The choice of a step's constrained rows follows as late as possible, before the next step or
+    The draw of a step's constrained rows follows as late as possible, before the next step or
     before it is read: only then the host knows the tokens that the grammars must have taken.
     """
 
     def __init__(self, blueprint: Blueprint, executor: StepExecutor) -> None:
         self._blueprint, self._executor = blueprint, executor
-        self._choices = Choices(blueprint, executor.choose)
+        self._draws = Draws(blueprint, executor.draw)
 
     @classmethod
     def build(
@@ -105,7 +105,7 @@ class ModelRunner:
 
     def execute(self, batch: ScheduledBatch) -> InFlight:
         """Dispatch one step. It reads all it needs of the sequences before it returns."""
-        self._choices.dispatch_pending()
+        self._draws.dispatch_pending()
         sizes = self._blueprint.sizes
         for row in batch.rows:
             if row.is_admitted and needs_slot_state(row.seq):
@@ -118,25 +118,28 @@ class ModelRunner:
                 for rank in range(sizes.num_ranks)
             ]
         )
-        choice = self._choices.prepare(batch, bucket.num_rows)
+        draw = self._draws.prepare(batch, bucket.num_rows)
         output = self._executor.step(bucket, batch.version, inputs)
-        return InFlight(batch, bucket, output, choice)
+        return InFlight(batch, bucket, output, draw)
 
     def read(self, in_flight: InFlight) -> StepResult:
         """Wait for a step and copy what its rows asked for to the host."""
         batch, output = in_flight.batch, in_flight.output
-        choice = in_flight.choice
-        chosen = self._choices.dispatch(choice) if choice else output.drawn
+        draw = in_flight.draw or Draw(0, [])
+        if draw.tiles:
+            self._draws.dispatch(draw)
         wants_logprobs = any(row.seq.params.num_logprobs >= 0 for row in batch.rows)
-        drawn, chosen = _to_host(output.drawn, chosen, wants_logprobs=wants_logprobs)
+        tiles = [tile.drawn for tile in draw.tiles if tile.drawn is not None]
+        drawn, *chosen = _to_host([output.drawn, *tiles], wants_logprobs=wants_logprobs)
+        places = draw.places()
         wants_prompt = any(row.seq.params.num_prompt_logprobs >= 0 for row in batch.rows)
         prompt = jax.device_get(output.prompt) if wants_prompt and output.prompt else None
         rows = [
             RowResult(
-                *_token(chosen if row.is_constrained else drawn, i, row),
+                *_token(row, drawn, i, chosen, places.get(row.seq)),
                 prompt_logprobs=_prompt_logprobs(prompt, first, row) if prompt else (),
                 is_finite=bool(drawn.is_finite_S[i]) or not row.is_sampling,
-                error=choice.errors.get(i, "") if choice else "",
+                error=draw.errors.get(row.seq, ""),
             )
             for row, i, first in _places(batch, in_flight.bucket)
         ]
@@ -159,16 +162,24 @@ def _places(batch: ScheduledBatch, bucket: Bucket) -> Iterator[tuple[ScheduledRo
         num_tokens[rank] += row.num_scheduled_tokens
 
 
-def _to_host(*drawn: Drawn, wants_logprobs: bool) -> tuple[Drawn, ...]:
+def _to_host(drawn: list[Drawn], *, wants_logprobs: bool) -> list[Drawn]:
     """Copies, without log probabilities unless a row wants them."""
     wanted = drawn if wants_logprobs else [each._replace(logprobs=None) for each in drawn]
-    return tuple(jax.device_get(wanted))
+    return list(jax.device_get(wanted))
 
 
-def _token(drawn: Drawn, i: int, row: ScheduledRow) -> tuple[int | None, TokenLogprobs | None]:
-    """What a row has drawn, and the log probabilities that its request wants."""
+def _token(
+    row: ScheduledRow, drawn: Drawn, i: int, chosen: list[Drawn], place: tuple[int, int] | None
+) -> tuple[int | None, TokenLogprobs | None]:
+    """What a row has drawn, and the log probabilities that its request wants.
+
+    `place` is its tile, and the place there, of a row whose token was chosen after the step.
+    """
     if not row.is_sampling:
         return None, None
+    if place is not None:
+        tile, i = place
+        drawn = chosen[tile]
     wanted = row.seq.params.num_logprobs
     found = drawn.logprobs
     logprobs = None if wanted < 0 or found is None else _token_logprobs(found, i, wanted)

@@ -25,7 +25,7 @@ from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
 from server.engine.programs.buckets import Bucket
-from server.engine.programs.step_program import ChoiceSize, ProgramName
+from server.engine.programs.step_program import PickSize, ProgramName
 
 _MANIFEST = "manifest.json"
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
@@ -168,10 +168,10 @@ class Compiler:
 
 
 def spell(name: ProgramName) -> str:
-    """The name of a program in files and reports: decode-64, mixed-2048x256, choice-64,
+    """The name of a program in files and reports: decode-64, mixed-2048x256, pick-64,
     set_slot."""
-    if isinstance(name, ChoiceSize):
-        return f"choice-{name.num_rows}"
+    if isinstance(name, PickSize):
+        return f"pick-{name.num_rows}"
     if not isinstance(name, Bucket):
         return name
     if name.decode_only:

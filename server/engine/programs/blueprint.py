@@ -69,6 +69,7 @@ class _Defaults:
     smallest_mixed: int
     growth: int
     widest_decode: bool
+    draw_rows: int
 
 
 # A block transfers a few hundred kilobytes, which suits the attention kernels of TPUs.
@@ -81,6 +82,7 @@ _CPU = _Defaults(
     smallest_mixed=32,
     growth=4,
     widest_decode=False,
+    draw_rows=8,
 )
 _ACCELERATOR = _Defaults(
     block_size=ACCELERATOR_BLOCK_SIZE,
@@ -89,6 +91,7 @@ _ACCELERATOR = _Defaults(
     smallest_mixed=256,
     growth=2,
     widest_decode=True,
+    draw_rows=256,
 )
 
 
@@ -149,7 +152,8 @@ def choose_sizes(
     if platform == "tpu":
         _check_tpu(engine, slot, block_size)
     kv_bytes = _kv_bytes(engine, layout, memory, num_ranks)
-    budget = _ladder(engine, defaults).max_num_batched_tokens
+    ladder = _ladder(engine, defaults)
+    budget = ladder.max_num_batched_tokens
     return StateSizes(
         num_ranks=num_ranks,
         kinds=_kinds(config, engine, layout, kv_bytes, slot, block_size, budget),
@@ -157,6 +161,7 @@ def choose_sizes(
         max_num_seqs=engine.max_num_seqs,
         slot=slot,
         num_words=-(-layout.vocab_rows(config) // WORD),
+        draw_rows=min(defaults.draw_rows, ladder.row_counts[-1]),
     )
 
 

@@ -26,7 +26,7 @@ from server.engine.programs.sharded_vocab import (
     row_top,
 )
 from server.engine.programs.slot_input import SlotInput, SlotSizes
-from server.engine.programs.step_input import WORD, ChoiceInput, SamplingInput
+from server.engine.programs.step_input import WORD, DrawInput, SamplingInput
 from server.link.sampling import MAX_LOGPROBS
 
 # An array, its shape or its PartitionSpec, always in the same tree.
@@ -91,8 +91,8 @@ class Drawn(NamedTuple):
     logprobs: Logprobs | None
 
 
-def choose(
-    logits_SV: jax.Array, state: SamplerState, inputs: ChoiceInput
+def draw(
+    logits_SV: jax.Array, state: SamplerState, inputs: DrawInput
 ) -> tuple[Drawn, SamplerState]:
     """Draw a token for every row that samples, of the tokens that its grammar allows.
 

@@ -53,12 +53,14 @@ class SamplingInput(_SamplingFields):
     __slots__ = ()
 
 
-class ChoiceInput(NamedTuple):
-    """The host-side input of the choice that follows a step, for the rows that a grammar limits.
+class DrawInput(NamedTuple):
+    """The host-side input of a draw, which follows a step for rows that a grammar limits.
 
-    All other rows are padding. `allowed_SW` has a bit per token id, the lowest of a word first.
+    `row_S` are their rows in the step. `allowed_SW` has a bit per token id, the lowest of a word
+    first. Padding rows are row 0, and allow everything.
     """
 
+    row_S: Array
     sampling: SamplingInput
     allowed_SW: Array
 
@@ -116,18 +118,24 @@ def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: i
     )
 
 
-def empty_choice(num_rows: int, num_words: int, scratch_slot: int) -> ChoiceInput:
-    """All padding, for one rank: no row is limited."""
-    allowed_SW = np.full((num_rows, num_words), ALL_TOKENS, np.uint32)
-    return ChoiceInput(_empty_sampling(num_rows, scratch_slot), allowed_SW)
+def empty_draw(num_rows: int, num_words: int, scratch_slot: int) -> DrawInput:
+    """All padding, for one rank."""
+    return DrawInput(
+        row_S=np.zeros(num_rows, np.int32),
+        sampling=_empty_sampling(num_rows, scratch_slot),
+        allowed_SW=np.full((num_rows, num_words), ALL_TOKENS, np.uint32),
+    )
 
 
-def stack_choices(inputs: list[ChoiceInput]) -> ChoiceInput:
+def stack_draws(inputs: list[DrawInput]) -> DrawInput:
     """One input of all ranks' inputs, as `stack_ranks` makes it."""
     if len(inputs) == 1:
         return inputs[0]
-    sampling = _stack_sampling([each.sampling for each in inputs])
-    return ChoiceInput(sampling, np.stack([each.allowed_SW for each in inputs]))
+    return DrawInput(
+        row_S=np.stack([each.row_S for each in inputs]),
+        sampling=_stack_sampling([each.sampling for each in inputs]),
+        allowed_SW=np.stack([each.allowed_SW for each in inputs]),
+    )
 
 
 def _empty_sampling(num_rows: int, scratch_slot: int) -> SamplingInput:
@@ -171,15 +179,19 @@ def pack(
     return step
 
 
-def pack_choice(
-    rows: Sequence[ScheduledRow], num_rows: int, num_words: int, scratch_slot: int
-) -> ChoiceInput:
-    """The choice for one rank's rows, before it is known which tokens are allowed."""
-    choice = empty_choice(num_rows, num_words, scratch_slot)
-    _pack_sampling(choice.sampling, {i: row for i, row in enumerate(rows) if row.is_constrained})
+def pack_draw(
+    rows: Mapping[int, ScheduledRow], num_rows: int, num_words: int, scratch_slot: int
+) -> DrawInput:
+    """The draw for some of one rank's rows, before it is known which tokens are allowed.
+
+    `rows` is by the place in the step.
+    """
+    draw = empty_draw(num_rows, num_words, scratch_slot)
+    draw.row_S[: len(rows)] = list(rows)
+    _pack_sampling(draw.sampling, dict(enumerate(rows.values())))
     # The matcher knows better when an end token must wait, and when it must not.
-    choice.sampling.suppress_stops[:] = False
-    return choice
+    draw.sampling.suppress_stops[:] = False
+    return draw
 
 
 def _draws_at_once(row: ScheduledRow) -> bool:

@@ -30,7 +30,7 @@ from server.engine.programs.sampler import (
     Logprobs,
     SamplerState,
     abstract_state,
-    choose,
+    draw,
     sample,
     set_slot,
     state_specs,
@@ -38,25 +38,25 @@ from server.engine.programs.sampler import (
 )
 from server.engine.programs.slot_input import SlotSizes, empty_slot
 from server.engine.programs.step_input import (
-    ChoiceInput,
+    DrawInput,
     StepInput,
-    empty_choice,
+    empty_draw,
     empty_input,
-    stack_choices,
+    stack_draws,
     stack_ranks,
 )
 from server.link.sampling import MAX_LOGPROBS
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class ChoiceSize:
-    """The size of a choice: the rows of the step that it follows."""
+class PickSize:
+    """The size of a pick, which takes the logits of a draw's rows from a step of `num_rows`."""
 
     num_rows: int
 
 
-# A step's bucket, the size of a choice, or the name of a program that is neither.
-type ProgramName = Bucket | ChoiceSize | Literal["set_slot", "make_state"]
+# A step's bucket, the size of a pick, or the name of a program that is neither.
+type ProgramName = Bucket | PickSize | Literal["draw", "set_slot", "make_state"]
 
 # Prompt tokens whose logits are in memory at once when their log probabilities are requested.
 _LOGPROB_TILE = 32
@@ -83,7 +83,7 @@ class StepOutput(NamedTuple):
 class StateSizes:
     """The sizes of each data rank's state. `kinds` has one entry per window of the config.
 
-    `num_words` words have a bit for every row of the embedding.
+    `num_words` words have a bit for every row of the embedding. A draw has `draw_rows` rows.
     """
 
     num_ranks: int = 1
@@ -92,6 +92,7 @@ class StateSizes:
     max_num_seqs: int
     slot: SlotSizes
     num_words: int
+    draw_rows: int
 
     @property
     def num_blocks(self) -> tuple[int, ...]:
@@ -114,10 +115,10 @@ class StateSizes:
         of_rank = empty_input(bucket, len(self.kinds), self.table_size, self.scratch_slot)
         return stack_ranks([of_rank] * self.num_ranks)
 
-    def empty_choice(self, num_rows: int) -> ChoiceInput:
-        """The input of a choice that limits no row."""
-        of_rank = empty_choice(num_rows, self.num_words, self.scratch_slot)
-        return stack_choices([of_rank] * self.num_ranks)
+    def empty_draw(self) -> DrawInput:
+        """The input of a draw that limits no row."""
+        of_rank = empty_draw(self.draw_rows, self.num_words, self.scratch_slot)
+        return stack_draws([of_rank] * self.num_ranks)
 
     @property
     def scratch_slot(self) -> int:
@@ -150,8 +151,10 @@ class Programs:
             return self._lower_make_state()
         if name == "set_slot":
             return self._lower_set_slot()
-        if isinstance(name, ChoiceSize):
-            return self._lower_choice(name.num_rows)
+        if name == "draw":
+            return self._lower_draw()
+        if isinstance(name, PickSize):
+            return self._lower_pick(name.num_rows)
         jitted, arguments = self.step(name)
         return jitted.lower(*arguments)
 
@@ -160,7 +163,7 @@ class Programs:
         shapes.
 
         `state` is donated. The logits stay on the device, split as the vocabulary is, for the
-        choice that may follow.
+        draw that may follow.
         """
         state_specs = self.state_specs()
 
@@ -208,14 +211,32 @@ class Programs:
         inputs = empty_slot(self._sizes.slot, 0, self._sizes.scratch_slot)
         return jitted.lower(self.abstract_state().sampler, inputs)
 
-    def _lower_choice(self, num_rows: int) -> jax.stages.Lowered:
-        """`(sampler state, logits, choice input) -> (drawn, sampler state)`; state is donated."""
+    def _lower_pick(self, num_rows: int) -> jax.stages.Lowered:
+        """`(logits of a step, rows) -> logits of a draw`."""
+
+        def of_rank(logits_SV: jax.Array, row_S: jax.Array) -> jax.Array:
+            return logits_SV[self._own(row_S)]
+
+        mapped = jax.shard_map(
+            of_rank,
+            mesh=self._mesh,
+            in_specs=(_LOGITS_SPEC, PartitionSpec()),
+            out_specs=_LOGITS_SPEC,
+            check_vma=False,
+        )
+        logits = self._shardings(_LOGITS_SPEC)
+        replicated = NamedSharding(self._mesh, PartitionSpec())
+        jitted = jax.jit(mapped, in_shardings=(logits, replicated), out_shardings=logits)
+        return jitted.lower(self._abstract_logits(num_rows), self._sizes.empty_draw().row_S)
+
+    def _lower_draw(self) -> jax.stages.Lowered:
+        """`(sampler state, logits, draw input) -> (drawn, sampler state)`; state is donated."""
         specs = self.state_specs().sampler
 
         def of_rank(
-            state: SamplerState, logits_SV: jax.Array, inputs: ChoiceInput
+            state: SamplerState, logits_SV: jax.Array, inputs: DrawInput
         ) -> tuple[Drawn, SamplerState]:
-            return choose(logits_SV, state, self._own(inputs))
+            return draw(logits_SV, state, self._own(inputs))
 
         mapped = jax.shard_map(
             of_rank,
@@ -224,19 +245,20 @@ class Programs:
             out_specs=(PartitionSpec(DATA), specs),
             check_vma=False,
         )
-        shardings, logits = self._shardings(specs), self._shardings(_LOGITS_SPEC)
+        shardings = self._shardings(specs)
         replicated = NamedSharding(self._mesh, PartitionSpec())
         jitted = jax.jit(
             mapped,
-            in_shardings=(shardings, logits, replicated),
+            in_shardings=(shardings, self._shardings(_LOGITS_SPEC), replicated),
             out_shardings=(replicated, shardings),
             donate_argnums=0,
         )
+        logits = self._abstract_logits(self._sizes.draw_rows)
+        return jitted.lower(self.abstract_state().sampler, logits, self._sizes.empty_draw())
+
+    def _abstract_logits(self, num_rows: int) -> jax.ShapeDtypeStruct:
         shape = self._sizes.num_ranks * num_rows, self._layout.vocab_rows(self._config)
-        inputs = self._sizes.empty_choice(num_rows)
-        return jitted.lower(
-            self.abstract_state().sampler, jax.ShapeDtypeStruct(shape, jnp.float32), inputs
-        )
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     def _lower_make_state(self) -> jax.stages.Lowered:
         """`() -> state`, all zeros."""

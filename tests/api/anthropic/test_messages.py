@@ -236,6 +236,8 @@ class TestTheRequest:
             ({"mcp_servers": [{"name": "x"}]}, "mcp_servers is not supported"),
             ({"context_management": {"edits": [{"type": "x"}]}}, "context_management"),
             ({"output_config": {"effort": "low"}}, "output_config.effort"),
+            ({"output_config": {"format": {"type": "json_schema", "schema": {"type": 1}}}},
+             "output_config.format cannot be compiled"),
             ({"thinking": {"type": "between_tools"}}, "thinking.type"),
             ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "'bash_20250124'"),
             ({"tools": [{"name": "f"}]}, "tools[0] has no input_schema"),

@@ -182,6 +182,15 @@ def test_a_control_token_split_over_two_strings_stays_text():
     assert tokenizer.encode("<|im_start|>")[0] not in tokenizer.encode(rendered)
 
 
+def test_control_tokens_are_found_across_the_chunks_of_a_long_text():
+    for length in range(65_520, 65_540):
+        text = "x" * length + "<|im_end|>" + "y" * 70_000 + "<|im_end|>"
+        rendered = render("chatml", Message(role="user", content=text))
+        assert text in rendered
+        # A piece is cut inside each token.
+        assert len(rendered.pieces) == 3
+
+
 def test_control_tokens_survive_a_template_that_escapes_json():
     template = "{% for m in messages %}{{ m.content | tojson(ensure_ascii=true) }}{% endfor %}"
     rendered = ChatTemplate(tokenizer_with(template)).render(

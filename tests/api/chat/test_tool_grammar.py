@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from functools import cache
 
 import jsonschema
@@ -11,12 +12,15 @@ import pytest
 
 from server.api.calls.events import ArgumentsDelta, CallStarted, TextDelta
 from server.api.calls.families import MARKERS, call_reader
+from server.api.chat.answer_grammar import after_reasoning, answer_body
 from server.api.chat.reasoning import FORMATS
 from server.api.chat.tool_grammar import AnswerForm, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice
 from server.errors import ApiError
 from server.grammar.compiler import Compiler
+from server.grammar.translation import GrammarError
 from server.link.frames import Vocabulary
+from server.link.sampling import Grammar
 from tests.api.templates import TEMPLATES, tokenizer_with
 
 EOS = 262
@@ -160,9 +164,48 @@ def test_reasoning_that_the_prompt_has_opened_must_end_before_a_call():
     assert not allows(thinking, written("hermes", GOOD))
 
 
+@pytest.mark.parametrize(
+    ("grammar", "good", "bad"),
+    [
+        (Grammar("json_schema", json.dumps(UNIT.schema)), GOOD[1], BAD[1]),
+        (Grammar("json_object", ""), '{"a": 1}', "[1]"),
+        (Grammar("choice", '["yes", "no"]'), "no", "maybe"),
+    ],
+)
+def test_what_a_client_asks_for_stands_behind_reasoning(grammar, good, bad):
+    behind = after_reasoning(grammar, form("hermes", tags=FORMATS["qwen3"], is_reasoning=True))
+    matcher = compiler().compile(behind)
+    assert allows(matcher, f"Hm. {bad}\n</think>\n\n{good}")
+    assert not allows(matcher, f"Hm.\n</think>\n\n{bad}")
+    assert not allows(matcher, good)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_without_calls_has_the_form_that_the_client_asks_for(family):
+    schema = {"type": "object", "properties": {"temp": {"enum": [1, 2]}}, "required": ["temp"]}
+    schema["additionalProperties"] = False
+    body = answer_body(Grammar("json_schema", json.dumps(schema)))
+    grammar = tool_grammar([UNIT, NOW], AUTO, parallel=True, form=form(family), answer=body)
+    either = compiler().compile(grammar)
+    assert allows(either, '{"temp": 2}')
+    assert allows(either, written(family, GOOD))
+    assert not allows(either, '{"temp": 3}')
+    assert not allows(either, "It is warm.")
+    assert not allows(either, written(family, BAD))
+
+
 def test_a_free_choice_without_strict_tools_and_a_choice_of_none_have_no_grammar():
     assert tool_grammar([NOW], AUTO, parallel=True, form=form("hermes")) is None
     assert tool_grammar([UNIT], ToolChoice("none"), parallel=True, form=form("hermes")) is None
+
+
+def test_only_a_strict_schema_must_be_expressible_in_whole():
+    unique = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True}
+    tool = Tool(name="f", parameters={"type": "object", "properties": {"a": unique}})
+    assert allows(matcher(tools=[tool]), written("hermes", ("f", '{"a": [1, 2]}')))
+    assert not allows(matcher(tools=[tool]), written("hermes", ("f", '{"a": [3]}')))
+    with pytest.raises(GrammarError, match="uniqueItems"):
+        matcher(tools=[replace(tool, strict=True)])
 
 
 @pytest.mark.parametrize("family", ["pythonic", "qwen3_coder"])

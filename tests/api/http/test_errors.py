@@ -146,9 +146,6 @@ async def test_tools_are_refused_where_there_are_no_messages(client, engine, fie
     [
         {"best_of": 2},
         {"suffix": "end"},
-        {"response_format": {"type": "json_object"}},
-        {"guided_json": {}},
-        {"structured_outputs": {"json": {}}},
         {"use_beam_search": True},
         {"bad_words": ["x"]},
         {"truncate_prompt_tokens": 5},

@@ -16,7 +16,7 @@ from server.api.validation import RequestLimits
 from server.config import ServerConfig
 from tests.api.fakes import FakeEngine
 from tests.api.http.asgi import events, joined
-from tests.api.templates import LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
+from tests.api.templates import DEEPSEEK, LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
 
 PATH = "/v1/chat/completions"
 QUESTION = {"role": "user", "content": "How warm is it in Oslo?"}
@@ -254,6 +254,7 @@ RENDERED_CALL = f"<|im_start|>assistant\n{CALL}<|im_end|>"
             "assistant\nNo.<|im_end|>",
         ),
         ({"role": "assistant", "content": None, "refusal": "No."}, "assistant\nNo.<|im_end|>"),
+        ({"role": "assistant", "reasoning": "Hm."}, "<think>\nHm.\n</think>\n<|im_end|>"),
         (
             {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "7"}]},
             "<tool_response>\n7\n</tool_response>",
@@ -277,6 +278,7 @@ async def test_every_form_of_message_reaches_the_template(
     [
         ({"role": "user"}, "messages[1].content"),
         ({"role": "user", "content": None}, "messages[1].content"),
+        ({"role": "user", "content": []}, "messages[1].content"),
         ({"role": "assistant", "content": None, "tool_calls": []}, "messages[1].content"),
         ({"role": "tool", "tool_call_id": "call_1"}, "messages[1].content"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content"),
@@ -307,6 +309,16 @@ async def test_a_message_that_cannot_be_read_is_refused_by_its_position(
     assert error["param"] == param
     assert "messages[1]" in error["message"] + error["param"]
     assert engine.submitted == []
+
+
+@pytest.mark.parametrize("depth", [300, 5_000])
+async def test_what_is_nested_too_deeply_is_refused(client, engine, says, depth):
+    says("Yes.")
+    nested = '{"a":' + "[" * depth + "]" * depth + "}"
+    call = {"id": "1", "function": {"name": "f", "arguments": nested}}
+    messages = [QUESTION, {"role": "assistant", "tool_calls": [call]}, QUESTION]
+    response = await client.post(PATH, json={"messages": messages})
+    assert response.status_code == (200 if depth == 300 else 400), response.text
 
 
 def function(**fields: object) -> dict[str, object]:
@@ -426,3 +438,41 @@ async def test_an_operator_can_turn_both_readers_off(engine, lifecycle, health, 
     refused = await client.post(PATH, json={"messages": [QUESTION], "tools": [WEATHER]})
     assert refused.status_code == 400
     assert "--tool-call-parser" in refused.json()["error"]["message"]
+
+
+async def test_a_response_format_comes_after_reasoning_that_the_prompt_has_opened(
+    engine, lifecycle, health, says
+):
+    tokenizer, client = client_of(engine, lifecycle, health, DEEPSEEK)
+    says('Hm.\n</think>\n\n{"city": "Oslo"}', tokenizer)
+    schema = {"name": "place", "schema": PARAMETERS}
+    wanted = {"response_format": {"type": "json_schema", "json_schema": schema}}
+    (choice,) = (await client.post(PATH, json={"messages": [QUESTION], **wanted})).json()["choices"]
+    assert choice["message"]["content"] == '{"city": "Oslo"}'
+    assert choice["message"]["reasoning"] == "Hm."
+    grammar = engine.submitted[-1].params.grammar
+    assert grammar.kind == "lark"
+    assert "</think>" in grammar.text.replace("\\x3c\\x2fthink\\x3e", "</think>")
+    assert '"city"' in grammar.text
+
+
+async def test_tools_and_a_response_format_go_together(sdk, says, engine):
+    says(CALL)
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": PARAMETERS}}
+    assert calls_of(await ask(sdk, response_format=schema))
+    assert "answer: %json" in engine.submitted[-1].params.grammar.text
+    await ask(sdk, response_format=schema, tool_choice="required")
+    assert "answer" not in engine.submitted[-1].params.grammar.text
+
+
+@pytest.mark.parametrize("fields", [{"tools": [WEATHER]}, {}])
+async def test_a_grammar_that_cannot_be_a_part_of_an_answer_is_refused(
+    engine, lifecycle, health, says, fields
+):
+    fields = {"guided_regex": "[0-9]+", **fields}
+    _, client = client_of(engine, lifecycle, health, DEEPSEEK)
+    says("Yes.")
+    response = await client.post(PATH, json={"messages": [QUESTION], **fields})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"].startswith("guided_")
+    assert engine.submitted == []

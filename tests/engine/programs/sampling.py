@@ -14,13 +14,14 @@ from server.engine.programs.buckets import Bucket
 from server.engine.programs.filters import choose_tokens, filter_logits
 from server.engine.programs.sampler import (
     abstract_state,
+    draw,
     sample,
     set_slot,
     state_specs,
     token_logprobs,
 )
 from server.engine.programs.slot_input import SlotSizes, pack_slot
-from server.engine.programs.step_input import pack
+from server.engine.programs.step_input import WORD, pack, pack_draw
 from tests.engine.builders import make_sequence
 from tests.engine.device import oracle
 
@@ -80,6 +81,7 @@ class Bench:
             )
 
         self._sample = sharded(sample, (by_vocab, specs, everywhere), (everywhere, specs))
+        self._draw_allowed = sharded(draw, (by_vocab, specs, everywhere), (everywhere, specs))
         self._draw = sharded(choose_tokens, (by_vocab, everywhere), everywhere)
         self._set_slot = sharded(set_slot, (specs, everywhere), specs)
         self._filter = sharded(filter_logits, (by_vocab, everywhere), by_vocab)
@@ -107,6 +109,15 @@ class Bench:
     def sample(self, logits, rows):
         """What one step draws for `rows`; the state goes on from it."""
         drawn, self.state = self._sample(pad(logits), self.state, pack_sampling(rows))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], drawn)
+
+    def draw_allowed(self, logits, rows, allowed):
+        """What a draw gives for `rows`, of which each may draw its `allowed` tokens."""
+        limits = pack_draw(dict(enumerate(rows)), ROWS, PADDED_VOCAB // WORD, ROWS)
+        for words, token_ids in zip(limits.allowed_SW, allowed, strict=False):
+            bits = np.isin(np.arange(PADDED_VOCAB), token_ids)
+            words[:] = np.packbits(bits, bitorder="little").view(np.uint32)
+        drawn, self.state = self._draw_allowed(pad(logits), self.state, limits)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], drawn)
 
     def tokens(self, logits, rows):

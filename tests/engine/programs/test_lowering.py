@@ -31,6 +31,7 @@ def test_a_stacked_step_lowers_for_cuda(name, bucket):
         max_num_seqs=4,
         slot=SlotSizes(max_model_len=64, max_biases=4, max_stop_ids=4),
         num_words=4,
+        draw_rows=4,
     )
     programs = Programs(abstract_decoder(config, layout), layout, make_mesh(config, 1), sizes)
     step, arguments = programs.step(bucket)

@@ -168,6 +168,56 @@ def log_softmax(logits):
     return logits - maximum - np.log(np.exp(logits - maximum).sum(1, keepdims=True))
 
 
+def constrained(count=ROWS, **params):
+    """Rows of sequences with a grammar; what it allows is said to `Bench.draw_allowed`."""
+    rows = make_rows(count, **params)
+    for row in rows:
+        row.seq.matcher = object()
+    return rows
+
+
+class TestAllowedTokens:
+    def test_a_draw_takes_the_best_of_what_is_allowed_on_any_shard(self, bench):
+        logits, rng = random_logits(), np.random.default_rng(3)
+        allowed = [rng.choice(VOCAB, 1 + 7 * i % 60, replace=False) for i in range(ROWS)]
+        tokens = bench.draw_allowed(logits, constrained(temperature=0), allowed).token_S
+        best = [ids[logits[i, ids].argmax()] for i, ids in enumerate(allowed)]
+        assert tokens.tolist() == best
+
+    def test_no_option_brings_a_forbidden_token_back(self, bench):
+        rows = constrained(
+            3, temperature=2.0, top_k=3, logit_bias={9: 100.0}, frequency_penalty=-2.0, output=(9,)
+        )
+        bench.admit(rows)
+        allowed = [(2, 70), (499,), (130, 131, 400)]
+        tokens = bench.draw_allowed(random_logits(), rows, allowed).token_S
+        assert all(token in ids for token, ids in zip(tokens.tolist(), allowed, strict=True))
+
+    def test_penalties_and_biases_count_among_what_is_allowed(self, bench):
+        logits = random_logits(rows=1, scale=0.1)
+        rows = constrained(1, temperature=0, logit_bias={70: 5.0})
+        bench.admit(rows)
+        assert bench.draw_allowed(logits, rows, [(2, 70, 300)]).token_S.tolist() == [70]
+
+    def test_log_probabilities_are_those_of_all_tokens(self, bench):
+        logits = random_logits(rows=2)
+        rows = constrained(2, temperature=0, num_logprobs=3)
+        drawn = bench.draw_allowed(logits, rows, [(5,), (6,)])
+        expected = bench.logprobs(logits, np.pad(np.asarray([5, 6], np.int32), (0, ROWS - 2)))
+        assert_allclose(drawn.logprobs.chosen, expected.chosen[:2], rtol=1e-5)
+
+    def test_the_step_before_leaves_a_constrained_rows_state_to_its_draw(self, bench):
+        logits = random_logits()
+        rows = [*constrained(1, temperature=0), *make_rows(2, temperature=0)[1:]]
+        bench.admit(rows)
+        before = np.asarray(bench.state.last_tokens_N)[:2].tolist()
+        bench.sample(logits, rows)
+        after = np.asarray(bench.state.last_tokens_N)[:2].tolist()
+        assert (after[0], after[1]) == (before[0], logits[1].argmax())
+        bench.draw_allowed(logits, rows[:1], [(7,)])
+        assert np.asarray(bench.state.last_tokens_N)[:2].tolist() == [7, after[1]]
+
+
 class TestLogprobs:
     def test_logprobs_are_the_log_softmax_of_the_raw_logits(self, bench):
         logits = random_logits()

@@ -36,6 +36,7 @@ SIZES = StateSizes(
     max_num_seqs=8,
     slot=SlotSizes(max_model_len=256, max_biases=4, max_stop_ids=4),
     num_words=128,
+    draw_rows=8,
 )
 DECODE, MIXED = Bucket(8, 8, decode_only=True), Bucket(32, 8, decode_only=False)
 

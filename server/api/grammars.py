@@ -1,0 +1,71 @@
+"""Whether a request's grammar can be compiled, asked before the engine gets the request.
+
+Compiling is done by threads of its own, so neither other requests nor their tokenization wait for
+it. Knows neither transports nor how a grammar is followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+
+from server.api.tokenizer import Tokenizer
+from server.api.validation import invalid
+from server.grammar.compiler import Compiler
+from server.grammar.translation import GrammarError
+from server.link.frames import EngineInfo, Vocabulary
+from server.link.sampling import Grammar
+
+_THREADS = 2
+_MAX_REMEMBERED = 256
+
+
+class Grammars:
+    """Belongs to the event loop. Which grammars have compiled is remembered."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._pool = ThreadPoolExecutor(_THREADS, "grammar")
+        self._compiler: asyncio.Future[Compiler] | None = None
+        self._compiled: OrderedDict[Grammar, None] = OrderedDict()
+
+    def vocabulary(self) -> Vocabulary:
+        """What a compiler must know of the tokenizer."""
+        return Vocabulary(
+            tokens=list(map(self._tokenizer.token_bytes, range(self._tokenizer.vocab_size))),
+            special_token_ids=sorted(self._tokenizer.special_ids),
+        )
+
+    async def prepare(self, info: EngineInfo) -> None:
+        """Make the compiler; other threads stand still meanwhile, for up to about a second."""
+        if info.eos_token_ids:
+            await self._compiler_for(info)
+
+    async def check(self, grammar: Grammar, asked_as: str, info: EngineInfo) -> None:
+        """ApiError for a grammar that cannot be followed; `asked_as` names it in the request."""
+        if not info.eos_token_ids:
+            raise invalid(
+                f"{asked_as} is not supported with this model: its files name no end token, so a"
+                " finished text could not end",
+                asked_as,
+            )
+        if grammar in self._compiled:
+            return
+        compiler = await self._compiler_for(info)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._pool, compiler.compile, grammar)
+        except GrammarError as error:
+            raise invalid(f"{asked_as} cannot be compiled: {error}", asked_as) from None
+        self._compiled[grammar] = None
+        if len(self._compiled) > _MAX_REMEMBERED:
+            self._compiled.popitem(last=False)
+
+    async def _compiler_for(self, info: EngineInfo) -> Compiler:
+        if self._compiler is None:
+            self._compiler = asyncio.get_running_loop().run_in_executor(
+                self._pool, Compiler, self.vocabulary(), info.vocab_size, info.eos_token_ids
+            )
+        # Whoever stops waiting must not stop the others.
+        return await asyncio.shield(self._compiler)

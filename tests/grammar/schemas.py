@@ -1,0 +1,91 @@
+"""JSON schemas of many forms, made by hypothesis: depth, unions, references, formats, enums."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+NAMES = st.text("abcdefghij_ é", min_size=1, max_size=8)
+FORMATS = ("date", "time", "date-time", "duration", "email", "ipv4", "ipv6", "uuid", "hostname")
+LITERALS = st.one_of(
+    st.none(), st.booleans(), st.integers(-999, 999), st.text(max_size=6), st.just([]), st.just({})
+)
+
+
+def _bounded(kind: str, low: str, high: str, numbers: st.SearchStrategy) -> st.SearchStrategy:
+    def make(bounds: tuple[int, int]) -> dict:
+        return {"type": kind, low: min(bounds), high: max(bounds)}
+
+    return st.tuples(numbers, numbers).map(make)
+
+
+STRINGS = st.one_of(
+    st.just({"type": "string", "maxLength": 20}),
+    _bounded("string", "minLength", "maxLength", st.integers(0, 12)),
+    st.sampled_from(FORMATS).map(lambda name: {"type": "string", "format": name}),
+    st.sampled_from(("^[a-c]{2,5}$", "^x[0-9]+y$", "^(on|off)$")).map(
+        lambda pattern: {"type": "string", "pattern": pattern}
+    ),
+)
+NUMBERS = st.one_of(
+    st.just({"type": "integer"}),
+    st.just({"type": "number"}),
+    _bounded("integer", "minimum", "maximum", st.integers(-500, 500)),
+    _bounded("number", "minimum", "maximum", st.integers(-50, 50)),
+    st.integers(2, 9).map(lambda factor: {"type": "integer", "multipleOf": factor}),
+)
+LEAVES = st.one_of(
+    STRINGS,
+    NUMBERS,
+    st.just({"type": "boolean"}),
+    st.just({"type": "null"}),
+    st.lists(LITERALS, min_size=1, max_size=5).map(lambda values: {"enum": values}),
+    LITERALS.map(lambda value: {"const": value}),
+    st.just({"$ref": "#/$defs/shared"}),
+    st.just({"type": ["string", "null"], "maxLength": 9}),
+)
+
+
+@st.composite
+def _objects(draw: st.DrawFn, inner: st.SearchStrategy, max_size: int = 5) -> dict:
+    properties = draw(st.dictionaries(NAMES, inner, max_size=max_size))
+    required = [name for name in properties if draw(st.booleans())]
+    extra = draw(st.sampled_from((False, False, {"type": "integer"})))
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": extra,
+    }
+
+
+@st.composite
+def _arrays(draw: st.DrawFn, inner: st.SearchStrategy) -> dict:
+    least = draw(st.integers(0, 2))
+    return {
+        "type": "array",
+        "items": draw(inner),
+        "minItems": least,
+        "maxItems": least + draw(st.integers(0, 3)),
+    }
+
+
+def _within(inner: st.SearchStrategy) -> st.SearchStrategy:
+    unions = st.lists(inner, min_size=1, max_size=3).map(lambda options: {"anyOf": options})
+    return st.one_of(_objects(inner), _arrays(inner), unions)
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> dict:
+    """A whole schema. Some are an object of many properties; some refer to themselves."""
+    root = draw(st.one_of(st.recursive(LEAVES, _within, max_leaves=12), _objects(LEAVES, 25)))
+    tree = {
+        "type": "object",
+        "properties": {
+            "value": {"type": "integer"},
+            "next": {"anyOf": [{"$ref": "#/$defs/shared"}, {"type": "null"}]},
+        },
+        "required": ["value", "next"],
+        "additionalProperties": False,
+    }
+    shared = draw(st.sampled_from(({"type": "boolean"}, {"enum": ["a", 1, None]}, tree)))
+    return {**root, "$defs": {"shared": shared}}
