@@ -44,7 +44,7 @@ _BODIES: tuple[type[Struct], ...] = (
     VersionBody,
 )
 
-DESCRIPTION = """OpenAI-compatible text generation.
+DESCRIPTION = """Text generation by the APIs of OpenAI and Anthropic.
 
 The server ignores fields of a request that it does not know, so that newer client libraries work.
 It refuses fields that it knows but cannot honour (best_of, suffix, beam search and so on).
