@@ -53,8 +53,9 @@ class AnthropicMessageBody(_Wire):
 
     def blocks(self) -> list[Block]:
         """The content, a string as its one block."""
-        is_text = isinstance(self.content, str)
-        return [Block(type="text", text=self.content)] if is_text else self.content  # type: ignore
+        if isinstance(self.content, str):
+            return [Block(type="text", text=self.content)]
+        return self.content
 
 
 System = Annotated[

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.anthropic.message_blocks import AnthropicMessageBody, System, read_messages
@@ -18,6 +17,7 @@ from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
 from server.api.chat.tools import ToolChoice
+from server.api.client_json import schema_grammar
 from server.api.generation import Sampling
 from server.api.refused_fields import check_fields
 from server.api.validation import RANGES, invalid
@@ -36,9 +36,6 @@ class OutputFormatBody(_Wire):
     type: Literal["json_schema"]
     # `schema` is a method of pydantic's models.
     json_schema: dict[str, Any] = Field(alias="schema")
-
-    def read(self) -> Grammar:
-        return Grammar("json_schema", msgspec.json.encode(self.json_schema).decode())
 
 
 class OutputConfigBody(_Wire):
@@ -93,14 +90,17 @@ class PromptBody(_Wire):
             ),
         )
 
+    @property
+    def format_field(self) -> str:
+        return "output_format" if self.output_format else "output_config.format"
+
     def grammar(self) -> Grammar | None:
         inner = self.output_config.format if self.output_config else None
         if inner and self.output_format:
-            raise invalid(
-                "output_format and output_config.format are one; send one", "output_format"
-            )
+            message = "output_format and output_config.format are the same; send one of them"
+            raise invalid(message, "output_format")
         form = inner or self.output_format
-        return form.read() if form else None
+        return schema_grammar(form.json_schema, self.format_field) if form else None
 
     def _thinking(self) -> Thinking:
         effort = self.output_config.effort if self.output_config else None
@@ -135,5 +135,5 @@ class MessagesBody(PromptBody):
             seed=self.seed,
             stop=tuple(self.stop_sequences or ()),
             grammar=self.grammar(),
-            grammar_asked_as="output_format" if self.output_format else "output_config.format",
+            grammar_asked_as=self.format_field,
         )

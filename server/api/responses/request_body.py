@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
+from server.api.client_json import schema_grammar, written_again
 from server.api.generation import Sampling
 from server.api.refused_fields import check_fields
 from server.api.responses.input_items import Input, read_input
@@ -68,11 +68,17 @@ class TextFormatBody(_Wire):
             return Grammar("json_object", "")
         if self.json_schema is None:
             raise invalid("text.format has no schema", "text.format.schema")
-        return Grammar("json_schema", msgspec.json.encode(self.json_schema).decode())
+        return schema_grammar(self.json_schema, "text.format.schema")
 
     def echoed(self) -> dict[str, Any]:
         """As the answer repeats it."""
-        return self.model_dump(by_alias=True, exclude_none=True)
+        fields = {
+            "name": self.name,
+            "description": self.description,
+            "schema": self.json_schema,
+            "strict": self.strict,
+        }
+        return {"type": self.type} | {k: v for k, v in fields.items() if v is not None}
 
 
 class TextBody(_Wire):
@@ -168,6 +174,8 @@ class ResponsesBody(InputBody):
         for name in self.include or ():
             if name not in _INCLUDABLE:
                 raise invalid(f"include has {name[:64]!r}, which this server cannot", "include")
+        for name, value in self.echoed().items():
+            written_again(value, name)
 
     def sampling(self) -> Sampling:
         given = {name: getattr(self, name) for name in _SAME_NAME}

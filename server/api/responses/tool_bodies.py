@@ -102,5 +102,11 @@ class ToolFields(_Wire):
                 return ToolChoice(choice or "auto")
 
     def echoed_tool_choice(self) -> str | dict[str, Any]:
-        choice = self.tool_choice
-        return choice.model_dump() if isinstance(choice, BaseModel) else choice or "auto"
+        match self.tool_choice:
+            case FunctionChoiceBody(name=name):
+                return {"type": "function", "name": name}
+            case AllowedFunctionsBody(mode=mode, tools=tools):
+                allowed = [{"type": "function", "name": tool.name} for tool in tools]
+                return {"type": "allowed_tools", "mode": mode, "tools": allowed}
+            case choice:
+                return choice or "auto"

@@ -253,6 +253,23 @@ class TestTheRequest:
         assert error["type"] == "invalid_request_error"
         assert said in error["message"]
 
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"system": "\ud800"},
+            {"stop_sequences": ["\ud800"]},
+            {"messages": [{"role": "user", "content": "\ud800"}]},
+            {"tools": [{**WEATHER, "description": "\ud800"}]},
+            {"output_format": {"type": "json_schema", "schema": {"maximum": 10**30}}},
+        ],
+    )
+    async def test_what_json_cannot_hold_is_answered_or_refused(self, client, says, fields):
+        says("x")
+        headers = {"content-type": "application/json"}
+        response = await client.post(PATH, content=json.dumps({**ASKED, **fields}), headers=headers)
+        assert response.status_code in (200, 400)
+        assert response.json()["type"] in ("message", "error")
+
     async def test_fields_that_change_nothing_pass(self, client, says):
         says("x")
         await ask(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.api.speaking import CALL, NOW, SCHEMA, THOUGHT, named_events
@@ -9,10 +11,19 @@ from tests.api.speaking import CALL, NOW, SCHEMA, THOUGHT, named_events
 PATH = "/v1/responses"
 WEATHER = {"type": "function", "name": "get_weather", "parameters": SCHEMA}
 CLOCK = {"type": "function", "name": "now"}
+JSON = {"content-type": "application/json"}
 HELLO = ["response.created", "response.in_progress"]
 TEXT = "response.output_text"
 ARGUMENTS = "response.function_call_arguments"
 ITEM, PART = "response.output_item", "response.content_part"
+
+
+def nested(depth: int) -> dict:
+    """A schema of objects in objects."""
+    schema: dict = {"type": "object"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
 
 
 async def ask(client, **fields):
@@ -243,6 +254,28 @@ class TestTheRequest:
         error = response.json()["error"]
         assert error["param"] == param
         assert len(error["message"]) > len(param)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"metadata": {"a": "\ud800"}},
+            {"input": "\ud800"},
+            {"instructions": "\ud800"},
+            {"user": "\ud800"},
+            {"tools": [{**WEATHER, "parameters": {"type": "object", "x": 10**30}}]},
+            {"tools": [{**WEATHER, "description": "\ud800"}]},
+            {"text": {"format": {"type": "json_schema", "schema": {"maximum": 10**30}}}},
+            {"tools": [{**WEATHER, "parameters": nested(300)}], "tool_choice": "required"},
+            {"text": {"format": {"type": "json_schema", "schema": nested(300)}}},
+        ],
+    )
+    async def test_what_json_cannot_repeat_is_refused(self, client, says, fields):
+        says("x")
+        response = await client.post(
+            PATH, content=json.dumps({"input": "hi", **fields}), headers=JSON
+        )
+        assert response.status_code in (200, 400)
+        assert response.json()
 
     async def test_fields_that_change_nothing_pass(self, client, says):
         says("x")
