@@ -14,7 +14,12 @@ ROOT = Path(__file__).parent.parent
 # Where each distribution's packages lie. Generated modules import nothing of ours but themselves.
 PACKAGES = {"server": ROOT, "models": ROOT, "k8s": ROOT, "antipode": ROOT / "client"}
 GENERATED = ("pb", "_pb")
-PROTOCOLS = ("server.api.openai", "server.api.antipode_v1")
+PROTOCOLS = (
+    "server.api.openai",
+    "server.api.responses",
+    "server.api.anthropic",
+    "server.api.antipode_v1",
+)
 TRANSPORTS = ("server.api.http", "server.api.grpc", "server.api.servers", *PROTOCOLS)
 WEB_LIBRARIES = ("fastapi", "starlette", "uvicorn", "httptools", "grpc", "grpc_health")
 ARRAY_LIBRARIES = ("jax", "jaxlib", "numpy", "flax")

@@ -11,7 +11,8 @@ from hashlib import blake2b
 
 # A gateway names the tenant in these; the first one that is there counts.
 FAIRNESS_HEADERS = ("x-gateway-inference-fairness-id", "x-llm-d-inference-fairness-id")
-_KEY_HEADER = "authorization"
+# Anthropic's clients send their key in a header of its own.
+_KEY_HEADERS = ("authorization", "x-api-key")
 _DIGEST_BYTES = 8
 
 
@@ -20,9 +21,9 @@ def source_of(headers: Mapping[str, str], client_address: str) -> str:
 
     Header names are in lower case. A client with many connections is one source.
     """
-    for header in (*FAIRNESS_HEADERS, _KEY_HEADER):
+    for header in (*FAIRNESS_HEADERS, *_KEY_HEADERS):
         if value := headers.get(header, "").strip():
-            kind = "key" if header == _KEY_HEADER else "id"
+            kind = "key" if header in _KEY_HEADERS else "id"
             return _digest(f"{kind}:{value}")
     return _digest(f"address:{client_address}")
 

@@ -17,6 +17,11 @@ def test_a_key_is_a_source_from_wherever_it_comes():
     assert source_of(KEY, "10.0.0.1") == source_of(KEY, "10.0.0.2") != source_of({}, "10.0.0.1")
 
 
+def test_a_key_in_anthropics_header_is_a_source_too():
+    one, other = {"x-api-key": "sk-1"}, {"x-api-key": "sk-2"}
+    assert source_of(one, "10.0.0.1") == source_of(one, "10.0.0.2") != source_of(other, "10.0.0.1")
+
+
 @pytest.mark.parametrize("header", FAIRNESS_HEADERS)
 def test_a_fairness_id_counts_more_than_a_key(header):
     named = {header: "tenant"}

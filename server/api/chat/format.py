@@ -7,7 +7,7 @@ nor the engine.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -24,6 +24,7 @@ from server.api.chat.reasoning import (
     format_of,
 )
 from server.api.chat.template import ChatTemplate, ChatTemplateError, Renderer, RenderOptions
+from server.api.chat.thinking import Thinking
 from server.api.chat.tool_grammar import AnswerForm, can_enforce, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice, check_tools
 from server.errors import ApiError, ErrorKind
@@ -47,6 +48,7 @@ class Conversation:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
+    thinking: Thinking = field(default_factory=Thinking)
     options: RenderOptions = field(default_factory=RenderOptions)
 
     @property
@@ -131,10 +133,18 @@ class ChatFormat:
         try:
             check_tools(conversation.tools, conversation.tool_choice)
             return self._template.render(
-                conversation.messages, conversation.offered, conversation.options
+                conversation.messages, conversation.offered, self._options(conversation)
             )
         except RecursionError as error:
             raise ChatTemplateError("the messages or tools are nested too deeply") from error
+
+    def _options(self, conversation: Conversation) -> RenderOptions:
+        """With what is asked of the thinking. A variable that the client names itself wins."""
+        asked = conversation.thinking.variables(
+            self._tokenizer.template_text, thinks=self._tags is not None
+        )
+        options = conversation.options
+        return replace(options, template_options=asked | dict(options.template_options))
 
     def prepare(self, conversation: Conversation, prompt: str | None = None) -> ChatPrompt:
         """The prompt and how to read its answers. `prompt` is one that was rendered before."""

@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Struct
 from starlette.responses import Response
 
+# Replaces the -inf of a token that cannot be drawn, because JSON has no infinity.
+LOWEST_LOGPROB = -9999.0
 # Encoding so many entries takes about a millisecond.
 _LONG_LIST = 1024
 # Choices are fewer; the entries of a list with more are small.
@@ -52,3 +54,7 @@ def _in_pieces(value: Any) -> Any:
         return value
     pieces = [_in_pieces(part) for part in value]
     return pieces if any(a is not b for a, b in zip(pieces, value, strict=True)) else value
+
+
+def finite(logprob: float) -> float:
+    return max(logprob, LOWEST_LOGPROB)

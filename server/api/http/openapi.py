@@ -6,7 +6,7 @@ schemas.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,9 +19,12 @@ _REF = "#/components/schemas/{name}"
 type Responses = dict[int | str, dict[str, Any]]
 
 
-def json_responses(body: type[msgspec.Struct]) -> Responses:
+def json_responses(
+    body: type[msgspec.Struct], error: type[msgspec.Struct] = ErrorBody
+) -> Responses:
     """The responses of an endpoint that sends `body` or an error."""
-    return {200: {"description": "The answer.", "content": json_content(body)}, **_errors()}
+    answer = {"description": "The answer.", "content": json_content(body)}
+    return {200: answer, **error_responses(error)}
 
 
 def generation_responses(whole: type[msgspec.Struct], chunk: type[msgspec.Struct]) -> Responses:
@@ -32,6 +35,26 @@ def generation_responses(whole: type[msgspec.Struct], chunk: type[msgspec.Struct
         "`[DONE]`."
     )
     document[200]["content"]["text/event-stream"] = {"schema": _event(chunk)}
+    return document
+
+
+def event_responses(
+    whole: type[msgspec.Struct],
+    events: Sequence[type[msgspec.Struct]],
+    error: type[msgspec.Struct] = ErrorBody,
+) -> Responses:
+    """The responses of an endpoint that answers whole or, with `stream`, as events with names."""
+    document = json_responses(whole, error)
+    document[200]["description"] = "The answer; with `stream`, events, each with its name."
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [_reference(event) for event in events]},
+    }
+    names = [event.__struct_config__.tag for event in events]
+    properties = {"event": {"type": "string", "enum": names}, "data": data}
+    schema = {"type": "object", "required": ["event", "data"], "properties": properties}
+    document[200]["content"]["text/event-stream"] = {"schema": schema}
     return document
 
 
@@ -61,25 +84,29 @@ def _document(app: FastAPI, bodies: Iterable[type[msgspec.Struct]]) -> dict[str,
 
 
 def json_content(body: type[msgspec.Struct]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": _REF.format(name=body.__name__)}}}
+    return {"application/json": {"schema": _reference(body)}}
+
+
+def _reference(body: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"$ref": _REF.format(name=body.__name__)}
 
 
 def _event(chunk: type[msgspec.Struct]) -> dict[str, Any]:
     """One server-sent event. Its data is a chunk or an error as JSON, or the end mark."""
-    bodies = [{"$ref": _REF.format(name=body.__name__)} for body in (chunk, ErrorBody)]
+    bodies = [_reference(body) for body in (chunk, ErrorBody)]
     document = {"contentMediaType": "application/json", "contentSchema": {"anyOf": bodies}}
     data = {"type": "string", "anyOf": [{"const": "[DONE]"}, document]}
     return {"type": "object", "required": ["data"], "properties": {"data": data}}
 
 
-def _errors() -> Responses:
+def error_responses(error: type[msgspec.Struct] = ErrorBody) -> Responses:
     return {
         "4XX": {
             "description": "The request cannot be served as it is.",
-            "content": json_content(ErrorBody),
+            "content": json_content(error),
         },
         "5XX": {
             "description": "The server cannot serve the request now.",
-            "content": json_content(ErrorBody),
+            "content": json_content(error),
         },
     }

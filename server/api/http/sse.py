@@ -46,8 +46,18 @@ class Chunks(Protocol):
         """The chunks after the last delta."""
 
 
+class NamedChunks(Chunks, Protocol):
+    """Chunks that are events with names, the tags of their structs, and that word a failure."""
+
+    def failing(self, error: ApiError) -> Iterable[msgspec.Struct]:
+        """The chunks that end a stream which has failed."""
+
+
 class EventStream(Response):
-    """Writes a group's deltas as they come, and closes the group in every case."""
+    """Writes a group's deltas as they come, and closes the group in every case.
+
+    `[DONE]` follows the last event, as OpenAI's first endpoints have it.
+    """
 
     def __init__(
         self, group: GenerationGroup, chunks: Chunks, *, write_timeout_seconds: float
@@ -93,26 +103,59 @@ class EventStream(Response):
             while taken := await self._group.take():
                 if events := await self._encoded(taken):
                     yield events
-            yield _encode(self._chunks.closing()) + DONE
+            yield self._encode(self._chunks.closing()) + self._end
         except ApiError as error:
-            yield _event(error_json(error)) + DONE
+            yield self._failure(error)
         except Exception:
             logger.exception("a stream failed")
-            fault = ApiError(ErrorKind.INTERNAL, "the server failed to go on with this stream")
-            yield _event(error_json(fault)) + DONE
+            yield self._failure(
+                ApiError(ErrorKind.INTERNAL, "the server failed to go on with this stream")
+            )
+
+    _end = DONE
+
+    def _encode(
+        self,
+        chunks: Iterable[msgspec.Struct],
+        encode: Callable[[msgspec.Struct], bytes] = msgspec.json.encode,
+    ) -> bytes:
+        return b"".join(_event(encode(chunk)) for chunk in chunks)
+
+    def _failure(self, error: ApiError) -> bytes:
+        return _event(error_json(error)) + DONE
 
     async def _encoded(self, taken: list[tuple[int, Delta]]) -> bytes:
         """The events of these deltas; in a thread if the log probabilities of prompts are many."""
         if not self._has_prompt_logprobs or self._group.num_prompt_entries <= MAX_INLINE_UNITS:
-            return _encode(self._chunks.chunks(taken))
-        return await asyncio.to_thread(lambda: _encode(self._chunks.chunks(taken), encode))
+            return self._encode(self._chunks.chunks(taken))
+        return await asyncio.to_thread(lambda: self._encode(self._chunks.chunks(taken), encode))
 
 
-def _encode(
-    chunks: Iterable[msgspec.Struct],
-    encode: Callable[[msgspec.Struct], bytes] = msgspec.json.encode,
-) -> bytes:
-    return b"".join(_event(encode(chunk)) for chunk in chunks)
+class NamedEventStream(EventStream):
+    """Events with names. Nothing follows the last one."""
+
+    _end = b""
+
+    def __init__(
+        self, group: GenerationGroup, chunks: NamedChunks, *, write_timeout_seconds: float
+    ) -> None:
+        super().__init__(group, chunks, write_timeout_seconds=write_timeout_seconds)
+        self._named = chunks
+
+    def _encode(
+        self,
+        chunks: Iterable[msgspec.Struct],
+        encode: Callable[[msgspec.Struct], bytes] = msgspec.json.encode,
+    ) -> bytes:
+        return b"".join(map(_named_event, chunks))
+
+    def _failure(self, error: ApiError) -> bytes:
+        return self._encode(self._named.failing(error))
+
+
+def _named_event(chunk: msgspec.Struct) -> bytes:
+    name = chunk.__struct_config__.tag
+    return f"event: {name}\n".encode() + _event(msgspec.json.encode(chunk))
 
 
 def _event(data: bytes) -> bytes:

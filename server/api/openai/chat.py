@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.api.chat.format import ChatPrompt
+from server.api.fitting import fitted
 from server.api.generation import GenerateRequest
+from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
-from server.api.openai.answering import answer, source, timeout_seconds
 from server.api.openai.chat_rendering import ChatRenderer
 from server.api.openai.request_bodies import COMPLETION_FIELDS, ChatBody
 from server.api.openai.response_bodies import ChatCompletion, ChatCompletionChunk
@@ -58,21 +58,19 @@ def generate_request(body: ChatBody, prompt: ChatPrompt, request: Request) -> Ge
     sampling = body.sampling(max_tokens=body.read_max_tokens(), logprobs=body.read_num_logprobs())
     request_id = adopt_request_id(request, body.request_id)
     resumed = _prompt_of_resumed(body)
-    grammar, asked_as = prompt.constrained(sampling.grammar, body.grammar_asked_as)
-    if prompt.shows_special_tokens:
-        sampling = replace(sampling, skip_special_tokens=False)
-    return GenerateRequest(
+    unfitted = GenerateRequest(
         prompt=prompt.text if resumed is None else resumed,
         model=body.model,
-        sampling=replace(sampling, grammar=grammar),
+        sampling=sampling,
         n=1 if body.n is None else body.n,
         add_special_tokens=bool(body.add_special_tokens),
         resume=body.read_resume(),
         request_id=request_id,
         timeout_seconds=timeout_seconds(request),
         source=source(request),
-        grammar_asked_as=asked_as,
+        grammar_asked_as=body.grammar_asked_as,
     )
+    return fitted(unfitted, prompt)
 
 
 def _prompt_of_resumed(body: ChatBody) -> tuple[int, ...] | None:

@@ -20,7 +20,8 @@ from server.api.calls.events import (
 from server.api.chat.answer import AnswerReader, WholeAnswer, read_whole
 from server.api.chat.format import ChatPrompt
 from server.api.generation import Delta, TokenLogprob
-from server.api.openai.answering import finite, head, prompt_logprobs, usage_body
+from server.api.http.bodies import finite
+from server.api.openai.answering import head, prompt_logprobs, usage_body
 from server.api.openai.request_bodies import ChatBody
 from server.api.openai.response_bodies import (
     ChatChoice,

@@ -6,14 +6,14 @@ text, a message without content, arguments that are no JSON object.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from server.api.chat.call_arguments import arguments_of
 from server.api.chat.messages import Message, ToolCall
-from server.api.openai.plain_errors import said_plainly
+from server.api.http.plain_errors import said_plainly
 from server.api.validation import invalid
 
 _ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -51,21 +51,7 @@ class FunctionCallBody(_Wire):
     ] = None
 
     def read(self, call_id: str, where: str) -> ToolCall:
-        return ToolCall(id=call_id, name=self.name, arguments=self._arguments(where))
-
-    def _arguments(self, where: str) -> dict[str, Any]:
-        if not self.arguments:
-            return {}
-        if isinstance(self.arguments, dict):
-            return self.arguments
-        try:
-            arguments = json.loads(self.arguments)
-        except (ValueError, RecursionError):
-            arguments = None
-        if not isinstance(arguments, dict):
-            found = self.arguments[:80]
-            raise invalid(f"{where}.arguments is {found!r}; give the JSON of an object", where)
-        return arguments
+        return ToolCall(id=call_id, name=self.name, arguments=arguments_of(self.arguments, where))
 
 
 class ToolCallBody(_Wire):

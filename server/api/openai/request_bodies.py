@@ -24,10 +24,10 @@ from pydantic import (
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.generation import ResumePoint, Sampling
+from server.api.http.plain_errors import said_plainly
 from server.api.openai.extra_fields import check_foreign, with_own_names
 from server.api.openai.grammar_bodies import read_grammar
 from server.api.openai.message_bodies import MessageBody
-from server.api.openai.plain_errors import said_plainly
 from server.api.openai.tool_bodies import ToolFields
 from server.api.validation import (
     LOGIT_BIAS_RANGE,

@@ -15,12 +15,12 @@ from starlette.responses import Response
 
 from server.api.embedder import Embedder
 from server.api.embedding import EmbeddingRequest, Embeddings, Vector, cosine
+from server.api.http.answering import source, timeout_seconds
 from server.api.http.bodies import json_response
 from server.api.http.disconnect import until_disconnect
 from server.api.http.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import json_responses
-from server.api.openai.answering import source, timeout_seconds
 from server.api.openai.embedding_bodies import (
     RankedDocument,
     RankedResult,

@@ -5,8 +5,12 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi_offline import FastAPIOffline
+from msgspec import Struct
 from starlette.types import ASGIApp
 
+from server.api.anthropic import response_bodies as anthropic
+from server.api.anthropic.errors import AnthropicErrors
+from server.api.anthropic.routes import messages_router
 from server.api.health import Health
 from server.api.http.cors import with_cors
 from server.api.http.encodings import EncodingMiddleware
@@ -22,12 +26,15 @@ from server.api.openai.embedding_bodies import EmbeddingList, RerankAnswer, Scor
 from server.api.openai.embeddings import embeddings_router
 from server.api.openai.models import models_router
 from server.api.openai.similarity import similarity_router
+from server.api.responses.event_bodies import EVENTS as RESPONSE_EVENTS
+from server.api.responses.response_bodies import InputTokenCount, ResponseBody
+from server.api.responses.routes import responses_router
 from server.api.servers.page import page_router
 from server.api.servers.probes import HealthBody, VersionBody, probes_router
 from server.api.service import Service
 from server.config import ServerConfig
 
-_BODIES = (
+_BODIES: tuple[type[Struct], ...] = (
     responses.ChatCompletion,
     responses.ChatCompletionChunk,
     responses.Completion,
@@ -38,11 +45,17 @@ _BODIES = (
     responses.Tokenized,
     RerankAnswer,
     ScoreList,
+    ResponseBody,
+    InputTokenCount,
+    *RESPONSE_EVENTS,
+    anthropic.MessageAnswer,
+    anthropic.TokenCount,
+    *anthropic.EVENTS,
     HealthBody,
     VersionBody,
 )
 
-DESCRIPTION = """OpenAI-compatible text generation.
+DESCRIPTION = """Text generation by the APIs of OpenAI and Anthropic.
 
 The server ignores fields of a request that it does not know, so that newer client libraries work.
 It refuses fields that it knows but cannot honour (best_of, suffix, beam search and so on).
@@ -63,6 +76,8 @@ def create_http_app(service: Service, health: Health, config: ServerConfig) -> A
     routers = (
         completions_router(service, write_timeout_seconds=write_timeout_seconds),
         chat_router(service, write_timeout_seconds=write_timeout_seconds),
+        responses_router(service, write_timeout_seconds=write_timeout_seconds),
+        messages_router(service, write_timeout_seconds=write_timeout_seconds),
         embeddings_router(service.embedder),
         similarity_router(service.embedder),
         models_router(service),
@@ -84,4 +99,4 @@ def _with_edge(app: ASGIApp, paths: Paths, config: ServerConfig) -> ASGIApp:
     plain = EncodingMiddleware(app, max_body_bytes=max_body_bytes)
     limited = BodyLimitMiddleware(plain, max_body_bytes=max_body_bytes)
     any_method = MethodsMiddleware(limited, paths)
-    return RequestIdMiddleware(with_cors(any_method, config.cors_origins))
+    return RequestIdMiddleware(with_cors(AnthropicErrors(any_method), config.cors_origins))

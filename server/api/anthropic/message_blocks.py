@@ -1,0 +1,166 @@
+"""The messages of an Anthropic request, read as typed messages.
+
+Their content is text or blocks. Results of tools come as blocks of the user, and become messages of
+their own; turns of one role are joined, as Anthropic joins them. What cannot be read is refused by
+its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from server.api.chat.messages import Message, ToolCall
+from server.api.http.plain_errors import said_plainly
+from server.api.validation import invalid
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class ResultBlock(_Wire):
+    """A part of a tool's result."""
+
+    type: str
+    text: str | None = None
+
+
+class Block(_Wire):
+    """One block. Which fields it must have depends on `type`."""
+
+    type: str
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = None
+    content: Annotated[
+        str | list[ResultBlock] | None, said_plainly("must be a string or a list of text blocks")
+    ] = None
+    is_error: bool | None = None
+
+
+class AnthropicMessageBody(_Wire):
+    role: Literal["user", "assistant", "system"]
+    content: Annotated[
+        str | list[Block], said_plainly("must be a string or a list of content blocks")
+    ]
+
+    def blocks(self) -> list[Block]:
+        """The content, a string as its one block."""
+        if isinstance(self.content, str):
+            return [Block(type="text", text=self.content)]
+        return self.content
+
+
+System = Annotated[
+    str | list[ResultBlock] | None, said_plainly("must be a string or a list of text blocks")
+]
+
+
+def read_messages(system: System, bodies: Sequence[AnthropicMessageBody]) -> tuple[Message, ...]:
+    """The conversation; `system` is its first message. ApiError names a message or a block."""
+    reader = _Reader()
+    if text := _joined(system, "system"):
+        reader.add(Message(role="system", content=text))
+    for position, body in enumerate(bodies):
+        reader.read(body, f"messages[{position}]")
+    last = reader.messages[-1] if reader.messages else None
+    if last is not None and last.tool_calls:
+        raise invalid(
+            f"the last message uses the tool {last.tool_calls[0].name[:64]!r}; a message with its"
+            " tool_result must follow",
+            "messages",
+        )
+    return tuple(reader.messages)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self._used: dict[str, str] = {}
+
+    def read(self, body: AnthropicMessageBody, where: str) -> None:
+        blocks = body.blocks()
+        if not blocks:
+            raise invalid(f"{where} has no content", f"{where}.content")
+        for position, block in enumerate(blocks):
+            at = where if isinstance(body.content, str) else f"{where}.content[{position}]"
+            self._read_block(block, body.role, at)
+
+    def add(self, message: Message) -> None:
+        """Add a message to the turn of its role, or begin the next turn."""
+        last = self.messages[-1] if self.messages else None
+        if last is None or last.role != message.role or message.role == "tool":
+            self.messages.append(message)
+            return
+        self.messages[-1] = replace(
+            last,
+            content="\n".join(filter(None, (last.content, message.content))),
+            tool_calls=last.tool_calls + message.tool_calls,
+            reasoning="\n".join(filter(None, (last.reasoning, message.reasoning))) or None,
+        )
+
+    def _read_block(self, block: Block, role: str, where: str) -> None:
+        match (block.type, role):
+            case ("text", _):
+                self.add(Message(role=role, content=_required(block.text, "text", where)))
+            case ("thinking", "assistant"):
+                self.add(Message(role=role, reasoning=_required(block.thinking, "thinking", where)))
+            case ("redacted_thinking", "assistant"):
+                # Another server's thinking, which this model cannot read.
+                return
+            case ("tool_use", "assistant"):
+                self._read_use(block, where)
+            case ("tool_result", "user"):
+                self._read_result(block, where)
+            case (kind, _):
+                raise invalid(
+                    f"{where} is of type {kind[:64]!r} in a message of the {role}; this model reads"
+                    " text, tool_use, tool_result and thinking",
+                    where,
+                )
+
+    def _read_use(self, block: Block, where: str) -> None:
+        use_id = _required(block.id, "id", where)
+        name = _required(block.name, "name", where)
+        call = ToolCall(id=use_id, name=name, arguments=block.input or {})
+        self._used[use_id] = name
+        self.add(Message(role="assistant", tool_calls=(call,)))
+
+    def _read_result(self, block: Block, where: str) -> None:
+        use_id = _required(block.tool_use_id, "tool_use_id", where)
+        if use_id not in self._used:
+            raise invalid(
+                f"{where} is the result of {use_id[:64]!r}, which no tool_use before it has",
+                f"{where}.tool_use_id",
+            )
+        text = _joined(block.content, f"{where}.content")
+        if block.is_error and not text.lower().startswith("error"):
+            # Chat templates have no other place to say so.
+            text = f"Error: {text}"
+        name = self._used[use_id]
+        self.add(Message(role="tool", content=text, name=name, tool_call_id=use_id))
+
+
+def _joined(content: str | list[ResultBlock] | None, where: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(_text(block, f"{where}[{i}]") for i, block in enumerate(content))
+
+
+def _text(block: ResultBlock, where: str) -> str:
+    if block.type != "text":
+        raise invalid(f"{where} is of type {block.type[:64]!r}; this model reads text", where)
+    return _required(block.text, "text", where)
+
+
+def _required(value: str | None, name: str, where: str) -> str:
+    if value is None:
+        raise invalid(f"{where} has no {name}", f"{where}.{name}")
+    return value

@@ -1,0 +1,79 @@
+"""POST /v1/messages and POST /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from server.api.anthropic.errors import PATH
+from server.api.anthropic.rendering import MessageRenderer
+from server.api.anthropic.request_body import MessagesBody, PromptBody
+from server.api.anthropic.response_bodies import EVENTS, MessageAnswer, MessageError, TokenCount
+from server.api.chat.format import ChatPrompt
+from server.api.field_names import fields_named
+from server.api.fitting import fitted
+from server.api.generation import GenerateRequest
+from server.api.http.answering import answer, source, timeout_seconds
+from server.api.http.bodies import json_response
+from server.api.http.json_body import LargeBodyRoute
+from server.api.http.middleware import adopt_request_id
+from server.api.http.openapi import event_responses, json_responses
+from server.api.http.sse import NamedEventStream
+from server.api.service import Service
+
+# How this protocol spells what the service's errors name.
+_NAMES = {"stop": "stop_sequences"}
+
+
+def messages_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
+    router = APIRouter(route_class=LargeBodyRoute, default_response_class=Response)
+
+    @router.post(
+        PATH,
+        summary="Answer messages, as Anthropic's API",
+        responses=event_responses(MessageAnswer, EVENTS, MessageError),
+    )
+    async def create_message(body: MessagesBody, request: Request) -> Response:
+        body.check_supported()
+        with fields_named(_NAMES):
+            prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
+            return await answer(
+                service,
+                [_generate_request(body, prompt, request)],
+                lambda group: MessageRenderer(group, prompt, shows_thinking=body.shows_thinking),
+                request,
+                stream=bool(body.stream),
+                write_timeout_seconds=write_timeout_seconds,
+                events=NamedEventStream,
+            )
+
+    @router.post(
+        f"{PATH}/count_tokens",
+        summary="Count the tokens of messages",
+        responses=json_responses(TokenCount, MessageError),
+    )
+    async def count_tokens(body: PromptBody) -> Response:
+        body.check_supported()
+        service.models.find(body.model)
+        prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
+        token_ids = await service.tokenize(prompt.text, add_special_tokens=False)
+        return json_response(TokenCount(len(token_ids)))
+
+    return router
+
+
+def _generate_request(body: MessagesBody, prompt: ChatPrompt, request: Request) -> GenerateRequest:
+    """The service request, with the rendered conversation as its prompt."""
+    unfitted = GenerateRequest(
+        prompt=prompt.text,
+        model=body.model,
+        sampling=body.sampling(),
+        add_special_tokens=False,
+        request_id=adopt_request_id(request, None),
+        timeout_seconds=timeout_seconds(request),
+        source=source(request),
+        grammar_asked_as=body.format_field,
+    )
+    return fitted(unfitted, prompt)

@@ -1,0 +1,107 @@
+"""POST /v1/responses, its count of tokens, and the addresses of stored responses.
+
+Nothing is stored, so those addresses answer 404 with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from server.api.chat.format import ChatPrompt
+from server.api.field_names import fields_named
+from server.api.fitting import fitted
+from server.api.generation import GenerateRequest
+from server.api.http.answering import answer, source, timeout_seconds
+from server.api.http.bodies import json_response
+from server.api.http.json_body import LargeBodyRoute
+from server.api.http.middleware import adopt_request_id
+from server.api.http.openapi import error_responses, event_responses, json_responses
+from server.api.http.sse import NamedEventStream
+from server.api.responses.event_bodies import EVENTS
+from server.api.responses.rendering import ResponseRenderer
+from server.api.responses.request_body import InputBody, ResponsesBody
+from server.api.responses.response_bodies import InputTokenCount, ResponseBody
+from server.api.service import Service
+from server.errors import ApiError, ErrorKind
+
+# How this protocol spells what the service's errors name.
+_NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", "messages": "input"}
+_STORED = "/v1/responses/{response_id}"
+
+
+def responses_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
+    router = APIRouter(route_class=LargeBodyRoute, default_response_class=Response)
+
+    @router.post(
+        "/v1/responses",
+        summary="Answer input items",
+        responses=event_responses(ResponseBody, EVENTS),
+    )
+    async def create_response(body: ResponsesBody, request: Request) -> Response:
+        body.check_supported()
+        with fields_named(_NAMES):
+            prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
+            return await answer(
+                service,
+                [_generate_request(body, prompt, request)],
+                lambda group: ResponseRenderer(body, group, prompt),
+                request,
+                stream=bool(body.stream),
+                write_timeout_seconds=write_timeout_seconds,
+                events=NamedEventStream,
+            )
+
+    @router.post(
+        "/v1/responses/input_tokens",
+        summary="Count the tokens of input items",
+        responses=json_responses(InputTokenCount),
+    )
+    async def count_input_tokens(body: InputBody) -> Response:
+        body.check_supported()
+        with fields_named(_NAMES):
+            service.models.find(body.model)
+            prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
+            token_ids = await service.tokenize(prompt.text, add_special_tokens=False)
+        return json_response(InputTokenCount(input_tokens=len(token_ids)))
+
+    _add_stored(router)
+    return router
+
+
+def _add_stored(router: APIRouter) -> None:
+    """Clients that look for a stored response are answered with the reason why there is none."""
+
+    async def not_stored(response_id: str) -> Response:
+        raise ApiError(
+            ErrorKind.NOT_FOUND,
+            f"there is no response {response_id[:64]!r}: this server stores no responses, so send"
+            " all earlier items in input",
+        )
+
+    for method, path, summary in (
+        ("GET", _STORED, "A stored response: always 404"),
+        ("DELETE", _STORED, "Delete a stored response: always 404"),
+        ("POST", f"{_STORED}/cancel", "Cancel a background response: always 404"),
+        ("GET", f"{_STORED}/input_items", "A stored response's input: always 404"),
+    ):
+        router.add_api_route(
+            path, not_stored, methods=[method], summary=summary, responses=error_responses()
+        )
+
+
+def _generate_request(body: ResponsesBody, prompt: ChatPrompt, request: Request) -> GenerateRequest:
+    """The service request, with the rendered conversation as its prompt."""
+    unfitted = GenerateRequest(
+        prompt=prompt.text,
+        model=body.model,
+        sampling=body.sampling(),
+        add_special_tokens=False,
+        request_id=adopt_request_id(request, body.request_id),
+        timeout_seconds=timeout_seconds(request),
+        source=source(request),
+        grammar_asked_as="text.format",
+    )
+    return fitted(unfitted, prompt)

@@ -1,0 +1,60 @@
+"""What a client asks of the thinking, as the variables that a template has."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.api.chat.thinking import Thinking
+from server.errors import ApiError
+from tests.api.templates import DEEPSEEK, QWEN2, QWEN3
+
+GRANITE = "{%- if thinking %}Think.{%- endif %}"
+EFFORT = "{{ 'Reasoning: ' + reasoning_effort }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "thinks", "variables"),
+    [
+        (QWEN3, True, {"enable_thinking": False}),
+        (GRANITE, True, {"thinking": False}),
+        (QWEN2, False, {}),
+    ],
+)
+def test_thinking_is_switched_off_by_the_templates_own_name(template, thinks, variables):
+    assert Thinking(is_on=False).variables(template, thinks=thinks) == variables
+
+
+def test_a_model_that_always_thinks_cannot_be_asked_not_to():
+    with pytest.raises(ApiError, match="cannot switch thinking off"):
+        Thinking(is_on=False).variables(DEEPSEEK, thinks=True)
+
+
+def test_thinking_that_cannot_be_switched_stays_as_the_model_has_it():
+    assert Thinking(is_on=True).variables(DEEPSEEK, thinks=True) == {}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "Show your thinking.",
+        "{{ message.thinking }}",
+        "{{ message['thinking'] }}",
+        "{{ rethinking }}",
+    ],
+)
+def test_a_word_or_a_field_is_no_variable(template):
+    assert Thinking(is_on=True).variables(template, thinks=True) == {}
+
+
+def test_an_effort_reaches_a_template_that_knows_it():
+    assert Thinking(effort="low").variables(EFFORT, thinks=True) == {"reasoning_effort": "low"}
+
+
+def test_an_effort_that_the_template_does_not_know_is_refused_by_the_clients_name():
+    with pytest.raises(ApiError, match=r"reasoning\.effort is 'low'") as caught:
+        Thinking(effort="low", effort_field="reasoning.effort").variables(QWEN3, thinks=True)
+    assert caught.value.param == "reasoning.effort"
+
+
+def test_nothing_asked_is_nothing_set():
+    assert Thinking().variables(QWEN3 + EFFORT, thinks=True) == {}
