@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from server.api.chat.messages import Message, ToolCall
-from server.api.http.plain_errors import said_plainly
+from server.api.http.plain_errors import or_text
 from server.api.validation import invalid
 
 
@@ -29,6 +29,16 @@ class ResultBlock(_Wire):
     text: str | None = None
 
 
+def _as_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+TextBlocks = Annotated[
+    list[ResultBlock] | None,
+    or_text(list[ResultBlock] | None, _as_block, "must be a string or a list of text blocks"),
+]
+
+
 class Block(_Wire):
     """One block. Which fields it must have depends on `type`."""
 
@@ -39,31 +49,21 @@ class Block(_Wire):
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
-    content: Annotated[
-        str | list[ResultBlock] | None, said_plainly("must be a string or a list of text blocks")
-    ] = None
+    content: TextBlocks = None
     is_error: bool | None = None
 
 
 class AnthropicMessageBody(_Wire):
     role: Literal["user", "assistant", "system"]
     content: Annotated[
-        str | list[Block], said_plainly("must be a string or a list of content blocks")
+        list[Block],
+        or_text(list[Block], _as_block, "must be a string or a list of content blocks"),
     ]
 
-    def blocks(self) -> list[Block]:
-        """The content, a string as its one block."""
-        if isinstance(self.content, str):
-            return [Block(type="text", text=self.content)]
-        return self.content
 
-
-System = Annotated[
-    str | list[ResultBlock] | None, said_plainly("must be a string or a list of text blocks")
-]
-
-
-def read_messages(system: System, bodies: Sequence[AnthropicMessageBody]) -> tuple[Message, ...]:
+def read_messages(
+    system: TextBlocks, bodies: Sequence[AnthropicMessageBody]
+) -> tuple[Message, ...]:
     """The conversation; `system` is its first message. ApiError names a message or a block."""
     reader = _Reader()
     if text := _joined(system, "system"):
@@ -86,12 +86,10 @@ class _Reader:
         self._used: dict[str, str] = {}
 
     def read(self, body: AnthropicMessageBody, where: str) -> None:
-        blocks = body.blocks()
-        if not blocks:
+        if not body.content:
             raise invalid(f"{where} has no content", f"{where}.content")
-        for position, block in enumerate(blocks):
-            at = where if isinstance(body.content, str) else f"{where}.content[{position}]"
-            self._read_block(block, body.role, at)
+        for position, block in enumerate(body.content):
+            self._read_block(block, body.role, f"{where}.content[{position}]")
 
     def add(self, message: Message) -> None:
         """Add a message to the turn of its role, or begin the next turn."""
@@ -148,10 +146,8 @@ class _Reader:
         self.add(Message(role="tool", content=text, name=name, tool_call_id=use_id))
 
 
-def _joined(content: str | list[ResultBlock] | None, where: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(_text(block, f"{where}[{i}]") for i, block in enumerate(content))
+def _joined(blocks: TextBlocks, where: str) -> str:
+    return "\n".join(_text(block, f"{where}[{i}]") for i, block in enumerate(blocks or ()))
 
 
 def _text(block: ResultBlock, where: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.api.anthropic.message_blocks import AnthropicMessageBody, System, read_messages
+from server.api.anthropic.message_blocks import AnthropicMessageBody, TextBlocks, read_messages
 from server.api.anthropic.tool_bodies import AnthropicChoiceBody, AnthropicToolBody
 from server.api.anthropic.unsupported_fields import FIELDS
 from server.api.chat.format import Conversation
@@ -56,7 +56,7 @@ class PromptBody(_Wire):
 
     model: str = Field("", description="The served model's name; empty is whichever is served.")
     messages: list[AnthropicMessageBody] = Field(json_schema_extra={"minItems": 1})
-    system: System = None
+    system: TextBlocks = None
     tools: list[AnthropicToolBody] | None = None
     tool_choice: AnthropicChoiceBody | None = Field(None, description="Unset is auto.")
     thinking: ThinkingBody | None = Field(

@@ -7,13 +7,13 @@ again, because chat templates render turns. What cannot be read is refused by it
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from server.api.chat.call_arguments import arguments_of
 from server.api.chat.messages import Message, ToolCall
-from server.api.http.plain_errors import said_plainly
+from server.api.http.plain_errors import or_text
 from server.api.validation import invalid
 
 _TEXT_TYPES = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
@@ -40,8 +40,17 @@ class InputPart(_Wire):
         return text
 
 
+def _as_part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _as_item(text: str) -> dict[str, Any]:
+    return {"type": "message", "role": "user", "content": text}
+
+
 Parts = Annotated[
-    str | list[InputPart] | None, said_plainly("must be a string or a list of text parts")
+    list[InputPart] | None,
+    or_text(list[InputPart] | None, _as_part, "must be a string or a list of text parts"),
 ]
 
 
@@ -61,29 +70,26 @@ class InputItem(_Wire):
     def kind(self) -> str:
         return self.type or ("message" if self.role else "")
 
-    def text(self, parts: str | list[InputPart] | None, where: str) -> str:
-        if parts is None or parts == []:
+    def text(self, parts: list[InputPart] | None, where: str) -> str:
+        if not parts:
             raise invalid(f"{where} is missing or empty", where)
-        if isinstance(parts, str):
-            return parts
         return "\n".join(part.read(where) for part in parts)
 
 
-Input = Annotated[str | list[InputItem], said_plainly("must be a string or a list of items")]
+Input = Annotated[
+    list[InputItem], or_text(list[InputItem], _as_item, "must be a string or a list of items")
+]
 
 
-def read_input(given: str | list[InputItem], instructions: str | None) -> tuple[Message, ...]:
+def read_input(given: list[InputItem], instructions: str | None) -> tuple[Message, ...]:
     """The conversation; `instructions` are its first system message. ApiError names an item."""
     reader = _Reader()
     if instructions:
         reader.messages.append(Message(role="system", content=instructions))
-    if isinstance(given, str):
-        reader.messages.append(Message(role="user", content=given))
-    elif not given:
+    if not given:
         raise invalid("input must not be empty", "input")
-    else:
-        for position, item in enumerate(given):
-            reader.read(item, f"input[{position}]")
+    for position, item in enumerate(given):
+        reader.read(item, f"input[{position}]")
     reader.end_turn()
     return tuple(reader.messages)
 
@@ -160,7 +166,7 @@ class _Reader:
 
     def _read_reasoning(self, item: InputItem, where: str) -> None:
         """What another server has encrypted cannot be read, and is no text of this model."""
-        parts = item.content if isinstance(item.content, list) and item.content else item.summary
+        parts = item.content or item.summary
         if texts := [part.read(where) for part in parts or ()]:
             self._open_turn().reasoning += texts
 

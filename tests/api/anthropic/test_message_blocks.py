@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter
 
-from server.api.anthropic.message_blocks import AnthropicMessageBody, System, read_messages
+from server.api.anthropic.message_blocks import AnthropicMessageBody, TextBlocks, read_messages
 from server.api.chat.messages import Message, ToolCall
 from server.errors import ApiError
 
-MESSAGES, SYSTEM = TypeAdapter(list[AnthropicMessageBody]), TypeAdapter(System)
+MESSAGES, SYSTEM = TypeAdapter(list[AnthropicMessageBody]), TypeAdapter(TextBlocks)
 USE = {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}}
 RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "7"}
 READ_USE = ToolCall(id="t1", name="f", arguments={"a": 1})

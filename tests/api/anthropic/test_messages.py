@@ -114,6 +114,10 @@ def without_ids(block):
 
 
 class TestTheAnswer:
+    async def test_an_empty_answer_is_an_empty_text(self, client, says):
+        says("")
+        assert (await ask(client))["content"] == [{"type": "text", "text": ""}]
+
     @pytest.mark.parametrize(
         ("text", "fields", "reason", "sequence"),
         [
@@ -230,6 +234,10 @@ class TestTheRequest:
             ({"messages": []}, "messages must not be empty"),
             ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
             ({"messages": [{"role": "user"}]}, "messages[0].content"),
+            ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content: must be"),
+            ({"messages": [{"role": "user", "content": [{"type": 5}]}]},
+             "messages[0].content[0].type"),
+            ({"system": 5}, "system: must be a string or a list of text blocks"),
             ({"temperature": 1.5}, "temperature must be at least 0 and at most 1"),
             ({"stop_sequences": [""]}, "stop_sequences must not hold"),
             ({"stop": ["a"]}, "stop is not supported by /v1/messages; write stop_sequences"),

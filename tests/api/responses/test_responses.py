@@ -116,6 +116,11 @@ def said(item):
 
 
 class TestTheAnswer:
+    async def test_an_empty_answer_is_a_message_with_an_empty_text(self, client, says):
+        says("")
+        (item,) = (await ask(client))["output"]
+        assert item["content"][0]["text"] == ""
+
     async def test_usage_counts_cached_and_reasoning_tokens(self, client, says, tokenizer):
         says(f"{THOUGHT}Well.")
         usage = (await ask(client))["usage"]
@@ -223,6 +228,8 @@ class TestTheRequest:
             ({"input": []}, "input"),
             ({"input": 5}, "input"),
             ({"input": None}, "input"),
+            ({"input": [{"role": 5}]}, "input[0].role"),
+            ({"input": [{"role": "user", "content": [{"type": 5}]}]}, "input[0].content[0].type"),
             ({"max_output_tokens": 0}, "max_output_tokens"),
             ({"max_output_tokens": 9000}, "max_output_tokens"),
             ({"temperature": 3}, "temperature"),
