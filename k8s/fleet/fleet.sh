@@ -220,7 +220,7 @@ make_firewall() {
   proxies=$(for region in ${REGIONS}; do of PROXIES "${region}"; done)
   look cloud compute firewall-rules describe antipode-health-checks ||
     run cloud compute firewall-rules create antipode-health-checks --network="${NETWORK}" \
-    --allow=tcp:8000,tcp:9000 --source-ranges=130.211.0.0/22,35.191.0.0/16
+    --allow=tcp:8000,tcp:9000,tcp:9003 --source-ranges=130.211.0.0/22,35.191.0.0/16
   look cloud compute firewall-rules describe antipode-proxies ||
     run cloud compute firewall-rules create antipode-proxies --network="${NETWORK}" \
     --allow=tcp:8000,tcp:9000,tcp:9002,tcp:9003 --source-ranges="${proxies//$'\n'/,}"

@@ -26,15 +26,17 @@ def test_the_gateway_ends_tls_if_asked():
 
 
 def test_the_gateway_routes_to_what_the_pools_export():
+    changes = {"release": "prod", "gke.grpcBackend": "pool"}
     backends = [
         rule["backendRefs"][0]["name"]
-        for one in render("antipode-gateway", merged(GATEWAY, {"release": "prod"}))
+        for one in render("antipode-gateway", merged(GATEWAY, changes))
         if one["kind"] == "HTTPRoute"
         for rule in one["spec"]["rules"]
     ]
+    both = {"pools.grpc.enabled": True, "pools.appProtocol": True}
     pools = {
         one["metadata"]["name"]
-        for one in render("antipode", BASE)
+        for one in render("antipode", merged(BASE, both))
         if one["kind"] == "InferencePool"
     }
     assert set(backends) == pools
@@ -96,7 +98,7 @@ def test_regions_are_balanced_by_what_the_pods_export():
     assert by == {"gke.named_metrics.kv-cache": 60, "gke.named_metrics.load": 80}
     exported = yaml.safe_dump(find(render("antipode", BASE), "AutoscalingMetric")["spec"])
     for name in by:
-        assert f"exportName: {name.removeprefix('gke.named_metrics.')}\n" in exported
+        assert f"name: {name.removeprefix('gke.named_metrics.')}\n" in exported
 
 
 def test_a_region_is_preferred_or_taken_out():

@@ -130,7 +130,12 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             "autoscaling.enabled needs a compile cache for each pod",
         ),
         ({"monitoring.podMonitoring": False}, "set both or neither"),
-        ({"autoscaling.enabled": True}, "shape is endpoints, which feeds the gateway only"),
+        (
+            {"autoscaling.enabled": True, "autoscalingMetric.shape": "endpoints"},
+            "shape is endpoints, which feeds the gateway only",
+        ),
+        ({"pools.grpc.enabled": True}, "a gateway would speak HTTP/1.1 to the gRPC port"),
+        ({"podLabels": {"antipode-server": "other"}}, "podLabels sets antipode-server"),
     ],
 )
 def test_values_that_do_not_fit_are_refused_in_a_sentence(changes, words):
@@ -182,6 +187,7 @@ def test_a_gateway_that_does_not_fit_is_refused_in_a_sentence(changes, words):
         ("antipode", "objectives", [{"name": "X y", "priority": 1}]),
         ("antipode-gateway", "regions", ["us-east5", "us-east5"]),
         ("antipode-gateway", "gke.maxPercent", {"queue": 60}),
+        ("antipode-gateway", "gke.maxPercent", {"device-busy": 60}),
         ("antipode-gateway", "gke.balancing", "RATE"),
         ("antipode-gateway", "flavour", "istio"),
     ],

@@ -16,6 +16,14 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end }}
 
+{{/*
+The label by which an AutoscalingMetric finds the pods that serve: GKE takes no label name with a dot or slash
+there. No selector of a workload has the label, because such selectors are immutable.
+*/}}
+{{- define "antipode.plainLabel" -}}
+antipode-server: {{ .Release.Name | quote }}
+{{- end }}
+
 {{- define "antipode.image" -}}
 {{- $image := .Values.image -}}
 {{ $image.repository }}{{ with $image.digest }}@{{ . }}{{ else }}:{{ $image.tag | default $.Chart.AppVersion }}{{ end }}
@@ -28,6 +36,16 @@ imagePullSecrets:
   - name: {{ . | quote }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* The namespaces whose pods read metrics, as the peers of a network policy's rule. */}}
+{{- define "antipode.collectors" -}}
+from:
+  - namespaceSelector:
+      matchExpressions:
+        - key: kubernetes.io/metadata.name
+          operator: In
+          values: [gmp-system, gke-gmp-system, gke-managed-system, kube-system]
 {{- end }}
 
 {{/* A claim template is immutable, so its name changes with its content. */}}

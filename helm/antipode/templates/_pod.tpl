@@ -74,6 +74,9 @@ metadata:
   labels:
     {{- include "antipode.labels" . | nindent 4 }}
     app.kubernetes.io/component: server
+    {{- if not $follower }}
+    {{- include "antipode.plainLabel" . | nindent 4 }}
+    {{- end }}
     {{- with $v.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
     {{- with $v.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}

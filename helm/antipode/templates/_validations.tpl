@@ -19,6 +19,7 @@
 {{- fail (printf "the release name is %q; use at most 48 lowercase letters, digits and -, beginning with a letter and not ending in -, because Services are named after it." .Release.Name) }}
 {{- end }}
 {{- $own := list
+  "antipode-server"
   "gke.io/region"
   "gke-gcsfuse/volumes"
   "gke-gcsfuse/cpu-limit"
@@ -166,6 +167,9 @@
 {{- fail "networkPolicy.proxyRanges is empty, but the gateway's requests come from the proxy-only subnets of both regions; list their ranges, or set networkPolicy.enabled to false." }}
 {{- end }}
 {{- range $pool := list "http" "grpc" }}
+{{- if and (eq $pool "grpc") $v.pools.grpc.enabled (not $v.pools.appProtocol) }}
+{{- fail "pools.grpc.enabled is true, but pools.appProtocol is false, so a gateway would speak HTTP/1.1 to the gRPC port; set pools.appProtocol to true on a cluster whose InferencePool has the field, or use service.export for gRPC." }}
+{{- end }}
 {{- if and (index $v.pools $pool).enabled (not $v.picker.enabled) (not (index $v.picker.existing $pool)) }}
 {{- fail (printf "pools.%s is enabled without an endpoint picker; set picker.enabled to true, or picker.existing.%s to the Service of a picker." $pool $pool) }}
 {{- end }}
