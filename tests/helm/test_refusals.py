@@ -135,6 +135,12 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             "shape is endpoints, which feeds the gateway only",
         ),
         ({"pools.grpc.enabled": True}, "a gateway would speak HTTP/1.1 to the gRPC port"),
+        ({"sliceChips": "claim", "slice": "cpu", "dranet.enabled": False}, "no chips to claim"),
+        (
+            {"sliceChips": "claim", "slice": "v6e:4x4", "server.groupSecret": "group"},
+            "sliceChips is claim, but v6e:4x4 has 4 hosts",
+        ),
+        ({"sliceChips": "claim", "computeClass": COMPUTE_CLASS}, "make the node pool yourself"),
         ({"podLabels": {"antipode-server": "other"}}, "podLabels sets antipode-server"),
     ],
 )
@@ -169,6 +175,7 @@ def test_a_gateway_that_does_not_fit_is_refused_in_a_sentence(changes, words):
         ("antipode", "replicas", "2"),
         ("antipode", "swap.mode", "inplace"),
         ("antipode", "slice", "v6e-2x2"),
+        ("antipode", "sliceChips", "plugin"),
         ("antipode", "server.extra", {"max_que_len": 8}),
         ("antipode", "server.extra", {"http_port": 8080}),
         ("antipode", "server.hangTimeoutSeconds", 0),
@@ -240,7 +247,8 @@ def test_a_setting_is_the_charts_own_or_one_of_server_extra():
     extra = set(server["extra"]["propertyNames"]["enum"])
     rendered = {
         variable["name"].removeprefix("ANTIPODE_").lower()
-        for values in (SEVERAL, BASE, merged(BASE, {"swap.mode": "rollout"}))
+        for changes in ({}, {"swap.mode": "rollout", "sliceChips": "claim"})
+        for values in (SEVERAL, merged(BASE, changes))
         for pod in pods_of(render("antipode", values))
         for variable in pod["spec"]["containers"][0]["env"]
     }

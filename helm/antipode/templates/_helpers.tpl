@@ -50,7 +50,26 @@ from:
 
 {{/* A claim template is immutable, so its name changes with its content. */}}
 {{- define "antipode.claim" -}}
-{{ .Release.Name }}-netdev-{{ .Values.dranet | toJson | sha256sum | trunc 8 }}
+{{- if include "antipode.hasChipClaim" . }}
+{{- $content := list .Values.dranet .Values.sliceChips | toJson }}
+{{- .Release.Name }}-slice-{{ $content | sha256sum | trunc 8 }}
+{{- else }}
+{{- .Release.Name }}-netdev-{{ .Values.dranet | toJson | sha256sum | trunc 8 }}
+{{- end }}
+{{- end }}
+
+{{- define "antipode.hasChipClaim" -}}
+{{- if and (include "antipode.isTpu" .) (eq .Values.sliceChips "claim") }}true{{ end }}
+{{- end }}
+
+{{/* Whether pods have a claim: for chips, for network interfaces, or one for both. */}}
+{{- define "antipode.hasClaim" -}}
+{{- if or .Values.dranet.enabled (include "antipode.hasChipClaim" .) }}true{{ end }}
+{{- end }}
+
+{{/* The name of the claim in a pod. */}}
+{{- define "antipode.claimInPod" -}}
+{{ ternary "slice" "netdev" (ne (include "antipode.hasChipClaim" .) "") }}
 {{- end }}
 
 {{/* Selects the pods that serve. In a group of hosts only the leader serves; followers open no port. */}}

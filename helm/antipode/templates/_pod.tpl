@@ -48,6 +48,9 @@
 {{- $_ := set $set "ANTIPODE_CLAIM_NAME" (include "antipode.claim" .) }}
 {{- $_ := set $set "ANTIPODE_INTERFACE_CLASS" $v.dranet.deviceClassName }}
 {{- end }}
+{{- if include "antipode.hasChipClaim" . }}
+{{- $_ := set $set "ANTIPODE_CHIP_CLAIM_NAME" (include "antipode.claim" .) }}
+{{- end }}
 {{- range $key, $value := $v.server.extra }}
 {{- $_ := set $set (printf "ANTIPODE_%s" (upper $key)) $value }}
 {{- end }}
@@ -111,12 +114,20 @@ spec:
   nodeSelector:
     cloud.google.com/gke-tpu-accelerator: {{ $slice.accelerator }}
     cloud.google.com/gke-tpu-topology: {{ $slice.topology }}
+    {{- if include "antipode.hasChipClaim" . }}
+    cloud.google.com/gke-tpu-dra-driver: "true"
+    {{- end }}
     {{- with $v.nodeSelector }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- else if $v.nodeSelector }}
   nodeSelector: {{- toYaml $v.nodeSelector | nindent 4 }}
   {{- end }}
-  {{- with $v.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- if or $v.tolerations (include "antipode.hasChipClaim" .) }}
+  tolerations:
+    {{- if include "antipode.hasChipClaim" . }}
+    # Where a pod requests google.com/tpu, admission adds this toleration; a claim gets none.
+    - {key: google.com/tpu, operator: Exists, effect: NoSchedule}
+    {{- end }}
+    {{- with $v.tolerations }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- end }}
   {{- with $v.affinity }}
   affinity: {{- toYaml . | nindent 4 }}
@@ -124,9 +135,9 @@ spec:
   {{- with $v.topologySpreadConstraints }}
   topologySpreadConstraints: {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- if $v.dranet.enabled }}
+  {{- if include "antipode.hasClaim" . }}
   resourceClaims:
-    - name: netdev
+    - name: {{ include "antipode.claimInPod" . }}
       resourceClaimTemplateName: {{ include "antipode.claim" . }}
   {{- end }}
   containers:
@@ -185,17 +196,17 @@ spec:
           cpu: {{ $v.resources.cpu | quote }}
           memory: {{ $v.resources.memory | quote }}
           ephemeral-storage: {{ $v.resources.ephemeralStorage | quote }}
-          {{- if include "antipode.isTpu" . }}
+          {{- if and (include "antipode.isTpu" .) (not (include "antipode.hasChipClaim" .)) }}
           google.com/tpu: {{ (include "antipode.slice" . | fromYaml).chips | quote }}
           {{- end }}
         limits:
           memory: {{ $v.resources.memory | quote }}
-          {{- if include "antipode.isTpu" . }}
+          {{- if and (include "antipode.isTpu" .) (not (include "antipode.hasChipClaim" .)) }}
           google.com/tpu: {{ (include "antipode.slice" . | fromYaml).chips | quote }}
           {{- end }}
-        {{- if $v.dranet.enabled }}
+        {{- if include "antipode.hasClaim" . }}
         claims:
-          - name: netdev
+          - name: {{ include "antipode.claimInPod" . }}
         {{- end }}
       volumeMounts:
         {{- if eq $v.swap.mode "inPlace" }}

@@ -27,7 +27,8 @@
   "gke-gcsfuse/ephemeral-storage-limit"
   "cloud.google.com/compute-class"
   "cloud.google.com/gke-tpu-accelerator"
-  "cloud.google.com/gke-tpu-topology" }}
+  "cloud.google.com/gke-tpu-topology"
+  "cloud.google.com/gke-tpu-dra-driver" }}
 {{- range $where := list "podLabels" "podAnnotations" "nodeSelector" }}
 {{- range $key, $_ := index $v $where }}
 {{- if or (has $key $own) (regexMatch "^(app.kubernetes.io|leaderworkerset.sigs.k8s.io)/" $key) }}
@@ -83,6 +84,15 @@
 {{- end }}
 {{- else if $v.dranet.enabled }}
 {{- fail "dranet.enabled is true, but the slice is cpu; set dranet.enabled to false." }}
+{{- end }}
+{{- if and (eq $v.sliceChips "claim") (not (include "antipode.isTpu" .)) }}
+{{- fail "sliceChips is claim, but the slice is cpu, which has no chips to claim; set sliceChips to devicePlugin." }}
+{{- end }}
+{{- if and (eq $v.sliceChips "claim") (gt $hosts 1) }}
+{{- fail (printf "sliceChips is claim, but %s has %d hosts, and LeaderWorkerSet names the hosts to libtpu only in pods that request google.com/tpu; set sliceChips to devicePlugin." $v.slice $hosts) }}
+{{- end }}
+{{- if and (eq $v.sliceChips "claim") $v.computeClass.create }}
+{{- fail "sliceChips is claim, but computeClass.create is true, and nodes of that class lack the label cloud.google.com/gke-tpu-dra-driver=true; set computeClass.create to false and make the node pool yourself." }}
 {{- end }}
 {{- if and $v.computeClass.create (not $v.computeClass.name) }}
 {{- fail "computeClass.create is true, but computeClass.name is empty; set computeClass.name to a name for the class." }}
