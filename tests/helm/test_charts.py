@@ -234,7 +234,7 @@ class TestPod:
     def test_the_service_account_may_stand_for_one_of_google(self):
         account = {"iam.gke.io/gcp-service-account": "models@project.example"}
         objects = render("antipode", merged(BASE, {"serviceAccount.annotations": account}))
-        assert find(objects, "ServiceAccount", "antipode")["metadata"]["annotations"] == account
+        assert find(objects, "ServiceAccount", "prod")["metadata"]["annotations"] == account
 
     @pytest.mark.parametrize(
         ("is_root", "user", "added"), [(False, 10001, None), (True, 0, ["SYS_RESOURCE"])]
@@ -313,6 +313,7 @@ class TestPod:
 )
 def test_the_charts_slices_are_those_of_the_plan(name):
     changes = {"slice": name, "dranet.enabled": False, "server.groupSecret": "group"}
+    changes |= {"resources.memory": "16Gi", "fuse.fileCache": "16Gi"}
     objects = render("antipode", merged(BASE, changes))
     container = pods_of(objects)[0]["spec"]["containers"][0]
     group = [one["spec"] for one in objects if one["kind"] == "LeaderWorkerSet"]

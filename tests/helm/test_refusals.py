@@ -85,7 +85,6 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
         ({"server.tensorParallelSize": 3}, "which does not divide the 4 chips of v6e:2x2"),
         ({"slice": "v5e:2x2"}, "on v6e and v7x only"),
         ({"slice": "cpu"}, "the slice is cpu; set dranet.enabled to false"),
-        ({"computeClass.create": True}, "set computeClass.name"),
         (
             {"computeClass": COMPUTE_CLASS, "slice": "cpu", "dranet.enabled": False},
             "the class is made from a TPU slice",
@@ -117,6 +116,37 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             "other by a secret; create a Secret whose key secret",
         ),
         ({"server.groupPort": 8470}, "but 8471 is a port of the server or of libtpu"),
+        ({"server.groupPort": 8475}, "but 8476 is a port of the server or of libtpu"),
+        (
+            {"slice": "v5e:1x1", "dranet.enabled": False},
+            "resources.memory is 64Gi and fuse.fileCache, which is in memory too, is 40Gi, but "
+            "ct5lp-hightpu-1t, the machine of v5e:1x1, leaves pods 40 GiB",
+        ),
+        (
+            {"slice": "v6e:1x1", "resources.memory": "120G", "fuse.fileCache": "50Gi"},
+            "ct6e-standard-1t, the machine of v6e:1x1, leaves pods 153 GiB",
+        ),
+        (
+            {"slice": "v6e:1x1", "resources.cpu": "43001m"},
+            "resources.cpu is 43001m, but ct6e-standard-1t",
+        ),
+        (
+            {"computeClass": {"create": True, "priorities": ["onDemand", "spot"]}},
+            "spot nodes, which give them 15 seconds to end (spotSeconds), but a drain may take 75",
+        ),
+        ({"nodeSelector": {"cloud.google.com/gke-spot": "true"}}, "so streams would be cut"),
+        ({"serviceAccount.create": False}, "set serviceAccount.name to the account that exists"),
+        ({"commonLabels": {"gke.io/region": "a"}}, "commonLabels sets gke.io/region"),
+        (
+            {"commonLabels": {"team": "a"}, "podLabels": {"team": "b"}},
+            "commonLabels and podLabels both set team",
+        ),
+        (
+            {"extraEnv": [{"name": "ANTIPODE_HTTP_PORT", "value": "1"}]},
+            "extraEnv sets ANTIPODE_HTTP_PORT",
+        ),
+        ({"fuse.onlyDir": "other"}, "outside of it; use a folder that contains model.path"),
+        ({"fuse.onlyDir": "llama", "model.bucket": ""}, "so nothing is mounted"),
         (
             {"slice": "v6e:4x4", "startupSeconds": 300},
             "server.groupStartTimeoutSeconds is 300, but startupSeconds is 300",
@@ -188,7 +218,10 @@ def test_a_gateway_that_does_not_fit_is_refused_in_a_sentence(changes, words):
         ("antipode", "autoscaling.kvUsage", "80%"),
         ("antipode", "networkPolicy.proxyRanges", ["10.1.1.0/33"]),
         ("antipode", "networkPolicy.proxyRanges", ["999.1.1.0/24"]),
-        ("antipode", "serviceAccount.name", ""),
+        ("antipode", "serviceAccount.name", "Not A Name"),
+        ("antipode", "spotSeconds", 121),
+        ("antipode", "extraEnv", [{"value": "nameless"}]),
+        ("antipode", "fuse.onlyDir", "a,uid=0"),
         ("antipode", "picker.image", ""),
         ("antipode", "image.digest", "sha256:1234"),
         ("antipode", "objectives", [{"name": "X y", "priority": 1}]),

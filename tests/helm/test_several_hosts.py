@@ -147,7 +147,7 @@ class TestSeveralHosts:
             for rule in (*policy["ingress"], *policy["egress"]):
                 (peer,) = rule.get("from", rule.get("to"))
                 assert peer == {"podSelector": {"matchLabels": ours}}
-                assert {port["port"] for port in rule["ports"]} == {9200, 9201, 8471}
+                assert {port["port"] for port in rule["ports"]} == {9200, 9201, 8471, 8476}
         assert all(
             policies[0]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
             for pod in pods

@@ -66,6 +66,9 @@
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
 {{- end }}
+{{- with $v.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -90,7 +93,7 @@ metadata:
     gke-gcsfuse/ephemeral-storage-limit: "0"
     {{- end }}
 spec:
-  serviceAccountName: {{ $v.serviceAccount.name | quote }}
+  serviceAccountName: {{ include "antipode.serviceAccount" . | quote }}
   {{- with include "antipode.pullSecrets" . }}{{ . | trim | nindent 2 }}{{ end }}
   {{- with $v.priorityClassName }}
   priorityClassName: {{ . | quote }}
@@ -105,9 +108,9 @@ spec:
     fsGroup: 10001
     seccompProfile:
       type: RuntimeDefault
-  {{- if $v.computeClass.name }}
+  {{- if include "antipode.computeClass" . }}
   nodeSelector:
-    cloud.google.com/compute-class: {{ $v.computeClass.name | quote }}
+    cloud.google.com/compute-class: {{ include "antipode.computeClass" . | quote }}
     {{- with $v.nodeSelector }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- else if include "antipode.isTpu" . }}
   {{- $slice := include "antipode.slice" . | fromYaml }}
@@ -176,7 +179,8 @@ spec:
       readinessProbe:
         httpGet: {path: /readyz, port: http}
         periodSeconds: 2
-        failureThreshold: 1
+        # One slow answer takes no region's only replica out. A server that drains answers 503 at once.
+        failureThreshold: 2
       livenessProbe:
         httpGet: {path: /livez, port: http}
         periodSeconds: 5
@@ -201,6 +205,9 @@ spec:
           {{- end }}
         limits:
           memory: {{ $v.resources.memory | quote }}
+          {{- with $v.resources.cpuLimit }}
+          cpu: {{ . | quote }}
+          {{- end }}
           {{- if and (include "antipode.isTpu" .) (not (include "antipode.hasChipClaim" .)) }}
           google.com/tpu: {{ (include "antipode.slice" . | fromYaml).chips | quote }}
           {{- end }}
@@ -237,7 +244,7 @@ spec:
           mountPath: /dev/shm
         {{- if $v.model.bucket }}
         - name: models
-          mountPath: /models
+          mountPath: /models{{ with $v.fuse.onlyDir }}/{{ . }}{{ end }}
           readOnly: true
         {{- end }}
   volumes:
@@ -297,7 +304,7 @@ spec:
         readOnly: true
         volumeAttributes:
           bucketName: {{ $v.model.bucket | quote }}
-          mountOptions: "implicit-dirs,uid=10001,gid=10001,file-cache:enable-parallel-downloads:true"
+          mountOptions: "implicit-dirs,uid=10001,gid=10001,file-cache:enable-parallel-downloads:true{{ with $v.fuse.onlyDir }},only-dir={{ . }}{{ end }}"
           fileCacheCapacity: {{ $v.fuse.fileCache | quote }}
           fileCacheForRangeRead: "true"
           metadataCacheTTLSeconds: {{ $v.fuse.metadataTtlSeconds | quote }}
