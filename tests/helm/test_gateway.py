@@ -117,3 +117,36 @@ def test_the_gateway_answers_to_the_given_names_with_a_certificate_of_the_cloud(
     (listener,) = find(objects, "Gateway")["spec"]["listeners"]
     assert listener["tls"]["options"] == {"networking.gke.io/cert-manager-certs": "llm"}
     assert "certificateRefs" not in listener["tls"]
+
+
+class TestSeveralReleases:
+    """Several models share one Gateway: the first release makes it, others add their routes."""
+
+    @pytest.fixture
+    def objects(self):
+        return render("antipode-gateway", case_values("antipode-gateway", "gke-second-model"))
+
+    def test_a_second_release_adds_routes_to_the_gateway_of_the_first(self, objects):
+        assert not [one for one in objects if one["kind"] == "Gateway"]
+        for name in ("prod-http", "prod-grpc"):
+            spec = find(objects, "HTTPRoute", name)["spec"]
+            assert spec["parentRefs"] == [{"name": "gateway"}]
+            assert spec["rules"][0]["backendRefs"][0]["name"].startswith("gemma")
+
+    def test_a_route_takes_only_requests_that_name_a_model_of_its_release(self, objects):
+        matches = find(objects, "HTTPRoute", "prod-http")["spec"]["rules"][0]["matches"]
+        assert [one["headers"] for one in matches] == [
+            [{"name": "X-Gateway-Model-Name", "value": "gemma-3-12b"}],
+            [{"name": "X-Gateway-Model-Name", "value": "gemma"}],
+        ]
+        grpc = find(objects, "HTTPRoute", "prod-grpc")["spec"]["rules"][0]["matches"]
+        assert len(grpc) == 8
+        assert all("headers" in one for one in grpc)
+
+    def test_every_object_has_the_common_labels(self, objects):
+        assert {one["metadata"]["labels"]["team"] for one in objects} == {"search"}
+
+    def test_without_a_header_a_route_takes_every_request(self):
+        route = find(render("antipode-gateway", GATEWAY), "HTTPRoute", "prod-http")
+        (match,) = route["spec"]["rules"][0]["matches"]
+        assert match == {"path": {"type": "PathPrefix", "value": "/"}}

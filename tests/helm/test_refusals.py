@@ -190,6 +190,17 @@ def test_values_that_do_not_fit_are_refused_in_a_sentence(changes, words):
         ({"pools.http": False, "pools.grpc": False}, "there is nothing to route to"),
         ({"healthCheck.timeoutSeconds": 9}, "longer than healthCheck.intervalSeconds"),
         ({"flavour": "envoy"}, "envoy.backends lists fewer than two"),
+        ({"existingGateway": "gateway"}, "would claim the same requests; set one of them"),
+        (
+            {
+                "existingGateway": "gateway",
+                "hostnames": ["a.example"],
+                "tls.enabled": True,
+                "tls.secretName": "a",
+            },
+            "set tls at the release that made the Gateway",
+        ),
+        ({"requestHeader.name": "X-Model"}, "requestHeader needs both a name and values"),
     ],
 )
 def test_a_gateway_that_does_not_fit_is_refused_in_a_sentence(changes, words):
