@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.helm.charts import BASE, PROJECT, find, merged, pods_of, render
+from tests.helm.charts import BASE, PROJECT, case_values, find, merged, pods_of, render
 
 BY_CLAIM = merged(BASE, {"sliceChips": "claim"})
 
@@ -67,3 +67,29 @@ def test_the_device_plugin_needs_no_claim_no_toleration_and_no_label():
     (pod,) = pods_of(render("antipode", merged(BASE, {"dranet.enabled": False})))
     assert not {"resourceClaims", "tolerations"} & pod["spec"].keys()
     assert "gke-tpu-dra-driver" not in str(pod)
+
+
+class TestChipsOfTwoGenerations:
+    @pytest.fixture
+    def objects(self):
+        return render("antipode", case_values("antipode", "chips-of-two-generations"))
+
+    def test_a_claim_takes_the_first_generation_that_is_free(self, objects):
+        template = find(objects, "ResourceClaimTemplate")["spec"]["spec"]["devices"]
+        (chips,) = template["requests"]
+        generations = [
+            (one["name"], one["selectors"][0]["cel"]["expression"].split()[-1])
+            for one in chips["firstAvailable"]
+        ]
+        assert generations == [("v6e", '"v6e"'), ("v5e", '"v5litepod"')]
+        assert all(one["allocationMode"] == "All" for one in chips["firstAvailable"])
+
+    def test_neither_the_node_nor_the_server_is_bound_to_one_generation(self, objects):
+        (pod,) = pods_of(objects)
+        variables = {v["name"]: v["value"] for v in pod["spec"]["containers"][0]["env"]}
+        assert "ANTIPODE_SLICE_ACCELERATOR" not in variables
+        assert variables["ANTIPODE_SLICE_TOPOLOGY"] == "2x2"
+        assert pod["spec"]["nodeSelector"] == {
+            "cloud.google.com/gke-tpu-topology": "2x2",
+            "cloud.google.com/gke-tpu-dra-driver": "true",
+        }

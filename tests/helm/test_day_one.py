@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
@@ -45,6 +47,14 @@ def test_pods_use_the_account_of_their_release_unless_another_is_named(account):
     (pod,) = pods_of(objects)
     assert pod["spec"]["serviceAccountName"] == (account or "prod")
     assert find(objects, "ServiceAccount", account or "prod")
+
+
+def test_the_fleet_lets_the_account_of_the_documented_release_read_the_buckets():
+    settings = (PROJECT / "k8s/fleet/settings.env").read_text()
+    rendered = yaml.safe_load_all((PROJECT / "k8s/rendered/us-east5.yaml").read_text())
+    accounts = {one["metadata"]["name"] for one in rendered if one["kind"] == "ServiceAccount"}
+    (account,) = re.findall(r"^SERVICE_ACCOUNT=(.*)$", settings, re.MULTILINE)
+    assert accounts == {account, f"{account}-picker"}
 
 
 def test_a_class_that_the_chart_makes_is_named_after_namespace_and_release():

@@ -171,6 +171,30 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             "sliceChips is claim, but v6e:4x4 has 4 hosts",
         ),
         ({"sliceChips": "claim", "computeClass": COMPUTE_CLASS}, "make the node pool yourself"),
+        ({"sliceAlternatives": ["v5e:2x2"]}, "sliceChips is devicePlugin, which cannot choose"),
+        (
+            {"sliceChips": "claim", "sliceAlternatives": ["v5e:2x4"]},
+            'sliceAlternatives has "v5e:2x4"; use slices of one host with the topology of v6e:2x2',
+        ),
+        (
+            {"sliceChips": "claim", "sliceAlternatives": ["v5e:2x2"]},
+            "dranet.enabled is true, but sliceAlternatives has v5e:2x2",
+        ),
+        (
+            {
+                "sliceChips": "claim",
+                "sliceAlternatives": ["v5e:2x2"],
+                "dranet.enabled": False,
+                "resources.memory": "160Gi",
+            },
+            "the machine of v5e:2x2, leaves pods 168 GiB",
+        ),
+        ({"picker.memoryLimit": "4095Mi"}, "picker.memoryLimit is 4095Mi, less than picker.memory"),
+        (
+            {"resources.cpuLimit": "7999m"},
+            "resources.cpuLimit is 7999m, less than resources.cpu, 8",
+        ),
+        ({"picker.cpuLimit": "1"}, "picker.cpuLimit is 1, less than picker.cpu, 2"),
         ({"podLabels": {"antipode-server": "other"}}, "podLabels sets antipode-server"),
     ],
 )

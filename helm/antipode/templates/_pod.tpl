@@ -30,7 +30,9 @@
 {{- end }}
 {{- if include "antipode.isTpu" . }}
 {{- $slice := include "antipode.slice" . | fromYaml }}
+{{- if not $v.sliceAlternatives }}
 {{- $_ := set $set "ANTIPODE_SLICE_ACCELERATOR" $slice.generation }}
+{{- end }}
 {{- $_ := set $set "ANTIPODE_SLICE_TOPOLOGY" $slice.topology }}
 {{- $_ := set $set "ANTIPODE_SLICE_CHIPS" (include "antipode.chips" .) }}
 {{- end }}
@@ -115,7 +117,9 @@ spec:
   {{- else if include "antipode.isTpu" . }}
   {{- $slice := include "antipode.slice" . | fromYaml }}
   nodeSelector:
+    {{- if not $v.sliceAlternatives }}
     cloud.google.com/gke-tpu-accelerator: {{ $slice.accelerator }}
+    {{- end }}
     cloud.google.com/gke-tpu-topology: {{ $slice.topology }}
     {{- if include "antipode.hasChipClaim" . }}
     cloud.google.com/gke-tpu-dra-driver: "true"

@@ -107,6 +107,18 @@
 {{- if and (eq $v.sliceChips "claim") (not (include "antipode.isTpu" .)) }}
 {{- fail "sliceChips is claim, but the slice is cpu, which has no chips to claim; set sliceChips to devicePlugin." }}
 {{- end }}
+{{- if and $v.sliceAlternatives (ne $v.sliceChips "claim") }}
+{{- fail "sliceAlternatives is set, but sliceChips is devicePlugin, which cannot choose; set sliceChips to claim, or leave sliceAlternatives empty." }}
+{{- end }}
+{{- range $v.sliceAlternatives }}
+{{- $row := index (include "antipode.slices" $ | fromYaml) . | default dict }}
+{{- if or (eq . $v.slice) (not $row) (hasKey $row "hosts") (ne (last (splitList ":" .)) (last (splitList ":" $v.slice))) }}
+{{- fail (printf "sliceAlternatives has %q; use slices of one host with the topology of %s and another generation." . $v.slice) }}
+{{- end }}
+{{- if and $v.dranet.enabled (not (has (first (splitList ":" .)) (list "v6e" "v7x"))) }}
+{{- fail (printf "dranet.enabled is true, but sliceAlternatives has %s, and GKE offers DRANET interfaces on v6e and v7x only; set dranet.enabled to false." .) }}
+{{- end }}
+{{- end }}
 {{- if and (eq $v.sliceChips "claim") (gt $hosts 1) }}
 {{- fail (printf "sliceChips is claim, but %s has %d hosts, and LeaderWorkerSet names the hosts to libtpu only in pods that request google.com/tpu; set sliceChips to devicePlugin." $v.slice $hosts) }}
 {{- end }}
@@ -156,19 +168,31 @@
 {{- end }}
 {{- end }}
 
-{{/* Whether a machine of the slice has room for a pod. */}}
+{{/* Whether the machines of the slice, and of its alternatives, have room for a pod. */}}
 {{- define "antipode.validate.machine" -}}
 {{- $v := .Values -}}
 {{- if include "antipode.isTpu" . }}
-{{- $machine := (include "antipode.slice" . | fromYaml).machine }}
-{{- $room := index (include "antipode.machines" . | fromYaml) $machine }}
-{{- if gt (include "antipode.milliCpus" $v.resources.cpu | int64) (mul $room.cpus 1000) }}
-{{- fail (printf "resources.cpu is %s, but %s, the machine of %s, leaves pods %d CPUs; lower resources.cpu." $v.resources.cpu $machine $v.slice (int $room.cpus)) }}
-{{- end }}
 {{- $memory := include "antipode.mebibytes" $v.resources.memory | int64 }}
 {{- $cache := ternary (include "antipode.mebibytes" $v.fuse.fileCache | int64) 0 (ne $v.model.bucket "") }}
+{{- range $name := concat (list $v.slice) $v.sliceAlternatives }}
+{{- $machine := (index (include "antipode.slices" $ | fromYaml) $name).machine }}
+{{- $room := index (include "antipode.machines" $ | fromYaml) $machine }}
+{{- if gt (include "antipode.milliCpus" $v.resources.cpu | int64) (mul $room.cpus 1000) }}
+{{- fail (printf "resources.cpu is %s, but %s, the machine of %s, leaves pods %d CPUs; lower resources.cpu." $v.resources.cpu $machine $name (int $room.cpus)) }}
+{{- end }}
 {{- if gt (add $memory $cache) (mul $room.memory 1024) }}
-{{- fail (printf "resources.memory is %s and fuse.fileCache, which is in memory too, is %s, but %s, the machine of %s, leaves pods %d GiB; lower them." $v.resources.memory (ternary $v.fuse.fileCache "unused" (ne $v.model.bucket "")) $machine $v.slice (int $room.memory)) }}
+{{- fail (printf "resources.memory is %s and fuse.fileCache, which is in memory too, is %s, but %s, the machine of %s, leaves pods %d GiB; lower them." $v.resources.memory (ternary $v.fuse.fileCache "unused" (ne $v.model.bucket "")) $machine $name (int $room.memory)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if lt (include "antipode.mebibytes" $v.picker.memoryLimit | int64) (include "antipode.mebibytes" $v.picker.memory | int64) }}
+{{- fail (printf "picker.memoryLimit is %s, less than picker.memory, %s; raise the limit or lower the request." $v.picker.memoryLimit $v.picker.memory) }}
+{{- end }}
+{{- range $where := list "resources" "picker" }}
+{{- with (index $v $where).cpuLimit }}
+{{- if lt (include "antipode.milliCpus" . | int64) (include "antipode.milliCpus" (index $v $where).cpu | int64) }}
+{{- fail (printf "%s.cpuLimit is %s, less than %s.cpu, %s; raise the limit or lower the request." $where . $where (index $v $where).cpu) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
