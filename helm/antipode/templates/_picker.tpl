@@ -33,7 +33,8 @@ plugins:
           customMetrics:
             - {attributeKey: antipode.device_busy, metricSpec: antipode_device_busy_ratio}
           {{- end }}
-  # Metrics are 50 ms old, so a burst that they place goes one way. This scorer counts what the picker has sent.
+  # Metrics are 50 ms old: a burst that is placed by metrics goes to one pod. This scorer counts the requests that
+  # the picker itself has in flight.
   - type: active-request-scorer
   - type: queue-scorer
   - type: kv-cache-utilization-scorer

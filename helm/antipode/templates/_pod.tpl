@@ -183,7 +183,8 @@ spec:
       readinessProbe:
         httpGet: {path: /readyz, port: http}
         periodSeconds: 2
-        # One slow answer takes no region's only replica out. A server that drains answers 503 at once.
+        # One slow answer must not take a replica out: it may be the only one of its region. The load balancer's own
+        # checks see a drain.
         failureThreshold: 2
       livenessProbe:
         httpGet: {path: /livez, port: http}
