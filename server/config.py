@@ -161,6 +161,10 @@ class EngineConfig:
         "", "claim that must bring network interfaces; without them the server refuses to start"
     )
     interface_class: str = _field("", "device class of claim_name, such as netdev.google.com")
+    chip_claim_name: str = _field(
+        "",
+        "claim that must bring the TPU chips; empty if the node's device plugin brings them",
+    )
     tpu_metrics_interval_seconds: float = _field(
         60.0,
         "time between two reads of the TPU's memory and utilization while serving; 0 never reads."

@@ -38,13 +38,15 @@ source "${settings}"
 check_settings() {
   local name region names=(PROJECT BUCKET NETWORK REGIONS CONFIG_REGION CLUSTER_VERSION
     RELEASE_CHANNEL NODE_MACHINE_TYPE MACHINE_TYPE TOPOLOGY CHIPS_PER_REPLICA HOSTS_PER_REPLICA
-    REPLICAS NAMESPACE SERVICE_ACCOUNT)
+    REPLICAS SLICE_CHIPS NAMESPACE SERVICE_ACCOUNT)
   for region in ${REGIONS:-}; do
     names+=("ZONE_${region//-/_}" "NODES_${region//-/_}" "PROXIES_${region//-/_}")
   done
   for name in "${names[@]}"; do
     [[ -n ${!name:-} ]] || stop 2 "${name} is not set in ${settings}"
   done
+  [[ ${SLICE_CHIPS} == devicePlugin || ${SLICE_CHIPS} == claim ]] ||
+    stop 2 "SLICE_CHIPS is ${SLICE_CHIPS}; it must be devicePlugin or claim"
   [[ " ${REGIONS} " == *" ${CONFIG_REGION} "* ]] ||
     stop 2 "CONFIG_REGION is ${CONFIG_REGION}, which is not one of REGIONS"
   [[ ${MACHINE_TYPE} =~ -([0-9]+)t$ ]] || stop 2 "MACHINE_TYPE is ${MACHINE_TYPE}; it must end in its number of chips, as in -4t"
@@ -220,7 +222,7 @@ make_firewall() {
   proxies=$(for region in ${REGIONS}; do of PROXIES "${region}"; done)
   look cloud compute firewall-rules describe antipode-health-checks ||
     run cloud compute firewall-rules create antipode-health-checks --network="${NETWORK}" \
-    --allow=tcp:8000,tcp:9000 --source-ranges=130.211.0.0/22,35.191.0.0/16
+    --allow=tcp:8000,tcp:9000,tcp:9003 --source-ranges=130.211.0.0/22,35.191.0.0/16
   look cloud compute firewall-rules describe antipode-proxies ||
     run cloud compute firewall-rules create antipode-proxies --network="${NETWORK}" \
     --allow=tcp:8000,tcp:9000,tcp:9002,tcp:9003 --source-ranges="${proxies//$'\n'/,}"
@@ -282,16 +284,19 @@ make_tpu_nodes() { # REGION
   fi
 }
 
-# The network profile must be in one zone. The node label starts the DRANET driver.
+# The network profile must be in one zone. The first node label starts the DRANET driver; the second one switches
+# the device plugin of TPUs off, so that a driver offers the chips to claims.
 make_pool() { # REGION POOL NODES [FLAG...]
   local place=(--cluster="antipode-$1" --location="$1") capacity nodes
+  local labels=cloud.google.com/gke-networking-dra-driver=true
+  [[ ${SLICE_CHIPS} != claim ]] || labels+=,cloud.google.com/gke-tpu-dra-driver=true
   read -ra capacity <<<"${CAPACITY}"
   look cloud container node-pools describe "$2" "${place[@]}" --format='value(status,initialNodeCount)' ||
     run cloud beta container node-pools create "$2" "${place[@]}" \
     --node-locations="$(of ZONE "$1")" --machine-type="${MACHINE_TYPE}" \
     --tpu-topology="${TOPOLOGY}" --num-nodes="$3" "${capacity[@]}" "${@:4}" \
     --accelerator-network-profile=auto \
-    --node-labels=cloud.google.com/gke-networking-dra-driver=true \
+    --node-labels="${labels}" \
     --workload-metadata=GKE_METADATA --scopes=https://www.googleapis.com/auth/cloud-platform
   read -r found nodes <<<"${found}"
   must_run node-pools delete "$2" "${place[@]}"

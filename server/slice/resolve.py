@@ -22,11 +22,13 @@ from server.slice.sources import (
 )
 
 _JAX = "JAX's devices"
+_WITHOUT_CHIPS = ("cpu", "gpu")
 _ADVICE = {
     "accelerator": "change slice in the chart's values, or the node pool and the "
-    "google.com/tpu request of its pods",
+    "google.com/tpu request or chip claim of its pods",
     "topology": "change slice in the chart's values, or the topology of the node pool",
-    "chips": "change slice in the chart's values, or the google.com/tpu request of its pods",
+    "chips": "change slice in the chart's values, or the google.com/tpu request or chip claim of "
+    "its pods",
     "hosts": "change the size of the group of pods, or the topology of the node pool",
     "host_index": "leave TPU_WORKER_ID to the pod's own controller",
 }
@@ -48,6 +50,8 @@ class Slice:
     """What this server runs on. `generation` is cpu or gpu where there is no TPU, "" if unknown.
 
     `chips` and `devices` count all hosts. `devices` is what JAX sees: two per chip of a v7x.
+    `chip_claims` are the UIDs of the ResourceClaims that brought this host's chips; none where the
+    device plugin brought them.
     Where no source gives them, `topology` is "" and `hbm_bytes_per_chip` is None.
     """
 
@@ -61,6 +65,7 @@ class Slice:
     hbm_bytes_per_chip: int | None
     interfaces: tuple[Interface, ...]
     claim: SliceClaim = field(default_factory=SliceClaim)
+    chip_claims: tuple[str, ...] = ()
 
     @property
     def claimed_interfaces(self) -> tuple[Interface, ...]:
@@ -71,6 +76,7 @@ class Slice:
 def resolve(sources: Sources) -> Slice:
     """The slice that all sources agree on. Raises SliceMismatchError where two disagree."""
     devices, claim = sources.devices, sources.claim
+    _check_chip_claim(sources)
     generation = _agree("accelerator", _generations(sources)) or ""
     topology = _agree("topology", _topologies(sources)) or ""
     chips = _agree("chips", _chips(sources)) or 0
@@ -88,6 +94,7 @@ def resolve(sources: Sources) -> Slice:
         hbm_bytes_per_chip=devices.hbm_bytes_per_chip if devices else None,
         interfaces=sources.interfaces,
         claim=claim,
+        chip_claims=sources.environment.chip_claims,
     )
 
 
@@ -181,3 +188,23 @@ def _check_claim(claim: SliceClaim, interfaces: tuple[Interface, ...]) -> None:
         "resources.claims of the server's container, or set dranet.enabled to false in the chart's "
         "values"
     )
+
+
+def _check_chip_claim(sources: Sources) -> None:
+    """Refuse chips that came another way than the chart asked for."""
+    claim, brought = sources.claim, sources.environment.chip_claims
+    if brought and claim.chips and not claim.chip_claim:
+        raise SliceMismatchError(
+            f"chips were brought by the claim {', '.join(brought)} according to "
+            f"TPU_DEVICE_*_RESOURCE_CLAIM but by the device plugin according to chip_claim_name, "
+            "which is empty: set sliceChips to claim in the chart's values, or use nodes without "
+            "the label cloud.google.com/gke-tpu-dra-driver"
+        )
+    found = sources.devices.generation if sources.devices else ""
+    if claim.chip_claim and not brought and found in _WITHOUT_CHIPS:
+        raise SliceMismatchError(
+            f"claim {claim.chip_claim} must bring TPU chips according to chip_claim_name, but "
+            f"JAX's devices are {found} and no TPU_DEVICE_*_RESOURCE_CLAIM is set: list the claim "
+            "in resources.claims of the server's container, or set sliceChips to devicePlugin in "
+            "the chart's values"
+        )

@@ -29,6 +29,9 @@ _GENERATIONS = {name: generation for generation, names in _NAMES.items() for nam
 # The chips of these generations lie in a plane: JAX's third coordinate means nothing.
 _FLAT = ("v5e", "v6e")
 
+# The DRA driver of TPUs sets such a variable for each device that a ResourceClaim brought.
+_CHIP_CLAIM = re.compile(r"TPU_DEVICE_.+_RESOURCE_CLAIM")
+
 
 class SliceMismatchError(ValueError):
     """A slice that is not the one asked for; the message names both values and what to change."""
@@ -43,16 +46,21 @@ class SliceClaim:
     chips: int = 0
     name: str = ""
     interface_class: str = ""
+    chip_claim: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TpuEnvironment:
-    """What the variables of a TPU node say; empty and 0 where a variable is missing."""
+    """What the variables of a TPU node say; empty and 0 where a variable is missing.
+
+    `chip_claims` are the UIDs of the ResourceClaims that brought chips, without duplicates.
+    """
 
     generation: str = ""
     topology: str = ""
     chips_per_host: int = 0
     hosts: int = 0
+    chip_claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +89,12 @@ def read_claim(config: EngineConfig) -> SliceClaim:
         chips=config.slice_chips,
         name=config.claim_name,
         interface_class=config.interface_class,
+        chip_claim=config.chip_claim_name,
     )
 
 
 def read_environment(environment: Mapping[str, str]) -> TpuEnvironment:
-    """The variables that GKE and libtpu use; each is optional.
+    """The variables that GKE, the DRA driver of TPUs and libtpu use; each is optional.
 
     An unknown accelerator type gives no generation: new types appear before the table knows them.
     Raises SliceMismatchError for a malformed topology or malformed bounds.
@@ -99,6 +108,7 @@ def read_environment(environment: Mapping[str, str]) -> TpuEnvironment:
         topology=topology,
         chips_per_host=_bounds(environment, "TPU_CHIPS_PER_HOST_BOUNDS"),
         hosts=_bounds(environment, "TPU_HOST_BOUNDS"),
+        chip_claims=_chip_claims(environment),
     )
 
 
@@ -147,6 +157,11 @@ def _bounds(environment: Mapping[str, str], variable: str) -> int:
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
         raise SliceMismatchError(f"{variable} is {text!r}; it must be bounds such as 2,2,1")
     return math.prod(map(int, text.split(",")))
+
+
+def _chip_claims(environment: Mapping[str, str]) -> tuple[str, ...]:
+    found = {uid for name, uid in environment.items() if _CHIP_CLAIM.fullmatch(name) and uid}
+    return tuple(sorted(found))
 
 
 def _extent(places: set[tuple[int, ...]], generation: str) -> str:

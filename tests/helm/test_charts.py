@@ -234,7 +234,7 @@ class TestPod:
     def test_the_service_account_may_stand_for_one_of_google(self):
         account = {"iam.gke.io/gcp-service-account": "models@project.example"}
         objects = render("antipode", merged(BASE, {"serviceAccount.annotations": account}))
-        assert find(objects, "ServiceAccount", "antipode")["metadata"]["annotations"] == account
+        assert find(objects, "ServiceAccount", "prod")["metadata"]["annotations"] == account
 
     @pytest.mark.parametrize(
         ("is_root", "user", "added"), [(False, 10001, None), (True, 0, ["SYS_RESOURCE"])]
@@ -313,6 +313,7 @@ class TestPod:
 )
 def test_the_charts_slices_are_those_of_the_plan(name):
     changes = {"slice": name, "dranet.enabled": False, "server.groupSecret": "group"}
+    changes |= {"resources.memory": "16Gi", "fuse.fileCache": "16Gi"}
     objects = render("antipode", merged(BASE, changes))
     container = pods_of(objects)[0]["spec"]["containers"][0]
     group = [one["spec"] for one in objects if one["kind"] == "LeaderWorkerSet"]
@@ -324,7 +325,8 @@ def test_the_charts_slices_are_those_of_the_plan(name):
 
 
 def test_pools_select_the_server_and_are_exported():
-    objects = render("antipode", BASE)
+    both = {"pools.grpc.enabled": True, "pools.appProtocol": True}
+    objects = render("antipode", merged(BASE, both))
     labels = pods_of(objects)[0]["metadata"]["labels"]
     for name, port, protocol in (
         ("prod-http", 8000, "http"),
@@ -340,7 +342,8 @@ def test_pools_select_the_server_and_are_exported():
 
 
 def test_no_selector_of_servers_takes_a_picker_or_a_test():
-    objects = render("antipode", BASE)
+    both = {"pools.grpc.enabled": True, "pools.appProtocol": True}
+    objects = render("antipode", merged(BASE, both))
     selector = find(objects, "InferencePool", "prod-http")["spec"]["selector"]["matchLabels"]
     pods = [one["metadata"]["labels"] for one in objects if one["kind"] == "Pod"]
     pods += [
@@ -353,7 +356,8 @@ def test_no_selector_of_servers_takes_a_picker_or_a_test():
 
 
 def test_the_policy_opens_a_port_to_those_who_need_it():
-    policy = find(render("antipode", case_values("antipode", "network-policy")), "NetworkPolicy")
+    objects = render("antipode", case_values("antipode", "network-policy"))
+    policy = find(objects, "NetworkPolicy", "prod")
     clients, ranges, admin, scraping = policy["spec"]["ingress"]
     assert [peer["ipBlock"]["cidr"] for peer in ranges["from"]] == [
         "35.191.0.0/16",
@@ -369,17 +373,20 @@ def test_the_policy_opens_a_port_to_those_who_need_it():
 
 def test_no_rule_of_the_policy_is_open_to_everyone():
     nobody = {"networkPolicy.healthCheckRanges": [], "networkPolicy.proxyRanges": []}
-    pools = {"pools.http.enabled": False, "pools.grpc.enabled": False}
-    for changes in ({}, nobody | pools):
-        policy = find(render("antipode", merged(BASE, changes)), "NetworkPolicy")
-        assert all(rule["from"] for rule in policy["spec"]["ingress"])
-        assert all(rule["to"] for rule in policy["spec"]["egress"])
+    nothing = {"pools.http.enabled": False, "service.export": False}
+    for changes in ({}, nobody | nothing):
+        objects = render("antipode", merged(BASE, changes))
+        policies = [one["spec"] for one in objects if one["kind"] == "NetworkPolicy"]
+        assert len(policies) == 2 - bool(changes)
+        for policy in policies:
+            assert all(rule["from"] for rule in policy["ingress"])
+            assert all(rule["to"] for rule in policy.get("egress", []))
 
 
 @pytest.mark.parametrize(("name", "may"), [("v6e-2x2", True), ("cpu", False)])
 def test_without_a_bucket_a_tpu_may_still_ask_the_metadata_server(name, may):
     values = merged(case_values("antipode", name), {"model.bucket": ""})
-    egress = find(render("antipode", values), "NetworkPolicy")["spec"]["egress"]
+    egress = find(render("antipode", values), "NetworkPolicy", "prod")["spec"]["egress"]
     asked = [port["port"] for rule in egress for port in rule["ports"]]
     assert (80 in asked) == may
     assert 443 not in asked
@@ -389,7 +396,6 @@ def test_the_service_is_as_asked_and_exported_if_asked():
     changes = {
         "service.type": "LoadBalancer",
         "service.annotations": {"a": "b"},
-        "service.export": True,
         "networkPolicy.clientRanges": ["10.0.0.0/8"],
     }
     objects = render("antipode", merged(BASE, changes))
@@ -397,8 +403,9 @@ def test_the_service_is_as_asked_and_exported_if_asked():
     assert service["spec"]["type"] == "LoadBalancer"
     assert service["metadata"]["annotations"] == {"a": "b"}
     assert find(objects, "ServiceExport")["metadata"]["name"] == "prod"
-    assert "10.0.0.0/8" in str(find(objects, "NetworkPolicy")["spec"]["ingress"])
-    assert not [one for one in render("antipode", BASE) if one["kind"] == "ServiceExport"]
+    assert "10.0.0.0/8" in str(find(objects, "NetworkPolicy", "prod")["spec"]["ingress"])
+    alone = render("antipode", merged(BASE, {"service.export": False}))
+    assert not [one for one in alone if one["kind"] == "ServiceExport"]
 
 
 def test_what_is_checked_in_is_what_the_charts_give():

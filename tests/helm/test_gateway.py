@@ -26,15 +26,17 @@ def test_the_gateway_ends_tls_if_asked():
 
 
 def test_the_gateway_routes_to_what_the_pools_export():
+    changes = {"release": "prod", "gke.grpcBackend": "pool"}
     backends = [
         rule["backendRefs"][0]["name"]
-        for one in render("antipode-gateway", merged(GATEWAY, {"release": "prod"}))
+        for one in render("antipode-gateway", merged(GATEWAY, changes))
         if one["kind"] == "HTTPRoute"
         for rule in one["spec"]["rules"]
     ]
+    both = {"pools.grpc.enabled": True, "pools.appProtocol": True}
     pools = {
         one["metadata"]["name"]
-        for one in render("antipode", BASE)
+        for one in render("antipode", merged(BASE, both))
         if one["kind"] == "InferencePool"
     }
     assert set(backends) == pools
@@ -96,7 +98,7 @@ def test_regions_are_balanced_by_what_the_pods_export():
     assert by == {"gke.named_metrics.kv-cache": 60, "gke.named_metrics.load": 80}
     exported = yaml.safe_dump(find(render("antipode", BASE), "AutoscalingMetric")["spec"])
     for name in by:
-        assert f"exportName: {name.removeprefix('gke.named_metrics.')}\n" in exported
+        assert f"name: {name.removeprefix('gke.named_metrics.')}\n" in exported
 
 
 def test_a_region_is_preferred_or_taken_out():
@@ -115,3 +117,36 @@ def test_the_gateway_answers_to_the_given_names_with_a_certificate_of_the_cloud(
     (listener,) = find(objects, "Gateway")["spec"]["listeners"]
     assert listener["tls"]["options"] == {"networking.gke.io/cert-manager-certs": "llm"}
     assert "certificateRefs" not in listener["tls"]
+
+
+class TestSeveralReleases:
+    """Several models share one Gateway: the first release makes it, others add their routes."""
+
+    @pytest.fixture
+    def objects(self):
+        return render("antipode-gateway", case_values("antipode-gateway", "gke-second-model"))
+
+    def test_a_second_release_adds_routes_to_the_gateway_of_the_first(self, objects):
+        assert not [one for one in objects if one["kind"] == "Gateway"]
+        for name in ("prod-http", "prod-grpc"):
+            spec = find(objects, "HTTPRoute", name)["spec"]
+            assert spec["parentRefs"] == [{"name": "gateway"}]
+            assert spec["rules"][0]["backendRefs"][0]["name"].startswith("gemma")
+
+    def test_a_route_takes_only_requests_that_name_a_model_of_its_release(self, objects):
+        matches = find(objects, "HTTPRoute", "prod-http")["spec"]["rules"][0]["matches"]
+        assert [one["headers"] for one in matches] == [
+            [{"name": "X-Gateway-Model-Name", "value": "gemma-3-12b"}],
+            [{"name": "X-Gateway-Model-Name", "value": "gemma"}],
+        ]
+        grpc = find(objects, "HTTPRoute", "prod-grpc")["spec"]["rules"][0]["matches"]
+        assert len(grpc) == 8
+        assert all("headers" in one for one in grpc)
+
+    def test_every_object_has_the_common_labels(self, objects):
+        assert {one["metadata"]["labels"]["team"] for one in objects} == {"search"}
+
+    def test_without_a_header_a_route_takes_every_request(self):
+        route = find(render("antipode-gateway", GATEWAY), "HTTPRoute", "prod-http")
+        (match,) = route["spec"]["rules"][0]["matches"]
+        assert match == {"path": {"type": "PathPrefix", "value": "/"}}

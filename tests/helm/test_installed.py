@@ -63,14 +63,16 @@ def test_the_gateway_is_installed_beside_the_server():
         config.install(CHART, "antipode", region("europe-west4"), namespace=NAMESPACE)
         install(config, GATEWAY, chart="antipode-gateway")
     assert cluster.find("Gateway", RELEASE)
-    pools = {name for kind, name in cluster.specs() if kind == "InferencePool"}
+    exported = {
+        name for kind, name in cluster.specs() if kind in ("InferencePool", "ServiceExport")
+    }
     routed = [
         route["spec"]["rules"][0]["backendRefs"][0]["name"]
         for (kind, name) in cluster.specs()
         if kind == "HTTPRoute"
         for route in [cluster.find(kind, name)]
     ]
-    assert set(routed) == pools
+    assert set(routed) == exported
 
 
 class TestAnotherVersion:

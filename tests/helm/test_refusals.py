@@ -85,7 +85,6 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
         ({"server.tensorParallelSize": 3}, "which does not divide the 4 chips of v6e:2x2"),
         ({"slice": "v5e:2x2"}, "on v6e and v7x only"),
         ({"slice": "cpu"}, "the slice is cpu; set dranet.enabled to false"),
-        ({"computeClass.create": True}, "set computeClass.name"),
         (
             {"computeClass": COMPUTE_CLASS, "slice": "cpu", "dranet.enabled": False},
             "the class is made from a TPU slice",
@@ -117,6 +116,37 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             "other by a secret; create a Secret whose key secret",
         ),
         ({"server.groupPort": 8470}, "but 8471 is a port of the server or of libtpu"),
+        ({"server.groupPort": 8475}, "but 8476 is a port of the server or of libtpu"),
+        (
+            {"slice": "v5e:1x1", "dranet.enabled": False},
+            "resources.memory is 64Gi and fuse.fileCache, which is in memory too, is 40Gi, but "
+            "ct5lp-hightpu-1t, the machine of v5e:1x1, leaves pods 40 GiB",
+        ),
+        (
+            {"slice": "v6e:1x1", "resources.memory": "120G", "fuse.fileCache": "50Gi"},
+            "ct6e-standard-1t, the machine of v6e:1x1, leaves pods 153 GiB",
+        ),
+        (
+            {"slice": "v6e:1x1", "resources.cpu": "43001m"},
+            "resources.cpu is 43001m, but ct6e-standard-1t",
+        ),
+        (
+            {"computeClass": {"create": True, "priorities": ["onDemand", "spot"]}},
+            "spot nodes, which give them 15 seconds to end (spotSeconds), but a drain may take 75",
+        ),
+        ({"nodeSelector": {"cloud.google.com/gke-spot": "true"}}, "so streams would be cut"),
+        ({"serviceAccount.create": False}, "set serviceAccount.name to the account that exists"),
+        ({"commonLabels": {"gke.io/region": "a"}}, "commonLabels sets gke.io/region"),
+        (
+            {"commonLabels": {"team": "a"}, "podLabels": {"team": "b"}},
+            "commonLabels and podLabels both set team",
+        ),
+        (
+            {"extraEnv": [{"name": "ANTIPODE_HTTP_PORT", "value": "1"}]},
+            "extraEnv sets ANTIPODE_HTTP_PORT",
+        ),
+        ({"fuse.onlyDir": "other"}, "outside of it; use a folder that contains model.path"),
+        ({"fuse.onlyDir": "llama", "model.bucket": ""}, "so nothing is mounted"),
         (
             {"slice": "v6e:4x4", "startupSeconds": 300},
             "server.groupStartTimeoutSeconds is 300, but startupSeconds is 300",
@@ -130,7 +160,42 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             "autoscaling.enabled needs a compile cache for each pod",
         ),
         ({"monitoring.podMonitoring": False}, "set both or neither"),
-        ({"autoscaling.enabled": True}, "shape is endpoints, which feeds the gateway only"),
+        (
+            {"autoscaling.enabled": True, "autoscalingMetric.shape": "endpoints"},
+            "shape is endpoints, which feeds the gateway only",
+        ),
+        ({"pools.grpc.enabled": True}, "a gateway would speak HTTP/1.1 to the gRPC port"),
+        ({"sliceChips": "claim", "slice": "cpu", "dranet.enabled": False}, "no chips to claim"),
+        (
+            {"sliceChips": "claim", "slice": "v6e:4x4", "server.groupSecret": "group"},
+            "sliceChips is claim, but v6e:4x4 has 4 hosts",
+        ),
+        ({"sliceChips": "claim", "computeClass": COMPUTE_CLASS}, "make the node pool yourself"),
+        ({"sliceAlternatives": ["v5e:2x2"]}, "sliceChips is devicePlugin, which cannot choose"),
+        (
+            {"sliceChips": "claim", "sliceAlternatives": ["v5e:2x4"]},
+            'sliceAlternatives has "v5e:2x4"; use slices of one host with the topology of v6e:2x2',
+        ),
+        (
+            {"sliceChips": "claim", "sliceAlternatives": ["v5e:2x2"]},
+            "dranet.enabled is true, but sliceAlternatives has v5e:2x2",
+        ),
+        (
+            {
+                "sliceChips": "claim",
+                "sliceAlternatives": ["v5e:2x2"],
+                "dranet.enabled": False,
+                "resources.memory": "160Gi",
+            },
+            "the machine of v5e:2x2, leaves pods 168 GiB",
+        ),
+        ({"picker.memoryLimit": "4095Mi"}, "picker.memoryLimit is 4095Mi, less than picker.memory"),
+        (
+            {"resources.cpuLimit": "7999m"},
+            "resources.cpuLimit is 7999m, less than resources.cpu, 8",
+        ),
+        ({"picker.cpuLimit": "1"}, "picker.cpuLimit is 1, less than picker.cpu, 2"),
+        ({"podLabels": {"antipode-server": "other"}}, "podLabels sets antipode-server"),
     ],
 )
 def test_values_that_do_not_fit_are_refused_in_a_sentence(changes, words):
@@ -149,6 +214,17 @@ def test_values_that_do_not_fit_are_refused_in_a_sentence(changes, words):
         ({"pools.http": False, "pools.grpc": False}, "there is nothing to route to"),
         ({"healthCheck.timeoutSeconds": 9}, "longer than healthCheck.intervalSeconds"),
         ({"flavour": "envoy"}, "envoy.backends lists fewer than two"),
+        ({"existingGateway": "gateway"}, "would claim the same requests; set one of them"),
+        (
+            {
+                "existingGateway": "gateway",
+                "hostnames": ["a.example"],
+                "tls.enabled": True,
+                "tls.secretName": "a",
+            },
+            "set tls at the release that made the Gateway",
+        ),
+        ({"requestHeader.name": "X-Model"}, "requestHeader needs both a name and values"),
     ],
 )
 def test_a_gateway_that_does_not_fit_is_refused_in_a_sentence(changes, words):
@@ -164,6 +240,7 @@ def test_a_gateway_that_does_not_fit_is_refused_in_a_sentence(changes, words):
         ("antipode", "replicas", "2"),
         ("antipode", "swap.mode", "inplace"),
         ("antipode", "slice", "v6e-2x2"),
+        ("antipode", "sliceChips", "plugin"),
         ("antipode", "server.extra", {"max_que_len": 8}),
         ("antipode", "server.extra", {"http_port": 8080}),
         ("antipode", "server.hangTimeoutSeconds", 0),
@@ -176,12 +253,16 @@ def test_a_gateway_that_does_not_fit_is_refused_in_a_sentence(changes, words):
         ("antipode", "autoscaling.kvUsage", "80%"),
         ("antipode", "networkPolicy.proxyRanges", ["10.1.1.0/33"]),
         ("antipode", "networkPolicy.proxyRanges", ["999.1.1.0/24"]),
-        ("antipode", "serviceAccount.name", ""),
+        ("antipode", "serviceAccount.name", "Not A Name"),
+        ("antipode", "spotSeconds", 121),
+        ("antipode", "extraEnv", [{"value": "nameless"}]),
+        ("antipode", "fuse.onlyDir", "a,uid=0"),
         ("antipode", "picker.image", ""),
         ("antipode", "image.digest", "sha256:1234"),
         ("antipode", "objectives", [{"name": "X y", "priority": 1}]),
         ("antipode-gateway", "regions", ["us-east5", "us-east5"]),
         ("antipode-gateway", "gke.maxPercent", {"queue": 60}),
+        ("antipode-gateway", "gke.maxPercent", {"device-busy": 60}),
         ("antipode-gateway", "gke.balancing", "RATE"),
         ("antipode-gateway", "flavour", "istio"),
     ],
@@ -234,7 +315,8 @@ def test_a_setting_is_the_charts_own_or_one_of_server_extra():
     extra = set(server["extra"]["propertyNames"]["enum"])
     rendered = {
         variable["name"].removeprefix("ANTIPODE_").lower()
-        for values in (SEVERAL, BASE, merged(BASE, {"swap.mode": "rollout"}))
+        for changes in ({}, {"swap.mode": "rollout", "sliceChips": "claim"})
+        for values in (SEVERAL, merged(BASE, changes))
         for pod in pods_of(render("antipode", values))
         for variable in pod["spec"]["containers"][0]["env"]
     }

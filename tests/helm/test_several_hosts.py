@@ -31,7 +31,7 @@ class TestSeveralHosts:
         topology = found["metadata"]["annotations"]
         assert topology["leaderworkerset.sigs.k8s.io/exclusive-topology"].endswith("gke-nodepool")
         deployed = {one["metadata"]["name"] for one in objects if one["kind"] == "Deployment"}
-        assert deployed == {"prod-http-picker", "prod-grpc-picker"}
+        assert deployed == {"prod-http-picker"}
 
     def test_the_pods_of_a_group_begin_together_and_end_together(self, objects):
         spec = find(objects, "LeaderWorkerSet")["spec"]
@@ -110,14 +110,12 @@ class TestSeveralHosts:
     def test_what_asks_or_reads_the_server_finds_leaders_alone(self, objects, pods):
         leader, follower = (pod["metadata"]["labels"].items() for pod in pods)
         asking = [
-            selector
-            for one in objects
-            if one["kind"] in ("InferencePool", "PodMonitoring", "AutoscalingMetric")
-            if one["metadata"]["name"] != "prod-picker"
-            for selector in [one["spec"]["selector"]["matchLabels"]]
+            find(objects, kind, name)["spec"]["selector"]["matchLabels"]
+            for kind, name in (("InferencePool", "prod-http"), ("PodMonitoring", "prod"))
         ]
+        (measured,) = find(objects, "AutoscalingMetric")["spec"]["metrics"]
+        asking.append(measured["pod"]["selector"]["matchLabels"])
         asking.append(find(objects, "Service", "prod")["spec"]["selector"])
-        assert len(asking) == 5
         for selector in asking:
             assert selector.items() <= leader
             assert not selector.items() <= follower
@@ -149,7 +147,7 @@ class TestSeveralHosts:
             for rule in (*policy["ingress"], *policy["egress"]):
                 (peer,) = rule.get("from", rule.get("to"))
                 assert peer == {"podSelector": {"matchLabels": ours}}
-                assert {port["port"] for port in rule["ports"]} == {9200, 9201, 8471}
+                assert {port["port"] for port in rule["ports"]} == {9200, 9201, 8471, 8476}
         assert all(
             policies[0]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
             for pod in pods

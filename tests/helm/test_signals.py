@@ -13,7 +13,7 @@ from server.metrics.metrics import Metrics
 from server.metrics.snapshot import Snapshot
 from tests.helm.charts import BASE, GATEWAY, HELM, case_values, find, merged, render
 
-EXPORTED = ("kv-cache", "queue", "load", "device-busy")
+EXPORTED = ("kv-cache", "load")
 
 
 def test_every_metric_that_is_named_is_one_the_server_has():
@@ -48,7 +48,9 @@ def test_the_autoscaler_reads_what_the_metric_exports():
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 6)
     read = [one["pods"]["metric"]["name"].split("|") for one in scaler["metrics"]]
     assert all(source == ["autoscaling.gke.io", "prod"] for *source, _ in read)
-    assert {name for *_, name in read} <= set(EXPORTED)
+    (measured,) = find(objects, "AutoscalingMetric")["spec"]["metrics"]
+    gauges = [one["gauge"]["name"] for one in measured["pod"]["containers"][0]["metrics"]]
+    assert {name for *_, name in read} <= {*gauges}
     assert "replicas" not in find(objects, "Deployment", "prod")["spec"]
 
 
@@ -82,10 +84,17 @@ class TestAlerts:
 
     @pytest.mark.parametrize(
         ("changes", "pickers"),
-        [({}, 2), ({"pools.grpc.enabled": False}, 1), ({"picker.existing.http": "mine"}, 1)],
+        [
+            ({}, 4),
+            ({"pools.grpc.enabled": False}, 2),
+            ({"picker.existing.http": "mine"}, 2),
+            ({"picker.replicas": 1}, 2),
+        ],
     )
     def test_a_picker_that_is_missing_is_told(self, changes, pickers):
-        (group,) = find(render("antipode", merged(BASE, changes)), "Rules")["spec"]["groups"]
+        both = {"pools.grpc.enabled": True, "pools.appProtocol": True}
+        objects = render("antipode", merged(BASE, both | changes))
+        (group,) = find(objects, "Rules")["spec"]["groups"]
         (rule,) = [one for one in group["rules"] if one["alert"] == "AntipodePickerDown"]
         assert rule["expr"].endswith(f"< {pickers}")
 

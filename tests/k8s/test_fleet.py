@@ -525,3 +525,26 @@ def test_shellcheck_finds_nothing():
         cwd=PROJECT,
     )
     assert run.stdout == ""
+
+
+def test_nodes_whose_chips_are_claimed_have_the_label_that_switches_the_device_plugin_off(
+    cloud, tmp_path
+):
+    claimed = ("SLICE_CHIPS=devicePlugin", "SLICE_CHIPS=claim")
+    made = {
+        chips: [line for line in printed(cloud.run("plan", "-f", path)) if "node-pools" in line]
+        for chips, path in (
+            ("claim", settings_with(tmp_path, *claimed)),
+            ("devicePlugin", str(SCRIPT.with_name("settings.env"))),
+        )
+    }
+    label = r"\,cloud.google.com/gke-tpu-dra-driver=true"
+    assert all(label in line for line in made["claim"])
+    assert [line.replace(label, "") for line in made["claim"]] == made["devicePlugin"]
+
+
+def test_another_way_of_getting_chips_is_refused(cloud, tmp_path):
+    path = settings_with(tmp_path, "SLICE_CHIPS=devicePlugin", "SLICE_CHIPS=plugin")
+    run = cloud.run("plan", "-f", path)
+    assert run.returncode == 2
+    assert "SLICE_CHIPS is plugin; it must be devicePlugin or claim" in run.stderr

@@ -28,7 +28,7 @@ HARMFUL = {
         "tcp:8000,tcp:9000",
     ),
     "a firewall without the health checks' port": (
-        "--allow=tcp:8000,tcp:9000 ",
+        "--allow=tcp:8000,tcp:9000,tcp:9003 ",
         "--allow=tcp:9000 ",
     ),
     "clusters without Dataplane V2": (" --enable-dataplane-v2", ""),

@@ -67,6 +67,23 @@ def environment(accelerator, topology, chips_per_host="2,2,1", hosts="1,1,1"):
     )
 
 
+CLAIM_UID = "03f5fca0-c04c-43d2-9ba9-db6f570bce00"
+
+
+def by_claim():
+    """What the DRA driver of TPUs injects for the four chips of one host."""
+    devices = {f"TPU_DEVICE_tpu{i}_RESOURCE_CLAIM": CLAIM_UID for i in range(4)}
+    return devices | {
+        "TPU_ACCELERATOR_TYPE": "v6e-4",
+        "TPU_TOPOLOGY": "2x2",
+        "TPU_HOST_BOUNDS": "1,1,1",
+        "TPU_CHIPS_PER_HOST_BOUNDS": "2,2,1",
+        "TPU_WORKER_ID": "0",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_SKIP_MDS_QUERY": "true",
+    }
+
+
 def claim(**settings):
     return read_claim(EngineConfig(**settings))
 
@@ -105,6 +122,30 @@ class TestSlices:
         found = resolve(Sources(devices=devices, environment=variables, claim=wanted))
         assert (found.generation, found.topology, found.chips) == (generation, topology, chips)
         assert (found.hosts, found.host_index, found.hbm_bytes_per_chip) == (1, 0, HBM)
+
+    def test_chips_by_claim_are_what_the_driver_says(self):
+        variables = by_claim()
+        wanted = claim(
+            slice_accelerator="v6e",
+            slice_topology="2x2",
+            slice_chips=4,
+            chip_claim_name="prod-slice",
+        )
+        found = resolve(
+            Sources(
+                devices=tpu("TPU v6 lite", 2, 2),
+                environment=read_environment(variables),
+                claim=wanted,
+                group=find_group(EngineConfig(), variables),
+            )
+        )
+        assert (found.generation, found.topology, found.chips) == ("v6e", "2x2", 4)
+        assert (found.hosts, found.host_index) == (1, 0)
+        assert found.chip_claims == (CLAIM_UID,)
+
+    def test_a_chart_without_chips_leaves_open_how_they_come(self):
+        found = resolve(Sources(environment=read_environment(by_claim())))
+        assert found.chip_claims == (CLAIM_UID,)
 
     def test_four_hosts_of_a_4x4(self):
         group = find_group(
@@ -207,6 +248,22 @@ class TestRefusals:
         ) as refusal:
             resolve(Sources(claim=claim(claim_name="netdev"), interfaces=interfaces))
         assert "resources.claims" in str(refusal.value)
+
+    def test_chips_by_a_claim_that_the_chart_did_not_make_name_both(self):
+        sources = Sources(environment=read_environment(by_claim()), claim=claim(slice_chips=4))
+        with pytest.raises(SliceMismatchError, match="set sliceChips to claim") as refusal:
+            resolve(sources)
+        assert CLAIM_UID in str(refusal.value)
+        assert "chip_claim_name" in str(refusal.value)
+
+    def test_a_chip_claim_that_brought_no_chips_names_both(self):
+        sources = Sources(
+            devices=describe_devices([FakeDevice("cpu", "cpu")], 1, 0),
+            claim=claim(slice_accelerator="v6e", chip_claim_name="prod-slice"),
+        )
+        with pytest.raises(SliceMismatchError, match="claim prod-slice must bring TPU") as refusal:
+            resolve(sources)
+        assert "JAX's devices are cpu" in str(refusal.value)
 
     @pytest.mark.parametrize("topology", ["2", "2x0", "twobytwo", "2x2x2x2"])
     def test_a_topology_that_is_none(self, topology):

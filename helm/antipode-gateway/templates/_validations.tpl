@@ -12,6 +12,15 @@
 {{- if and $v.tls.enabled (not $v.tls.secretName) (not $v.tls.options) }}
 {{- fail "tls.enabled is true, but no certificate is named; set tls.secretName to its Secret, or tls.options to the gateway class's option for it." }}
 {{- end }}
+{{- if and $v.existingGateway (or $v.tls.enabled $v.tls.secretName $v.tls.options) }}
+{{- fail (printf "existingGateway is %q, which has its own listeners, but tls is set; set tls at the release that made the Gateway." $v.existingGateway) }}
+{{- end }}
+{{- if and $v.existingGateway (not $v.hostnames) (not $v.requestHeader.values) }}
+{{- fail (printf "existingGateway is %q, but neither hostnames nor requestHeader.values is set, so this release and the others of that Gateway would claim the same requests; set one of them." $v.existingGateway) }}
+{{- end }}
+{{- if ne (empty $v.requestHeader.name) (empty $v.requestHeader.values) }}
+{{- fail "requestHeader needs both a name and values; set both, or neither." }}
+{{- end }}
 {{- if gt (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds) }}
 {{- fail (printf "healthCheck.timeoutSeconds is %d, longer than healthCheck.intervalSeconds, %d, which the load balancer refuses; lower the timeout or raise the interval." (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds)) }}
 {{- end }}
@@ -36,6 +45,13 @@
 app.kubernetes.io/name: antipode-gateway
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "gateway.name" -}}
+{{ .Values.existingGateway | default .Release.Name }}
 {{- end }}
 
 {{/* The pools that the gateway routes to: name and port. */}}
@@ -48,17 +64,27 @@ http: 8000
 {{- end }}
 {{- end }}
 
-{{/* Routes recognize gRPC by the paths of its services, which all begin with a package name. */}}
+{{/*
+The matches of (dict "root" $ "pool" "grpc"). Routes recognize gRPC by the paths of its services, which all begin
+with a package name.
+*/}}
 {{- define "gateway.match" -}}
-{{- if eq . "grpc" }}
+{{- $header := .root.Values.requestHeader }}
+{{- $paths := ternary (list
+  "/antipode.v1.Generation"
+  "/grpc.health.v1.Health"
+  "/grpc.reflection.v1.ServerReflection"
+  "/grpc.reflection.v1alpha.ServerReflection") (list "/") (eq .pool "grpc") -}}
 matches:
-  - path: {type: PathPrefix, value: /antipode.v1.Generation}
-  - path: {type: PathPrefix, value: /grpc.health.v1.Health}
-  - path: {type: PathPrefix, value: /grpc.reflection.v1.ServerReflection}
-  - path: {type: PathPrefix, value: /grpc.reflection.v1alpha.ServerReflection}
-{{- else }}
-matches:
-  - path: {type: PathPrefix, value: /}
+{{- range $path := $paths }}
+{{- range $value := $header.values | default (list "") }}
+  - path: {type: PathPrefix, value: {{ $path }}}
+    {{- with $value }}
+    headers:
+      - name: {{ $header.name }}
+        value: {{ . | quote }}
+    {{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -8,12 +8,37 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.region }}
 gke.io/region: {{ . | quote }}
 {{- end }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "antipode.serviceAccount" -}}
+{{ .Values.serviceAccount.name | default .Release.Name }}
+{{- end }}
+
+{{/* A ComputeClass belongs to the cluster, so the name of a class that the chart makes has the namespace in it. */}}
+{{- define "antipode.computeClass" -}}
+{{- if .Values.computeClass.name }}
+{{- .Values.computeClass.name }}
+{{- else if .Values.computeClass.create }}
+{{- $name := printf "%s-%s" .Release.Namespace .Release.Name | trimPrefix "-" }}
+{{- if gt (len $name) 63 }}{{ $name | trunc 54 }}-{{ $name | sha256sum | trunc 8 }}{{ else }}{{ $name }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{- define "antipode.selector" -}}
 app.kubernetes.io/name: antipode
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
+{{- end }}
+
+{{/*
+The label by which an AutoscalingMetric finds the pods that serve: GKE takes no label name with a dot or slash
+there. No selector of a workload has the label, because such selectors are immutable.
+*/}}
+{{- define "antipode.plainLabel" -}}
+antipode-server: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "antipode.image" -}}
@@ -30,9 +55,44 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
+{{/* The namespaces whose pods read metrics, as the peers of a network policy's rule. */}}
+{{- define "antipode.collectors" -}}
+from:
+  - namespaceSelector:
+      matchExpressions:
+        - key: kubernetes.io/metadata.name
+          operator: In
+          values: [gmp-system, gke-gmp-system, gke-managed-system, kube-system]
+{{- end }}
+
 {{/* A claim template is immutable, so its name changes with its content. */}}
 {{- define "antipode.claim" -}}
-{{ .Release.Name }}-netdev-{{ .Values.dranet | toJson | sha256sum | trunc 8 }}
+{{- if include "antipode.hasChipClaim" . }}
+{{- $content := list .Values.dranet .Values.slice .Values.sliceAlternatives | toJson }}
+{{- .Release.Name }}-slice-{{ $content | sha256sum | trunc 8 }}
+{{- else }}
+{{- .Release.Name }}-netdev-{{ .Values.dranet | toJson | sha256sum | trunc 8 }}
+{{- end }}
+{{- end }}
+
+{{- define "antipode.hasChipClaim" -}}
+{{- if and (include "antipode.isTpu" .) (eq .Values.sliceChips "claim") }}true{{ end }}
+{{- end }}
+
+{{/* The expression by which a claim takes only chips of the slice that is given, such as v6e:2x2. */}}
+{{- define "antipode.chipsOfSlice" -}}
+{{- $generations := dict "v5e" "v5litepod" "v5p" "v5p" "v6e" "v6e" "v7x" "tpu7x" -}}
+device.attributes["tpu.google.com"].tpuGen == {{ index $generations (first (splitList ":" .)) | quote }}
+{{- end }}
+
+{{/* Whether pods have a claim: for chips, for network interfaces, or one for both. */}}
+{{- define "antipode.hasClaim" -}}
+{{- if or .Values.dranet.enabled (include "antipode.hasChipClaim" .) }}true{{ end }}
+{{- end }}
+
+{{/* The name of the claim in a pod. */}}
+{{- define "antipode.claimInPod" -}}
+{{ ternary "slice" "netdev" (ne (include "antipode.hasChipClaim" .) "") }}
 {{- end }}
 
 {{/* Selects the pods that serve. In a group of hosts only the leader serves; followers open no port. */}}
@@ -57,6 +117,30 @@ v6e:2x4: {machine: ct6e-standard-8t, chips: 8}
 v6e:4x4: {machine: ct6e-standard-4t, chips: 4, hosts: 4}
 v7x:2x2x1: {machine: tpu7x-standard-4t, chips: 4}
 v7x:2x2x2: {machine: tpu7x-standard-4t, chips: 4, hosts: 2}
+{{- end }}
+
+{{/* What GKE leaves to pods on a machine: CPUs, and GiB of memory. The published memory is less GKE's reservation. */}}
+{{- define "antipode.machines" -}}
+ct5lp-hightpu-1t: {cpus: 23, memory: 40}
+ct5lp-hightpu-4t: {cpus: 111, memory: 168}
+ct5lp-hightpu-8t: {cpus: 223, memory: 343}
+ct5p-hightpu-4t: {cpus: 207, memory: 402}
+ct6e-standard-1t: {cpus: 43, memory: 153}
+ct6e-standard-4t: {cpus: 179, memory: 650}
+ct6e-standard-8t: {cpus: 179, memory: 1307}
+tpu7x-standard-4t: {cpus: 223, memory: 869}
+{{- end }}
+
+{{/* A quantity of memory, such as 64Gi, in MiB. */}}
+{{- define "antipode.mebibytes" -}}
+{{- $units := dict "" 0.00000095367431640625 "k" 0.00095367431640625 "M" 0.95367431640625
+  "G" 953.67431640625 "T" 953674.31640625 "Ki" 0.0009765625 "Mi" 1.0 "Gi" 1024.0 "Ti" 1048576.0 -}}
+{{ mulf (regexFind "^[0-9.]+" . | float64) (index $units (regexFind "[A-Za-z]*$" .)) | ceil | int64 }}
+{{- end }}
+
+{{/* A quantity of CPUs, such as 8 or 500m, in thousandths. */}}
+{{- define "antipode.milliCpus" -}}
+{{ ternary (trimSuffix "m" . | float64) (mulf (trimSuffix "m" . | float64) 1000) (hasSuffix "m" .) | ceil | int64 }}
 {{- end }}
 
 {{/* The slice's row of the table of slices, plus its values for GKE's node labels; empty for cpu. */}}

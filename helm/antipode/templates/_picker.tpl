@@ -1,13 +1,14 @@
 {{/*
-The configuration of the picker of the pool "http" or "grpc": an EndpointPickerConfig of llm-d-router. The
-picker reads it strictly: it exits on a name that it does not know.
+The configuration of the picker of (dict "root" $ "pool" "http"), or of the pool "grpc": an EndpointPickerConfig
+of llm-d-router. The picker reads it strictly: it exits on a name that it does not know.
 
 The picker cannot read the body of a gRPC request, so it places gRPC requests only by load. It does the same
 with HTTP requests that are not OpenAI requests. Both pickers read metrics from the HTTP port, because the gRPC
 port has none.
 */}}
 {{- define "antipode.pickerConfig" -}}
-{{- $isHttp := eq . "http" -}}
+{{- $isHttp := eq .pool "http" -}}
+{{- $isBusyScored := .root.Values.picker.deviceBusyScorer -}}
 apiVersion: llm-d.ai/v1alpha1
 kind: EndpointPickerConfig
 plugins:
@@ -28,17 +29,24 @@ plugins:
           cacheInfoSpec: antipode_cache_config_info
           cacheBlockSizeLabelName: block_size
           cacheNumBlocksLabelName: num_blocks
+          {{- if $isBusyScored }}
           customMetrics:
             - {attributeKey: antipode.device_busy, metricSpec: antipode_device_busy_ratio}
+          {{- end }}
+  # Metrics are 50 ms old: a burst that is placed by metrics goes to one pod. This scorer counts the requests that
+  # the picker itself has in flight.
+  - type: active-request-scorer
   - type: queue-scorer
   - type: kv-cache-utilization-scorer
   {{- if $isHttp }}
   - type: prefix-cache-scorer
   {{- end }}
+  {{- if $isBusyScored }}
   - type: endpoint-attribute-scorer
     parameters:
       attributeKey: antipode.device_busy
       algorithm: {type: linear_lower_is_better, normalization: {fixedRange: {min: 0, max: 1}}}
+  {{- end }}
 # The picker refuses a request if no parser knows its path, so the last parser takes every path.
 requestHandler:
   parsers:
@@ -49,10 +57,13 @@ requestHandler:
 schedulingProfiles:
   - name: default
     plugins:
+      - {pluginRef: active-request-scorer, weight: 2}
       - {pluginRef: queue-scorer, weight: 2}
       - {pluginRef: kv-cache-utilization-scorer, weight: 2}
       {{- if $isHttp }}
       - {pluginRef: prefix-cache-scorer, weight: 3}
       {{- end }}
+      {{- if $isBusyScored }}
       - {pluginRef: endpoint-attribute-scorer, weight: 1}
+      {{- end }}
 {{- end }}

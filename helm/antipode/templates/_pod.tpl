@@ -30,7 +30,9 @@
 {{- end }}
 {{- if include "antipode.isTpu" . }}
 {{- $slice := include "antipode.slice" . | fromYaml }}
+{{- if not $v.sliceAlternatives }}
 {{- $_ := set $set "ANTIPODE_SLICE_ACCELERATOR" $slice.generation }}
+{{- end }}
 {{- $_ := set $set "ANTIPODE_SLICE_TOPOLOGY" $slice.topology }}
 {{- $_ := set $set "ANTIPODE_SLICE_CHIPS" (include "antipode.chips" .) }}
 {{- end }}
@@ -48,6 +50,9 @@
 {{- $_ := set $set "ANTIPODE_CLAIM_NAME" (include "antipode.claim" .) }}
 {{- $_ := set $set "ANTIPODE_INTERFACE_CLASS" $v.dranet.deviceClassName }}
 {{- end }}
+{{- if include "antipode.hasChipClaim" . }}
+{{- $_ := set $set "ANTIPODE_CHIP_CLAIM_NAME" (include "antipode.claim" .) }}
+{{- end }}
 {{- range $key, $value := $v.server.extra }}
 {{- $_ := set $set (printf "ANTIPODE_%s" (upper $key)) $value }}
 {{- end }}
@@ -63,6 +68,9 @@
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
 {{- end }}
+{{- with $v.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -74,6 +82,9 @@ metadata:
   labels:
     {{- include "antipode.labels" . | nindent 4 }}
     app.kubernetes.io/component: server
+    {{- if not $follower }}
+    {{- include "antipode.plainLabel" . | nindent 4 }}
+    {{- end }}
     {{- with $v.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
     {{- with $v.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
@@ -84,7 +95,7 @@ metadata:
     gke-gcsfuse/ephemeral-storage-limit: "0"
     {{- end }}
 spec:
-  serviceAccountName: {{ $v.serviceAccount.name | quote }}
+  serviceAccountName: {{ include "antipode.serviceAccount" . | quote }}
   {{- with include "antipode.pullSecrets" . }}{{ . | trim | nindent 2 }}{{ end }}
   {{- with $v.priorityClassName }}
   priorityClassName: {{ . | quote }}
@@ -99,21 +110,31 @@ spec:
     fsGroup: 10001
     seccompProfile:
       type: RuntimeDefault
-  {{- if $v.computeClass.name }}
+  {{- if include "antipode.computeClass" . }}
   nodeSelector:
-    cloud.google.com/compute-class: {{ $v.computeClass.name | quote }}
+    cloud.google.com/compute-class: {{ include "antipode.computeClass" . | quote }}
     {{- with $v.nodeSelector }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- else if include "antipode.isTpu" . }}
   {{- $slice := include "antipode.slice" . | fromYaml }}
   nodeSelector:
+    {{- if not $v.sliceAlternatives }}
     cloud.google.com/gke-tpu-accelerator: {{ $slice.accelerator }}
+    {{- end }}
     cloud.google.com/gke-tpu-topology: {{ $slice.topology }}
+    {{- if include "antipode.hasChipClaim" . }}
+    cloud.google.com/gke-tpu-dra-driver: "true"
+    {{- end }}
     {{- with $v.nodeSelector }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- else if $v.nodeSelector }}
   nodeSelector: {{- toYaml $v.nodeSelector | nindent 4 }}
   {{- end }}
-  {{- with $v.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- if or $v.tolerations (include "antipode.hasChipClaim" .) }}
+  tolerations:
+    {{- if include "antipode.hasChipClaim" . }}
+    # Where a pod requests google.com/tpu, admission adds this toleration; a claim gets none.
+    - {key: google.com/tpu, operator: Exists, effect: NoSchedule}
+    {{- end }}
+    {{- with $v.tolerations }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- end }}
   {{- with $v.affinity }}
   affinity: {{- toYaml . | nindent 4 }}
@@ -121,9 +142,9 @@ spec:
   {{- with $v.topologySpreadConstraints }}
   topologySpreadConstraints: {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- if $v.dranet.enabled }}
+  {{- if include "antipode.hasClaim" . }}
   resourceClaims:
-    - name: netdev
+    - name: {{ include "antipode.claimInPod" . }}
       resourceClaimTemplateName: {{ include "antipode.claim" . }}
   {{- end }}
   containers:
@@ -162,7 +183,9 @@ spec:
       readinessProbe:
         httpGet: {path: /readyz, port: http}
         periodSeconds: 2
-        failureThreshold: 1
+        # One slow answer must not take a replica out: it may be the only one of its region. The load balancer's own
+        # checks see a drain.
+        failureThreshold: 2
       livenessProbe:
         httpGet: {path: /livez, port: http}
         periodSeconds: 5
@@ -182,17 +205,20 @@ spec:
           cpu: {{ $v.resources.cpu | quote }}
           memory: {{ $v.resources.memory | quote }}
           ephemeral-storage: {{ $v.resources.ephemeralStorage | quote }}
-          {{- if include "antipode.isTpu" . }}
+          {{- if and (include "antipode.isTpu" .) (not (include "antipode.hasChipClaim" .)) }}
           google.com/tpu: {{ (include "antipode.slice" . | fromYaml).chips | quote }}
           {{- end }}
         limits:
           memory: {{ $v.resources.memory | quote }}
-          {{- if include "antipode.isTpu" . }}
+          {{- with $v.resources.cpuLimit }}
+          cpu: {{ . | quote }}
+          {{- end }}
+          {{- if and (include "antipode.isTpu" .) (not (include "antipode.hasChipClaim" .)) }}
           google.com/tpu: {{ (include "antipode.slice" . | fromYaml).chips | quote }}
           {{- end }}
-        {{- if $v.dranet.enabled }}
+        {{- if include "antipode.hasClaim" . }}
         claims:
-          - name: netdev
+          - name: {{ include "antipode.claimInPod" . }}
         {{- end }}
       volumeMounts:
         {{- if eq $v.swap.mode "inPlace" }}
@@ -223,7 +249,7 @@ spec:
           mountPath: /dev/shm
         {{- if $v.model.bucket }}
         - name: models
-          mountPath: /models
+          mountPath: /models{{ with $v.fuse.onlyDir }}/{{ . }}{{ end }}
           readOnly: true
         {{- end }}
   volumes:
@@ -283,7 +309,7 @@ spec:
         readOnly: true
         volumeAttributes:
           bucketName: {{ $v.model.bucket | quote }}
-          mountOptions: "implicit-dirs,uid=10001,gid=10001,file-cache:enable-parallel-downloads:true"
+          mountOptions: "implicit-dirs,uid=10001,gid=10001,file-cache:enable-parallel-downloads:true{{ with $v.fuse.onlyDir }},only-dir={{ . }}{{ end }}"
           fileCacheCapacity: {{ $v.fuse.fileCache | quote }}
           fileCacheForRangeRead: "true"
           metadataCacheTTLSeconds: {{ $v.fuse.metadataTtlSeconds | quote }}

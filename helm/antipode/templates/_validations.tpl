@@ -1,7 +1,7 @@
 {{/* Refuses values that contradict each other, which no schema can do. Each message says what to change. */}}
 
 {{- define "antipode.validate" -}}
-{{- range $part := list "names" "model" "slice" "hosts" "end" "scaling" "network" "secret" }}
+{{- range $part := list "names" "model" "slice" "hosts" "machine" "end" "spot" "scaling" "network" "secret" }}
 {{- include (printf "antipode.validate.%s" $part) $ }}
 {{- end }}
 {{- end }}
@@ -19,6 +19,7 @@
 {{- fail (printf "the release name is %q; use at most 48 lowercase letters, digits and -, beginning with a letter and not ending in -, because Services are named after it." .Release.Name) }}
 {{- end }}
 {{- $own := list
+  "antipode-server"
   "gke.io/region"
   "gke-gcsfuse/volumes"
   "gke-gcsfuse/cpu-limit"
@@ -26,13 +27,27 @@
   "gke-gcsfuse/ephemeral-storage-limit"
   "cloud.google.com/compute-class"
   "cloud.google.com/gke-tpu-accelerator"
-  "cloud.google.com/gke-tpu-topology" }}
-{{- range $where := list "podLabels" "podAnnotations" "nodeSelector" }}
+  "cloud.google.com/gke-tpu-topology"
+  "cloud.google.com/gke-tpu-dra-driver" }}
+{{- range $where := list "commonLabels" "podLabels" "podAnnotations" "nodeSelector" }}
 {{- range $key, $_ := index $v $where }}
 {{- if or (has $key $own) (regexMatch "^(app.kubernetes.io|leaderworkerset.sigs.k8s.io)/" $key) }}
 {{- fail (printf "%s sets %s, which the chart sets from other values (slice, computeClass, region, model, the release); leave it out." $where $key) }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- range $key, $_ := $v.commonLabels }}
+{{- if hasKey $v.podLabels $key }}
+{{- fail (printf "commonLabels and podLabels both set %s; leave it out of one." $key) }}
+{{- end }}
+{{- end }}
+{{- range $v.extraEnv }}
+{{- if regexMatch "^(ANTIPODE_|JAX_MTLS_)" .name }}
+{{- fail (printf "extraEnv sets %s, which is a setting of the server; use the value for it, or server.extra." .name) }}
+{{- end }}
+{{- end }}
+{{- if and (not $v.serviceAccount.create) (not $v.serviceAccount.name) }}
+{{- fail "serviceAccount.create is false, but serviceAccount.name is empty; set serviceAccount.name to the account that exists." }}
 {{- end }}
 {{- if eq $v.serviceAccount.name (printf "%s-picker" .Release.Name) }}
 {{- fail (printf "serviceAccount.name is %q, which is the name of the endpoint pickers' account; use another name." $v.serviceAccount.name) }}
@@ -50,6 +65,12 @@
 {{- end }}
 {{- if hasPrefix "gs://" (printf "%s%s" $v.model.bucket $v.model.path) }}
 {{- fail "model.bucket or model.path begins with gs://; leave it out: model.bucket is the bucket's name, model.path a folder in it." }}
+{{- end }}
+{{- if and $v.fuse.onlyDir (not $v.model.bucket) }}
+{{- fail "fuse.onlyDir is set, but model.bucket is empty, so nothing is mounted; leave fuse.onlyDir empty." }}
+{{- end }}
+{{- if and $v.fuse.onlyDir (not (hasPrefix (printf "%s/" $v.fuse.onlyDir) (printf "%s/" $v.model.path))) }}
+{{- fail (printf "fuse.onlyDir is %q, but model.path is %q, outside of it; use a folder that contains model.path." $v.fuse.onlyDir $v.model.path) }}
 {{- end }}
 {{- if and $v.model.labels (eq $v.swap.mode "rollout") }}
 {{- fail "model.labels is set, but swap.mode is rollout, and pods load labelled versions only with inPlace; leave it empty with rollout." }}
@@ -83,8 +104,26 @@
 {{- else if $v.dranet.enabled }}
 {{- fail "dranet.enabled is true, but the slice is cpu; set dranet.enabled to false." }}
 {{- end }}
-{{- if and $v.computeClass.create (not $v.computeClass.name) }}
-{{- fail "computeClass.create is true, but computeClass.name is empty; set computeClass.name to a name for the class." }}
+{{- if and (eq $v.sliceChips "claim") (not (include "antipode.isTpu" .)) }}
+{{- fail "sliceChips is claim, but the slice is cpu, which has no chips to claim; set sliceChips to devicePlugin." }}
+{{- end }}
+{{- if and $v.sliceAlternatives (ne $v.sliceChips "claim") }}
+{{- fail "sliceAlternatives is set, but sliceChips is devicePlugin, which cannot choose; set sliceChips to claim, or leave sliceAlternatives empty." }}
+{{- end }}
+{{- range $v.sliceAlternatives }}
+{{- $row := index (include "antipode.slices" $ | fromYaml) . | default dict }}
+{{- if or (eq . $v.slice) (not $row) (hasKey $row "hosts") (ne (last (splitList ":" .)) (last (splitList ":" $v.slice))) }}
+{{- fail (printf "sliceAlternatives has %q; use slices of one host with the topology of %s and another generation." . $v.slice) }}
+{{- end }}
+{{- if and $v.dranet.enabled (not (has (first (splitList ":" .)) (list "v6e" "v7x"))) }}
+{{- fail (printf "dranet.enabled is true, but sliceAlternatives has %s, and GKE offers DRANET interfaces on v6e and v7x only; set dranet.enabled to false." .) }}
+{{- end }}
+{{- end }}
+{{- if and (eq $v.sliceChips "claim") (gt $hosts 1) }}
+{{- fail (printf "sliceChips is claim, but %s has %d hosts, and LeaderWorkerSet names the hosts to libtpu only in pods that request google.com/tpu; set sliceChips to devicePlugin." $v.slice $hosts) }}
+{{- end }}
+{{- if and (eq $v.sliceChips "claim") $v.computeClass.create }}
+{{- fail "sliceChips is claim, but computeClass.create is true, and nodes of that class lack the label cloud.google.com/gke-tpu-dra-driver=true; set computeClass.create to false and make the node pool yourself." }}
 {{- end }}
 {{- if and $v.computeClass.create (not (include "antipode.isTpu" .)) }}
 {{- fail "computeClass.create is true, but the slice is cpu, and the class is made from a TPU slice; set computeClass.create to false." }}
@@ -111,7 +150,7 @@
 {{- fail (printf "compileCache.storageClass makes one volume claim, which only one pod can mount, and %s has %d hosts; leave it empty." $v.slice $hosts) }}
 {{- end }}
 {{- range $port := list (int $v.server.groupPort) (add $v.server.groupPort 1 | int) }}
-{{- if has $port (list 8000 8001 8431 8471 9000 9001) }}
+{{- if has $port (list 8000 8001 8431 8471 8476 9000 9001) }}
 {{- fail (printf "server.groupPort is %d, and the group uses that port and the next, but %d is a port of the server or of libtpu; use another port, such as 9200." (int $v.server.groupPort) $port) }}
 {{- end }}
 {{- end }}
@@ -126,6 +165,45 @@
 {{- $hosts := include "antipode.hosts" . | int }}
 {{- if and (gt $hosts 1) (not $v.server.groupSecret) }}
 {{- fail (printf "server.groupSecret is empty, but %s has %d hosts, which prove themselves to each other by a secret; create a Secret whose key secret has at least 16 random characters, and set server.groupSecret to its name." $v.slice $hosts) }}
+{{- end }}
+{{- end }}
+
+{{/* Whether the machines of the slice, and of its alternatives, have room for a pod. */}}
+{{- define "antipode.validate.machine" -}}
+{{- $v := .Values -}}
+{{- if include "antipode.isTpu" . }}
+{{- $memory := include "antipode.mebibytes" $v.resources.memory | int64 }}
+{{- $cache := ternary (include "antipode.mebibytes" $v.fuse.fileCache | int64) 0 (ne $v.model.bucket "") }}
+{{- range $name := concat (list $v.slice) $v.sliceAlternatives }}
+{{- $machine := (index (include "antipode.slices" $ | fromYaml) $name).machine }}
+{{- $room := index (include "antipode.machines" $ | fromYaml) $machine }}
+{{- if gt (include "antipode.milliCpus" $v.resources.cpu | int64) (mul $room.cpus 1000) }}
+{{- fail (printf "resources.cpu is %s, but %s, the machine of %s, leaves pods %d CPUs; lower resources.cpu." $v.resources.cpu $machine $name (int $room.cpus)) }}
+{{- end }}
+{{- if gt (add $memory $cache) (mul $room.memory 1024) }}
+{{- fail (printf "resources.memory is %s and fuse.fileCache, which is in memory too, is %s, but %s, the machine of %s, leaves pods %d GiB; lower them." $v.resources.memory (ternary $v.fuse.fileCache "unused" (ne $v.model.bucket "")) $machine $name (int $room.memory)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if lt (include "antipode.mebibytes" $v.picker.memoryLimit | int64) (include "antipode.mebibytes" $v.picker.memory | int64) }}
+{{- fail (printf "picker.memoryLimit is %s, less than picker.memory, %s; raise the limit or lower the request." $v.picker.memoryLimit $v.picker.memory) }}
+{{- end }}
+{{- range $where := list "resources" "picker" }}
+{{- with (index $v $where).cpuLimit }}
+{{- if lt (include "antipode.milliCpus" . | int64) (include "antipode.milliCpus" (index $v $where).cpu | int64) }}
+{{- fail (printf "%s.cpuLimit is %s, less than %s.cpu, %s; raise the limit or lower the request." $where . $where (index $v $where).cpu) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A spot node goes soon after its notice. */}}
+{{- define "antipode.validate.spot" -}}
+{{- $v := .Values -}}
+{{- $isSpot := or (and $v.computeClass.create (has "spot" $v.computeClass.priorities)) (eq (index $v.nodeSelector "cloud.google.com/gke-spot" | default "") "true") }}
+{{- $end := add $v.server.lameDuckSeconds $v.server.drainTimeoutSeconds }}
+{{- if and $isSpot (gt (int $end) (int $v.spotSeconds)) }}
+{{- fail (printf "pods may run on spot nodes, which give them %d seconds to end (spotSeconds), but a drain may take %d seconds (server.lameDuckSeconds + server.drainTimeoutSeconds), so streams would be cut; lower them, or extend the time in the node pool's system configuration and set spotSeconds to it." (int $v.spotSeconds) (int $end)) }}
 {{- end }}
 {{- end }}
 
@@ -166,6 +244,9 @@
 {{- fail "networkPolicy.proxyRanges is empty, but the gateway's requests come from the proxy-only subnets of both regions; list their ranges, or set networkPolicy.enabled to false." }}
 {{- end }}
 {{- range $pool := list "http" "grpc" }}
+{{- if and (eq $pool "grpc") $v.pools.grpc.enabled (not $v.pools.appProtocol) }}
+{{- fail "pools.grpc.enabled is true, but pools.appProtocol is false, so a gateway would speak HTTP/1.1 to the gRPC port; set pools.appProtocol to true on a cluster whose InferencePool has the field, or use service.export for gRPC." }}
+{{- end }}
 {{- if and (index $v.pools $pool).enabled (not $v.picker.enabled) (not (index $v.picker.existing $pool)) }}
 {{- fail (printf "pools.%s is enabled without an endpoint picker; set picker.enabled to true, or picker.existing.%s to the Service of a picker." $pool $pool) }}
 {{- end }}

@@ -1,0 +1,143 @@
+"""What operators meet on the first days: several releases, spot nodes, probes, labels, examples."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from tests.helm.charts import (
+    BASE,
+    GATEWAY,
+    HELM,
+    PROJECT,
+    case_values,
+    find,
+    merged,
+    pods_of,
+    render,
+    render_files,
+)
+from tests.helm.schemas import is_core
+
+# Every optional object, without a ComputeClass that exists.
+EVERYTHING = merged(case_values("antipode", "everything"), {"computeClass": {"create": True}})
+
+
+def names(release, values, chart="antipode"):
+    files = render_files(chart, values, release)
+    texts = [text for name, text in files.items() if name.endswith(".yaml")]
+    objects = [one for text in texts for one in yaml.safe_load_all(text) if one]
+    return [(one["kind"], one["metadata"]["name"]) for one in objects]
+
+
+@pytest.mark.parametrize(
+    ("chart", "values"), [("antipode", EVERYTHING), ("antipode-gateway", GATEWAY)]
+)
+def test_two_releases_in_one_namespace_share_no_object(chart, values):
+    one, other = (names(release, values, chart) for release in ("chat", "code"))
+    assert len(one) == len({*one})
+    assert not {*one} & {*other}
+
+
+@pytest.mark.parametrize("account", ["", "mine"])
+def test_pods_use_the_account_of_their_release_unless_another_is_named(account):
+    objects = render("antipode", merged(BASE, {"serviceAccount.name": account}))
+    (pod,) = pods_of(objects)
+    assert pod["spec"]["serviceAccountName"] == (account or "prod")
+    assert find(objects, "ServiceAccount", account or "prod")
+
+
+def test_the_fleet_lets_the_account_of_the_documented_release_read_the_buckets():
+    settings = (PROJECT / "k8s/fleet/settings.env").read_text()
+    rendered = yaml.safe_load_all((PROJECT / "k8s/rendered/us-east5.yaml").read_text())
+    accounts = {one["metadata"]["name"] for one in rendered if one["kind"] == "ServiceAccount"}
+    (account,) = re.findall(r"^SERVICE_ACCOUNT=(.*)$", settings, re.MULTILINE)
+    assert accounts == {account, f"{account}-picker"}
+
+
+def test_a_class_that_the_chart_makes_is_named_after_namespace_and_release():
+    objects = render("antipode", merged(BASE, {"computeClass.create": True}))
+    name = find(objects, "ComputeClass")["metadata"]["name"]
+    (pod,) = pods_of(objects)
+    assert name == "llm-prod"
+    assert pod["spec"]["nodeSelector"] == {"cloud.google.com/compute-class": name}
+
+
+def test_a_spot_node_is_taken_where_the_drain_is_short_or_the_time_extended():
+    spot = {"computeClass": {"create": True, "priorities": ["spot"]}}
+    short = {"server.lameDuckSeconds": 5, "server.drainTimeoutSeconds": 10}
+    for changes in (short, {"spotSeconds": 75}):
+        assert find(render("antipode", merged(BASE, spot | changes)), "ComputeClass")
+
+
+def test_by_default_no_class_has_spot_nodes():
+    objects = render("antipode", merged(BASE, {"computeClass.create": True}))
+    assert not any(one["spot"] for one in find(objects, "ComputeClass")["spec"]["priorities"])
+
+
+def test_one_failed_probe_takes_no_replica_out():
+    (pod,) = pods_of(render("antipode", BASE))
+    (container,) = pod["spec"]["containers"]
+    assert container["readinessProbe"]["failureThreshold"] == 2
+    assert container["livenessProbe"]["failureThreshold"] >= 2
+
+
+class TestEverything:
+    @pytest.fixture
+    def objects(self):
+        return render("antipode", case_values("antipode", "everything"))
+
+    def test_every_object_and_pod_has_the_common_labels_and_no_selector_has(self, objects):
+        for one in objects:
+            assert one["metadata"]["labels"]["team"] == "search"
+            assert "team" not in str(one["spec"].get("selector") if "spec" in one else "")
+        (pod,) = pods_of(objects)
+        assert pod["metadata"]["labels"]["team"] == "search"
+
+    def test_the_server_gets_variables_and_a_cpu_limit_that_no_value_is_for(self, objects):
+        (container,) = pods_of(objects)[0]["spec"]["containers"]
+        variables = {v["name"]: v["value"] for v in container["env"]}
+        assert variables["HTTPS_PROXY"] == "http://proxy.example:3128"
+        assert container["resources"]["limits"]["cpu"] == "16"
+
+    def test_only_the_folder_is_mounted_and_the_model_is_where_it_was(self, objects):
+        (pod,) = pods_of(objects)
+        mounts = {m["name"]: m["mountPath"] for m in pod["spec"]["containers"][0]["volumeMounts"]}
+        (volume,) = [one for one in pod["spec"]["volumes"] if one["name"] == "models"]
+        variables = {v["name"]: v["value"] for v in pod["spec"]["containers"][0]["env"]}
+        assert mounts["models"] == "/models/llama-3.1-8b"
+        assert ",only-dir=llama-3.1-8b" in volume["csi"]["volumeAttributes"]["mountOptions"]
+        assert variables["ANTIPODE_MODEL"] == "/models/llama-3.1-8b/3"
+
+    def test_the_server_calls_the_ranges_that_were_given(self, objects):
+        egress = find(objects, "NetworkPolicy", "prod")["spec"]["egress"]
+        by_port = {rule["ports"][0]["port"]: rule["to"] for rule in egress}
+        assert by_port[443] == [{"ipBlock": {"cidr": "199.36.153.8/30"}}]
+        assert by_port[1] == [{"ipBlock": {"cidr": "10.9.0.0/16"}}]
+
+
+def example(name):
+    return yaml.safe_load((HELM / "examples" / f"{name}.yaml").read_text())
+
+
+def test_the_cpu_example_needs_no_kind_that_a_plain_cluster_lacks():
+    objects = render("antipode", example("cpu"))
+    assert [one["kind"] for one in objects if not is_core(one)] == []
+    (pod,) = pods_of(objects)
+    assert not {"nodeSelector", "resourceClaims"} & pod["spec"].keys()
+
+
+def test_the_gemma_example_completes_a_regions_file_as_the_preset_recommends():
+    preset = yaml.safe_load((PROJECT / "models/presets/gemma-3-12b.yaml").read_text())
+    recommended = preset["recommended"]
+    values = yaml.safe_load((HELM / "regions" / "europe-west4.yaml").read_text())
+    gemma = example("gemma-3-12b")
+    for name, part in gemma.items():
+        values[name] = {**values[name], **part} if isinstance(values.get(name), dict) else part
+    (pod,) = pods_of(render("antipode", values))
+    variables = {v["name"]: v["value"] for v in pod["spec"]["containers"][0]["env"]}
+    assert gemma["slice"] == recommended["slice"]
+    assert variables["ANTIPODE_MAX_NUM_SEQS"] == str(recommended["max_num_seqs"])
+    assert variables["ANTIPODE_KV_CONTEXT"] == str(recommended["context"])
