@@ -6,6 +6,7 @@ temperature's are Anthropic's own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +25,8 @@ from server.api.validation import RANGES, invalid
 from server.link.sampling import Grammar, Range
 
 _TEMPERATURE = Range(0, 1)
+# An answer has at least a token here; only scoring a completion has none.
+_MAX_TOKENS = replace(RANGES["max_tokens"], minimum=1)
 # What a model that knows no effort does anyway.
 _DEFAULT_EFFORT = "high"
 
@@ -112,7 +115,7 @@ class PromptBody(_Wire):
 
 
 class MessagesBody(PromptBody):
-    max_tokens: int = Field(json_schema_extra=RANGES["max_tokens"].schema())
+    max_tokens: int = Field(json_schema_extra=_MAX_TOKENS.schema())
     temperature: float | None = Field(None, json_schema_extra=_TEMPERATURE.schema())
     top_p: float | None = Field(None, json_schema_extra=RANGES["top_p"].schema())
     top_k: int | None = Field(None, json_schema_extra=RANGES["top_k"].schema())
@@ -127,6 +130,8 @@ class MessagesBody(PromptBody):
     def sampling(self) -> Sampling:
         if self.temperature is not None and not _TEMPERATURE.holds(self.temperature):
             raise invalid(f"temperature must be {_TEMPERATURE}", "temperature")
+        if not _MAX_TOKENS.holds(self.max_tokens):
+            raise invalid(f"max_tokens must be {_MAX_TOKENS}", "max_tokens")
         return Sampling(
             max_tokens=self.max_tokens,
             temperature=self.temperature,

@@ -5,6 +5,7 @@ This module checks types, strictly. The service checks bounds, which are only sh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,6 +44,10 @@ _SAME_NAME = (
     "repetition_penalty",
     "seed",
 )
+
+
+# An answer has at least a token here; only scoring a completion has none.
+_MAX_TOKENS = replace(RANGES["max_tokens"], minimum=1)
 
 
 def _bounds(name: str) -> dict[str, Any]:
@@ -147,7 +152,7 @@ class InputBody(ToolFields):
 class ResponsesBody(InputBody):
     """Null is the same as left out."""
 
-    max_output_tokens: int | None = Field(None, json_schema_extra=_bounds("max_tokens"))
+    max_output_tokens: int | None = Field(None, json_schema_extra=_MAX_TOKENS.schema())
     temperature: float | None = Field(None, json_schema_extra=_bounds("temperature"))
     top_p: float | None = Field(None, json_schema_extra=_bounds("top_p"))
     top_k: int | None = Field(None, json_schema_extra=_bounds("top_k"))
@@ -179,8 +184,11 @@ class ResponsesBody(InputBody):
 
     def sampling(self) -> Sampling:
         given = {name: getattr(self, name) for name in _SAME_NAME}
+        asked = self.max_output_tokens
+        if asked is not None and not _MAX_TOKENS.holds(asked):
+            raise invalid(f"max_output_tokens must be {_MAX_TOKENS}", "max_output_tokens")
         return Sampling(
-            max_tokens=self.max_output_tokens,
+            max_tokens=asked,
             logprobs=self._num_logprobs(),
             grammar=self.text.format.read() if self.text and self.text.format else None,
             **given,
