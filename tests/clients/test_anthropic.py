@@ -12,6 +12,8 @@ TOOL = {
     "description": "Paint the wall.",
     "input_schema": PAINT["function"]["parameters"],
 }
+# A small model calls again and again.
+ANY = {"type": "any", "disable_parallel_tool_use": True}
 MESSAGES = [{"role": "user", "content": QUESTION}]
 
 
@@ -35,7 +37,7 @@ def test_a_streamed_message_joins_to_the_whole(client, model):
         assert stream.get_final_text() == text
 
 
-@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "paint"}])
+@pytest.mark.parametrize("choice", [ANY, {"type": "tool", "name": "paint"}])
 def test_a_tool_is_used_with_input_of_its_schema(client, model, choice):
     answer = client.messages.create(
         model=model, max_tokens=200, messages=MESSAGES, tools=[TOOL], tool_choice=choice
@@ -47,7 +49,7 @@ def test_a_tool_is_used_with_input_of_its_schema(client, model, choice):
 
 def test_a_streamed_tool_use_joins_to_its_input(client, model):
     with client.messages.stream(
-        model=model, max_tokens=200, messages=MESSAGES, tools=[TOOL], tool_choice={"type": "any"}
+        model=model, max_tokens=200, messages=MESSAGES, tools=[TOOL], tool_choice=ANY
     ) as stream:
         final = stream.get_final_message()
     used = [block for block in final.content if block.type == "tool_use"]

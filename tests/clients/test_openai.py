@@ -47,7 +47,9 @@ def test_a_stream_parsed_into_a_type(client, model):
     "choice", ["required", {"type": "function", "function": {"name": "paint"}}]
 )
 def test_a_tool_is_called_with_arguments_of_its_schema(client, model, choice):
-    answer = client.chat.completions.create(model=model, **ask(tools=[PAINT], tool_choice=choice))
+    answer = client.chat.completions.create(
+        model=model, **ask(tools=[PAINT], tool_choice=choice, parallel_tool_calls=False)
+    )
     (call, *_) = answer.choices[0].message.tool_calls
     assert call.function.name == "paint"
     assert json.loads(call.function.arguments)["colour"] in ("red", "green")
@@ -55,7 +57,7 @@ def test_a_tool_is_called_with_arguments_of_its_schema(client, model, choice):
 
 def test_streamed_pieces_of_a_call_join_to_the_whole(client, model):
     with client.chat.completions.stream(
-        model=model, **ask(tools=[PAINT], tool_choice="required")
+        model=model, **ask(tools=[PAINT], tool_choice="required", parallel_tool_calls=False)
     ) as stream:
         final = stream.get_final_completion()
     (call, *_) = final.choices[0].message.tool_calls
@@ -86,7 +88,9 @@ def test_a_response_has_a_status_and_usage(client, model):
 
 
 def test_a_streamed_response_ends_with_the_whole(client, model):
-    with client.responses.stream(model=model, input=QUESTION, max_output_tokens=20) as stream:
+    with client.responses.stream(
+        model=model, input=QUESTION, text_format=Fruit, max_output_tokens=200
+    ) as stream:
         pieces = [e.delta for e in stream if e.type == "response.output_text.delta"]
         assert stream.get_final_response().output_text == "".join(pieces)
 
