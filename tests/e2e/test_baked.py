@@ -33,7 +33,7 @@ def test_a_server_started_from_a_baked_folder_compiles_nothing(start, checkpoint
     text = server.get("/metrics").text
     assert metric_of(text, "antipode_compilations_total") == 0
     said = server.logged("baked programs")["message"]
-    assert said.startswith("baked programs: 4 loaded, 0 compiled")
+    assert said.startswith("baked programs: 6 loaded, 0 compiled")
     body = {"model": "toy", "prompt": "alpha", "max_tokens": 3, "ignore_eos": True}
     answer = server.post("/v1/completions", body)
     assert answer.json()["usage"]["completion_tokens"] == 3

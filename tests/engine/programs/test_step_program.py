@@ -41,10 +41,10 @@ SIZES = StateSizes(
 DECODE, MIXED = Bucket(8, 8, decode_only=True), Bucket(32, 8, decode_only=False)
 
 
-def make_programs(dtype, config=CONFIG):
+def make_programs(dtype):
     layout = make_layout(dtype=jnp.dtype(dtype))
-    mesh = make_mesh(config, 1)
-    return Programs(abstract_decoder(config, layout), layout, mesh, SIZES), layout, mesh
+    mesh = make_mesh(CONFIG, 1)
+    return Programs(abstract_decoder(CONFIG, layout), layout, mesh, SIZES), layout, mesh
 
 
 def num_bytes(tree):
@@ -61,8 +61,7 @@ def test_a_step_copies_neither_weights_nor_pool(dtype, bucket):
 
 
 def test_other_weights_are_a_rebind():
-    config = parse_config(LLAMA)
-    programs, layout, mesh = make_programs("float32", config)
+    programs, layout, mesh = make_programs("float32")
     step = programs.lower(DECODE).compile()
     state = programs.lower("make_state").compile()()
     inputs = SIZES.empty_input(DECODE)
@@ -71,7 +70,7 @@ def test_other_weights_are_a_rebind():
     )
     tokens = []
     for seed in (1, 2, 1):
-        leaves = random_leaves(config, layout, mesh, seed)
+        leaves = random_leaves(CONFIG, layout, mesh, seed)
         output, _, state = step(leaves, state, inputs)
         tokens.append(np.asarray(output.drawn.token_S).tolist())
     assert tokens[0] == tokens[2] != tokens[1]
