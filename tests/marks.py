@@ -50,6 +50,7 @@ MARKS = {
         "k8s/lab/test_losses.py",
         "k8s/test_fleet.py",
         "k8s/test_fleet_commands.py",
+        "models/checkpoint/test_files.py",
         "models/checkpoint/test_mount.py",
         "models/gguf/test_conversion.py",
     ),

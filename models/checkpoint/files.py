@@ -8,9 +8,12 @@ page by page. Knows no file format and checks no content.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from pathlib import Path
 from typing import Protocol
+
+_MIN_MAPPED_BYTES = 1 << 20
 
 
 class Files(Protocol):
@@ -59,8 +62,18 @@ class LocalFiles:
             raise OSError(errno.ESTALE, f"{name} was changed while it was read")
 
 
+def empty_buffer(length: int) -> memoryview:
+    """Zeros to read into. A large buffer goes back to the system with its last reference.
+
+    malloc would keep it: once one such buffer is freed, it serves the next from the arena of the
+    thread, and each of the reading threads has one.
+    """
+    is_large = length >= _MIN_MAPPED_BYTES
+    return memoryview(mmap.mmap(-1, length) if is_large else bytearray(length))
+
+
 def _read_exactly(descriptor: int, name: str, offset: int, length: int) -> memoryview:
-    view = memoryview(bytearray(length))
+    view = empty_buffer(length)
     done = 0
     while done < length:
         count = os.preadv(descriptor, [view[done:]], offset + done)

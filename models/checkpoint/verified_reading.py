@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from models.checkpoint.files import Files
+from models.checkpoint.files import Files, empty_buffer
 
 # A mount or a bucket takes far longer for the first byte than for the next megabyte.
 CHUNK_BYTES = 16 << 20
@@ -98,7 +98,7 @@ class FileReader:
         if first == last:
             base = first * CHUNK_BYTES
             return self._chunk((name, first))[start - base : stop - base]
-        whole = memoryview(bytearray(stop - start))
+        whole = empty_buffer(stop - start)
         for number in range(first, last + 1):
             base = number * CHUNK_BYTES
             part = self._chunk((name, number))[max(0, start - base) : stop - base]

@@ -15,9 +15,8 @@ from tests.e2e.checkpoints import write_serving_checkpoint
 from tests.e2e.servers import REAL
 
 MIB = 1 << 20
-# What XLA and the allocator keep: nothing for a server with the machine to itself, up to 107 MiB
-# next to other tests. A second copy of the weights would take 241 MiB.
-SLACK = 128 * MIB
+# What XLA and the allocator keep; less than a second copy of the weights would take.
+SLACK = 64 * MIB
 READ_AHEAD = CHUNK_BYTES * ReadLimits().num_threads
 WIDE = {
     "hidden_size": 1024,
