@@ -14,7 +14,8 @@ from pathlib import Path
 
 from prometheus_client.core import Metric
 
-from server.api.openai.foreign_fields import FIELDS, Alias, Meaning, Passes, Refused
+from server.api.openai.foreign_fields import FIELDS, Alias, Meaning, Passes
+from server.api.refused_fields import Refusal
 from server.config import Setting, settings
 from server.errors import ErrorKind, ErrorSpec
 from server.metrics.metrics import Metrics
@@ -140,7 +141,7 @@ def _meaning(meaning: Meaning) -> tuple[str, str]:
     match meaning:
         case Alias(field):
             return f"reads it as `{field}`", f"those of `{field}`"
-        case Refused(instead, neutral, as_field):
+        case Refusal(instead, neutral, as_field):
             values = [f"`{json.dumps(value)}`" for value in neutral]
             same = [f"the value of `{as_field}`"] if as_field else []
             return f"refuses it: {instead}", ", ".join(values + same)

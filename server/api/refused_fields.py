@@ -11,30 +11,50 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.api.validation import invalid
+from server.errors import ApiError
+
+_MAX_NAME_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What to do instead, and the values that change nothing."""
+    """What to do instead, and the values that change nothing.
+
+    `as_field` names a field of the body whose value changes nothing either, such as `best_of` equal
+    to `n`.
+    """
 
     instead: str
     neutral: tuple[Any, ...] = ()
+    as_field: str = ""
+
+    def passes(self, value: Any, body: Mapping[str, Any]) -> bool:
+        """Whether the value changes nothing; `body` has the values of the endpoint's own fields."""
+        if self.as_field and equal(body.get(self.as_field), value):
+            return True
+        return any(equal(neutral, value) for neutral in self.neutral)
 
 
-def refused(names: str, instead: str, *neutral: Any) -> dict[str, Refusal]:
+def refused(names: str, instead: str, *neutral: Any, as_field: str = "") -> dict[str, Refusal]:
     """The same refusal for several fields, whose names blanks part."""
-    return dict.fromkeys(names.split(), Refusal(instead, neutral))
+    return dict.fromkeys(names.split(), Refusal(instead, neutral, as_field))
 
 
 def check_fields(extra: Mapping[str, Any], table: Mapping[str, Refusal], path: str) -> None:
     """Refuse what would be ignored to the client's surprise. `path` is what the client called."""
     for name, value in extra.items():
         refusal = table.get(name)
-        if refusal and value is not None and not _is_one_of(value, refusal.neutral):
-            message = f"{name} is not supported by {path}; {refusal.instead}"
-            raise invalid(message, name, "unsupported_parameter")
+        if refusal and value is not None and not refusal.passes(value, {}):
+            raise unsupported(name, path, refusal.instead)
 
 
-def _is_one_of(value: Any, neutral: tuple[Any, ...]) -> bool:
+def unsupported(name: str, by: str, instead: str) -> ApiError:
+    """The refusal of a field, whatever the client named it."""
+    shown = name[:_MAX_NAME_CHARS]
+    message = f"{shown} is not supported by {by}; {instead}"
+    return invalid(message, shown, "unsupported_parameter")
+
+
+def equal(one: Any, other: Any) -> bool:
     """Equality of JSON values, in which true is not 1."""
-    return any(isinstance(value, bool) == isinstance(n, bool) and value == n for n in neutral)
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from server.api.openai.foreign_fields import FIELDS, Alias, Refused
+from server.api.openai.foreign_fields import FIELDS, Alias
+from server.api.refused_fields import Refusal, equal, unsupported
 from server.api.validation import invalid
-from server.errors import ApiError
 
-_MAX_NAME_CHARS = 64
+_BY = "this server"
 # As False, 0 and empty values do: a tool_choice without tools.
 _ASKING_FOR_NOTHING = ("none", "auto")
 
@@ -32,7 +32,7 @@ def with_own_names(body: Mapping[str, Any], own: Collection[str]) -> dict[str, A
 
 def _set(body: dict[str, Any], alias: str, field: str, value: Any) -> None:
     given = body.get(field)
-    if given is not None and not _equal(given, value):
+    if given is not None and not equal(given, value):
         raise invalid(f"{alias} is another name of {field}; send one of the two", alias)
     body[field] = value
 
@@ -48,33 +48,16 @@ def check_foreign(
     given = {name: value for name, value in extra.items() if value is not None}
     for name, value in given.items():
         meaning = FIELDS.get(name)
-        if isinstance(meaning, Refused) and not _is_neutral(meaning, value, body):
-            raise _unsupported(name, meaning.instead)
+        if isinstance(meaning, Refusal) and not meaning.passes(value, body):
+            raise unsupported(name, _BY, meaning.instead)
     spelled = {_plain(name): name for name in own}
     for name, value in given.items():
         if name in others and value and value not in _ASKING_FOR_NOTHING:
-            raise _unsupported(name, "this endpoint does not have it")
+            raise unsupported(name, _BY, "this endpoint does not have it")
         if name not in FIELDS and (meant := spelled.get(_plain(name))):
-            raise _unsupported(name, f"write {meant}")
-
-
-def _is_neutral(meaning: Refused, value: Any, body: Mapping[str, Any]) -> bool:
-    if meaning.as_field and _equal(body.get(meaning.as_field), value):
-        return True
-    return any(_equal(neutral, value) for neutral in meaning.neutral)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Equality of JSON values, in which true is not 1."""
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+            raise unsupported(name, _BY, f"write {meant}")
 
 
 def _plain(name: str) -> str:
     """A name without case and separators: maxTokens and max-tokens are max_tokens misspelled."""
     return name.replace("_", "").replace("-", "").lower()
-
-
-def _unsupported(name: str, instead: str) -> ApiError:
-    shown = name[:_MAX_NAME_CHARS]
-    message = f"{shown} is not supported by this server; {instead}"
-    return invalid(message, shown, "unsupported_parameter")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from server.api.openai.foreign_fields import FIELDS, Alias, Passes, Refused
+from server.api.openai.foreign_fields import FIELDS, Alias, Passes
 from server.api.openai.request_bodies import ChatBody, CompletionBody
+from server.api.refused_fields import Refusal
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 PROMPTS = {
@@ -13,7 +14,7 @@ PROMPTS = {
     CHAT: {"messages": [{"role": "user", "content": "hello"}]},
 }
 BODIES = {COMPLETIONS: CompletionBody, CHAT: ChatBody}
-REFUSED = {name: meaning for name, meaning in FIELDS.items() if isinstance(meaning, Refused)}
+REFUSED = {name: meaning for name, meaning in FIELDS.items() if isinstance(meaning, Refusal)}
 each_endpoint = pytest.mark.parametrize("path", PROMPTS)
 
 
