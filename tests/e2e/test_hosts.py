@@ -139,15 +139,15 @@ def wait_end(servers, pids):
 
 
 @pytest.mark.parametrize(
-    ("size", "tensor_size", "frozen"),
-    [(2, 2, 0), (2, 1, 1), (4, 2, 3)],
+    ("size", "tensor_size", "flags", "frozen"),
+    [(2, 2, (), 0), (2, 1, (), 1), (4, 2, SMALL, 3)],
     ids=["2 share", "2 ranks", "2 ranks share"],
 )
 def test_several_hosts_give_the_tokens_of_one_host_until_one_of_them_freezes(
-    tokens_alone, start_group, networks_of, size, tensor_size, frozen
+    tokens_alone, start_group, networks_of, size, tensor_size, flags, frozen
 ):
     apart = networks_of(size)
-    group = start_group(size, *SMALL, tensor_size=tensor_size, apart=apart)
+    group = start_group(size, *flags, tensor_size=tensor_size, apart=apart)
     leader, *followers = group
     with apart.inside(0):
         assert tokens(leader) == tokens_alone

@@ -35,9 +35,6 @@ class ImageServer(RunningServer):
             "ANTIPODE_COMPILE_CACHE_DIR": str(folder / "xla"),
             "ANTIPODE_MODEL_ROOT": str(folder / "models"),
             "JAX_PLATFORMS": "cpu",
-            # The fewest programs: by default there are twice as many.
-            "ANTIPODE_MAX_NUM_SEQS": "2",
-            "ANTIPODE_MAX_NUM_BATCHED_TOKENS": "32",
         }
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(

@@ -10,14 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.engine.device.test_identity import (
-    FILTERS,
-    ONE_MIXED,
-    PENALTIES,
-    Session,
-    build,
-    make_request,
-)
+from tests.engine.device.test_identity import FILTERS, PENALTIES, Session, build, make_request
 
 OPTIONS = (
     {"temperature": 0.0},
@@ -102,7 +95,7 @@ def test_without_overlap_the_tokens_are_the_same(exact):
 
 
 def test_without_the_setting_rounding_shows():
-    usual = Mode(**ONE_MIXED)
+    usual = Mode()
     found, expected = usual.rests(range(1, 48, 6))
     assert usual.run(REQUESTS) != usual.alone
     assert found != expected

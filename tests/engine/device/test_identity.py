@@ -36,9 +36,6 @@ CLOSE = 1e-4
 MAX_CLOSE_CALLS = 2
 TEXT = Path("server/engine/policy/scheduler.py").read_text()
 LIMITS = {"max_num_seqs": 8, "max_model_len": 256, "max_num_batched_tokens": 64}
-# Each program takes seconds to compile for a mesh. These limits ask for three, and for two.
-ONE_MIXED = {"max_num_batched_tokens": 32}
-FEWEST = {"max_num_seqs": 2, **ONE_MIXED}
 FILTERS = {"temperature": 0.9, "top_p": 0.9, "top_k": 40, "min_p": 0.01}
 PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
 
@@ -214,7 +211,7 @@ def test_tokens_are_the_same_for_requests_together(base, check):
 
 
 def test_tokens_are_the_same_next_to_other_requests(check):
-    runner, config = build(max_num_seqs=33, num_blocks=400)
+    runner, config = build(max_num_seqs=33, max_num_batched_tokens=128, num_blocks=400)
     session = Session(runner, config)
     check(session.run([*REQUESTS.values(), *fillers(27)]))
 
@@ -244,14 +241,14 @@ def test_preempted_and_resumed(base, check):
     assert session.observer.num_preempted > 0
 
 
-def test_tokens_are_the_same_on_a_mesh(check):
-    runner, config = build(tensor_parallel_size=4, **ONE_MIXED)
+@pytest.mark.parametrize("tensor_size", [2, 4])
+def test_tokens_are_the_same_on_a_mesh(check, tensor_size):
+    runner, config = build(tensor_parallel_size=tensor_size)
     check(Session(runner, config).run(list(REQUESTS.values())))
 
 
 @pytest.mark.parametrize(("data_size", "tensor_size"), [(2, 1), (2, 2)])
 def test_tokens_are_the_same_on_data_ranks(check, data_size, tensor_size):
-    sizes = {"data_parallel_size": data_size, "tensor_parallel_size": tensor_size}
-    runner, config = build(**sizes, **FEWEST)
+    runner, config = build(data_parallel_size=data_size, tensor_parallel_size=tensor_size)
     assert runner.num_ranks == data_size
     check(Session(runner, config).run([*REQUESTS.values(), *fillers(4)]))
