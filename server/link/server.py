@@ -183,7 +183,8 @@ class LinkServer:
         )
         with self._lock:
             self._connections[connection.number] = connection
-            self._threads.add(thread)
+            # Only the dead leave: `close` waits for whoever still runs its last lines.
+            self._threads = {thread, *filter(threading.Thread.is_alive, self._threads)}
             if self._greeting is not None:
                 connection.send(self._greeting)
         thread.start()
@@ -210,8 +211,6 @@ class LinkServer:
         self._inbox.disconnect(connection.number)
         writer.join()
         connection.release()
-        with self._lock:
-            self._threads.discard(threading.current_thread())
 
     def _snapshot(self) -> list[_Connection]:
         with self._lock:
