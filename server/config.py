@@ -84,6 +84,24 @@ class EngineConfig:
     attention_backend: Literal["auto", "tokamax", "pallas", "xla"] = _field(
         "auto", "backend of attention; auto is tokamax on TPU and xla elsewhere"
     )
+    max_loras: int = _field(
+        0,
+        "LoRA adapters that are on the device at once; 0 serves none. More may be loaded: they wait"
+        " in host memory for a place on the device",
+        low=0,
+        high=256,
+    )
+    max_lora_rank: int = _field(
+        16,
+        "highest rank of a LoRA adapter; each place on the device has this rank",
+        low=1,
+        high=512,
+    )
+    lora_adapters: str = _field(
+        "",
+        "LoRA adapters to load at the start, comma-separated: NAME (its newest version in the"
+        " folder adapters/NAME next to the model's versions), NAME@VERSION, or NAME=PATH",
+    )
     max_num_seqs: int = _field(32, "sequences that run at once on each data rank", low=1)
     max_model_len: int = _field(
         0, "tokens of prompt and generation together; 0 is the model's own limit", low=0

@@ -202,6 +202,7 @@ class Engine[InFlight]:
 
     def _sequences(self, client: int, submit: link.Submit, matchers: Matchers) -> list[Sequence]:
         version = self.versions.find(submit.version, may_be_closed=client == OWN_CLIENT)
+        adapter = self._ranks.adapters.find(submit.adapter, submit.adapter_version)
         received = submit.received or [[]] * submit.n
         return [
             Sequence(
@@ -217,6 +218,7 @@ class Engine[InFlight]:
                 deadline=submit.deadline,
                 source=submit.source,
                 version=version,
+                adapter=adapter,
                 matcher=matchers[index] if matchers else None,
                 pooling=submit.pooling,
             )

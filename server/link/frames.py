@@ -34,7 +34,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     it, after which it goes on; None for a choice that has ended, of which nothing is asked.
     `request_id` is unique on its connection. `arrival` and `deadline` are seconds of the machine's
     monotonic clock; no deadline is None. `version` None is whichever is served when it begins.
-    `source` names who sent the request: sources take turns.
+    `adapter` names a low-rank adapter, None for the model itself; `adapter_version` None is
+    whichever is loaded. `source` names who sent the request: sources take turns.
     """
 
     request_id: int
@@ -45,6 +46,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     arrival: float
     deadline: float | None = None
     version: str | None = None
+    adapter: str | None = None
+    adapter_version: str | None = None
     source: str = ""
     pooling: Pooling | None = None
 
@@ -106,7 +109,8 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Exactly one event of a choice has a `finish_reason`, and it is the last. `error` goes with
     finish reason "error" only. `version` (whose weights the choice runs on), `num_cached_tokens`
     (of the prompt) and `prompt_logprobs` (one entry a prompt token, None for the first) come with a
-    choice's first event. `pooled` comes with the last event of an embedding: sums of hidden states,
+    choice's first event. `adapter_version` comes with `version` where the request has an adapter.
+    `pooled` comes with the last event of an embedding: sums of hidden states,
     each float32 in little-endian bytes, that add up to the sum over the pooled tokens.
     """
 
@@ -118,6 +122,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: EngineErrorKind | None = None
     message: str = ""
     version: str = ""
+    adapter_version: str = ""
     num_cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     pooled: list[bytes] = []
