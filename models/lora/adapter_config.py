@@ -30,9 +30,11 @@ _UNSUPPORTED = {
     "use_qalora": "QA-LoRA",
     "use_bdlora": "block-diagonal adapters",
     "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
 }
 # Initializations that also change the base model's matrices.
-_CHANGES_BASE = ("pissa", "olora", "loftq", "corda")
+_CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 _PLAIN_NAME = re.compile(r"[\w.]{1,200}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -70,7 +71,7 @@ class PagedModel:
         # Block 0 takes the writes of padding; neighbours in a sequence are not neighbours here.
         self._tables = 1 + np.arange(num_rows * blocks).reshape(blocks, num_rows).T
         num_blocks = (1 + num_rows * blocks,) * len(config.windows)
-        self._slots = jnp.asarray(slots or [0] * num_rows)
+        self._slots = np.array(slots or [0] * num_rows)
         self._adapters = _place(adapter_folders or [], config, layout)
         shapes = pool_shapes(config, layout, num_blocks, BLOCK_SIZE)
         abstract = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
@@ -85,7 +86,7 @@ class PagedModel:
             decoder = nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
             chosen = None
             if layout.adapters is not None:
-                chosen = choose(adapters, self._slots[ragged.row_T], layout.adapters)
+                chosen = choose(adapters, jnp.asarray(self._slots)[ragged.row_T], layout.adapters)
             x, kv = decoder(tokens, kv, ragged, decode_only=decode_only, adapters=chosen)
             return decoder.logits(x), kv
 
@@ -143,10 +144,12 @@ class PagedModel:
 
 def _place(folders: list[Path], config: Any, layout: DecoderLayout) -> Any:
     """The arrays of all slots, with these adapters in the first ones."""
-    placed = of_layers(config, layout, lambda shape, _: jnp.zeros(shape, layout.dtype))
+    placed = of_layers(config, layout, lambda shape, _: np.zeros(shape, layout.dtype))
     for slot, folder in enumerate(folders):
-        adapter = read_adapter(LocalFiles(folder), folder / "copy", config, layout)
-        placed = put_adapter(placed, jnp.int32(slot), adapter.values)
+        with TemporaryDirectory() as copy:
+            adapter = read_adapter(LocalFiles(folder), Path(copy), config, layout)
+        put = jax.jit(put_adapter)
+        placed = put(placed, np.int32(slot), adapter.values)
     return placed
 
 
