@@ -99,8 +99,8 @@ def parse_adapter_config(fields: Mapping[str, Any]) -> AdapterConfig:
 def _check_initialization(value: object) -> None:
     if isinstance(value, str) and value.lower().startswith(_CHANGES_BASE):
         raise AdapterError(
-            f"{CONFIG_NAME}: init_lora_weights is {value!r}, which changed the model's matrices too;"
-            " save it as a plain LoRA (PEFT's path_initial_model_for_weight_conversion)"
+            f"{CONFIG_NAME}: init_lora_weights is {value!r}, which changed the model's matrices"
+            " too; save it as a plain LoRA (PEFT's path_initial_model_for_weight_conversion)"
         )
 
 

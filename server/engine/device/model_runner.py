@@ -19,8 +19,8 @@ from models.checkpoint.files import Files, LocalFiles
 from server.config import EngineConfig
 from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor, Progress
-from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.engine.policy.pooling import pooled_positions
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult

@@ -20,10 +20,9 @@ class AdapterSlots:
     `on_gone` is called when nobody can use a loading any more.
     """
 
-    def __init__(
-        self, num_slots: int = 0, on_gone: Callable[[LoadedAdapter], None] = lambda adapter: None
-    ) -> None:
-        self.num_slots, self._on_gone = num_slots, on_gone
+    def __init__(self, num_slots: int = 0) -> None:
+        self.num_slots = num_slots
+        self.on_gone: Callable[[LoadedAdapter], None] = lambda adapter: None
         self._open: dict[str, LoadedAdapter] = {}
         self._free = list(range(num_slots, 0, -1))
         # In the order in which the adapters were given their slots.
@@ -148,7 +147,7 @@ class AdapterSlots:
         self._idle.pop(adapter, None)
         if adapter in self._resident:
             self._free.append(self._resident.pop(adapter))
-        self._on_gone(adapter)
+        self.on_gone(adapter)
 
     def _give(self, adapter: LoadedAdapter) -> None:
         """Give `adapter` a free slot, or that of the adapter that was used least recently."""
