@@ -45,7 +45,15 @@ def adapted(model: torch.nn.Module) -> PeftModel:
     config = LoraConfig(
         r=4,
         lora_alpha=12,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        target_modules=[
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "up_proj",
+            "down_proj",
+        ],
         rank_pattern={"q_proj": 2, "layers.1.mlp.down_proj": 3},
         alpha_pattern={"mlp.up_proj": 5},
         use_rslora=True,

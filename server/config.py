@@ -286,6 +286,12 @@ class ServerConfig:
         "read control tokens such as <|im_start|> in the text of messages as control tokens; false"
         " keeps them plain text",
     )
+    allow_runtime_lora_updating: bool = _field(
+        False,
+        "serve vLLM's routes /v1/load_lora_adapter and /v1/unload_lora_adapter, by which every"
+        " client can have the server read a folder as an adapter; the admin port can do so in any"
+        " case",
+    )
     max_body_bytes: int = _field(8 << 20, "most bytes of an HTTP body or gRPC message", low=1)
     max_request_sequences: int = _field(64, "most sequences of one request, prompts times n", low=1)
     max_request_tokens: int = _field(

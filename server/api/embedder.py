@@ -255,7 +255,7 @@ class _Run[T]:
         if not np.isfinite(vector).all():
             raise ApiError(ErrorKind.INTERNAL, "the model's output was not finite")
         self._vectors[index] = self._encode(vector)
-        if event.version:
+        if event.version or event.adapter_version:
             self._version = stream_version(
                 event.version, self._named.adapter, event.adapter_version
             )

@@ -20,7 +20,7 @@ from server.link.frames import AdapterStatus, EngineInfo, VersionStatus
 class NamedModel:
     """What a request's model is: a version, None for the one that is served, and an adapter.
 
-    `adapter` None is the model itself; `adapter_version` is the loaded one.
+    `adapter` None is the model itself; `adapter_version` None is whichever is loaded.
     """
 
     info: EngineInfo
@@ -107,33 +107,26 @@ class ModelDirectory:
         """The version and adapter that `name` asks for; ApiError (not found) if one is not here."""
         info = self.info()
         wanted = parse_model_name(name, info.model)
-        version, adapter = None, None
+        version = None
         if wanted.version is not None:
             version = self._version(wanted.version, info)
             if version is None:
                 raise self._not_found(name, info)
-        if wanted.adapter is not None:
-            adapter = self._adapter(wanted.adapter, wanted.adapter_version)
-            if adapter is None:
-                raise self._not_found(name, info)
-        if adapter is None:
-            return NamedModel(info, version)
-        return NamedModel(info, version, adapter.name, adapter.version)
+        if wanted.adapter is not None and not self._has(wanted.adapter, wanted.adapter_version):
+            raise self._not_found(name, info)
+        return NamedModel(info, version, wanted.adapter, wanted.adapter_version)
 
     def _version(self, wanted: str, info: EngineInfo) -> str | None:
         """The available version of this number or label."""
         found = (s.version for s in self._available(info) if wanted in (s.version, *s.labels))
         return next(found, None)
 
-    def _adapter(self, name: str, version: str | None) -> AdapterStatus | None:
-        """The available adapter of this name, unless another version of it is asked for."""
-        found = (
-            status
-            for status in self.adapter_statuses()
-            if (status.name, status.state) == (name, "AVAILABLE")
-            and version in (None, status.version)
+    def _has(self, adapter: str, version: str | None) -> bool:
+        """Whether requests may name the adapter, in this version unless that is None."""
+        return any(
+            each.adapter == adapter and version in (None, each.adapter_version)
+            for each in self.adapters()
         )
-        return next(found, None)
 
     def _not_found(self, name: str, info: EngineInfo) -> ApiError:
         available = self._available(info)
@@ -163,10 +156,10 @@ class ModelDirectory:
             )
         if wanted.version not in found:
             raise _gone(f"version {wanted.version!r} of the model", found)
-        if wanted.adapter_version != named.adapter_version:
-            began = f"version {wanted.adapter_version!r} of adapter {wanted.adapter}"
-            raise _gone(began, [str(named.adapter_version)])
-        return replace(named, version=wanted.version)
+        if wanted.adapter is not None and not self._has(wanted.adapter, wanted.adapter_version):
+            here = [a.adapter_version for a in self.adapters() if a.adapter == wanted.adapter]
+            raise _gone(f"version {wanted.adapter_version!r} of adapter {wanted.adapter}", here)
+        return replace(named, version=wanted.version, adapter_version=wanted.adapter_version)
 
     def _available(self, info: EngineInfo) -> list[VersionStatus]:
         return [status for status in self.statuses(info) if status.state == "AVAILABLE"]

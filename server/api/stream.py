@@ -252,7 +252,7 @@ class Generation:
 
     def _receive_prompt(self, event: TokenEvent) -> None:
         """Process what comes only once, with the first event of the first choice."""
-        if event.version:
+        if event.version or event.adapter_version:
             self.version = stream_version(event.version, self._named.adapter, event.adapter_version)
         self._num_cached_tokens = event.num_cached_tokens
         if self.request.sampling.prompt_logprobs is not None:

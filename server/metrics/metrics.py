@@ -37,8 +37,8 @@ OUTCOMES = (
 SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
 # The threads of the engine process, by name.
 THREADS = (
-    "adapters", "chips", "host-accept", "host-beat", "host-caller", "host-read", "link-accept", "link-read",
-    "link-write", "model-config", "model-config-clock", "pulse", "versions",
+    "adapters", "chips", "host-accept", "host-beat", "host-caller", "host-read", "link-accept",
+    "link-read", "link-write", "model-config", "model-config-clock", "pulse", "versions",
 )  # fmt: skip
 STEP_KINDS = ("prefill", "decode", "mixed")
 

@@ -90,7 +90,8 @@ class ServingRunner(Runner[Any], Protocol):
 class Built:
     """A ready runner, the loader of other versions for it, and the function to call at the end.
 
-    `adapters` is None for a runner without slots for adapters. Call `close` only after a step loop that ended well.
+    `adapters` is None for a runner without slots for adapters. Call `close` only after a step loop
+    that ended well.
     """
 
     runner: ServingRunner

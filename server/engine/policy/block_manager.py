@@ -25,8 +25,8 @@ class BlockManager:
     """One pool a kind; what is given to a sequence is given in all of them or in none.
 
     Digests begin with the version and adapter of a sequence: no KV of other weights is ever found.
-    Unless `chunk` is 0, only prompt tokens are found, and only in whole chunks of that many tokens: the KV
-    of a shorter chunk, or of a generated token, may differ in rounding.
+    Unless `chunk` is 0, only prompt tokens are found, and only in whole chunks of that many tokens:
+    the KV of a shorter chunk, or of a generated token, may differ in rounding.
     """
 
     def __init__(
