@@ -17,7 +17,6 @@ from server.versions.model_file import is_version
 from server.versions.served_model import ServedModel
 
 FOLDER = "adapters"
-LATEST = "latest"
 # No comma, which separates names in a metric, and nothing that separates parts of a model's name.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 

@@ -25,6 +25,7 @@ from server.engine.engine import Engine
 from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.link.frames import AdapterCommand, AdapterStatus, VersionState
 from server.threads import count_fault, guarded
+from server.versions.model_file import LATEST
 from server.versions.served_model import ServedModel
 from server.versions.version import VersionError
 
@@ -78,6 +79,9 @@ class AdapterManager:
         self._numbers = count(1)
         self._lock = threading.Lock()
         self._statuses: dict[LoadedAdapter, AdapterStatus] = {}
+        # What the model configuration file asked for last, and why it could not be followed.
+        self._followed: dict[str, str] = {}
+        self.config_error = ""
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._thread = guarded(self._run, "adapters")
 
@@ -104,6 +108,10 @@ class AdapterManager:
         if command.action == "load":
             return self._put(lambda: self._load(wanted))
         return self._put(lambda: self._unload(command.name))
+
+    def follow(self, adapters: dict[str, str]) -> Future[None]:
+        """Have what the model configuration file names, by name and version or `latest`."""
+        return self._put(lambda: self._follow(adapters))
 
     def on_gone(self, adapter: LoadedAdapter) -> None:
         """Nobody can use a loading any more; called by the step loop."""
@@ -146,8 +154,33 @@ class AdapterManager:
         self._note_states()
 
     def _unload(self, name: str) -> None:
-        if not self._engine.call(lambda changes: changes.adapters.close(name)).result():
+        if not self._close(name):
             raise VersionError(f"adapter {name[:200]} is not loaded here", "not_found")
+        self._note_states()
+
+    def _close(self, name: str) -> bool:
+        """No request may name it any more; whether one could."""
+        return self._engine.call(lambda changes: changes.adapters.close(name)).result()
+
+    def _follow(self, adapters: dict[str, str]) -> None:
+        """Load what the file names anew, and unload what it named before and names no more.
+
+        Adapters that commands loaded stay. One that fails keeps no other from being loaded.
+        """
+        before, self._followed = self._followed, dict(adapters)
+        errors = []
+        for name in before.keys() - adapters.keys():
+            self._close(name)
+        for name, version in adapters.items():
+            if before.get(name) == version:
+                continue
+            try:
+                self._load(WantedAdapter(name, None if version == LATEST else version))
+            except VersionError as error:
+                _log.error("%s", error)
+                errors.append(str(error))
+                del self._followed[name]
+        self.config_error = "; ".join(errors)
         self._note_states()
 
     def _note_states(self) -> None:

@@ -132,7 +132,7 @@ class EngineProcess:
         engine = self._engine = self._build_engine(runner)
         adapters = self._manage_adapters(engine, built.adapters, wanted)
         self._inbox = GrammarInbox(engine, runner.vocab_size, runner.eos_token_ids)
-        manager = self._manage_versions(engine, built.loader)
+        manager = self._manage_versions(engine, built.loader, adapters)
         self._commands = VersionCommands(manager, adapters, self._link, self._pulses)
         self.status.serve(engine, manager, adapters, runner, max_num_seqs)
         self._pulses.send()
@@ -185,7 +185,9 @@ class EngineProcess:
         else:
             self._link.send(client, frame)
 
-    def _manage_versions(self, engine: Engine[Any], loader: VersionLoader[Any]) -> VersionManager:
+    def _manage_versions(
+        self, engine: Engine[Any], loader: VersionLoader[Any], adapters: AdapterManager
+    ) -> VersionManager:
         """Start the threads that follow commands and the model configuration file."""
         config, model = self._config, self._model
         first = Version(
@@ -206,7 +208,8 @@ class EngineProcess:
         )
         manager.start()
         if config.model_config:
-            follow_model_file(Path(config.model_config), model.name, manager, self._started)
+            path = Path(config.model_config)
+            follow_model_file(path, model.name, manager, adapters, self._started)
         return manager
 
     def _manage_adapters(

@@ -75,6 +75,11 @@ class Status:
             return self._starting()
         return self._serving(self._engine)
 
+    def _config_error(self) -> str:
+        """Why the model configuration file is not followed, for the model or for adapters."""
+        managers = (self._versions, self._adapters)
+        return "; ".join(each.config_error for each in managers if each and each.config_error)
+
     def _starting(self) -> Pulse:
         gauges = Snapshot(
             state=self.state,
@@ -105,7 +110,7 @@ class Status:
             queue_stall_seconds=stall // 1,
             model_load_seconds=self.load_seconds,
             versions=self._versions.statuses() if self._versions else (),
-            config_error=self._versions.config_error if self._versions else "",
+            config_error=self._config_error(),
             adapters=AdapterUse(
                 engine.adapters.num_slots, engine.adapters.running, engine.adapters.waiting
             ),

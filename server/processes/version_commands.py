@@ -14,6 +14,7 @@ from server.link.frames import AdapterCommand, VersionCommand, VersionResult
 from server.link.server import LinkServer
 from server.processes.pulse import PulseSender
 from server.versions.manager import VersionManager
+from server.versions.model_file import ModelFile
 from server.versions.model_file_watcher import ModelFileWatcher, Started
 from server.versions.version import VersionError
 
@@ -45,10 +46,21 @@ class VersionCommands:
         future.add_done_callback(answer)
 
 
-def follow_model_file(path: Path, model: str, manager: VersionManager, started: Started) -> None:
-    """Start the thread that has `manager` follow the file, as long as it is of `model`."""
+def follow_model_file(
+    path: Path,
+    model: str,
+    versions: VersionManager,
+    adapters: AdapterManager,
+    started: Started,
+) -> None:
+    """Start the thread that has the managers follow the file, as long as it is of `model`."""
+
+    def follow(file: ModelFile) -> None:
+        versions.follow(file)
+        adapters.follow(file.adapters)
+
     ModelFileWatcher(
-        path, model, manager.follow, manager.reject, started if started.content else None
+        path, model, follow, versions.reject, started if started.content else None
     ).start()
 
 
