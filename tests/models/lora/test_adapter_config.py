@@ -45,10 +45,10 @@ def test_what_would_change_the_answer_is_refused(fields, message):
 
 
 def test_a_folder_without_the_file_or_with_another_is_refused(tmp_path):
-    with pytest.raises(AdapterError, match="adapter_config.json is missing"):
+    with pytest.raises(AdapterError, match=r"adapter_config\.json is missing"):
         read_adapter_config(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(AdapterError, match="adapter_config.json"):
+    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
         read_adapter_config(tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps(PLAIN))
     assert read_adapter_config(tmp_path).alpha == 16

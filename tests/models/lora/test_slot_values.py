@@ -112,5 +112,5 @@ def test_a_published_adapter_must_match_its_checksums(tmp_path, tensors):
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1
     weights.write_bytes(damaged)
-    with pytest.raises(CheckpointError, match="adapter_model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors"):
         read_adapter(LocalFiles(folder), tmp_path / "copy", CONFIG, LAYOUT)
