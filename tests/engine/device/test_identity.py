@@ -18,7 +18,6 @@ from tokenizers import Tokenizer
 from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
-from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.exact_scheduler import ExactScheduler
 from server.engine.policy.ranks import Ranks
@@ -48,7 +47,6 @@ class Request:
     n: int = 1
     received: list[list[int]] = field(default_factory=list)
     pooling: str | None = None
-    adapter: str | None = None
 
 
 def make_request(start, length, *, n=1, max_tokens=24, **params):
@@ -96,7 +94,6 @@ class Session:
             BlockManager(kinds, runner.block_size, chunk=chunk) for _ in range(runner.num_ranks)
         ]
         versions = ServedVersions(LoadedVersion())
-        adapters = AdapterSlots(config.max_loras)
         schedulers = [
             (ExactScheduler if config.exact else Scheduler)(
                 blocks,
@@ -105,7 +102,6 @@ class Session:
                 max_queue_len=100,
                 max_model_len=runner.max_model_len,
                 versions=versions,
-                adapters=adapters,
             )
             for blocks in self.blocks
         ]
@@ -129,7 +125,6 @@ class Session:
                 n=request.n,
                 received=request.received,
                 pooling=request.pooling,
-                adapter=request.adapter,
                 arrival=0.0,
             )
             self.engine.receive(0, submit)
