@@ -102,12 +102,13 @@ plan-ci: setup ## compile every preset for its slice, check its limits; ARGS=--s
 .cache/golden-venv/ready: | setup
 	$(UV) venv --quiet --clear --seed --python 3.11 .cache/golden-venv
 	.cache/golden-venv/bin/pip install --quiet --disable-pip-version-check \
-		torch==2.13.0 'transformers==5.23.*' gguf accelerate safetensors numpy
+		torch==2.13.0 'transformers==5.23.*' 'peft==0.21.*' gguf accelerate safetensors numpy
 	touch $@
 
 golden: setup .cache/golden-venv/ready ## make the reference outputs again; ARGS="qwen2 tiny-1" picks some
 	.venv/bin/python -c 'from models import demo; demo.ensure()'
 	.cache/golden-venv/bin/python -m scripts.golden $(ARGS)
+	.cache/golden-venv/bin/python -m scripts.golden_adapter
 
 train-tiny: setup ## make models/tiny again, in an hour or two; ARGS=--figures only measures it
 	JAX_PLATFORMS=cpu $(RUN) models.training $(ARGS)

@@ -84,6 +84,24 @@ class EngineConfig:
     attention_backend: Literal["auto", "tokamax", "pallas", "xla"] = _field(
         "auto", "backend of attention; auto is tokamax on TPU and xla elsewhere"
     )
+    max_loras: int = _field(
+        0,
+        "LoRA adapters that are on the device at once; 0 serves none. More may be loaded: they wait"
+        " in host memory for a place on the device",
+        low=0,
+        high=256,
+    )
+    max_lora_rank: int = _field(
+        16,
+        "highest rank of a LoRA adapter; each place on the device has this rank",
+        low=1,
+        high=512,
+    )
+    lora_adapters: str = _field(
+        "",
+        "LoRA adapters to load at the start, comma-separated: NAME (its newest version in the"
+        " folder adapters/NAME next to the model's versions), NAME@VERSION, or NAME=PATH",
+    )
     max_num_seqs: int = _field(32, "sequences that run at once on each data rank", low=1)
     max_model_len: int = _field(
         0, "tokens of prompt and generation together; 0 is the model's own limit", low=0
@@ -267,6 +285,12 @@ class ServerConfig:
         False,
         "read control tokens such as <|im_start|> in the text of messages as control tokens; false"
         " keeps them plain text",
+    )
+    allow_runtime_lora_updating: bool = _field(
+        False,
+        "serve vLLM's routes /v1/load_lora_adapter and /v1/unload_lora_adapter, by which every"
+        " client can have the server read a folder as an adapter; the admin port can do so in any"
+        " case",
     )
     max_body_bytes: int = _field(8 << 20, "most bytes of an HTTP body or gRPC message", low=1)
     max_request_sequences: int = _field(64, "most sequences of one request, prompts times n", low=1)

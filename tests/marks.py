@@ -30,6 +30,7 @@ MARKS = {
         "engine/programs/test_step_program.py",
         "models/attention/test_xla.py",
         "models/decoder",
+        "models/lora/test_parity.py",
         "models/training/test_export.py",
         "models/training/test_figures.py",
         "models/training/test_loss.py",

@@ -77,6 +77,10 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor, by name."""
+        return {name: tensor.shape for name, tensor in self._tensors.items()}
+
     def place(self, name: str) -> tuple[str, int]:
         """The place where a tensor begins: its file, and the offset in the file."""
         tensor = self._tensors[name]

@@ -65,6 +65,10 @@ class _Layer:
 
     def _matrix(self, path: Path) -> Source:
         match path[0]:
+            case "attention_weight":
+                return self._norm("input_layernorm")
+            case "mlp_weight":
+                return self._mlp_input_norm()
             case "attention_norm":
                 return self._norm("post_attention_layernorm")
             case "mlp_norm":

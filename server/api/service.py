@@ -183,9 +183,10 @@ class Service:
         return prepared
 
     async def _prepare(self, request: GenerateRequest) -> PreparedRequest:
-        info, version = self.models.resolve(request.model)
+        named = self.models.resolve(request.model)
         if request.resume is not None:
-            self.models.check_loaded(request.resume.version, info)
+            named = self.models.resumed(request.resume.version, named)
+        info = named.info
         check_options(request, info)
         if request.timeout_seconds is not None and request.timeout_seconds <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
@@ -201,11 +202,10 @@ class Service:
             Choice(index, request.sampling, self._tokenizer) for index in range(request.n)
         )
         if request.resume is not None:
-            version = request.resume.version
             for choice, token_ids in zip(choices, request.resume.received, strict=False):
                 replay = partial(choice.replay, token_ids, params, info.eos_token_ids)
                 await self.large_work.run(len(token_ids), replay)
-        return PreparedRequest(request, info, prompt_token_ids, seed, params, choices, version)
+        return PreparedRequest(request, named, prompt_token_ids, seed, params, choices)
 
     async def _prompt_token_ids(
         self, request: GenerateRequest, info: EngineInfo
@@ -282,7 +282,9 @@ class Service:
             received=prepared.received,
             deadline=deadline,
             wakeup=wakeup,
-            version=prepared.version,
+            version=prepared.named.version,
+            adapter=prepared.named.adapter,
+            adapter_version=prepared.named.adapter_version,
             source=prepared.request.source,
         )
 

@@ -77,6 +77,7 @@ class Engine[InFlight]:
     ) -> None:
         self._ranks = ranks
         self.versions = ranks.versions
+        self.adapters = ranks.adapters
         self._changes = VersionChanges(ranks)
         self._runner = runner
         self._observer = observer
@@ -202,6 +203,7 @@ class Engine[InFlight]:
 
     def _sequences(self, client: int, submit: link.Submit, matchers: Matchers) -> list[Sequence]:
         version = self.versions.find(submit.version, may_be_closed=client == OWN_CLIENT)
+        adapter = self.adapters.find(submit.adapter, submit.adapter_version)
         received = submit.received or [[]] * submit.n
         return [
             Sequence(
@@ -217,6 +219,7 @@ class Engine[InFlight]:
                 deadline=submit.deadline,
                 source=submit.source,
                 version=version,
+                adapter=adapter,
                 matcher=matchers[index] if matchers else None,
                 pooling=submit.pooling,
             )

@@ -22,6 +22,7 @@ from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.manifest import Golden
 from models.weights.loading import HostLeaves
 from server.engine.device.executor import Executor
+from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import Drawn
@@ -57,6 +58,10 @@ class LeadingExecutor:
             )
         )
         return self._executor.step(bucket, version, inputs)
+
+    def place_adapter(self, adapter: LoadedAdapter, number: int) -> None:
+        """Never called: a blueprint with slots for adapters is refused on several hosts."""
+        raise NotImplementedError(f"adapter {adapter.name} on several hosts")
 
     def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
         self._followers.send(messages.Draw(num_rows=num_rows, arrays=to_bytes(inputs)))

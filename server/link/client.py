@@ -16,6 +16,8 @@ from typing import Literal, cast
 from server.errors import ApiError, ErrorKind
 from server.link.frames import (
     Abort,
+    AdapterAction,
+    AdapterCommand,
     EngineErrorKind,
     EngineInfo,
     Fatal,
@@ -133,6 +135,8 @@ class EngineClient(asyncio.Protocol):
         deadline: float | None,
         wakeup: asyncio.Event,
         version: str | None = None,
+        adapter: str | None = None,
+        adapter_version: str | None = None,
         source: str = "",
         pooling: Pooling | None = None,
     ) -> EngineStream:
@@ -147,6 +151,8 @@ class EngineClient(asyncio.Protocol):
             arrival=time.monotonic(),
             deadline=deadline,
             version=version,
+            adapter=adapter,
+            adapter_version=adapter_version,
             source=source,
             pooling=pooling,
         )
@@ -182,13 +188,32 @@ class EngineClient(asyncio.Protocol):
         policy: SwapPolicy | None = None,
     ) -> None:
         """Have the engine change its versions; returns when it has. ApiError if it cannot."""
-        command = VersionCommand(
-            command_id=next(self._request_ids),
-            action=action,
-            version=version,
-            path=path,
-            policy=policy,
+        await self._command(
+            VersionCommand(
+                command_id=next(self._request_ids),
+                action=action,
+                version=version,
+                path=path,
+                policy=policy,
+            )
         )
+
+    async def change_adapter(
+        self, action: AdapterAction, name: str, *, version: str | None = None, path: str = ""
+    ) -> None:
+        """Have the engine load or unload an adapter; returns when it has. ApiError as above."""
+        await self._command(
+            AdapterCommand(
+                command_id=next(self._request_ids),
+                action=action,
+                name=name,
+                version=version,
+                path=path,
+            )
+        )
+
+    async def _command(self, command: VersionCommand | AdapterCommand) -> None:
+        """Send a command and wait for its answer."""
         answer = self._commands[command.command_id] = asyncio.Future()
         try:
             if not self._send(command):

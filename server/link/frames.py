@@ -23,6 +23,7 @@ EngineErrorKind = Literal[
 EngineState = Literal["starting", "ready", "draining"]
 # In their only order; the words are TensorFlow Serving's.
 VersionState = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+AdapterAction = Literal["load", "unload"]
 VersionAction = Literal["load", "promote", "rollback", "unload"]
 SwapPolicy = Literal["availability", "resource"]
 
@@ -34,7 +35,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     it, after which it goes on; None for a choice that has ended, of which nothing is asked.
     `request_id` is unique on its connection. `arrival` and `deadline` are seconds of the machine's
     monotonic clock; no deadline is None. `version` None is whichever is served when it begins.
-    `source` names who sent the request: sources take turns.
+    `adapter` names a low-rank adapter, None for the model itself; `adapter_version` None is
+    whichever is loaded. `source` names who sent the request: sources take turns.
     """
 
     request_id: int
@@ -45,6 +47,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     arrival: float
     deadline: float | None = None
     version: str | None = None
+    adapter: str | None = None
+    adapter_version: str | None = None
     source: str = ""
     pooling: Pooling | None = None
 
@@ -87,7 +91,21 @@ class VersionCommand(msgspec.Struct, frozen=True, kw_only=True, tag="version", o
     policy: SwapPolicy | None = None
 
 
-type ToEngine = Submit | Abort | Vocabulary | Refused | VersionCommand
+class AdapterCommand(msgspec.Struct, frozen=True, kw_only=True, tag="adapter", omit_defaults=True):
+    """Load or unload a low-rank adapter; answered by a VersionResult when that is done.
+
+    `path` is where the adapter lies; empty is next to the model's versions. `version` None is the
+    newest there.
+    """
+
+    command_id: int
+    action: AdapterAction
+    name: str
+    version: str | None = None
+    path: str = ""
+
+
+type ToEngine = Submit | Abort | Vocabulary | Refused | VersionCommand | AdapterCommand
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -106,7 +124,8 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Exactly one event of a choice has a `finish_reason`, and it is the last. `error` goes with
     finish reason "error" only. `version` (whose weights the choice runs on), `num_cached_tokens`
     (of the prompt) and `prompt_logprobs` (one entry a prompt token, None for the first) come with a
-    choice's first event. `pooled` comes with the last event of an embedding: sums of hidden states,
+    choice's first event. `adapter_version` comes with `version` where the request has an adapter.
+    `pooled` comes with the last event of an embedding: sums of hidden states,
     each float32 in little-endian bytes, that add up to the sum over the pooled tokens.
     """
 
@@ -118,6 +137,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: EngineErrorKind | None = None
     message: str = ""
     version: str = ""
+    adapter_version: str = ""
     num_cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     pooled: list[bytes] = []
@@ -127,6 +147,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     """Sent once, when the engine is ready to serve: what the API process validates against.
 
     `is_exact`: a request's tokens do not depend on what else runs, nor on where it was resumed.
+    `max_loras` adapters may be on the device at once; 0 where the server serves none.
     """
 
     model: str
@@ -136,6 +157,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     eos_token_ids: tuple[int, ...]
     max_num_seqs: int
     is_exact: bool = False
+    max_loras: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
@@ -160,6 +182,21 @@ class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     message: str = ""
 
 
+class AdapterStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One loaded adapter, as it is now.
+
+    AVAILABLE: requests may name it. UNLOADING: requests still run with it. `version` is "" where
+    its folder has none. `num_bytes` is the host memory that it takes.
+    """
+
+    name: str
+    version: str
+    path: str
+    state: VersionState
+    rank: int = 0
+    num_bytes: int = 0
+
+
 class VersionResult(msgspec.Struct, frozen=True, kw_only=True, tag="version", omit_defaults=True):
     """What became of a command: `error` None if it was done."""
 
@@ -176,6 +213,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
     `queue_full` tells that the next request would be refused. `queue_stall` is for how many seconds
     requests have waited without one that began. `versions` has the one that is served
     first; `config_error` is why the model configuration file is not followed, empty if it is.
+    `adapters` are those that are loaded.
     """
 
     state: EngineState
@@ -188,6 +226,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
     queue_stall: float = 0.0
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
+    adapters: tuple[AdapterStatus, ...] = ()
 
 
 class Fatal(msgspec.Struct, frozen=True, kw_only=True, tag="fatal"):

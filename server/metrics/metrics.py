@@ -37,8 +37,8 @@ OUTCOMES = (
 SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
 # The threads of the engine process, by name.
 THREADS = (
-    "chips", "host-accept", "host-beat", "host-caller", "host-read", "link-accept", "link-read",
-    "link-write", "model-config", "model-config-clock", "pulse", "versions",
+    "adapters", "chips", "host-accept", "host-beat", "host-caller", "host-read", "link-accept",
+    "link-read", "link-write", "model-config", "model-config-clock", "pulse", "versions",
 )  # fmt: skip
 STEP_KINDS = ("prefill", "decode", "mixed")
 
@@ -83,6 +83,7 @@ class Metrics(Collector):
         self._num_changes = 0
         self._compilation_lock = threading.Lock()
         self._gauges = Snapshot()
+        self._adapters_changed = self._started
         self._busy_ratio = 0.0
         self._rendered: tuple[object, bytes] = (None, b"")
         self._registry = CollectorRegistry()
@@ -153,6 +154,8 @@ class Metrics(Collector):
 
         `running_seconds` is how long the current step has been on the device.
         """
+        if gauges.adapters != self._gauges.adapters:
+            self._adapters_changed = max(time.time(), self._started)
         self._gauges = gauges
         busy_seconds = self._busy_seconds + running_seconds
         self._busy_ratio = self._busy.update(self._clock(), busy_seconds)
@@ -181,8 +184,14 @@ class Metrics(Collector):
         yield _gauge("vllm:kv_cache_usage_perc", _AS_VLLM, gauges.kv_cache_usage_ratio, name)
         cache = {"block_size": str(gauges.block_size), "num_gpu_blocks": str(gauges.num_blocks)}
         yield _gauge("vllm:cache_config_info", _AS_VLLM, 1, cache)
-        adapters = {"max_lora": "0", "running_lora_adapters": "", "waiting_lora_adapters": ""}
-        yield _gauge("vllm:lora_requests_info", _AS_VLLM, self._started, adapters)
+        use = gauges.adapters
+        adapters = {
+            "max_lora": str(use.num_slots),
+            "running_lora_adapters": ",".join(use.running),
+            "waiting_lora_adapters": ",".join(use.waiting),
+        }
+        # Of several series, a picker takes the one with the latest time.
+        yield _gauge("vllm:lora_requests_info", _AS_VLLM, self._adapters_changed, adapters)
 
     def _load_families(self) -> Iterator[Metric]:
         gauges = self._gauges

@@ -76,7 +76,15 @@ def program_names(blueprint: Blueprint) -> list[ProgramName]:
     """Every program of a server, its largest steps first."""
     ladder = blueprint.ladder
     picks = map(PickSize, reversed(ladder.row_counts))
-    return [*sorted(ladder.buckets, reverse=True), "draw", *picks, "set_slot", "make_state"]
+    adapters: list[ProgramName] = ["set_adapter", "make_adapters"]
+    return [
+        *sorted(ladder.buckets, reverse=True),
+        "draw",
+        *picks,
+        "set_slot",
+        "make_state",
+        *(adapters if blueprint.layout.adapters else []),
+    ]
 
 
 def compile_programs(

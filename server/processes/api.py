@@ -17,6 +17,7 @@ from pathlib import Path
 import uvloop
 
 from models.headless import is_headless
+from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
 from server.api.grpc.lifetime import GrpcServer
@@ -77,14 +78,18 @@ class ApiProcess:
             self._engine, tokenizer, self._lifecycle, models, limits, chat=chat, recipe=recipe
         )
         self._grammars = service.grammars
-        app = create_http_app(service, health, config.server)
+        adapters = AdapterAdmin(models, self._engine)
+        allowed = adapters if config.server.allow_runtime_lora_updating else None
+        app = create_http_app(service, health, config.server, allowed)
         self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS)
         self._grpc = create_grpc_server(service, health, config.server)
         self._admin: tuple[HttpPort, GrpcServer] | None = None
         if config.server.admin_token_file:
             admin = VersionAdmin(service.models, self._engine, Path(config.server.admin_token_file))
             self._admin = (
-                HttpPort(create_admin_app(admin), config.server, flush_seconds=_FLUSH_SECONDS),
+                HttpPort(
+                    create_admin_app(admin, adapters), config.server, flush_seconds=_FLUSH_SECONDS
+                ),
                 create_versions_server(admin, config.server),
             )
         self._drain_asked = asyncio.Event()

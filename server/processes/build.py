@@ -13,6 +13,7 @@ from importlib.metadata import version as release_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from server.adapters.manager import AdapterStore
 from server.config import EngineConfig
 from server.engine.device.locked_memory import raise_locked_memory
 from server.engine.engine import Runner
@@ -89,11 +90,13 @@ class ServingRunner(Runner[Any], Protocol):
 class Built:
     """A ready runner, the loader of other versions for it, and the function to call at the end.
 
-    Call `close` only after a step loop that ended well.
+    `adapters` is None for a runner without slots for adapters. Call `close` only after a step loop
+    that ended well.
     """
 
     runner: ServingRunner
     loader: VersionLoader[Any]
+    adapters: AdapterStore[Any] | None = None
     close: Callable[[], None] = lambda: None
 
 
@@ -114,7 +117,8 @@ def build_model_runner(config: EngineConfig, listener: BuildListener) -> Built:
     from server.engine.device.model_runner import ModelRunner
 
     executor = _build_executor(config, find_model(config).version, listener)
-    return Built(ModelRunner(executor.blueprint, executor), checkpoint_loader(executor, config))
+    runner = ModelRunner(executor.blueprint, executor)
+    return Built(runner, checkpoint_loader(executor, config), executor.adapters)
 
 
 def build_following(leader: Leader, group: Group, listener: StartListener) -> Executor:
@@ -212,7 +216,7 @@ def _lead(
     settle(executor, followers)
     leading = LeadingExecutor(executor, followers)
     loader = LeadingLoader(checkpoint_loader(executor, config), followers)
-    return Built(ModelRunner(executor.blueprint, leading), loader, followers.stop)
+    return Built(ModelRunner(executor.blueprint, leading), loader, close=followers.stop)
 
 
 def _build_executor(

@@ -61,6 +61,8 @@ class Submission:
     deadline: float | None
     received: list[Sequence[int] | None]
     version: str | None = None
+    adapter: str | None = None
+    adapter_version: str | None = None
     source: str = ""
     pooling: Pooling | None = None
 
@@ -116,6 +118,8 @@ class FakeEngine:
         deadline: float | None,
         wakeup: asyncio.Event,
         version: str | None = None,
+        adapter: str | None = None,
+        adapter_version: str | None = None,
         source: str = "",
         pooling: Pooling | None = None,
     ) -> EngineStream:
@@ -123,7 +127,7 @@ class FakeEngine:
         self.open[stream.request_id] = stream
         submission = Submission(
             *(stream, list(prompt_token_ids), params, n, deadline, list(received)),
-            *(version, source, pooling),
+            *(version, adapter, adapter_version, source, pooling),
         )
         self.submitted.append(submission)
         if self.script is not None and pooling is not None:
@@ -147,6 +151,11 @@ class FakeEngine:
 
     async def change_version(self, action, version="", *, path="", policy=None) -> None:
         self.changes.append((action, version, path, policy))
+        if self.change_error is not None:
+            raise self.change_error
+
+    async def change_adapter(self, action, name, *, version=None, path="") -> None:
+        self.changes.append((action, name, path, version))
         if self.change_error is not None:
             raise self.change_error
 

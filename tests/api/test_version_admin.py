@@ -8,6 +8,7 @@ import grpc
 import httpx
 import pytest
 
+from server.api.adapter_admin import AdapterAdmin
 from server.api.requests.generation import GenerateRequest
 from server.api.servers.admin_server import create_admin_app
 from server.api.servers.grpc_server import create_versions_server
@@ -112,7 +113,8 @@ class TestToken:
 class TestHttp:
     @pytest.fixture
     async def http(self, admin):
-        transport = httpx.ASGITransport(create_admin_app(admin))
+        adapters = AdapterAdmin(admin._models, admin._engine)
+        transport = httpx.ASGITransport(create_admin_app(admin, adapters))
         async with httpx.AsyncClient(
             transport=transport, base_url="http://admin", headers=RIGHT
         ) as client:

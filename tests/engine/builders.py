@@ -24,6 +24,7 @@ def make_sequence(
     deadline=None,
     source="",
     version=None,
+    adapter=None,
     params=None,
     pooling=None,
     **fields,
@@ -42,6 +43,7 @@ def make_sequence(
         deadline=deadline,
         source=source,
         version=version,
+        adapter=adapter,
         pooling=pooling,
     )
 
@@ -72,6 +74,7 @@ def make_scheduler(
     max_queue_len=8,
     max_model_len=64,
     versions=None,
+    adapters=None,
     exact=False,
 ) -> Scheduler:
     return (ExactScheduler if exact else Scheduler)(
@@ -86,6 +89,7 @@ def make_scheduler(
         max_queue_len=max_queue_len,
         max_model_len=max_model_len,
         versions=versions or ServedVersions(LoadedVersion()),
+        adapters=adapters,
     )
 
 

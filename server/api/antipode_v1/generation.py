@@ -96,7 +96,7 @@ class GenerationServicer:
 
     def _check_lengths(self, message: pb.GenerateRequest) -> None:
         """Refuse lists that are too long before they are copied; the service refuses the others."""
-        info, _ = self._service.models.resolve(message.model)
+        info = self._service.models.resolve(message.model).info
         check_count("stop_token_ids", message.sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
         for ids in (message.token_ids.ids, *(entry.ids for entry in message.resume.received)):
             check_prompt_length(len(ids), info)

@@ -16,7 +16,8 @@ import numpy as np
 
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.requests.embedding import EmbeddingRequest, Embeddings, Vector, pool
-from server.api.requests.model_directory import ModelDirectory
+from server.api.requests.model_directory import ModelDirectory, NamedModel
+from server.api.requests.model_names import stream_version
 from server.api.requests.validation import RequestLimits, check_token_ids, invalid
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
@@ -32,11 +33,10 @@ _NO_TOKENS = SamplingParams(max_tokens=0)
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A checked request: its inputs as tokens, and the version that it names."""
+    """A checked request: its inputs as tokens, and the model that it names."""
 
     request: EmbeddingRequest
-    info: EngineInfo
-    version: str | None
+    named: NamedModel
     prompts: list[list[int]]
 
 
@@ -75,7 +75,8 @@ class Embedder:
     async def _prepare(self, request: EmbeddingRequest) -> _Prepared:
         if not self._lifecycle.is_accepting and self._lifecycle.state is not ServerState.STARTING:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
-        info, version = self._models.resolve(request.model)
+        named = self._models.resolve(request.model)
+        info = named.info
         if self.recipe.refusal:
             raise invalid(self.recipe.refusal, "model")
         self._check(request)
@@ -84,7 +85,7 @@ class Embedder:
         # All inputs in one thread: each takes little time, and together they take long.
         prompts = await asyncio.to_thread(self._tokenize_all, request, longest)
         await asyncio.to_thread(self._check_prompts, request, prompts, longest, info)
-        return _Prepared(request, info, version, prompts)
+        return _Prepared(request, named, prompts)
 
     def _check(self, request: EmbeddingRequest) -> None:
         param, count = request.param, len(request.inputs)
@@ -185,7 +186,8 @@ class _Run[T]:
         self._wakeup = asyncio.Event()
         self._open: dict[int, EngineStream] = {}
         self._vectors: dict[int, T] = {}
-        self._version = prepared.version or prepared.info.version
+        self._named = prepared.named
+        self._version = self._named.version or self._named.info.version
         self._num_cached_tokens = 0
 
     async def finish(self, max_at_once: int) -> Embeddings[T]:
@@ -207,7 +209,7 @@ class _Run[T]:
             self._close()
         return Embeddings(
             vectors=[self._vectors[i] for i in range(len(prompts))],
-            model=self._prepared.info.model,
+            model=self._named.adapter or self._named.info.model,
             version=self._version,
             num_prompt_tokens=sum(map(len, prompts)),
             num_cached_tokens=self._num_cached_tokens,
@@ -223,7 +225,9 @@ class _Run[T]:
                 n=1,
                 deadline=deadline,
                 wakeup=self._wakeup,
-                version=self._prepared.version,
+                version=self._named.version,
+                adapter=self._named.adapter,
+                adapter_version=self._named.adapter_version,
                 source=self._prepared.request.source,
                 pooling=self._recipe.pooling,
             )
@@ -251,7 +255,10 @@ class _Run[T]:
         if not np.isfinite(vector).all():
             raise ApiError(ErrorKind.INTERNAL, "the model's output was not finite")
         self._vectors[index] = self._encode(vector)
-        self._version = event.version or self._version
+        if event.version or event.adapter_version:
+            self._version = stream_version(
+                event.version, self._named.adapter, event.adapter_version
+            )
         self._num_cached_tokens += event.num_cached_tokens
 
     def _close(self) -> None:

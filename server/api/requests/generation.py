@@ -122,7 +122,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What clients may know of the model being served. `created` is in seconds since the epoch."""
+    """What clients may know of the model being served. `created` is in seconds since the epoch.
+
+    `adapter` is the name of the model's adapter that this is, None for the model itself.
+    """
 
     name: str
     version: str
@@ -130,8 +133,12 @@ class ModelInfo:
     created: int
     state: VersionState = "AVAILABLE"
     is_serving: bool = True
+    adapter: str | None = None
+    adapter_version: str = ""
 
     @property
     def id(self) -> str:
         """What a request calls it by: the plain name is whichever version is served."""
+        if self.adapter is not None:
+            return self.adapter
         return self.name if self.is_serving else f"{self.name}@{self.version}"

@@ -3,6 +3,8 @@
     GET /versions                    POST /versions/2/load     {"path": ..., "policy": ...}
     GET /versions/2                  POST /versions/2/promote
     POST /rollback                   POST /versions/2/unload
+    GET /adapters                    POST /adapters/sql/load   {"version": ..., "path": ...}
+                                     POST /adapters/sql/unload
 
 An application with a port of its own. Knows no rules: the version manager decides what is allowed.
 """
@@ -16,12 +18,14 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from server.api.adapter_admin import AdapterAdmin
 from server.api.http.bodies import json_response
 from server.api.http.errors import add_error_handlers
 from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.paths import Paths
 from server.api.version_admin import VersionAdmin
+from server.link.frames import AdapterStatus
 
 _MAX_BODY_BYTES = 1 << 16
 
@@ -35,6 +39,19 @@ class LoadBody(BaseModel):
     policy: str | None = None
 
 
+class LoadAdapterBody(BaseModel):
+    """Which version of an adapter, by default the newest, or where the adapter is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str | None = None
+    path: str = ""
+
+
+class AdapterList(Struct, frozen=True):
+    adapters: tuple[AdapterStatus, ...]
+
+
 class VersionList(Struct, frozen=True):
     """`config_error` says why the server does not follow the model configuration file."""
 
@@ -43,7 +60,7 @@ class VersionList(Struct, frozen=True):
     config_error: str
 
 
-def create_admin_app(admin: VersionAdmin) -> ASGIApp:
+def create_admin_app(admin: VersionAdmin, adapters: AdapterAdmin) -> ASGIApp:
     """The application for one API process. Every call needs `authorization: Bearer TOKEN`."""
 
     def authorize(request: Request) -> None:
@@ -58,6 +75,7 @@ def create_admin_app(admin: VersionAdmin) -> ASGIApp:
     )
     _add_reading(app, admin)
     _add_changes(app, admin)
+    _add_adapters(app, adapters)
     paths = Paths(app.routes)
     add_error_handlers(app, paths)
     limited = BodyLimitMiddleware(app, max_body_bytes=_MAX_BODY_BYTES)
@@ -92,3 +110,19 @@ def _add_changes(app: FastAPI, admin: VersionAdmin) -> None:
     @app.post("/rollback")
     async def roll_back() -> Response:
         return json_response(await admin.roll_back())
+
+
+def _add_adapters(app: FastAPI, adapters: AdapterAdmin) -> None:
+    @app.get("/adapters")
+    async def list_adapters() -> Response:
+        return json_response(AdapterList(adapters.list()))
+
+    @app.post("/adapters/{name}/load")
+    async def load_adapter(name: str, body: LoadAdapterBody | None = None) -> Response:
+        body = body or LoadAdapterBody()
+        return json_response(await adapters.load(name, body.version, body.path))
+
+    @app.post("/adapters/{name}/unload")
+    async def unload_adapter(name: str) -> Response:
+        await adapters.unload(name)
+        return json_response(AdapterList(adapters.list()))

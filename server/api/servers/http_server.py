@@ -8,6 +8,7 @@ from fastapi_offline import FastAPIOffline
 from msgspec import Struct
 from starlette.types import ASGIApp
 
+from server.api.adapter_admin import AdapterAdmin
 from server.api.anthropic import response_bodies as anthropic
 from server.api.anthropic.errors import AnthropicErrors
 from server.api.anthropic.routes import messages_router
@@ -19,6 +20,7 @@ from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.openapi import describe
 from server.api.http.paths import Paths
+from server.api.openai.adapters import adapters_router
 from server.api.openai.bodies import response_bodies as responses
 from server.api.openai.bodies.embedding_bodies import EmbeddingList, RerankAnswer, ScoreList
 from server.api.openai.chat import chat_router
@@ -62,8 +64,13 @@ It refuses fields that it knows but cannot honour (best_of, suffix, beam search 
 """
 
 
-def create_http_app(service: Service, health: Health, config: ServerConfig) -> ASGIApp:
-    """The application of one API process. It owns none of its arguments."""
+def create_http_app(
+    service: Service, health: Health, config: ServerConfig, adapters: AdapterAdmin | None = None
+) -> ASGIApp:
+    """The application of one API process. It owns none of its arguments.
+
+    With `adapters` it has vLLM's routes for loading and unloading them.
+    """
     release = version("antipode-server")
     app = FastAPIOffline(
         title="Antipode",
@@ -83,6 +90,7 @@ def create_http_app(service: Service, health: Health, config: ServerConfig) -> A
         models_router(service),
         page_router(),
         probes_router(health, service.models, release=release),
+        *(() if adapters is None else (adapters_router(adapters),)),
     )
     for router in routers:
         app.include_router(router)

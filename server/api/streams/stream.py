@@ -20,6 +20,8 @@ from server.api.requests.generation import (
     TokenLogprob,
     Usage,
 )
+from server.api.requests.model_directory import NamedModel
+from server.api.requests.model_names import stream_version
 from server.api.streams.choice import Choice, token_logprob
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
@@ -33,16 +35,19 @@ class PreparedRequest:
     """A validated request. `seed` is the seed as reported; `params` has the same seed unsigned.
 
     In a resumed stream, `choices` already contain the tokens that the client has received; some
-    choices may have ended with these. `version` is the version that the request names, or None.
+    choices may have ended with these.
     """
 
     request: GenerateRequest
-    info: EngineInfo
+    named: NamedModel
     prompt_token_ids: tuple[int, ...]
     seed: int
     params: SamplingParams
     choices: tuple[Choice, ...]
-    version: str | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        return self.named.info
 
     @property
     def num_tokens(self) -> int:
@@ -89,8 +94,10 @@ class Generation:
         self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
         self._prompt_entries: Sequence[TokenLogprobs | None] | None = None
         self.seed = prepared.seed
-        self.model = prepared.info.model
-        self.version = prepared.version or prepared.info.version
+        named = self._named = prepared.named
+        self.model = named.adapter or named.info.model
+        version = named.version or named.info.version
+        self.version = stream_version(version, named.adapter, named.adapter_version or "")
         self._is_exact = prepared.info.is_exact
         self.error: ApiError | None = None
         self.has_started = prepared.is_complete
@@ -245,7 +252,8 @@ class Generation:
 
     def _receive_prompt(self, event: TokenEvent) -> None:
         """Process what comes only once, with the first event of the first choice."""
-        self.version = event.version or self.version
+        if event.version or event.adapter_version:
+            self.version = stream_version(event.version, self._named.adapter, event.adapter_version)
         self._num_cached_tokens = event.num_cached_tokens
         if self.request.sampling.prompt_logprobs is not None:
             self._prompt_entries = event.prompt_logprobs

@@ -20,7 +20,9 @@ from models.checkpoint.tokenizer_files import tokenizer_sums
 from models.checkpoint.version_folder import VersionFolder, open_version
 from models.hf_config import read_config
 from server.config import EngineConfig
+from server.engine.device.adapter_sets import AdapterSets
 from server.engine.device.weight_sets import WeightSets
+from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.baked import BakedCounts, BakedFolder, Compiler
 from server.engine.programs.blueprint import Blueprint, make_blueprint
@@ -62,6 +64,7 @@ class Executor:
         self._steps: dict[Bucket, jax.stages.Compiled] = {}
         self._picks: dict[int, jax.stages.Compiled] = {}
         self._state: DeviceState
+        self.adapters = AdapterSets(blueprint) if blueprint.layout.adapters else None
         # Of the last step: a draw follows its step before the next one.
         self._logits_SV: jax.Array
 
@@ -108,8 +111,16 @@ class Executor:
         """Dispatch a step, without waiting for it."""
         leaves = self.weights[version]
         output: StepOutput
-        output, self._logits_SV, self._state = self._steps[bucket](leaves, self._state, inputs)
+        adapters = () if self.adapters is None else self.adapters.leaves
+        output, self._logits_SV, self._state = self._steps[bucket](
+            leaves, self._state, inputs, adapters
+        )
         return output
+
+    def place_adapter(self, adapter: LoadedAdapter, number: int) -> None:
+        """Put a loaded adapter into a slot, for the steps from now on; slots count from 1."""
+        assert self.adapters is not None
+        self.adapters.place(adapter, number)
 
     def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
         """Dispatch a draw for rows of the last step, which had `num_rows`; without waiting."""
@@ -124,6 +135,7 @@ class Executor:
         buckets = sorted(self.blueprint.ladder.buckets, reverse=True)
         picks = [PickSize(num_rows) for num_rows in self.blueprint.ladder.row_counts]
         names: list[ProgramName] = [*buckets, "draw", *picks, "set_slot", "make_state"]
+        names += ["set_adapter", "make_adapters"] if self.adapters else []
         compiled: dict[ProgramName, jax.stages.Compiled] = {}
         with ThreadPoolExecutor(_COMPILE_THREADS) as pool:
             running = {pool.submit(self._compile_one, name, compiler): name for name in names}
@@ -134,6 +146,8 @@ class Executor:
         self._steps = {bucket: compiled[bucket] for bucket in buckets}
         self._picks = {size.num_rows: compiled[size] for size in picks}
         self._draw = compiled["draw"]
+        if self.adapters is not None:
+            self.adapters.start(compiled["make_adapters"], compiled["set_adapter"])
         _log_counts(compiler.counts)
 
     def _compile_one(self, name: ProgramName, compiler: Compiler) -> jax.stages.Compiled:

@@ -20,6 +20,7 @@ from server.config import EngineConfig
 from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor, Progress
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.engine.policy.pooling import pooled_positions
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
@@ -38,6 +39,8 @@ class StepExecutor(DrawExecutor, Protocol):
     def set_slot(self, slot: SlotInput) -> None: ...
 
     def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput: ...
+
+    def place_adapter(self, adapter: LoadedAdapter, number: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class ModelRunner:
         """Dispatch one step. It reads all it needs of the sequences before it returns."""
         self._draws.dispatch_pending()
         sizes = self._blueprint.sizes
+        for adapter, number in batch.placements:
+            self._executor.place_adapter(adapter, number)
         for row in batch.rows:
             if row.is_admitted and needs_slot_state(row.seq):
                 self._executor.set_slot(pack_slot(row.seq, sizes.slot))
@@ -113,7 +118,14 @@ class ModelRunner:
         num_kinds, table, scratch = len(sizes.kinds), sizes.table_size, sizes.scratch_slot
         inputs = stack_ranks(
             [
-                pack(batch.of_rank(rank), bucket, num_kinds, table, scratch)
+                pack(
+                    batch.of_rank(rank),
+                    bucket,
+                    num_kinds,
+                    table,
+                    scratch,
+                    has_adapters=sizes.has_adapters,
+                )
                 for rank in range(sizes.num_ranks)
             ]
         )

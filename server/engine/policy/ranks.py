@@ -11,6 +11,7 @@ from functools import reduce
 from itertools import chain
 from operator import add
 
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.load import Load
 from server.engine.policy.results import SequenceEvent
 from server.engine.policy.scheduler import Scheduler
@@ -48,6 +49,11 @@ class Ranks:
         """One object, which all ranks share."""
         return self.schedulers[0].versions
 
+    @property
+    def adapters(self) -> AdapterSlots:
+        """One object, which all ranks share."""
+        return self.schedulers[0].adapters
+
     def retarget(self) -> None:
         """As a scheduler does, on all ranks."""
         for each in self.schedulers:
@@ -79,7 +85,9 @@ class Ranks:
             if rows or num_preempted:
                 self._last_version = version
                 self._balance()
-                return ScheduledBatch(rows, num_preempted, version)
+                # Without rows there is no step that could need them.
+                placements = self.adapters.take_placements() if rows else ()
+                return ScheduledBatch(rows, num_preempted, version, placements)
         return ScheduledBatch(())
 
     def postprocess(self, batch: ScheduledBatch, result: StepResult) -> list[SequenceEvent]:

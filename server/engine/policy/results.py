@@ -5,6 +5,7 @@ It ends sequences in every other way too. Who runs next is decided elsewhere; it
 
 from __future__ import annotations
 
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.pooling import record_pooled
 from server.engine.policy.running_set import RunningSet
@@ -19,8 +20,15 @@ type SequenceEvent = tuple[Sequence, TokenEvent]
 class Results:
     """Takes results for the sequences of `waiting` and `running`; whoever ends leaves these."""
 
-    def __init__(self, waiting: WaitingQueue, running: RunningSet, blocks: BlockManager) -> None:
+    def __init__(
+        self,
+        waiting: WaitingQueue,
+        running: RunningSet,
+        blocks: BlockManager,
+        adapters: AdapterSlots,
+    ) -> None:
         self._waiting, self._running, self._blocks = waiting, running, blocks
+        self._adapters = adapters
 
     def take(
         self, row: ScheduledRow, result: RowResult, version: LoadedVersion
@@ -80,6 +88,7 @@ class Results:
         seq.state = SequenceState.FINISHED
         seq.finish_reason = reason
         seq.error = error
+        self._adapters.end(seq.adapter)
 
 
 def _is_late(seq: Sequence, now: float) -> bool:
@@ -123,6 +132,7 @@ def token_event(row: ScheduledRow, result: RowResult) -> TokenEvent:
         finish_reason=seq.finish_reason,
         num_cached_tokens=seq.num_cached_tokens if is_first else 0,
         version=seq.version.version if is_first and seq.version else "",
+        adapter_version=seq.adapter.version if is_first and seq.adapter else "",
         prompt_logprobs=list(seq.prompt_logprobs) if wants_prompt else None,
         pooled=list(seq.pooled),
     )

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.sequence import Sequence, SequenceState
 
 
 class RunningSet:
-    """Whoever is in it has one of `num_slots` slots, and blocks; nobody else has."""
+    """Whoever is in it has one of `num_slots` slots, blocks and a slot for its adapter, if it has
+    one; nobody else has.
+    """
 
-    def __init__(self, blocks: BlockManager, num_slots: int) -> None:
-        self._blocks = blocks
+    def __init__(self, blocks: BlockManager, num_slots: int, adapters: AdapterSlots) -> None:
+        self._blocks, self._adapters = blocks, adapters
         self._num_slots = num_slots
         self._free_slots = list(range(num_slots - 1, -1, -1))
         self._seqs: list[Sequence] = []
@@ -41,10 +44,11 @@ class RunningSet:
         """Give `seq` a free slot, and the blocks of `num_tokens`, to run `max_chunk` of them first.
 
         False, and nothing changed, when that would not leave each of the others a block to grow
-        into.
+        into. `seq` may start as far as its adapter's slot is concerned.
         """
         if not self._blocks.allocate(seq, num_tokens, max_chunk=max_chunk, others=self._seqs):
             return False
+        seq.adapter_slot = self._adapters.hold(seq.adapter)
         self._seqs.append(seq)
         seq.state = SequenceState.RUNNING
         seq.slot = self._free_slots.pop()
@@ -54,6 +58,8 @@ class RunningSet:
         """Take back the slot and the blocks of `seq`. Its next state is for the caller to set."""
         self._seqs.remove(seq)
         self._blocks.free(seq)
+        self._adapters.release(seq.adapter)
+        seq.adapter_slot = 0
         self._free_slots.append(seq.slot)
         seq.slot = -1
 

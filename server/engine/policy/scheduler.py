@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.admission import AdmissionError, check_admission
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.block_pool import IntegrityError
@@ -42,6 +43,7 @@ class Scheduler:
         max_queue_len: int,
         max_model_len: int,
         versions: ServedVersions,
+        adapters: AdapterSlots | None = None,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(
@@ -55,8 +57,9 @@ class Scheduler:
         self._max_num_tokens = min(max_model_len, block_manager.max_num_tokens)
         block_manager.check_windows(max_num_batched_tokens, self._max_num_tokens)
         self._waiting = WaitingQueue(max_queue_len)
-        self._running = RunningSet(block_manager, max_num_seqs)
-        self.results = Results(self._waiting, self._running, block_manager)
+        self.adapters = adapters or AdapterSlots()
+        self._running = RunningSet(block_manager, max_num_seqs, self.adapters)
+        self.results = Results(self._waiting, self._running, block_manager, self.adapters)
         self.versions = versions
 
     @property
@@ -130,6 +133,7 @@ class Scheduler:
             seq.prompt_logprobs = leader.prompt_logprobs
             seq.leader = leader if is_shared and seq is not leader else None
             seq.num_expected_tokens = self._num_expected_tokens(seq)
+            self.adapters.begin(seq.adapter)
         self._waiting.add(seqs, first=first)
 
     def num_cached_tokens(self, seq: Sequence) -> int:
@@ -159,6 +163,7 @@ class Scheduler:
     def schedule(self, version: LoadedVersion, now: float) -> ScheduledBatch:
         """Choose the rows of a step of `version`, and advance their counts as if it had run."""
         num_running = len(self._running)
+        self.adapters.begin_pass(self)
         shares = self._shares_of_shortest(version)
         chunks = self._schedule_running(version, shares)
         num_preempted = num_running - len(self._running)
@@ -209,7 +214,8 @@ class Scheduler:
 
     def _is_ready(self, seq: Sequence, version: LoadedVersion) -> bool:
         """Whether a sequence that waits could begin in a step of `version`, were there room."""
-        return not seq.is_deferred and self._target(seq) == version
+        is_meant = not seq.is_deferred and self._target(seq) == version
+        return is_meant and self.adapters.may_start(seq.adapter, self)
 
     def _schedule_running(
         self, version: LoadedVersion, shares: dict[Sequence, int]

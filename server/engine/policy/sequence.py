@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.grammar.matcher import Matcher
 from server.link.frames import EngineErrorKind, FinishReason, Pooling, TokenLogprobs
 from server.link.sampling import SamplingParams
@@ -53,6 +54,8 @@ class Sequence:
     `num_computed_tokens` have their KV, counting the steps in flight.
     `num_in_flight_tokens`: 1 while a step that samples for it is unread, 2 between dispatching the
     next such step and reading that one.
+    `adapter` is the loading of an adapter that it runs with. `adapter_slot` is the number of that
+    adapter's slot on the device while the sequence runs, 0 without an adapter.
     `slot` is its row of the device's per-sequence state, -1 while it is not running.
     `block_tables` are its blocks by kind of layers, 0 for those given back; none while not running.
     `matcher` follows the grammar that the generated tokens must fit; None without one.
@@ -73,6 +76,7 @@ class Sequence:
     deadline: float | None = None
     source: str = ""
     version: LoadedVersion | None = None
+    adapter: LoadedAdapter | None = None
     rank: int = 0
     num_received_tokens: int = 0
     leader: Sequence | None = None
@@ -93,6 +97,7 @@ class Sequence:
     num_computed_tokens: int = field(default=0, init=False)
     num_in_flight_tokens: int = field(default=0, init=False)
     slot: int = field(default=-1, init=False)
+    adapter_slot: int = field(default=0, init=False)
     block_tables: tuple[list[int], ...] = field(default=(), init=False)
     block_digests: list[bytes] = field(default_factory=list, init=False)
     num_indexed_blocks: int = field(default=0, init=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from server.engine.policy.loaded_adapter import Placement
 from server.engine.policy.sequence import LoadedVersion, Sequence
 from server.link.frames import TokenLogprobs
 
@@ -57,12 +58,14 @@ class ScheduledRow:
 class ScheduledBatch:
     """The rows of one step, all of one version; falsy when there is none to run.
 
-    Of each data rank, decodes come first. `num_preempted` is of all ranks.
+    Of each data rank, decodes come first. `num_preempted` is of all ranks. `placements` are the
+    adapters that must be put into slots before the step, in this order.
     """
 
     rows: tuple[ScheduledRow, ...]
     num_preempted: int = 0
     version: LoadedVersion = field(default_factory=LoadedVersion)
+    placements: tuple[Placement, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.rows)

@@ -15,11 +15,12 @@ from jax.sharding import AbstractMesh, Mesh
 from models.attention.choice import choose_backend
 from models.config import ModelConfig
 from models.decoder.decoder import Decoder
-from models.decoder.layout import DecoderLayout
+from models.decoder.layout import AdapterSizes, DecoderLayout
 from models.sharding import DATA, TENSOR, data_size, tensor_size
 from models.weights.loading import abstract_decoder
 from server.config import ConfigError, EngineConfig
 from server.engine.policy.layer_kinds import KVKind, split_blocks
+from server.engine.programs.adapter_programs import adapter_bytes
 from server.engine.programs.buckets import Ladder, exact_ladder
 from server.engine.programs.sampler import abstract_state, state_specs
 from server.engine.programs.sizing import (
@@ -121,6 +122,7 @@ def make_blueprint(
     """
     platform = mesh.devices.flat[0].platform
     _check_exact(engine, data_size(mesh))
+    _check_adapters(engine, mesh)
     layout = choose_layout(config, engine, platform, tensor_size(mesh))
     model = abstract_decoder(config, layout)
     memory = None
@@ -162,6 +164,7 @@ def choose_sizes(
         slot=slot,
         num_words=-(-layout.vocab_rows(config) // WORD),
         draw_rows=min(defaults.draw_rows, ladder.row_counts[-1]),
+        has_adapters=layout.adapters is not None,
     )
 
 
@@ -181,6 +184,7 @@ def choose_layout(
         kv_dtype=wide if engine.kv_dtype == "auto" else _KV_DTYPES[engine.kv_dtype],
         backend=choose_backend(engine.attention_backend, platform, config, tensor_size),
         quantized=engine.weight_dtype == "int8",
+        adapters=AdapterSizes(engine.max_loras, engine.max_lora_rank) if engine.max_loras else None,
     )
 
 
@@ -196,6 +200,7 @@ def measure(
         usable=int(chip_bytes * engine.hbm_utilization),
         weights=num_sets * weight_bytes(model, mesh),
         sampler=tree_bytes(sampler, state_specs(), mesh),
+        adapters=adapter_bytes(model.config, layout, mesh),
     )
 
 
@@ -266,6 +271,19 @@ def _check_exact(engine: EngineConfig, num_ranks: int) -> None:
     if engine.exact and num_ranks > 1:
         raise ConfigError(
             f"exact is true with {num_ranks} data ranks; it needs one: set data_parallel_size to 1"
+        )
+
+
+def _check_adapters(engine: EngineConfig, mesh: Mesh) -> None:
+    if engine.max_loras and engine.exact:
+        # The products of all slots are summed in one order, so the bits depend on the slot.
+        raise ConfigError(
+            "exact is true with max_loras above 0; a server can have only one of them"
+        )
+    if engine.max_loras and mesh.is_multi_process:
+        raise ConfigError(
+            "max_loras is above 0 on several hosts; adapters are served on one host only: merge the"
+            " adapter into the model, or use a slice of one host"
         )
 
 

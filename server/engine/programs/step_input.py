@@ -74,7 +74,8 @@ class StepInput(NamedTuple):
 
     In a table, 0 is a block that is not there yet or has been given back.
     Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
-    whose log probability is wanted, or POOLED, or NO_TARGET.
+    whose log probability is wanted, or POOLED, or NO_TARGET. `adapter_S` has the number of each
+    row's adapter slot, from 1, 0 for none; it is None on a server without slots.
     """
 
     token_ids_T: Array
@@ -86,6 +87,7 @@ class StepInput(NamedTuple):
     query_start_S1: Array
     num_decodes: Array
     sampling: SamplingInput
+    adapter_S: Array = None
 
 
 def stack_ranks(inputs: list[StepInput]) -> StepInput:
@@ -93,15 +95,27 @@ def stack_ranks(inputs: list[StepInput]) -> StepInput:
     if len(inputs) == 1:
         return inputs[0]
     sampling = _stack_sampling([each.sampling for each in inputs])
-    others = map(np.stack, zip(*(each[:-1] for each in inputs), strict=True))
-    return StepInput._make((*others, sampling))
+    stacked = inputs[0]._replace(sampling=sampling)
+    others: dict[str, Any] = {
+        name: np.stack([getattr(each, name) for each in inputs])
+        for name in StepInput._fields
+        if name != "sampling" and getattr(stacked, name) is not None
+    }
+    return stacked._replace(**others)
 
 
 def _stack_sampling(inputs: list[SamplingInput]) -> SamplingInput:
     return SamplingInput._make(map(np.stack, zip(*inputs, strict=True)))
 
 
-def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: int) -> StepInput:
+def empty_input(
+    bucket: Bucket,
+    num_kinds: int,
+    table_size: int,
+    scratch_slot: int,
+    *,
+    has_adapters: bool = False,
+) -> StepInput:
     """All padding, for one rank: what warm-up runs, and what `pack` fills."""
     t, s = bucket.num_tokens, bucket.num_rows
 
@@ -118,6 +132,7 @@ def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: i
         query_start_S1=ints(s + 1),
         num_decodes=ints(1),
         sampling=_empty_sampling(s, scratch_slot),
+        adapter_S=ints(s) if has_adapters else None,
     )
 
 
@@ -164,9 +179,11 @@ def pack(
     num_kinds: int,
     table_size: int,
     scratch_slot: int,
+    *,
+    has_adapters: bool = False,
 ) -> StepInput:
     """The step input of one rank's rows, which fit `bucket`."""
-    step = empty_input(bucket, num_kinds, table_size, scratch_slot)
+    step = empty_input(bucket, num_kinds, table_size, scratch_slot, has_adapters=has_adapters)
     start = 0
     for i, row in enumerate(rows):
         end = start + row.num_scheduled_tokens
@@ -175,6 +192,8 @@ def pack(
         start = end
     step.query_start_S1[len(rows) :] = start
     step.num_decodes[0] = sum(row.is_decode for row in rows)
+    if step.adapter_S is not None:
+        step.adapter_S[: len(rows)] = [row.seq.adapter_slot for row in rows]
     _pack_sampling(step.sampling, {i: r for i, r in enumerate(rows) if _draws_at_once(r)})
     for i, row in enumerate(rows):
         if row.is_constrained:  # Its newest token may be in flight.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.results import Results, finish_reason, record_prompt_logprobs, token_event
 from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import LoadedVersion, SequenceState
@@ -21,8 +22,9 @@ class Bench:
 
     def __init__(self, **params):
         self.blocks = make_blocks(9, 4)
-        self.waiting, self.running = WaitingQueue(8), RunningSet(self.blocks, 2)
-        self.results = Results(self.waiting, self.running, self.blocks)
+        adapters = AdapterSlots()
+        self.waiting, self.running = WaitingQueue(8), RunningSet(self.blocks, 2, adapters)
+        self.results = Results(self.waiting, self.running, self.blocks, adapters)
         self.seq = make_sequence([1, 2, 3], version=FIRST, **params)
         assert self.running.start(self.seq, 4, 8)
         self.seq.num_computed_tokens = 3
