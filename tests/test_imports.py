@@ -19,6 +19,7 @@ PROTOCOLS = (
     "server.api.responses",
     "server.api.anthropic",
     "server.api.antipode_v1",
+    "server.api.open_inference",
 )
 TRANSPORTS = ("server.api.http", "server.api.grpc", "server.api.servers", *PROTOCOLS)
 WEB_LIBRARIES = ("fastapi", "starlette", "uvicorn", "httptools", "grpc", "grpc_health")

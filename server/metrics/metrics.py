@@ -23,8 +23,9 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from server.engine.observer import StepStats
-from server.link.frames import EngineState, VersionStatus
+from server.link.frames import EngineLoad, EngineState, VersionStatus
 from server.metrics.histogram import LONG_SECONDS, RATIOS, SHORT_SECONDS, BusyRatio, Histogram
+from server.metrics.load import LoadMeter
 from server.metrics.slice_metrics import chip_metrics, link_metric, slice_metrics
 from server.metrics.snapshot import Snapshot
 from server.metrics.version_metrics import version_metrics
@@ -79,6 +80,7 @@ class Metrics(Collector):
         self._version_load = Histogram(LONG_SECONDS)
         self._version_switch = Histogram(SHORT_SECONDS)
         self._busy = BusyRatio()
+        self._load = LoadMeter(clock)
         self._busy_seconds = 0.0
         self._num_changes = 0
         self._compilation_lock = threading.Lock()
@@ -91,6 +93,7 @@ class Metrics(Collector):
     def on_step(self, stats: StepStats) -> None:
         self._num_changes += 1
         self._busy_seconds += stats.duration
+        self._load.on_step(stats.duration, stats.num_generated_tokens)
         self._counts["generated_tokens"] += stats.num_generated_tokens
         self._step_duration[stats.kind].observe(stats.duration)
         if stats.num_padded_tokens:
@@ -107,6 +110,7 @@ class Metrics(Collector):
     ) -> None:
         self._num_changes += 1
         self._queue_duration.observe(queue_seconds)
+        self._load.on_admitted(queue_seconds, num_prompt_tokens, num_cached_tokens)
         self._counts["prompt_tokens"] += num_prompt_tokens
         self._counts["prefix_cache_hit_tokens"] += num_cached_tokens
 
@@ -119,6 +123,7 @@ class Metrics(Collector):
     ) -> None:
         self._num_changes += 1
         self._outcomes[outcome] += 1
+        self._load.on_ended(outcome, seconds)
         self._request_duration.observe(seconds)
         if seconds_per_output_token is not None:
             self._time_per_output_token.observe(seconds_per_output_token)
@@ -126,6 +131,7 @@ class Metrics(Collector):
     def on_refused(self, outcome: str) -> None:
         self._num_changes += 1
         self._outcomes[outcome] += 1
+        self._load.on_ended(outcome)
 
     def on_swap(self, result: str) -> None:
         """The served version changed, or a version could not be served: `result` says how."""
@@ -160,6 +166,10 @@ class Metrics(Collector):
         if state != self._rendered[0]:
             self._rendered = (state, generate_latest(self._registry))
         return self._rendered[1]
+
+    def load(self) -> EngineLoad:
+        """The load at the last `render`; for the same thread."""
+        return self._load.load(self._gauges, self._busy_ratio)
 
     def collect(self) -> Iterator[Metric]:
         yield from self._gateway_families()

@@ -122,7 +122,7 @@ class EngineProcess:
         self._inbox = GrammarInbox(engine, runner.vocab_size, runner.eos_token_ids)
         manager = self._manage_versions(engine, built.loader)
         self._commands = VersionCommands(manager, self._link, self._pulses)
-        self.status.serve(engine, manager, runner, max_num_seqs)
+        self.status.serve(engine, manager, runner, max_num_seqs, self._config.max_queue_len)
         self._pulses.send()
         self._link.announce(_info(self._model, runner, self._config))
         _log_ready(runner, self.status.load_seconds, max_num_seqs)

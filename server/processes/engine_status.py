@@ -28,7 +28,7 @@ class Status:
         self._metrics = metrics
         self._started = time.monotonic()
         self._engine: Engine[Any] | None = None
-        self._num_slots = self._num_blocks = self._block_size = 0
+        self._num_slots = self._num_blocks = self._block_size = self._max_queue_len = 0
         self._versions: VersionManager | None = None
         self.load_seconds = 0.0
         self.detail, self.progress = "starting", 0.0
@@ -43,6 +43,7 @@ class Status:
         versions: VersionManager,
         runner: ServingRunner,
         max_num_seqs: int,
+        max_queue_len: int,
     ) -> None:
         """The start is over. Who is told so is told of the versions too.
 
@@ -53,6 +54,7 @@ class Status:
         self._num_slots = runner.num_ranks * max_num_seqs
         self._num_blocks = runner.num_ranks * runner.kinds[0].num_blocks
         self._block_size = runner.block_size
+        self._max_queue_len = max_queue_len
         self._engine = engine
 
     @property
@@ -95,6 +97,7 @@ class Status:
             num_requests_waiting=load.num_requests_waiting,
             num_requests_running=load.num_sequences_running,
             num_slots=self._num_slots,
+            max_queue_len=self._max_queue_len,
             kv_cache_usage_ratio=1 - load.num_free_blocks / load.num_usable_blocks,
             num_blocks=self._num_blocks,
             block_size=self._block_size,
@@ -108,11 +111,13 @@ class Status:
             host_links=self.host_links,
             chips=dict(self.chips),
         )
+        text = self._metrics.render(gauges, engine.running_seconds())
         return Pulse(
             state=self.state,
             progress_age=age,
             progress=1.0,
-            metrics=self._metrics.render(gauges, engine.running_seconds()),
+            metrics=text,
+            load=self._metrics.load(),
             num_unfinished=load.num_unfinished,
             queue_full=load.is_queue_full,
             queue_stall=stall,

@@ -41,7 +41,7 @@ def test_until_it_serves_it_is_starting_and_idle():
 
 def test_the_load_ratio_counts_the_sequences_of_all_ranks():
     status = Status(Metrics(model="tiny", version="1", release="0"))
-    status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8)
+    status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8, max_queue_len=4)
     assert status.pulse().state == "ready"
     assert metric(status, "antipode_load_ratio") == 8 / 16
     assert metric(status, "antipode_queue_stall_seconds") == 12
@@ -52,6 +52,6 @@ def test_the_load_ratio_counts_the_sequences_of_all_ranks():
 
 def test_an_engine_that_drains_reports_it():
     status = Status(Metrics(model="tiny", version="1", release="0"))
-    status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8)
+    status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8, max_queue_len=4)
     status.is_draining = True
     assert status.pulse().state == "draining"

@@ -15,6 +15,8 @@ from server.api.grpc.health import add_health
 from server.api.grpc.lifetime import GrpcServer
 from server.api.grpc.reflection import add_reflection
 from server.api.health import Health
+from server.api.open_inference import servicer as open_inference
+from server.api.open_inference.repository import Repository
 from server.api.service import Service
 from server.api.version_admin import VersionAdmin
 from server.config import ServerConfig
@@ -30,11 +32,18 @@ KEEPALIVE_TIMEOUT_MS = 20_000
 MIN_PING_INTERVAL_MS = 10_000
 
 
-def create_grpc_server(service: Service, health: Health, config: ServerConfig) -> GrpcServer:
+def create_grpc_server(
+    service: Service,
+    health: Health,
+    config: ServerConfig,
+    admin: VersionAdmin | None = None,
+) -> GrpcServer:
     """A server on `config.grpc_port`, which processes may share. RuntimeError if it is taken."""
     server = grpc.aio.server(options=_options(config))
-    names = [SERVICE_NAME, grpc_health.SERVICE_NAME]
-    add_generation(server, service, config.write_timeout_seconds)
+    names = [SERVICE_NAME, open_inference.SERVICE_NAME, grpc_health.SERVICE_NAME]
+    timeout = config.write_timeout_seconds
+    add_generation(server, service, health.loads, timeout)
+    open_inference.add_open_inference(server, service, health, Repository(admin), timeout)
     add_health(server, lambda: health.readiness().ok, [*names, reflection.SERVICE_NAME])
     add_reflection(server, names)
     server.add_insecure_port(address(config.host, config.grpc_port))
