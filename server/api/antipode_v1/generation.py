@@ -12,11 +12,11 @@ from typing import Any
 import grpc
 
 from server.api.antipode_v1 import embedding, translate
-from server.api.antipode_v1.known_fields import check_known
 from server.api.grpc.answered import Cost, answered
 from server.api.grpc.messages import MAX_INLINE_BYTES, parse_large
 from server.api.grpc.peer import source
 from server.api.grpc.status import REQUEST_ID_KEY, Context, adopt_request_id
+from server.api.grpc.unknown_fields import check_known
 from server.api.grpc.writing import Writer
 from server.api.load_reports import LoadReports
 from server.api.requests.generation import GenerateRequest
@@ -27,6 +27,8 @@ from server.errors import ApiError, ErrorKind
 from server.link.sampling import MAX_STOP_TOKEN_IDS
 from server.pb.antipode.v1 import generation_pb2 as pb
 
+# Reserved for what resuming may need: an older server resumes without it.
+_PASSED = {pb.GenerateRequest.DESCRIPTOR.full_name: range(11, 16)}
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["Generation"].full_name
 
 
@@ -40,7 +42,7 @@ class GenerationServicer:
     async def generate(self, data: bytes, context: Context) -> None:
         async with answered(context, self._loads) as cost:
             message = await parse_large(pb.GenerateRequest, data)
-            check_known(message)
+            check_known(message, _PASSED)
             if len(data) > MAX_INLINE_BYTES:
                 self._check_lengths(message)
             request = await self._request(message, context)

@@ -17,8 +17,10 @@ from server.api.grpc.reflection import add_reflection
 from server.api.health import Health
 from server.api.open_inference import servicer as open_inference
 from server.api.open_inference.repository import Repository
+from server.api.orca import servicer as orca
 from server.api.service import Service
 from server.api.version_admin import VersionAdmin
+from server.api.vllm_engine import servicer as vllm_engine
 from server.config import ServerConfig
 from server.ports import address
 
@@ -32,6 +34,15 @@ KEEPALIVE_TIMEOUT_MS = 20_000
 MIN_PING_INTERVAL_MS = 10_000
 
 
+_SERVICES = (
+    SERVICE_NAME,
+    open_inference.SERVICE_NAME,
+    vllm_engine.SERVICE_NAME,
+    orca.SERVICE_NAME,
+    grpc_health.SERVICE_NAME,
+)
+
+
 def create_grpc_server(
     service: Service,
     health: Health,
@@ -40,12 +51,14 @@ def create_grpc_server(
 ) -> GrpcServer:
     """A server on `config.grpc_port`, which processes may share. RuntimeError if it is taken."""
     server = grpc.aio.server(options=_options(config))
-    names = [SERVICE_NAME, open_inference.SERVICE_NAME, grpc_health.SERVICE_NAME]
     timeout = config.write_timeout_seconds
     add_generation(server, service, health.loads, timeout)
     open_inference.add_open_inference(server, service, health, Repository(admin), timeout)
-    add_health(server, lambda: health.readiness().ok, [*names, reflection.SERVICE_NAME])
-    add_reflection(server, names)
+    vllm_engine.add_vllm_engine(server, service, health, timeout)
+    orca.add_orca(server, health.loads, config.load_report_min_interval_seconds)
+    checked = [*_SERVICES, reflection.SERVICE_NAME, vllm_engine.HEALTH_NAME]
+    add_health(server, lambda: health.readiness().ok, checked)
+    add_reflection(server, _SERVICES)
     server.add_insecure_port(address(config.host, config.grpc_port))
     return GrpcServer(server)
 

@@ -203,6 +203,21 @@ class Generation:
             for delta in deltas:
                 yield delta
 
+    def cancel(self) -> None:
+        """End every choice that has not ended, with finish reason "abort"."""
+        if self.is_finished:
+            return
+        self._abort("abort")
+        for choice in self._choices:
+            if choice.finish_reason is None:
+                self._stream.put(
+                    TokenEvent(
+                        request_id=self._stream.request_id,
+                        index=choice.index,
+                        finish_reason="abort",
+                    )
+                )
+
     def on_close(self, callback: Callable[[], None]) -> None:
         """Have `callback` called once, when this generation is closed."""
         self._on_close = callback
