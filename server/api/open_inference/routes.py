@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -77,8 +77,7 @@ def _add_health(router: APIRouter, health: Health, models: Models) -> None:
     async def ready() -> Response:
         return _probe(health.readiness())
 
-    @router.get(f"{_VERSION}/ready", summary="Can the version be served?")
-    @router.get(f"{_MODEL}/ready", summary="Can the model be served?")
+    @_of_models(router.get, "/ready", summary="Can the version be served?")
     async def model_ready(model: str, version: str = "") -> Response:
         if not models.is_ready(model, version):
             raise ApiError(ErrorKind.UNAVAILABLE, f"the model {model!r} is not ready")
@@ -90,23 +89,20 @@ def _add_health(router: APIRouter, health: Health, models: Models) -> None:
 
 
 def _add_models(router: APIRouter, models: Models) -> None:
-    @router.get(
-        f"{_VERSION}/config", summary="Configuration", responses=_responses(ModelConfigBody)
+    @_of_models(
+        router.get, "/config", summary="Configuration", responses=_responses(ModelConfigBody)
     )
-    @router.get(f"{_MODEL}/config", summary="Configuration", responses=_responses(ModelConfigBody))
     async def config(model: str, version: str = "") -> Response:
         return json_response(ModelConfigBody.of(models.find(model, version)))
 
     @router.get(
         f"{PREFIX}/models/stats", summary="Statistics", responses=_responses(StatisticsBody)
     )
-    @router.get(f"{_VERSION}/stats", summary="Statistics", responses=_responses(StatisticsBody))
-    @router.get(f"{_MODEL}/stats", summary="Statistics", responses=_responses(StatisticsBody))
+    @_of_models(router.get, "/stats", summary="Statistics", responses=_responses(StatisticsBody))
     async def statistics(model: str = "", version: str = "") -> Response:
         return json_response(StatisticsBody.of(models.statistics(model, version)))
 
-    @router.get(_VERSION, summary="The tensors", responses=_responses(ModelMetadataBody))
-    @router.get(_MODEL, summary="The tensors", responses=_responses(ModelMetadataBody))
+    @_of_models(router.get, "", summary="The tensors", responses=_responses(ModelMetadataBody))
     async def metadata(model: str, version: str = "") -> Response:
         found = models.find(model, version)
         return json_response(ModelMetadataBody.of(found.name, models.versions()))
@@ -136,8 +132,7 @@ def _add_repository(router: APIRouter, repository: Repository) -> None:
 
 
 def _add_inference(router: APIRouter, service: Service, write_timeout_seconds: float) -> None:
-    @router.post(f"{_VERSION}/infer", summary="Generate", responses=_responses(InferAnswer))
-    @router.post(f"{_MODEL}/infer", summary="Generate", responses=_responses(InferAnswer))
+    @_of_models(router.post, "/infer", summary="Generate", responses=_responses(InferAnswer))
     async def infer(request: Request, model: str, version: str = "") -> Response:
         value, tail = await _json_and_tail(request)
         inference, binary = bodies.read_infer(value, tail, model, version)
@@ -168,13 +163,11 @@ def _add_inference(router: APIRouter, service: Service, write_timeout_seconds: f
             events=InferenceEvents,
         )
 
-    @router.post(f"{_VERSION}/generate", summary="Generate", responses=_responses(GenerateAnswer))
-    @router.post(f"{_MODEL}/generate", summary="Generate", responses=_responses(GenerateAnswer))
+    @_of_models(router.post, "/generate", summary="Generate", responses=_responses(GenerateAnswer))
     async def generate_whole(request: Request, model: str, version: str = "") -> Response:
         return await generate(request, model, version, stream=False)
 
-    @router.post(f"{_VERSION}/generate_stream", summary="Generate as events")
-    @router.post(f"{_MODEL}/generate_stream", summary="Generate as events")
+    @_of_models(router.post, "/generate_stream", summary="Generate as events")
     async def generate_stream(request: Request, model: str, version: str = "") -> Response:
         return await generate(request, model, version, stream=True)
 
@@ -253,6 +246,19 @@ def _length(given: str, most: int) -> int:
             f" at most the body's {most} bytes"
         )
     return int(given)
+
+
+def _of_models[F: Callable[..., Any]](
+    method: Callable[..., Callable[[F], F]], end: str, **options: Any
+) -> Callable[[F], F]:
+    """Serve a path of models with a version and without one, in the order that tells them apart."""
+
+    def register(endpoint: F) -> F:
+        for path in (_VERSION, _MODEL):
+            method(path + end, **options)(endpoint)
+        return endpoint
+
+    return register
 
 
 def _probe(status: HealthStatus) -> Response:

@@ -95,48 +95,48 @@ async def test_an_error_of_a_stream_is_an_event(client, engine):
     assert set(events_of(answer.text)[-1]) == {"error"}
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status"),
-    [
-        ("GET", "/v2/nothing", None, 404),
-        ("GET", "/v2/models/large", None, 404),
-        ("DELETE", "/v2", None, 405),
-        ("POST", PATH, b"{", 400),
-        ("POST", PATH, b"[]", 400),
-        ("POST", PATH, b'{"inputs": []}', 400),
-        ("POST", PATH, b"x" * 20_001, 413),
-        ("POST", "/v2/models/small/generate", b"[]", 400),
-        ("POST", "/v2/repository/index", None, 401),
-    ],
+ERRORS = (
+    ("GET", "/v2/nothing", None, 404),
+    ("GET", "/v2/models/large", None, 404),
+    ("DELETE", "/v2", None, 405),
+    ("POST", PATH, b"{", 400),
+    ("POST", PATH, b"[]", 400),
+    ("POST", PATH, b'{"inputs": []}', 400),
+    ("POST", PATH, b"x" * 20_001, 413),
+    ("POST", "/v2/models/small/generate", b"[]", 400),
+    ("POST", "/v2/repository/index", None, 401),
 )
-async def test_every_error_is_a_text(client, method, path, body, status):
-    answer = await client.request(method, path, content=body)
-    assert answer.status_code == status
-    assert isinstance(answer.json()["error"], str)
-    assert list(answer.json()) == ["error"]
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"data": [1]}, "data holds int, which is no element of BYTES"),
-        ({"data": ["a", "b"]}, "has 2 elements, but its shape [1] has 1"),
-        ({"shape": [1], "data": [[["a"]]], "datatype": "INT32"}, "holds str"),
-        ({"parameters": {"binary_data_size": 4}}, "but 0 bytes are left"),
-        ({"name": "other"}, "unexpected input 'other'"),
-    ],
+async def test_every_error_is_a_text(client):
+    for method, path, body, status in ERRORS:
+        answer = await client.request(method, path, content=body)
+        assert (path, answer.status_code) == (path, status)
+        assert list(answer.json()) == ["error"]
+        assert isinstance(answer.json()["error"], str)
+
+
+WRONG = (
+    ({"data": [1]}, "data holds int, which is no element of BYTES"),
+    ({"data": ["a", "b"]}, "has 2 elements, but its shape [1] has 1"),
+    ({"shape": [1], "data": [[["a"]]], "datatype": "INT32"}, "holds str"),
+    ({"parameters": {"binary_data_size": 4}}, "but 0 bytes are left"),
+    ({"name": "other"}, "unexpected input 'other'"),
 )
-async def test_a_tensor_that_is_none_is_refused(client, change, sentence):
-    answer = await client.post(PATH, json={"inputs": [TEXT | change]})
-    assert answer.status_code == 400
-    assert sentence in answer.json()["error"]
 
 
-@pytest.mark.parametrize("length", ["x", "-1", "99999", "1e3"])
-async def test_a_wrong_length_of_the_json_is_refused(client, length):
-    headers = {"Inference-Header-Content-Length": length}
-    answer = await client.post(PATH, content=b"{}", headers=headers)
-    assert "must be the length of the JSON" in answer.json()["error"]
+async def test_a_tensor_that_is_none_is_refused(client):
+    for change, sentence in WRONG:
+        answer = await client.post(PATH, json={"inputs": [TEXT | change]})
+        assert answer.status_code == 400
+        assert sentence in answer.json()["error"]
+
+
+async def test_a_wrong_length_of_the_json_is_refused(client):
+    for length in ("x", "-1", "99999", "1e3"):
+        headers = {"Inference-Header-Content-Length": length}
+        answer = await client.post(PATH, content=b"{}", headers=headers)
+        assert "must be the length of the JSON" in answer.json()["error"]
 
 
 async def test_the_probes_answer_by_their_status(client, lifecycle):
@@ -168,15 +168,13 @@ class TestLoadHeader:
         engine.pulse = Pulse(state="ready", load=EngineLoad(num_running=1, num_slots=4))
         return engine
 
-    @pytest.mark.parametrize(
-        ("asked", "begin"), [(None, "JSON {"), ("text", "TEXT "), ("BIN", "BIN ")]
-    )
-    async def test_a_client_may_ask_for_another_form(self, client, loaded, asked, begin):
-        headers = {"endpoint-load-metrics-format": asked} if asked else {}
-        answer = await client.post(PATH, json={"inputs": [TEXT]}, headers=headers)
-        report = answer.headers["endpoint-load-metrics"]
-        assert report.startswith(begin)
-        assert answer.headers["x-endpoint-load-metrics"] == report
+    async def test_a_client_may_ask_for_another_form(self, client, loaded):
+        for asked, begin in ((None, "JSON {"), ("text", "TEXT "), ("BIN", "BIN ")):
+            headers = {"endpoint-load-metrics-format": asked} if asked else {}
+            answer = await client.post(PATH, json={"inputs": [TEXT]}, headers=headers)
+            report = answer.headers["endpoint-load-metrics"]
+            assert report.startswith(begin)
+            assert answer.headers["x-endpoint-load-metrics"] == report
 
     async def test_a_whole_answer_has_its_cost_and_a_stream_has_not(self, client, loaded):
         path = "/v1/completions"
