@@ -113,7 +113,7 @@ def create_http_app(
             write_timeout_seconds=write_timeout_seconds,
         ),
         page_router(),
-        probes_router(health, service.models, release=release),
+        probes_router(health, service.models, service.exemplars, release=release),
     )
     for router in routers:
         app.include_router(router)

@@ -99,6 +99,7 @@ class Generation:
         self._stream = stream
         self._wakeup = wakeup
         self._on_close: Callable[[], None] | None = None
+        self._on_first_token: Callable[[], None] | None = None
         self._choices = prepared.choices
         # The first event of this choice carries the facts about the prompt.
         self._first_index = next((c.index for c in self._choices if not c.finish_reason), None)
@@ -218,6 +219,10 @@ class Generation:
                     )
                 )
 
+    def on_first_token(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, when the first tokens have come."""
+        self._on_first_token = callback
+
     def on_close(self, callback: Callable[[], None]) -> None:
         """Have `callback` called once, when this generation is closed."""
         self._on_close = callback
@@ -250,6 +255,9 @@ class Generation:
                 self.error = _error_of(event)
             return
         choice = self._choices[event.index]
+        if event.token_ids and self._on_first_token is not None:
+            self._on_first_token()
+            self._on_first_token = None
         if event.index == self._first_index:
             self._first_index = None
             self._receive_prompt(event)
