@@ -292,6 +292,14 @@ class ServerConfig:
         " client can have the server read a folder as an adapter; the admin port can do so in any"
         " case",
     )
+    load_report_format: Literal["json", "text", "bin", "none"] = _field(
+        "json",
+        "form of the ORCA load report in the header endpoint-load-metrics of answers; a request may"
+        " ask for another by endpoint-load-metrics-format; none sends it only to those",
+    )
+    load_report_min_interval_seconds: float = _field(
+        1.0, "shortest interval of the ORCA load reports that gRPC streams out of band", low=0.1
+    )
     max_body_bytes: int = _field(8 << 20, "most bytes of an HTTP body or gRPC message", low=1)
     max_request_sequences: int = _field(64, "most sequences of one request, prompts times n", low=1)
     max_request_tokens: int = _field(

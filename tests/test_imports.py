@@ -19,6 +19,9 @@ PROTOCOLS = (
     "server.api.responses",
     "server.api.anthropic",
     "server.api.antipode_v1",
+    "server.api.open_inference",
+    "server.api.orca",
+    "server.api.vllm_engine",
 )
 TRANSPORTS = ("server.api.http", "server.api.grpc", "server.api.servers", *PROTOCOLS)
 WEB_LIBRARIES = ("fastapi", "starlette", "uvicorn", "httptools", "grpc", "grpc_health")

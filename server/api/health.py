@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.api.load_reports import LoadReports
 from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient
 
@@ -22,7 +23,7 @@ class HealthStatus:
 
 
 class Health:
-    """One per API process."""
+    """One per API process. `loads` reports how busy the engine is."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Health:
         queue_stall_seconds: float,
     ) -> None:
         self._engine, self._lifecycle = engine, lifecycle
+        self.loads = LoadReports(engine)
         self._hang_timeout_seconds = hang_timeout_seconds
         self._queue_stall_seconds = queue_stall_seconds
 

@@ -20,6 +20,7 @@ from server.api.embeddings.embedder import Embedder
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.grammars import Grammars
 from server.api.large_work import LARGE_UNITS, MAX_INLINE_UNITS, LargeWork
+from server.api.open_metrics import Exemplars
 from server.api.requests.generation import GenerateRequest
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import (
@@ -38,6 +39,7 @@ from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient, EngineStream
 from server.link.frames import EngineInfo
+from server.trace_context import current_trace_id
 
 # A text that is only to be tokenized may have this many characters, or a model's context if longer.
 MAX_TEXT_CHARS = 1 << 20
@@ -78,6 +80,7 @@ class Service:
         self._lifecycle = lifecycle
         self._limits = limits
         self.large_work = LargeWork()
+        self.exemplars = Exemplars()
         self._chat = ChatFormat(tokenizer, chat or ChatSettings())
         self.grammars = Grammars(tokenizer)
 
@@ -267,8 +270,21 @@ class Service:
         deadline = None if timeout is None else time.monotonic() + timeout
         stream = self._engine_stream(prepared, deadline, wakeup)
         generation = Generation(prepared, self._engine, self._tokenizer, stream, wakeup)
-        generation.on_close(self._enter(generation, timeout).close)
+        lasting = self._enter(generation, timeout)
+        if trace_id := current_trace_id.get():
+            self._trace(generation, trace_id, lasting)
+        generation.on_close(lasting.close)
         return generation
+
+    def _trace(self, generation: Generation, trace_id: str, lasting: ExitStack) -> None:
+        """Have the request's times become exemplars of the metrics."""
+        begin = time.monotonic()
+
+        def observe(measurement: str) -> None:
+            self.exemplars.observe(measurement, trace_id, time.monotonic() - begin)
+
+        generation.on_first_token(partial(observe, "time_to_first_token"))
+        lasting.callback(observe, "request_duration")
 
     def _engine_stream(
         self, prepared: PreparedRequest, deadline: float | None, wakeup: asyncio.Event

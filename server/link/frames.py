@@ -205,6 +205,51 @@ class VersionResult(msgspec.Struct, frozen=True, kw_only=True, tag="version", om
     message: str = ""
 
 
+class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Counts since the start, of all API processes.
+
+    Succeeded requests ended by stop or length. Failed ones ended by the server's fault or refusal;
+    those that their client ended are neither. `queue_seconds` is of the admitted, `busy_seconds` of
+    the steps. `last_end` is when a request last succeeded, in seconds since the epoch.
+    """
+
+    num_succeeded: int = 0
+    succeeded_seconds: float = 0.0
+    num_failed: int = 0
+    failed_seconds: float = 0.0
+    num_admitted: int = 0
+    queue_seconds: float = 0.0
+    num_steps: int = 0
+    busy_seconds: float = 0.0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    last_end: float = 0.0
+
+
+class EngineLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How busy the engine is.
+
+    `num_slots` sequences may run at once, and `max_queue_len` requests may wait. `kv_cache_usage`,
+    `device_busy`, `duty_cycle` (of the busiest chip) and `hbm_usage` (of the fullest device) are 0
+    to 1; the last two are None where the platform does not report them. Rates are of the last
+    seconds; `requests_per_second` counts requests that ended, refused ones included.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_slots: int = 0
+    max_queue_len: int = 0
+    kv_cache_usage: float = 0.0
+    max_kv_tokens: int = 0
+    device_busy: float = 0.0
+    duty_cycle: float | None = None
+    hbm_usage: float | None = None
+    requests_per_second: float = 0.0
+    errors_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    totals: Totals = Totals()
+
+
 class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_defaults=True):
     """Sent by a thread of its own several times a second, whatever the step loop does.
 
@@ -213,7 +258,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
     `queue_full` tells that the next request would be refused. `queue_stall` is for how many seconds
     requests have waited without one that began. `versions` has the one that is served
     first; `config_error` is why the model configuration file is not followed, empty if it is.
-    `adapters` are those that are loaded.
+    `adapters` are those that are loaded. `load` is None while starting.
     """
 
     state: EngineState
@@ -227,6 +272,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
     adapters: tuple[AdapterStatus, ...] = ()
+    load: EngineLoad | None = None
 
 
 class Fatal(msgspec.Struct, frozen=True, kw_only=True, tag="fatal"):

@@ -23,11 +23,13 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from server.engine.observer import StepStats
-from server.link.frames import EngineState, VersionStatus
+from server.link.frames import EngineLoad, EngineState, VersionStatus
 from server.metrics.histogram import LONG_SECONDS, RATIOS, SHORT_SECONDS, BusyRatio, Histogram
+from server.metrics.load import LoadMeter
 from server.metrics.slice_metrics import chip_metrics, link_metric, slice_metrics
 from server.metrics.snapshot import Snapshot
 from server.metrics.version_metrics import version_metrics
+from server.metrics.vllm_metrics import vllm_metrics
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
@@ -41,8 +43,6 @@ THREADS = (
     "link-read", "link-write", "model-config", "model-config-clock", "pulse", "versions",
 )  # fmt: skip
 STEP_KINDS = ("prefill", "decode", "mixed")
-
-_AS_VLLM = "As in vLLM."
 
 
 class Metrics(Collector):
@@ -68,17 +68,14 @@ class Metrics(Collector):
         self._started = time.time() if started is None else started
         self._counts: Counter[str] = Counter()
         self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
-        self._time_to_first_token = Histogram(LONG_SECONDS)
-        self._inter_token_latency = Histogram(SHORT_SECONDS)
-        self._time_per_output_token = Histogram(SHORT_SECONDS)
-        self._request_duration = Histogram(LONG_SECONDS)
-        self._queue_duration = Histogram(LONG_SECONDS)
+        self._histograms = {name: Histogram(bounds) for name, (bounds, _) in _LATENCIES.items()}
         self._step_duration = {kind: Histogram(SHORT_SECONDS) for kind in STEP_KINDS}
         self._step_padding = Histogram(RATIOS)
         self._swaps: Counter[str] = Counter(dict.fromkeys(SWAP_RESULTS, 0))
         self._version_load = Histogram(LONG_SECONDS)
         self._version_switch = Histogram(SHORT_SECONDS)
         self._busy = BusyRatio()
+        self._load = LoadMeter(clock)
         self._busy_seconds = 0.0
         self._num_changes = 0
         self._compilation_lock = threading.Lock()
@@ -92,12 +89,13 @@ class Metrics(Collector):
     def on_step(self, stats: StepStats) -> None:
         self._num_changes += 1
         self._busy_seconds += stats.duration
+        self._load.on_step(stats.duration, stats.num_generated_tokens)
         self._counts["generated_tokens"] += stats.num_generated_tokens
         self._step_duration[stats.kind].observe(stats.duration)
         if stats.num_padded_tokens:
             self._step_padding.observe(1 - stats.num_tokens / stats.num_padded_tokens)
         for seconds in stats.inter_token_seconds:
-            self._inter_token_latency.observe(seconds)
+            self._histograms["inter_token_latency"].observe(seconds)
 
     def on_preempted(self, num_preempted: int) -> None:
         self._num_changes += 1
@@ -107,26 +105,29 @@ class Metrics(Collector):
         self, queue_seconds: float, num_prompt_tokens: int, num_cached_tokens: int
     ) -> None:
         self._num_changes += 1
-        self._queue_duration.observe(queue_seconds)
+        self._histograms["queue_duration"].observe(queue_seconds)
+        self._load.on_admitted(queue_seconds, num_prompt_tokens, num_cached_tokens)
         self._counts["prompt_tokens"] += num_prompt_tokens
         self._counts["prefix_cache_hit_tokens"] += num_cached_tokens
 
     def on_first_token(self, seconds: float) -> None:
         self._num_changes += 1
-        self._time_to_first_token.observe(seconds)
+        self._histograms["time_to_first_token"].observe(seconds)
 
     def on_finished(
         self, outcome: str, seconds: float, seconds_per_output_token: float | None
     ) -> None:
         self._num_changes += 1
         self._outcomes[outcome] += 1
-        self._request_duration.observe(seconds)
+        self._load.on_ended(outcome, seconds)
+        self._histograms["request_duration"].observe(seconds)
         if seconds_per_output_token is not None:
-            self._time_per_output_token.observe(seconds_per_output_token)
+            self._histograms["time_per_output_token"].observe(seconds_per_output_token)
 
     def on_refused(self, outcome: str) -> None:
         self._num_changes += 1
         self._outcomes[outcome] += 1
+        self._load.on_ended(outcome)
 
     def on_swap(self, result: str) -> None:
         """The served version changed, or a version could not be served: `result` says how."""
@@ -164,8 +165,19 @@ class Metrics(Collector):
             self._rendered = (state, generate_latest(self._registry))
         return self._rendered[1]
 
+    def load(self) -> EngineLoad:
+        """The load at the last `render`; for the same thread."""
+        return self._load.load(self._gauges, self._busy_ratio)
+
     def collect(self) -> Iterator[Metric]:
-        yield from self._gateway_families()
+        yield from vllm_metrics(
+            self._model,
+            self._adapters_changed,
+            self._gauges,
+            self._histograms,
+            self._counts,
+            self._outcomes,
+        )
         yield from self._load_families()
         yield from self._latency_families()
         yield from self._count_families()
@@ -175,23 +187,6 @@ class Metrics(Collector):
         yield from slice_metrics(self._gauges.slice)
         yield link_metric(self._gauges.host_links)
         yield from chip_metrics(self._gauges.chips)
-
-    def _gateway_families(self) -> Iterator[Metric]:
-        """Families with vLLM's names, which an endpoint picker reads without configuration."""
-        gauges, name = self._gauges, {"model_name": self._model}
-        yield _gauge("vllm:num_requests_waiting", _AS_VLLM, gauges.num_requests_waiting, name)
-        yield _gauge("vllm:num_requests_running", _AS_VLLM, gauges.num_requests_running, name)
-        yield _gauge("vllm:kv_cache_usage_perc", _AS_VLLM, gauges.kv_cache_usage_ratio, name)
-        cache = {"block_size": str(gauges.block_size), "num_gpu_blocks": str(gauges.num_blocks)}
-        yield _gauge("vllm:cache_config_info", _AS_VLLM, 1, cache)
-        use = gauges.adapters
-        adapters = {
-            "max_lora": str(use.num_slots),
-            "running_lora_adapters": ",".join(use.running),
-            "waiting_lora_adapters": ",".join(use.waiting),
-        }
-        # Of several series, a picker takes the one with the latest time.
-        yield _gauge("vllm:lora_requests_info", _AS_VLLM, self._adapters_changed, adapters)
 
     def _load_families(self) -> Iterator[Metric]:
         gauges = self._gauges
@@ -222,23 +217,9 @@ class Metrics(Collector):
         )
 
     def _latency_families(self) -> Iterator[Metric]:
-        for name, description, histogram in (
-            ("time_to_first_token", "From arrival to the first token.", self._time_to_first_token),
-            (
-                "inter_token_latency",
-                "Time between two tokens of a choice.",
-                self._inter_token_latency,
-            ),
-            (
-                "time_per_output_token",
-                "Mean time per token of a request after its first token.",
-                self._time_per_output_token,
-            ),
-            ("request_duration", "From arrival to the end.", self._request_duration),
-            ("queue_duration", "From arrival to the first step.", self._queue_duration),
-        ):
+        for name, (_, description) in _LATENCIES.items():
             family = HistogramMetricFamily(f"antipode_{name}_seconds", description)
-            family.add_metric([], *histogram.cumulative())
+            family.add_metric([], *self._histograms[name].cumulative())
             yield family
         steps = HistogramMetricFamily(
             "antipode_step_duration_seconds", "Time of one step on the device.", labels=["kind"]
@@ -329,6 +310,17 @@ class Metrics(Collector):
             yield family
 
 
+# Bounds and description of each latency in seconds.
+_LATENCIES = {
+    "time_to_first_token": (LONG_SECONDS, "From arrival to the first token."),
+    "inter_token_latency": (SHORT_SECONDS, "Time between two tokens of a choice."),
+    "time_per_output_token": (
+        SHORT_SECONDS,
+        "Mean time per token of a request after its first token.",
+    ),
+    "request_duration": (LONG_SECONDS, "From arrival to the end."),
+    "queue_duration": (LONG_SECONDS, "From arrival to the first step."),
+}
 _COUNTERS = {
     "prompt_tokens": "Prompt tokens of admitted requests.",
     "generated_tokens": "Tokens generated.",

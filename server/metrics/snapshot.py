@@ -30,9 +30,10 @@ class Snapshot:
     `kv_cache_usage_ratio` is 0 to 1. It does not count cached blocks that may be reused at once.
     Where layers keep different windows, it is the ratio of the fullest pool, and `num_blocks` is
     that of the layers that keep everything. `num_slots` is the number of sequences that may run at
-    once. `step_age_seconds` is the time since the step loop last began a round.
-    `queue_stall_seconds` is for how long requests have waited without one that began. `num_slots`,
-    `num_blocks`, `block_size` and `model_load_seconds` are 0 until the model is loaded. `slice` is
+    once, and `max_queue_len` that of requests that may wait. `step_age_seconds` is the time since
+    the step loop last began a round. `queue_stall_seconds` is for how long requests have waited
+    without one that began. `num_slots`, `max_queue_len`, `num_blocks`, `block_size` and
+    `model_load_seconds` are 0 until the model is loaded. `slice` is
     None until JAX has its devices. `chips` has the use of each host's chips by the host's index.
     `thread_faults` counts exceptions by the name of a thread.
     """
@@ -41,6 +42,7 @@ class Snapshot:
     num_requests_waiting: int = 0
     num_requests_running: int = 0
     num_slots: int = 0
+    max_queue_len: int = 0
     kv_cache_usage_ratio: float = 0.0
     num_blocks: int = 0
     block_size: int = 0

@@ -80,12 +80,14 @@ class ApiProcess:
         self._grammars = service.grammars
         adapters = AdapterAdmin(models, self._engine)
         allowed = adapters if config.server.allow_runtime_lora_updating else None
-        app = create_http_app(service, health, config.server, allowed)
-        self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS)
-        self._grpc = create_grpc_server(service, health, config.server)
-        self._admin: tuple[HttpPort, GrpcServer] | None = None
+        admin: VersionAdmin | None = None
         if config.server.admin_token_file:
             admin = VersionAdmin(service.models, self._engine, Path(config.server.admin_token_file))
+        app = create_http_app(service, health, config.server, admin, allowed)
+        self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS)
+        self._grpc = create_grpc_server(service, health, config.server, admin)
+        self._admin: tuple[HttpPort, GrpcServer] | None = None
+        if admin is not None:
             self._admin = (
                 HttpPort(
                     create_admin_app(admin, adapters), config.server, flush_seconds=_FLUSH_SECONDS

@@ -134,7 +134,7 @@ class EngineProcess:
         self._inbox = GrammarInbox(engine, runner.vocab_size, runner.eos_token_ids)
         manager = self._manage_versions(engine, built.loader, adapters)
         self._commands = VersionCommands(manager, adapters, self._link, self._pulses)
-        self.status.serve(engine, manager, adapters, runner, max_num_seqs)
+        self.status.serve(engine, manager, adapters, runner, self._config)
         self._pulses.send()
         self._link.announce(_info(self._model, runner, self._config))
         _log_ready(runner, self.status.load_seconds, max_num_seqs)

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from server.adapters.manager import AdapterManager
+from server.config import EngineConfig
 from server.engine.engine import Engine
 from server.link.frames import EngineState, Pulse
 from server.metrics.metrics import Metrics
@@ -29,7 +30,7 @@ class Status:
         self._metrics = metrics
         self._started = time.monotonic()
         self._engine: Engine[Any] | None = None
-        self._num_slots = self._num_blocks = self._block_size = 0
+        self._num_slots = self._num_blocks = self._block_size = self._max_queue_len = 0
         self._versions: VersionManager | None = None
         self._adapters: AdapterManager | None = None
         self.load_seconds = 0.0
@@ -45,17 +46,15 @@ class Status:
         versions: VersionManager,
         adapters: AdapterManager,
         runner: ServingRunner,
-        max_num_seqs: int,
+        config: EngineConfig,
     ) -> None:
-        """The start is over. Who is told so is told of the versions too.
-
-        `max_num_seqs` is a rank's.
-        """
+        """The start is over. Who is told so is told of the versions too."""
         self._versions, self._adapters = versions, adapters
         self.load_seconds = time.monotonic() - self._started
-        self._num_slots = runner.num_ranks * max_num_seqs
+        self._num_slots = runner.num_ranks * config.max_num_seqs
         self._num_blocks = runner.num_ranks * runner.kinds[0].num_blocks
         self._block_size = runner.block_size
+        self._max_queue_len = config.max_queue_len
         self._engine = engine
 
     @property
@@ -103,6 +102,7 @@ class Status:
             num_requests_waiting=load.num_requests_waiting,
             num_requests_running=load.num_sequences_running,
             num_slots=self._num_slots,
+            max_queue_len=self._max_queue_len,
             kv_cache_usage_ratio=1 - load.num_free_blocks / load.num_usable_blocks,
             num_blocks=self._num_blocks,
             block_size=self._block_size,
@@ -119,11 +119,13 @@ class Status:
             host_links=self.host_links,
             chips=dict(self.chips),
         )
+        text = self._metrics.render(gauges, engine.running_seconds())
         return Pulse(
             state=self.state,
             progress_age=age,
             progress=1.0,
-            metrics=self._metrics.render(gauges, engine.running_seconds()),
+            metrics=text,
+            load=self._metrics.load(),
             num_unfinished=load.num_unfinished,
             queue_full=load.is_queue_full,
             queue_stall=stall,

@@ -2,7 +2,7 @@
 
 `make clients` runs these tests in an environment of their own: no client may need anything of the
 server's. The server is a program of the project's own environment; ANTIPODE_URL names one that
-runs already.
+runs already, and ANTIPODE_GRPC its gRPC port.
 """
 
 from __future__ import annotations
@@ -32,10 +32,21 @@ os.environ |= {
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    """The address of a server, without a path."""
+def server(addresses: tuple[str, str]) -> str:
+    """The address of a server over HTTP, without a path."""
+    return addresses[0]
+
+
+@pytest.fixture(scope="session")
+def grpc_address(addresses: tuple[str, str]) -> str:
+    """The same server's HOST:PORT over gRPC."""
+    return addresses[1]
+
+
+@pytest.fixture(scope="session")
+def addresses() -> Iterator[tuple[str, str]]:
     if given := os.environ.get("ANTIPODE_URL"):
-        yield given
+        yield given, os.environ.get("ANTIPODE_GRPC", "127.0.0.1:9000")
         return
     http, grpc = (free_port() for _ in range(2))
     program = ROOT / ".venv/bin/antipode"
@@ -44,7 +55,7 @@ def server() -> Iterator[str]:
     url = f"http://127.0.0.1:{http}"
     try:
         wait_ready(url, process)
-        yield url
+        yield url, f"127.0.0.1:{grpc}"
     finally:
         process.terminate()
         process.wait(30)

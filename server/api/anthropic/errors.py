@@ -1,19 +1,16 @@
 """Errors in Anthropic's shape: `{"type": "error", "error": {"type", "message"}, "request_id"}`.
 
-Whoever refuses a request, the body's limit, the router or the route, does so in OpenAI's shape. The
-middleware rewords it on the paths of this protocol. Statuses stay as they are in the one table.
+Statuses stay as they are in the one table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from server.api.anthropic.response_bodies import ErrorType, Fault, MessageError
-from server.api.http.bodies import ErrorBody
+from server.api.http.rewording import RewordedErrors
 from server.errors import ApiError
 
 PATH = "/v1/messages"
@@ -34,55 +31,9 @@ def message_error(error: ApiError, request_id: str) -> MessageError:
     return _worded(error.kind.spec.http_status, error.message, request_id)
 
 
-class AnthropicErrors:
-    """Rewords every error on this protocol's paths, and adds the header `request-id` to answers."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_ours = scope["type"] == "http" and f"{scope['path']}/".startswith(f"{PATH}/")
-        if is_ours:
-            send = _Rewording(scope["state"]["request_id"], send)
-        await self._app(scope, receive, send)
-
-
-class _Rewording:
-    """One answer. The start of an error is held back until its body is known."""
-
-    def __init__(self, request_id: str, send: Send) -> None:
-        self._request_id = request_id
-        self._send = send
-        self._start: Message | None = None
-        self._body = b""
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message)["request-id"] = self._request_id
-            if message["status"] >= 400:
-                self._start = message
-                return
-        if self._start is None:
-            await self._send(message)
-            return
-        self._body += message.get("body", b"")
-        if not message.get("more_body", False):
-            await self._send_error(self._start)
-
-    async def _send_error(self, start: Message) -> None:
-        body = self._reworded(start["status"])
-        headers = MutableHeaders(scope=start)
-        if "content-length" in headers and self._body:
-            headers["content-length"] = str(len(body))
-        await self._send(start)
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
-
-    def _reworded(self, status: int) -> bytes:
-        try:
-            error = msgspec.json.decode(self._body, type=ErrorBody).error
-        except msgspec.DecodeError:
-            return self._body
-        return msgspec.json.encode(_worded(status, error.message, self._request_id))
+def with_anthropic_errors(app: ASGIApp) -> ASGIApp:
+    """Reword every error on this protocol's paths, and add the header `request-id` to answers."""
+    return RewordedErrors(app, PATH, _worded, id_header="request-id")
 
 
 def _worded(status: int, message: str, request_id: str) -> MessageError:

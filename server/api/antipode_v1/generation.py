@@ -6,17 +6,19 @@ Requests arrive as bytes, so that bytes that are no message get an answer like e
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Any
 
 import grpc
 
 from server.api.antipode_v1 import embedding, translate
-from server.api.antipode_v1.known_fields import check_known
+from server.api.grpc.answered import Cost, answered
 from server.api.grpc.messages import MAX_INLINE_BYTES, parse_large
 from server.api.grpc.peer import source
-from server.api.grpc.status import REQUEST_ID_KEY, Context, adopt_request_id, errors_as_status
+from server.api.grpc.status import REQUEST_ID_KEY, Context, adopt_request_id
+from server.api.grpc.unknown_fields import check_known
+from server.api.grpc.writing import Writer
+from server.api.load_reports import LoadReports
 from server.api.requests.generation import GenerateRequest
 from server.api.requests.validation import check_count, check_prompt_length
 from server.api.service import Service
@@ -25,30 +27,32 @@ from server.errors import ApiError, ErrorKind
 from server.link.sampling import MAX_STOP_TOKEN_IDS
 from server.pb.antipode.v1 import generation_pb2 as pb
 
+# Reserved for what resuming may need: an older server resumes without it.
+_PASSED = {pb.GenerateRequest.DESCRIPTOR.full_name: range(11, 16)}
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["Generation"].full_name
 
 
 class GenerationServicer:
     """The methods. A call that cannot be written to for `write_timeout_seconds` is ended."""
 
-    def __init__(self, service: Service, write_timeout_seconds: float) -> None:
-        self._service = service
+    def __init__(self, service: Service, loads: LoadReports, write_timeout_seconds: float) -> None:
+        self._service, self._loads = service, loads
         self._write_timeout_seconds = write_timeout_seconds
 
     async def generate(self, data: bytes, context: Context) -> None:
-        async with errors_as_status(context):
+        async with answered(context, self._loads) as cost:
             message = await parse_large(pb.GenerateRequest, data)
-            check_known(message)
+            check_known(message, _PASSED)
             if len(data) > MAX_INLINE_BYTES:
                 self._check_lengths(message)
             request = await self._request(message, context)
             # Leaving this block, for whatever reason, is what tells the engine to stop.
             async with await self._service.start(request) as generation:
                 await context.send_initial_metadata(((REQUEST_ID_KEY, request.request_id),))
-                await self._stream(generation, message.return_token_ids, context)
+                await self._stream(generation, message.return_token_ids, context, cost)
 
     async def tokenize(self, data: bytes, context: Context) -> pb.TokenizeResponse | None:
-        async with errors_as_status(context):
+        async with answered(context, self._loads):
             message = await parse_large(pb.TokenizeRequest, data)
             check_known(message)
             adopt_request_id(context)
@@ -60,7 +64,7 @@ class GenerationServicer:
             return pb.TokenizeResponse(token_ids=token_ids, max_model_len=model.max_model_len)
 
     async def detokenize(self, data: bytes, context: Context) -> pb.DetokenizeResponse | None:
-        async with errors_as_status(context):
+        async with answered(context, self._loads):
             message = await parse_large(pb.DetokenizeRequest, data)
             adopt_request_id(context)
             self._service.models.find(message.model)
@@ -69,7 +73,7 @@ class GenerationServicer:
             return pb.DetokenizeResponse(text=text)
 
     async def embed(self, data: bytes, context: Context) -> pb.EmbedResponse | None:
-        async with errors_as_status(context):
+        async with answered(context, self._loads):
             message = await parse_large(pb.EmbedRequest, data)
             check_known(message)
             request_id = adopt_request_id(context, message.request_id)
@@ -109,9 +113,11 @@ class GenerationServicer:
                 return await self._service.render_chat(translate.conversation(message.chat))
         raise ApiError(ErrorKind.INVALID_REQUEST, "the request has no prompt", param="prompt")
 
-    async def _stream(self, generation: Generation, with_token_ids: bool, context: Context) -> None:
+    async def _stream(
+        self, generation: Generation, with_token_ids: bool, context: Context, cost: Cost
+    ) -> None:
         """Write what comes until the end. What comes during a write is one message afterwards."""
-        has_started = False
+        has_started, writer = False, Writer(context, self._write_timeout_seconds)
         while deltas := await generation.take():
             responses = [translate.response(d, with_token_ids=with_token_ids) for d in deltas]
             if not has_started:
@@ -122,22 +128,15 @@ class GenerationServicer:
             if generation.is_finished and generation.error is None:
                 responses[-1].usage.CopyFrom(translate.usage(generation.usage))
             for response in responses:
-                await self._write(context, response)
-
-    async def _write(self, context: Context, response: pb.GenerateResponse) -> None:
-        try:
-            async with asyncio.timeout(self._write_timeout_seconds):
-                await context.write(response)
-        except TimeoutError:
-            raise ApiError(
-                ErrorKind.CANCELLED,
-                f"the client read nothing for {self._write_timeout_seconds:g} seconds",
-            ) from None
+                await writer.write(response)
+            cost.usage = generation.usage
 
 
-def add_generation(server: grpc.aio.Server, service: Service, write_timeout_seconds: float) -> None:
+def add_generation(
+    server: grpc.aio.Server, service: Service, loads: LoadReports, write_timeout_seconds: float
+) -> None:
     """Serve `service` as antipode.v1.Generation on `server`."""
-    servicer = GenerationServicer(service, write_timeout_seconds)
+    servicer = GenerationServicer(service, loads, write_timeout_seconds)
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Generate": grpc.unary_stream_rpc_method_handler(
             servicer.generate, response_serializer=pb.GenerateResponse.SerializeToString

@@ -36,8 +36,13 @@ def adopt_request_id(context: Context, given: str = "") -> str:
     if given:
         check_request_id(given)
     request_id = given or _metadata_id(context) or uuid.uuid4().hex
-    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+    add_trailer(context, REQUEST_ID_KEY, request_id)
     return request_id
+
+
+def add_trailer(context: Context, key: str, value: str | bytes) -> None:
+    """Have the call end with one more entry of metadata."""
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), (key, value)))
 
 
 def _metadata_id(context: Context) -> str:

@@ -50,6 +50,7 @@ async def answer[R: Renderer](
         if not stream:
             async with group:
                 answers = await group.finish()
+                request.state.usage = group.usage
                 return await service.large_work.run(
                     group.num_entries, lambda: json_response(wording(group).whole(answers))
                 )

@@ -15,8 +15,12 @@ from server.api.grpc.health import add_health
 from server.api.grpc.lifetime import GrpcServer
 from server.api.grpc.reflection import add_reflection
 from server.api.health import Health
+from server.api.open_inference import servicer as open_inference
+from server.api.open_inference.repository import Repository
+from server.api.orca import servicer as orca
 from server.api.service import Service
 from server.api.version_admin import VersionAdmin
+from server.api.vllm_engine import servicer as vllm_engine
 from server.config import ServerConfig
 from server.ports import address
 
@@ -30,13 +34,31 @@ KEEPALIVE_TIMEOUT_MS = 20_000
 MIN_PING_INTERVAL_MS = 10_000
 
 
-def create_grpc_server(service: Service, health: Health, config: ServerConfig) -> GrpcServer:
+_SERVICES = (
+    SERVICE_NAME,
+    open_inference.SERVICE_NAME,
+    vllm_engine.SERVICE_NAME,
+    orca.SERVICE_NAME,
+    grpc_health.SERVICE_NAME,
+)
+
+
+def create_grpc_server(
+    service: Service,
+    health: Health,
+    config: ServerConfig,
+    admin: VersionAdmin | None = None,
+) -> GrpcServer:
     """A server on `config.grpc_port`, which processes may share. RuntimeError if it is taken."""
     server = grpc.aio.server(options=_options(config))
-    names = [SERVICE_NAME, grpc_health.SERVICE_NAME]
-    add_generation(server, service, config.write_timeout_seconds)
-    add_health(server, lambda: health.readiness().ok, [*names, reflection.SERVICE_NAME])
-    add_reflection(server, names)
+    timeout = config.write_timeout_seconds
+    add_generation(server, service, health.loads, timeout)
+    open_inference.add_open_inference(server, service, health, Repository(admin), timeout)
+    vllm_engine.add_vllm_engine(server, service, health, timeout)
+    orca.add_orca(server, health.loads, config.load_report_min_interval_seconds)
+    checked = [*_SERVICES, reflection.SERVICE_NAME, vllm_engine.HEALTH_NAME]
+    add_health(server, lambda: health.readiness().ok, checked)
+    add_reflection(server, _SERVICES)
     server.add_insecure_port(address(config.host, config.grpc_port))
     return GrpcServer(server)
 

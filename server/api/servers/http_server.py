@@ -10,16 +10,27 @@ from starlette.types import ASGIApp
 
 from server.api.adapter_admin import AdapterAdmin
 from server.api.anthropic import response_bodies as anthropic
-from server.api.anthropic.errors import AnthropicErrors
+from server.api.anthropic.errors import with_anthropic_errors
 from server.api.anthropic.routes import messages_router
 from server.api.health import Health
 from server.api.http.cors import with_cors
 from server.api.http.encodings import EncodingMiddleware
 from server.api.http.errors import add_error_handlers
+from server.api.http.load_header import LoadHeaderMiddleware
 from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.openapi import describe
 from server.api.http.paths import Paths
+from server.api.open_inference.bodies import GenerateAnswer, InferAnswer
+from server.api.open_inference.errors import InferenceError, with_open_inference_errors
+from server.api.open_inference.model_bodies import (
+    ModelConfigBody,
+    ModelMetadataBody,
+    ServerMetadataBody,
+    StatisticsBody,
+)
+from server.api.open_inference.repository import Repository
+from server.api.open_inference.routes import open_inference_router
 from server.api.openai.adapters import adapters_router
 from server.api.openai.bodies import response_bodies as responses
 from server.api.openai.bodies.embedding_bodies import EmbeddingList, RerankAnswer, ScoreList
@@ -34,6 +45,7 @@ from server.api.responses.routes import responses_router
 from server.api.servers.page import page_router
 from server.api.servers.probes import HealthBody, VersionBody, probes_router
 from server.api.service import Service
+from server.api.version_admin import VersionAdmin
 from server.config import ServerConfig
 
 _BODIES: tuple[type[Struct], ...] = (
@@ -53,6 +65,13 @@ _BODIES: tuple[type[Struct], ...] = (
     anthropic.MessageAnswer,
     anthropic.TokenCount,
     *anthropic.EVENTS,
+    InferAnswer,
+    GenerateAnswer,
+    InferenceError,
+    ServerMetadataBody,
+    ModelMetadataBody,
+    ModelConfigBody,
+    StatisticsBody,
     HealthBody,
     VersionBody,
 )
@@ -65,11 +84,16 @@ It refuses fields that it knows but cannot honour (best_of, suffix, beam search 
 
 
 def create_http_app(
-    service: Service, health: Health, config: ServerConfig, adapters: AdapterAdmin | None = None
+    service: Service,
+    health: Health,
+    config: ServerConfig,
+    admin: VersionAdmin | None = None,
+    adapters: AdapterAdmin | None = None,
 ) -> ASGIApp:
     """The application of one API process. It owns none of its arguments.
 
-    With `adapters` it has vLLM's routes for loading and unloading them.
+    With `admin` the Open Inference Protocol's repository changes versions. With `adapters` it has
+    vLLM's routes for loading and unloading them.
     """
     release = version("antipode-server")
     app = FastAPIOffline(
@@ -88,8 +112,15 @@ def create_http_app(
         embeddings_router(service.embedder),
         similarity_router(service.embedder),
         models_router(service),
+        open_inference_router(
+            service,
+            health,
+            health.loads,
+            Repository(admin),
+            write_timeout_seconds=write_timeout_seconds,
+        ),
         page_router(),
-        probes_router(health, service.models, release=release),
+        probes_router(health, service.models, service.exemplars, release=release),
         *(() if adapters is None else (adapters_router(adapters),)),
     )
     for router in routers:
@@ -98,7 +129,10 @@ def create_http_app(
     paths = Paths(routes)
     add_error_handlers(app, paths)
     describe(app, _BODIES)
-    return _with_edge(app, paths, config)
+    loaded = LoadHeaderMiddleware(
+        _with_edge(app, paths, config), health.loads, config.load_report_format
+    )
+    return RequestIdMiddleware(with_cors(loaded, config.cors_origins))
 
 
 def _with_edge(app: ASGIApp, paths: Paths, config: ServerConfig) -> ASGIApp:
@@ -107,4 +141,4 @@ def _with_edge(app: ASGIApp, paths: Paths, config: ServerConfig) -> ASGIApp:
     plain = EncodingMiddleware(app, max_body_bytes=max_body_bytes)
     limited = BodyLimitMiddleware(plain, max_body_bytes=max_body_bytes)
     any_method = MethodsMiddleware(limited, paths)
-    return RequestIdMiddleware(with_cors(AnthropicErrors(any_method), config.cors_origins))
+    return with_open_inference_errors(with_anthropic_errors(any_method))

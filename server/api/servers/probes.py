@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from msgspec import Struct
 from starlette.responses import Response
 
 from server.api.health import Health, HealthStatus
 from server.api.http.bodies import json_response
 from server.api.http.openapi import Responses, json_content, json_responses, text_responses
+from server.api.open_metrics import CONTENT_TYPE, OPEN_METRICS, Exemplars, open_metrics
 from server.api.requests.generation import ModelInfo
 from server.api.requests.model_directory import ModelDirectory
 from server.errors import ApiError
@@ -30,7 +31,9 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     progress: float
 
 
-def probes_router(health: Health, models: ModelDirectory, *, release: str) -> APIRouter:
+def probes_router(
+    health: Health, models: ModelDirectory, exemplars: Exemplars, *, release: str
+) -> APIRouter:
     router = APIRouter(default_response_class=Response)
     _add_probes(router, health)
 
@@ -44,7 +47,10 @@ def probes_router(health: Health, models: ModelDirectory, *, release: str) -> AP
         return json_response(VersionBody(version=release, model=name, model_version=version))
 
     @router.get("/metrics", summary="Prometheus metrics", responses=text_responses("text/plain"))
-    async def get_metrics() -> Response:
+    async def get_metrics(request: Request) -> Response:
+        if OPEN_METRICS in request.headers.get("accept", ""):
+            text = open_metrics(health.metrics(), exemplars)
+            return Response(text, headers={"content-type": CONTENT_TYPE})
         return Response(health.metrics(), headers={"content-type": METRICS_TYPE})
 
     return router

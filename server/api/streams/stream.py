@@ -106,6 +106,7 @@ class Generation:
         self._stream = stream
         self._wakeup = wakeup
         self._on_close: Callable[[], None] | None = None
+        self._on_first_token: Callable[[], None] | None = None
         self._choices = prepared.choices
         # The first event of this choice carries the facts about the prompt.
         self._first_index = next((c.index for c in self._choices if not c.finish_reason), None)
@@ -210,6 +211,25 @@ class Generation:
             for delta in deltas:
                 yield delta
 
+    def cancel(self) -> None:
+        """End every choice that has not ended, with finish reason "abort"."""
+        if self.is_finished:
+            return
+        self._abort("abort")
+        for choice in self._choices:
+            if choice.finish_reason is None:
+                self._stream.put(
+                    TokenEvent(
+                        request_id=self._stream.request_id,
+                        index=choice.index,
+                        finish_reason="abort",
+                    )
+                )
+
+    def on_first_token(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, when the first tokens have come."""
+        self._on_first_token = callback
+
     def on_close(self, callback: Callable[[], None]) -> None:
         """Have `callback` called once, when this generation is closed."""
         self._on_close = callback
@@ -242,6 +262,9 @@ class Generation:
                 self.error = _error_of(event)
             return
         choice = self._choices[event.index]
+        if event.token_ids and self._on_first_token is not None:
+            self._on_first_token()
+            self._on_first_token = None
         if event.index == self._first_index:
             self._first_index = None
             self._receive_prompt(event)

@@ -21,7 +21,12 @@ SERVICES = [
     "antipode.v1.Generation",
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
+    "inference.GRPCInferenceService",
+    "vllm.grpc.engine.VllmEngine",
+    "xds.service.orca.v3.OpenRcaService",
 ]
+# What charts of vLLM's gRPC server ask the standard health service for.
+VLLM_HEALTH = "/vllm.grpc.engine.VllmEngine/HealthCheck"
 REQUEST = pb.GenerateRequest(text="x")
 SETTINGS, PING, GOAWAY = 4, 6, 7
 NO_LIMIT = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
@@ -64,7 +69,7 @@ def small_server(config: ServerConfig) -> GrpcServer:
 
 
 class TestHealth:
-    @pytest.mark.parametrize("service", ["", *SERVICES])
+    @pytest.mark.parametrize("service", ["", VLLM_HEALTH, *SERVICES])
     async def test_serving_means_ready(self, service):
         async with serving(FakeEngine()) as s:
             assert await status_of(s.channel, service) == health_pb2.HealthCheckResponse.SERVING

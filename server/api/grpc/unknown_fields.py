@@ -6,22 +6,24 @@ neither what the fields mean nor the service.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from server.errors import ApiError, ErrorKind
-from server.pb.antipode.v1 import generation_pb2 as pb
 
-# Reserved for what resuming may need: an older server resumes without it.
-_PASSED = {pb.GenerateRequest.DESCRIPTOR.full_name: range(11, 16)}
+# Numbers of fields by the full name of their message.
+type Passed = Mapping[str, Collection[int]]
 
 
-def check_known(message: Message) -> None:
-    """ApiError (invalid request) if the message, or one in it, has a field that is not known."""
+def check_known(message: Message, passed: Passed | None = None) -> None:
+    """ApiError (invalid request) if the message, or one in it, has a field that is not known.
+
+    `passed` are unknown fields that may be ignored.
+    """
     if _has_unknown(message):
-        _refuse(message)
+        _refuse(message, passed or {})
 
 
 def _has_unknown(message: Message) -> bool:
@@ -32,9 +34,9 @@ def _has_unknown(message: Message) -> bool:
     return known.ByteSize() != message.ByteSize()
 
 
-def _refuse(message: Message) -> None:
+def _refuse(message: Message, passed: Passed) -> None:
     for name, number in _unknown(message):
-        if number not in _PASSED.get(name, ()):
+        if number not in passed.get(name, ()):
             raise ApiError(
                 ErrorKind.INVALID_REQUEST,
                 f"the request has field {number} of {name}, which this server does not know; a"

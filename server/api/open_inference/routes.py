@@ -1,0 +1,272 @@
+"""The protocol over HTTP: everything below `/v2`.
+
+Knows paths and bodies; what a request means is read elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from server.api.health import Health, HealthStatus
+from server.api.http.answering import answer, source, timeout_seconds
+from server.api.http.bodies import json_response
+from server.api.http.disconnect import until_disconnect
+from server.api.http.json_body import MAX_INLINE_BYTES, decode
+from server.api.http.middleware import adopt_request_id
+from server.api.http.openapi import json_responses
+from server.api.http.sse import EventStream
+from server.api.load_reports import LoadReports
+from server.api.open_inference import bodies
+from server.api.open_inference.bodies import GenerateAnswer, InferAnswer
+from server.api.open_inference.errors import PREFIX, InferenceError
+from server.api.open_inference.inference import Answer, Inference
+from server.api.open_inference.model_bodies import (
+    ModelConfigBody,
+    ModelMetadataBody,
+    RepositoryEntry,
+    ServerMetadataBody,
+    StatisticsBody,
+)
+from server.api.open_inference.models import Models
+from server.api.open_inference.options import OPTION_NAMES
+from server.api.open_inference.repository import Repository
+from server.api.open_inference.signature import INPUTS
+from server.api.requests.generation import Delta, GenerateRequest
+from server.api.requests.validation import invalid
+from server.api.service import Service
+from server.api.streams.stream import GenerationGroup
+from server.errors import ApiError, ErrorKind
+
+_INPUT_NAMES = tuple(spec.name for spec in INPUTS if spec.name not in OPTION_NAMES)
+# Models by name only, and in a version.
+_MODEL = f"{PREFIX}/models/{{model:path}}"
+_VERSION = f"{_MODEL}/versions/{{version}}"
+
+
+def open_inference_router(
+    service: Service,
+    health: Health,
+    loads: LoadReports,
+    repository: Repository,
+    *,
+    write_timeout_seconds: float,
+) -> APIRouter:
+    router = APIRouter(default_response_class=Response)
+    models = Models(service.models, loads)
+    _add_health(router, health, models)
+    _add_repository(router, repository)
+    _add_inference(router, service, write_timeout_seconds)
+    # The last: the path of a model's metadata is the beginning of all others.
+    _add_models(router, models)
+    return router
+
+
+def _add_health(router: APIRouter, health: Health, models: Models) -> None:
+    @router.get(f"{PREFIX}/health/live", summary="Does the engine make progress?")
+    async def live() -> Response:
+        return _probe(health.liveness())
+
+    @router.get(f"{PREFIX}/health/ready", summary="Can requests be served?")
+    async def ready() -> Response:
+        return _probe(health.readiness())
+
+    @_of_models(router.get, "/ready", summary="Can the version be served?")
+    async def model_ready(model: str, version: str = "") -> Response:
+        if not models.is_ready(model, version):
+            raise ApiError(ErrorKind.UNAVAILABLE, f"the model {model!r} is not ready")
+        return _probe(health.readiness())
+
+    @router.get(PREFIX, summary="The server", responses=_responses(ServerMetadataBody))
+    async def server_metadata() -> Response:
+        return json_response(ServerMetadataBody.current())
+
+
+def _add_models(router: APIRouter, models: Models) -> None:
+    @_of_models(
+        router.get, "/config", summary="Configuration", responses=_responses(ModelConfigBody)
+    )
+    async def config(model: str, version: str = "") -> Response:
+        return json_response(ModelConfigBody.of(models.find(model, version)))
+
+    @router.get(
+        f"{PREFIX}/models/stats", summary="Statistics", responses=_responses(StatisticsBody)
+    )
+    @_of_models(router.get, "/stats", summary="Statistics", responses=_responses(StatisticsBody))
+    async def statistics(model: str = "", version: str = "") -> Response:
+        return json_response(StatisticsBody.of(models.statistics(model, version)))
+
+    @_of_models(router.get, "", summary="The tensors", responses=_responses(ModelMetadataBody))
+    async def metadata(model: str, version: str = "") -> Response:
+        found = models.find(model, version)
+        return json_response(ModelMetadataBody.of(found.name, models.versions()))
+
+
+def _add_repository(router: APIRouter, repository: Repository) -> None:
+    """The calls behind the admin token."""
+
+    @router.post(f"{PREFIX}/repository/index", summary="List versions")
+    async def index(request: Request) -> Response:
+        repository.authorize(request.headers)
+        entries = repository.index(only_ready=bool((await _body(request)).get("ready")))
+        body = [RepositoryEntry.of(entry) for entry in entries]
+        return Response(msgspec.json.encode(body), media_type="application/json")
+
+    @router.post(f"{PREFIX}/repository/models/{{model:path}}/load", summary="Load a version")
+    async def load(model: str, request: Request) -> Response:
+        repository.authorize(request.headers)
+        await repository.load(model, (await _body(request)).get("parameters") or {})
+        return Response()
+
+    @router.post(f"{PREFIX}/repository/models/{{model:path}}/unload", summary="Free a version")
+    async def unload(model: str, request: Request) -> Response:
+        repository.authorize(request.headers)
+        await repository.unload(model)
+        return Response()
+
+
+def _add_inference(router: APIRouter, service: Service, write_timeout_seconds: float) -> None:
+    @_of_models(router.post, "/infer", summary="Generate", responses=_responses(InferAnswer))
+    async def infer(request: Request, model: str, version: str = "") -> Response:
+        value, tail = await _json_and_tail(request)
+        inference, binary = bodies.read_infer(value, tail, model, version)
+        async with (
+            until_disconnect(request.receive),
+            await service.start_group(_requests(inference, request)) as group,
+        ):
+            answers = await group.finish()
+            request.state.usage = group.usage
+            found = Answer(inference, group)
+
+            def render() -> Response:
+                tensors = found.tensors(_taken(answers))
+                return bodies.infer_response(found.model, inference.id, tensors, binary)
+
+            return await service.large_work.run(group.num_entries, render)
+
+    async def generate(request: Request, model: str, version: str, *, stream: bool) -> Response:
+        value, _ = await _json_and_tail(request)
+        inference = bodies.read_generate(value, model, version, _INPUT_NAMES)
+        return await answer(
+            service,
+            _requests(inference, request),
+            lambda group: GenerateRenderer(inference, group),
+            request,
+            stream=stream,
+            write_timeout_seconds=write_timeout_seconds,
+            events=InferenceEvents,
+        )
+
+    @_of_models(router.post, "/generate", summary="Generate", responses=_responses(GenerateAnswer))
+    async def generate_whole(request: Request, model: str, version: str = "") -> Response:
+        return await generate(request, model, version, stream=False)
+
+    @_of_models(router.post, "/generate_stream", summary="Generate as events")
+    async def generate_stream(request: Request, model: str, version: str = "") -> Response:
+        return await generate(request, model, version, stream=True)
+
+
+class GenerateRenderer:
+    """Words the answers of `generate`; an event has the outputs of what came since the last."""
+
+    def __init__(self, inference: Inference, group: GenerationGroup) -> None:
+        self._id = inference.id
+        self._answer = Answer(inference, group)
+
+    def whole(self, answers: list[list[Delta]]) -> GenerateAnswer:
+        return self._body(_taken(answers))
+
+    def chunks(self, taken: list[tuple[int, Delta]]) -> Iterable[GenerateAnswer]:
+        # One choice per event, so that each field is one value.
+        return [self._body([each]) for each in taken]
+
+    def closing(self) -> Iterable[GenerateAnswer]:
+        return ()
+
+    def _body(self, taken: list[tuple[int, Delta]]) -> GenerateAnswer:
+        return bodies.generate_answer(self._answer.model, self._id, self._answer.tensors(taken))
+
+
+class InferenceEvents(EventStream):
+    """Nothing follows the last event; an error is an event too."""
+
+    _end = b""
+
+    def _failure(self, error: ApiError) -> bytes:
+        return self._encode([InferenceError(error.message)])
+
+
+def _taken(answers: list[list[Delta]]) -> list[tuple[int, Delta]]:
+    return [(position, delta) for position, deltas in enumerate(answers) for delta in deltas]
+
+
+def _requests(inference: Inference, request: Request) -> list[GenerateRequest]:
+    return inference.generate_requests(
+        request_id=adopt_request_id(request, None),
+        timeout_seconds=timeout_seconds(request),
+        source=source(request),
+    )
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """A small body that may be missing."""
+    if not await request.body():
+        return {}
+    value, _ = await _json_and_tail(request)
+    if not isinstance(value, dict):
+        raise invalid("the body must be a JSON object")
+    return value
+
+
+async def _json_and_tail(request: Request) -> tuple[Any, bytes]:
+    """The decoded JSON of a body, and the bytes of tensors behind it."""
+    body = await request.body()
+    given = request.headers.get(bodies.LENGTH_HEADER)
+    length = len(body) if given is None else _length(given, len(body))
+    text = body[:length]
+    try:
+        value = (
+            decode(text) if len(text) <= MAX_INLINE_BYTES else await asyncio.to_thread(decode, text)
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid(f"the body is not valid JSON: {error}") from None
+    return value, body[length:]
+
+
+def _length(given: str, most: int) -> int:
+    if not (given.isascii() and given.isdecimal() and int(given[:18]) <= most):
+        raise invalid(
+            f"Inference-Header-Content-Length is {given[:20]!r}; it must be the length of the JSON,"
+            f" at most the body's {most} bytes"
+        )
+    return int(given)
+
+
+def _of_models[F: Callable[..., Any]](
+    method: Callable[..., Callable[[F], F]], end: str, **options: Any
+) -> Callable[[F], F]:
+    """Serve a path of models with a version and without one, in the order that tells them apart."""
+
+    def register(endpoint: F) -> F:
+        for path in (_VERSION, _MODEL):
+            method(path + end, **options)(endpoint)
+        return endpoint
+
+    return register
+
+
+def _probe(status: HealthStatus) -> Response:
+    """An empty answer; ApiError (unavailable) with the reason."""
+    if not status.ok:
+        raise ApiError(ErrorKind.UNAVAILABLE, status.detail)
+    return Response()
+
+
+def _responses(body: type[msgspec.Struct]) -> dict[int | str, dict[str, Any]]:
+    return json_responses(body, InferenceError)

@@ -1,0 +1,1 @@
+"""vllm.grpc.engine.VllmEngine, which endpoint pickers and routers of vLLM call."""

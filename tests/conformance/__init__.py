@@ -1,0 +1,1 @@
+"""Rules of gateways, pickers and clients, checked against any server by its URL."""
