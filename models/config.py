@@ -7,7 +7,7 @@ supported family (Llama, Qwen, Mistral, Gemma) without naming one: a family is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class ModelConfigError(ValueError):
@@ -61,6 +61,8 @@ class ModelConfig:
     `unit_offset`: a norm's weight is stored as its difference from one.
     `post_norms`: the outputs of attention and MLP are normed before they join the residual.
     `*_softcap`: logits x become cap * tanh(x / cap).
+    `stored_bits`: the bits of a weight in a checkpoint that is quantized. No program depends on it:
+    a model is the same model however its versions are stored.
     `tensor_prefix`: the prefix of the decoder's tensor names in the checkpoint.
     """
 
@@ -93,6 +95,7 @@ class ModelConfig:
     logit_softcap: float | None = None
     moe: MoeConfig | None = None
     tensor_prefix: str = "model"
+    stored_bits: int | None = field(default=None, compare=False)
 
     @property
     def windows(self) -> tuple[int | None, ...]:

@@ -18,6 +18,7 @@ from models.config import ModelConfig, ModelConfigError, MoeConfig
 from models.headless import is_headless, with_head
 from models.hf_fields import HF, integer, number, optional_number
 from models.hf_rope import rope, rope_parameters
+from models.quantized.scheme import QuantizationError, read_scheme
 
 type _Fields = dict[str, Any]
 
@@ -71,9 +72,10 @@ def _refuse_code(hf: HF) -> None:
 def parse_config(hf: HF) -> ModelConfig:
     """A `ModelConfig` from the fields of a Hugging Face config.json."""
     architecture = _architecture(hf)
+    stored_bits = _stored_bits(hf)
     hf = _text_fields(architecture, hf)
     _refuse_unsupported(hf)
-    common = _common(architecture, hf)
+    common = _common(architecture, hf) | {"stored_bits": stored_bits}
     config = ModelConfig(**(common | _ARCHITECTURES[architecture](hf)))
     _check(config)
     return config
@@ -259,10 +261,17 @@ def _architecture(hf: HF) -> str:
 def _refuse_unsupported(hf: HF) -> None:
     if hf.get("is_causal") is False:
         raise ModelConfigError("is_causal false (attention to later tokens) is not supported")
-    if hf.get("quantization_config") or hf.get("compression_config"):
+
+
+def _stored_bits(hf: HF) -> int | None:
+    try:
+        scheme = read_scheme(hf)
+    except QuantizationError as error:
         raise ModelConfigError(
-            "a quantized checkpoint is not supported; publish it in bfloat16 and set weight_dtype"
-        )
+            f"this quantized checkpoint cannot be served: {error}. Publish it in bfloat16 and set"
+            " weight_dtype, or quantize it in a supported format"
+        ) from error
+    return None if scheme is None else scheme.bits
 
 
 def _activation(hf: HF) -> str:
