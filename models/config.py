@@ -35,21 +35,36 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueryGrowth:
+    """Queries far into a text are multiplied by 1 + beta ln(1 + floor(position / period))."""
+
+    beta: float
+    period: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
     """The rotary embedding of one kind of layers."""
 
     theta: float
     scaling: RopeScaling | None = None
+    query_growth: QueryGrowth | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeConfig:
-    """A mixture of experts in place of the MLP; a router sends each token to its best experts."""
+    """A mixture of experts in place of the MLP; a router sends each token to its best experts.
+
+    `biases`: router and experts have them. `stacked`: the checkpoint has one tensor for all experts
+    of a layer, [E, in, out], whose columns alternate between gate and up.
+    """
 
     num_experts: int
     num_experts_per_token: int
     expert_size: int
     renormalize: bool
+    biases: bool = False
+    stacked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +78,7 @@ class ModelConfig:
     `*_softcap`: logits x become cap * tanh(x / cap).
     `stored_bits`: the bits of a weight in a checkpoint that is quantized. No program depends on it:
     a model is the same model however its versions are stored.
+    `sinks`: each query head also attends to a learned score without a value (Xiao et al., 2023).
     `tensor_prefix`: the prefix of the decoder's tensor names in the checkpoint.
     """
 
@@ -87,6 +103,7 @@ class ModelConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    sinks: bool = False
     post_norms: bool = False
     unit_offset: bool = False
     activation: str = "silu"

@@ -45,6 +45,8 @@ _BITS = {
     "BOOL": 8, "I8": 8, "U8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64,
 }  # fmt: skip
+# The published prefix of the language model in a vision checkpoint.
+_VISION, _HEAD = "language_model.", "lm_head.weight"
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100 << 20
 
@@ -86,7 +88,7 @@ class Checkpoint:
     ) -> None:
         self.folder = folder
         self._storages = storages
-        self._shapes: dict[str, tuple[int, int]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._reader = reader or FileReader(LocalFiles(folder))
         try:
             self._tensors = self._find()
@@ -111,7 +113,7 @@ class Checkpoint:
 
         A matrix that is stored quantized can be read only after it was checked.
         """
-        if len(shape) == 2 and (storage := self._storage(name)) is not None:
+        if (storage := self._storage(name)) is not None:
             self._shapes[name] = shape
             self._check_quantized(name, storage)
             return
@@ -206,6 +208,7 @@ class Checkpoint:
                 if name in found:
                     raise _twice(self.folder, name, found[name].file, file)
                 found[name] = tensor
+        _place_head(found)
         if missing := sorted(places.keys() - found.keys()):
             path = self.folder / places[missing[0]]
             raise CheckpointError(
@@ -221,7 +224,13 @@ def _published(name: str) -> str:
     renamed = "model.language_model."
     if not name.startswith(renamed):
         return tensor_name(name)
-    return "language_model.model." + name.removeprefix(renamed)
+    return f"{_VISION}model." + name.removeprefix(renamed)
+
+
+def _place_head(found: dict[str, _Tensor]) -> None:
+    """Give the head of a vision checkpoint that newer tools saved its published name too."""
+    if f"{_VISION}model.embed_tokens.weight" in found and _HEAD in found:
+        found[_VISION + _HEAD] = found[_HEAD]
 
 
 def _twice(folder: Path, name: str, first: str, second: str) -> CheckpointError:

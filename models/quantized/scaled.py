@@ -53,7 +53,7 @@ class ScaledBytes:
             values -= self._spread(matrix, zeros, first, last)
         return values * self._spread(matrix, scales_of(matrix, self.scale), first, last)
 
-    def _shapes(self, shape: tuple[int, int]) -> tuple[tuple[int, ...], ...]:
+    def _shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Of one scale for all, of one for each row, and of one for each block."""
         of_all: tuple[tuple[int, ...], ...] = ((), (1,), (1, 1), (shape[0],), (shape[0], 1))
         return of_all if self.block is None else (*of_all, _blocks(shape, self.block))
@@ -73,11 +73,11 @@ class ScaledBytes:
         return np.repeat(of_rows, width, axis=1)[:, : matrix.shape[1]]
 
 
-def _blocks(shape: tuple[int, int], block: tuple[int, int]) -> tuple[int, int]:
+def _blocks(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, int]:
     return -(-shape[0] // block[0]), -(-shape[1] // block[1])
 
 
-def _groups(found: tuple[int, ...], shape: tuple[int, int]) -> tuple[int, ...] | None:
+def _groups(found: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """The shape of scales for equal groups of each row, if that is what was found."""
     is_grouped = len(found) == 2 and found[0] == shape[0] and found[1] and not shape[1] % found[1]
     return found if is_grouped else None

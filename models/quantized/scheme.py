@@ -13,6 +13,7 @@ from typing import Any
 
 from models.quantized.columns import Awq, Gptq
 from models.quantized.float4 import PackedFloat4
+from models.quantized.joined_float4 import JoinedFloat4
 from models.quantized.packed import PackedRows
 from models.quantized.scaled import ScaledBytes
 from models.quantized.stored import Storage
@@ -119,6 +120,7 @@ _METHODS: Mapping[str, Callable[[Mapping[str, Any]], Scheme]] = {
     "awq": _awq,
     "gptq": _gptq,
     "modelopt": _modelopt,
+    "mxfp4": lambda found: Scheme("mxfp4", 4, (JoinedFloat4(),)),
 }
 
 

@@ -26,12 +26,12 @@ class StoredTensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredMatrix:
-    """A matrix [out, in] as the checkpoint asks for it, and the tensors that store it, by suffix.
+    """A matrix [out, in], or those of all experts, and the tensors that store it, by suffix.
 
     `read(suffix, rows)` gives rows of a tensor in its stored type.
     """
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     tensors: Mapping[str, StoredTensor]
     read: Callable[[str, slice], np.ndarray]
 
