@@ -336,7 +336,7 @@ def no_compilation():
 
 
 class TestQuantized:
-    """A model whose matrices are stored quantized is the model of the floats that they stand for."""
+    """A model that is stored quantized is the model of the floats that its numbers stand for."""
 
     @pytest.mark.parametrize("name", ["compressed int8, rows", "fp8, blocks", "awq", "gptq"])
     @pytest.mark.parametrize("size", [1, 4])
