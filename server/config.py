@@ -78,8 +78,10 @@ class EngineConfig:
     kv_dtype: Literal["auto", "float32", "bfloat16", "fp8", "int8"] = _field(
         "auto", "type of the KV cache; auto is dtype, on CPU float32"
     )
-    weight_dtype: Literal["auto", "int8"] = _field(
-        "auto", "int8 quantizes the weight matrices during loading; auto keeps them in dtype"
+    weight_dtype: Literal["auto", "int8", "float"] = _field(
+        "auto",
+        "type of the weight matrices: int8, quantized during loading if need be, or float, which is"
+        " dtype; auto is int8 for a checkpoint that is quantized, otherwise float",
     )
     attention_backend: Literal["auto", "tokamax", "pallas", "xla"] = _field(
         "auto", "backend of attention; auto is tokamax on TPU and xla elsewhere"

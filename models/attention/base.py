@@ -93,8 +93,10 @@ class Backend(Protocol):
         kv_TK2H: jax.Array,
         pool: Pool,
         table_SB: jax.Array,
+        sinks_KG: jax.Array | None = None,
     ) -> tuple[jax.Array, Pool]:
         """Write keys and values (in the pool's dtype) into their slots, then attend causally.
 
-        `table_SB` has block numbers within the whole pool. Returns [K, T, G, H] in q's dtype.
+        `table_SB` has block numbers within the whole pool. `sinks_KG` has a score for each query
+        head that takes part in the softmax and has no value. Returns [K, T, G, H] in q's dtype.
         """

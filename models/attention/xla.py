@@ -64,10 +64,11 @@ class XlaAttention:
         kv_TK2H: jax.Array,
         pool: KVBlocks,
         table_SB: jax.Array,
+        sinks_KG: jax.Array | None = None,
     ) -> tuple[jax.Array, KVBlocks]:
         pool = _write(pool, plan, table_SB, kv_TK2H)
         scaled = q_KTGH.swapaxes(0, 1).astype(jnp.float32) * spec.scale
-        out = _attend(_Context(pool, plan, table_SB, spec), scaled)
+        out = _attend(_Context(pool, plan, table_SB, spec, sinks_KG), scaled)
         return out.astype(q_KTGH.dtype).swapaxes(0, 1), pool
 
 
@@ -78,6 +79,7 @@ class _Context(NamedTuple):
     ragged: Ragged
     table_SB: jax.Array
     spec: AttentionSpec
+    sinks_KG: jax.Array | None
 
 
 class _Softmax(NamedTuple):
@@ -174,13 +176,21 @@ def _over_context(
 
     chunk_tokens = blocks * spec.block_size
     first, last = jnp.min(first_seen) // chunk_tokens, -(-(jnp.max(last_seen) + 1) // chunk_tokens)
-    shape = (n, kv_heads, q_len * group)
-    start = _Softmax(
-        jnp.full(shape, _NEVER), jnp.zeros(shape), jnp.zeros((*shape, head_dim), jnp.float32)
-    )
+    start = _start(context.sinks_KG, (n, kv_heads, q_len, group), head_dim)
     state = jax.lax.fori_loop(first, last, chunk, start)
     out = state.values / jnp.maximum(state.total, 1e-30)[..., None]
     return out.reshape(q_NKQGH.shape)
+
+
+def _start(sinks_KG: jax.Array | None, shape: tuple[int, int, int, int], head_dim: int) -> _Softmax:
+    """The softmax [N, K, Q x G] over nothing, or over each head's sink, which has no value."""
+    n, kv_heads, q_len, group = shape
+    flat = (n, kv_heads, q_len * group)
+    values = jnp.zeros((*flat, head_dim), jnp.float32)
+    if sinks_KG is None:
+        return _Softmax(jnp.full(flat, _NEVER), jnp.zeros(flat), values)
+    maximum = jnp.broadcast_to(sinks_KG[None, :, None], shape).reshape(flat)
+    return _Softmax(maximum.astype(jnp.float32), jnp.ones(flat), values)
 
 
 def _product_dtype(spec: AttentionSpec) -> jnp.dtype:

@@ -25,6 +25,7 @@ from models.decoder.layers import (
     KvScale,
     Mlp,
     RmsNorm,
+    Sinks,
     declare_norm_weight,
     inverse_rms,
 )
@@ -64,6 +65,7 @@ class DecoderLayer(nnx.Module):
         self.projections = AttentionProjections(rngs, config, layout)
         self.q_norm = RmsNorm(rngs, head_dim, eps) if config.qk_norm else None
         self.k_norm = RmsNorm(rngs, head_dim, eps) if config.qk_norm else None
+        self.sinks = Sinks(rngs, config.num_heads) if config.sinks else None
         self.kv_scale = KvScale(rngs, layout.kv_heads(config)) if layout.scales_kv else None
         self.attention_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
         self.mlp = Mlp(rngs, config, layout) if config.moe is None else Moe(rngs, config, layout)
@@ -129,15 +131,22 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[jax.Array, Pool]:
         backend, dtype = self.layout.backend, self.layout.kv_dtype
         spec = _attention_spec(self.config, self.layout, kind, pool)
+        attend = partial(backend.attend, spec, inputs.plan)
+        where = (pool, inputs.table_SB, self._sinks(spec))
         if self.kv_scale is None:
-            kv_TK2H = kv_TK2H.astype(dtype)
-            return backend.attend(spec, inputs.plan, q_KTGH, kv_TK2H, pool, inputs.table_SB)
+            return attend(q_KTGH, kv_TK2H.astype(dtype), *where)
         units = self.kv_scale.units[...]
         k_unit, v_unit = (units[:, i, None, None, None] for i in range(2))
         q_KTGH = (q_KTGH * k_unit).astype(q_KTGH.dtype)
         kv_TK2H = quantize_kv(kv_TK2H, units, dtype)
-        out, pool = backend.attend(spec, inputs.plan, q_KTGH, kv_TK2H, pool, inputs.table_SB)
+        out, pool = attend(q_KTGH, kv_TK2H, *where)
         return (out * v_unit).astype(out.dtype), pool
+
+    def _sinks(self, spec: AttentionSpec) -> jax.Array | None:
+        """The sinks of this shard's heads: [K, G]."""
+        if self.sinks is None:
+            return None
+        return self.sinks.scores[...].reshape(spec.kv_heads, spec.group)
 
 
 class Decoder(nnx.Module):

@@ -28,7 +28,7 @@ type Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
 _F32 = jnp.dtype(jnp.float32)
 _NORMAL: Initializer = jax.nn.initializers.normal(0.02)
 _ONES: Initializer = jax.nn.initializers.ones
-_ZEROS: Initializer = jax.nn.initializers.zeros
+zeros: Initializer = jax.nn.initializers.zeros
 
 
 def declare(
@@ -81,7 +81,7 @@ class Linear(nnx.Module):
         else:
             self.kernel = declare(rngs, shape, axes, layout.dtype)
             self.scale = None
-        self.bias = declare(rngs, shape[1:], axes[1:], layout.dtype, _ZEROS) if bias else None
+        self.bias = declare(rngs, shape[1:], axes[1:], layout.dtype, zeros) if bias else None
 
     def product(self, x: jax.Array) -> jax.Array:
         """The matrix product without bias, summed in float32: [T, out].
@@ -172,7 +172,7 @@ class Mlp(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         d, f = config.hidden_size, config.mlp_size
-        self.activate = ACTIVATIONS[config.activation]
+        self.activation = config.activation
         self.gate_up = Linear(rngs, (d, 2 * f), ("embed", "mlp"), layout, config.mlp_bias)
         self.down = Linear(rngs, (f, d), ("mlp", "embed"), layout, config.mlp_bias)
 
@@ -185,8 +185,15 @@ class Mlp(nnx.Module):
     ) -> jax.Array:
         added = adapters.gate_up(x_TD) if adapters else None
         gate, up = jnp.split(self.gate_up(x_TD, norm_T1, added), 2, axis=-1)
-        y = self.activate(gate) * up
+        y = gated(self.activation, gate, up)
         return self.down.partial(y, residual, adapters.down(y) if adapters else None)
+
+
+class Sinks(nnx.Module):
+    """A score for each query head that attention counts and that has no value."""
+
+    def __init__(self, rngs: nnx.Rngs, num_heads: int) -> None:
+        self.scores = declare(rngs, (num_heads,), ("q_heads",), _F32)
 
 
 class KvScale(nnx.Module):
@@ -221,12 +228,24 @@ class Embedding(nnx.Module):
         )
 
 
-def gelu_tanh(x: jax.Array) -> jax.Array:
+def gated(activation: str, gate: jax.Array, up: jax.Array) -> jax.Array:
+    """The two halves of a gated MLP's inner layer, joined by the model's activation.
+
+    `clamped_silu` is that of gpt-oss (transformers, GptOssExperts).
+    """
+    if activation == "clamped_silu":
+        gate = jnp.minimum(gate, _CLAMP)
+        return (jnp.clip(up, -_CLAMP, _CLAMP) + 1) * gate * jax.nn.sigmoid(_STEEPNESS * gate)
+    return _ACTIVATIONS[activation](gate) * up
+
+
+def _gelu_tanh(x: jax.Array) -> jax.Array:
     """GELU in its tanh form (Hendrycks and Gimpel, 2016)."""
     return jax.nn.gelu(x, approximate=True)
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
-    "gelu_tanh": gelu_tanh,
+    "gelu_tanh": _gelu_tanh,
 }
+_CLAMP, _STEEPNESS = 7.0, 1.702

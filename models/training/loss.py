@@ -68,6 +68,7 @@ class WindowAttention:
         kv_TK2H: jax.Array,
         pool: tuple[()],
         table_SB: jax.Array,
+        sinks_KG: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[()]]:
         windows = table_SB.shape[0]
         q = q_KTGH.swapaxes(0, 1)

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-blocks", type=int, default=0, metavar="N")
     parser.add_argument("--hbm-utilization", type=float, default=0.9, metavar="PART")
     parser.add_argument("--kv-dtype", choices=("auto", "bfloat16", "fp8", "int8"), default="auto")
-    parser.add_argument("--weight-dtype", choices=("auto", "int8"), default="auto")
+    parser.add_argument("--weight-dtype", choices=("auto", "int8", "float"), default="auto")
     parser.add_argument("--jobs", type=_positive, default=1, help="programs to compile at once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     parser.add_argument("--dump-hlo", type=Path, metavar="DIR", help="write each program's HLO")

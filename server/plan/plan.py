@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from models.sharding import data_size, tensor_size
-from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.blueprint import Blueprint, keeps_int8
 from server.engine.programs.sizing import SizeError, tree_bytes, weight_bytes
 from server.engine.programs.step_program import ProgramName
 from server.plan.compilation import (
@@ -122,7 +122,7 @@ def _asked(request: PlanRequest, tensor: int) -> dict[str, Any]:
         "devices_per_chip": where.chip.devices_per_chip,
         "hosts": where.hosts,
         "mesh": MeshSize(data=engine.data_parallel_size or where.devices // tensor, tensor=tensor),
-        "weight_dtype": engine.weight_dtype,
+        "weight_dtype": "int8" if keeps_int8(request.config, engine) else engine.weight_dtype,
         "kv_dtype": engine.kv_dtype,
         "max_num_seqs": engine.max_num_seqs,
         "context": request.context,

@@ -183,9 +183,16 @@ def choose_layout(
         activation_dtype=wide,
         kv_dtype=wide if engine.kv_dtype == "auto" else _KV_DTYPES[engine.kv_dtype],
         backend=choose_backend(engine.attention_backend, platform, config, tensor_size),
-        quantized=engine.weight_dtype == "int8",
+        quantized=keeps_int8(config, engine),
         adapters=AdapterSizes(engine.max_loras, engine.max_lora_rank) if engine.max_loras else None,
     )
+
+
+def keeps_int8(config: ModelConfig, engine: EngineConfig) -> bool:
+    """Whether matrices stay int8. A checkpoint that is quantized is not made larger unasked."""
+    if engine.weight_dtype == "auto":
+        return config.stored_bits is not None
+    return engine.weight_dtype == "int8"
 
 
 def measure(

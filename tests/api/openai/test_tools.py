@@ -16,7 +16,7 @@ from server.api.service import Service
 from server.config import ServerConfig
 from tests.api.fakes import FakeEngine
 from tests.api.http.asgi import events, joined
-from tests.api.templates import DEEPSEEK, LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
+from tests.api.templates import DEEPSEEK, HARMONY, LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
 
 PATH = "/v1/chat/completions"
 QUESTION = {"role": "user", "content": "How warm is it in Oslo?"}
@@ -476,3 +476,44 @@ async def test_a_grammar_that_cannot_be_a_part_of_an_answer_is_refused(
     assert response.status_code == 400
     assert response.json()["error"]["param"].startswith("guided_")
     assert engine.submitted == []
+
+
+HARMONY_ANSWER = (
+    "<|channel|>analysis<|message|>It asks for Oslo.<|end|><|start|>assistant"
+    "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+    '{"city": "Oslo"}'
+)
+
+
+async def test_an_answer_on_channels_is_reasoning_and_calls(engine, lifecycle, health, says):
+    tokenizer, http = client_of(engine, lifecycle, health, HARMONY)
+    says(HARMONY_ANSWER, tokenizer)
+    body = {"messages": [QUESTION], "tools": [WEATHER]}
+    async with http:
+        choice = (await http.post(PATH, json=body)).json()["choices"][0]
+    message = choice["message"]
+    assert message["reasoning_content"] == "It asks for Oslo."
+    assert message["tool_calls"][0]["function"] == {
+        "name": "get_weather",
+        "arguments": '{"city": "Oslo"}',
+    }
+    assert choice["finish_reason"] == "tool_calls"
+    assert not message["content"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [WEATHER], "tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+async def test_what_no_grammar_enforces_between_channels_is_refused(
+    engine, lifecycle, health, fields, param
+):
+    _, http = client_of(engine, lifecycle, health, HARMONY)
+    async with http:
+        response = await http.post(PATH, json={"messages": [QUESTION], **fields})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert "cannot be enforced" in response.json()["error"]["message"]

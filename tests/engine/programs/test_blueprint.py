@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from jax.sharding import Mesh
 from models.hf_config import parse_config
 from models.sharding import make_mesh
 from server.config import ConfigError, EngineConfig
-from server.engine.programs.blueprint import make_blueprint
+from server.engine.programs.blueprint import choose_layout, make_blueprint
 from server.engine.programs.buckets import Bucket
 from tests.models.checkpoints import LLAMA
 
@@ -37,6 +39,24 @@ def test_kv_bytes_are_of_all_devices_together():
 def test_blocks_that_are_asked_for_are_taken_at_their_word():
     blueprint = draw(num_blocks=7, block_size=4)
     assert (blueprint.sizes.num_blocks, blueprint.sizes.block_size) == ((7,), 4)
+
+
+@pytest.mark.parametrize(
+    ("weight_dtype", "stored_bits", "expected"),
+    [
+        ("auto", None, False),
+        ("auto", 4, True),
+        ("auto", 8, True),
+        ("int8", None, True),
+        ("float", 4, False),
+    ],
+)
+def test_matrices_stay_int8_if_the_checkpoint_is_quantized_or_the_setting_asks(
+    weight_dtype, stored_bits, expected
+):
+    config = replace(CONFIG, stored_bits=stored_bits)
+    layout = choose_layout(config, EngineConfig(weight_dtype=weight_dtype), "cpu", 1)
+    assert layout.quantized is expected
 
 
 def test_a_cpus_ladder_is_fine_and_starts_small():
