@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from server.api.access.call import Call, current_call
 from server.api.chat.control_tokens import PiecedText
 from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
 from server.api.chat.template import ChatTemplateError
@@ -187,7 +188,8 @@ class Service:
         if request.resume is not None:
             self.models.check_loaded(request.resume.version, info)
         check_options(request, info)
-        if request.timeout_seconds is not None and request.timeout_seconds <= 0:
+        timeout = _timeout_of(request)
+        if timeout is not None and timeout <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
         if request.sampling.grammar is not None:
             await self.grammars.check(request.sampling.grammar, request.grammar_asked_as, info)
@@ -263,11 +265,13 @@ class Service:
         return group
 
     def _submit(self, prepared: PreparedRequest, wakeup: asyncio.Event) -> Generation:
-        timeout = prepared.request.timeout_seconds
+        call, timeout = current_call(), _timeout_of(prepared.request)
         deadline = None if timeout is None else time.monotonic() + timeout
         stream = self._engine_stream(prepared, deadline, wakeup)
         generation = Generation(prepared, self._engine, self._tokenizer, stream, wakeup)
-        generation.on_close(self._enter(generation, timeout).close)
+        stack = self._enter(generation, timeout)
+        stack.callback(_count, generation, call)
+        generation.on_close(stack.close)
         return generation
 
     def _engine_stream(
@@ -275,6 +279,7 @@ class Service:
     ) -> EngineStream:
         if prepared.is_complete:
             return EngineStream(0, wakeup)
+        objectives = current_call().objectives
         return self._engine.submit(
             prepared.prompt_token_ids,
             prepared.params,
@@ -284,6 +289,8 @@ class Service:
             wakeup=wakeup,
             version=prepared.version,
             source=prepared.request.source,
+            priority=objectives.priority,
+            ttft_seconds=objectives.ttft_seconds,
         )
 
     def _enter(self, generation: Generation, timeout: float | None) -> ExitStack:
@@ -294,6 +301,21 @@ class Service:
             timer = asyncio.get_running_loop().call_later(timeout, generation.expire)
             stack.callback(timer.cancel)
         return stack
+
+
+def _timeout_of(request: GenerateRequest) -> float | None:
+    """Seconds until the earliest deadline: the protocol's, or one in the call's headers."""
+    given = (request.timeout_seconds, current_call().objectives.timeout_seconds)
+    return min((timeout for timeout in given if timeout is not None), default=None)
+
+
+def _count(generation: Generation, call: Call) -> None:
+    """Record what a closed generation has used. Only what the engine has begun costs its prompt."""
+    usage = generation.usage
+    call.count(
+        num_prompt_tokens=usage.num_prompt_tokens if generation.has_begun else 0,
+        num_generated_tokens=usage.num_generated_tokens,
+    )
 
 
 def _check_conversation(conversation: Conversation) -> None:

@@ -187,6 +187,10 @@ class Engine[InFlight]:
                 self._abort(client, frame)
             case link.Refused():
                 self._observer.on_refused(frame.outcome)
+            case link.KeyUse():
+                self._observer.on_key_use(
+                    frame.key, frame.num_prompt_tokens, frame.num_generated_tokens
+                )
 
     def _submit(self, client: int, submit: link.Submit, matchers: Matchers) -> None:
         is_own = client == OWN_CLIENT

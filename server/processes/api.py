@@ -37,7 +37,10 @@ from server.link.client import EngineClient
 from server.logs import set_up_logging
 from server.ports import address, listening_socket
 from server.processes.beats import beat
+from server.processes.gate import admin_gatekeeper, api_gatekeeper
+from server.tls_files import TlsMaterial, tls_files
 from server.versions.served_model import find_model
+from server.watched_files import WatchedFiles
 
 _FLUSH_SECONDS = 2.0
 _FAILED = 1
@@ -77,19 +80,28 @@ class ApiProcess:
             self._engine, tokenizer, self._lifecycle, models, limits, chat=chat, recipe=recipe
         )
         self._grammars = service.grammars
-        app = create_http_app(service, health, config.server)
-        self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS)
-        self._grpc = create_grpc_server(service, health, config.server)
-        self._admin: tuple[HttpPort, GrpcServer] | None = None
-        if config.server.admin_token_file:
-            admin = VersionAdmin(service.models, self._engine, Path(config.server.admin_token_file))
-            self._admin = (
-                HttpPort(create_admin_app(admin), config.server, flush_seconds=_FLUSH_SECONDS),
-                create_versions_server(admin, config.server),
-            )
+        gatekeeper, tls = api_gatekeeper(config.server, self._engine), tls_files(config.server)
+        app = create_http_app(service, health, config.server, gatekeeper=gatekeeper)
+        self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS, tls=tls)
+        self._grpc = create_grpc_server(
+            service, health, config.server, gatekeeper=gatekeeper, tls=tls
+        )
+        self._admin = self._make_admin(service, tls) if config.server.admin_token_file else None
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._has_hung_up = False
+
+    def _make_admin(
+        self, service: Service, tls: WatchedFiles[TlsMaterial] | None
+    ) -> tuple[HttpPort, GrpcServer]:
+        config = self._config
+        admin = VersionAdmin(service.models, self._engine, Path(config.admin_token_file))
+        gatekeeper = admin_gatekeeper(config)
+        app = create_admin_app(admin, gatekeeper)
+        return (
+            HttpPort(app, config, flush_seconds=_FLUSH_SECONDS, tls=tls),
+            create_versions_server(admin, config, gatekeeper=gatekeeper, tls=tls),
+        )
 
     def command(self, command: Command) -> None:
         """Execute a command of the main process; on the event loop."""

@@ -14,6 +14,7 @@ from itertools import islice
 
 import numpy as np
 
+from server.api.access.call import current_call
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.requests.embedding import EmbeddingRequest, Embeddings, Vector, pool
 from server.api.requests.model_directory import ModelDirectory
@@ -187,11 +188,13 @@ class _Run[T]:
         self._vectors: dict[int, T] = {}
         self._version = prepared.version or prepared.info.version
         self._num_cached_tokens = 0
+        self._call = current_call()
 
     async def finish(self, max_at_once: int) -> Embeddings[T]:
         """Submit everything and wait for it."""
-        request, prompts = self._prepared.request, self._prepared.prompts
-        timeout = request.timeout_seconds
+        prompts = self._prepared.prompts
+        given = (self._prepared.request.timeout_seconds, self._call.objectives.timeout_seconds)
+        timeout = min((each for each in given if each is not None), default=None)
         deadline = None if timeout is None else time.monotonic() + timeout
         waiting = iter(enumerate(prompts))
         try:
@@ -225,6 +228,8 @@ class _Run[T]:
                 wakeup=self._wakeup,
                 version=self._prepared.version,
                 source=self._prepared.request.source,
+                priority=self._call.objectives.priority,
+                ttft_seconds=self._call.objectives.ttft_seconds,
                 pooling=self._recipe.pooling,
             )
 
@@ -251,6 +256,7 @@ class _Run[T]:
         if not np.isfinite(vector).all():
             raise ApiError(ErrorKind.INTERNAL, "the model's output was not finite")
         self._vectors[index] = self._encode(vector)
+        self._call.count(num_prompt_tokens=len(self._prepared.prompts[index]))
         self._version = event.version or self._version
         self._num_cached_tokens += event.num_cached_tokens
 

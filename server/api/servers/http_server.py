@@ -8,10 +8,12 @@ from fastapi_offline import FastAPIOffline
 from msgspec import Struct
 from starlette.types import ASGIApp
 
+from server.api.access.gatekeeper import Gatekeeper
 from server.api.anthropic import response_bodies as anthropic
 from server.api.anthropic.errors import AnthropicErrors
 from server.api.anthropic.routes import messages_router
 from server.api.health import Health
+from server.api.http.access import AuthorizationMiddleware, CallMiddleware
 from server.api.http.cors import with_cors
 from server.api.http.encodings import EncodingMiddleware
 from server.api.http.errors import add_error_handlers
@@ -62,7 +64,13 @@ It refuses fields that it knows but cannot honour (best_of, suffix, beam search 
 """
 
 
-def create_http_app(service: Service, health: Health, config: ServerConfig) -> ASGIApp:
+def create_http_app(
+    service: Service,
+    health: Health,
+    config: ServerConfig,
+    *,
+    gatekeeper: Gatekeeper | None = None,
+) -> ASGIApp:
     """The application of one API process. It owns none of its arguments."""
     release = version("antipode-server")
     app = FastAPIOffline(
@@ -90,13 +98,15 @@ def create_http_app(service: Service, health: Health, config: ServerConfig) -> A
     paths = Paths(routes)
     add_error_handlers(app, paths)
     describe(app, _BODIES)
-    return _with_edge(app, paths, config)
+    return _with_edge(app, paths, config, gatekeeper or Gatekeeper())
 
 
-def _with_edge(app: ASGIApp, paths: Paths, config: ServerConfig) -> ASGIApp:
+def _with_edge(app: ASGIApp, paths: Paths, config: ServerConfig, gatekeeper: Gatekeeper) -> ASGIApp:
     """What applies to every request before its route; the last named comes first."""
     max_body_bytes = config.max_body_bytes
     plain = EncodingMiddleware(app, max_body_bytes=max_body_bytes)
     limited = BodyLimitMiddleware(plain, max_body_bytes=max_body_bytes)
     any_method = MethodsMiddleware(limited, paths)
-    return RequestIdMiddleware(with_cors(AnthropicErrors(any_method), config.cors_origins))
+    let_in = AuthorizationMiddleware(any_method, gatekeeper)
+    worded = with_cors(AnthropicErrors(let_in), config.cors_origins)
+    return RequestIdMiddleware(CallMiddleware(worded, gatekeeper))

@@ -111,6 +111,11 @@ class Generation:
         return self.error is not None or all(c.finish_reason is not None for c in self._choices)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the engine has run the prompt, so that an event of it came."""
+        return self._first_index is None
+
+    @property
     def resume_exactness(self) -> ResumeExactness | None:
         """What a client may expect of the rest if the stream is resumed at another server.
 
