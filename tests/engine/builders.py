@@ -23,6 +23,8 @@ def make_sequence(
     arrival=0.0,
     deadline=None,
     source="",
+    priority=0,
+    ttft_seconds=None,
     version=None,
     params=None,
     pooling=None,
@@ -41,6 +43,8 @@ def make_sequence(
         arrival=arrival,
         deadline=deadline,
         source=source,
+        priority=priority,
+        ttft_seconds=ttft_seconds,
         version=version,
         pooling=pooling,
     )

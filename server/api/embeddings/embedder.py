@@ -19,6 +19,7 @@ from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.requests.embedding import EmbeddingRequest, Embeddings, Vector, pool
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import RequestLimits, check_token_ids, invalid
+from server.api.streams.stream import error_of
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
@@ -244,8 +245,7 @@ class _Run[T]:
         stream = self._open.pop(index)
         self._engine.release(stream)
         if event.error is not None or not event.pooled:
-            kind = ErrorKind(event.error or "internal")
-            raise ApiError(kind, event.message or f"the engine answered: {kind.value}")
+            raise error_of(event)
         vector = pool(
             event.pooled,
             len(self._prepared.prompts[index]),

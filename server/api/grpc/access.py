@@ -95,5 +95,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 def _code_of(context: Context) -> str:
     """The name of the call's status. grpc has a number for it, or nothing for OK."""
-    code: Any = context.code() or grpc.StatusCode.OK
-    return next(each.name for each in grpc.StatusCode if code in (each, each.value[0]))
+    code: Any = context.code()
+    return next(
+        (each.name for each in grpc.StatusCode if code in (each, each.value[0])),
+        grpc.StatusCode.OK.name,
+    )

@@ -237,7 +237,7 @@ class Generation:
     def _receive(self, event: TokenEvent) -> None:
         if event.finish_reason == "error":
             if not self.is_finished:
-                self.error = _error_of(event)
+                self.error = error_of(event)
             return
         choice = self._choices[event.index]
         if event.index == self._first_index:
@@ -354,6 +354,7 @@ class GenerationGroup:
                 raise generation.error
 
 
-def _error_of(event: TokenEvent) -> ApiError:
+def error_of(event: TokenEvent) -> ApiError:
     kind = ErrorKind(event.error or "internal")
-    return ApiError(kind, event.message or f"the engine answered: {kind.value}")
+    message = event.message or f"the engine answered: {kind.value}"
+    return ApiError(kind, message, retry_after=event.retry_after or None)
