@@ -117,6 +117,7 @@ class Service:
 
     async def render_chat(self, conversation: Conversation) -> str:
         """The prompt of a conversation, to be tokenised without further special tokens."""
+        current_call().operation = "chat"
         _check_conversation(conversation)
         return await self._with_template(conversation, partial(self._chat.render, conversation))
 
@@ -127,6 +128,7 @@ class Service:
 
         `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
         """
+        current_call().operation = "chat"
         _check_conversation(conversation)
         self._check_may_fit(conversation)
         end = None if prompt_token_ids is None else prompt_token_ids[-_PROMPT_END:]
@@ -316,6 +318,8 @@ def _count(generation: Generation, call: Call) -> None:
         num_prompt_tokens=usage.num_prompt_tokens if generation.has_begun else 0,
         num_generated_tokens=usage.num_generated_tokens,
     )
+    if call.span is not None:
+        call.span.record(call.operation, generation.work())
 
 
 def _check_conversation(conversation: Conversation) -> None:

@@ -12,6 +12,7 @@ import gc
 import logging
 import sys
 from dataclasses import replace
+from importlib.metadata import version as release_of
 from pathlib import Path
 
 import uvloop
@@ -37,7 +38,7 @@ from server.link.client import EngineClient
 from server.logs import set_up_logging
 from server.ports import address, listening_socket
 from server.processes.beats import beat
-from server.processes.gate import admin_gatekeeper, api_gatekeeper
+from server.processes.gate import admin_gatekeeper, api_gatekeeper, tracing
 from server.tls_files import TlsMaterial, tls_files
 from server.versions.served_model import find_model
 from server.watched_files import WatchedFiles
@@ -80,7 +81,9 @@ class ApiProcess:
             self._engine, tokenizer, self._lifecycle, models, limits, chat=chat, recipe=recipe
         )
         self._grammars = service.grammars
-        gatekeeper, tls = api_gatekeeper(config.server, self._engine), tls_files(config.server)
+        self._tracing = tracing(config.server, release_of("antipode-server"))
+        gatekeeper = api_gatekeeper(config.server, self._engine, self._tracing)
+        tls = tls_files(config.server)
         app = create_http_app(service, health, config.server, gatekeeper=gatekeeper)
         self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS, tls=tls)
         self._grpc = create_grpc_server(
@@ -122,6 +125,8 @@ class ApiProcess:
             await http
             await self._end_admin(admin)
             self._engine.close()
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.flush)
 
     async def _listen(self) -> asyncio.Task[None]:
         listener = listening_socket(self._config.host, self._config.http_port)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.admin_token_file import read_admin_token
 from server.api.access.api_keys import ApiKeys, read_api_keys
 from server.api.access.gatekeeper import Counter, Gatekeeper
+from server.api.tracing.setup import check_tracing, make_provider
 from server.config import ServerConfig
 from server.ports import is_open_to_strangers
 from server.priorities import read_priorities
 from server.tls_files import tls_files
 from server.watched_files import WatchedFiles
+
+if TYPE_CHECKING:
+    from server.api.tracing.spans import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -20,12 +25,14 @@ _log = logging.getLogger(__name__)
 def check_access(config: ServerConfig) -> None:
     """Refuse to start with files that cannot be used.
 
-    Raises AdminTokenError, and WatchedFileError for keys and certificates.
+    Raises AdminTokenError, WatchedFileError for keys and certificates, and ConfigError for tracing.
     """
     if config.admin_token_file:
         read_admin_token(Path(config.admin_token_file))
     api_keys(config)
     tls_files(config)
+    if config.tracing:
+        check_tracing()
 
 
 def warn_of_strangers(config: ServerConfig) -> None:
@@ -49,7 +56,18 @@ def api_keys(config: ServerConfig) -> WatchedFiles[ApiKeys] | None:
     return WatchedFiles([path], lambda: read_api_keys(path))
 
 
-def api_gatekeeper(config: ServerConfig, counter: Counter) -> Gatekeeper:
+def tracing(config: ServerConfig, release: str) -> Tracing | None:
+    """What makes spans; None where the setting is off, and the library stays unread."""
+    if not config.tracing:
+        return None
+    from server.api.tracing.spans import Tracing
+
+    return Tracing(make_provider(release))
+
+
+def api_gatekeeper(
+    config: ServerConfig, counter: Counter, traces: Tracing | None = None
+) -> Gatekeeper:
     """In front of the API's ports."""
     return Gatekeeper(
         counter,
@@ -61,6 +79,7 @@ def api_gatekeeper(config: ServerConfig, counter: Counter) -> Gatekeeper:
         logs_calls=config.access_log,
         trusts_headers=config.trust_scheduling_headers,
         priorities=read_priorities(config.objectives),
+        start_span=traces.start if traces else None,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from server.api.access.api_keys import Caller
 from server.api.access.objectives import Objectives
+from server.api.access.work import Operation, Work
 
 
 class CallSpan(Protocol):
@@ -22,6 +23,9 @@ class CallSpan(Protocol):
     def trace_id(self) -> str:
         """32 hexadecimal digits."""
 
+    def record(self, operation: Operation, work: Work) -> None:
+        """A prompt of the call has ended."""
+
     def end(self, call: Call) -> None:
         """The call is over."""
 
@@ -30,7 +34,8 @@ class CallSpan(Protocol):
 class Call:
     """`method` is HTTP's or "gRPC". `caller` is None without keys; `certificate` names the client's
     certificate, empty without one. `trusts_headers`: whether fairness ids and priorities count.
-    `status` is the HTTP status or the name of gRPC's code. `started` is of the monotonic clock.
+    `operation` is what its prompts are for. `status` is the HTTP status or the name of gRPC's code.
+    `started` is of the monotonic clock.
     """
 
     method: str = ""
@@ -42,6 +47,7 @@ class Call:
     caller: Caller | None = None
     objectives: Objectives = field(default_factory=Objectives)
     trusts_headers: bool = True
+    operation: Operation = "text_completion"
     status: int | str = ""
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0

@@ -15,6 +15,7 @@ from itertools import islice
 import numpy as np
 
 from server.api.access.call import current_call
+from server.api.access.work import Work
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.requests.embedding import EmbeddingRequest, Embeddings, Vector, pool
 from server.api.requests.model_directory import ModelDirectory
@@ -196,7 +197,8 @@ class _Run[T]:
         prompts = self._prepared.prompts
         given = (self._prepared.request.timeout_seconds, self._call.objectives.timeout_seconds)
         timeout = min((each for each in given if each is not None), default=None)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        submitted_at = time.monotonic()
+        deadline = None if timeout is None else submitted_at + timeout
         waiting = iter(enumerate(prompts))
         try:
             async with asyncio.timeout(timeout):
@@ -209,6 +211,7 @@ class _Run[T]:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline passed") from None
         finally:
             self._close()
+            self._trace(submitted_at)
         return Embeddings(
             vectors=[self._vectors[i] for i in range(len(prompts))],
             model=self._prepared.info.model,
@@ -259,6 +262,20 @@ class _Run[T]:
         self._call.count(num_prompt_tokens=len(self._prepared.prompts[index]))
         self._version = event.version or self._version
         self._num_cached_tokens += event.num_cached_tokens
+
+    def _trace(self, submitted_at: float) -> None:
+        if self._call.span is None:
+            return
+        work = Work(
+            model=self._prepared.info.model,
+            version=self._version,
+            submitted=submitted_at,
+            begun=submitted_at,
+            ended=time.monotonic(),
+            num_prompt_tokens=sum(map(len, self._prepared.prompts)),
+            num_cached_tokens=self._num_cached_tokens,
+        )
+        self._call.span.record("embeddings", work)
 
     def _close(self) -> None:
         for stream in self._open.values():
