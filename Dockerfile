@@ -38,7 +38,8 @@ LABEL org.opencontainers.image.title="antipode" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.description="A JAX inference server for TPU slices in two regions" \
       org.opencontainers.image.licenses="Apache-2.0"
-ENV ANTIPODE_COMPILE_CACHE_DIR=/var/cache/antipode/xla \
+ENV ANTIPODE_HOST=0.0.0.0 \
+    ANTIPODE_COMPILE_CACHE_DIR=/var/cache/antipode/xla \
     ANTIPODE_MODEL_ROOT=/var/cache/antipode/models \
     PYTHONDONTWRITEBYTECODE=1
 RUN install -d -o 10001 -g 10001 /var/cache/antipode

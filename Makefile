@@ -21,7 +21,7 @@ help: ## list the targets
 	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 
 setup: $(filter .uv/bin/uv,$(UV)) ## install everything that tests and lint need into .venv
-	$(UV) sync --frozen --all-groups --extra demo --extra gcs --extra tpu
+	$(UV) sync --frozen --all-groups --extra demo --extra gcs --extra otel --extra tpu
 
 serve: $(filter .uv/bin/uv,$(UV)) ## start the server on the demo model; ARGS="--http-port 8001" adds flags
 	$(UV) sync --frozen --no-default-groups --extra demo --inexact

@@ -212,7 +212,11 @@ class EngineConfig:
 class ServerConfig:
     """The settings of the main process and API processes. Times are seconds, sizes are bytes."""
 
-    host: str = _field("0.0.0.0", "address to listen on")
+    host: str = _field(
+        "",
+        "address to listen on; empty is every address (0.0.0.0) if callers need a key or a client"
+        " certificate, and else only this machine (127.0.0.1)",
+    )
     http_port: int = _field(8000, "port of the HTTP API; 0 picks a free one", low=0, high=65535)
     grpc_port: int = _field(9000, "port of the gRPC API; 0 picks a free one", low=0, high=65535)
     admin_host: str = _field("127.0.0.1", "address of the admin ports")
@@ -224,6 +228,43 @@ class ServerConfig:
     )
     admin_token_file: str = _field(
         "", "file with the token that admin calls must bear; empty closes the admin ports"
+    )
+    api_keys_file: str = _field(
+        "",
+        "file of the API keys, one NAME: KEY per line; the server reads it again when it changes."
+        " Every route but the probes then needs a key; empty needs none",
+    )
+    metrics_need_key: bool = _field(
+        False, "/metrics needs a key or a client certificate too; endpoint pickers send none"
+    )
+    tls_cert_file: str = _field(
+        "",
+        "PEM file with the server's certificate chain, for TLS on all ports; the server reads it"
+        " again when it changes; empty serves without TLS",
+    )
+    tls_key_file: str = _field("", "PEM file with the private key of tls_cert_file")
+    tls_client_ca_file: str = _field(
+        "",
+        "PEM file with the authorities whose certificates clients must have (mTLS); probes over"
+        " HTTP answer without one; empty asks for none",
+    )
+    trust_scheduling_headers: bool = _field(
+        True,
+        "whether fairness ids, objectives and priorities in the headers of requests count; set"
+        " false where callers reach the server without a gateway that sets or removes them",
+    )
+    objectives: str = _field(
+        "",
+        "priorities of objectives that requests may name in x-llm-d-inference-objective, such as"
+        " interactive=10,batch=-1; below zero may be shed and preempted",
+    )
+    access_log: bool = _field(
+        True, "log a line for each call: path, status, tokens, key's name, never what it said"
+    )
+    tracing: bool = _field(
+        False,
+        "send a span for each call and its queue, prefill and decode by OpenTelemetry, as the"
+        " OTEL_ variables say; needs the extra otel",
     )
     api_processes: int = _field(1, "API processes that share the ports", low=1, high=256)
     lame_duck_seconds: float = _field(

@@ -23,6 +23,7 @@ from server.config import (
     settings,
 )
 from server.origins import read_origins
+from server.priorities import read_priorities
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +108,15 @@ def _check(config: Config) -> None:
             f"max_num_seqs, {engine.max_num_seqs}: each running sequence takes one token per step"
         )
     _check_ports(server)
+    _check_objectives(server)
     read_origins(server.cors_origins)
+
+
+def _check_objectives(server: ServerConfig) -> None:
+    try:
+        read_priorities(server.objectives)
+    except ValueError as error:
+        raise ConfigError(f"objectives: {error}") from error
 
 
 def _check_ports(server: ServerConfig) -> None:

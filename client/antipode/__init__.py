@@ -20,6 +20,7 @@ from antipode.errors import (
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.sync import Client, Stream
+from antipode.tls import Tls
 from antipode.types import (
     Choice,
     Delta,
@@ -51,6 +52,7 @@ __all__ = [
     "ServerError",
     "Start",
     "Stream",
+    "Tls",
     "TokenLogprob",
     "UnavailableError",
     "Usage",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from server.api.access.call import Call, current_call
 from server.api.chat.control_tokens import PiecedText
 from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
 from server.api.chat.template import ChatTemplateError
@@ -119,6 +120,7 @@ class Service:
 
     async def render_chat(self, conversation: Conversation) -> str:
         """The prompt of a conversation, to be tokenised without further special tokens."""
+        current_call().operation = "chat"
         _check_conversation(conversation)
         return await self._with_template(conversation, partial(self._chat.render, conversation))
 
@@ -129,6 +131,7 @@ class Service:
 
         `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
         """
+        current_call().operation = "chat"
         _check_conversation(conversation)
         self._check_may_fit(conversation)
         end = None if prompt_token_ids is None else prompt_token_ids[-_PROMPT_END:]
@@ -191,7 +194,8 @@ class Service:
             named = self.models.resumed(request.resume.version, named)
         info = named.info
         check_options(request, info)
-        if request.timeout_seconds is not None and request.timeout_seconds <= 0:
+        timeout = _timeout_of(request)
+        if timeout is not None and timeout <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
         if request.sampling.grammar is not None:
             await self.grammars.check(request.sampling.grammar, request.grammar_asked_as, info)
@@ -266,14 +270,15 @@ class Service:
         return group
 
     def _submit(self, prepared: PreparedRequest, wakeup: asyncio.Event) -> Generation:
-        timeout = prepared.request.timeout_seconds
+        call, timeout = current_call(), _timeout_of(prepared.request)
         deadline = None if timeout is None else time.monotonic() + timeout
         stream = self._engine_stream(prepared, deadline, wakeup)
         generation = Generation(prepared, self._engine, self._tokenizer, stream, wakeup)
-        lasting = self._enter(generation, timeout)
+        stack = self._enter(generation, timeout)
         if trace_id := current_trace_id.get():
-            self._trace(generation, trace_id, lasting)
-        generation.on_close(lasting.close)
+            self._trace(generation, trace_id, stack)
+        stack.callback(_count, generation, call)
+        generation.on_close(stack.close)
         return generation
 
     def _trace(self, generation: Generation, trace_id: str, lasting: ExitStack) -> None:
@@ -291,6 +296,7 @@ class Service:
     ) -> EngineStream:
         if prepared.is_complete:
             return EngineStream(0, wakeup)
+        objectives = current_call().objectives
         return self._engine.submit(
             prepared.prompt_token_ids,
             prepared.params,
@@ -302,6 +308,8 @@ class Service:
             adapter=prepared.named.adapter,
             adapter_version=prepared.named.adapter_version,
             source=prepared.request.source,
+            priority=objectives.priority,
+            ttft_seconds=objectives.ttft_seconds,
         )
 
     def _enter(self, generation: Generation, timeout: float | None) -> ExitStack:
@@ -312,6 +320,23 @@ class Service:
             timer = asyncio.get_running_loop().call_later(timeout, generation.expire)
             stack.callback(timer.cancel)
         return stack
+
+
+def _timeout_of(request: GenerateRequest) -> float | None:
+    """Seconds until the earliest deadline: the protocol's, or one in the call's headers."""
+    given = (request.timeout_seconds, current_call().objectives.timeout_seconds)
+    return min((timeout for timeout in given if timeout is not None), default=None)
+
+
+def _count(generation: Generation, call: Call) -> None:
+    """Record what a closed generation has used. Only what the engine has begun costs its prompt."""
+    usage = generation.usage
+    call.count(
+        num_prompt_tokens=usage.num_prompt_tokens if generation.has_begun else 0,
+        num_generated_tokens=usage.num_generated_tokens,
+    )
+    if call.span is not None:
+        call.span.record(call.operation, generation.work())
 
 
 def _check_conversation(conversation: Conversation) -> None:

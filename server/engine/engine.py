@@ -34,6 +34,8 @@ from server.link import frames as link
 type Matchers = SequenceOf[Matcher | None]
 
 OWN_CLIENT = 0
+# Above every priority that a request may have.
+_OWN_PRIORITY = 1 << 16
 _IDLE_SECONDS = 0.25
 
 
@@ -188,6 +190,10 @@ class Engine[InFlight]:
                 self._abort(client, frame)
             case link.Refused():
                 self._observer.on_refused(frame.outcome)
+            case link.KeyUse():
+                self._observer.on_key_use(
+                    frame.key, frame.num_prompt_tokens, frame.num_generated_tokens
+                )
 
     def _submit(self, client: int, submit: link.Submit, matchers: Matchers) -> None:
         is_own = client == OWN_CLIENT
@@ -195,11 +201,12 @@ class Engine[InFlight]:
             if self._is_draining:
                 raise AdmissionError("unavailable", "the server is shutting down")
             seqs = self._sequences(client, submit, matchers)
-            self._ranks.add(seqs, self._clock(), first=is_own)
+            shed = self._ranks.add(seqs, self._clock(), first=is_own)
         except AdmissionError as error:
             self._refuse(client, submit, error)
         else:
             self._requests[client, submit.request_id] = seqs
+            self._publish(shed)
 
     def _sequences(self, client: int, submit: link.Submit, matchers: Matchers) -> list[Sequence]:
         version = self.versions.find(submit.version, may_be_closed=client == OWN_CLIENT)
@@ -218,6 +225,8 @@ class Engine[InFlight]:
                 arrival=submit.arrival,
                 deadline=submit.deadline,
                 source=submit.source,
+                priority=_OWN_PRIORITY if client == OWN_CLIENT else submit.priority,
+                ttft_seconds=submit.ttft_seconds,
                 version=version,
                 adapter=adapter,
                 matcher=matchers[index] if matchers else None,
@@ -236,6 +245,7 @@ class Engine[InFlight]:
                 finish_reason="error",
                 error=error.kind,
                 message=error.message,
+                retry_after=error.retry_after,
             )
             for index in range(submit.n)
         )
@@ -307,10 +317,12 @@ class Engine[InFlight]:
         now = self._clock()
         events = self._ranks.postprocess(dispatched.batch, result)
         gaps = self._observe_tokens(events, now)
+        duration = now - max(dispatched.start, self._last_read)
+        self._ranks.on_step(dispatched.batch, duration, now)
         self._observer.on_step(
             StepStats(
                 kind=_kind(dispatched.batch),
-                duration=now - max(dispatched.start, self._last_read),
+                duration=duration,
                 num_tokens=dispatched.batch.num_tokens,
                 num_padded_tokens=result.num_padded_tokens,
                 num_generated_tokens=sum(len(event.token_ids) for _, event in events),

@@ -52,3 +52,6 @@ class Observer(Protocol):
 
     def on_refused(self, outcome: str) -> None:
         """A request was refused; `outcome` is the name of the error."""
+
+    def on_key_use(self, key: str, num_prompt_tokens: int, num_generated_tokens: int) -> None:
+        """A call of the API key named `key` has ended, and used these tokens."""

@@ -21,6 +21,7 @@ from server.link.frames import (
     EngineErrorKind,
     EngineInfo,
     Fatal,
+    KeyUse,
     Pooling,
     Pulse,
     Refused,
@@ -138,6 +139,8 @@ class EngineClient(asyncio.Protocol):
         adapter: str | None = None,
         adapter_version: str | None = None,
         source: str = "",
+        priority: int = 0,
+        ttft_seconds: float | None = None,
         pooling: Pooling | None = None,
     ) -> EngineStream:
         """Hand a validated request over. ApiError when the engine is gone."""
@@ -154,6 +157,8 @@ class EngineClient(asyncio.Protocol):
             adapter=adapter,
             adapter_version=adapter_version,
             source=source,
+            priority=priority,
+            ttft_seconds=ttft_seconds,
             pooling=pooling,
         )
         if not self._send(frame):
@@ -178,6 +183,16 @@ class EngineClient(asyncio.Protocol):
     def refuse(self, outcome: str) -> None:
         """Count a request that was refused before it became one of the engine's."""
         self._send(Refused(outcome=outcome))
+
+    def count_key_use(self, key: str, *, num_prompt_tokens: int, num_generated_tokens: int) -> None:
+        """Count what a call of an API key has used."""
+        self._send(
+            KeyUse(
+                key=key,
+                num_prompt_tokens=num_prompt_tokens,
+                num_generated_tokens=num_generated_tokens,
+            )
+        )
 
     async def change_version(
         self,

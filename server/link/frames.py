@@ -17,8 +17,8 @@ from server.link.sampling import SamplingParams
 Pooling = Literal["last", "mean", "cls"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 EngineErrorKind = Literal[
-    "invalid_request", "not_found", "conflict", "queue_full", "deadline_exceeded", "unavailable",
-    "internal",
+    "invalid_request", "not_found", "conflict", "queue_full", "overloaded", "deadline_exceeded",
+    "unavailable", "internal",
 ]  # fmt: skip
 EngineState = Literal["starting", "ready", "draining"]
 # In their only order; the words are TensorFlow Serving's.
@@ -36,7 +36,9 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     `request_id` is unique on its connection. `arrival` and `deadline` are seconds of the machine's
     monotonic clock; no deadline is None. `version` None is whichever is served when it begins.
     `adapter` names a low-rank adapter, None for the model itself; `adapter_version` None is
-    whichever is loaded. `source` names who sent the request: sources take turns.
+    whichever is loaded. `source` names who sent the request: sources take turns among requests of
+    one `priority`, and a higher priority goes first. Below zero, the request may be shed and
+    preempted. `ttft_seconds` is the time to the first token that the caller hopes for.
     """
 
     request_id: int
@@ -50,6 +52,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     adapter: str | None = None
     adapter_version: str | None = None
     source: str = ""
+    priority: int = 0
+    ttft_seconds: float | None = None
     pooling: Pooling | None = None
 
 
@@ -76,6 +80,14 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     """A request that never reached the engine, for its metrics: the name of the error."""
 
     outcome: str
+
+
+class KeyUse(msgspec.Struct, frozen=True, kw_only=True, tag="key_use", omit_defaults=True):
+    """A call of an API key has ended, for the metrics: the key's name and the tokens it used."""
+
+    key: str
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
 
 
 class VersionCommand(msgspec.Struct, frozen=True, kw_only=True, tag="version", omit_defaults=True):
@@ -105,7 +117,7 @@ class AdapterCommand(msgspec.Struct, frozen=True, kw_only=True, tag="adapter", o
     path: str = ""
 
 
-type ToEngine = Submit | Abort | Vocabulary | Refused | VersionCommand | AdapterCommand
+type ToEngine = Submit | Abort | Vocabulary | Refused | KeyUse | VersionCommand | AdapterCommand
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -122,11 +134,13 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one step did for one choice.
 
     Exactly one event of a choice has a `finish_reason`, and it is the last. `error` goes with
-    finish reason "error" only. `version` (whose weights the choice runs on), `num_cached_tokens`
-    (of the prompt) and `prompt_logprobs` (one entry a prompt token, None for the first) come with a
-    choice's first event. `adapter_version` comes with `version` where the request has an adapter.
-    `pooled` comes with the last event of an embedding: sums of hidden states,
-    each float32 in little-endian bytes, that add up to the sum over the pooled tokens.
+    finish reason "error" only; `retry_after`, in seconds, is 0 where the error's kind says it.
+    `version` (whose weights the choice runs on), `num_cached_tokens` (of the prompt),
+    `queued_seconds` (from arrival to the first step) and `prompt_logprobs` (one entry a prompt
+    token, None for the first) come with a choice's first event. `adapter_version` comes with
+    `version` where the request has an adapter. `pooled` comes with the last event of an embedding: sums
+    of hidden states, each float32 in little-endian bytes, that add up to the sum over the pooled
+    tokens.
     """
 
     request_id: int
@@ -136,9 +150,11 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     error: EngineErrorKind | None = None
     message: str = ""
+    retry_after: int = 0
     version: str = ""
     adapter_version: str = ""
     num_cached_tokens: int = 0
+    queued_seconds: float = 0.0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     pooled: list[bytes] = []
 

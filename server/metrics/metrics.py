@@ -33,8 +33,8 @@ from server.metrics.vllm_metrics import vllm_metrics
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
-    "version_gone", "too_large", "queue_full", "deadline_exceeded", "cancelled", "unavailable",
-    "internal",
+    "version_gone", "too_large", "queue_full", "overloaded", "over_budget", "deadline_exceeded",
+    "cancelled", "unavailable", "internal",
 )  # fmt: skip
 SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
 # The threads of the engine process, by name.
@@ -71,6 +71,7 @@ class Metrics(Collector):
         self._histograms = {name: Histogram(bounds) for name, (bounds, _) in _LATENCIES.items()}
         self._step_duration = {kind: Histogram(SHORT_SECONDS) for kind in STEP_KINDS}
         self._step_padding = Histogram(RATIOS)
+        self._key_use = {name: Counter({"": 0}) for name in _KEY_COUNTERS}
         self._swaps: Counter[str] = Counter(dict.fromkeys(SWAP_RESULTS, 0))
         self._version_load = Histogram(LONG_SECONDS)
         self._version_switch = Histogram(SHORT_SECONDS)
@@ -128,6 +129,15 @@ class Metrics(Collector):
         self._num_changes += 1
         self._outcomes[outcome] += 1
         self._load.on_ended(outcome)
+
+    def on_key_use(self, key: str, num_prompt_tokens: int, num_generated_tokens: int) -> None:
+        self._num_changes += 1
+        for name, amount in (
+            ("key_calls", 1),
+            ("key_prompt_tokens", num_prompt_tokens),
+            ("key_generated_tokens", num_generated_tokens),
+        ):
+            self._key_use[name][key] += amount
 
     def on_swap(self, result: str) -> None:
         """The served version changed, or a version could not be served: `result` says how."""
@@ -242,6 +252,7 @@ class Metrics(Collector):
         for outcome, count in tuple(self._outcomes.items()):
             requests.add_metric([outcome], count)
         yield requests
+        yield from self._key_families()
         faults = CounterMetricFamily(
             "antipode_thread_faults",
             "Exceptions that nobody foresaw, by the thread that went on or ended its connection.",
@@ -250,6 +261,14 @@ class Metrics(Collector):
         for name, count in (dict.fromkeys(THREADS, 0) | dict(self._gauges.thread_faults)).items():
             faults.add_metric([name], count)
         yield faults
+
+    def _key_families(self) -> Iterator[Metric]:
+        """By API key. The series of no key is there from the start and stays 0."""
+        for name, description in _KEY_COUNTERS.items():
+            family = CounterMetricFamily(f"antipode_{name}", description, labels=["key"])
+            for key, count in tuple(self._key_use[name].items()):
+                family.add_metric([key], count)
+            yield family
 
     def _state_families(self) -> Iterator[Metric]:
         gauges = self._gauges
@@ -328,6 +347,13 @@ _COUNTERS = {
     "preemptions": "Sequences that lost their blocks to another sequence and were requeued.",
     "compilations": "Programs compiled, or taken from the compilation cache.",
     "compilations_after_ready": "Programs compiled while serving; each one is a fault.",
+}
+
+
+_KEY_COUNTERS = {
+    "key_calls": "Calls that ended, by the name of their API key.",
+    "key_prompt_tokens": "Prompt tokens of calls that ended, by the name of their API key.",
+    "key_generated_tokens": "Generated tokens of calls that ended, by the name of their API key.",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import grpc
 import httpx
@@ -170,6 +171,26 @@ class TestHttp:
         for method, path in (("GET", "/versions"), ("POST", "/rollback"), ("GET", "/docs")):
             answer = await http.request(method, path, headers={"authorization": "Bearer no"})
             assert answer.status_code in (401, 404)
+
+    async def test_every_change_and_every_refused_caller_leaves_an_audit_line(
+        self, http, engine, caplog
+    ):
+        caplog.set_level(logging.INFO)
+        await http.post("/versions/2/promote", headers={"x-request-id": "r-1"})
+        engine.change_error = ApiError(ErrorKind.CONFLICT, "version 2 is not loaded: too large")
+        await http.post("/rollback")
+        await http.get("/versions")
+        await http.get("/versions", headers={"authorization": "Bearer guessed"})
+        lines = [r for r in caplog.records if r.getMessage() == "audit"]
+        assert [(r.action, r.outcome) for r in lines] == [
+            ("promote", "done"),
+            ("rollback", "conflict"),
+            ("call", "unauthenticated"),
+        ]
+        assert (lines[0].version, lines[0].request_id) == ("2", "r-1")
+        assert lines[0].client == "127.0.0.1"
+        assert "secret" not in caplog.text
+        assert "guessed" not in "".join(str(vars(r)) for r in lines)
 
 
 class TestGrpc:

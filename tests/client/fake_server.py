@@ -14,16 +14,18 @@ import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-import uvicorn
-
+from server.api.access.gatekeeper import Gatekeeper
 from server.api.servers.grpc_server import create_grpc_server
+from server.api.servers.http_port import HttpPort
 from server.api.servers.http_server import create_http_app
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
 from server.link.frames import EngineInfo, TokenEvent
 from server.link.sampling import SamplingParams
+from server.tls_files import tls_files
 from tests.api.fakes import (
     FakeEngine,
     Submission,
@@ -115,18 +117,21 @@ class FakeServer:
 
 
 @asynccontextmanager
-async def fake_server(engine: FunctionEngine) -> AsyncIterator[FakeServer]:
+async def fake_server(
+    engine: FunctionEngine, gatekeeper: Gatekeeper | None = None, **settings: Any
+) -> AsyncIterator[FakeServer]:
     lifecycle = Lifecycle()
     lifecycle.mark_ready()
     tokenizer = Tokenizer(small_pretrained())
     service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
     server = FakeServer(engine, lifecycle)
     with reserved_port() as port, socket.create_server(("127.0.0.1", 0)) as listening:
-        config = ServerConfig(host="127.0.0.1", grpc_port=port)
-        grpc_server = create_grpc_server(service, health, config)
+        config = ServerConfig(host="127.0.0.1", grpc_port=port, **settings)
+        tls = tls_files(config)
+        grpc_server = create_grpc_server(service, health, config, gatekeeper=gatekeeper, tls=tls)
         await grpc_server.start()
-        app = create_http_app(service, health, ServerConfig())
-        http_server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        app = create_http_app(service, health, config, gatekeeper=gatekeeper)
+        http_server = HttpPort(app, config, flush_seconds=1, tls=tls)
         serving = asyncio.create_task(http_server.serve(sockets=[listening]))
         server.addresses["grpc"] = f"127.0.0.1:{port}"
         server.addresses["http"] = f"127.0.0.1:{listening.getsockname()[1]}"

@@ -309,6 +309,7 @@ class FakeObserver:
         self.first_tokens: list[float] = []
         self.finished: list[tuple[str, float, float | None]] = []
         self.refused: list[str] = []
+        self.key_uses: list[tuple[str, int, int]] = []
 
     def on_step(self, stats):
         self.steps.append(stats)
@@ -327,6 +328,9 @@ class FakeObserver:
 
     def on_refused(self, outcome):
         self.refused.append(outcome)
+
+    def on_key_use(self, key, num_prompt_tokens, num_generated_tokens):
+        self.key_uses.append((key, num_prompt_tokens, num_generated_tokens))
 
     @property
     def outcomes(self):

@@ -32,6 +32,9 @@ OWN_NAMES = [
     "antipode_queue_duration_seconds",
     "antipode_prompt_tokens",
     "antipode_generated_tokens",
+    "antipode_key_calls",
+    "antipode_key_prompt_tokens",
+    "antipode_key_generated_tokens",
     "antipode_prefix_cache_hit_tokens",
     "antipode_preemptions",
     "antipode_requests",
@@ -130,6 +133,14 @@ def test_at_the_start_everything_counted_is_zero(metrics):
     for (name, labels), number in samples(metrics).items():
         is_other = any(word in name for word in (*described, *without_source))
         assert number == 0 or is_other, (name, labels)
+
+
+def test_what_keys_use_is_counted_by_their_names(metrics):
+    metrics.on_key_use("search", 5, 7)
+    metrics.on_key_use("search", 1, 0)
+    assert value(metrics, "antipode_key_calls_total", key="search") == 2
+    assert value(metrics, "antipode_key_prompt_tokens_total", key="search") == 6
+    assert value(metrics, "antipode_key_generated_tokens_total", key="search") == 7
 
 
 def test_what_a_gateway_reads_is_one_series_a_name(metrics):

@@ -25,6 +25,7 @@ from antipode.errors import (
     VersionGoneError,
 )
 from antipode.limits import MAX_MESSAGE_BYTES, quoted
+from antipode.tls import Tls
 from antipode.transports.grammars import grpc_grammar
 from antipode.types import (
     Delta,
@@ -77,13 +78,15 @@ OVERSIZE = "larger than max"
 
 
 class GrpcTransport:
-    """One channel to `target`, host:port."""
+    """One channel to `target`, host:port; without `tls` in clear text."""
 
-    def __init__(self, target: str, headers: Mapping[str, str], *, is_secure: bool) -> None:
+    def __init__(self, target: str, headers: Mapping[str, str], *, tls: Tls | None) -> None:
         self._metadata = tuple((key.lower(), value) for key, value in headers.items())
         self._channel = (
-            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
-            if is_secure
+            grpc.aio.secure_channel(
+                target, grpc.ssl_channel_credentials(*tls.texts()), CHANNEL_OPTIONS
+            )
+            if tls is not None
             else grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
         )
         self._generate: Any = self._channel.unary_stream(

@@ -26,6 +26,7 @@ from antipode.errors import (
     VersionGoneError,
 )
 from antipode.limits import MAX_MESSAGE_BYTES, MAX_REFUSAL_BYTES, quoted
+from antipode.tls import Tls
 from antipode.transports.chunks import is_end, parse
 from antipode.transports.embedding_bodies import embedding_body, read_embeddings
 from antipode.transports.grammars import http_grammar
@@ -59,8 +60,16 @@ NO_TLS = "WRONG_VERSION_NUMBER"
 class HttpTransport:
     """Connections to one server. Reading has no timeout, because the stream watches for silence."""
 
-    def __init__(self, base_url: str, headers: Mapping[str, str], *, trust_env: bool) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        *,
+        tls: Tls | None = None,
+        trust_env: bool,
+    ) -> None:
         self._client = httpx.AsyncClient(
+            verify=True if tls is None else tls.context(),
             base_url=base_url,
             headers=headers,
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),

@@ -14,11 +14,14 @@ from itertools import islice
 
 import numpy as np
 
+from server.api.access.call import current_call
+from server.api.access.work import Work
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.requests.embedding import EmbeddingRequest, Embeddings, Vector, pool
 from server.api.requests.model_directory import ModelDirectory, NamedModel
 from server.api.requests.model_names import stream_version
 from server.api.requests.validation import RequestLimits, check_token_ids, invalid
+from server.api.streams.stream import error_of
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
@@ -189,12 +192,15 @@ class _Run[T]:
         self._named = prepared.named
         self._version = self._named.version or self._named.info.version
         self._num_cached_tokens = 0
+        self._call = current_call()
 
     async def finish(self, max_at_once: int) -> Embeddings[T]:
         """Submit everything and wait for it."""
-        request, prompts = self._prepared.request, self._prepared.prompts
-        timeout = request.timeout_seconds
-        deadline = None if timeout is None else time.monotonic() + timeout
+        prompts = self._prepared.prompts
+        given = (self._prepared.request.timeout_seconds, self._call.objectives.timeout_seconds)
+        timeout = min((each for each in given if each is not None), default=None)
+        submitted_at = time.monotonic()
+        deadline = None if timeout is None else submitted_at + timeout
         waiting = iter(enumerate(prompts))
         try:
             async with asyncio.timeout(timeout):
@@ -207,6 +213,7 @@ class _Run[T]:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline passed") from None
         finally:
             self._close()
+            self._trace(submitted_at)
         return Embeddings(
             vectors=[self._vectors[i] for i in range(len(prompts))],
             model=self._named.adapter or self._named.info.model,
@@ -229,6 +236,8 @@ class _Run[T]:
                 adapter=self._named.adapter,
                 adapter_version=self._named.adapter_version,
                 source=self._prepared.request.source,
+                priority=self._call.objectives.priority,
+                ttft_seconds=self._call.objectives.ttft_seconds,
                 pooling=self._recipe.pooling,
             )
 
@@ -243,8 +252,7 @@ class _Run[T]:
         stream = self._open.pop(index)
         self._engine.release(stream)
         if event.error is not None or not event.pooled:
-            kind = ErrorKind(event.error or "internal")
-            raise ApiError(kind, event.message or f"the engine answered: {kind.value}")
+            raise error_of(event)
         vector = pool(
             event.pooled,
             len(self._prepared.prompts[index]),
@@ -255,11 +263,26 @@ class _Run[T]:
         if not np.isfinite(vector).all():
             raise ApiError(ErrorKind.INTERNAL, "the model's output was not finite")
         self._vectors[index] = self._encode(vector)
+        self._call.count(num_prompt_tokens=len(self._prepared.prompts[index]))
         if event.version or event.adapter_version:
             self._version = stream_version(
                 event.version, self._named.adapter, event.adapter_version
             )
         self._num_cached_tokens += event.num_cached_tokens
+
+    def _trace(self, submitted_at: float) -> None:
+        if self._call.span is None:
+            return
+        work = Work(
+            model=self._prepared.named.info.model,
+            version=self._version,
+            submitted=submitted_at,
+            begun=submitted_at,
+            ended=time.monotonic(),
+            num_prompt_tokens=sum(map(len, self._prepared.prompts)),
+            num_cached_tokens=self._num_cached_tokens,
+        )
+        self._call.span.record("embeddings", work)
 
     def _close(self) -> None:
         for stream in self._open.values():

@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from server.api.access.gatekeeper import Gatekeeper
 from server.api.adapter_admin import AdapterAdmin
+from server.api.http.access import AuthorizationMiddleware, CallMiddleware
 from server.api.http.bodies import json_response
 from server.api.http.errors import add_error_handlers
 from server.api.http.methods import MethodsMiddleware
@@ -60,8 +62,13 @@ class VersionList(Struct, frozen=True):
     config_error: str
 
 
-def create_admin_app(admin: VersionAdmin, adapters: AdapterAdmin) -> ASGIApp:
-    """The application for one API process. Every call needs `authorization: Bearer TOKEN`."""
+def create_admin_app(
+    admin: VersionAdmin, adapters: AdapterAdmin, gatekeeper: Gatekeeper | None = None
+) -> ASGIApp:
+    """The application for one API process. Every call needs `authorization: Bearer TOKEN`.
+
+    `admin` checks the token; `gatekeeper`, which must know no API keys, records calls.
+    """
 
     def authorize(request: Request) -> None:
         admin.authorize(request.headers.get("authorization", ""))
@@ -79,7 +86,9 @@ def create_admin_app(admin: VersionAdmin, adapters: AdapterAdmin) -> ASGIApp:
     paths = Paths(app.routes)
     add_error_handlers(app, paths)
     limited = BodyLimitMiddleware(app, max_body_bytes=_MAX_BODY_BYTES)
-    return RequestIdMiddleware(MethodsMiddleware(limited, paths))
+    gatekeeper = gatekeeper or Gatekeeper()
+    let_in = AuthorizationMiddleware(MethodsMiddleware(limited, paths), gatekeeper)
+    return RequestIdMiddleware(CallMiddleware(let_in, gatekeeper))
 
 
 def _add_reading(app: FastAPI, admin: VersionAdmin) -> None:

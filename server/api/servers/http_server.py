@@ -8,11 +8,13 @@ from fastapi_offline import FastAPIOffline
 from msgspec import Struct
 from starlette.types import ASGIApp
 
+from server.api.access.gatekeeper import Gatekeeper
 from server.api.adapter_admin import AdapterAdmin
 from server.api.anthropic import response_bodies as anthropic
 from server.api.anthropic.errors import with_anthropic_errors
 from server.api.anthropic.routes import messages_router
 from server.api.health import Health
+from server.api.http.access import AuthorizationMiddleware, CallMiddleware
 from server.api.http.cors import with_cors
 from server.api.http.encodings import EncodingMiddleware
 from server.api.http.errors import add_error_handlers
@@ -21,6 +23,7 @@ from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.openapi import describe
 from server.api.http.paths import Paths
+from server.api.load_reports import LoadReports
 from server.api.open_inference.bodies import GenerateAnswer, InferAnswer
 from server.api.open_inference.errors import InferenceError, with_open_inference_errors
 from server.api.open_inference.model_bodies import (
@@ -89,6 +92,8 @@ def create_http_app(
     config: ServerConfig,
     admin: VersionAdmin | None = None,
     adapters: AdapterAdmin | None = None,
+    *,
+    gatekeeper: Gatekeeper | None = None,
 ) -> ASGIApp:
     """The application of one API process. It owns none of its arguments.
 
@@ -129,16 +134,19 @@ def create_http_app(
     paths = Paths(routes)
     add_error_handlers(app, paths)
     describe(app, _BODIES)
-    loaded = LoadHeaderMiddleware(
-        _with_edge(app, paths, config), health.loads, config.load_report_format
-    )
-    return RequestIdMiddleware(with_cors(loaded, config.cors_origins))
+    return _with_edge(app, paths, config, gatekeeper or Gatekeeper(), health.loads)
 
 
-def _with_edge(app: ASGIApp, paths: Paths, config: ServerConfig) -> ASGIApp:
+def _with_edge(
+    app: ASGIApp, paths: Paths, config: ServerConfig, gatekeeper: Gatekeeper, loads: LoadReports
+) -> ASGIApp:
     """What applies to every request before its route; the last named comes first."""
     max_body_bytes = config.max_body_bytes
     plain = EncodingMiddleware(app, max_body_bytes=max_body_bytes)
     limited = BodyLimitMiddleware(plain, max_body_bytes=max_body_bytes)
     any_method = MethodsMiddleware(limited, paths)
-    return with_open_inference_errors(with_anthropic_errors(any_method))
+    let_in = AuthorizationMiddleware(any_method, gatekeeper)
+    worded = with_open_inference_errors(with_anthropic_errors(let_in))
+    loaded = LoadHeaderMiddleware(worded, loads, config.load_report_format)
+    shared = with_cors(loaded, config.cors_origins)
+    return RequestIdMiddleware(CallMiddleware(shared, gatekeeper))

@@ -8,11 +8,13 @@ fewer, larger deltas. However a stream ends early (client gone, cancelled, deadl
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from server.api.access.work import Work
 from server.api.requests.generation import (
     Delta,
     GenerateRequest,
@@ -111,12 +113,20 @@ class Generation:
         # The first event of this choice carries the facts about the prompt.
         self._first_index = next((c.index for c in self._choices if not c.finish_reason), None)
         self._num_cached_tokens = 0
+        self._submitted_at = time.monotonic()
+        self._begun_at: float | None = None
+        self._first_token_at: float | None = None
         self._is_closed = False
 
     @property
     def is_finished(self) -> bool:
         """Whether no more deltas will come."""
         return self.error is not None or all(c.finish_reason is not None for c in self._choices)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the engine has run the prompt, so that an event of it came."""
+        return self._begun_at is not None
 
     @property
     def resume_exactness(self) -> ResumeExactness | None:
@@ -167,6 +177,25 @@ class Generation:
         """The prompt as the client gave it, or its tokens' text."""
         prompt = self.request.prompt
         return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+
+    def work(self) -> Work:
+        """What has been done until now, for a trace."""
+        usage = self.usage
+        return Work(
+            model=self.model,
+            version=self.version,
+            sampling=self.request.sampling,
+            n=self.request.n,
+            submitted=self._submitted_at,
+            begun=self._begun_at,
+            first_token=self._first_token_at,
+            ended=time.monotonic(),
+            num_prompt_tokens=usage.num_prompt_tokens,
+            num_cached_tokens=usage.num_cached_tokens,
+            num_generated_tokens=usage.num_generated_tokens,
+            finish_reasons=tuple(choice.finish_reason or "abort" for choice in self._choices),
+            error="" if self.error is None else self.error.kind.value,
+        )
 
     def received_token_ids(self, index: int) -> tuple[int, ...]:
         """The tokens of a choice that a resumed stream's client already has; else empty."""
@@ -259,7 +288,7 @@ class Generation:
     def _receive(self, event: TokenEvent) -> None:
         if event.finish_reason == "error":
             if not self.is_finished:
-                self.error = _error_of(event)
+                self.error = error_of(event)
             return
         choice = self._choices[event.index]
         if event.token_ids and self._on_first_token is not None:
@@ -278,6 +307,8 @@ class Generation:
         if event.version or event.adapter_version:
             self.version = stream_version(event.version, self._named.adapter, event.adapter_version)
         self._num_cached_tokens = event.num_cached_tokens
+        self._begun_at = self._submitted_at + event.queued_seconds
+        self._first_token_at = time.monotonic()
         if self.request.sampling.prompt_logprobs is not None:
             self._prompt_entries = event.prompt_logprobs
 
@@ -380,6 +411,7 @@ class GenerationGroup:
                 raise generation.error
 
 
-def _error_of(event: TokenEvent) -> ApiError:
+def error_of(event: TokenEvent) -> ApiError:
     kind = ErrorKind(event.error or "internal")
-    return ApiError(kind, event.message or f"the engine answered: {kind.value}")
+    message = event.message or f"the engine answered: {kind.value}"
+    return ApiError(kind, message, retry_after=event.retry_after or None)

@@ -7,6 +7,7 @@ ran. What a rank does with its sequences is its scheduler's business.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import reduce
 from itertools import chain
 from operator import add
@@ -68,12 +69,14 @@ class Ranks:
         for each in self.schedulers:
             each.withdraw(version)
 
-    def add(self, seqs: list[Sequence], now: float, *, first: bool = False) -> None:
-        """Queue all choices of one request with one rank, or raise AdmissionError."""
+    def add(self, seqs: list[Sequence], now: float, *, first: bool = False) -> list[SequenceEvent]:
+        """Queue all choices of one request with one rank, or raise AdmissionError.
+
+        Returns the last events of what was shed for it."""
         rank = self._choose(seqs[0])
         for seq in seqs:
             seq.rank = rank
-        self.schedulers[rank].add(seqs, now, first=first)
+        return self.schedulers[rank].add(seqs, now, first=first)
 
     def schedule(self, now: float) -> ScheduledBatch:
         """The rows of all ranks for the next step, rank by rank, all of one version."""
@@ -99,6 +102,15 @@ class Ranks:
             if event is not None:
                 events.append((row.seq, event))
         return events
+
+    def on_step(self, batch: ScheduledBatch, seconds: float, now: float) -> None:
+        """Have each rank learn its pace from a step that has ended."""
+        num_prompt_tokens = Counter[int]()
+        for row in batch.rows:
+            if not row.is_decode:
+                num_prompt_tokens[row.seq.rank] += row.num_scheduled_tokens
+        for rank, each in enumerate(self.schedulers):
+            each.on_step(num_prompt_tokens[rank], seconds, now)
 
     def expire(self, now: float) -> list[SequenceEvent]:
         """End every sequence whose deadline has passed."""

@@ -131,6 +131,7 @@ def token_event(row: ScheduledRow, result: RowResult) -> TokenEvent:
         logprobs=None if result.logprobs is None else [result.logprobs],
         finish_reason=seq.finish_reason,
         num_cached_tokens=seq.num_cached_tokens if is_first else 0,
+        queued_seconds=seq.queued_seconds if is_first else 0.0,
         version=seq.version.version if is_first and seq.version else "",
         adapter_version=seq.adapter.version if is_first and seq.adapter else "",
         prompt_logprobs=list(seq.prompt_logprobs) if wants_prompt else None,

@@ -24,6 +24,7 @@ class RunningSet:
         self._num_slots = num_slots
         self._free_slots = list(range(num_slots - 1, -1, -1))
         self._seqs: list[Sequence] = []
+        self.num_stopped = 0
 
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._seqs)
@@ -36,9 +37,16 @@ class RunningSet:
         return len(self._free_slots)
 
     @property
-    def newest(self) -> Sequence:
-        """The most recently admitted."""
-        return self._seqs[-1]
+    def sheddable(self) -> list[Sequence]:
+        """Who may be preempted for others: the lowest priority first, of equals the newest."""
+        newest_first = [seq for seq in self._seqs[::-1] if seq.priority < 0]
+        return sorted(newest_first, key=lambda seq: seq.priority)
+
+    def last_from(self, seq: Sequence) -> Sequence:
+        """Who makes room for `seq`, itself or admitted after it: of the lowest priority below
+        zero, else the most recently admitted."""
+        behind = self._seqs[self._seqs.index(seq) :]
+        return min(reversed(behind), key=lambda each: min(each.priority, 0))
 
     def start(self, seq: Sequence, num_tokens: int, max_chunk: int) -> bool:
         """Give `seq` a free slot, and the blocks of `num_tokens`, to run `max_chunk` of them first.
@@ -56,6 +64,7 @@ class RunningSet:
 
     def stop(self, seq: Sequence) -> None:
         """Take back the slot and the blocks of `seq`. Its next state is for the caller to set."""
+        self.num_stopped += 1
         self._seqs.remove(seq)
         self._blocks.free(seq)
         self._adapters.release(seq.adapter)

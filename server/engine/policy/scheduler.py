@@ -9,20 +9,23 @@ void. A step runs one version of the weights: which one is decided for all ranks
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice, takewhile
 
 from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.admission import AdmissionError, check_admission
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.load import Load
+from server.engine.policy.pace import Pace
 from server.engine.policy.prefill_shares import shares_of_shortest
-from server.engine.policy.results import Results
+from server.engine.policy.promptness import check_promptness, outlook
+from server.engine.policy.results import Results, SequenceEvent
 from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step import ScheduledBatch, ScheduledRow
 from server.engine.policy.waiting_queue import WaitingQueue
+from server.priorities import MAX_PRIORITY
 
 
 class Scheduler:
@@ -31,7 +34,8 @@ class Scheduler:
     Each step holds every decode, then chunks of prompts under way, then new admissions in the order
     of their turns, within `max_num_batched_tokens` tokens and `max_num_seqs` slots. A part of the
     tokens is for the shortest prompts, out of their turn. A chunk is cut to what there are blocks
-    for. Who finds no block preempts the most recently admitted sequence.
+    for. Who finds no block preempts the most recently admitted sequence. Sequences with a priority
+    below zero make way for others that wait.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class Scheduler:
         self._running = RunningSet(block_manager, max_num_seqs, self.adapters)
         self.results = Results(self._waiting, self._running, block_manager, self.adapters)
         self.versions = versions
+        self._pace = Pace(max_num_batched_tokens)
+        self._num_released = 0
 
     @property
     def num_waiting(self) -> int:
@@ -115,26 +121,39 @@ class Scheduler:
                 seq.num_expected_tokens = 0
                 seq.prompt_logprobs[:] = [None]
 
-    def add(self, seqs: list[Sequence], now: float, *, first: bool = False) -> None:
+    def add(self, seqs: list[Sequence], now: float, *, first: bool = False) -> list[SequenceEvent]:
         """Queue all choices of one request, or raise AdmissionError and take none.
 
-        `first` is for the engine's own requests: they go to the head of even a full queue.
+        `first` is for the engine's own requests: they go to the head of even a full queue. Returns
+        the last events of a request of lower priority that was shed for this one.
         """
         leader = seqs[0]
         for seq in seqs:
             check_admission(seq, self.block_manager, self._max_num_tokens, now)
-            if not first and not self._waiting.has_room_for(seq.source):
-                raise AdmissionError(
-                    "queue_full", f"{self._waiting.max_len} requests wait already; try again later"
-                )
         is_shared = self.block_manager.num_shareable_blocks(leader.num_prompt_tokens) > 0
+        shed = [] if first else self._make_room_in_queue(leader)
         for seq in seqs:
             seq.max_num_tokens = min(seq.max_num_tokens, self._max_num_tokens)
             seq.prompt_logprobs = leader.prompt_logprobs
             seq.leader = leader if is_shared and seq is not leader else None
             seq.num_expected_tokens = self._num_expected_tokens(seq)
             self.adapters.begin(seq.adapter)
+        if not first and (leader.deadline is not None or leader.priority < 0):
+            waiting, running = self._waiting, self._running
+            check_promptness(leader, outlook(leader, waiting, running, self._pace, now), now)
+        events = [
+            (seq, self.results.fail(seq, "overloaded", "a request of a higher priority came"))
+            for seq in shed
+        ]
         self._waiting.add(seqs, first=first)
+        return events
+
+    def on_step(self, num_prompt_tokens: int, seconds: float, now: float) -> None:
+        """A step has ended that computed so many prompt tokens of this rank."""
+        self._pace.on_step(num_prompt_tokens, seconds)
+        num_freed = self._running.num_stopped - self._num_released
+        self._num_released += num_freed
+        self._pace.on_releases(num_freed, now, is_anyone_waiting=len(self._waiting) > 0)
 
     def num_cached_tokens(self, seq: Sequence) -> int:
         """How much of a new sequence's prompt it would find in the prefix cache."""
@@ -164,6 +183,7 @@ class Scheduler:
         """Choose the rows of a step of `version`, and advance their counts as if it had run."""
         num_running = len(self._running)
         self.adapters.begin_pass(self)
+        self._make_way(version)
         shares = self._shares_of_shortest(version)
         chunks = self._schedule_running(version, shares)
         num_preempted = num_running - len(self._running)
@@ -198,7 +218,10 @@ class Scheduler:
         running = [seq for seq in self._running if seq.version == version]
         budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in running)
         under_way = [s for s in running if s.num_uncomputed_tokens and not s.is_decoding]
-        return shares_of_shortest(budget, under_way, self._may_overtake(version))
+        least = max((seq.priority for seq in under_way), default=-MAX_PRIORITY)
+        # Nobody overtakes a higher priority, be it under way or waiting.
+        others = takewhile(lambda seq: seq.priority >= least, self._may_overtake(version))
+        return shares_of_shortest(budget, under_way, others)
 
     def _may_overtake(self, version: LoadedVersion) -> Iterator[Sequence]:
         """Who may begin by a share, in the order of the turns.
@@ -210,7 +233,10 @@ class Scheduler:
             return iter(())
         is_in_turn_only = num_free_slots == 1 or self._waiting.is_short_of_blocks
         ready = (seq for seq in self._waiting.in_turn() if self._is_ready(seq, version))
-        return islice(ready, 1 if is_in_turn_only else None)
+        first = next(ready, None)
+        if first is None or is_in_turn_only:
+            return iter(() if first is None else (first,))
+        return chain((first,), takewhile(lambda seq: seq.priority == first.priority, ready))
 
     def _is_ready(self, seq: Sequence, version: LoadedVersion) -> bool:
         """Whether a sequence that waits could begin in a step of `version`, were there room."""
@@ -340,8 +366,38 @@ class Scheduler:
             num_tokens = self.block_manager.grow(seq, wanted, others=others)
             if num_tokens:
                 return num_tokens
-            self._preempt(self._running.newest)
+            self._preempt(self._running.last_from(seq))
         return 0
+
+    def _make_way(self, version: LoadedVersion) -> None:
+        """Preempt sequences below priority zero where others could begin, had they the room.
+
+        For slots as many as wait; for blocks one per step, because few may be enough.
+        """
+        sheddable = self._running.sheddable
+        if not sheddable:
+            return
+        num_free_slots, starved = self._running.num_free_slots, self._waiting.starved
+        others = (seq for seq in self._waiting.in_turn() if seq.priority >= 0)
+        ready = (seq for seq in others if self._is_ready(seq, version))
+        num_ready = sum(1 for _ in islice(ready, num_free_slots + len(sheddable)))
+        is_starved = num_ready > 0 and starved is not None and starved.priority >= 0
+        for seq in sheddable[: max(num_ready - num_free_slots, int(is_starved))]:
+            self._preempt(seq)
+
+    def _make_room_in_queue(self, seq: Sequence) -> list[Sequence]:
+        """Who must leave the queue for a new request: nobody, or one that may be shed.
+
+        AdmissionError if the queue is full and nobody in it may be shed.
+        """
+        if self._waiting.has_room_for(seq.source):
+            return []
+        shed = self._waiting.sheddable_below(seq.priority, self._running)
+        if not shed:
+            raise AdmissionError(
+                "queue_full", f"{self._waiting.max_len} requests wait already; try again later"
+            )
+        return shed
 
     def _preempt(self, seq: Sequence) -> None:
         """Back to the head of the queue. What is in flight for it is still read and kept."""

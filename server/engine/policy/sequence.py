@@ -42,7 +42,9 @@ class SequenceState(Enum):
 class Sequence:
     """A token stream being generated.
 
-    `client` numbers the API connection it came by; `source` names who sent it, for taking turns.
+    `client` numbers the API connection it came by; `source` names who sent it, for taking turns
+    among sequences of one `priority`. Below zero it may be shed and preempted for others.
+    `ttft_seconds` is the time to the first token that its caller hopes for.
     `version` is whose weights it runs on, from its first token to its last: None until it is
     admitted, unless its request names one (`is_pinned`).
     `rank` of the data axis has its slot and blocks; it may change until it is first scheduled.
@@ -75,6 +77,8 @@ class Sequence:
     arrival: float
     deadline: float | None = None
     source: str = ""
+    priority: int = 0
+    ttft_seconds: float | None = None
     version: LoadedVersion | None = None
     adapter: LoadedAdapter | None = None
     rank: int = 0
@@ -176,6 +180,12 @@ class Sequence:
             self.params.num_prompt_logprobs >= 0
             and len(self.prompt_logprobs) < self.num_prompt_tokens
         )
+
+    @property
+    def queued_seconds(self) -> float:
+        """From its arrival to its first step; 0 before that."""
+        begun = self.first_scheduled_time
+        return 0.0 if begun is None else max(0.0, begun - self.arrival)
 
     @property
     def outcome(self) -> str:

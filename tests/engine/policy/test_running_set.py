@@ -21,7 +21,7 @@ def test_whoever_starts_has_a_slot_and_blocks_and_is_the_newest():
     running = RunningSet(make_blocks(9, 4), 2, AdapterSlots())
     first, second = start(running, [1] * 5), start(running, [2])
     assert list(running) == [first, second]
-    assert running.newest is second
+    assert running.last_from(first) is second
     assert [seq.slot for seq in running] == [0, 1]
     assert [len(seq.block_tables[0]) for seq in running] == [2, 1]
     assert first.state is SequenceState.RUNNING
