@@ -21,6 +21,8 @@ from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.sync import Client, Stream
 from antipode.types import (
+    Call,
+    CallDelta,
     Choice,
     Delta,
     Grammar,
@@ -36,6 +38,8 @@ __all__ = [
     "AsyncClient",
     "AsyncStream",
     "AuthenticationError",
+    "Call",
+    "CallDelta",
     "Choice",
     "Client",
     "DeadlineExceededError",

@@ -374,17 +374,19 @@ async def test_a_stream_that_broke_inside_a_call_goes_on_with_its_arguments(
 
     prompt_token_ids, whole = await choices()
     joined_whole = arguments_of(whole)
-    for cut in range(1, len(whole)):
+    opening, *_ = whole
+    assert opening["delta"] == {"content": "", "role": "assistant"}
+    for cut in range(2, len(whole)):
         received = joined(choice.get("token_ids", []) for choice in whole[:cut])
         resume = {
             "model_version": "1",
             "token_ids": [received],
             "prompt_token_ids": prompt_token_ids,
         }
-        # A cut between two chunks of one delta is no place to resume: its tokens come last.
-        if received and "token_ids" in whole[cut - 1]:
-            _, rest = await choices(resume=resume)
-            assert arguments_of([*whole[:cut], *rest]) == joined_whole
+        # A chunk has its tokens together with what they say, so every cut is a place to resume.
+        assert whole[cut - 1]["token_ids"]
+        _, rest = await choices(resume=resume)
+        assert arguments_of([*whole[:cut], *rest]) == joined_whole
 
 
 def arguments_of(choices) -> tuple[list[str], str, str]:
