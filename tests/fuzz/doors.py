@@ -184,7 +184,11 @@ def client(server: WrongServer, calls: AsyncClient) -> Door:
     async def send(rng: random.Random) -> None:
         server.rng = rng
         try:
-            async with asyncio.timeout(SECONDS), calls.generate("abc", timeout=SECONDS) as stream:
+            # Its own timeout must come first.
+            async with (
+                asyncio.timeout(2 * SECONDS),
+                calls.generate("abc", timeout=SECONDS) as stream,
+            ):
                 async for _ in stream:
                     pass
         except AntipodeError:

@@ -17,6 +17,9 @@ from server.api.http.bodies import ErrorBody
 from server.errors import ApiError
 
 PATH = "/v1/messages"
+# OpenAI's protocol has this path too.
+MODELS_PATH = "/v1/models"
+_VERSION_HEADER = b"anthropic-version"
 _TYPES: Mapping[int, ErrorType] = {
     401: "authentication_error",
     403: "permission_error",
@@ -27,6 +30,11 @@ _TYPES: Mapping[int, ErrorType] = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+
+
+def asks_for_ours(scope: Scope) -> bool:
+    """Whether a request is of a client of this protocol, which always sends its version."""
+    return any(name == _VERSION_HEADER for name, _ in scope["headers"])
 
 
 def message_error(error: ApiError, request_id: str) -> MessageError:
@@ -41,10 +49,16 @@ class AnthropicErrors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_ours = scope["type"] == "http" and f"{scope['path']}/".startswith(f"{PATH}/")
-        if is_ours:
+        if scope["type"] == "http" and _is_ours(scope):
             send = _Rewording(scope["state"]["request_id"], send)
         await self._app(scope, receive, send)
+
+
+def _is_ours(scope: Scope) -> bool:
+    path = f"{scope['path']}/"
+    return path.startswith(f"{PATH}/") or (
+        path.startswith(f"{MODELS_PATH}/") and asks_for_ours(scope)
+    )
 
 
 class _Rewording:

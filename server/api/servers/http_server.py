@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from server.api.anthropic import response_bodies as anthropic
 from server.api.anthropic.errors import AnthropicErrors
+from server.api.anthropic.models import anthropic_models_router
 from server.api.anthropic.routes import messages_router
 from server.api.health import Health
 from server.api.http.cors import with_cors
@@ -80,6 +81,7 @@ def create_http_app(service: Service, health: Health, config: ServerConfig) -> A
         messages_router(service, write_timeout_seconds=write_timeout_seconds),
         embeddings_router(service.embedder),
         similarity_router(service.embedder),
+        anthropic_models_router(service.models),
         models_router(service),
         page_router(),
         probes_router(health, service.models, release=release),

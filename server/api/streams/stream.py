@@ -156,9 +156,11 @@ class Generation:
 
     @property
     def prompt_text(self) -> str:
-        """The prompt as the client gave it, or its tokens' text."""
+        """The prompt as the client gave it, or the text of its tokens where they were truncated."""
         prompt = self.request.prompt
-        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+        if isinstance(prompt, str) and self.request.truncate_prompt_tokens is None:
+            return prompt
+        return self._tokenizer.decode(self.prompt_token_ids)
 
     def received_token_ids(self, index: int) -> tuple[int, ...]:
         """The tokens of a choice that a resumed stream's client already has; else empty."""

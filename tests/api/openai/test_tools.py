@@ -173,6 +173,16 @@ async def test_tools_and_template_options_reach_the_template(sdk, says, engine, 
     assert prompt(engine, tokenizer).endswith("assistant\n<think>\n\n</think>\n\n")
 
 
+async def test_the_effort_none_switches_reasoning_off_and_others_are_refused(
+    sdk, says, engine, tokenizer
+):
+    says("Yes.")
+    await ask(sdk, reasoning_effort="none")
+    assert prompt(engine, tokenizer).endswith("assistant\n<think>\n\n</think>\n\n")
+    with pytest.raises(openai.BadRequestError, match="knows no effort"):
+        await ask(sdk, reasoning_effort="low")
+
+
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [
