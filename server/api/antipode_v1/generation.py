@@ -40,8 +40,7 @@ class GenerationServicer:
 
     async def generate(self, data: bytes, context: Context) -> None:
         async with errors_as_status(context):
-            message = await parse_large(pb.GenerateRequest, data)
-            check_known(message)
+            message = await parse_large(pb.GenerateRequest, data, check_known)
             if len(data) > MAX_INLINE_BYTES:
                 self._check_lengths(message)
             request_id = adopt_request_id(context, message.request_id)
@@ -56,8 +55,7 @@ class GenerationServicer:
 
     async def tokenize(self, data: bytes, context: Context) -> pb.TokenizeResponse | None:
         async with errors_as_status(context):
-            message = await parse_large(pb.TokenizeRequest, data)
-            check_known(message)
+            message = await parse_large(pb.TokenizeRequest, data, check_known)
             adopt_request_id(context)
             model = self._service.models.find(message.model)
             text = await self._text(message)
@@ -77,8 +75,7 @@ class GenerationServicer:
 
     async def embed(self, data: bytes, context: Context) -> pb.EmbedResponse | None:
         async with errors_as_status(context):
-            message = await parse_large(pb.EmbedRequest, data)
-            check_known(message)
+            message = await parse_large(pb.EmbedRequest, data, check_known)
             request_id = adopt_request_id(context, message.request_id)
             request = embedding.request(
                 message, timeout_seconds=context.time_remaining(), source=source(context)
