@@ -123,7 +123,12 @@ async def test_a_stop_string_ends_a_form_in_the_middle(server):
 
 async def test_the_client_has_a_tool_called_over_both_transports(server):
     function = {"name": "weather", "parameters": WEATHER | COMPACT}
-    options = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    options = {
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 200,
+    }
     messages = [{"role": "user", "content": "x"}]
     said = []
     for address in (f"grpc://{server.grpc}", server.http):
