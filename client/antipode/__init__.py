@@ -22,6 +22,8 @@ from antipode.stream import AsyncStream
 from antipode.sync import Client, Stream
 from antipode.tls import Tls
 from antipode.types import (
+    Call,
+    CallDelta,
     Choice,
     Delta,
     Grammar,
@@ -37,6 +39,8 @@ __all__ = [
     "AsyncClient",
     "AsyncStream",
     "AuthenticationError",
+    "Call",
+    "CallDelta",
     "Choice",
     "Client",
     "DeadlineExceededError",

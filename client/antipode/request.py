@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from antipode.errors import InvalidRequestError
-from antipode.types import Options, Prompt, Request
+from antipode.types import CHAT_OPTIONS, Options, Prompt, Request, is_chat
 
 _NAMES = frozenset(Options.__annotations__)
 
@@ -25,9 +25,35 @@ def make_request(
     given: Any = {name: value for name, value in options.items() if value is not None}
     if isinstance(given.get("stop"), str):
         given["stop"] = [given["stop"]]
+    _check_chat_options(prompt, given)
     return Request(
         prompt=_with_plain_content(prompt), model=model, n=n, request_id=request_id, options=given
     )
+
+
+def _check_chat_options(prompt: Prompt, given: Mapping[str, Any]) -> None:
+    """Both transports take the same forms of tools."""
+    names = sorted(given.keys() & CHAT_OPTIONS)
+    if names and not is_chat(prompt):
+        raise InvalidRequestError(f"{names[0]} goes with messages only, not with a text or tokens")
+    for tool in given.get("tools", ()):
+        if not _names_function(tool):
+            raise InvalidRequestError(
+                'a tool must be {"type": "function", "function": {"name": ..., ...}}'
+            )
+    choice = given.get("tool_choice", "auto")
+    if choice not in ("auto", "none", "required") and not _names_function(choice):
+        raise InvalidRequestError(
+            'tool_choice must be "auto", "none", "required", or'
+            ' {"type": "function", "function": {"name": ...}}'
+        )
+
+
+def _names_function(value: Any) -> bool:
+    if not isinstance(value, Mapping) or value.get("type") != "function":
+        return False
+    function = value.get("function")
+    return isinstance(function, Mapping) and isinstance(function.get("name"), str)
 
 
 def _with_plain_content(prompt: Any) -> Any:

@@ -14,14 +14,14 @@ from contextlib import ExitStack
 from functools import partial
 
 from server.api.access.call import Call, current_call
-from server.api.chat.control_tokens import PiecedText
 from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
 from server.api.chat.template import ChatTemplateError
 from server.api.embeddings.embedder import Embedder
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.grammars import Grammars
-from server.api.large_work import LARGE_UNITS, MAX_INLINE_UNITS, LargeWork
+from server.api.large_work import MAX_INLINE_UNITS, LargeWork
 from server.api.open_metrics import Exemplars
+from server.api.prompts import Prompts, check_num_tokens
 from server.api.requests.generation import GenerateRequest
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import (
@@ -29,7 +29,6 @@ from server.api.requests.validation import (
     check_options,
     check_prompt,
     context_length_exceeded,
-    first_outside,
     invalid,
     sampling_params,
 )
@@ -39,15 +38,8 @@ from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient, EngineStream
-from server.link.frames import EngineInfo
 from server.trace_context import current_trace_id
 
-# A text that is only to be tokenized may have this many characters, or a model's context if longer.
-MAX_TEXT_CHARS = 1 << 20
-# The same for tokens of which only the text is asked.
-MAX_TOKENS = 1 << 18
-# Texts have about four characters per token; of a text with more, the beginning is tried first.
-_CHARS_PER_TOKEN = 8
 # A drawn seed is exact in a double, so no JSON reader can garble what is reported.
 DRAWN_SEED_BITS = 53
 # The last tokens of a prompt say whether its answer begins inside reasoning.
@@ -82,33 +74,22 @@ class Service:
         self._limits = limits
         self.large_work = LargeWork()
         self.exemplars = Exemplars()
+        self._prompts = Prompts(tokenizer, self.large_work)
         self._chat = ChatFormat(tokenizer, chat or ChatSettings())
         self.grammars = Grammars(tokenizer)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; ApiError for one that is too long or no valid Unicode."""
-        limit = self._max_text_chars()
-        if len(text) > limit:
-            raise invalid(
-                f"prompt has {len(text)} characters; at most {limit} can be tokenized at once",
-                "prompt",
-            )
-        return await self._encode(text, add_special_tokens=add_special_tokens)
+        longest = self.models.served().max_model_len
+        return await self._prompts.tokenize(text, longest, add_special_tokens=add_special_tokens)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, special ones included; ApiError for ids that do not exist."""
-        self.check_num_tokens(len(token_ids))
-        if (wrong := first_outside(token_ids, self._tokenizer.vocab_size)) is not None:
-            raise invalid(f"tokens holds {wrong}, which is no token of this model", "tokens")
-        return await self.large_work.run(len(token_ids), lambda: self._tokenizer.decode(token_ids))
+        return await self._prompts.detokenize(token_ids, self.models.served().max_model_len)
 
     def check_num_tokens(self, num_tokens: int) -> None:
         """Refuse more tokens than `detokenize` takes."""
-        limit = max(MAX_TOKENS, self.models.served().max_model_len)
-        if num_tokens > limit:
-            raise invalid(
-                f"tokens holds {num_tokens} tokens; at most {limit} can be read at once", "tokens"
-            )
+        check_num_tokens(num_tokens, self.models.served().max_model_len)
 
     def check_num_prompts(self, num_prompts: int) -> None:
         """Refuse more prompts than one request may have, before requests are made of them."""
@@ -199,7 +180,7 @@ class Service:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
         if request.sampling.grammar is not None:
             await self.grammars.check(request.sampling.grammar, request.grammar_asked_as, info)
-        prompt_token_ids = await self._prompt_token_ids(request, info)
+        prompt_token_ids = await self._prompts.token_ids(request, info)
         check_prompt(prompt_token_ids, info)
         seed = request.sampling.seed
         if seed is None:
@@ -213,48 +194,6 @@ class Service:
                 replay = partial(choice.replay, token_ids, params, info.eos_token_ids)
                 await self.large_work.run(len(token_ids), replay)
         return PreparedRequest(request, named, prompt_token_ids, seed, params, choices)
-
-    async def _prompt_token_ids(
-        self, request: GenerateRequest, info: EngineInfo
-    ) -> tuple[int, ...]:
-        prompt = request.prompt
-        if not isinstance(prompt, str):
-            return prompt
-        # Every character is in some token, so this many cannot fit: spare the work of counting.
-        if len(prompt) > info.max_model_len * self._tokenizer.max_token_chars:
-            raise context_length_exceeded(f"has {len(prompt)} characters", info)
-        if isinstance(prompt, PiecedText) and len(prompt.pieces) > info.max_model_len:
-            raise context_length_exceeded(f"has {len(prompt.pieces)} tokens or more", info)
-        await self._refuse_by_beginning(prompt, info)
-        return tuple(await self._encode(prompt, add_special_tokens=request.add_special_tokens))
-
-    async def _refuse_by_beginning(self, prompt: str, info: EngineInfo) -> None:
-        """Refuse a long text whose beginning has twice the tokens that fit, without the rest.
-
-        A cut changes only the tokens next to it, so the whole text has more than half as many.
-        """
-        num_chars = info.max_model_len * _CHARS_PER_TOKEN
-        if len(prompt) <= max(num_chars, LARGE_UNITS):
-            return
-        num_tokens = len(await self._encode(prompt[:num_chars], add_special_tokens=False))
-        if num_tokens >= 2 * info.max_model_len:
-            raise context_length_exceeded(
-                f"has {len(prompt)} characters, of which the first {num_chars} are {num_tokens}"
-                " tokens",
-                info,
-            )
-
-    async def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens)
-        try:
-            return await self.large_work.run(len(text), encode)
-        except UnicodeError:
-            raise invalid(
-                "prompt must be valid Unicode, without lone surrogates", "prompt"
-            ) from None
-
-    def _max_text_chars(self) -> int:
-        return max(MAX_TEXT_CHARS, _CHARS_PER_TOKEN * self.models.served().max_model_len)
 
     async def _submit_all(self, prepared: Sequence[PreparedRequest]) -> GenerationGroup:
         wakeup = asyncio.Event()

@@ -107,22 +107,43 @@ class FunctionEngine(FakeEngine):
         )
 
 
+class SayingEngine(FakeEngine):
+    """Says a text, one token per step; silent after `halt_after` tokens, if not None."""
+
+    def __init__(self, token_ids: Sequence[int], *, halt_after: int | None = None) -> None:
+        script = [[token_id] for token_id in [*token_ids, EOS]]
+        super().__init__(script, max_model_len=8192, vocab_size=400)
+        self.halt_after = halt_after
+
+    async def _play(self, submission: Submission, script: Sequence[Sequence[int]]) -> None:
+        if self.halt_after is None:
+            await super()._play(submission, script)
+            return
+        for position, token_ids in enumerate(script[: self.halt_after]):
+            await asyncio.sleep(0)
+            is_first = position == 0
+            self._say(submission, 0, token_ids, is_first=is_first, is_last=False)
+
+
 @dataclass
-class FakeServer:
+class FakeServer[E: FakeEngine]:
     """Both protocols over one engine. `addresses` by protocol."""
 
-    engine: FunctionEngine
+    engine: E
     lifecycle: Lifecycle
     addresses: dict[str, str] = field(default_factory=dict)
 
 
 @asynccontextmanager
-async def fake_server(
-    engine: FunctionEngine, gatekeeper: Gatekeeper | None = None, **settings: Any
-) -> AsyncIterator[FakeServer]:
+async def fake_server[E: FakeEngine](
+    engine: E,
+    tokenizer: Tokenizer | None = None,
+    gatekeeper: Gatekeeper | None = None,
+    **settings: Any,
+) -> AsyncIterator[FakeServer[E]]:
     lifecycle = Lifecycle()
     lifecycle.mark_ready()
-    tokenizer = Tokenizer(small_pretrained())
+    tokenizer = tokenizer or Tokenizer(small_pretrained())
     service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
     server = FakeServer(engine, lifecycle)
     with reserved_port() as port, socket.create_server(("127.0.0.1", 0)) as listening:

@@ -35,6 +35,16 @@ REQUEST = {
     "return_token_ids": True,
 }
 
+# Its rows are drawn again after the step, on every host, of the tokens that a grammar allows.
+FORM = {
+    "prompt": "flags = ",
+    "max_tokens": 60,
+    "temperature": 1.0,
+    "seed": 6,
+    "return_token_ids": True,
+    "structured_outputs": {"regex": r"(true|false)( and (not )?(true|false)){4}"},
+}
+
 
 def devices(count):
     """The environment of a host with so many devices."""
@@ -121,8 +131,11 @@ def networks_of():
 
 
 def tokens(server):
-    answer = server.post("/v1/completions", REQUEST | {"model": server.start_line["model"]})
-    return [choice["token_ids"] for choice in answer.json()["choices"]]
+    """Those of several free texts, and of one that has a form."""
+    model = {"model": server.start_line["model"]}
+    answers = [server.post("/v1/completions", body | model).json() for body in (REQUEST, FORM)]
+    assert re.fullmatch(FORM["structured_outputs"]["regex"], answers[1]["choices"][0]["text"])
+    return [choice["token_ids"] for answer in answers for choice in answer["choices"]]
 
 
 def processes(servers):

@@ -12,6 +12,7 @@ from server.api.access.gatekeeper import Gatekeeper
 from server.api.adapter_admin import AdapterAdmin
 from server.api.anthropic import response_bodies as anthropic
 from server.api.anthropic.errors import with_anthropic_errors
+from server.api.anthropic.models import anthropic_models_router
 from server.api.anthropic.routes import messages_router
 from server.api.health import Health
 from server.api.http.access import AuthorizationMiddleware, CallMiddleware
@@ -116,6 +117,7 @@ def create_http_app(
         messages_router(service, write_timeout_seconds=write_timeout_seconds),
         embeddings_router(service.embedder),
         similarity_router(service.embedder),
+        anthropic_models_router(service.models),
         models_router(service),
         open_inference_router(
             service,

@@ -174,9 +174,11 @@ class Generation:
 
     @property
     def prompt_text(self) -> str:
-        """The prompt as the client gave it, or its tokens' text."""
+        """The prompt as the client gave it, or the text of its tokens where they were truncated."""
         prompt = self.request.prompt
-        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+        if isinstance(prompt, str) and self.request.truncate_prompt_tokens is None:
+            return prompt
+        return self._tokenizer.decode(self.prompt_token_ids)
 
     def work(self) -> Work:
         """What has been done until now, for a trace."""

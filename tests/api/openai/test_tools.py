@@ -173,6 +173,16 @@ async def test_tools_and_template_options_reach_the_template(sdk, says, engine, 
     assert prompt(engine, tokenizer).endswith("assistant\n<think>\n\n</think>\n\n")
 
 
+async def test_the_effort_none_switches_reasoning_off_and_others_are_refused(
+    sdk, says, engine, tokenizer
+):
+    says("Yes.")
+    await ask(sdk, reasoning_effort="none")
+    assert prompt(engine, tokenizer).endswith("assistant\n<think>\n\n</think>\n\n")
+    with pytest.raises(openai.BadRequestError, match="knows no effort"):
+        await ask(sdk, reasoning_effort="low")
+
+
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [
@@ -374,17 +384,19 @@ async def test_a_stream_that_broke_inside_a_call_goes_on_with_its_arguments(
 
     prompt_token_ids, whole = await choices()
     joined_whole = arguments_of(whole)
-    for cut in range(1, len(whole)):
+    opening, *_ = whole
+    assert opening["delta"] == {"content": "", "role": "assistant"}
+    for cut in range(2, len(whole)):
         received = joined(choice.get("token_ids", []) for choice in whole[:cut])
         resume = {
             "model_version": "1",
             "token_ids": [received],
             "prompt_token_ids": prompt_token_ids,
         }
-        # A cut between two chunks of one delta is no place to resume: its tokens come last.
-        if received and "token_ids" in whole[cut - 1]:
-            _, rest = await choices(resume=resume)
-            assert arguments_of([*whole[:cut], *rest]) == joined_whole
+        # A chunk has its tokens together with what they say, so every cut is a place to resume.
+        assert whole[cut - 1]["token_ids"]
+        _, rest = await choices(resume=resume)
+        assert arguments_of([*whole[:cut], *rest]) == joined_whole
 
 
 def arguments_of(choices) -> tuple[list[str], str, str]:
