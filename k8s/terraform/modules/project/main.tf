@@ -1,0 +1,77 @@
+# The project's APIs, the account of the nodes and, where it can be read, the quota of chips.
+
+variable "project" { type = string }
+
+variable "quota" {
+  description = "The chips of v6e that each region needs."
+  type        = map(number)
+}
+
+data "google_project" "this" {
+  project_id = var.project
+}
+
+resource "google_project_service" "this" {
+  for_each = toset([
+    "artifactregistry", "autoscaling", "cloudquotas", "cloudresourcemanager", "compute", "connectgateway", "container",
+    "dns", "gkehub", "iam", "iamcredentials", "monitoring", "multiclusteringress", "multiclusterservicediscovery",
+    "networkservices", "storage", "trafficdirector",
+  ])
+
+  project = var.project
+  service = "${each.key}.googleapis.com"
+  # Others of the project may use them.
+  disable_on_destroy = false
+}
+
+# The nodes do not run as the project's default account, which may often do much more.
+resource "google_service_account" "nodes" {
+  project      = var.project
+  account_id   = "antipode-nodes"
+  display_name = "The nodes of Antipode's clusters"
+
+  depends_on = [google_project_service.this]
+}
+
+# The nodes pull images, and write the metrics that the gateway and the autoscaler read.
+resource "google_project_iam_member" "nodes" {
+  for_each = toset([
+    "roles/artifactregistry.reader", "roles/autoscaling.metricsWriter", "roles/container.defaultNodeServiceAccount",
+    "roles/monitoring.metricWriter",
+  ])
+
+  project = var.project
+  role    = each.key
+  member  = google_service_account.nodes.member
+}
+
+# A quota that is too small, or that cannot be read, is a warning of the plan.
+check "quota" {
+  data "google_cloud_quotas_quota_info" "chips" {
+    parent   = "projects/${var.project}"
+    service  = "compute.googleapis.com"
+    quota_id = "TPUS-PER-TPU-FAMILY-per-project-region"
+  }
+
+  assert {
+    condition = alltrue([
+      for info in data.google_cloud_quotas_quota_info.chips.dimensions_infos :
+      # -1 is no limit.
+      contains([-1], tonumber(info.details[0].value)) ||
+      tonumber(info.details[0].value) >= lookup(var.quota, lookup(info.dimensions, "region", ""), 0)
+      if lookup(info.dimensions, "tpu_family", "") == "CT6E"
+    ])
+    error_message = "A region has a quota of less chips than it needs (${jsonencode(var.quota)}); ask for quota, lower replicas, or use a reservation."
+  }
+}
+
+output "number" {
+  value = data.google_project.this.number
+}
+
+output "node_account" {
+  description = "The nodes' account. Its roles come with it: a node without them does not start."
+  value       = google_service_account.nodes.email
+
+  depends_on = [google_project_iam_member.nodes]
+}
