@@ -26,7 +26,6 @@ output "fleet" {
     "CONFIG_REGION=${var.config_region}",
     "NAMESPACE=${var.namespace}",
     "HOSTS_PER_REPLICA=${module.settings.tpu.hosts}",
-    "SLICE_CHIPS=${var.slice_chips}",
     "DRANET=${module.settings.tpu.dranet}",
     "",
   ])
