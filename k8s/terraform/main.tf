@@ -20,7 +20,6 @@ module "project" {
   source = "./modules/project"
 
   project = var.project
-  quota   = module.settings.quota
 }
 
 module "network" {

@@ -126,4 +126,9 @@ variable "dns_name" {
   description = "A name in the network for both regions' addresses, such as antipode.internal. with its last dot. Empty: none."
   type        = string
   default     = ""
+
+  validation {
+    condition     = var.dns_name == "" || can(regex("^([a-z0-9-]+\\.){2,}$", var.dns_name))
+    error_message = "dns_name is ${var.dns_name}; use a name of two parts or more with its last dot, such as antipode.internal."
+  }
 }

@@ -267,8 +267,8 @@ FACTS = (
         path="node_config.service_account",
         value="${var.node_account}",
         breaks=(
-            "    machine_type    = var.system_machine_type\n    service_account = var.node_account\n",
-            "    machine_type    = var.system_machine_type\n",
+            "var.system_machine_type\n    service_account = var.node_account\n",
+            "var.system_machine_type\n",
         ),
         why="nodes would run as the project's default account",
     ),
@@ -343,8 +343,8 @@ FACTS = (
         path="spec.multiclusteringress.config_membership",
         value="${var.config_membership}",
         breaks=(
-            'name     = "multiclusteringress"\n  location = "global"\n\n  spec {',
-            'name     = "multiclusteringress"\n  location = "global"\n\n  fleet_default_member_config {',
+            "config_membership = var.config_membership",
+            'config_membership = ""',
         ),
         why="the gateway's controller reads the config cluster",
     ),

@@ -34,11 +34,11 @@ BROKEN = {
         "module network does not get group_ports",
     ),
     "an output that is not there": (
-        ("main.tf", "module.settings.quota", "module.settings.limits"),
+        ("quota.tf", "module.settings.quota", "module.settings.limits"),
         "module.settings.limits is not there",
     ),
     "an output that nothing reads": (
-        ("main.tf", "module.settings.quota", "module.settings.limits"),
+        ("quota.tf", "module.settings.quota", "module.settings.limits"),
         "module.settings.quota is never read",
     ),
     "a module that nothing calls": (

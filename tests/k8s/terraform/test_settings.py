@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 
 import pytest
 import yaml
 
 from tests.helm.charts import HELM, render
 from tests.k8s.terraform.configuration import ROOT, modules, texts
+from tests.k8s.terraform.program import terraform
 
-TERRAFORM = shutil.which("terraform")
 # Without these a variable is asked for.
 DEFAULTS = {
     "maintenance": '{start = "02:00", hours = 8}',
@@ -26,23 +24,6 @@ DEFAULTS = {
     "reservation": "",
     "chip_price": "{}",
 }
-
-
-def terraform(folder, *arguments):
-    """Runs Terraform offline in a folder; its data goes into that folder too."""
-    if not TERRAFORM:
-        pytest.skip("terraform is not installed")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "CHECKPOINT_DISABLE": "1"}
-    run = subprocess.run(
-        [TERRAFORM, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
 
 
 @pytest.fixture(scope="module")

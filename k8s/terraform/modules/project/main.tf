@@ -1,11 +1,6 @@
-# The project's APIs, the account of the nodes and, where it can be read, the quota of chips.
+# The project's APIs and the account of the nodes.
 
 variable "project" { type = string }
-
-variable "quota" {
-  description = "The chips of v6e that each region needs."
-  type        = map(number)
-}
 
 data "google_project" "this" {
   project_id = var.project
@@ -43,26 +38,6 @@ resource "google_project_iam_member" "nodes" {
   project = var.project
   role    = each.key
   member  = google_service_account.nodes.member
-}
-
-# A quota that is too small, or that cannot be read, is a warning of the plan.
-check "quota" {
-  data "google_cloud_quotas_quota_info" "chips" {
-    parent   = "projects/${var.project}"
-    service  = "compute.googleapis.com"
-    quota_id = "TPUS-PER-TPU-FAMILY-per-project-region"
-  }
-
-  assert {
-    condition = alltrue([
-      for info in data.google_cloud_quotas_quota_info.chips.dimensions_infos :
-      # -1 is no limit.
-      contains([-1], tonumber(info.details[0].value)) ||
-      tonumber(info.details[0].value) >= lookup(var.quota, lookup(info.dimensions, "region", ""), 0)
-      if lookup(info.dimensions, "tpu_family", "") == "CT6E"
-    ])
-    error_message = "A region has a quota of less chips than it needs (${jsonencode(var.quota)}); ask for quota, lower replicas, or use a reservation."
-  }
 }
 
 output "number" {
