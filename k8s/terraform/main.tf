@@ -4,6 +4,7 @@ module "settings" {
   source = "./modules/settings"
 
   bucket        = var.bucket
+  residency     = var.residency
   regions       = var.regions
   config_region = var.config_region
   maintenance   = var.maintenance
@@ -28,6 +29,7 @@ module "network" {
   name        = var.network
   regions     = var.regions
   group_ports = module.settings.group_ports
+  residency   = var.residency
 
   depends_on = [module.project]
 }
@@ -77,10 +79,11 @@ module "storage" {
 module "gateway" {
   source = "./modules/gateway"
 
-  project  = var.project
-  network  = module.network.id
-  subnets  = module.network.subnets
-  dns_name = var.dns_name
+  project   = var.project
+  network   = module.network.id
+  subnets   = module.network.subnets
+  dns_name  = var.dns_name
+  residency = var.residency
 }
 
 module "monitoring" {

@@ -9,7 +9,7 @@ output "helm_values" {
 }
 
 output "gateway_values" {
-  description = "The values of helm/antipode-gateway, in YAML."
+  description = "The values of helm/antipode-gateway, in YAML, for each cluster that it is installed in."
   value       = module.settings.gateway_values
 }
 

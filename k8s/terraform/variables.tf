@@ -122,6 +122,12 @@ variable "service_account" {
   default     = "antipode"
 }
 
+variable "residency" {
+  description = "any: a region that is full or down passes its requests on. region: prompts never leave their region."
+  type        = string
+  default     = "any"
+}
+
 variable "dns_name" {
   description = "A name in the network for both regions' addresses, such as antipode.internal. with its last dot. Empty: none."
   type        = string

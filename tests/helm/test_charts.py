@@ -411,5 +411,5 @@ def test_the_service_is_as_asked_and_exported_if_asked():
 def test_what_is_checked_in_is_what_the_charts_give():
     from scripts import charts
 
-    for path, text in charts.generated().items():
+    for path, text in charts.generated():
         assert Path(path).read_text() == text, f"{path} is stale: run make charts"

@@ -95,7 +95,16 @@ run "slices_of_several_hosts_on_spot_nodes_with_a_name" {
   }
 }
 
+run "prompts_stay_in_their_region" {
+  command = plan
+  variables {
+    residency = "region"
+    dns_name  = "antipode.internal."
+  }
+}
+
 run "a_reservation_of_chips_without_dranet" {
+  command = plan
   variables {
     slice       = "v5e:2x4"
     capacity    = "reservation"

@@ -97,7 +97,7 @@ def _name_of(reference: str) -> str:
 
 
 def values(body: Json, path: str = "") -> Iterator[tuple[str, Json]]:
-    """Every argument of a block by its dotted path; a dynamic block counts as the block it makes."""
+    """Every argument of a block by its dotted path; a dynamic block counts as what it makes."""
     for name, value in body.items():
         here = f"{path}.{name}".removeprefix(".")
         if name == "dynamic":

@@ -1,7 +1,7 @@
 """What the charts and GKE need of the network, the clusters and the rest: a table, and its check.
 
 Each row names a module, a resource and the value of one of its arguments. `breaks` is a harmful
-change of the module's text, which the row must see. A plan or an apply would take every one of them.
+change of the module's text, which the row must see. Terraform itself would apply every one of them.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ FACTS = (
         module="network",
         resource="google_compute_subnetwork.proxies",
         path="purpose",
-        value="GLOBAL_MANAGED_PROXY",
-        breaks=("GLOBAL_MANAGED_PROXY", "REGIONAL_MANAGED_PROXY"),
+        value='${var.residency == "any" ? "GLOBAL_MANAGED_PROXY" : "REGIONAL_MANAGED_PROXY"}',
+        breaks=('"GLOBAL_MANAGED_PROXY"', '"PRIVATE"'),
         why="a gateway across regions takes no proxies of a single region",
     ),
     Fact(
@@ -325,16 +325,16 @@ FACTS = (
         module="gateway",
         resource="google_dns_record_set.gateway",
         path="routing_policy.geo.health_checked_targets.internal_load_balancers.load_balancer_type",
-        value="globalL7ilb",
-        breaks=("globalL7ilb", "regionalL7ilb"),
+        value='${var.residency == "any" ? "globalL7ilb" : "regionalL7ilb"}',
+        breaks=('"globalL7ilb"', '"regionalL4ilb"'),
         why="the name would still answer with a region whose load balancer is gone",
     ),
     Fact(
         module="gateway",
         resource="google_dns_record_set.gateway",
         path="routing_policy.enable_geo_fencing",
-        value=False,
-        breaks=("enable_geo_fencing = false", "enable_geo_fencing = true"),
+        value='${var.residency == "region"}',
+        breaks=('enable_geo_fencing = var.residency == "region"', "enable_geo_fencing = true"),
         why="a client of a lost region would get no address of another one",
     ),
     Fact(

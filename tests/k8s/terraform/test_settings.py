@@ -15,6 +15,7 @@ from tests.k8s.terraform.program import terraform
 
 # Without these a variable is asked for.
 DEFAULTS = {
+    "residency": "any",
     "maintenance": '{start = "02:00", hours = 8}',
     "channel": "REGULAR",
     "slice": "v6e:2x2",
@@ -63,8 +64,9 @@ def test_a_regions_values_are_those_of_its_file(outputs, region):
 
 
 def test_the_gateways_values_name_the_regions(outputs):
-    given = yaml.safe_load(outputs["gateway_values"])
-    assert given == {"regions": ["europe-west4", "us-east5"]}
+    assert outputs["gateway_values"].keys() == {"europe-west4"}
+    given = yaml.safe_load(outputs["gateway_values"]["europe-west4"])
+    assert given == {"regions": ["europe-west4", "us-east5"], "residency": "any"}
     assert render("antipode-gateway", given)
 
 

@@ -14,6 +14,11 @@ variable "dns_name" {
   type        = string
 }
 
+variable "residency" {
+  description = "any or region."
+  type        = string
+}
+
 # The chart's gateway takes the addresses by these names.
 resource "google_compute_address" "gateway" {
   for_each = var.subnets
@@ -41,7 +46,7 @@ resource "google_dns_managed_zone" "gateway" {
 }
 
 # Answers with the address of the region nearest to the client. Without a fence, a region whose load balancer fails its
-# health check is left out, and the next nearest answers.
+# health check is left out, and the next nearest answers: prompts leave their region.
 resource "google_dns_record_set" "gateway" {
   count = var.dns_name == "" ? 0 : 1
 
@@ -51,7 +56,7 @@ resource "google_dns_record_set" "gateway" {
   ttl          = 30
 
   routing_policy {
-    enable_geo_fencing = false
+    enable_geo_fencing = var.residency == "region"
 
     dynamic "geo" {
       for_each = google_compute_address.gateway
@@ -60,7 +65,8 @@ resource "google_dns_record_set" "gateway" {
 
         health_checked_targets {
           internal_load_balancers {
-            load_balancer_type = "globalL7ilb"
+            load_balancer_type = var.residency == "any" ? "globalL7ilb" : "regionalL7ilb"
+            region             = var.residency == "any" ? null : geo.key
             ip_address         = geo.value.address
             ip_protocol        = "tcp"
             port               = "80"

@@ -11,6 +11,11 @@ variable "group_ports" {
   type        = list(string)
 }
 
+variable "residency" {
+  description = "any or region."
+  type        = string
+}
+
 resource "google_compute_network" "this" {
   name                    = var.name
   auto_create_subnetworks = false
@@ -37,7 +42,7 @@ resource "google_compute_subnetwork" "nodes" {
   }
 }
 
-# For the proxies of a load balancer across regions. Its proxies do not take the ones of a single region.
+# For the proxies of the load balancer. A load balancer across regions has other proxies than one of a single region.
 resource "google_compute_subnetwork" "proxies" {
   for_each = var.regions
 
@@ -45,7 +50,7 @@ resource "google_compute_subnetwork" "proxies" {
   network       = google_compute_network.this.id
   region        = each.key
   ip_cidr_range = each.value.proxies
-  purpose       = "GLOBAL_MANAGED_PROXY"
+  purpose       = var.residency == "any" ? "GLOBAL_MANAGED_PROXY" : "REGIONAL_MANAGED_PROXY"
   role          = "ACTIVE"
 }
 

@@ -82,13 +82,15 @@ output "quota" {
 output "helm_values" {
   value = {
     for name, region in var.regions : name => yamlencode({
-      region        = name
-      slice         = var.slice
-      sliceChips    = var.slice_chips
-      replicas      = var.replicas
-      dranet        = { enabled = local.dranet }
-      model         = { bucket = local.buckets[name] }
-      networkPolicy = { proxyRanges = [for each in values(var.regions) : each.proxies] }
+      region     = name
+      slice      = var.slice
+      sliceChips = var.slice_chips
+      replicas   = var.replicas
+      dranet     = { enabled = local.dranet }
+      model      = { bucket = local.buckets[name] }
+      residency  = var.residency
+      # With residency region the proxies of other regions do not reach the server.
+      networkPolicy = { proxyRanges = [for other, each in var.regions : each.proxies if var.residency == "any" || other == name] }
       nodeSelector  = local.spot ? { "cloud.google.com/gke-spot" = "true" } : {}
       spotSeconds   = local.spot ? local.spot_seconds - local.spot_seconds_of_system : 15
     })
@@ -96,7 +98,13 @@ output "helm_values" {
 }
 
 output "gateway_values" {
-  value = yamlencode({ regions = keys(var.regions) })
+  description = "By the region of the cluster that the chart is installed in: the config cluster, or every one."
+  value = {
+    for name in keys(var.regions) : name => yamlencode({
+      regions   = var.residency == "any" ? keys(var.regions) : [name]
+      residency = var.residency
+    }) if var.residency == "region" || name == var.config_region
+  }
 }
 
 output "summary" {

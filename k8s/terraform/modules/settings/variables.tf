@@ -1,5 +1,14 @@
 variable "bucket" { type = string }
 
+variable "residency" {
+  type = string
+
+  validation {
+    condition     = contains(["any", "region"], var.residency)
+    error_message = "residency is ${var.residency}; use any or region."
+  }
+}
+
 variable "regions" {
   type = map(object({
     zone             = string

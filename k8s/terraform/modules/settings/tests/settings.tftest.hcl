@@ -2,6 +2,7 @@
 
 variables {
   bucket        = "weights"
+  residency     = "any"
   config_region = "europe-west4"
   maintenance   = { start = "02:00", hours = 8 }
   channel       = "REGULAR"
@@ -216,6 +217,39 @@ run "a_reservation_without_a_name_is_refused" {
   command = plan
   variables { capacity = "reservation" }
   expect_failures = [var.reservation]
+}
+
+run "by_default_every_regions_proxies_reach_every_server" {
+  command = plan
+
+  assert {
+    condition     = yamldecode(output.helm_values.us-east5).networkPolicy.proxyRanges == ["10.1.1.0/24", "10.1.2.0/24"]
+    error_message = "The values are ${output.helm_values.us-east5}"
+  }
+  assert {
+    condition     = keys(output.gateway_values) == ["europe-west4"]
+    error_message = "The gateway is installed in ${jsonencode(keys(output.gateway_values))}."
+  }
+}
+
+run "where_prompts_stay_each_region_has_its_own_gateway_and_proxies" {
+  command = plan
+  variables { residency = "region" }
+
+  assert {
+    condition     = yamldecode(output.helm_values.us-east5).networkPolicy.proxyRanges == ["10.1.2.0/24"]
+    error_message = "The values are ${output.helm_values.us-east5}"
+  }
+  assert {
+    condition     = yamldecode(output.gateway_values.us-east5) == { regions = ["us-east5"], residency = "region" }
+    error_message = "The values are ${output.gateway_values.us-east5}"
+  }
+}
+
+run "another_residency_is_refused" {
+  command = plan
+  variables { residency = "country" }
+  expect_failures = [var.residency]
 }
 
 run "another_channel_is_refused" {
