@@ -50,10 +50,12 @@ def test_pods_use_the_account_of_their_release_unless_another_is_named(account):
 
 
 def test_the_fleet_lets_the_account_of_the_documented_release_read_the_buckets():
-    settings = (PROJECT / "k8s/fleet/settings.env").read_text()
+    variables = (PROJECT / "k8s/terraform/variables.tf").read_text()
     rendered = yaml.safe_load_all((PROJECT / "k8s/rendered/us-east5.yaml").read_text())
     accounts = {one["metadata"]["name"] for one in rendered if one["kind"] == "ServiceAccount"}
-    (account,) = re.findall(r"^SERVICE_ACCOUNT=(.*)$", settings, re.MULTILINE)
+    (account,) = re.findall(
+        r'^variable "service_account".*?default += "(.*?)"', variables, re.MULTILINE | re.DOTALL
+    )
     assert accounts == {account, f"{account}-picker"}
 
 
