@@ -49,7 +49,8 @@ MARKS = {
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
         "k8s/test_fleet.py",
-        "k8s/test_fleet_commands.py",
+        "k8s/terraform/test_plan.py",
+        "k8s/terraform/test_settings.py",
         "models/checkpoint/test_files.py",
         "models/checkpoint/test_mount.py",
         "models/gguf/test_conversion.py",
@@ -57,6 +58,7 @@ MARKS = {
     "demo": ("models/test_demo.py",),
     "charts": (
         "helm",
+        "k8s/terraform/test_settings.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
         "k8s/lab/test_chart_numbers.py",
