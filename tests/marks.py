@@ -48,9 +48,9 @@ MARKS = {
         "helm/test_served_pod.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
-        "k8s/test_fleet.py",
         "k8s/terraform/test_plan.py",
         "k8s/terraform/test_settings.py",
+        "k8s/test_fleet.py",
         "models/checkpoint/test_files.py",
         "models/checkpoint/test_mount.py",
         "models/gguf/test_conversion.py",
@@ -58,12 +58,12 @@ MARKS = {
     "demo": ("models/test_demo.py",),
     "charts": (
         "helm",
-        "k8s/terraform/test_settings.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
         "k8s/lab/test_chart_numbers.py",
         "k8s/lab/test_proxy.py",
         "k8s/lab/test_report.py",
+        "k8s/terraform/test_settings.py",
     ),
 }
 
