@@ -9,7 +9,7 @@ import shutil
 import pytest
 import yaml
 
-from tests.helm.charts import HELM, render
+from tests.helm.charts import HELM, SEVERAL, find, render
 from tests.k8s.terraform.configuration import ROOT, modules, texts
 from tests.k8s.terraform.program import terraform
 
@@ -75,3 +75,11 @@ def test_the_slices_are_those_of_the_chart():
     table = yaml.safe_load("\n".join(re.findall(r"^v\d\w+:[x\d]+: {.*}$", text, re.MULTILINE)))
     slices = modules(texts())["modules/settings"].blocks["locals"]["slices"]
     assert slices == {name: {"hosts": 1, **row} for name, row in table.items()}
+
+
+def test_the_firewall_opens_the_ports_of_the_charts_network_policies():
+    (group, *_) = find(render("antipode", SEVERAL), "NetworkPolicy", "prod-group-0")["spec"][
+        "ingress"
+    ]
+    ports = modules(texts())["modules/settings"].blocks["output"]["group_ports"]["value"]
+    assert {*re.findall(r"\d{4}", ports)} == {str(port["port"]) for port in group["ports"]}
