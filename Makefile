@@ -12,7 +12,7 @@ THREE_AT_ONCE := -n 3 $(IN_ORDER)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover unit check test examples lint format fuzz bench bench-edge exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference clients
+.PHONY: help setup serve failover unit check test examples lint format fuzz bench bench-edge exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference clients terraform
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -116,6 +116,13 @@ train-tiny: setup ## make models/tiny again, in an hour or two; ARGS=--figures o
 sbom: $(filter .uv/bin/uv,$(UV)) ## write what the CPU image installs to build/sbom.cdx.json; ARGS="--extra tpu" for the TPU's
 	mkdir -p build
 	$(UV) export --quiet --frozen --no-default-groups --format cyclonedx1.5 $(ARGS) --output-file build/sbom.cdx.json
+
+# Terraform's registry is not reached, but the provider is a Go module. It stays where another checkout finds it.
+TERRAFORM_PROVIDER := $(HOME)/.cache/antipode/terraform
+
+terraform: setup ## plan k8s/terraform with the schemas of Google's provider, offline; needs terraform and Go
+	cd k8s/terraform/provider && go build -ldflags '-s -w' -o $(TERRAFORM_PROVIDER)/terraform-provider-google .
+	TERRAFORM_PROVIDER=$(TERRAFORM_PROVIDER) $(RUN) pytest -n0 tests/k8s/terraform $(ARGS)
 
 charts: setup ## make k8s/rendered and the charts' tables of values again
 	$(RUN) scripts.charts

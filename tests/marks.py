@@ -49,8 +49,9 @@ MARKS = {
         "helm/test_served_pod.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
+        "k8s/terraform/test_plan.py",
+        "k8s/terraform/test_settings.py",
         "k8s/test_fleet.py",
-        "k8s/test_fleet_commands.py",
         "models/checkpoint/test_files.py",
         "models/checkpoint/test_mount.py",
         "models/gguf/test_conversion.py",
@@ -63,6 +64,7 @@ MARKS = {
         "k8s/lab/test_chart_numbers.py",
         "k8s/lab/test_proxy.py",
         "k8s/lab/test_report.py",
+        "k8s/terraform/test_settings.py",
     ),
 }
 

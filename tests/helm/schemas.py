@@ -93,7 +93,7 @@ OWN: dict[str, Schema] = {
         ("targetRef", "default"),
         targetRef=_TARGET,
         default=record(
-            ("balancingMode",),
+            ("timeoutSec",),
             timeoutSec={"type": "integer", "maximum": 86400},
             trafficDuration={"enum": ["LONG", "SHORT"]},
             connectionDraining=record(drainingTimeoutSec={"type": "integer", "maximum": 3600}),

@@ -119,13 +119,6 @@ class TestRegions:
     def test_the_values_file_of_a_region_suffices(self, region):
         assert find(self.rendered(region), "Deployment", "prod")
 
-    def test_each_reads_the_bucket_that_the_fleet_makes_in_its_region(self):
-        settings = (PROJECT / "k8s" / "fleet" / "settings.env").read_text()
-        (bucket,) = re.findall(r"^BUCKET=(.*)$", settings, re.MULTILINE)
-        for region in self.REGIONS:
-            values = yaml.safe_load((HELM / "regions" / f"{region}.yaml").read_text())
-            assert values["model"]["bucket"] == f"{bucket}-{region}"
-
     def test_nothing_differs_but_the_region(self):
         europe, america = (
             yaml.safe_dump_all(self.rendered(region), width=math.inf) for region in self.REGIONS
@@ -411,5 +404,5 @@ def test_the_service_is_as_asked_and_exported_if_asked():
 def test_what_is_checked_in_is_what_the_charts_give():
     from scripts import charts
 
-    for path, text in charts.generated().items():
+    for path, text in charts.generated():
         assert Path(path).read_text() == text, f"{path} is stale: run make charts"
