@@ -75,7 +75,7 @@ class Keep:
 def program_names(blueprint: Blueprint) -> list[ProgramName]:
     """Every program of a server, its largest steps first."""
     ladder = blueprint.ladder
-    picks = map(PickSize, reversed(ladder.row_counts))
+    picks = map(PickSize, reversed(ladder.draw_counts))
     return [*sorted(ladder.buckets, reverse=True), "draw", *picks, "set_slot", "make_state"]
 
 
@@ -214,7 +214,7 @@ def _report(
 
 
 def _kind(name: ProgramName) -> Kind:
-    if not isinstance(name, Bucket):
+    if not isinstance(name, Bucket) or name.num_drafts:
         return "other"
     return "decode" if name.decode_only else "prefill"
 

@@ -73,6 +73,7 @@ def make_scheduler(
     max_model_len=64,
     versions=None,
     exact=False,
+    speculation=None,
 ) -> Scheduler:
     return (ExactScheduler if exact else Scheduler)(
         BlockManager(
@@ -86,6 +87,7 @@ def make_scheduler(
         max_queue_len=max_queue_len,
         max_model_len=max_model_len,
         versions=versions or ServedVersions(LoadedVersion()),
+        speculation=speculation,
     )
 
 

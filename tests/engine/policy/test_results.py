@@ -29,7 +29,7 @@ class Bench:
         self.seq.num_in_flight_tokens = 1
 
     def take(self, token=5, version=FIRST, **fields):
-        return self.results.take(row_of(self.seq), RowResult(token, **fields), version)
+        return self.results.take(row_of(self.seq), RowResult((token,), **fields), version)
 
 
 def row_of(seq, start=0, num_tokens=3):
@@ -117,8 +117,8 @@ def test_a_prompt_for_no_token_must_have_run_whole():
 def test_prompt_log_probabilities_that_are_known_come_once():
     seq = make_sequence([1, 2, 3, 4], num_prompt_logprobs=0)
     found = [TokenLogprobs(-float(token), []) for token in (2, 3, 4)]
-    record_prompt_logprobs(row_of(seq, 0, 2), RowResult(None, prompt_logprobs=found[:2]))
-    record_prompt_logprobs(row_of(seq, 0, 3), RowResult(None, prompt_logprobs=found))
+    record_prompt_logprobs(row_of(seq, 0, 2), RowResult(prompt_logprobs=found[:2]))
+    record_prompt_logprobs(row_of(seq, 0, 3), RowResult(prompt_logprobs=found))
     assert seq.prompt_logprobs == [None, *found]
 
 
@@ -128,5 +128,5 @@ def test_only_the_first_event_names_version_and_cached_tokens():
     events = []
     for token in (5, 6):
         seq.token_ids.append(token)
-        events.append(token_event(row_of(seq), RowResult(token)))
+        events.append(token_event(row_of(seq), RowResult((token,)), 1))
     assert [(event.version, event.num_cached_tokens) for event in events] == [("1", 2), ("", 0)]

@@ -82,7 +82,7 @@ def test_every_row_attends_to_its_own_history(spec, rows, seed):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_decodes_alone_take_the_short_way_to_the_same(spec, rows, seed):
-    check(replace(spec, decode_only=True), rows, seed)
+    check(replace(spec, row_tokens=1), rows, seed)
 
 
 @settings(max_examples=10)
