@@ -24,6 +24,7 @@ from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
+from server.engine.policy.speculation import speculation
 from server.link import frames as link
 from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free
@@ -102,6 +103,7 @@ class Session:
                 max_queue_len=100,
                 max_model_len=runner.max_model_len,
                 versions=versions,
+                speculation=speculation(runner.draft_rooms, config.most_drafts),
             )
             for blocks in self.blocks
         ]
