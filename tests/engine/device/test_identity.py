@@ -24,7 +24,6 @@ from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
-from server.engine.policy.speculation import speculation
 from server.link import frames as link
 from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free
@@ -74,21 +73,21 @@ def fillers(count):
     ]
 
 
-def build(**settings):
+def build(checkpoint=CHECKPOINT, **settings):
     defaults = {
         "dtype": "float32",
         "tensor_parallel_size": 1,
         "data_parallel_size": 1,
         "num_blocks": 200,
     }
-    config = EngineConfig(model=str(CHECKPOINT), **(defaults | LIMITS | settings))
-    return ModelRunner.build(CHECKPOINT, config), config
+    config = EngineConfig(model=str(checkpoint), **(defaults | LIMITS | settings))
+    return ModelRunner.build(checkpoint, config), config
 
 
 class Session:
     """An engine over a runner, driven step by step in this thread."""
 
-    def __init__(self, runner, config, *, overlap=True, num_blocks=None):
+    def __init__(self, runner, config, *, overlap=True, num_blocks=None, speculation=None):
         kinds = [replace(kind, num_blocks=num_blocks or kind.num_blocks) for kind in runner.kinds]
         chunk = runner.max_num_batched_tokens if config.exact else 0
         self.blocks = [
@@ -103,7 +102,7 @@ class Session:
                 max_queue_len=100,
                 max_model_len=runner.max_model_len,
                 versions=versions,
-                speculation=speculation(runner.draft_rooms, config.most_drafts),
+                speculation=speculation,
             )
             for blocks in self.blocks
         ]
