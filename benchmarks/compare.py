@@ -21,20 +21,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from benchmarks.load.loops import closed, opened
+from benchmarks.load.options import make_parser
 from benchmarks.load.plots import draw
 from benchmarks.load.summary import Bound, Summary, ratio, summarize
 from benchmarks.load.target import Target
-from benchmarks.load.workloads import WORKLOADS, Body, bodies
+from benchmarks.load.workloads import Body, bodies
 from models.demo import ensure as ensure_demo
 
-_OURS = (
-    "{python} -m server serve --model {demo} --host 127.0.0.1 --http-port {port} --grpc-port 0"
-    " --log-level warning"
-)
+# How long an open loop sends requests, unless their number is given.
+_OPEN_SECONDS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,8 @@ class Comparison:
         return ratio(ours, theirs)
 
     def _requests(self, load: Load) -> int:
-        return self._options.requests or max(4, 2 * load.streams)
+        asked: int = self._options.requests
+        return asked or max(4, 2 * load.streams, round(_OPEN_SECONDS * load.per_second))
 
     def _run(self, target: Target, load: Load, requests: int) -> Summary:
         self._seed += 1
@@ -143,28 +142,8 @@ def write(comparison: Comparison, options: argparse.Namespace, title: str) -> No
     print(f"\nresults.json and throughput.png are in {options.out}")
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--peer", required=True, help="its URL, or a command with {port}")
-    parser.add_argument("--peer-name", default="peer")
-    parser.add_argument("--ours", default=_OURS, help="likewise; also {python} and {demo}")
-    parser.add_argument("--ours-name", default="antipode")
-    parser.add_argument("--streams", type=int, nargs="*", default=[1, 8, 32])
-    parser.add_argument("--rates", type=float, nargs="*", default=[], help="requests per second")
-    parser.add_argument("--requests", type=int, default=0, help="per load; 0 is 2 per stream")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--workload", choices=WORKLOADS, default="random")
-    parser.add_argument("--prompt-tokens", type=int, default=128, help="of random prompts")
-    parser.add_argument("--new-tokens", type=int, default=128, help="at most")
-    parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--ttft-ms", type=float, default=1000, help="the bound of goodput")
-    parser.add_argument("--tpot-ms", type=float, default=100, help="the bound of goodput")
-    parser.add_argument("--out", type=Path, default=Path(".cache/bench"))
-    return parser.parse_args()
-
-
 def main() -> None:
-    options = parse()
+    options = make_parser().parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     ours = options.ours
     if "{demo}" in ours:

@@ -191,7 +191,7 @@ def draw_places(rows: Sequence[ScheduledRow], bucket: Bucket) -> list[int]:
     """Where each row of one rank first draws: its own place, or its first token's."""
     if not bucket.num_drafts:
         return list(range(len(rows)))
-    return list(accumulate((row.num_scheduled_tokens for row in rows[:-1]), initial=0))
+    return list(accumulate((row.num_scheduled_tokens for row in rows), initial=0))[:-1]
 
 
 def pack_draw(

@@ -303,7 +303,7 @@ class TestDrafts:
         assert sampling.seed[1:4, 0].tolist() == [9, 9, 9]
 
     def test_an_end_is_withheld_up_to_the_least_number_of_tokens(self):
-        assert self.pack().sampling.suppress_stops[1:4].tolist() == [True, False, False]
+        assert self.pack().sampling.suppress_stops[1:4].tolist() == [True, True, False]
 
     def test_a_row_draws_where_its_first_token_stands(self):
         plain = make_row([5], 1, 1, output=[6])
