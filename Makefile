@@ -71,8 +71,8 @@ format: setup ## rewrite the code in the project's format
 fuzz: setup ## send 100,000 random requests to a server; ARGS="--count 5000 --seed 7" picks
 	$(RUN) tests.fuzz $(ARGS)
 
-bench: setup ## stream from a real server beside the memory floor; ARGS="--streams 8" picks a load
-	$(RUN) benchmarks.serving $(ARGS)
+bench: setup ## stream from a real server beside the memory floor; PEER=URL compares it with another server
+	$(RUN) benchmarks.$(if $(PEER),compare --peer "$(PEER)",serving) $(ARGS)
 
 bench-edge: setup ## the largest requests to a running server, and its slowest probe; ARGS="--http HOST:PORT --grpc HOST:PORT"
 	$(RUN) benchmarks.edge $(ARGS)

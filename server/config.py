@@ -198,6 +198,15 @@ class EngineConfig:
         "compute each token by programs of fixed sizes, so that a request's tokens do not depend on"
         " what else runs, also in bfloat16; slower, and with one data rank only",
     )
+    speculation: Literal["off", "prompt_lookup"] = _field(
+        "off",
+        "prompt_lookup guesses tokens from what followed the same tokens before, and checks several"
+        " in one step; faster for text that repeats itself, with the same tokens as without. Needs"
+        " one data rank, and exact off",
+    )
+    num_speculative_tokens: int = _field(
+        7, "most tokens that speculation guesses per sequence and step", low=1, high=31
+    )
     compile_cache_dir: str = _field(
         ".cache/xla", "folder of the persistent compilation cache; empty turns it off"
     )
@@ -206,6 +215,11 @@ class EngineConfig:
         "folder of programs that `antipode plan --bake` compiled; loading a program runs code from"
         " this folder, so name only a folder you trust",
     )
+
+    @property
+    def most_drafts(self) -> int:
+        """Most tokens that are guessed per sequence and step; 0 without speculation."""
+        return 0 if self.speculation == "off" else self.num_speculative_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,6 +107,11 @@ def _check(config: Config) -> None:
             f"max_num_batched_tokens is {engine.max_num_batched_tokens}; it must be at least "
             f"max_num_seqs, {engine.max_num_seqs}: each running sequence takes one token per step"
         )
+    if engine.exact and engine.speculation != "off":
+        raise ConfigError(
+            f"exact is true and speculation is {engine.speculation}; exact computes every token by"
+            " one program, and speculation checks guesses by another: turn one of them off"
+        )
     _check_ports(server)
     _check_objectives(server)
     read_origins(server.cors_origins)

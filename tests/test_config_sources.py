@@ -132,6 +132,12 @@ def test_text_becomes_the_type_of_the_field(key, text, value):
             "max_num_batched_tokens is 32; it must be at least max_num_seqs, 64: "
             "each running sequence takes one token per step",
         ),
+        (
+            {"exact": "true", "speculation": "prompt_lookup"},
+            {},
+            "exact is true and speculation is prompt_lookup; exact computes every token by one "
+            "program, and speculation checks guesses by another: turn one of them off",
+        ),
     ],
 )
 def test_a_wrong_value_names_its_source_and_what_is_allowed(flags, environment, sentence):

@@ -45,7 +45,7 @@ class Kind:
     """The compile-time constants of one kind of layers in one program."""
 
     window: int | None
-    decode_only: bool
+    row_tokens: int | None
     residual: Residual
 
 
@@ -181,13 +181,16 @@ class Decoder(nnx.Module):
         pools: KVPools,
         ragged: Ragged,
         *,
-        decode_only: bool,
+        row_tokens: int | None,
         adapters: StepAdapters | None = None,
     ) -> tuple[jax.Array, KVPools]:
-        """Hidden states after the final norm, [T, D] on every shard, and the pools with new KV."""
+        """Hidden states after the final norm, [T, D] on every shard, and the pools with new KV.
+
+        No row has more than `row_tokens` tokens; None promises nothing.
+        """
         config, size = self.config, self.layout.tensor_size
-        residual = Residual(not decode_only and size > 1 and token_ids_T.shape[0] % size == 0)
-        kinds = {window: Kind(window, decode_only, residual) for window in config.windows}
+        residual = Residual(row_tokens != 1 and size > 1 and token_ids_T.shape[0] % size == 0)
+        kinds = {window: Kind(window, row_tokens, residual) for window in config.windows}
         inputs = {window: self._inputs(kind, pools, ragged) for window, kind in kinds.items()}
         x_TD = residual.reduce(self._embed(token_ids_T))
         run = self._scan if self.layout.stacked else self._unroll
@@ -313,7 +316,7 @@ def _attention_spec(
         softcap=config.attention_softcap,
         block_size=layout.backend.block_size(pool),
         kv_dtype=layout.kv_dtype,
-        decode_only=kind.decode_only,
+        row_tokens=kind.row_tokens,
     )
 
 

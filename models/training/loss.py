@@ -105,7 +105,7 @@ def _hidden(model: Decoder, tokens_BS: jax.Array) -> jax.Array:
         num_rows=jnp.int32(windows),
     )
     pools = ((),) * model.config.num_layers
-    x_TD, _ = model(tokens_BS.reshape(-1), pools, ragged, decode_only=False)
+    x_TD, _ = model(tokens_BS.reshape(-1), pools, ragged, row_tokens=None)
     return x_TD
 
 

@@ -159,9 +159,15 @@ class Engine[InFlight]:
             dispatched = self.step(dispatched)
 
     def step(self, dispatched: Dispatched[InFlight] | None) -> Dispatched[InFlight] | None:
-        """One round of the loop: dispatch the next step, then read the one before it."""
+        """One round of the loop: dispatch the next step, then read the one before it.
+
+        A step that drafts depend on is read first.
+        """
         self._take_messages(wait=not dispatched and not self._ranks.num_unfinished)
         self._publish(self._ranks.expire(self._clock()))
+        if dispatched and self._ranks.wants_tokens_of(dispatched.batch):
+            self._finish(dispatched)
+            dispatched = self._running_since = None
         following = self._dispatch()
         if not self._overlap:
             dispatched, following = following, None
@@ -315,18 +321,22 @@ class Engine[InFlight]:
     def _finish(self, dispatched: Dispatched[InFlight]) -> None:
         result = self._runner.read(dispatched.in_flight)
         now = self._clock()
-        events = self._ranks.postprocess(dispatched.batch, result)
+        batch, kind = dispatched.batch, _kind(dispatched.batch)
+        events = self._ranks.postprocess(batch, result)
         gaps = self._observe_tokens(events, now)
+        if kind == "decode":  # A step came right before it: the loop has not been idle.
+            self._ranks.note_step(batch, now - self._last_read)
         duration = now - max(dispatched.start, self._last_read)
-        self._ranks.on_step(dispatched.batch, duration, now)
+        self._ranks.on_step(batch, duration, now)
         self._observer.on_step(
             StepStats(
-                kind=_kind(dispatched.batch),
+                kind=kind,
                 duration=duration,
-                num_tokens=dispatched.batch.num_tokens,
+                num_tokens=batch.num_tokens,
                 num_padded_tokens=result.num_padded_tokens,
                 num_generated_tokens=sum(len(event.token_ids) for _, event in events),
                 inter_token_seconds=gaps,
+                drafts=_drafts(batch, result),
             )
         )
         self._last_read = now
@@ -366,12 +376,13 @@ class Engine[InFlight]:
 
     def _observe_tokens(self, events: list[SequenceEvent], now: float) -> tuple[float, ...]:
         """Stamp the choices that got a token. Returns the gaps to their last tokens, in seconds."""
-        gaps = []
+        gaps: list[float] = []
         for seq, event in events:
             if not event.token_ids or seq.client == OWN_CLIENT:
                 continue
             if seq.last_token_time is not None:
                 gaps.append(now - seq.last_token_time)
+                gaps += [0.0] * (len(event.token_ids) - 1)
             else:
                 seq.first_token_time = now
                 if self._is_first(seq):
@@ -389,3 +400,12 @@ def _kind(batch: ScheduledBatch) -> StepKind:
     if num_decodes == len(batch.rows):
         return "decode"
     return "mixed" if num_decodes else "prefill"
+
+
+def _drafts(batch: ScheduledBatch, result: StepResult) -> tuple[tuple[int, int], ...]:
+    """How many drafts each row had that had some, and how many of them came true."""
+    return tuple(
+        (len(row.draft_ids), max(0, len(found.token_ids) - 1))
+        for row, found in zip(batch.rows, result.rows, strict=True)
+        if row.draft_ids
+    )

@@ -16,6 +16,7 @@ class StepStats:
     """One finished step. `duration` is the seconds it had the device, without queueing.
 
     `inter_token_seconds` has the time since the token before, for every token but a choice's first.
+    `drafts` has a pair for each row with drafts: how many it had, and how many came true.
     """
 
     kind: StepKind
@@ -24,6 +25,7 @@ class StepStats:
     num_padded_tokens: int
     num_generated_tokens: int
     inter_token_seconds: tuple[float, ...]
+    drafts: tuple[tuple[int, int], ...] = ()
 
 
 class Observer(Protocol):

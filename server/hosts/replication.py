@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import count
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ class LeadingExecutor:
     def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput:
         self._followers.send(
             messages.RunStep(
-                bucket=(bucket.num_tokens, bucket.num_rows, bucket.decode_only),
+                bucket=astuple(bucket),
                 version=_spelled(version),
                 arrays=to_bytes(inputs),
             )

@@ -138,9 +138,9 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `version` (whose weights the choice runs on), `num_cached_tokens` (of the prompt),
     `queued_seconds` (from arrival to the first step) and `prompt_logprobs` (one entry a prompt
     token, None for the first) come with a choice's first event. `adapter_version` comes with
-    `version` where the request has an adapter. `pooled` comes with the last event of an embedding: sums
-    of hidden states, each float32 in little-endian bytes, that add up to the sum over the pooled
-    tokens.
+    `version` where the request has an adapter. `pooled` comes with the last event of an embedding:
+    sums of hidden states, each float32 in little-endian bytes, that add up to the sum over the
+    pooled tokens.
     """
 
     request_id: int

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from server.engine.observer import StepStats
 from server.link.frames import EngineLoad, EngineState, VersionStatus
+from server.metrics.draft_metrics import DraftCounts, draft_metrics
 from server.metrics.histogram import LONG_SECONDS, RATIOS, SHORT_SECONDS, BusyRatio, Histogram
 from server.metrics.load import LoadMeter
 from server.metrics.slice_metrics import chip_metrics, link_metric, slice_metrics
@@ -60,6 +61,7 @@ class Metrics(Collector):
         release: str,
         clock: Callable[[], float] = time.monotonic,
         started: float | None = None,
+        num_speculative_tokens: int = 0,
     ) -> None:
         self._model = model
         self._version = version
@@ -72,6 +74,7 @@ class Metrics(Collector):
         self._step_duration = {kind: Histogram(SHORT_SECONDS) for kind in STEP_KINDS}
         self._step_padding = Histogram(RATIOS)
         self._key_use = {name: Counter({"": 0}) for name in _KEY_COUNTERS}
+        self._drafts = DraftCounts(num_speculative_tokens)
         self._swaps: Counter[str] = Counter(dict.fromkeys(SWAP_RESULTS, 0))
         self._version_load = Histogram(LONG_SECONDS)
         self._version_switch = Histogram(SHORT_SECONDS)
@@ -97,6 +100,8 @@ class Metrics(Collector):
             self._step_padding.observe(1 - stats.num_tokens / stats.num_padded_tokens)
         for seconds in stats.inter_token_seconds:
             self._histograms["inter_token_latency"].observe(seconds)
+        for num_drafted, num_accepted in stats.drafts:
+            self._drafts.add(num_drafted, num_accepted)
 
     def on_preempted(self, num_preempted: int) -> None:
         self._num_changes += 1
@@ -188,6 +193,7 @@ class Metrics(Collector):
             self._counts,
             self._outcomes,
         )
+        yield from draft_metrics(self._drafts, self._model)
         yield from self._load_families()
         yield from self._latency_families()
         yield from self._count_families()

@@ -57,7 +57,7 @@ def make_plan(
 
 def largest_steps(request: PlanRequest) -> list[ProgramName]:
     """The largest decode and the largest prefill of the server's ladder."""
-    buckets = blueprint_for(request).ladder.buckets
+    buckets = [each for each in blueprint_for(request).ladder.buckets if not each.num_drafts]
     return [max(one for one in buckets if one.decode_only is kind) for kind in (True, False)]
 
 

@@ -19,6 +19,7 @@ from server.engine.device.locked_memory import raise_locked_memory
 from server.engine.engine import Runner
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.speculation import DraftRoom
 from server.hosts import messages
 from server.hosts.gathering import Followers, GroupListener, gather
 from server.hosts.jax_group import join_jax
@@ -84,6 +85,10 @@ class ServingRunner(Runner[Any], Protocol):
 
     @property
     def max_num_batched_tokens(self) -> int: ...
+
+    @property
+    def draft_rooms(self) -> tuple[DraftRoom, ...]:
+        """The sizes of steps with drafts; none without speculation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
+from server.engine.policy.speculation import speculation
 from server.link.frames import (
     AdapterCommand,
     EngineInfo,
@@ -74,6 +75,7 @@ class EngineProcess:
             model=model.name,
             version=model.version,
             release=release_of("antipode-server"),
+            num_speculative_tokens=config.most_drafts,
         )
         self.status = Status(self._metrics)
         self._pulses = PulseSender(self.status, self._link)
@@ -167,6 +169,7 @@ class EngineProcess:
                 max_model_len=runner.max_model_len,
                 versions=versions,
                 adapters=adapters,
+                speculation=speculation(runner.draft_rooms, config.most_drafts),
             )
             for _ in range(runner.num_ranks)
         ]

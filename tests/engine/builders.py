@@ -80,6 +80,7 @@ def make_scheduler(
     versions=None,
     adapters=None,
     exact=False,
+    speculation=None,
 ) -> Scheduler:
     return (ExactScheduler if exact else Scheduler)(
         BlockManager(
@@ -94,6 +95,7 @@ def make_scheduler(
         max_model_len=max_model_len,
         versions=versions or ServedVersions(LoadedVersion()),
         adapters=adapters,
+        speculation=speculation,
     )
 
 

@@ -20,6 +20,10 @@ GATEWAY_NAMES = [
     "vllm:lora_requests_info",
 ]
 OWN_NAMES = [
+    "vllm:spec_decode_num_drafts",
+    "vllm:spec_decode_num_draft_tokens",
+    "vllm:spec_decode_num_accepted_tokens",
+    "vllm:spec_decode_num_accepted_tokens_per_pos",
     "antipode_num_requests_waiting",
     "antipode_num_requests_running",
     "antipode_load_ratio",
@@ -86,7 +90,14 @@ def clock():
 
 @pytest.fixture
 def metrics(clock):
-    return Metrics(model="tiny", version="2", release="0.1.0", clock=clock, started=1.79e9)
+    return Metrics(
+        model="tiny",
+        version="2",
+        release="0.1.0",
+        clock=clock,
+        started=1.79e9,
+        num_speculative_tokens=3,
+    )
 
 
 def step(**changes):
@@ -339,3 +350,23 @@ def _timed(call, *arguments):
     started = time.perf_counter()
     call(*arguments)
     return time.perf_counter() - started
+
+
+def test_drafts_are_counted_by_their_place(metrics):
+    metrics.on_step(step(drafts=((3, 2), (1, 0), (2, 1))))
+    name = {"model_name": "tiny"}
+    counts = {
+        each: value(metrics, f"vllm:spec_decode_num_{each}_total", **name)
+        for each in ("drafts", "draft_tokens", "accepted_tokens")
+    }
+    assert counts == {"drafts": 3, "draft_tokens": 6, "accepted_tokens": 3}
+    per_place = [
+        value(
+            metrics,
+            "vllm:spec_decode_num_accepted_tokens_per_pos_total",
+            position=str(position),
+            **name,
+        )
+        for position in range(3)
+    ]
+    assert per_place == [2, 1, 0]

@@ -81,23 +81,23 @@ class PagedModel:
         treedef = jax.tree.structure(weights)
 
         def step(
-            leaves: Any, kv: Any, tokens: Any, ragged: Any, adapters: Any, decode_only: bool
+            leaves: Any, kv: Any, tokens: Any, ragged: Any, adapters: Any, row_tokens: int | None
         ) -> Any:
             decoder = nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
             chosen = None
             if layout.adapters is not None:
                 chosen = choose(adapters, jnp.asarray(self._slots)[ragged.row_T], layout.adapters)
-            x, kv = decoder(tokens, kv, ragged, decode_only=decode_only, adapters=chosen)
+            x, kv = decoder(tokens, kv, ragged, row_tokens=row_tokens, adapters=chosen)
             return decoder.logits(x), kv
 
         leaf_specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
         by_head, everywhere = PartitionSpec(None, TENSOR), PartitionSpec()
         adapter_specs = of_layers(config, layout, lambda shape, spec: spec)
 
-        def mapped(decode_only: bool) -> Any:
+        def mapped(row_tokens: int | None) -> Any:
             return jax.jit(
                 jax.shard_map(
-                    lambda *args: step(*args, decode_only),
+                    lambda *args: step(*args, row_tokens),
                     mesh=mesh,
                     in_specs=(leaf_specs, by_head, everywhere, everywhere, adapter_specs),
                     out_specs=(by_head, by_head),
@@ -106,7 +106,7 @@ class PagedModel:
                 donate_argnums=1,
             )
 
-        self._prefill, self._decode = mapped(False), mapped(True)
+        self._prefill, self._decode = mapped(None), mapped(1)
 
     def prefill(self, prompts: list[list[int]]) -> list[NDArray[np.float32]]:
         """All prompts in one step: logits [its length, V] of each. Rows start anew."""

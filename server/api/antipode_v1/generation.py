@@ -6,6 +6,7 @@ Requests arrive as bytes, so that bytes that are no message get an answer like e
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 

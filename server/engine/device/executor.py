@@ -133,7 +133,7 @@ class Executor:
     def _compile(self, progress: Progress, compiler: Compiler) -> None:
         """Compile all programs, several at once."""
         buckets = sorted(self.blueprint.ladder.buckets, reverse=True)
-        picks = [PickSize(num_rows) for num_rows in self.blueprint.ladder.row_counts]
+        picks = [PickSize(num_rows) for num_rows in self.blueprint.ladder.draw_counts]
         names: list[ProgramName] = [*buckets, "draw", *picks, "set_slot", "make_state"]
         names += ["set_adapter", "make_adapters"] if self.adapters else []
         compiled: dict[ProgramName, jax.stages.Compiled] = {}
@@ -160,7 +160,7 @@ class Executor:
         self.set_slot(empty_slot(sizes.slot, 0, sizes.scratch_slot))
         for bucket in self._steps:
             self.step(bucket, version, sizes.empty_input(bucket))
-            self.draw(bucket.num_rows, sizes.empty_draw())
+            self.draw(bucket.num_draws, sizes.empty_draw())
         jax.block_until_ready(self._state)
 
 

@@ -90,11 +90,9 @@ class ExactScheduler(Scheduler):
             if _wants_decode(seq) and self._make_room(seq, 1)
         ]
 
-    def _run(
-        self, seq: Sequence, num_scheduled_tokens: int, *, is_admitted: bool = False
-    ) -> ScheduledRow:
+    def _run(self, seq: Sequence, num_scheduled_tokens: int, **marks: Any) -> ScheduledRow:
         is_past_prompt = _is_past_prompt(seq)
-        row = super()._run(seq, num_scheduled_tokens, is_admitted=is_admitted)
+        row = super()._run(seq, num_scheduled_tokens, **marks)
         is_replay = is_past_prompt and not row.is_sampling
         return replace(row, is_replay=True) if is_replay else row
 

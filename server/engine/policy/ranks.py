@@ -93,6 +93,15 @@ class Ranks:
                 return ScheduledBatch(rows, num_preempted, version, placements)
         return ScheduledBatch(())
 
+    def wants_tokens_of(self, batch: ScheduledBatch) -> bool:
+        """Whether a step in flight is to be read before another is scheduled."""
+        return any(each.wants_tokens_of(batch) for each in self.schedulers)
+
+    def note_step(self, batch: ScheduledBatch, seconds: float) -> None:
+        """A step of only decodes took `seconds`, from the end of the step before it."""
+        for each in self.schedulers:
+            each.note_step(batch, seconds)
+
     def postprocess(self, batch: ScheduledBatch, result: StepResult) -> list[SequenceEvent]:
         """Apply what a step found, in the order the steps were dispatched."""
         events = []

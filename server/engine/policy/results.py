@@ -48,18 +48,22 @@ class Results:
             return self.fail(seq, "invalid_request", result.error)
         record_prompt_logprobs(row, result)
         record_pooled(row, result)
-        if result.token_id is not None:
-            seq.token_ids.append(result.token_id)
+        num_taken, reason = take_tokens(row, result.token_ids)
+        # The KV of drafts that came true is as good as that of other tokens.
+        num_accepted = max(0, num_taken - 1)
+        if row.draft_ids and seq.drafter is not None:
+            seq.drafter.note(num_accepted)
         # A preempted sequence has lost the blocks this step wrote.
         if seq.state is SequenceState.RUNNING:
-            self._blocks.index(seq, row.end)
-            self._blocks.slide(seq, row.end)
-        reason = finish_reason(row, result.token_id)
+            seq.num_computed_tokens += num_accepted
+            end = row.end - len(row.draft_ids) + num_accepted
+            self._blocks.index(seq, end)
+            self._blocks.slide(seq, end)
         if reason is not None:
             self.finish(seq, reason)
-        elif result.token_id is None:
+        elif not num_taken:
             return None
-        return token_event(row, result)
+        return token_event(row, result, num_taken)
 
     def expire(self, now: float) -> list[SequenceEvent]:
         """End every sequence whose deadline has passed."""
@@ -102,6 +106,17 @@ def record_prompt_logprobs(row: ScheduledRow, result: RowResult) -> None:
         known.extend(result.prompt_logprobs[len(known) - row.num_computed_tokens - 1 :])
 
 
+def take_tokens(row: ScheduledRow, token_ids: tuple[int, ...]) -> tuple[int, FinishReason | None]:
+    """Give the sequence its tokens, up to one that ends it: how many it took, and why it ends."""
+    reason = None if token_ids else finish_reason(row, None)
+    for num_taken, token_id in enumerate(token_ids, start=1):
+        row.seq.token_ids.append(token_id)
+        reason = finish_reason(row, token_id)
+        if reason is not None:
+            return num_taken, reason
+    return len(token_ids), reason
+
+
 def finish_reason(row: ScheduledRow, token_id: int | None) -> FinishReason | None:
     """Why the sequence ends with this token, which it has already; None if it goes on."""
     seq = row.seq
@@ -119,16 +134,16 @@ def finish_reason(row: ScheduledRow, token_id: int | None) -> FinishReason | Non
     return None
 
 
-def token_event(row: ScheduledRow, result: RowResult) -> TokenEvent:
-    """What the client is told of a row, after the sequence has taken its token."""
+def token_event(row: ScheduledRow, result: RowResult, num_taken: int) -> TokenEvent:
+    """What the client is told of a row, after the sequence has taken so many of its tokens."""
     seq = row.seq
     is_first = seq.num_own_tokens <= 1
     wants_prompt = is_first and seq.params.num_prompt_logprobs >= 0
     return TokenEvent(
         request_id=seq.request_id,
         index=seq.index,
-        token_ids=[] if result.token_id is None else [result.token_id],
-        logprobs=None if result.logprobs is None else [result.logprobs],
+        token_ids=list(result.token_ids[:num_taken]),
+        logprobs=None if result.logprobs is None else list(result.logprobs[:num_taken]),
         finish_reason=seq.finish_reason,
         num_cached_tokens=seq.num_cached_tokens if is_first else 0,
         queued_seconds=seq.queued_seconds if is_first else 0.0,

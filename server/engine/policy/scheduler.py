@@ -23,6 +23,7 @@ from server.engine.policy.results import Results, SequenceEvent
 from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.served_versions import ServedVersions
+from server.engine.policy.speculation import Speculation
 from server.engine.policy.step import ScheduledBatch, ScheduledRow
 from server.engine.policy.waiting_queue import WaitingQueue
 from server.priorities import MAX_PRIORITY
@@ -34,8 +35,9 @@ class Scheduler:
     Each step holds every decode, then chunks of prompts under way, then new admissions in the order
     of their turns, within `max_num_batched_tokens` tokens and `max_num_seqs` slots. A part of the
     tokens is for the shortest prompts, out of their turn. A chunk is cut to what there are blocks
-    for. Who finds no block preempts the most recently admitted sequence. Sequences with a priority
-    below zero make way for others that wait.
+    for. Who finds no block preempts the most recently admitted sequence. With `speculation`, the
+    rows of a step of only decodes may have drafts; such a step must be read before the next.
+    Sequences with a priority below zero make way for others that wait.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Scheduler:
         max_model_len: int,
         versions: ServedVersions,
         adapters: AdapterSlots | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(
@@ -67,6 +70,7 @@ class Scheduler:
         self.versions = versions
         self._pace = Pace(max_num_batched_tokens)
         self._num_released = 0
+        self._speculation = speculation
 
     @property
     def num_waiting(self) -> int:
@@ -192,9 +196,30 @@ class Scheduler:
         if not num_preempted:
             admitted = self._schedule_admissions(version, shares, chunks, now)
         self._extend(version, chunks)
-        rows = [self._run(seq, num, is_admitted=seq in admitted) for seq, num in chunks.items()]
-        rows.sort(key=lambda row: not row.is_decode)
+        drafts = self._drafts(chunks)
+        rows = [
+            self._run(seq, num, is_admitted=seq in admitted, draft_ids=drafts.get(seq, ()))
+            for seq, num in chunks.items()
+        ]
+        rows.sort(key=lambda row: (not row.is_decode, bool(row.draft_ids)))
         return ScheduledBatch(tuple(rows), num_preempted, version)
+
+    def wants_tokens_of(self, batch: ScheduledBatch) -> bool:
+        """Whether a step in flight is to be read before another is scheduled."""
+        if self._speculation is None:
+            return False
+        if batch.has_drafts:
+            return True
+        begins = len(self._waiting) and self._running.num_free_slots
+        decodes = [seq for seq in self._running if seq.version == batch.version]
+        if begins or not all(seq.is_decoding for seq in decodes):
+            return False
+        return self._speculation.may_follow(decodes)
+
+    def note_step(self, batch: ScheduledBatch, seconds: float) -> None:
+        """A step of only decodes took `seconds`, from the end of the step before it."""
+        if self._speculation is not None:
+            self._speculation.note_step(len(batch.rows), seconds, has_drafts=batch.has_drafts)
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless every block and slot is free or held by who runs."""
@@ -342,9 +367,26 @@ class Scheduler:
             seq.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
         return True
 
+    def _drafts(self, chunks: dict[Sequence, int]) -> dict[Sequence, tuple[int, ...]]:
+        """Drafts for the rows of a step of only decodes, all tokens known, as blocks allow."""
+        is_ready = all(seq.is_decoding and not seq.num_in_flight_tokens for seq in chunks)
+        if self._speculation is None or not is_ready:
+            return {}
+        drafts: dict[Sequence, tuple[int, ...]] = {}
+        for seq, found in self._speculation.choose(chunks).items():
+            grown = self.block_manager.grow(seq, 1 + len(found), others=self._running)
+            drafts[seq] = tuple(found[: grown - 1])
+        return drafts
+
     def _run(
-        self, seq: Sequence, num_scheduled_tokens: int, *, is_admitted: bool = False
+        self,
+        seq: Sequence,
+        num_scheduled_tokens: int,
+        *,
+        is_admitted: bool = False,
+        draft_ids: tuple[int, ...] = (),
     ) -> ScheduledRow:
+        """The row, after counting it as if it had run and no draft had come true."""
         num_computed_tokens = seq.num_computed_tokens
         seq.num_computed_tokens += num_scheduled_tokens
         is_sampling = (
@@ -352,7 +394,12 @@ class Scheduler:
         )
         seq.num_in_flight_tokens += is_sampling
         return ScheduledRow(
-            seq, num_computed_tokens, num_scheduled_tokens, is_sampling, is_admitted
+            seq,
+            num_computed_tokens,
+            num_scheduled_tokens + len(draft_ids),
+            is_sampling,
+            is_admitted,
+            draft_ids=draft_ids,
         )
 
     def _make_room(self, seq: Sequence, wanted: int) -> int:

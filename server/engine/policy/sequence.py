@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from server.engine.policy.drafter import Drafter
 from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.grammar.matcher import Matcher
 from server.link.frames import EngineErrorKind, FinishReason, Pooling, TokenLogprobs
@@ -60,6 +61,7 @@ class Sequence:
     adapter's slot on the device while the sequence runs, 0 without an adapter.
     `slot` is its row of the device's per-sequence state, -1 while it is not running.
     `block_tables` are its blocks by kind of layers, 0 for those given back; none while not running.
+    `drafter` guesses its next tokens; None before the first guess.
     `matcher` follows the grammar that the generated tokens must fit; None without one.
     `prompt_logprobs` grows by position as chunks are read and is shared by a request's choices.
     `pooling` is how the prompt becomes an embedding; the sequence then ends with its prompt.
@@ -105,6 +107,7 @@ class Sequence:
     block_tables: tuple[list[int], ...] = field(default=(), init=False)
     block_digests: list[bytes] = field(default_factory=list, init=False)
     num_indexed_blocks: int = field(default=0, init=False)
+    drafter: Drafter | None = field(default=None, init=False)
     first_scheduled_time: float | None = field(default=None, init=False)
     first_token_time: float | None = field(default=None, init=False)
     last_token_time: float | None = field(default=None, init=False)

@@ -59,9 +59,9 @@ class _Defaults:
     """A platform's values for settings that the operator leaves out.
 
     On CPU, a step of 128 tokens is already limited by compute, so a larger step only delays other
-    sequences. Compiling is most of a start on CPU, so the ladder has few programs: the mixed step
-    runs decodes as fast as a decode step would. Elsewhere a small step costs as much as reading the
-    weights.
+    sequences, and a verify step is of use to few rows. Compiling is most of a start on CPU, so the
+    ladder has few programs: the mixed step runs decodes as fast as a decode step would. Elsewhere a
+    small step costs as much as reading the weights.
     """
 
     block_size: int
@@ -71,6 +71,7 @@ class _Defaults:
     growth: int
     widest_decode: bool
     draw_rows: int
+    most_verified: int
 
 
 # A block transfers a few hundred kilobytes, which suits the attention kernels of TPUs.
@@ -84,6 +85,7 @@ _CPU = _Defaults(
     growth=4,
     widest_decode=False,
     draw_rows=8,
+    most_verified=32,
 )
 _ACCELERATOR = _Defaults(
     block_size=ACCELERATOR_BLOCK_SIZE,
@@ -93,6 +95,7 @@ _ACCELERATOR = _Defaults(
     growth=2,
     widest_decode=True,
     draw_rows=256,
+    most_verified=256,
 )
 
 
@@ -123,6 +126,7 @@ def make_blueprint(
     platform = mesh.devices.flat[0].platform
     _check_exact(engine, data_size(mesh))
     _check_adapters(engine, mesh)
+    _check_speculation(engine, data_size(mesh))
     layout = choose_layout(config, engine, platform, tensor_size(mesh))
     model = abstract_decoder(config, layout)
     memory = None
@@ -163,7 +167,7 @@ def choose_sizes(
         max_num_seqs=engine.max_num_seqs,
         slot=slot,
         num_words=-(-layout.vocab_rows(config) // WORD),
-        draw_rows=min(defaults.draw_rows, ladder.row_counts[-1]),
+        draw_rows=min(defaults.draw_rows, ladder.widest),
         has_adapters=layout.adapters is not None,
     )
 
@@ -236,6 +240,8 @@ def _ladder(engine: EngineConfig, defaults: _Defaults) -> Ladder:
         smallest_decode=defaults.smallest_decode,
         growth=defaults.growth,
         widest_decode=defaults.widest_decode,
+        num_drafts=engine.most_drafts,
+        most_verified=defaults.most_verified,
     )
 
 
@@ -291,6 +297,15 @@ def _check_adapters(engine: EngineConfig, mesh: Mesh) -> None:
         raise ConfigError(
             "max_loras is above 0 on several hosts; adapters are served on one host only: merge the"
             " adapter into the model, or use a slice of one host"
+        )
+
+
+def _check_speculation(engine: EngineConfig, num_ranks: int) -> None:
+    # All ranks run one bucket, and a rank that prefills would need another than one with drafts.
+    if engine.speculation != "off" and num_ranks > 1:
+        raise ConfigError(
+            f"speculation is {engine.speculation} with {num_ranks} data ranks; it needs one: set "
+            "data_parallel_size to 1, or speculation to off"
         )
 
 

@@ -319,20 +319,20 @@ class Programs:
     ) -> tuple[StepOutput, jax.Array, DeviceState]:
         model: Decoder = nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
         inputs = self._own(inputs)
-        ragged, token_ids_T = _ragged(inputs, state.sampler)
+        ragged, token_ids_T = _ragged(inputs, state.sampler, bucket)
         chosen = None
         if self._layout.adapters is not None:
             chosen = choose(adapters, inputs.adapter_S[ragged.row_T], self._layout.adapters)
         x_TD, kv = model(
-            token_ids_T, state.kv, ragged, decode_only=bucket.decode_only, adapters=chosen
+            token_ids_T, state.kv, ragged, row_tokens=bucket.row_tokens, adapters=chosen
         )
         last_S = jnp.clip(inputs.query_start_S1[1:] - 1, 0)
-        rows = x_TD if bucket.decode_only else x_TD[last_S]
+        rows = x_TD if bucket.num_draws == bucket.num_tokens else x_TD[last_S]
         with jax.named_scope("sample"):
             logits_SV = model.logits(rows)
             drawn, sampler = sample(logits_SV, state.sampler, inputs.sampling)
         prompt, pooled = None, None
-        if not bucket.decode_only:
+        if bucket.row_tokens is None:
             prompt = _prompt_logprobs(model, x_TD, inputs.target_T)
             pooled = pool(x_TD, inputs.row_T, inputs.target_T, bucket.num_rows)
         return StepOutput(drawn, prompt, pooled), logits_SV, DeviceState(kv, sampler)
@@ -353,11 +353,12 @@ def _output_specs() -> StepOutput:
     return StepOutput(by_rank, by_rank, everywhere)
 
 
-def _ragged(inputs: StepInput, sampler: SamplerState) -> tuple[Ragged, jax.Array]:
+def _ragged(inputs: StepInput, sampler: SamplerState, bucket: Bucket) -> tuple[Ragged, jax.Array]:
     """The step's geometry, and its token ids including those still in flight."""
     num_rows = inputs.seq_lens_S.shape[0]
     row_T = jnp.minimum(inputs.row_T, num_rows - 1)
-    drawn_T = sampler.last_tokens_N[inputs.sampling.slot[row_T]]
+    slot = inputs.sampling.slot
+    drawn_T = sampler.last_tokens_N[slot if bucket.num_drafts else slot[row_T]]
     ragged = Ragged(
         positions_T=inputs.positions_T,
         row_T=row_T,

@@ -85,6 +85,12 @@ def test_a_tpu_takes_no_block_that_its_kernels_were_not_compiled_with(tpu_mesh, 
         make_blueprint(CONFIG, engine, tpu_mesh, 1 << 34)
 
 
+def test_speculation_refuses_several_data_ranks():
+    mesh = make_mesh(CONFIG, 1, jax.devices()[:2], data_size=2)
+    with pytest.raises(ConfigError, match="prompt_lookup with 2 data ranks; it needs one"):
+        make_blueprint(CONFIG, EngineConfig(speculation="prompt_lookup"), mesh, None)
+
+
 def test_exact_refuses_several_data_ranks():
     mesh = make_mesh(CONFIG, 1, jax.devices()[:2], data_size=2)
     with pytest.raises(ConfigError, match="exact is true with 2 data ranks; it needs one"):
