@@ -6,7 +6,7 @@ compile. NumPy multiplies on one thread: its matrices are small, and its other t
 they wait. A test that starts a server gives it the devices of its machine.
 
 Hypothesis measures nothing: on a busy machine a slow example is no failure. The garbage collector
-leaves alone what is there for the whole session: going through it again and again finds nothing.
+leaves alone what is there for the whole session: going through it, once or again, finds nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -48,6 +49,7 @@ NUM_COMPILED = pytest.StashKey[int]()
 compilations = CompilationCounter()
 
 
+@cache
 def marks_under_tests(path: Path) -> list[str]:
     return marks_of(PurePosixPath(os.path.relpath(path, TESTS)))
 
@@ -74,7 +76,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.collect()
     gc.freeze()
 
 
