@@ -1,19 +1,20 @@
 """The HTTP application and a client of it, in process and without a port: fixtures of tests/api.
 
 An application takes ten times as long to make as to answer, and keeps nothing between requests. So
-there is one per session, which asks the service and the health of the test under way.
+one is made per configuration, and asks the service and the health that a request came to.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.health import Health
 from server.api.servers.http_server import create_http_app
@@ -23,34 +24,52 @@ from server.config import ServerConfig
 MAX_BODY_BYTES = 20_000
 
 
-class Standin:
-    """Stands in an application's closures for a part of the test under way."""
+@dataclass(frozen=True)
+class Parts:
+    """What an application is over."""
 
-    def __init__(self, part: Callable[[], object]) -> None:
+    service: Service
+    health: Health
+
+
+_asked: ContextVar[Parts] = ContextVar("asked")
+
+
+class Standin:
+    """Stands in a shared application for a part of those that the request came to."""
+
+    def __init__(self, part: Callable[[Parts], object]) -> None:
         self._part = part
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._part(), name)
-
-
-under_way = SimpleNamespace()
+        return getattr(self._part(_asked.get()), name)
 
 
 @cache
-def shared_app() -> ASGIApp:
-    service: Any = Standin(lambda: under_way.service)
+def _shared_app(config: ServerConfig) -> ASGIApp:
+    service: Any = Standin(lambda parts: parts.service)
     # What the application takes from the service when it is made.
-    service.embedder = Standin(lambda: under_way.service.embedder)
-    service.models = Standin(lambda: under_way.service.models)
-    health: Any = Standin(lambda: under_way.health)
-    config = ServerConfig(max_body_bytes=MAX_BODY_BYTES, write_timeout_seconds=0.05)
+    service.embedder = Standin(lambda parts: parts.service.embedder)
+    service.models = Standin(lambda parts: parts.service.models)
+    health: Any = Standin(lambda parts: parts.health)
     return create_http_app(service, health, config)
+
+
+def app_of(service: Service, health: Health, config: ServerConfig | None = None) -> ASGIApp:
+    """An application over them."""
+    parts, shared = Parts(service, health), _shared_app(config or ServerConfig())
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        _asked.set(parts)
+        await shared(scope, receive, send)
+
+    return app
 
 
 @pytest.fixture
 def app(service: Service, health: Health) -> ASGIApp:
-    under_way.service, under_way.health = service, health
-    return shared_app()
+    config = ServerConfig(max_body_bytes=MAX_BODY_BYTES, write_timeout_seconds=0.05)
+    return app_of(service, health, config)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 import uvicorn
 
 from server.api.servers.grpc_server import create_grpc_server
-from server.api.servers.http_server import create_http_app
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
@@ -33,6 +32,7 @@ from tests.api.fakes import (
     small_pretrained,
 )
 from tests.api.grpc.serving import reserved_port
+from tests.api.http_client import app_of
 
 EOS = FakeEngine.EOS[0]
 FIRST_LETTER, NUM_LETTERS = 60, 24
@@ -125,7 +125,7 @@ async def fake_server(engine: FunctionEngine) -> AsyncIterator[FakeServer]:
         config = ServerConfig(host="127.0.0.1", grpc_port=port)
         grpc_server = create_grpc_server(service, health, config)
         await grpc_server.start()
-        app = create_http_app(service, health, ServerConfig())
+        app = app_of(service, health)
         http_server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         serving = asyncio.create_task(http_server.serve(sockets=[listening]))
         server.addresses["grpc"] = f"127.0.0.1:{port}"

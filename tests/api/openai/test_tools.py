@@ -11,11 +11,10 @@ import pytest
 from server.api.chat.format import ChatSettings
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import RequestLimits
-from server.api.servers.http_server import create_http_app
 from server.api.service import Service
-from server.config import ServerConfig
 from tests.api.fakes import FakeEngine
 from tests.api.http.asgi import events, joined
+from tests.api.http_client import app_of
 from tests.api.templates import DEEPSEEK, LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
 
 PATH = "/v1/chat/completions"
@@ -404,7 +403,7 @@ def client_of(engine, lifecycle, health, template, **settings):
     service = Service(
         engine, tokenizer, lifecycle, directory, RequestLimits(), chat=ChatSettings(**settings)
     )
-    transport = httpx.ASGITransport(create_http_app(service, health, ServerConfig()))
+    transport = httpx.ASGITransport(app_of(service, health))
     return tokenizer, httpx.AsyncClient(transport=transport, base_url="http://server")
 
 
