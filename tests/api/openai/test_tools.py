@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import httpx
-import openai
 import pytest
 
 from server.api.chat.format import ChatSettings
@@ -53,7 +52,7 @@ def says(engine, tokenizer):
 
 
 @pytest.fixture
-async def sdk(app):
+async def sdk(app, openai):
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport) as http_client:
         yield openai.AsyncOpenAI(
@@ -110,7 +109,9 @@ class TestWholeAndStreamed:
         )
         assert (len(calls_of(choice)), choice.finish_reason) == (1, "stop")
 
-    async def test_a_call_that_the_token_limit_cuts_keeps_its_reason(self, sdk, says, way, engine):
+    async def test_a_call_that_the_token_limit_cuts_keeps_its_reason(
+        self, sdk, openai, says, way, engine
+    ):
         says(CALL[:-18])
         engine.finish_reason = "length"
         if way is ask:
