@@ -35,8 +35,8 @@ class Parts:
 _asked: ContextVar[Parts] = ContextVar("asked")
 
 
-class Standin:
-    """Stands in a shared application for a part of those that the request came to."""
+class Forwarder:
+    """In a shared application: asks a part of what the request came to."""
 
     def __init__(self, part: Callable[[Parts], object]) -> None:
         self._part = part
@@ -47,11 +47,11 @@ class Standin:
 
 @cache
 def _shared_app(config: ServerConfig) -> ASGIApp:
-    service: Any = Standin(lambda parts: parts.service)
+    service: Any = Forwarder(lambda parts: parts.service)
     # What the application takes from the service when it is made.
-    service.embedder = Standin(lambda parts: parts.service.embedder)
-    service.models = Standin(lambda parts: parts.service.models)
-    health: Any = Standin(lambda parts: parts.health)
+    service.embedder = Forwarder(lambda parts: parts.service.embedder)
+    service.models = Forwarder(lambda parts: parts.service.models)
+    health: Any = Forwarder(lambda parts: parts.health)
     return create_http_app(service, health, config)
 
 
