@@ -8,9 +8,11 @@ until a drain refuses them. If the engine is gone, it ends its streams, flushes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version as release_of
 from pathlib import Path
@@ -217,17 +219,27 @@ class ApiProcess:
 
 async def _run(task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe) -> int:
     process = ApiProcess(task.config, task.link, tokenizer, recipe)
-    loop = asyncio.get_running_loop()
-
-    def pass_on(command: Command) -> None:
-        loop.call_soon_threadsafe(process.command, command)
-
-    watch_commands(pass_on)
+    watch_commands(commands_on(asyncio.get_running_loop(), process.command))
     beating = asyncio.create_task(beat(task.beats))
     try:
         return await process.run()
     finally:
         beating.cancel()
+
+
+def commands_on(
+    loop: asyncio.AbstractEventLoop, on_command: Callable[[Command], None]
+) -> Callable[[Command], None]:
+    """Pass commands on to the event loop. Without effect once the loop is closed.
+
+    The loop also ends by itself, when the engine is gone, and then a command may come too late.
+    """
+
+    def pass_on(command: Command) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(on_command, command)
+
+    return pass_on
 
 
 def _read_recipe(checkpoint: Path, config: ServerConfig) -> EmbeddingRecipe:

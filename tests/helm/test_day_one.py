@@ -17,6 +17,7 @@ from tests.helm.charts import (
     find,
     merged,
     pods_of,
+    read_all,
     render,
     render_files,
 )
@@ -29,7 +30,7 @@ EVERYTHING = merged(case_values("antipode", "everything"), {"computeClass": {"cr
 def names(release, values, chart="antipode"):
     files = render_files(chart, values, release)
     texts = [text for name, text in files.items() if name.endswith(".yaml")]
-    objects = [one for text in texts for one in yaml.safe_load_all(text) if one]
+    objects = [one for text in texts for one in read_all(text) if one]
     return [(one["kind"], one["metadata"]["name"]) for one in objects]
 
 
@@ -52,7 +53,7 @@ def test_pods_use_the_account_of_their_release_unless_another_is_named(account):
 
 def test_the_fleet_lets_the_account_of_the_documented_release_read_the_buckets():
     variables = (PROJECT / "k8s/terraform/variables.tf").read_text()
-    rendered = yaml.safe_load_all((PROJECT / "k8s/rendered/us-east5.yaml").read_text())
+    rendered = read_all((PROJECT / "k8s/rendered/us-east5.yaml").read_text())
     accounts = {one["metadata"]["name"] for one in rendered if one["kind"] == "ServiceAccount"}
     (account,) = re.findall(
         r'^variable "service_account".*?default += "(.*?)"', variables, re.MULTILINE | re.DOTALL

@@ -17,6 +17,7 @@ from tests.helm.charts import (
     SEVERAL,
     merged,
     pods_of,
+    read_all,
     render,
     render_files,
 )
@@ -302,7 +303,7 @@ def test_the_longest_name_that_is_taken_gives_names_that_kubernetes_takes():
         one
         for name, text in files.items()
         if name.endswith(".yaml")
-        for one in yaml.safe_load_all(text)
+        for one in read_all(text)
         if one
     )
     services = [one for one in objects if one["kind"] == "Service"]

@@ -35,7 +35,8 @@ from server.engine.programs.step_program import DeviceState, PickSize, ProgramNa
 from server.temporary_folders import temporary_folder
 
 type Progress = Callable[[str, float], None]
-# From the memory of this host's smallest chip to the memory of the smallest chip of all hosts.
+# From the memory of this host's smallest chip to the memory of the smallest chip of all hosts. It
+# returns when every host has called it.
 type Agree = Callable[[int | None], int | None]
 
 # XLA compiles one program mostly on one core, so several programs are compiled at once.
@@ -95,6 +96,8 @@ class Executor:
         executor = cls(blueprint, weights, tokenizer, digest)
         folder = BakedFolder(Path(engine.baked_dir)) if engine.baked_dir else None
         executor._compile(progress, Compiler(mesh, folder))
+        # A collective would give up on a host that still compiles: all hosts wait for one another.
+        agree(chip_bytes)
         executor._run_once(version)
         return executor
 

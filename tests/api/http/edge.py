@@ -58,7 +58,16 @@ class Edge:
     loop: asyncio.AbstractEventLoop
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, timeout=5)
+        return socket.create_connection(self.address, timeout=60)
+
+    def settle(self) -> None:
+        """Wait until the server has taken in what was sent: each round looks at all sockets."""
+
+        async def rounds() -> None:
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+
+        asyncio.run_coroutine_threadsafe(rounds(), self.loop).result()
 
     def exchange(self, *pieces: bytes) -> bytes:
         """What comes back until the server ends the connection."""

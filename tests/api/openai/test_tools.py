@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 
 import httpx
-import openai
 import pytest
 
 from server.api.chat.format import ChatSettings
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import RequestLimits
-from server.api.servers.http_server import create_http_app
 from server.api.service import Service
-from server.config import ServerConfig
 from tests.api.fakes import FakeEngine
 from tests.api.http.asgi import events, joined
+from tests.api.http_client import app_of
 from tests.api.templates import DEEPSEEK, HARMONY, LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
 
 PATH = "/v1/chat/completions"
@@ -54,7 +52,7 @@ def says(engine, tokenizer):
 
 
 @pytest.fixture
-async def sdk(app):
+async def sdk(app, openai):
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport) as http_client:
         yield openai.AsyncOpenAI(
@@ -111,7 +109,9 @@ class TestWholeAndStreamed:
         )
         assert (len(calls_of(choice)), choice.finish_reason) == (1, "stop")
 
-    async def test_a_call_that_the_token_limit_cuts_keeps_its_reason(self, sdk, says, way, engine):
+    async def test_a_call_that_the_token_limit_cuts_keeps_its_reason(
+        self, sdk, openai, says, way, engine
+    ):
         says(CALL[:-18])
         engine.finish_reason = "length"
         if way is ask:
@@ -175,7 +175,7 @@ async def test_tools_and_template_options_reach_the_template(sdk, says, engine, 
 
 async def test_the_effort_none_switches_reasoning_off_and_others_are_refused(
     sdk, says, engine, tokenizer
-):
+, openai):
     says("Yes.")
     await ask(sdk, reasoning_effort="none")
     assert prompt(engine, tokenizer).endswith("assistant\n<think>\n\n</think>\n\n")
@@ -416,7 +416,7 @@ def client_of(engine, lifecycle, health, template, **settings):
     service = Service(
         engine, tokenizer, lifecycle, directory, RequestLimits(), chat=ChatSettings(**settings)
     )
-    transport = httpx.ASGITransport(create_http_app(service, health, ServerConfig()))
+    transport = httpx.ASGITransport(app_of(service, health))
     return tokenizer, httpx.AsyncClient(transport=transport, base_url="http://server")
 
 
