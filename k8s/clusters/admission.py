@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from k8s.clusters.api import Api, ApiError
+from k8s.clusters.host.api import Api, ApiError
 from k8s.clusters.kinds import KINDS
 from k8s.clusters.kubelet.images import CHECKOUT
 

@@ -18,8 +18,8 @@ import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from k8s.clusters.api import Api
-from k8s.clusters.processes import Program
+from k8s.clusters.host.api import Api
+from k8s.clusters.host.processes import Program
 from k8s.clusters.programs import Programs
 
 PORT = 6443

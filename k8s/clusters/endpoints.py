@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from k8s.clusters.api import Api
+from k8s.clusters.host.api import Api
 
 type Object = dict[str, Any]
 

@@ -18,10 +18,10 @@ import yaml
 
 from k8s.clusters import overrides
 from k8s.clusters.gateway import GRPC_PORT, HTTP_PORT, Gateway
+from k8s.clusters.host.processes import descendants, memory_bytes
 from k8s.clusters.kubelet.images import CHECKOUT, Image
 from k8s.clusters.kubelet.pod import PodWorker
 from k8s.clusters.machines import Machine
-from k8s.clusters.processes import descendants, memory_bytes
 from k8s.clusters.programs import Programs
 from k8s.clusters.region import NAMESPACE, Region
 from k8s.lab.chart_numbers import REGIONS, Numbers

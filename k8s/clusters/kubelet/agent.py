@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from k8s.clusters.api import CONFLICT, ApiError
+from k8s.clusters.host.api import CONFLICT, ApiError
 from k8s.clusters.kubelet.environment import references
 from k8s.clusters.kubelet.node import Node, Reference
 from k8s.clusters.kubelet.pod import PodWorker

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from k8s.clusters.api import Api
+from k8s.clusters.host.api import Api
 from k8s.clusters.kubelet.environment import decoded
 from k8s.clusters.kubelet.images import Image
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from k8s.clusters.api import NOT_FOUND, ApiError
+from k8s.clusters.host.api import NOT_FOUND, ApiError
 from k8s.clusters.kubelet import status
 from k8s.clusters.kubelet.container_life import ContainerLife
 from k8s.clusters.kubelet.environment import MissingReferenceError, references

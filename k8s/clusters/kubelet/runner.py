@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from k8s.clusters.isolation import connect
+from k8s.clusters.host.isolation import connect
+from k8s.clusters.host.processes import end_with_parent
 from k8s.clusters.kubelet import container as container_program
 from k8s.clusters.kubelet.rootfs import Mount, ThisMachine, layout
-from k8s.clusters.processes import end_with_parent
 
 _PROGRAM = str(Path(container_program.__file__))
 
