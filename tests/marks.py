@@ -46,6 +46,8 @@ MARKS = {
         "examples",
         "fuzz",
         "helm/test_served_pod.py",
+        "k8s/clusters/kubelet/test_agent.py",
+        "k8s/clusters/test_admission.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
         "k8s/test_fleet.py",
@@ -57,6 +59,8 @@ MARKS = {
     "demo": ("models/test_demo.py",),
     "charts": (
         "helm",
+        "k8s/clusters/test_kinds.py",
+        "k8s/clusters/test_machines.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
         "k8s/lab/test_chart_numbers.py",

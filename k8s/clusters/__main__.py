@@ -71,7 +71,8 @@ class Outcome:
 def main() -> int:
     arguments = parser().parse_args()
     built = programs.build(arguments.kubernetes, arguments.helm)
-    isolation.enter([gateway(number) for number in range(1, len(REGIONS) + 1)])
+    isolation.go_inside("k8s.clusters", sys.argv[1:])
+    isolation.make_network([gateway(number) for number in range(1, len(REGIONS) + 1)])
     shutil.rmtree(arguments.output, ignore_errors=True)
     arguments.output.mkdir(parents=True)
     outcome = Outcome(_facts(arguments, built))

@@ -125,9 +125,11 @@ class Clusters:
 
     async def settle(self) -> None:
         """Wait until the gateway uses every replica, and no other pod is left."""
-        async with asyncio.timeout(SETTLE_SECONDS):
-            while not await self.gateway.is_whole(NUM_REPLICAS * len(self.regions)):
-                await asyncio.sleep(0.5)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while not await self.gateway.is_whole(NUM_REPLICAS * len(self.regions)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the servers did not get ready:\n{self._describe()}")
+            await asyncio.sleep(0.5)
 
     async def restore(self) -> None:
         """Bring back what scenarios break: control planes, nodes, replicas and version."""
@@ -183,6 +185,11 @@ class Clusters:
 
     def _pods(self, region: str) -> list[str]:
         return self.regions[region].endpoints.ready(NAMESPACE, RELEASE)
+
+    def _describe(self) -> str:
+        """The servers with the end of their logs."""
+        pods = [worker for region in self.regions.values() for worker in self.servers(region)]
+        return "\n".join(f"{pod.name} {pod.address}: {pod.log()[-1500:]}" for pod in pods)
 
     async def close(self) -> None:
         for region in self.regions.values():

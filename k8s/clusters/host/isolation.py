@@ -8,22 +8,35 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 BRIDGE = "pods"
+_INSIDE = "ANTIPODE_CLUSTERS_INSIDE"
+_OWN = ("--net", "--mount")
+_AS_USER = ("--user", "--map-root-user", *_OWN)
 
 
-def enter(gateways: Sequence[str]) -> None:
-    """Put this process into namespaces of its own; it must have one thread. `gateways` are the
-    addresses of the bridge that pods are on, one per region, such as 10.1.0.1.
+def go_inside(module: str, arguments: Sequence[str]) -> None:
+    """Go on in namespaces of its own: this process becomes `python -m module`, which calls this
+    function again. RuntimeError if the kernel lets this user make no namespaces.
     """
-    user, group = os.getuid(), os.getgid()
-    kinds = os.CLONE_NEWNET | os.CLONE_NEWNS
-    try:
-        os.unshare(kinds)
-    except PermissionError:
-        _as_root_of_a_user_namespace(kinds, user, group)
+    if _INSIDE in os.environ:
+        return
+    for flags in (_OWN, _AS_USER):
+        command = ["unshare", *flags]
+        if not subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+            os.environ[_INSIDE] = "1"
+            os.execvp("unshare", [*command, sys.executable, "-m", module, *arguments])
+    raise RuntimeError(
+        "the kernel lets this user make no namespaces; run as root, or allow user namespaces"
+    )
+
+
+def make_network(gateways: Sequence[str]) -> None:
+    """The network of the lab: `gateways` are the addresses of the bridge that pods are on, one
+    per region, such as 10.1.0.1.
+    """
     _ip("link", "set", "lo", "up")
     _ip("link", "add", BRIDGE, "type", "bridge")
     for gateway in gateways:
@@ -43,18 +56,6 @@ def connect(pid: int, address: str, gateway: str, name: str) -> None:
     )
     for arguments in inside:
         _run("nsenter", "--net", f"--target={pid}", "ip", *arguments)
-
-
-def _as_root_of_a_user_namespace(kinds: int, user: int, group: int) -> None:
-    try:
-        os.unshare(os.CLONE_NEWUSER | kinds)
-    except PermissionError as refusal:
-        raise RuntimeError(
-            "the kernel lets this user make no namespaces; run as root, or allow user namespaces"
-        ) from refusal
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
 
 
 def _ip(*arguments: str) -> None:

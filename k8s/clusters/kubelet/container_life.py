@@ -75,17 +75,25 @@ class ContainerLife:
         command = await self._command()
         root = self._folder / "roots" / self._state.name
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._running = await start(self._sandbox, command, root, self.log)
+        starting = asyncio.create_task(start(self._sandbox, command, root, self.log))
+        starting.add_done_callback(self._note_start)
+        # A pod may have to end meanwhile. Then the process that is just starting must be known.
+        await asyncio.shield(starting)
         self._since = status.now()
         self._state.is_started = "startupProbe" not in self._container
         self._set(status.running(self._since))
         probing = asyncio.create_task(self._probe())
         try:
-            code = await self._running.wait()
+            code = await starting.result().wait()
         finally:
             probing.cancel()
         self._note_end(code)
         return code
+
+    def _note_start(self, starting: asyncio.Task[Running]) -> None:
+        self._running = starting.result()
+        if self._must_end:
+            self._running.signal(signal.SIGKILL)
 
     async def end(self, grace: float) -> None:
         """SIGTERM, and SIGKILL after the grace period. Readiness is probed until the end."""

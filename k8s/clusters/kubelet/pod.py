@@ -33,6 +33,8 @@ from k8s.clusters.kubelet.volumes import (
 
 type Object = dict[str, Any]
 _RETRY_SECONDS = 0.5
+# What only the kubelet writes of a pod's status: what comes back may be older.
+_OWN = ("conditions", "startTime", "podIP", "podIPs", "hostIP", "hostIPs")
 
 
 class PodWorker:
@@ -84,6 +86,8 @@ class PodWorker:
 
     def update(self, pod: Object) -> None:
         """The pod's object as it is now. With a deletion time, the pod begins to end."""
+        written = {k: v for k, v in self.pod.get("status", {}).items() if k in _OWN}
+        pod["status"] = pod.get("status", {}) | written
         self.pod = pod
         if "deletionTimestamp" in pod["metadata"] and self._ending is None:
             grace = float(pod["metadata"].get("deletionGracePeriodSeconds", 30))
@@ -134,9 +138,7 @@ class PodWorker:
         await self._sandbox.connect(address, self._node.gateway, self._node.interfaces())
         self._addresses["podIP"] = address
         # Containers read their own address from the pod's object.
-        self.pod.setdefault("status", {}).update(
-            status.pod_status(self.pod, self._states, self._init, self._addresses, False)
-        )
+        self._status()
 
     async def _request_tokens(self) -> None:
         account = self.pod["spec"].get("serviceAccountName", "default")
@@ -206,7 +208,7 @@ class PodWorker:
         found = status.pod_status(
             self.pod, self._states, self._init, self._addresses, self._is_initialized
         )
-        self.pod.setdefault("status", {})["conditions"] = found["conditions"]
+        self.pod.setdefault("status", {}).update({k: found[k] for k in _OWN if k in found})
         return found
 
     def _clean_up(self) -> None:

@@ -122,6 +122,7 @@ def pod_status(
     """The status to write; `addresses` has podIP and hostIP as far as they are known."""
     before = pod.get("status", {}).get("conditions", ())
     found: Object = {
+        "startTime": pod.get("status", {}).get("startTime") or now(),
         "phase": phase(pod["spec"].get("restartPolicy", "Always"), containers),
         "conditions": conditions(before, containers, is_initialized),
         "containerStatuses": [container_status(one) for one in containers],

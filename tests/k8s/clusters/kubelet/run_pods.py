@@ -204,5 +204,6 @@ async def tell(name, folder):
 
 
 if __name__ == "__main__":
-    isolation.enter(["10.1.0.1"])
+    isolation.go_inside("tests.k8s.clusters.kubelet.run_pods", sys.argv[1:])
+    isolation.make_network(["10.1.0.1"])
     asyncio.run(tell(sys.argv[1], Path(sys.argv[2])))
