@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=20.0, help="unary requests per second")
     parser.add_argument("--streams", type=int, default=4, help="concurrent streams")
     parser.add_argument("--stream-tokens", type=int, default=250, help="tokens per stream")
+    parser.add_argument("--replicas", type=int, default=2, help="servers per region")
     parser.add_argument("--kubernetes", choices=programs.MINORS, default=programs.DEFAULT_MINOR)
     parser.add_argument("--helm", choices=programs.HELMS, default=programs.DEFAULT_HELM)
     parser.add_argument("--picker", type=Path, help="the program of the endpoint picker's image")
@@ -119,7 +120,8 @@ async def _run(arguments: argparse.Namespace, built: programs.Programs, outcome:
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    clusters = Clusters(arguments.output.resolve(), built, images.table(arguments.picker))
+    known = images.table(arguments.picker)
+    clusters = Clusters(arguments.output.resolve(), built, known, arguments.replicas)
     try:
         say("starting two control planes")
         await clusters.start(definitions())

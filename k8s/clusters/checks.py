@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from k8s.clusters import admission
 from k8s.clusters.lab import (
     GATEWAY_RELEASE,
-    NUM_REPLICAS,
     NUM_TPU_NODES,
     RELEASE,
     SETTLE_SECONDS,
@@ -20,7 +19,6 @@ from k8s.lab.chart_numbers import REGIONS
 
 type Check = Callable[[Clusters], Awaitable[list[str]]]
 
-_DEPLOYMENT = f"deployment/{RELEASE}"
 _SECONDS_TO_SCHEDULE = 60.0
 # What Kubernetes itself keeps in a namespace.
 _OWN = ("configmap/kube-root-ca.crt", "serviceaccount/default")
@@ -43,7 +41,7 @@ async def claims(clusters: Clusters) -> list[str]:
     """Each server has a claim for its node's interfaces; one replica too many stays pending."""
     region = clusters.primary
     try:
-        await region.kubectl("scale", _DEPLOYMENT, f"--replicas={NUM_TPU_NODES + 1}")
+        await clusters.scale(region, NUM_TPU_NODES + 1)
         async with asyncio.timeout(_SECONDS_TO_SCHEDULE):
             while not (reason := await _unscheduled(region)):
                 await asyncio.sleep(0.5)
@@ -58,7 +56,7 @@ async def claims(clusters: Clusters) -> list[str]:
     except TimeoutError:
         return ["no replica was reported as unschedulable"]
     finally:
-        await region.kubectl("scale", _DEPLOYMENT, f"--replicas={NUM_REPLICAS}")
+        await clusters.scale(region, clusters.num_replicas)
         await clusters.settle()
 
 

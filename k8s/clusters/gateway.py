@@ -37,7 +37,9 @@ class Gateway:
         self._written: dict[str, Json] = {}
         self._write(config)
         clusters = config["static_resources"]["clusters"]
-        config["static_resources"]["clusters"] = [self._by_file(one) for one in clusters]
+        config["static_resources"]["clusters"] = [
+            with_endpoints_of(self._path(one["name"]), one) for one in clusters
+        ]
         config["node"] = {"id": "gateway", "cluster": "lab"}
         self.proxy = Proxy(config, folder)
 
@@ -56,18 +58,6 @@ class Gateway:
         }
         return configuration(regions, self.addresses, self._numbers, retries=True)
 
-    def _by_file(self, cluster: Json) -> Json:
-        """The cluster with endpoints that Envoy reads from a file, again whenever it is replaced.
-        A pod that left gets no more requests, whatever its health; its streams go on.
-        """
-        cluster = {name: value for name, value in cluster.items() if name != "load_assignment"}
-        source = {"path_config_source": {"path": str(self._path(cluster["name"]))}}
-        return cluster | {
-            "type": "EDS",
-            "eds_cluster_config": {"eds_config": source | {"resource_api_version": "V3"}},
-            "ignore_health_on_host_removal": True,
-        }
-
     def _write(self, config: Json) -> None:
         for cluster in config["static_resources"]["clusters"]:
             name, assignment = cluster["name"], cluster["load_assignment"]
@@ -79,3 +69,16 @@ class Gateway:
 
     def _path(self, name: str) -> Path:
         return (self._folder / f"{name}.json").resolve()
+
+
+def with_endpoints_of(path: Path, cluster: Json) -> Json:
+    """The cluster with endpoints that Envoy reads from a file, again whenever it is replaced. A
+    pod that left gets no more requests, whatever its health; its streams go on.
+    """
+    source = {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
+    kept = {name: value for name, value in cluster.items() if name != "load_assignment"}
+    return kept | {
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": source},
+        "ignore_health_on_host_removal": True,
+    }

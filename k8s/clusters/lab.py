@@ -31,7 +31,7 @@ from k8s.lab.proxy import Address
 RELEASE, GATEWAY_RELEASE = "antipode", "gateway"
 CHART, GATEWAY_CHART = CHECKOUT / "helm" / "antipode", CHECKOUT / "helm" / "antipode-gateway"
 VERSION, NEW_VERSION = "1", "2"
-NUM_REPLICAS, NUM_TPU_NODES = 2, 3
+NUM_TPU_NODES = 3
 # Servers start on cores that they share, and may compile first.
 SETTLE_SECONDS = 420.0
 _GATEWAY_PORTS = {REGIONS[0]: Address(18_000, 19_000), REGIONS[1]: Address(28_000, 29_000)}
@@ -50,10 +50,15 @@ class Figures:
 
 
 class Clusters:
-    """The primary region first. `figures` is there once the lab is open."""
+    """The primary region first; each has `num_replicas` servers. `figures` is there once the lab
+    is open.
+    """
 
-    def __init__(self, folder: Path, programs: Programs, images: Mapping[str, Image]) -> None:
+    def __init__(
+        self, folder: Path, programs: Programs, images: Mapping[str, Image], num_replicas: int
+    ) -> None:
         self.folder = folder
+        self.num_replicas = num_replicas
         self.programs = programs
         self.regions = {
             name: Region(name, number, programs, folder, images)
@@ -82,7 +87,7 @@ class Clusters:
         """Install the charts by the commands of docs/deploy.md, and wait for the servers."""
         began = time.monotonic()
         path = self.folder / "overrides.yaml"
-        path.write_text(yaml.safe_dump(overrides.overrides(NUM_REPLICAS)))
+        path.write_text(yaml.safe_dump(overrides.overrides(self.num_replicas)))
         for name, region in self.regions.items():
             values = CHECKOUT / "helm" / "regions" / f"{name}.yaml"
             files = (f"--values={values}", f"--values={path}")
@@ -126,7 +131,7 @@ class Clusters:
     async def settle(self) -> None:
         """Wait until the gateway uses every replica, and no other pod is left."""
         deadline = time.monotonic() + SETTLE_SECONDS
-        while not await self.gateway.is_whole(NUM_REPLICAS * len(self.regions)):
+        while not await self.gateway.is_whole(self.num_replicas * len(self.regions)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the servers did not get ready:\n{self._describe()}")
             await asyncio.sleep(0.5)
@@ -139,10 +144,13 @@ class Clusters:
             await region.restore_nodes()
             for node in region.kubelets:
                 await region.kubectl("uncordon", node)
-            await region.kubectl("scale", f"deployment/{RELEASE}", f"--replicas={NUM_REPLICAS}")
+            await self.scale(region, self.num_replicas)
         await self.settle()
         for region in self.regions.values():
             await self.change_version(region, VERSION)
+
+    async def scale(self, region: Region, num_replicas: int) -> None:
+        await region.kubectl("scale", f"deployment/{RELEASE}", f"--replicas={num_replicas}")
 
     async def change_version(self, region: Region, version: str) -> None:
         """Upgrade the release to the version, and wait until each of its servers serves it."""

@@ -40,7 +40,7 @@ async def _crash(clusters: Clusters, _: LoadGenerator) -> float:
     for pid in first.pids:
         os.kill(pid, signal.SIGKILL)
     ended = await _when_gone(gone)
-    await _until_ready(clusters.primary, 2)
+    await _until_ready(clusters.primary, clusters.num_replicas)
     if first.num_restarts != 1:
         raise ValueError(f"the kubelet started the container {first.num_restarts} times again")
     return ended
@@ -78,7 +78,7 @@ async def _drain(clusters: Clusters, _: LoadGenerator) -> float:
             "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", _PATIENCE
         )
         await clusters.primary.kubectl("uncordon", node)
-    await _until_ready(clusters.primary, 2)
+    await _until_ready(clusters.primary, clusters.num_replicas)
     return began
 
 
@@ -107,7 +107,7 @@ async def _scale(clusters: Clusters, _: LoadGenerator) -> float:
     """To one replica, to as many as there are nodes, and to one again."""
     began = time.monotonic()
     for count in (1, NUM_TPU_NODES, 1):
-        await clusters.primary.kubectl("scale", _DEPLOYMENT, f"--replicas={count}")
+        await clusters.scale(clusters.primary, count)
         await _until_ready(clusters.primary, count)
     return began
 
