@@ -20,6 +20,7 @@ from k8s.lab.chart_numbers import REGIONS
 type Check = Callable[[Clusters], Awaitable[list[str]]]
 
 _SECONDS_TO_SCHEDULE = 60.0
+_TOO_FEW = "Insufficient google.com/tpu"
 # What Kubernetes itself keeps in a namespace.
 _OWN = ("configmap/kube-root-ca.crt", "serviceaccount/default")
 _KINDS = (
@@ -39,13 +40,13 @@ async def admitted(clusters: Clusters) -> list[str]:
 
 async def claims(clusters: Clusters) -> list[str]:
     """Each server has a claim for its node's interfaces; one replica too many stays pending."""
-    region = clusters.primary
+    region, reason, wrong = clusters.primary, "", list[str]()
     try:
         await clusters.scale(region, NUM_TPU_NODES + 1)
         async with asyncio.timeout(_SECONDS_TO_SCHEDULE):
-            while not (reason := await _unscheduled(region)):
+            # At first a pod waits for its claim to be made.
+            while _TOO_FEW not in (reason := await _unscheduled(region)):
                 await asyncio.sleep(0.5)
-        wrong = [] if "Insufficient google.com/tpu" in reason else [f"pending for: {reason}"]
         claimed = await region.api.list(
             f"/apis/resource.k8s.io/v1/namespaces/{NAMESPACE}/resourceclaims"
         )
@@ -54,7 +55,7 @@ async def claims(clusters: Clusters) -> list[str]:
             wrong.append(f"{len(held)} claims are allocated for {NUM_TPU_NODES} nodes")
         return wrong
     except TimeoutError:
-        return ["no replica was reported as unschedulable"]
+        return [f"no replica was pending for {_TOO_FEW}, but for: {reason or 'nothing'}"]
     finally:
         await clusters.scale(region, clusters.num_replicas)
         await clusters.settle()

@@ -41,7 +41,6 @@ _GATEWAY_PORTS = {REGIONS[0]: Address(18_000, 19_000), REGIONS[1]: Address(28_00
 class Figures:
     """What it took to open the lab, in seconds, and what the control planes take, in bytes."""
 
-    build: float
     control_planes: float
     installed: float
     ready: float
@@ -101,7 +100,6 @@ class Clusters:
             region.endpoints.on_change = self.gateway.update
         await self.settle()
         self.figures = Figures(
-            build=round(self.programs.seconds, 1),
             control_planes=round(self._control_planes, 1),
             installed=round(installed, 1),
             ready=round(time.monotonic() - began, 1),
