@@ -9,8 +9,8 @@ from tests.docs.pages import PAGES, ROOT, prose
 from tests.docs.test_links import name
 
 _FLAG = re.compile(r"`(--[a-z][a-z-]+)")
-# Of gcloud, of Helm, and of `make failover`.
-_OTHERS = {"--accelerator-network-profile", "--kube-version", "--scenario", "--short"}
+# Of gcloud, of Helm, of `make failover` and of `make clusters`.
+_OTHERS = {"--accelerator-network-profile", "--kube-version", "--picker", "--scenario", "--short"}
 
 
 def flags(parser: argparse.ArgumentParser) -> set[str]:
