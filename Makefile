@@ -12,7 +12,7 @@ THREE_AT_ONCE := -n 3 $(IN_ORDER)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover unit check test examples lint format fuzz bench bench-edge exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference clients terraform
+.PHONY: help setup serve failover clusters unit check test examples lint format fuzz bench bench-edge exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference clients terraform
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,9 @@ serve: $(filter .uv/bin/uv,$(UV)) ## start the server on the demo model; ARGS="-
 
 failover: setup .cache/envoy/ready ## take regions down on this machine; SCENARIO=kill runs one
 	$(RUN) k8s.lab $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
+
+clusters: setup .cache/envoy/ready ## install the charts on two real clusters and break them; SCENARIO=delete runs one
+	$(RUN) k8s.clusters $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
 
 unit: setup ## run the tests that compile nothing and start no server
 	$(RUN) pytest $(THREE_AT_ONCE) --unit $(ARGS)

@@ -48,6 +48,8 @@ MARKS = {
         "examples",
         "fuzz",
         "helm/test_served_pod.py",
+        "k8s/clusters/kubelet/test_agent.py",
+        "k8s/clusters/test_admission.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
         "k8s/terraform/test_plan.py",
@@ -60,6 +62,8 @@ MARKS = {
     "demo": ("models/test_demo.py",),
     "charts": (
         "helm",
+        "k8s/clusters/test_kinds.py",
+        "k8s/clusters/test_machines.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
         "k8s/lab/test_chart_numbers.py",

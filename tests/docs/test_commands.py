@@ -10,8 +10,8 @@ from tests.docs.pages import PAGES, ROOT, prose
 from tests.docs.test_links import name
 
 _FLAG = re.compile(r"`(--[a-z][a-z-]+)")
-# Of Helm, and of `make failover`.
-_OTHERS = {"--kube-version", "--scenario", "--short"}
+# Of Helm, of `make failover` and of `make clusters`.
+_OTHERS = {"--kube-version", "--picker", "--scenario", "--short"}
 
 
 def flags(parser: argparse.ArgumentParser) -> set[str]:
