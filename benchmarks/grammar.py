@@ -25,7 +25,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".cache/xla").absolu
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from models.demo import ensure as ensure_demo
-from server.api.tokenizer import Tokenizer
+from server.api.tokenizers.tokenizer import Tokenizer
 from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine

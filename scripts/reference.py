@@ -14,8 +14,8 @@ from pathlib import Path
 
 from prometheus_client.core import Metric
 
-from server.api.openai.foreign_fields import FIELDS, Alias, Meaning, Passes
-from server.api.refused_fields import Refusal
+from server.api.openai.bodies.foreign_fields import FIELDS, Alias, Meaning, Passes
+from server.api.requests.refused_fields import Refusal
 from server.config import Setting, settings
 from server.errors import ErrorKind, ErrorSpec
 from server.metrics.metrics import Metrics
@@ -66,7 +66,7 @@ def generated() -> dict[Path, str]:
         _DOCS / "metrics.md": _page(_METRICS, _metrics(), source="server/metrics/"),
         _DOCS / "errors.md": _page(_ERRORS, _errors(), source="server/errors.py"),
         _DOCS / "fields.md": _page(
-            _FIELDS, _fields(), source="server/api/openai/foreign_fields.py"
+            _FIELDS, _fields(), source="server/api/openai/bodies/foreign_fields.py"
         ),
     }
 

@@ -107,9 +107,9 @@ class AsyncClient:
 def _transport(address: Address, headers: dict[str, str], trust_env: bool) -> Transport:
     # A caller loads only the library of the protocol that its addresses use.
     if address.is_grpc:
-        from antipode.grpc_transport import GrpcTransport
+        from antipode.transports.grpc_transport import GrpcTransport
 
         return GrpcTransport(address.target, headers, is_secure=address.is_secure)
-    from antipode.http_transport import HttpTransport
+    from antipode.transports.http_transport import HttpTransport
 
     return HttpTransport(address.target, headers, trust_env=trust_env)

@@ -5,8 +5,8 @@ Who may call is the caller's business; what can be loaded is the engine's.
 
 from __future__ import annotations
 
-from server.api.model_directory import ModelDirectory
-from server.api.validation import invalid
+from server.api.requests.model_directory import ModelDirectory
+from server.api.requests.validation import invalid
 from server.errors import ApiError, ErrorKind
 from server.link.client import EngineClient
 from server.link.frames import AdapterStatus

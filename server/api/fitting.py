@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from server.api.chat.format import ChatPrompt
-from server.api.generation import GenerateRequest
+from server.api.requests.generation import GenerateRequest
 
 
 def fitted(request: GenerateRequest, prompt: ChatPrompt) -> GenerateRequest:

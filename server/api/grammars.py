@@ -11,8 +11,8 @@ import logging
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
-from server.api.tokenizer import Tokenizer
-from server.api.validation import invalid
+from server.api.requests.validation import invalid
+from server.api.tokenizers.tokenizer import Tokenizer
 from server.grammar.compiler import Compiler
 from server.grammar.translation import GrammarError
 from server.link.frames import EngineInfo, Vocabulary

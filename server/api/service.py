@@ -16,16 +16,13 @@ from functools import partial
 from server.api.chat.control_tokens import PiecedText
 from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
 from server.api.chat.template import ChatTemplateError
-from server.api.choice import Choice
-from server.api.embedder import Embedder
-from server.api.embedding_recipe import EmbeddingRecipe
-from server.api.generation import GenerateRequest
+from server.api.embeddings.embedder import Embedder
+from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.grammars import Grammars
 from server.api.large_work import LARGE_UNITS, MAX_INLINE_UNITS, LargeWork
-from server.api.model_directory import ModelDirectory
-from server.api.stream import Generation, GenerationGroup, PreparedRequest
-from server.api.tokenizer import Tokenizer
-from server.api.validation import (
+from server.api.requests.generation import GenerateRequest
+from server.api.requests.model_directory import ModelDirectory
+from server.api.requests.validation import (
     RequestLimits,
     check_options,
     check_prompt,
@@ -34,6 +31,9 @@ from server.api.validation import (
     invalid,
     sampling_params,
 )
+from server.api.streams.choice import Choice
+from server.api.streams.stream import Generation, GenerationGroup, PreparedRequest
+from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient, EngineStream

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import cast, get_args
 
 from server.admin_token_file import AdminTokenError, read_admin_token
-from server.api.model_directory import ModelDirectory
-from server.api.validation import invalid
+from server.api.requests.model_directory import ModelDirectory
+from server.api.requests.validation import invalid
 from server.errors import ApiError, ErrorKind
 from server.link.client import EngineClient
 from server.link.frames import SwapPolicy, VersionAction, VersionStatus

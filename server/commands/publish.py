@@ -153,7 +153,7 @@ def verify(path: str) -> str:
 
 def make_golden(folder: Path, texts: tuple[str, ...], tolerance: float) -> Golden:
     """Golden prompts of these texts, continued by the checkpoint on this machine's devices."""
-    from server.api.tokenizer import Tokenizer
+    from server.api.tokenizers.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(folder)
     prompts = [tuple(tokenizer.encode(text)[:_NUM_PROMPT_TOKENS]) for text in texts]
@@ -256,7 +256,7 @@ def _check_loads(version: VersionFolder) -> None:
     from models.hf_config import read_config
     from models.sharding import make_mesh
     from models.weights.loading import WeightLoader, abstract_decoder
-    from server.api.tokenizer import Tokenizer
+    from server.api.tokenizers.tokenizer import Tokenizer
     from server.engine.programs.blueprint import choose_layout
 
     Tokenizer.load(version.copy)

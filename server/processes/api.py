@@ -19,17 +19,17 @@ import uvloop
 from models.headless import is_headless
 from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
-from server.api.embedding_recipe import EmbeddingRecipe, read_recipe
+from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
-from server.api.model_directory import ModelDirectory
+from server.api.requests.model_directory import ModelDirectory
+from server.api.requests.validation import RequestLimits
 from server.api.servers.admin_server import create_admin_app
 from server.api.servers.grpc_server import create_grpc_server, create_versions_server
 from server.api.servers.http_port import HttpPort
 from server.api.servers.http_server import create_http_app
 from server.api.service import Service
-from server.api.tokenizer import Tokenizer
-from server.api.validation import RequestLimits
+from server.api.tokenizers.tokenizer import Tokenizer
 from server.api.version_admin import VersionAdmin
 from server.config import Config, ServerConfig
 from server.control import Command, Task, receive_task, watch_commands

@@ -8,7 +8,7 @@ import pytest
 
 from server.api.health import Health
 from server.api.service import Service
-from server.api.tokenizer import Tokenizer
+from server.api.tokenizers.tokenizer import Tokenizer
 from server.lifecycle import Lifecycle
 from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrained
 from tests.api.http_client import app, client

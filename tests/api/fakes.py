@@ -11,12 +11,12 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from server.api.embedding_recipe import EmbeddingRecipe
+from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.health import Health
-from server.api.model_directory import ModelDirectory
+from server.api.requests.model_directory import ModelDirectory
+from server.api.requests.validation import RequestLimits
 from server.api.service import Service
-from server.api.tokenizer import Tokenizer as ServerTokenizer
-from server.api.validation import RequestLimits
+from server.api.tokenizers.tokenizer import Tokenizer as ServerTokenizer
 from server.errors import ApiError
 from server.lifecycle import Lifecycle
 from server.link.client import AbortReason, EngineStream

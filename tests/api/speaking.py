@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from server.api.tokenizer import Tokenizer
+from server.api.tokenizers.tokenizer import Tokenizer
 from tests.api.fakes import FakeEngine
 from tests.api.templates import QWEN3, tokenizer_with
 

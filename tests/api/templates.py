@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tokenizers import AddedToken
 
-from server.api.tokenizer import Tokenizer
+from server.api.tokenizers.tokenizer import Tokenizer
 from tests.api.fakes import CHAT_TEMPLATE, small_pretrained
 
 _GENERATE = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from server.api.adapter_admin import AdapterAdmin
-from server.api.generation import GenerateRequest, ResumePoint
-from server.api.model_names import (
+from server.api.requests.generation import GenerateRequest, ResumePoint
+from server.api.requests.model_names import (
     ModelName,
     parse_model_name,
     parse_stream_version,

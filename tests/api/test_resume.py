@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from server.api.generation import GenerateRequest, ResumePoint, Sampling
+from server.api.requests.generation import GenerateRequest, ResumePoint, Sampling
 from server.api.servers.http_server import create_http_app
 from server.config import ServerConfig
 from server.errors import ApiError, ErrorKind

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from server.api.embedding_recipe import EmbeddingRecipe
-from server.api.generation import GenerateRequest, ResumePoint, Sampling
+from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.large_work import MAX_INLINE_UNITS
+from server.api.requests.generation import GenerateRequest, ResumePoint, Sampling
+from server.api.requests.validation import RequestLimits
 from server.api.service import MAX_TEXT_CHARS, MAX_TOKENS, Service
-from server.api.tokenizer import Tokenizer
-from server.api.validation import RequestLimits
+from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle
 from server.link.frames import Pulse

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from server.api.adapter_admin import AdapterAdmin
-from server.api.generation import GenerateRequest
+from server.api.requests.generation import GenerateRequest
 from server.api.servers.admin_server import create_admin_app
 from server.api.servers.grpc_server import create_versions_server
 from server.api.version_admin import VersionAdmin

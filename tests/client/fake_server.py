@@ -19,7 +19,7 @@ import uvicorn
 
 from server.api.servers.grpc_server import create_grpc_server
 from server.api.servers.http_server import create_http_app
-from server.api.tokenizer import Tokenizer
+from server.api.tokenizers.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
 from server.link.frames import EngineInfo, TokenEvent

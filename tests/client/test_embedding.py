@@ -14,7 +14,7 @@ from antipode import (
     UnavailableError,
 )
 from antipode.embedding import BATCH, EmbeddingRequest, Embeddings, embed
-from antipode.embedding_bodies import read_embeddings
+from antipode.transports.embedding_bodies import read_embeddings
 
 from tests.api.fakes import hidden_state, small_pretrained
 from tests.client.fake_server import FunctionEngine, fake_server

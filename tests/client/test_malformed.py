@@ -17,8 +17,8 @@ from antipode import (
     UnavailableError,
 )
 from antipode._pb.antipode.v1 import generation_pb2 as pb
-from antipode.chunks import parse
 from antipode.limits import MAX_MESSAGE_BYTES
+from antipode.transports.chunks import parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

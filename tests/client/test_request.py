@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from antipode import AsyncClient, Client, InvalidRequestError
-from antipode.grpc_transport import message
-from antipode.http_transport import body
 from antipode.request import make_request
+from antipode.transports.grpc_transport import message
+from antipode.transports.http_transport import body
 
 HELLO = [{"role": "user", "content": "hello"}]
 

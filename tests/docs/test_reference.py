@@ -1,7 +1,7 @@
 import pytest
 
 from scripts.reference import generated
-from server.api.openai.foreign_fields import FIELDS
+from server.api.openai.bodies.foreign_fields import FIELDS
 from server.config import settings
 from server.errors import ErrorKind
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from server.api.chat.messages import Message, ToolCall
 from server.api.http.plain_errors import or_text
-from server.api.validation import invalid
+from server.api.requests.validation import invalid
 
 
 class _Wire(BaseModel):

@@ -18,10 +18,10 @@ from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
 from server.api.chat.tools import ToolChoice
-from server.api.client_json import schema_grammar
-from server.api.generation import Sampling
-from server.api.refused_fields import check_fields
-from server.api.validation import RANGES, invalid
+from server.api.requests.client_json import schema_grammar
+from server.api.requests.generation import Sampling
+from server.api.requests.refused_fields import check_fields
+from server.api.requests.validation import RANGES, invalid
 from server.link.sampling import Grammar, Range
 
 _TEMPERATURE = Range(0, 1)

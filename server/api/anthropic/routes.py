@@ -12,15 +12,15 @@ from server.api.anthropic.rendering import MessageRenderer
 from server.api.anthropic.request_body import MessagesBody, PromptBody
 from server.api.anthropic.response_bodies import EVENTS, MessageAnswer, MessageError, TokenCount
 from server.api.chat.format import ChatPrompt
-from server.api.field_names import fields_named
 from server.api.fitting import fitted
-from server.api.generation import GenerateRequest
 from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.bodies import json_response
 from server.api.http.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import event_responses, json_responses
 from server.api.http.sse import NamedEventStream
+from server.api.requests.field_names import fields_named
+from server.api.requests.generation import GenerateRequest
 from server.api.service import Service
 
 # How this protocol spells what the service's errors name.

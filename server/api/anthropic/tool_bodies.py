@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.chat.tools import Tool, ToolChoice
-from server.api.refused_fields import check_fields, refused
-from server.api.validation import invalid
+from server.api.requests.refused_fields import check_fields, refused
+from server.api.requests.validation import invalid
 
 _FIELDS_OF_TOOLS = {
     **refused("defer_loading", "all tools are in the prompt", False),

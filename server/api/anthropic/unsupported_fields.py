@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from server.api.refused_fields import Refusal, refused
+from server.api.requests.refused_fields import Refusal, refused
 
 _LEAVE_OUT = "leave it out"
 _IN_CHAT = "/v1/chat/completions has it"

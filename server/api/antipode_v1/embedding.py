@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server.api.embedding import EmbeddingRequest, Embeddings, Vector
-from server.api.validation import invalid
+from server.api.requests.embedding import EmbeddingRequest, Embeddings, Vector
+from server.api.requests.validation import invalid
 from server.pb.antipode.v1 import generation_pb2 as pb
 
 

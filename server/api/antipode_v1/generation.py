@@ -14,13 +14,13 @@ import grpc
 
 from server.api.antipode_v1 import embedding, translate
 from server.api.antipode_v1.known_fields import check_known
-from server.api.generation import GenerateRequest
 from server.api.grpc.messages import MAX_INLINE_BYTES, parse_large
 from server.api.grpc.peer import source
 from server.api.grpc.status import REQUEST_ID_KEY, Context, adopt_request_id, errors_as_status
+from server.api.requests.generation import GenerateRequest
+from server.api.requests.validation import check_count, check_prompt_length
 from server.api.service import Service
-from server.api.stream import Generation
-from server.api.validation import check_count, check_prompt_length
+from server.api.streams.stream import Generation
 from server.errors import ApiError, ErrorKind
 from server.link.sampling import MAX_STOP_TOKEN_IDS
 from server.pb.antipode.v1 import generation_pb2 as pb

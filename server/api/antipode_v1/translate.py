@@ -12,8 +12,8 @@ from typing import Any
 from server.api.chat.format import Conversation
 from server.api.chat.messages import Message
 from server.api.chat.template import RenderOptions
-from server.api.generation import Delta, ResumePoint, Sampling, TokenLogprob, Usage
-from server.api.stream import Generation
+from server.api.requests.generation import Delta, ResumePoint, Sampling, TokenLogprob, Usage
+from server.api.streams.stream import Generation
 from server.errors import ApiError, ErrorKind
 from server.link.sampling import Grammar
 from server.pb.antipode.v1 import generation_pb2 as pb

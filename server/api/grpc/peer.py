@@ -6,7 +6,7 @@ Knows neither methods nor messages.
 from __future__ import annotations
 
 from server.api.grpc.status import Context
-from server.api.source import source_of
+from server.api.requests.source import source_of
 
 
 def source(context: Context) -> str:

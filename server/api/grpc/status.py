@@ -14,7 +14,7 @@ from typing import Any, Never
 
 import grpc
 
-from server.api.validation import check_request_id, is_request_id
+from server.api.requests.validation import check_request_id, is_request_id
 from server.errors import ApiError, ErrorKind
 
 type Context = grpc.aio.ServicerContext[Any, Any]

@@ -13,13 +13,13 @@ import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
-from server.api.generation import Delta, GenerateRequest
 from server.api.http.bodies import json_response
 from server.api.http.disconnect import until_disconnect
 from server.api.http.sse import Chunks, EventStream
+from server.api.requests.generation import Delta, GenerateRequest
+from server.api.requests.source import source_of
 from server.api.service import Service
-from server.api.source import source_of
-from server.api.stream import GenerationGroup
+from server.api.streams.stream import GenerationGroup
 
 MAX_TIMEOUT_DIGITS = 9
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
-from server.api.validation import check_request_id, is_request_id
+from server.api.requests.validation import check_request_id, is_request_id
 from server.errors import ApiError, ErrorKind
 
 HEADER = "x-request-id"

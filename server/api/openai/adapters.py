@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from server.api.adapter_admin import AdapterAdmin
 from server.api.http.openapi import text_responses
-from server.api.validation import invalid
+from server.api.requests.validation import invalid
 
 
 class LoadAdapterBody(BaseModel):

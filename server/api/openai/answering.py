@@ -11,15 +11,15 @@ from typing import Any
 
 import msgspec
 
-from server.api.generation import TokenLogprob, Usage
 from server.api.http.bodies import finite
-from server.api.openai.response_bodies import (
+from server.api.openai.bodies.response_bodies import (
     PromptLogprob,
     PromptLogprobs,
     PromptTokensDetails,
     UsageBody,
 )
-from server.api.stream import Generation
+from server.api.requests.generation import TokenLogprob, Usage
+from server.api.streams.stream import Generation
 
 
 def head(prefix: str, generation: Generation) -> dict[str, Any]:

@@ -19,11 +19,10 @@ from server.api.calls.events import (
 )
 from server.api.chat.answer import AnswerReader, WholeAnswer, read_whole
 from server.api.chat.format import ChatPrompt
-from server.api.generation import Delta, TokenLogprob
 from server.api.http.bodies import finite
 from server.api.openai.answering import head, prompt_logprobs, usage_body
-from server.api.openai.request_bodies import ChatBody
-from server.api.openai.response_bodies import (
+from server.api.openai.bodies.request_bodies import ChatBody
+from server.api.openai.bodies.response_bodies import (
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,
@@ -38,7 +37,8 @@ from server.api.openai.response_bodies import (
     TopLogprob,
     UsageBody,
 )
-from server.api.stream import GenerationGroup
+from server.api.requests.generation import Delta, TokenLogprob
+from server.api.streams.stream import GenerationGroup
 
 
 class ChatRenderer:

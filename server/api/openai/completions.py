@@ -10,24 +10,24 @@ from fastapi import APIRouter, Request
 from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
-from server.api.generation import Delta, GenerateRequest, TokenLogprob
 from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.bodies import finite
 from server.api.http.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
 from server.api.openai.answering import head, prompt_logprobs, usage_body
-from server.api.openai.request_bodies import CHAT_FIELDS, REST_OF_CONTEXT, CompletionBody
-from server.api.openai.response_bodies import (
+from server.api.openai.bodies.request_bodies import CHAT_FIELDS, REST_OF_CONTEXT, CompletionBody
+from server.api.openai.bodies.response_bodies import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
     PromptLogprobs,
     UsageBody,
 )
+from server.api.requests.generation import Delta, GenerateRequest, TokenLogprob
+from server.api.requests.validation import invalid
 from server.api.service import Service
-from server.api.stream import Generation, GenerationGroup
-from server.api.validation import invalid
+from server.api.streams.stream import Generation, GenerationGroup
 
 DEFAULT_MAX_TOKENS = 16
 

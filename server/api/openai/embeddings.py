@@ -10,20 +10,20 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.api.embedder import Embedder
-from server.api.embedding import EmbeddingRequest, Embeddings, Vector
+from server.api.embeddings.embedder import Embedder
 from server.api.http.answering import source, timeout_seconds
 from server.api.http.bodies import json_response
 from server.api.http.disconnect import until_disconnect
 from server.api.http.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import json_responses
-from server.api.openai.embedding_bodies import (
+from server.api.openai.bodies.embedding_bodies import (
     EmbeddingBody,
     EmbeddingList,
     EmbeddingObject,
     EmbeddingUsage,
 )
+from server.api.requests.embedding import EmbeddingRequest, Embeddings, Vector
 
 
 def embeddings_router(embedder: Embedder) -> APIRouter:

@@ -7,14 +7,14 @@ import asyncio
 from fastapi import APIRouter, HTTPException
 from starlette.responses import Response
 
-from server.api.generation import ModelInfo
 from server.api.http.bodies import json_response
 from server.api.http.json_body import LargeBodyRoute
 from server.api.http.openapi import json_responses
-from server.api.openai.request_bodies import DetokenizeBody, TokenizeBody
-from server.api.openai.response_bodies import Detokenized, ModelCard, ModelList, Tokenized
+from server.api.openai.bodies.request_bodies import DetokenizeBody, TokenizeBody
+from server.api.openai.bodies.response_bodies import Detokenized, ModelCard, ModelList, Tokenized
+from server.api.requests.generation import ModelInfo
+from server.api.requests.validation import invalid
 from server.api.service import Service
-from server.api.validation import invalid
 
 
 def models_router(service: Service) -> APIRouter:

@@ -13,15 +13,14 @@ from fastapi import APIRouter, Request
 from msgspec import UNSET
 from starlette.responses import Response
 
-from server.api.embedder import Embedder
-from server.api.embedding import EmbeddingRequest, Embeddings, Vector, cosine
+from server.api.embeddings.embedder import Embedder
 from server.api.http.answering import source, timeout_seconds
 from server.api.http.bodies import json_response
 from server.api.http.disconnect import until_disconnect
 from server.api.http.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import json_responses
-from server.api.openai.embedding_bodies import (
+from server.api.openai.bodies.embedding_bodies import (
     RankedDocument,
     RankedResult,
     RerankAnswer,
@@ -31,7 +30,8 @@ from server.api.openai.embedding_bodies import (
     ScoreObject,
 )
 from server.api.openai.embeddings import usage_of
-from server.api.validation import invalid
+from server.api.requests.embedding import EmbeddingRequest, Embeddings, Vector, cosine
+from server.api.requests.validation import invalid
 
 # The names by which sentence-transformers finds the texts to put before queries and documents.
 _QUERY = ("query",)

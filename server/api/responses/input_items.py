@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from server.api.chat.call_arguments import arguments_of
 from server.api.chat.messages import Message, ToolCall
 from server.api.http.plain_errors import or_text
-from server.api.validation import invalid
+from server.api.requests.validation import invalid
 
 _TEXT_TYPES = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 _ROLES = ("user", "assistant", "system", "developer")

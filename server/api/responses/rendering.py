@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 
 from server.api.calls.events import AnswerEnded
 from server.api.chat.format import ChatPrompt
-from server.api.generation import Delta, TokenLogprob
 from server.api.http.bodies import ErrorDetail, finite
-from server.api.reasoning_count import ReasoningCount
+from server.api.requests.generation import Delta, TokenLogprob
 from server.api.responses import event_bodies as events
 from server.api.responses.event_bodies import ResponseEvent
 from server.api.responses.item_writer import ItemWriter
@@ -30,7 +29,8 @@ from server.api.responses.response_bodies import (
     ResponseUsage,
     TopOutputLogprob,
 )
-from server.api.stream import GenerationGroup
+from server.api.streams.reasoning_count import ReasoningCount
+from server.api.streams.stream import GenerationGroup
 from server.errors import ApiError, ErrorKind
 
 # OpenAI's codes of a response that fails after it began; all other failures are the server's.

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
-from server.api.client_json import schema_grammar, written_again
-from server.api.generation import Sampling
-from server.api.refused_fields import check_fields
+from server.api.requests.client_json import schema_grammar, written_again
+from server.api.requests.generation import Sampling
+from server.api.requests.refused_fields import check_fields
+from server.api.requests.validation import RANGES, invalid
 from server.api.responses.input_items import Input, read_input
 from server.api.responses.tool_bodies import ToolFields
 from server.api.responses.unsupported_fields import FIELDS
-from server.api.validation import RANGES, invalid
 from server.link.sampling import Grammar
 
 _LOGPROBS = "message.output_text.logprobs"

@@ -11,15 +11,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.api.chat.format import ChatPrompt
-from server.api.field_names import fields_named
 from server.api.fitting import fitted
-from server.api.generation import GenerateRequest
 from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.bodies import json_response
 from server.api.http.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import error_responses, event_responses, json_responses
 from server.api.http.sse import NamedEventStream
+from server.api.requests.field_names import fields_named
+from server.api.requests.generation import GenerateRequest
 from server.api.responses.event_bodies import EVENTS
 from server.api.responses.rendering import ResponseRenderer
 from server.api.responses.request_body import InputBody, ResponsesBody

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.chat.tools import Tool, ToolChoice
 from server.api.http.plain_errors import said_plainly
-from server.api.validation import invalid
+from server.api.requests.validation import invalid
 
 
 class _Wire(BaseModel):

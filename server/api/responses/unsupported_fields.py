@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from server.api.refused_fields import Refusal, refused
+from server.api.requests.refused_fields import Refusal, refused
 
 _NOT_STORED = "this server stores no responses; send all earlier items in input"
 _LEAVE_OUT = "leave it out"

@@ -12,8 +12,8 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.api.http.connection import ConnectionLimits, HttpConnection
-from server.api.http.crowd import Crowd
+from server.api.http.connections.connection import ConnectionLimits, HttpConnection
+from server.api.http.connections.crowd import Crowd
 from server.config import ServerConfig
 
 # Google's load balancers keep idle connections for 600 s; the server must not close them earlier.

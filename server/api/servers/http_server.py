@@ -20,11 +20,11 @@ from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.openapi import describe
 from server.api.http.paths import Paths
-from server.api.openai import response_bodies as responses
 from server.api.openai.adapters import adapters_router
+from server.api.openai.bodies import response_bodies as responses
+from server.api.openai.bodies.embedding_bodies import EmbeddingList, RerankAnswer, ScoreList
 from server.api.openai.chat import chat_router
 from server.api.openai.completions import completions_router
-from server.api.openai.embedding_bodies import EmbeddingList, RerankAnswer, ScoreList
 from server.api.openai.embeddings import embeddings_router
 from server.api.openai.models import models_router
 from server.api.openai.similarity import similarity_router

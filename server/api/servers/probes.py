@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from msgspec import Struct
 from starlette.responses import Response
 
-from server.api.generation import ModelInfo
 from server.api.health import Health, HealthStatus
 from server.api.http.bodies import json_response
 from server.api.http.openapi import Responses, json_content, json_responses, text_responses
-from server.api.model_directory import ModelDirectory
+from server.api.requests.generation import ModelInfo
+from server.api.requests.model_directory import ModelDirectory
 from server.errors import ApiError
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from server.api.antipode_v1 import translate
-from server.api.generation import Delta, Sampling, TokenLogprob, Usage
+from server.api.requests.generation import Delta, Sampling, TokenLogprob, Usage
 from server.errors import ApiError
 from server.link.sampling import Grammar
 from server.pb.antipode.v1 import generation_pb2 as pb

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from server.api.http.request_reader import MAX_HEADERS
+from server.api.http.connections.request_reader import MAX_HEADERS
 from tests.api.http.edge import (
     Edge,
     json_of,

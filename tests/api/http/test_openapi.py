@@ -8,8 +8,8 @@ import re
 import msgspec
 import pytest
 
-from server.api.openai.response_bodies import ChatCompletion, ChatCompletionChunk, Completion
-from server.api.validation import RANGES
+from server.api.openai.bodies.response_bodies import ChatCompletion, ChatCompletionChunk, Completion
+from server.api.requests.validation import RANGES
 from tests.api.http.asgi import events
 
 

@@ -18,7 +18,7 @@ from schemathesis.checks import (
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
 
 from server.api.servers.http_server import create_http_app
-from server.api.tokenizer import Tokenizer
+from server.api.tokenizers.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
 from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.api.generation import GenerateRequest, Sampling
+from server.api.requests.generation import GenerateRequest, Sampling
 from tests.api.conversations import said
 from tests.api.http.asgi import events, joined
 

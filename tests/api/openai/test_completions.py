@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.api.generation import GenerateRequest, Sampling
+from server.api.requests.generation import GenerateRequest, Sampling
 from server.link.frames import TokenLogprobs
 from tests.api.http.asgi import events, joined
 

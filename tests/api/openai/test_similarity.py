@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.api.embedding_recipe import EmbeddingRecipe
+from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.service import Service
 from tests.api.fakes import hidden_state, make_service
 

@@ -9,10 +9,10 @@ import openai
 import pytest
 
 from server.api.chat.format import ChatSettings
-from server.api.model_directory import ModelDirectory
+from server.api.requests.model_directory import ModelDirectory
+from server.api.requests.validation import RequestLimits
 from server.api.servers.http_server import create_http_app
 from server.api.service import Service
-from server.api.validation import RequestLimits
 from server.config import ServerConfig
 from tests.api.fakes import FakeEngine
 from tests.api.http.asgi import events, joined

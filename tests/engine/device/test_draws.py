@@ -10,7 +10,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from server.api.tokenizer import Tokenizer
+from server.api.tokenizers.tokenizer import Tokenizer
 from server.grammar.compiler import Compiler
 from server.link.frames import Vocabulary
 from server.link.sampling import Grammar

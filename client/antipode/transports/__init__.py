@@ -1,0 +1,1 @@
+"""How requests, events and errors look on the wire: gRPC and HTTP."""

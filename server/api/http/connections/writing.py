@@ -1,0 +1,94 @@
+"""What one HTTP connection writes: responses, refusals, and how their pieces leave.
+
+uvicorn writes the head of a response and its body by two calls. If the process is killed between
+them, a proxy has passed the head on, can no longer retry the request, and the client gets half an
+answer. So everything that is written in one turn of the event loop leaves in one system call.
+Knows neither requests nor deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from server.api.http.connections.request_reader import RefusedRequestError
+from server.api.http.errors import error_json, error_response
+from server.errors import ApiError, ErrorKind
+
+
+class Exchange(RequestResponseCycle):
+    """uvicorn's writer of one response, with HTTP/1.0's framing and for bodies not read whole."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            # The rest of the body would have to be read before the next request.
+            self.keep_alive = self.keep_alive and not self.more_body
+            if self.scope["http_version"] == "1.0":
+                self.chunked_encoding = False
+        elif self.scope["http_version"] == "1.0" and message["type"] == "http.response.body":
+            # HTTP/1.0 has no chunks: the end of the connection is the end of the body.
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+    async def send_500_response(self) -> None:
+        """The answer where the application gave none, because it failed or was cancelled."""
+        fault = ApiError(ErrorKind.INTERNAL, "the server failed to handle this request")
+        exchange: Any = self
+        await error_response(fault, connection="close")(
+            exchange.scope, exchange.receive, exchange.send
+        )
+
+
+class JoinedWrites:
+    """A transport that holds what is written until the event loop's next turn."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        close: Callable[[asyncio.Transport], None] = operator.methodcaller("close"),
+    ) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._close = close
+        self._held: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._close(self._transport)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        # uvloop refuses to write where the client is gone already.
+        if held and not self._transport.is_closing():
+            self._transport.write(b"".join(held))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+def refusal(error: RefusedRequestError, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+    """A whole response that reports `error`."""
+    body = error_json(error)
+    headers = [
+        *default_headers,
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-request-id", uuid.uuid4().hex.encode()),
+        (b"connection", b"close"),
+    ]
+    if error.kind.spec.retry_after is not None:
+        headers.append((b"retry-after", str(error.kind.spec.retry_after).encode()))
+    lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+    return STATUS_LINE[error.status] + lines + b"\r\n" + body

@@ -1,0 +1,187 @@
+"""The bodies of the endpoints that answer with vectors, or with numbers made of them.
+
+Types are checked here; bounds are the embedder's to check. Unknown fields pass, as client libraries
+add new ones; fields that would change the answer, and are not honoured, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import AliasChoices, BaseModel, ConfigDict, FailFast, Field
+
+from server.api.http.plain_errors import said_plainly
+from server.api.openai.bodies.request_bodies import Prompt
+from server.api.requests.validation import invalid
+
+# Fields of other servers that would change the answer, and the values with which they would not.
+_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "chat_template": (),
+    "embed_dtype": ("float32",),
+    "embedding_type": ("float",),
+    "embedding_types": (["float"],),
+    "endianness": ("native", "little"),
+    "input_type": (),
+    "instruction": ("",),
+    "late_chunking": (False,),
+    "max_chunks_per_doc": (),
+    "max_tokens_per_doc": (),
+    "messages": (),
+    "mm_processor_kwargs": (),
+    "normalize": (True,),
+    "normalized": (True,),
+    "output_dtype": ("float",),
+    "priority": (0,),
+    "prompt": (),
+    "rank_fields": ([], ["text"]),
+    "softmax": (False,),
+    "task": (),
+    "truncate": (),
+    "truncation": (False,),
+    "use_activation": (True,),
+}
+
+
+class _Body(BaseModel):
+    """What all have in common. Null is the same as left out."""
+
+    model_config = ConfigDict(strict=True, extra="allow", populate_by_name=True)
+
+    model: str = Field("", description="The served model's name; empty is whichever is served.")
+    truncate_prompt_tokens: int | None = Field(
+        None, description="Cut longer inputs to so many tokens, -1: to the most that fit."
+    )
+    request_id: str | None = None
+
+    def check_supported(self) -> None:
+        """Refuse what would be ignored to the client's surprise."""
+        for name, value in (self.model_extra or {}).items():
+            if name in _UNSUPPORTED and value is not None and value not in _UNSUPPORTED[name]:
+                raise invalid(
+                    f"{name} is not supported by this endpoint; leave it out",
+                    name,
+                    "unsupported_parameter",
+                )
+
+
+class EmbeddingBody(_Body):
+    input: Prompt
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="Unset is float; base64 is of little-endian float32."
+    )
+    dimensions: int | None = Field(
+        None,
+        json_schema_extra={"minimum": 1},
+        description="Keep the first numbers of each vector, and normalize what is kept.",
+    )
+    prompt_name: str | None = Field(
+        None, description="The checkpoint's text to put before each text, such as query."
+    )
+    add_special_tokens: bool | None = Field(None, description="Unset is true.")
+    user: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str | tuple[int, ...], ...]:
+        """One entry per input, in whichever of the four forms it came."""
+        given: Any = self.input
+        if isinstance(given, str):
+            return (given,)
+        if given and isinstance(given[0], int):
+            return (tuple(given),)
+        return tuple(each if isinstance(each, str) else tuple(each) for each in given)
+
+
+class _TextDocument(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    text: str
+
+
+type _Document = str | _TextDocument
+_Documents = Annotated[
+    list[_Document],
+    FailFast(),
+    said_plainly("must be a list of strings, or of objects with a text"),
+]
+_Texts = Annotated[
+    str | list[str], said_plainly("must be a string or a list of strings; nothing else is read")
+]
+
+
+class RerankBody(_Body):
+    query: str
+    documents: _Documents = Field(json_schema_extra={"minItems": 1})
+    top_n: int | None = Field(None, description="Results to return; unset or 0 returns all.")
+    return_documents: bool | None = Field(None, description="Unset is true.")
+
+    @property
+    def texts(self) -> list[str]:
+        return [each if isinstance(each, str) else each.text for each in self.documents]
+
+
+class ScoreBody(_Body):
+    """One text against one or many, or two lists of one length, pair by pair."""
+
+    text_1: _Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))
+    text_2: _Texts = Field(validation_alias=AliasChoices("text_2", "documents", "items", "data_2"))
+
+
+class EmbeddingUsage(msgspec.Struct, frozen=True, kw_only=True):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A vector: numbers, or the base64 of little-endian float32."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    model_version: str
+    data: list[EmbeddingObject]
+    usage: EmbeddingUsage
+
+
+class RankedDocument(msgspec.Struct, frozen=True, kw_only=True):
+    text: str
+
+
+class RankedResult(msgspec.Struct, frozen=True, kw_only=True):
+    """`relevance_score` is the cosine of query and document."""
+
+    index: int
+    relevance_score: float
+    document: RankedDocument | msgspec.UnsetType = msgspec.UNSET
+
+
+class RerankAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    model: str
+    model_version: str
+    results: list[RankedResult]
+    usage: EmbeddingUsage
+
+
+class ScoreObject(msgspec.Struct, frozen=True, kw_only=True):
+    index: int
+    object: Literal["score"] = "score"
+    score: float
+
+
+class ScoreList(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    model_version: str
+    data: list[ScoreObject]
+    usage: EmbeddingUsage

@@ -1,0 +1,1 @@
+"""What a request is and what it may ask for, before any protocol and after it."""

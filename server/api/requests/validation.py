@@ -1,0 +1,250 @@
+"""Every limit on what a client may ask for, and the sentences that say so.
+
+The ranges are data, so that the OpenAPI document can show the same ones. Nothing here knows a
+transport or does any work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from server.api.requests.generation import GenerateRequest, ResumePoint, Sampling
+from server.errors import ApiError, ErrorKind
+from server.link.frames import EngineInfo
+from server.link.sampling import (
+    MAX_LOGIT_BIASES,
+    MAX_STOP_TOKEN_IDS,
+    OPTIONS,
+    Option,
+    Range,
+    SamplingParams,
+)
+
+MAX_CHOICES = 128
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 1024
+MAX_REQUEST_ID_CHARS = 128
+# Below this, the second-best token's share is nothing for any gap float32 logits can show.
+GREEDY_BELOW_TEMPERATURE = 1e-3
+# Smaller ones would round to zero on the device; this one already keeps only the best token.
+SMALLEST_TOP_P = 1e-6
+
+
+# By the name in a request.
+RANGES: Mapping[str, Range] = {
+    **{option.asked_as: option.rule.allowed for option in OPTIONS},
+    "n": Range(1, MAX_CHOICES),
+}
+LOGIT_BIAS_RANGE = Range(-100, 100)
+
+
+# A public service's answer to "how much is too much for one": so many whole contexts.
+DEFAULT_CONTEXTS_PER_REQUEST = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """What one request may ask for as a whole, all its prompts and choices together.
+
+    `max_tokens` counts prompt and generation of every sequence; 0 is 16 times `max_model_len`.
+    """
+
+    max_sequences: int = 64
+    max_tokens: int = 0
+
+    def check_sequences(self, num_prompts: int, num_sequences: int) -> None:
+        """Refuse more prompts times n than one request may have."""
+        if num_sequences > self.max_sequences:
+            is_of_prompts = num_prompts > 1
+            raise invalid(
+                f"the request asks for {num_sequences} sequences, prompts times n; at most"
+                f" {self.max_sequences} may be asked for at once (--max-request-sequences); send"
+                " several requests",
+                "prompt" if is_of_prompts else "n",
+            )
+
+    def most_tokens(self, info: EngineInfo) -> int:
+        """The tokens that all sequences of a request may have together."""
+        return self.max_tokens or DEFAULT_CONTEXTS_PER_REQUEST * info.max_model_len
+
+    def check_tokens(self, num_tokens: int, info: EngineInfo) -> None:
+        """Refuse more tokens than one request may take, `num_tokens` being all it could take."""
+        limit = self.most_tokens(info)
+        if num_tokens > limit:
+            raise invalid(
+                f"the request asks for {num_tokens} tokens, prompt and max_tokens of all its"
+                f" sequences; at most {limit} may be asked for at once (--max-request-tokens);"
+                " lower max_tokens or n, or send several requests",
+                "max_tokens",
+            )
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """The error of a request that is the client's to mend."""
+    return ApiError(ErrorKind.INVALID_REQUEST, message, param=param, code=code)
+
+
+def is_request_id(text: str) -> bool:
+    """Visible ASCII, and not too long to be repeated in headers and logs."""
+    return 0 < len(text) <= MAX_REQUEST_ID_CHARS and all("!" <= c <= "~" for c in text)
+
+
+def check_request_id(text: str) -> None:
+    """Refuse an id that a request names for itself and that cannot be repeated."""
+    if not is_request_id(text):
+        raise invalid(
+            f"request_id must be 1 to {MAX_REQUEST_ID_CHARS} visible ASCII characters",
+            "request_id",
+        )
+
+
+def check_options(request: GenerateRequest, info: EngineInfo) -> None:
+    """Refuse every option that is out of bounds whatever the prompt turns out to be."""
+    _check_ranges(request)
+    if request.n > info.max_num_seqs:
+        raise invalid(f"n must be at most {info.max_num_seqs} on this server", "n")
+    sampling = request.sampling
+    _check_stop(sampling.stop)
+    check_count("stop_token_ids", sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
+    check_token_ids("stop_token_ids", sampling.stop_token_ids, info.vocab_size)
+    _check_logit_bias(sampling.logit_bias, info.vocab_size)
+    if request.resume is not None:
+        _check_resume(request.resume, request, info)
+    if sampling.max_tokens is not None and (sampling.min_tokens or 0) > sampling.max_tokens:
+        raise invalid("min_tokens must not exceed max_tokens", "min_tokens")
+
+
+def _check_resume(resume: ResumePoint, request: GenerateRequest, info: EngineInfo) -> None:
+    if request.sampling.seed is None:
+        raise invalid("resume needs seed, as the broken stream reported it", "seed")
+    if len(resume.received) > request.n:
+        raise invalid(f"resume has more choices than n, which is {request.n}", "resume")
+    for token_ids in resume.received:
+        check_prompt_length(len(token_ids), info)
+        check_token_ids("resume", token_ids, info.vocab_size)
+
+
+def check_token_ids(param: str, token_ids: Collection[int], vocab_size: int) -> None:
+    """Refuse ids the model has no embedding for."""
+    if (wrong := first_outside(token_ids, vocab_size)) is not None:
+        raise invalid(
+            f"{param} holds {wrong}, outside the vocabulary of {vocab_size} tokens", param
+        )
+
+
+def first_outside(token_ids: Collection[int], vocab_size: int) -> int | None:
+    """The first id that is not in a vocabulary of so many; quick, because most lists have none."""
+    if not token_ids or (min(token_ids) >= 0 and max(token_ids) < vocab_size):
+        return None
+    return next(token_id for token_id in token_ids if not 0 <= token_id < vocab_size)
+
+
+def check_prompt(prompt_token_ids: tuple[int, ...], info: EngineInfo) -> None:
+    """Refuse a prompt that is empty, unknown to the vocabulary, or leaves no room for a token."""
+    if not prompt_token_ids:
+        raise invalid("prompt must not be empty", "prompt")
+    check_prompt_length(len(prompt_token_ids), info)
+    check_token_ids("prompt", prompt_token_ids, info.vocab_size)
+
+
+def check_prompt_length(num_tokens: int, info: EngineInfo) -> None:
+    """Refuse a prompt that leaves no room for a token."""
+    if num_tokens >= info.max_model_len:
+        raise context_length_exceeded(f"has {num_tokens} tokens", info)
+
+
+def context_length_exceeded(prompt_is: str, info: EngineInfo) -> ApiError:
+    """OpenAI's sentence, by whose beginning client libraries know the error."""
+    return invalid(
+        f"This model's maximum context length is {info.max_model_len} tokens. However, the prompt"
+        f" {prompt_is}, and at least one token must be left to generate. Shorten the prompt.",
+        "prompt",
+        "context_length_exceeded",
+    )
+
+
+def sampling_params(
+    request: GenerateRequest, num_prompt_tokens: int, seed: int, info: EngineInfo
+) -> SamplingParams:
+    """Fill in every default of a checked request. Signed seeds wrap to 64 unsigned bits."""
+    sampling = request.sampling
+    filled = {option.name: _filled(option, sampling) for option in OPTIONS}
+    # The engine always draws a token. `Choice` drops the token of a request for none.
+    filled["max_tokens"] = max(1, _max_tokens(request, num_prompt_tokens, info))
+    filled["seed"] = seed % 2**64
+    if request.resume is not None:
+        # The broken stream has reported them already.
+        filled["num_prompt_logprobs"] = -1
+    return SamplingParams(
+        **filled,
+        logit_bias=dict(sampling.logit_bias),
+        stop_token_ids=tuple(sampling.stop_token_ids),
+        ignore_eos=sampling.ignore_eos,
+        grammar=sampling.grammar,
+    )
+
+
+def _filled(option: Option, sampling: Sampling) -> Any:
+    value = getattr(sampling, option.asked_as)
+    if value is None:
+        return option.default
+    return _ON_THE_DEVICE.get(option.name, _as_it_is)(value)
+
+
+def _as_it_is(value: float) -> float:
+    return value
+
+
+# Where the device wants another number than the client gave.
+_ON_THE_DEVICE: Mapping[str, Callable[[Any], float]] = {
+    "temperature": lambda value: value if value >= GREEDY_BELOW_TEMPERATURE else 0.0,
+    "top_p": lambda value: max(value, SMALLEST_TOP_P),
+    "top_k": lambda value: max(0, value),
+}
+
+
+def _max_tokens(request: GenerateRequest, num_prompt_tokens: int, info: EngineInfo) -> int:
+    room = info.max_model_len - num_prompt_tokens
+    wanted = request.sampling.max_tokens
+    if wanted is None:
+        default = request.default_max_tokens
+        wanted = room if default is None else min(default, room)
+    if wanted > room:
+        raise invalid(
+            f"This model's maximum context length is {info.max_model_len} tokens. However, the"
+            f" prompt has {num_prompt_tokens} tokens and max_tokens is {wanted}; at most {room} can"
+            " be generated.",
+            "max_tokens",
+            "context_length_exceeded",
+        )
+    if (request.sampling.min_tokens or 0) > wanted:
+        raise invalid(f"min_tokens must not exceed max_tokens, here {wanted}", "min_tokens")
+    return wanted
+
+
+def _check_ranges(request: GenerateRequest) -> None:
+    for name, bounds in RANGES.items():
+        value = request.n if name == "n" else getattr(request.sampling, name)
+        if value is not None and not bounds.holds(value):
+            raise invalid(f"{name} must be {bounds}", name)
+
+
+def _check_stop(stop: tuple[str, ...]) -> None:
+    check_count("stop", stop, MAX_STOP_STRINGS)
+    if any(len(string) > MAX_STOP_CHARS for string in stop):
+        raise invalid(f"a stop string must have at most {MAX_STOP_CHARS} characters", "stop")
+
+
+def _check_logit_bias(logit_bias: Mapping[int, float], vocab_size: int) -> None:
+    check_count("logit_bias", logit_bias, MAX_LOGIT_BIASES)
+    check_token_ids("logit_bias", logit_bias, vocab_size)
+    if not all(map(LOGIT_BIAS_RANGE.holds, logit_bias.values())):
+        raise invalid(f"a bias in logit_bias must be {LOGIT_BIAS_RANGE}", "logit_bias")
+
+
+def check_count(param: str, values: Collection[object], maximum: int) -> None:
+    """Refuse more entries than `maximum`."""
+    if len(values) > maximum:
+        raise invalid(f"{param} must hold at most {maximum} entries", param)

@@ -1,0 +1,1 @@
+"""An accepted request's way back: token events in, deltas of text out."""

@@ -1,0 +1,1 @@
+"""A checkpoint's tokenizer and the files that it is read from."""

@@ -1,0 +1,89 @@
+"""Tokenizer files as published checkpoints have them: read, or refused by the name of the file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from server.api.tokenizers.tokenizer import Tokenizer
+from server.api.tokenizers.tokenizer_files import TokenizerError
+from tests.api.fakes import CHAT_TEMPLATE, small_pretrained
+
+HELLO = [{"role": "user", "content": "hello"}]
+RENDERED = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tokenizer without a chat template."""
+    small_pretrained(chat_template=None).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def change(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def refusal(folder):
+    with pytest.raises(TokenizerError) as error:
+        Tokenizer.load(folder)
+    return str(error.value)
+
+
+def test_a_chat_template_is_found_in_each_of_its_files(folder):
+    for name, content in (
+        ("chat_template.jinja", CHAT_TEMPLATE),
+        ("chat_template.json", json.dumps({"chat_template": CHAT_TEMPLATE})),
+    ):
+        (folder / name).write_text(content)
+        assert Tokenizer.load(folder).render_chat(HELLO) == RENDERED
+        (folder / name).unlink()
+    change(folder / "tokenizer_config.json", chat_template=CHAT_TEMPLATE)
+    assert Tokenizer.load(folder).render_chat(HELLO) == RENDERED
+
+
+def test_one_of_several_templates_is_the_default(folder):
+    named = [{"name": "rag", "template": "x"}, {"name": "default", "template": CHAT_TEMPLATE}]
+    change(folder / "tokenizer_config.json", chat_template=named)
+    assert Tokenizer.load(folder).render_chat(HELLO) == RENDERED
+
+
+def test_a_tokenizer_of_a_newer_release_is_named(folder):
+    change(folder / "tokenizer.json", pre_tokenizer={"type": "NotYetKnown"})
+    message = refusal(folder)
+    assert message.startswith(f"{folder / 'tokenizer.json'} cannot be read: ")
+    assert "newer release" in message
+
+
+def test_a_tokenizer_that_is_no_json_is_named(folder):
+    (folder / "tokenizer.json").write_text("version https://git-lfs.example/spec/v1")
+    assert refusal(folder).startswith(
+        f"{folder / 'tokenizer.json'} cannot be read: Expecting value"
+    )
+
+
+def test_a_configuration_that_is_no_json_is_named(folder):
+    (folder / "tokenizer_config.json").write_text("{")
+    assert refusal(folder).startswith(f"{folder / 'tokenizer_config.json'} cannot be read: ")
+
+
+def test_a_folder_without_a_vocabulary_is_refused(folder):
+    (folder / "tokenizer.json").unlink()
+    assert refusal(folder).startswith(f"{folder} has no tokenizer.json; make tokenizer.json where")
+
+
+def test_a_vocabulary_that_cannot_be_converted_is_named(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"no model")
+    assert refusal(folder).startswith(f"{folder} has tokenizer.model but no tokenizer.json")
+
+
+def test_code_of_the_checkpoint_is_refused_without_a_question(folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    auto_map = {"AutoTokenizer": ["tok.Own", None]}
+    change(folder / "tokenizer_config.json", auto_map=auto_map, tokenizer_class="Own")
+    (folder / "tok.py").write_text("raise SystemExit('the code ran')")
+    message = refusal(folder)
+    assert message.startswith(f"{folder / 'tokenizer_config.json'}: auto_map names code")
+    assert "runs no code" in message
