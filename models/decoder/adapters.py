@@ -10,6 +10,8 @@ rows without an adapter get zero. Knows neither files nor which adapter is in wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,29 +24,21 @@ from models.sharding import LogicalAxes, partition_spec
 
 _F32 = jnp.dtype(jnp.float32)
 
-# The axis of the slots, from the end: [in, ..., slots, rank] and [slots, rank, out].
-A_SLOT_AXIS, B_SLOT_AXIS = -2, -3
-
 
 class Declared(NamedTuple):
     """The shape of one array of a layer, and a logical axis (or None) for each dimension."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int, int]
     axes: LogicalAxes
-
-    def without(self, axis: int) -> Declared:
-        """The same without one axis, counted from the end."""
-        at = len(self.shape) + axis
-        return Declared(
-            self.shape[:at] + self.shape[at + 1 :], self.axes[:at] + self.axes[at + 1 :]
-        )
 
 
 class AdapterArrays(NamedTuple):
-    """One value for each array of a layer's adapters. `_a` is [in, slots, rank], `_b` is
-    [slots, rank, out]. Matrices of one input share an array of A: [in, matrices, slots, rank].
+    """One value for each array of a layer's adapters. Letters: C the columns of all slots, slot by
+    slot, each of the slots' rank.
 
-    The last five are None where a layer has experts in place of an MLP.
+    `_a` is [in, matrices x C], with the matrices of one input side by side; `_b` is [C, out]. Both
+    have two dimensions, because a TPU pads the last two of an array to whole tiles. The last five
+    are None where a layer has experts in place of an MLP.
     """
 
     qkv_a: Any
@@ -60,25 +54,22 @@ class AdapterArrays(NamedTuple):
     down_b: Any = None
 
 
-SLOT_AXES = AdapterArrays(
-    *(A_SLOT_AXIS if name.endswith("_a") else B_SLOT_AXIS for name in AdapterArrays._fields)
-)
+# How many matrices share an array of A; 0 for an array of B.
+NUM_MATRICES = AdapterArrays(3, 0, 0, 0, 1, 0, 2, 0, 0, 1, 0)
 
 
 def declare_adapters(config: ModelConfig, layout: DecoderLayout) -> AdapterArrays:
     """The arrays of one layer. They are split over shards as the matrices that they change."""
     assert layout.adapters is not None
-    slots, rank = layout.adapters.num_slots, layout.adapters.rank
+    columns = layout.adapters.num_columns
     d, heads = config.hidden_size, config.num_heads * config.head_dim
     kv_heads = layout.kv_heads(config) * config.head_dim
 
-    def a(size: int, axis: str | None, *matrices: int) -> Declared:
-        return Declared(
-            (size, *matrices, slots, rank), (axis, *(None for _ in matrices), None, None)
-        )
+    def a(size: int, axis: str | None, num_matrices: int = 1) -> Declared:
+        return Declared((size, num_matrices * columns), (axis, None))
 
     def b(size: int, axis: str | None) -> Declared:
-        return Declared((slots, rank, size), (None, None, axis))
+        return Declared((columns, size), (None, axis))
 
     attention = (
         a(d, None, 3), b(heads, "q_heads"), b(kv_heads, "kv_heads"), b(kv_heads, "kv_heads"),
@@ -92,7 +83,7 @@ def declare_adapters(config: ModelConfig, layout: DecoderLayout) -> AdapterArray
 
 
 class LayerAdapters(NamedTuple):
-    """The adapters of one layer on one shard. `chosen_TA` marks each token's slot, if it has one.
+    """The adapters of one layer on one shard. `chosen_TC` marks the columns of each token's slot.
 
     The `*_weight_D` are the weights of the norms before attention and before the MLP: the layer's
     matrices have these folded in, an adapter has not. A norm's scale per token is applied later.
@@ -101,44 +92,43 @@ class LayerAdapters(NamedTuple):
     arrays: AdapterArrays
     attention_weight_D: jax.Array
     mlp_weight_D: jax.Array
-    chosen_TA: jax.Array
+    chosen_TC: jax.Array
 
     def heads(self, x_TD: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
         """What is added to the queries, and to keys with values, head by head, k then v."""
         of = self.arrays
-        inner_T3AR = self._inner(x_TD * self.attention_weight_D, of.qkv_a)
-        q, k, v = (_outer(inner_T3AR[:, i], b) for i, b in enumerate((of.q_b, of.k_b, of.v_b)))
+        inner = self._inner(x_TD * self.attention_weight_D, of.qkv_a)
+        q, k, v = map(_outer, inner, (of.q_b, of.k_b, of.v_b))
         by_head = (y.reshape(len(y), -1, head_dim) for y in (k, v))
         return q, jnp.stack(list(by_head), axis=2).reshape(len(q), -1)
 
     def output(self, x: jax.Array) -> jax.Array:
         """This shard's part of what is added to the projection of attention's output."""
-        return _outer(self._inner(x, self.arrays.output_a), self.arrays.output_b)
+        (inner_TC,) = self._inner(x, self.arrays.output_a)
+        return _outer(inner_TC, self.arrays.output_b)
 
     def gate_up(self, x_TD: jax.Array) -> jax.Array:
         """What is added to gate and up, side by side."""
         of = self.arrays
-        inner_T2AR = self._inner(x_TD * self.mlp_weight_D, of.gate_up_a)
-        parts = [_outer(inner_T2AR[:, i], b) for i, b in enumerate((of.gate_b, of.up_b))]
-        return jnp.concatenate(parts, axis=-1)
+        inner = self._inner(x_TD * self.mlp_weight_D, of.gate_up_a)
+        return jnp.concatenate(list(map(_outer, inner, (of.gate_b, of.up_b))), axis=-1)
 
     def down(self, x: jax.Array) -> jax.Array:
         """This shard's part of what is added to the MLP's output."""
-        return _outer(self._inner(x, self.arrays.down_a), self.arrays.down_b)
+        (inner_TC,) = self._inner(x, self.arrays.down_a)
+        return _outer(inner_TC, self.arrays.down_b)
 
-    def _inner(self, x: jax.Array, a: jax.Array | None) -> jax.Array:
-        """x A of each token's own slot, zero for the others: [T, ..., slots, rank]."""
-        assert a is not None
-        y = jnp.tensordot(x.astype(a.dtype), a, axes=1, preferred_element_type=_F32)
-        chosen = self.chosen_TA.reshape(len(y), *(1 for _ in range(y.ndim - 3)), -1, 1)
+    def _inner(self, x: jax.Array, a: jax.Array) -> list[jax.Array]:
+        """For each matrix: x A in the columns of each token's own slot, zero in the others."""
+        y = jnp.dot(x.astype(a.dtype), a, preferred_element_type=_F32)
+        parts = jnp.split(y, y.shape[1] // self.chosen_TC.shape[1], axis=1)
         # Not a product with 0 or 1: an overflow in another row's adapter must not reach this row.
-        return jnp.where(chosen, y, 0.0)
+        return [jnp.where(self.chosen_TC, part, 0.0) for part in parts]
 
 
-def _outer(inner_TAR: jax.Array, b: jax.Array | None) -> jax.Array:
-    """The sum over slots and ranks: float32 [T, out]."""
-    assert b is not None
-    return jnp.tensordot(inner_TAR.astype(b.dtype), b, axes=2, preferred_element_type=_F32)
+def _outer(inner_TC: jax.Array, b: jax.Array) -> jax.Array:
+    """The product with B of each token's own slot: float32 [T, out]."""
+    return jnp.dot(inner_TC.astype(b.dtype), b, preferred_element_type=_F32)
 
 
 # Stacked layers: arrays with a leading axis of layers. Listed layers: arrays per layer.
@@ -146,16 +136,16 @@ type AdapterLeaves = AdapterArrays | tuple[AdapterArrays, ...]
 
 
 class StepAdapters(NamedTuple):
-    """The adapters in all slots, and which slot each token of the step uses: [T, slots]."""
+    """The adapters in all slots, and the columns of the slot that each token uses."""
 
     leaves: AdapterLeaves
-    chosen_TA: jax.Array
+    chosen_TC: jax.Array
 
     def of(self, layer: int | jax.Array) -> tuple[AdapterArrays, jax.Array]:
-        """One layer's arrays, and the tokens' slots."""
+        """One layer's arrays, and the tokens' columns."""
         if isinstance(self.leaves, AdapterArrays):
-            return jax.tree.map(lambda w: w[layer], self.leaves), self.chosen_TA
-        return self.leaves[layer], self.chosen_TA
+            return jax.tree.map(lambda w: w[layer], self.leaves), self.chosen_TC
+        return self.leaves[layer], self.chosen_TC
 
 
 type OfLayer = tuple[AdapterArrays, jax.Array] | None
@@ -174,11 +164,9 @@ def of_layers(
     """
     if layout.adapters is None:
         return ()
-    declared, count = declare_adapters(config, layout), config.num_layers
     if of_slot:
-        declared = AdapterArrays(
-            *(of and of.without(axis) for of, axis in zip(declared, SLOT_AXES, strict=True))
-        )
+        layout = replace(layout, adapters=replace(layout.adapters, num_slots=1))
+    declared, count = declare_adapters(config, layout), config.num_layers
 
     def arrays(*leading: int) -> AdapterArrays:
         axes = ("layers",) * len(leading)
@@ -191,14 +179,18 @@ def of_layers(
 
 def put_adapter(leaves: Any, slot: jax.Array, values: Any) -> Any:
     """The arrays of all slots with one slot's values replaced; in place if `leaves` is donated."""
-    if not isinstance(leaves, AdapterArrays):
-        pairs = zip(leaves, values, strict=True)
-        return tuple(put_adapter(leaf, slot, value) for leaf, value in pairs)
-    return AdapterArrays(
-        *(
-            leaf
-            if leaf is None
-            else jax.lax.dynamic_update_index_in_dim(leaf, value, slot, leaf.ndim + axis)
-            for leaf, value, axis in zip(leaves, values, SLOT_AXES, strict=True)
-        )
-    )
+    if isinstance(leaves, AdapterArrays):
+        return AdapterArrays(*map(partial(_put, slot), leaves, values, NUM_MATRICES))
+    return tuple(put_adapter(leaf, slot, of) for leaf, of in zip(leaves, values, strict=True))
+
+
+def _put(slot: jax.Array, leaf: Any, value: Any, num_matrices: int) -> Any:
+    if leaf is None:
+        return None
+    if not num_matrices:
+        return jax.lax.dynamic_update_slice_in_dim(leaf, value, slot * value.shape[-2], axis=-2)
+    columns, rank = (each.shape[-1] // num_matrices for each in (leaf, value))
+    for i, part in enumerate(jnp.split(value, num_matrices, axis=-1)):
+        start = i * columns + slot * rank
+        leaf = jax.lax.dynamic_update_slice_in_dim(leaf, part, start, axis=-1)
+    return leaf

@@ -104,8 +104,8 @@ class DecoderLayer(nnx.Module):
     def _adapters(self, of_layer: OfLayer) -> LayerAdapters | None:
         if of_layer is None or self.attention_weight is None or self.mlp_weight is None:
             return None
-        arrays, chosen_TA = of_layer
-        return LayerAdapters(arrays, self.attention_weight[...], self.mlp_weight[...], chosen_TA)
+        arrays, chosen_TC = of_layer
+        return LayerAdapters(arrays, self.attention_weight[...], self.mlp_weight[...], chosen_TC)
 
     def _heads(
         self,

@@ -29,6 +29,11 @@ class AdapterSizes:
     num_slots: int
     rank: int
 
+    @property
+    def num_columns(self) -> int:
+        """The ranks of all slots together."""
+        return self.num_slots * self.rank
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderLayout:

@@ -32,14 +32,14 @@ from models.lora.adapter_tensors import WEIGHTS_NAME, Matrix, Pair, Pairs, find_
 type SlotValues = AdapterArrays | tuple[AdapterArrays, ...]
 
 # The place of each matrix: its array of B, its array of A, and its number among the matrices there.
-_PLACES: dict[Matrix, tuple[str, str, int | None]] = {
+_PLACES: dict[Matrix, tuple[str, str, int]] = {
     "q": ("q_b", "qkv_a", 0),
     "k": ("k_b", "qkv_a", 1),
     "v": ("v_b", "qkv_a", 2),
-    "o": ("output_b", "output_a", None),
+    "o": ("output_b", "output_a", 0),
     "gate": ("gate_b", "gate_up_a", 0),
     "up": ("up_b", "gate_up_a", 1),
-    "down": ("down_b", "down_a", None),
+    "down": ("down_b", "down_a", 0),
 }
 
 
@@ -165,6 +165,6 @@ def _write(values: SlotValues, layer: int, matrix: Matrix, a: np.ndarray, b: np.
             return np.asarray(getattr(values, name)[layer])
         return np.asarray(getattr(values[layer], name))
 
-    a_place = of(a_name) if number is None else of(a_name)[:, number]
-    a_place[:, :rank] = a
+    of_slot = of(b_name).shape[0]
+    of(a_name)[:, number * of_slot : number * of_slot + rank] = a
     of(b_name)[:rank] = b

@@ -17,7 +17,7 @@ from typing import Any
 
 from server.adapters.adapter_folder import WantedAdapter, parse_adapters
 from server.adapters.manager import AdapterManager, AdapterStore
-from server.config import ConfigError, EngineConfig
+from server.config import EngineConfig
 from server.control import Command, receive_task, watch_commands
 from server.engine.engine import OWN_CLIENT, Engine
 from server.engine.grammar_inbox import GrammarInbox
@@ -128,7 +128,8 @@ class EngineProcess:
             self._engine.stop()
 
     def _serve(self, build: RunnerBuilder) -> None:
-        wanted = _wanted_adapters(self._config)
+        # Before minutes of loading, not after them.
+        wanted = parse_adapters(self._config.lora_adapters)
         built = build(self._config, self._listener)
         runner, max_num_seqs = built.runner, self._config.max_num_seqs
         engine = self._engine = self._build_engine(runner)
@@ -266,14 +267,6 @@ def _end(code: int, group: Group) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
-
-
-def _wanted_adapters(config: EngineConfig) -> list[WantedAdapter]:
-    """The adapters to start with. ValueError before minutes of loading, not after them."""
-    wanted = parse_adapters(config.lora_adapters)
-    if wanted and not config.max_loras:
-        raise ConfigError("lora_adapters names adapters, but max_loras is 0: set it to 1 or more")
-    return wanted
 
 
 def _info(model: ServedModel, runner: ServingRunner, config: EngineConfig) -> EngineInfo:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.engine.observer import StepStats
 from server.errors import ErrorKind
 from server.metrics.metrics import OUTCOMES, Metrics
-from server.metrics.snapshot import Snapshot
+from server.metrics.snapshot import AdapterUse, Snapshot
 from server.slice.chips import ChipUse
 
 GATEWAY_NAMES = [
@@ -180,6 +180,21 @@ def test_the_gateway_families_read_as_a_gateway_expects(metrics):
         'vllm:lora_requests_info{max_lora="0",running_lora_adapters="",waiting_lora_adapters=""}'
         " 1.79e+09\n"
     ) in text
+
+
+def test_the_adapters_in_use_are_named_with_the_time_when_they_changed(metrics):
+    def info(use):
+        text = metrics.render(Snapshot(adapters=use)).decode()
+        line = next(each for each in text.splitlines() if each.startswith("vllm:lora_requests_in"))
+        labels, _, changed = line.rpartition(" ")
+        return labels.removeprefix("vllm:lora_requests_info"), float(changed)
+
+    before = time.time()
+    labels, changed = info(AdapterUse(4, ("a", "b"), ("c",)))
+    named = '{max_lora="4",running_lora_adapters="a,b",waiting_lora_adapters="c"}'
+    assert labels == named
+    assert changed >= before
+    assert info(AdapterUse(4, ("a", "b"), ("c",))) == (named, changed)
 
 
 def test_our_own_gauges_say_the_same(metrics):

@@ -60,8 +60,9 @@ class AdapterPrograms:
 
 
 def choose(adapters: Any, number_T: jax.Array, sizes: AdapterSizes) -> StepAdapters:
-    """The adapters, with each token's slot marked. Numbers of slots begin at 1; 0 is none."""
-    return StepAdapters(adapters, number_T[:, None] == 1 + jnp.arange(sizes.num_slots))
+    """The adapters, with each token's columns marked. Numbers of slots begin at 1; 0 is none."""
+    number_C = 1 + jnp.arange(sizes.num_columns) // sizes.rank
+    return StepAdapters(adapters, number_T[:, None] == number_C)
 
 
 def adapter_bytes(config: ModelConfig, layout: DecoderLayout, mesh: Mesh | AbstractMesh) -> int:

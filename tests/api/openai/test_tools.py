@@ -174,8 +174,8 @@ async def test_tools_and_template_options_reach_the_template(sdk, says, engine, 
 
 
 async def test_the_effort_none_switches_reasoning_off_and_others_are_refused(
-    sdk, says, engine, tokenizer
-, openai):
+    sdk, says, engine, tokenizer, openai
+):
     says("Yes.")
     await ask(sdk, reasoning_effort="none")
     assert prompt(engine, tokenizer).endswith("assistant\n<think>\n\n</think>\n\n")

@@ -143,7 +143,7 @@ def test_rows_of_several_adapters_and_of_none_run_in_one_step_and_others_wait():
     assert placements == ((C, 1),)
 
 
-def test_who_waits_for_a_slot_gets_it_although_more_requests_of_the_holder_come():
+def test_a_sequence_that_waits_for_a_slot_gets_it_although_more_requests_of_the_holder_come():
     bench = Bench(1, max_num_seqs=3)
     running = bench.add(0, A)
     bench.step()

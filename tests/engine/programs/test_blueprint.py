@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from models.hf_config import parse_config
 from models.sharding import make_mesh
 from server.config import ConfigError, EngineConfig
+from server.engine.programs.adapter_programs import adapter_bytes
 from server.engine.programs.blueprint import choose_layout, make_blueprint
 from server.engine.programs.buckets import Bucket
 from tests.models.checkpoints import LLAMA
@@ -95,3 +97,23 @@ def test_exact_refuses_several_data_ranks():
     mesh = make_mesh(CONFIG, 1, jax.devices()[:2], data_size=2)
     with pytest.raises(ConfigError, match="exact is true with 2 data ranks; it needs one"):
         make_blueprint(CONFIG, EngineConfig(exact=True), mesh, None)
+
+
+def test_adapters_are_refused_with_exact_and_on_several_hosts():
+    mesh = make_mesh(CONFIG, 1, jax.devices()[:1])
+    with pytest.raises(ConfigError, match="exact is true and max_loras above 0"):
+        make_blueprint(CONFIG, EngineConfig(exact=True, max_loras=1), mesh, None)
+    several = SimpleNamespace(devices=mesh.devices, shape=mesh.shape, is_multi_process=True)
+    with pytest.raises(ConfigError, match=r"on several hosts; .*merge the adapter into"):
+        make_blueprint(CONFIG, EngineConfig(max_loras=1), several, None)
+
+
+def test_slots_of_adapters_take_memory_only_where_a_setting_asks_for_them():
+    layouts = [
+        choose_layout(CONFIG, EngineConfig(max_loras=count), "cpu", 1) for count in (0, 2, 4)
+    ]
+    mesh = make_mesh(CONFIG, 1, jax.devices()[:1])
+    none, two, four = (adapter_bytes(CONFIG, layout, mesh) for layout in layouts)
+    # Of all slots, and of one adapter on its way.
+    assert (none, layouts[0].adapters) == (0, None)
+    assert four * 3 == two * 5

@@ -42,9 +42,9 @@ def test_ranks_are_padded_and_the_scale_is_in_b(read, tensors):
     assert (adapter.rank, adapter.is_published) == (2, False)
     assert adapter.num_bytes == slot_bytes(CONFIG, LAYOUT)
     first = adapter.values[0]
-    assert np.array_equal(first.qkv_a[:, 0, :2], tensors[f"{Q}.lora_A.weight"].T)
+    assert np.array_equal(first.qkv_a[:, :2], tensors[f"{Q}.lora_A.weight"].T)
     assert np.allclose(first.q_b[:2], 3 * tensors[f"{Q}.lora_B.weight"].T)
-    assert not first.qkv_a[..., 2:].any()
+    assert not first.qkv_a[:, 2:4].any()
     assert not first.q_b[2:].any()
 
 
