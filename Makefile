@@ -12,7 +12,7 @@ THREE_AT_ONCE := -n 3 $(IN_ORDER)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover clusters unit check test examples lint format fuzz bench bench-edge exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference clients terraform
+.PHONY: help setup serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness grammar schemas swap hosts plan-ci golden train-tiny sbom charts reference clients terraform
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -70,6 +70,9 @@ lint: setup ## check style, format and types
 
 format: setup ## rewrite the code in the project's format
 	$(RUN) ruff check --fix . && $(RUN) ruff format .
+
+conformance: setup ## check a server by its address; URL=http://HOST:8000 GRPC=HOST:9000, PID=123 tries its drain too
+	$(RUN) tests.conformance $(URL) $(if $(GRPC),--grpc $(GRPC)) $(if $(PID),--pid $(PID))
 
 fuzz: setup ## send 100,000 random requests to a server; ARGS="--count 5000 --seed 7" picks
 	$(RUN) tests.fuzz $(ARGS)

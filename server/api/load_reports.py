@@ -72,9 +72,10 @@ def application_utilization(load: EngineLoad) -> float:
     """How full the server is: the KV cache, or sequences running and waiting per slot; 1 is full.
 
     More than 1 is a queue, so that of two full servers the one with the shorter queue gets more.
+    The sequences are a mean over the seconds that the rates are of: consumers divide one by the
+    other, and ignore a report of 0.
     """
-    wanted = _part(load.num_running + load.num_waiting, load.num_slots)
-    return max(_ratio(load.kv_cache_usage), _number(wanted))
+    return max(_ratio(load.kv_cache_usage), _number(_part(load.mean_wanted, load.num_slots)))
 
 
 def _utilization(load: EngineLoad) -> Iterator[tuple[str, float]]:

@@ -248,7 +248,8 @@ class EngineLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `num_slots` sequences may run at once, and `max_queue_len` requests may wait. `kv_cache_usage`,
     `device_busy`, `duty_cycle` (of the busiest chip) and `hbm_usage` (of the fullest device) are 0
     to 1; the last two are None where the platform does not report them. Rates are of the last
-    seconds; `requests_per_second` counts requests that ended, refused ones included.
+    seconds; `requests_per_second` counts requests that ended, refused ones included. `mean_wanted`
+    is the mean of sequences running and requests waiting over the same seconds.
     """
 
     num_running: int = 0
@@ -263,6 +264,7 @@ class EngineLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requests_per_second: float = 0.0
     errors_per_second: float = 0.0
     tokens_per_second: float = 0.0
+    mean_wanted: float = 0.0
     totals: Totals = Totals()
 
 

@@ -46,6 +46,9 @@ class LoadMeter:
         self._busy_seconds = self._last_end = 0.0
         self._num_prompt_tokens = self._num_cached_tokens = self._num_generated_tokens = 0
         self._requests, self._errors, self._tokens = Rate(), Rate(), Rate()
+        self._wanted, self._request_seconds = Rate(), Rate()
+        # The integral of what is wanted over time, up to the last reading.
+        self._wanted_seconds, self._last_reading = 0.0, clock()
 
     def on_step(self, seconds: float, num_generated_tokens: int) -> None:
         self._num_steps += 1
@@ -91,7 +94,19 @@ class LoadMeter:
             requests_per_second=self._requests.update(now, self._num_ended),
             errors_per_second=self._errors.update(now, self._num_failures),
             tokens_per_second=self._tokens.update(now, self._num_generated_tokens),
+            mean_wanted=self._mean_wanted(now, gauges),
             totals=self._totals(),
+        )
+
+    def _mean_wanted(self, now: float, gauges: Snapshot) -> float:
+        """Readings miss short requests, and the seconds of ended requests miss running ones."""
+        wanted = gauges.num_requests_running + gauges.num_requests_waiting
+        self._wanted_seconds += wanted * (now - self._last_reading)
+        self._last_reading = now
+        ended = self._succeeded_seconds + self._failed_seconds
+        return max(
+            self._wanted.update(now, self._wanted_seconds),
+            self._request_seconds.update(now, ended),
         )
 
     def _totals(self) -> Totals:

@@ -25,6 +25,7 @@ LOAD = EngineLoad(
     device_busy=0.5,
     requests_per_second=4.5,
     errors_per_second=0.5,
+    mean_wanted=9,
 )
 USAGE = Usage(num_prompt_tokens=7, num_generated_tokens=5, num_cached_tokens=2)
 
@@ -96,6 +97,7 @@ LOADS = st.builds(
             "requests_per_second",
             "errors_per_second",
             "tokens_per_second",
+            "mean_wanted",
         ),
         NUMBERS,
     ),

@@ -13,7 +13,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 PROMPT = "Once upon a time"
-OPTIONS = {"max_tokens": 12, "temperature": 0}
+OPTIONS = {"max_tokens": 12, "temperature": 0, "seed": 1, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_a_stream_has_parts_and_errors_by_id(over_grpc, model):
 
 def test_sampling_parameters_are_json_as_the_backend_of_vllm_has_them(client, library, model):
     tensor = library.InferInput("sampling_parameters", [1], "BYTES")
-    text = json.dumps({"max_tokens": "3", "temperature": "0"})
+    text = json.dumps({"max_tokens": "3", "temperature": "0", "ignore_eos": "true"})
     tensor.set_data_from_numpy(np.array([text.encode()], object))
     answer = client.infer(model, [text_input(library), tensor])
     assert answer.as_numpy("num_output_tokens").tolist() == [3]

@@ -23,7 +23,7 @@ def stub(grpc_address: str) -> Iterator[vllm_engine_pb2_grpc.VllmEngineStub]:
 
 
 def params(**options) -> pb.SamplingParams:
-    return pb.SamplingParams(temperature=0, max_tokens=MAX_TOKENS, **options)
+    return pb.SamplingParams(temperature=0, max_tokens=MAX_TOKENS, seed=1, **options)
 
 
 def over_openai(server: str, prompt: str | list[int], model: str) -> dict:
@@ -32,6 +32,7 @@ def over_openai(server: str, prompt: str | list[int], model: str) -> dict:
         "prompt": prompt,
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
+        "seed": 1,
         "return_token_ids": True,
     }
     return httpx.post(f"{server}/v1/completions", json=body, timeout=60).json()["choices"][0]
@@ -49,7 +50,7 @@ def test_the_same_prompt_gives_the_same_tokens_in_every_protocol(server, stub, m
     tensor = triton_http.InferInput("text_input", [1], "BYTES")
     tensor.set_data_from_numpy(np.array([PROMPT.encode()], object))
     with triton_http.InferenceServerClient(server.removeprefix("http://")) as client:
-        options = {"max_tokens": MAX_TOKENS, "temperature": 0}
+        options = {"max_tokens": MAX_TOKENS, "temperature": 0, "seed": 1}
         inferred = client.infer(model, [tensor], parameters=options)
     assert list(last.complete.output_ids) == openai["token_ids"]
     assert [i for each in chunks for i in each.chunk.token_ids] == openai["token_ids"]

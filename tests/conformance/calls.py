@@ -34,7 +34,8 @@ async def channel(target: Target) -> AsyncIterator[grpc.aio.Channel]:
 
 def completion(target: Target, **options: object) -> dict[str, object]:
     """The body of a small completion."""
-    return {"model": target.model, "prompt": "Hello", "max_tokens": 4, "temperature": 0, **options}
+    defaults = {"max_tokens": 4, "temperature": 0, "seed": 1}
+    return {"model": target.model, "prompt": "Hello", **defaults, **options}
 
 
 async def events(client: httpx.AsyncClient, body: dict[str, object]) -> list[bytes]:

@@ -101,6 +101,7 @@ async def freshness(target: Target) -> str:
     async with http(target) as client:
         body = completion(target, max_tokens=200, stream=True, ignore_eos=True)
         async with client.stream("POST", "/v1/completions", json=body) as answer:
+            answer.raise_for_status()
             chunks = answer.aiter_raw()
             await anext(chunks)
             first = time.monotonic()

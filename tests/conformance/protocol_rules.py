@@ -13,6 +13,7 @@ from tests.conformance.rules import Target, require, rule
 
 _PICKER = "llm-d's openai-parser"
 _OIP = "Open Inference Protocol v2"
+_OPTIONS = {"max_tokens": 8, "temperature": 0, "seed": 1}
 
 
 @rule("openai", "no event of a stream is split over two writes, and [DONE] is the last", _PICKER)
@@ -113,7 +114,7 @@ async def http_errors(target: Target) -> str:
 @rule("open inference", "generate and generate_stream give the same text", "Triton")
 async def generate(target: Target) -> str:
     path = f"/v2/models/{target.model}/generate"
-    body = {"text_input": "Hello", "parameters": {"max_tokens": 8, "temperature": 0}}
+    body = {"text_input": "Hello", "parameters": _OPTIONS}
     async with http(target) as client:
         whole = (await client.post(path, json=body)).json()["text_output"]
         answer = await client.post(f"{path}_stream", json=body)
@@ -141,12 +142,12 @@ async def engine_stream(target: Target) -> str:
 
 @rule("VllmEngine", "the same prompt gives the same tokens in every protocol", "ours")
 async def same_tokens(target: Target) -> str:
-    options = vllm.SamplingParams(temperature=0, max_tokens=8)
+    options = vllm.SamplingParams(**_OPTIONS)
     async with http(target) as client:
-        body = completion(target, max_tokens=8, return_token_ids=True)
+        body = completion(target, return_token_ids=True, **_OPTIONS)
         openai = (await client.post("/v1/completions", json=body)).json()["choices"][0]["token_ids"]
         path = f"/v2/models/{target.model}/generate"
-        body = {"text_input": "Hello", "parameters": {"max_tokens": 8, "temperature": 0}}
+        body = {"text_input": "Hello", "parameters": _OPTIONS}
         inferred = (await client.post(path, json=body)).json()["output_ids"]
     async with channel(target) as open_channel:
         request = vllm.GenerateRequest(text="Hello", sampling_params=options)
@@ -165,6 +166,6 @@ def _request(target: Target, *, raw: bool) -> oip.ModelInferRequest:
     else:
         entry.contents.bytes_contents.append(text)
     request.inputs.append(entry)
-    request.parameters["max_tokens"].int64_param = 8
-    request.parameters["temperature"].double_param = 0
+    for name, value in _OPTIONS.items():
+        request.parameters[name].int64_param = value
     return request

@@ -19,6 +19,19 @@ GATEWAY_NAMES = [
     "vllm:cache_config_info",
     "vllm:lora_requests_info",
 ]
+VLLM_NAMES = [
+    "vllm:time_to_first_token_seconds",
+    "vllm:inter_token_latency_seconds",
+    "vllm:request_time_per_output_token_seconds",
+    "vllm:e2e_request_latency_seconds",
+    "vllm:request_queue_time_seconds",
+    "vllm:prompt_tokens",
+    "vllm:generation_tokens",
+    "vllm:num_preemptions",
+    "vllm:prefix_cache_hits",
+    "vllm:prefix_cache_queries",
+    "vllm:request_success",
+]
 OWN_NAMES = [
     "vllm:spec_decode_num_drafts",
     "vllm:spec_decode_num_draft_tokens",
@@ -129,13 +142,13 @@ def value(metrics, name, gauges=None, **labels):
     return samples(metrics, gauges)[name, tuple(sorted(labels.items()))]
 
 
-@pytest.mark.parametrize("name", [*GATEWAY_NAMES, *OWN_NAMES])
+@pytest.mark.parametrize("name", [*GATEWAY_NAMES, *VLLM_NAMES, *OWN_NAMES])
 def test_every_family_is_there_from_the_start(metrics, name):
     assert families(metrics.render(Snapshot()))[name].samples
 
 
 def test_no_undocumented_family_is_rendered(metrics):
-    assert set(families(metrics.render(Snapshot()))) == {*GATEWAY_NAMES, *OWN_NAMES}
+    assert set(families(metrics.render(Snapshot()))) == {*GATEWAY_NAMES, *VLLM_NAMES, *OWN_NAMES}
 
 
 def test_at_the_start_everything_counted_is_zero(metrics):
