@@ -114,7 +114,7 @@ train-tiny: setup ## make models/tiny again, in an hour or two; ARGS=--figures o
 
 sbom: $(filter .uv/bin/uv,$(UV)) ## write what the CPU image installs to build/sbom.cdx.json; ARGS="--extra tpu" for the TPU's
 	mkdir -p build
-	$(UV) export --quiet --frozen --no-default-groups --format cyclonedx1.5 $(ARGS) --output-file build/sbom.cdx.json
+	$(UV) export --quiet --frozen --no-default-groups --extra otel --format cyclonedx1.5 $(ARGS) --output-file build/sbom.cdx.json
 
 charts: setup ## make k8s/rendered and the charts' tables of values again
 	$(RUN) scripts.charts

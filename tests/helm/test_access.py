@@ -37,7 +37,10 @@ def test_probes_and_scrapes_speak_tls_only_where_the_server_does():
         assert {container[probe]["httpGet"].get("scheme") for probe in probes} == {scheme}
     endpoint = find(render("antipode", secured), "PodMonitoring")["spec"]["endpoints"][0]
     assert endpoint["scheme"] == "https"
-    assert "scheme" not in find(render("antipode", plain), "PodMonitoring")["spec"]["endpoints"][0]
+    assert (
+        "scheme"
+        not in find(render("antipode", plain), "PodMonitoring", "prod")["spec"]["endpoints"][0]
+    )
 
 
 def test_pods_listen_for_the_gateway_without_keys_too():
