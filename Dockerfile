@@ -16,21 +16,21 @@ RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir uv==0.13.9
 WORKDIR /src
 COPY pyproject.toml uv.lock ./
 COPY client/pyproject.toml client/
-RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-install-workspace
+RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-install-workspace --extra otel
 
 # The project after its dependencies: a change of code does not install them again.
 FROM build AS build-cpu
 COPY README.md LICENSE ./
 COPY server server
 COPY models models
-RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-editable
+RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-editable --extra otel
 
 FROM build AS build-tpu
-RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-install-workspace --extra tpu
+RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-install-workspace --extra otel --extra tpu
 COPY README.md LICENSE ./
 COPY server server
 COPY models models
-RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-editable --extra tpu
+RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-editable --extra otel --extra tpu
 
 FROM ${BASE} AS runtime
 ARG REVISION=""

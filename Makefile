@@ -121,7 +121,7 @@ train-tiny: setup ## make models/tiny again, in an hour or two; ARGS=--figures o
 
 sbom: $(filter .uv/bin/uv,$(UV)) ## write what the CPU image installs to build/sbom.cdx.json; ARGS="--extra tpu" for the TPU's
 	mkdir -p build
-	$(UV) export --quiet --frozen --no-default-groups --format cyclonedx1.5 $(ARGS) --output-file build/sbom.cdx.json
+	$(UV) export --quiet --frozen --no-default-groups --extra otel --format cyclonedx1.5 $(ARGS) --output-file build/sbom.cdx.json
 
 # Terraform's registry is not reached, but the provider is a Go module. It stays where another checkout finds it.
 TERRAFORM_PROVIDER := $(HOME)/.cache/antipode/terraform

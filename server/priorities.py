@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-# More bands than anybody needs; their number bounds what a step spends on looking at them.
-MAX_PRIORITY = 100
-_MAX_DIGITS = 3
+# An InferenceObjective's priority is an int32.
+MAX_PRIORITY = 2**31 - 1
+_MAX_DIGITS = 10
 
 
 def read_priorities(setting: str) -> dict[str, int]:

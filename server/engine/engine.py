@@ -29,13 +29,14 @@ from server.engine.policy.step import ScheduledBatch, StepResult
 from server.engine.version_changes import VersionChanges
 from server.grammar.matcher import Matcher
 from server.link import frames as link
+from server.priorities import MAX_PRIORITY
 
 # One per choice of a request, None for a choice that has ended.
 type Matchers = SequenceOf[Matcher | None]
 
 OWN_CLIENT = 0
 # Above every priority that a request may have.
-_OWN_PRIORITY = 1 << 16
+_OWN_PRIORITY = MAX_PRIORITY + 1
 _IDLE_SECONDS = 0.25
 
 
