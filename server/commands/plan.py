@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--max-num-batched-tokens", type=int, default=0, metavar="N")
     parser.add_argument("--tensor-parallel-size", type=int, default=0, metavar="N")
+    parser.add_argument("--max-loras", type=int, default=0, metavar="N")
+    parser.add_argument("--max-lora-rank", type=int, default=16, metavar="N")
     parser.add_argument("--block-size", type=int, default=0, metavar="N")
     parser.add_argument("--num-blocks", type=int, default=0, metavar="N")
     parser.add_argument("--hbm-utilization", type=float, default=0.9, metavar="PART")
@@ -142,6 +144,8 @@ def _read_request(arguments: argparse.Namespace, where: SliceType) -> PlanReques
         max_model_len=arguments.context,
         kv_context=arguments.context,
         max_num_batched_tokens=arguments.max_num_batched_tokens,
+        max_loras=arguments.max_loras,
+        max_lora_rank=arguments.max_lora_rank,
         tensor_parallel_size=arguments.tensor_parallel_size,
         block_size=arguments.block_size,
         num_blocks=arguments.num_blocks,
