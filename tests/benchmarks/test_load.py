@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
-from typing import ClassVar
 
 import pytest
 
@@ -15,81 +12,39 @@ from benchmarks.load.loops import closed, opened
 from benchmarks.load.stream import StreamError
 from benchmarks.load.target import Target
 from benchmarks.load.workloads import WORKLOADS, bodies
-
-PARTS = 3
-
-
-class FakeServer(BaseHTTPRequestHandler):
-    """Answers `PARTS` parts of two tokens; holds each answer until `together` requests run."""
-
-    protocol_version = "HTTP/1.0"
-    running: threading.Barrier | None = None
-    asked: ClassVar[list] = []
-
-    def do_GET(self):
-        self.answer(json.dumps({"data": [{"id": "small"}]}).encode())
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append((self.path, body))
-        if body.get("prompt") == "bad":
-            self.answer(b'{"error": "no"}', status=400)
-            return
-        if self.running is not None:
-            self.running.wait(timeout=10)
-        key = "delta" if "messages" in body else "text"
-        part = {"delta": {"content": "ab"}} if key == "delta" else {"text": "ab"}
-        events = [{"choices": [part]}] * PARTS
-        events.append({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 6}})
-        lines = [f"data: {json.dumps(event)}\n\n" for event in events]
-        self.answer("".join([*lines, "data: [DONE]\n\n"]).encode())
-
-    def answer(self, content, status=200):
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server():
-    FakeServer.running, FakeServer.asked = None, []
-    with ThreadingHTTPServer(("127.0.0.1", 0), FakeServer) as found:
-        threading.Thread(target=found.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{found.server_port}"
-        found.shutdown()
+from tests.benchmarks.small_server import PARTS, FakeServer
 
 
 def prompts(count, text="good"):
     return iter([{"model": "small", "prompt": text}] * count)
 
 
-def test_a_closed_loop_keeps_so_many_streams_running(server):
+def test_a_closed_loop_keeps_so_many_streams_running(small_server):
     FakeServer.running = threading.Barrier(3)  # Fewer at once would wait in vain.
-    streams = asyncio.run(closed(server, prompts(6), streams=3, requests=6))
+    streams = asyncio.run(closed(small_server, prompts(6), streams=3, requests=6))
     assert len(streams) == 6
     assert {(one.num_tokens, one.num_prompt_tokens) for one in streams} == {(6, 4)}
     assert all(len(one.part_times) == PARTS for one in streams)
 
 
-def test_an_open_loop_does_not_wait_for_answers(server):
+def test_an_open_loop_does_not_wait_for_answers(small_server):
     FakeServer.running = threading.Barrier(4)
-    streams = asyncio.run(opened(server, prompts(4), per_second=1000, requests=4, seed=1))
+    streams = asyncio.run(opened(small_server, prompts(4), per_second=1000, requests=4, seed=1))
     assert len(streams) == 4
 
 
-def test_a_refused_request_ends_the_load_with_the_servers_answer(server):
+def test_a_refused_request_ends_the_load_with_the_servers_answer(small_server):
     with pytest.raises(ExceptionGroup) as raised:
-        asyncio.run(closed(server, prompts(1, text="bad"), streams=1, requests=1))
+        asyncio.run(closed(small_server, prompts(1, text="bad"), streams=1, requests=1))
     assert isinstance(raised.value.exceptions[0], StreamError)
     assert '400: {"error": "no"}' in str(raised.value.exceptions[0])
 
 
-def test_a_peer_at_a_url_is_known_by_its_first_model_and_not_by_its_processes(server, tmp_path):
-    with Target("peer", f"{server}/v1", tmp_path / "log") as target:
-        assert (target.url, target.model) == (server, "small")
+def test_a_peer_at_a_url_is_known_by_its_first_model_and_not_by_its_processes(
+    small_server, tmp_path
+):
+    with Target("peer", f"{small_server}/v1", tmp_path / "log") as target:
+        assert (target.url, target.model) == (small_server, "small")
         assert target.cpu_seconds() is None
         assert target.memory_bytes() is None
 
@@ -105,9 +60,9 @@ def test_a_command_that_ends_is_reported_with_its_log(tmp_path):
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_every_workload_is_asked_in_one_of_the_two_forms(server, workload):
+def test_every_workload_is_asked_in_one_of_the_two_forms(small_server, workload):
     asked = list(islice(bodies(workload, 5, seed=1), 2))
-    asyncio.run(closed(server, iter(asked), streams=1, requests=2))
+    asyncio.run(closed(small_server, iter(asked), streams=1, requests=2))
     forms = {"prompt": "/v1/completions", "messages": "/v1/chat/completions"}
     assert [path for path, _ in FakeServer.asked] == [forms[next(iter(body))] for body in asked]
     assert asked[0] != asked[1]

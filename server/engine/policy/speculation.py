@@ -43,8 +43,9 @@ class Speculation:
         if room <= 0:
             return False
         # The first of a row's drafts stands for the token that is in flight.
-        self._hopeful = [seq for seq in decodes if len(self._drafts(seq, room + 1)) > 1]
-        return self._pays(decodes, self._hopeful)
+        hopeful = [seq for seq in decodes if len(self._drafts(seq, room + 1)) > 1]
+        self._hopeful = hopeful if self._pays(decodes, hopeful) else []
+        return bool(self._hopeful)
 
     def choose(self, decodes: Collection[Sequence]) -> dict[Sequence, list[int]]:
         """Drafts for those rows of a step of only decodes that have some; empty if they don't pay.
