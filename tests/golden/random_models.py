@@ -57,7 +57,9 @@ def _scaled(
     """Of a size that keeps activations near one, and away from where a mistake would not show."""
     if "norm" in weight:
         return values / 4 if _is_gemma(config) else 1 + values / 4
-    if weight.endswith(("proj.weight", "gate.weight", "router.weight")):
+    if weight.endswith("router.weight"):  # Far apart, so that rounding chooses no other expert.
+        return values * np.float32(12 / np.sqrt(values.shape[1]))
+    if weight.endswith(("proj.weight", "gate.weight")):
         return values * np.float32(2 / np.sqrt(values.shape[1]))
     if weight.endswith(("experts.gate_up_proj", "experts.down_proj")):
         return values * np.float32(2 / np.sqrt(values.shape[1]))
