@@ -2,6 +2,7 @@
 
 Examples are drawn from the document itself by schemathesis. Nothing may give a 500. They are made
 when the test runs, an operation after another: at collection every worker would make all of them.
+`make unit` tries five drawn examples per operation; `make test` 25, and the edges of every field.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from schemathesis.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
+from schemathesis.config import (
+    CoveragePhaseConfig,
+    GenerationConfig,
+    PhasesConfig,
+    ProjectConfig,
+    ProjectsConfig,
+    SchemathesisConfig,
+)
 from schemathesis.pytest.lazy import get_all_tests
 
 from server.api.servers.http_server import create_http_app
@@ -28,14 +36,20 @@ from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrai
 
 
 @pytest.fixture(scope="module")
-def described():
+def is_unit(request):
+    return request.config.getoption("unit")
+
+
+@pytest.fixture(scope="module")
+def described(is_unit):
     """The application over an engine that answers everything, through its own document."""
     tokenizer, lifecycle = Tokenizer(small_pretrained()), Lifecycle()
     lifecycle.mark_ready()
     engine = FakeEngine([tokenizer.encode("hello"), FakeEngine.EOS])
     service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
     generation = GenerationConfig(deterministic=True, max_examples=25)
-    project = ProjectConfig(generation=generation)
+    edges = CoveragePhaseConfig(enabled=not is_unit)
+    project = ProjectConfig(generation=generation, phases=PhasesConfig(coverage=edges))
     return schemathesis.openapi.from_asgi(
         "/openapi.json",
         create_http_app(service, health, ServerConfig()),
@@ -72,8 +86,12 @@ def check(case: schemathesis.Case) -> None:
 
 
 @pytest.mark.timeout(1200)
-def test_answers_are_as_described(described, subtests):
-    many = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_answers_are_as_described(described, is_unit, subtests):
+    many = settings(
+        max_examples=5 if is_unit else 25,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     tests = get_all_tests(schema=described, test_func=check, settings=many, given_kwargs=None)
     operations = [each.ok() for each in tests]
     assert len(operations) > 20
