@@ -20,7 +20,14 @@ import yaml
 from tests.e2e import networks
 from tests.e2e.clients import client, start_streams
 from tests.e2e.conftest import starter
-from tests.e2e.servers import REAL, first_free_port, is_running, plain_environment, wait_for
+from tests.e2e.servers import (
+    KEEPING,
+    REAL,
+    first_free_port,
+    is_running,
+    plain_environment,
+    wait_for,
+)
 
 TINY = Path("models/tiny").resolve()
 # What is configured, and what a busy machine takes to start and end processes.
@@ -44,7 +51,7 @@ def devices(count):
 
 LOOPBACK = networks.Loopback()
 # The fewest programs: one of decodes, and one that prefills too.
-SMALL = ("--max-num-seqs=2", "--max-num-batched-tokens=8")
+SMALL = ("--max-num-seqs=2", "--max-num-batched-tokens=8", "--num-blocks=1024")
 
 
 def is_serving(server, version):
@@ -72,7 +79,7 @@ def start_group(start, secret_file):
         hosts = ",".join([f"{addresses[0]}:{first_free_port(2)}", *addresses[1:]])
         group = [
             start(
-                REAL,
+                KEEPING,
                 f"--hosts={hosts}",
                 f"--host-index={index}",
                 f"--group-timeout-seconds={BOUND_SECONDS}",
