@@ -22,6 +22,7 @@ PROJECT = Path(__file__).parents[2]
 REAL = "server"
 FAKE = "tests.e2e.fake_server"
 PAUSED = "tests.e2e.paused_server"
+KEEPING = "tests.e2e.keeping_server"
 START_SECONDS = 200.0
 # What a machine may take whose cores others use too. A wait ends when its condition holds.
 WAIT_SECONDS = 60.0
