@@ -64,7 +64,7 @@ class GenerateAnswer(Struct, frozen=True, kw_only=True):
     model_version: str
     id: str | UnsetType = UNSET
     text_output: str | list[str] | UnsetType = UNSET
-    output_ids: list[int] | list[list[int]] | UnsetType = UNSET
+    output_ids: list[int | list[int]] | UnsetType = UNSET
     num_output_tokens: int | list[int] | UnsetType = UNSET
     num_input_tokens: int | list[int] | UnsetType = UNSET
     finish_reason: str | list[str] | UnsetType = UNSET
