@@ -47,7 +47,7 @@ REQUEST = {
 # Its rows are drawn again after the step, on every host, of the tokens that a grammar allows.
 FORM = {
     "prompt": "flags = ",
-    "max_tokens": 60,
+    "max_tokens": 80,
     "temperature": 1.0,
     "seed": 6,
     "return_token_ids": True,

@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc
 import httpx
 from antipode import AntipodeError, AsyncClient
+from google.protobuf.message import Message
 
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.versions.model_file_watcher import ModelFileWatcher
@@ -112,8 +113,13 @@ def message(rng: random.Random) -> bytes:
     """A request of which some fields are strange."""
     request = pb.GenerateRequest(text=rng.choice(("", "abc", "\x00", "é" * 300)))
     request.sampling.max_tokens = rng.choice((0, 1, 2, 3))
+    targets: list[Message] = [request, request.sampling]
+    if rng.random() < 0.3:
+        said = request.chat.messages.add(role="user", content="x")
+        tool = request.chat.tools.add(name="f", parameters='{"type": "object"}')
+        targets = [request.sampling, request.chat, said, tool, request.chat.tool_choice]
     for _ in range(rng.randint(0, 4)):
-        target = rng.choice((request, request.sampling))
+        target = rng.choice(targets)
         name = rng.choice([one.name for one in target.DESCRIPTOR.fields])
         if name == "max_tokens":
             continue

@@ -133,8 +133,6 @@ def message(request: Request, resume: Resume | None) -> pb.GenerateRequest:
     options: dict[str, Any] = {k: v for k, v in given if k not in CHAT_OPTIONS}
     if resume is not None:
         options["seed"] = resume.start.seed
-    elif isinstance(seed := options.get("seed"), int):
-        options["seed"] = seed % 2**64
     if request.options.get("grammar") is not None:
         options["grammar"] = grpc_grammar(request.options["grammar"])
     try:

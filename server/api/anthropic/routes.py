@@ -17,7 +17,7 @@ from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.bodies import json_response
 from server.api.http.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
-from server.api.http.openapi import error_responses, event_responses, json_responses
+from server.api.http.openapi import event_responses, json_responses
 from server.api.http.sse import NamedEventStream
 from server.api.requests.field_names import fields_named
 from server.api.requests.generation import GenerateRequest
@@ -78,14 +78,8 @@ def _add_batches(router: APIRouter) -> None:
         )
 
     for path in (_BATCHES, f"{_BATCHES}/{{rest:path}}"):
-        router.add_api_route(
-            path,
-            no_batches,
-            methods=["GET", "POST", "DELETE"],
-            summary="Batches of messages: always 404",
-            responses=error_responses(),
-            include_in_schema=path == _BATCHES,
-        )
+        methods = ["GET", "POST", "DELETE"]
+        router.add_api_route(path, no_batches, methods=methods, include_in_schema=False)
 
 
 def _generate_request(body: MessagesBody, prompt: ChatPrompt, request: Request) -> GenerateRequest:

@@ -42,7 +42,8 @@ class Tokenizer:
             if token.special
         }
         # The renderer's own parameters have the same namespace as the template's variables.
-        self._reserved_options = frozenset(signature(pretrained.apply_chat_template).parameters)
+        parameters = signature(pretrained.apply_chat_template).parameters
+        self._reserved_options = frozenset(parameters) | {"messages"}
         self._bytes = _token_bytes(self._fast)
         self.max_token_chars = max(map(len, self._bytes), default=1)
 

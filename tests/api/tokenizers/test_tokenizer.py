@@ -175,7 +175,7 @@ def test_the_template_sees_its_options():
     assert tokenizer.render_chat(HELLO) == "calm"
 
 
-@pytest.mark.parametrize("name", ["chat_template", "tokenize", "tools", "conversation"])
+@pytest.mark.parametrize("name", ["chat_template", "tokenize", "tools", "conversation", "messages"])
 def test_options_cannot_reach_the_renderer_itself(name):
     with pytest.raises(ChatTemplateError, match=f"must not hold '{name}'"):
         SMALL.render_chat(HELLO, template_options={name: "{{ 1 }}"})
