@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from k8s.clusters.kubelet import probes, status
 from k8s.clusters.kubelet.backoff import Backoff
 from k8s.clusters.kubelet.environment import MissingReferenceError, command_line, environment
 from k8s.clusters.kubelet.images import Image, find
 from k8s.clusters.kubelet.node import Node
+from k8s.clusters.kubelet.probes import Verdict, ask
 from k8s.clusters.kubelet.rootfs import Mount
 from k8s.clusters.kubelet.runner import Command, Running, Sandbox, start
-from k8s.clusters.kubelet.status import ContainerState
+from k8s.clusters.kubelet.status import ContainerState, now, running_since, terminated, waiting
 from k8s.clusters.kubelet.volumes import folder_of
 
 type Object = dict[str, Any]
@@ -66,7 +66,7 @@ class ContainerLife:
             delay = backoff.delay(time.monotonic() - began)
             self._state.last = self._state.state
             if delay:
-                self._set(status.waiting("CrashLoopBackOff", f"back-off {delay:.0f}s"))
+                self._set(waiting("CrashLoopBackOff", f"back-off {delay:.0f}s"))
                 await asyncio.sleep(delay)
             self._state.num_restarts += 1
 
@@ -79,9 +79,9 @@ class ContainerLife:
         starting.add_done_callback(self._note_start)
         # A pod may have to end meanwhile. Then the process that is just starting must be known.
         await asyncio.shield(starting)
-        self._since = status.now()
+        self._since = now()
         self._state.is_started = "startupProbe" not in self._container
-        self._set(status.running(self._since))
+        self._set(running_since(self._since))
         probing = asyncio.create_task(self._probe())
         try:
             code = await starting.result().wait()
@@ -120,7 +120,7 @@ class ContainerLife:
 
     def _note_end(self, code: int) -> None:
         self._state.is_ready = self._state.is_started = False
-        self._set(status.terminated(code, self._since, status.now()))
+        self._set(terminated(code, self._since, now()))
 
     def _set(self, state: Object) -> None:
         self._state.state = state
@@ -132,12 +132,12 @@ class ContainerLife:
             image = find(self._node.images, self._container["image"])
             if image is None:
                 words = "no program of this machine stands for this image"
-                self._set(status.waiting("ErrImagePull", words))
+                self._set(waiting("ErrImagePull", words))
             else:
                 try:
                     return self._command_of(image)
                 except MissingReferenceError as missing:
-                    self._set(status.waiting("CreateContainerConfigError", f"no {missing}"))
+                    self._set(waiting("CreateContainerConfigError", f"no {missing}"))
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _command_of(self, image: Image) -> Command:
@@ -212,11 +212,11 @@ class ContainerLife:
         probe = self._container.get(name)
         if probe is None:
             return
-        verdict = probes.Verdict.of(probe)
+        verdict = Verdict.of(probe)
         await asyncio.sleep(probe.get("initialDelaySeconds", 0))
         while True:
             began = time.monotonic()
-            if verdict.take(await probes.ask(probe, self._container, self._address)):
+            if verdict.take(await ask(probe, self._container, self._address)):
                 assert verdict.is_good is not None
                 take(verdict.is_good)
             rest = probe.get("periodSeconds", 10) - (time.monotonic() - began)

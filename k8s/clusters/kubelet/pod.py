@@ -17,12 +17,11 @@ from typing import Any
 import httpx
 
 from k8s.clusters.host.api import NOT_FOUND, ApiError
-from k8s.clusters.kubelet import status
 from k8s.clusters.kubelet.container_life import ContainerLife
 from k8s.clusters.kubelet.environment import MissingReferenceError, references
 from k8s.clusters.kubelet.node import Node
 from k8s.clusters.kubelet.runner import Sandbox
-from k8s.clusters.kubelet.status import ContainerState
+from k8s.clusters.kubelet.status import ContainerState, ended_phase, pod_status, waiting
 from k8s.clusters.kubelet.volumes import (
     files_of,
     folder_of,
@@ -130,7 +129,7 @@ class PodWorker:
                 break
             except (MissingReferenceError, ApiError, httpx.HTTPError) as reason:
                 for state in self._states:
-                    state.state = status.waiting("ContainerCreating", f"no {reason}")
+                    state.state = waiting("ContainerCreating", f"no {reason}")
                 self._changed.set()
                 await asyncio.sleep(_RETRY_SECONDS)
         self._sandbox = Sandbox()
@@ -171,7 +170,7 @@ class PodWorker:
         self._tasks[0].cancel()
         await asyncio.gather(*(life.end(grace) for life in self._lives))
         self._tasks[1].cancel()
-        final = self._status() | {"phase": status.ended_phase(self._states)}
+        final = self._status() | {"phase": ended_phase(self._states)}
         await self._until_done(lambda: self._write(final))
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}}
         await self._until_done(lambda: self._node.api.delete(self.path, options))
@@ -205,7 +204,7 @@ class PodWorker:
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _status(self) -> Object:
-        found = status.pod_status(
+        found = pod_status(
             self.pod, self._states, self._init, self._addresses, self._is_initialized
         )
         self.pod.setdefault("status", {}).update({k: found[k] for k in _OWN if k in found})

@@ -19,10 +19,9 @@ from pathlib import Path
 
 from k8s.clusters.host.isolation import connect
 from k8s.clusters.host.processes import end_with_parent
-from k8s.clusters.kubelet import container as container_program
 from k8s.clusters.kubelet.rootfs import Mount, ThisMachine, layout
 
-_PROGRAM = str(Path(container_program.__file__))
+_PROGRAM = str(Path(__file__).with_name("container.py"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

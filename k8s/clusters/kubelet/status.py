@@ -35,7 +35,7 @@ def waiting(reason: str, message: str = "") -> Object:
     return {"waiting": {"reason": reason} | ({"message": message} if message else {})}
 
 
-def running(since: str) -> Object:
+def running_since(since: str) -> Object:
     return {"running": {"startedAt": since}}
 
 

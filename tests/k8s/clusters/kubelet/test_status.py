@@ -17,7 +17,7 @@ def container(state=None, **others):
     return found
 
 
-RUNNING = status.running(SINCE)
+RUNNING = status.running_since(SINCE)
 DONE, FAILED = (status.terminated(code, SINCE, SINCE) for code in (0, 1))
 
 
