@@ -113,7 +113,8 @@ class Gatekeeper:
             call.span.end(call)
 
     def _check_key(self, call: Call, headers: Mapping[str, str], keys: ApiKeys) -> None:
-        caller = keys.find(_given_key(headers))
+        found = (keys.find(key) for key in _given_keys(headers))
+        caller = next((each for each in found if each is not None), None)
         if caller is None:
             raise ApiError(
                 ErrorKind.UNAUTHENTICATED,
@@ -151,9 +152,11 @@ def log_call(call: Call) -> None:
     )
 
 
-def _given_key(headers: Mapping[str, str]) -> str:
-    """OpenAI's clients send a bearer token; Anthropic's have a header of their own."""
+def _given_keys(headers: Mapping[str, str]) -> tuple[str, str]:
+    """OpenAI's clients send a bearer token; Anthropic's have a header of their own.
+
+    Either may be the key: a call that needs the admin token too has that one as its bearer token.
+    """
     header = headers.get("authorization", "")
-    if header.lower().startswith(_SCHEME):
-        return header[len(_SCHEME) :].strip()
-    return headers.get("x-api-key", "").strip()
+    token = header[len(_SCHEME) :] if header.lower().startswith(_SCHEME) else ""
+    return token.strip(), headers.get("x-api-key", "").strip()

@@ -1,6 +1,7 @@
 """The gatekeeper in front of every method of every service: an interceptor.
 
-Health checks answer everybody. It wraps handlers of each kind without knowing their messages.
+Health checks answer everybody, and load reports where /metrics does. It wraps handlers of each kind
+without knowing their messages.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from server.api.grpc.peer import certificate_of, headers_of, host_of
 from server.api.grpc.status import Context, abort, request_id_of
 from server.errors import ApiError
 
-_OPEN = f"/{grpc_health.SERVICE_NAME}/"
+# Services, and methods of other services, that say only whether the server can serve.
+_HEALTH = (
+    f"/{grpc_health.SERVICE_NAME}/",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+    "/vllm.grpc.engine.VllmEngine/HealthCheck",
+)
+# What balancers read out of band, as they scrape /metrics.
+_LOAD = "/xds.service.orca.v3.OpenRcaService/"
 _KINDS = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
     (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
@@ -42,13 +51,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(_OPEN):
+        if handler is None or self._is_open(method):
             return handler
         name, make = _KINDS[handler.request_streaming, handler.response_streaming]
         return make(
             self._guarded(getattr(handler, name), method),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
+        )
+
+    def _is_open(self, method: str) -> bool:
+        return method.startswith(_HEALTH) or (
+            method.startswith(_LOAD) and self._gatekeeper.are_metrics_open
         )
 
     def _guarded(self, behaviour: Any, method: str) -> Any:

@@ -14,7 +14,7 @@ from server.api.access.gatekeeper import Gatekeeper
 from server.api.http.errors import error_response
 from server.errors import ApiError, ErrorKind
 
-HEALTH = frozenset({"/livez", "/readyz", "/health"})
+HEALTH = frozenset({"/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})
 METRICS = "/metrics"
 # The client left before there was an answer.
 _LEFT = 499

@@ -4,6 +4,7 @@ import logging
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -46,6 +47,40 @@ async def test_no_method_of_any_kind_answers_without_a_key(guarded, engine):
         assert "give a key" in error.details()
     assert engine.submitted == []
     assert set(engine.refused) == {"unauthenticated"}
+
+
+async def test_of_all_methods_there_are_only_health_and_load_are_open(guarded):
+    """Read off the server's own reflection, so that a new service is held to it too."""
+    reflection = reflection_pb2_grpc.ServerReflectionStub(guarded.channel)
+    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    call = reflection.ServerReflectionInfo(asked, metadata=metadata(BEARER))
+    [listed] = await collect(call)
+    pool, opened = descriptor_pool.Default(), set()
+    methods = [
+        f"/{service.name}/{method.name}"
+        for service in listed.list_services_response.service
+        for method in pool.FindServiceByName(service.name).methods
+    ]
+    assert len(methods) > 20
+    for path in methods:
+        # On the wire, one message is a call of any kind.
+        call = guarded.channel.stream_stream(path)(iter([b""]), timeout=0.5)
+        try:
+            await call.read()
+            opened.add(path)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                opened.add(path)
+        call.cancel()
+    assert opened == {
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/List",
+        "/grpc.health.v1.Health/Watch",
+        "/inference.GRPCInferenceService/ServerLive",
+        "/inference.GRPCInferenceService/ServerReady",
+        "/vllm.grpc.engine.VllmEngine/HealthCheck",
+        "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics",
+    }
 
 
 async def test_health_answers_everybody(guarded):
