@@ -106,8 +106,6 @@ def _check(config: Config) -> None:
             f"max_num_batched_tokens is {engine.max_num_batched_tokens}; it must be at least "
             f"max_num_seqs, {engine.max_num_seqs}: each running sequence takes one token per step"
         )
-    if engine.lora_adapters and not engine.max_loras:
-        raise ConfigError("lora_adapters names adapters, but max_loras is 0: set it to 1 or more")
     _check_ports(server)
     read_origins(server.cors_origins)
 

@@ -127,11 +127,6 @@ def test_text_becomes_the_type_of_the_field(key, text, value):
             "max_num_batched_tokens is 32; it must be at least max_num_seqs, 64: "
             "each running sequence takes one token per step",
         ),
-        (
-            {"lora_adapters": "sql"},
-            {},
-            "lora_adapters names adapters, but max_loras is 0: set it to 1 or more",
-        ),
     ],
 )
 def test_a_wrong_value_names_its_source_and_what_is_allowed(flags, environment, sentence):
