@@ -6,6 +6,7 @@ import re
 from types import SimpleNamespace
 
 from server.engine.policy.load import Load
+from server.link.frames import AdapterStatus
 from server.metrics.metrics import Metrics
 from server.processes.engine_status import Status
 
@@ -23,8 +24,11 @@ ENGINE = SimpleNamespace(
     last_progress=0.0,
     running_seconds=lambda: 0.0,
     queue_stall_seconds=lambda: 12.5,
+    adapters=SimpleNamespace(num_slots=4, running=("sql",), waiting=()),
 )
 VERSIONS = SimpleNamespace(statuses=lambda: (), config_error="")
+ADAPTER = AdapterStatus(name="sql", version="1", path="/m/adapters/sql/1", state="AVAILABLE")
+ADAPTERS = SimpleNamespace(statuses=lambda: (ADAPTER,), config_error="adapter x is not there")
 RUNNER = SimpleNamespace(num_ranks=2, kinds=(SimpleNamespace(num_blocks=64),), block_size=16)
 
 
@@ -41,7 +45,7 @@ def test_until_it_serves_it_is_starting_and_idle():
 
 def test_the_load_ratio_counts_the_sequences_of_all_ranks():
     status = Status(Metrics(model="tiny", version="1", release="0"))
-    status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8)
+    status.serve(ENGINE, VERSIONS, ADAPTERS, RUNNER, max_num_seqs=8)
     assert status.pulse().state == "ready"
     assert metric(status, "antipode_load_ratio") == 8 / 16
     assert metric(status, "antipode_queue_stall_seconds") == 12
@@ -52,6 +56,14 @@ def test_the_load_ratio_counts_the_sequences_of_all_ranks():
 
 def test_an_engine_that_drains_reports_it():
     status = Status(Metrics(model="tiny", version="1", release="0"))
-    status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8)
+    status.serve(ENGINE, VERSIONS, ADAPTERS, RUNNER, max_num_seqs=8)
     status.is_draining = True
     assert status.pulse().state == "draining"
+
+
+def test_adapters_and_what_keeps_the_file_from_being_followed_are_in_the_pulse():
+    status = Status(Metrics(model="tiny", version="1", release="0"))
+    status.serve(ENGINE, VERSIONS, ADAPTERS, RUNNER, max_num_seqs=8)
+    pulse = status.pulse()
+    assert (pulse.adapters, pulse.config_error) == ((ADAPTER,), "adapter x is not there")
+    assert 'max_lora="4",running_lora_adapters="sql"' in pulse.metrics.decode()

@@ -70,7 +70,8 @@ def test_a_compilation_counts_as_late_once_the_process_serves(status, link):
     listener = ServingListener(status, metrics, link)
     listener.on_compilation()
     runner = SimpleNamespace(num_ranks=1, kinds=(SimpleNamespace(num_blocks=8),), block_size=4)
-    status.serve(SimpleNamespace(), SimpleNamespace(), runner, max_num_seqs=1)
+    managers = SimpleNamespace(), SimpleNamespace()
+    status.serve(SimpleNamespace(), *managers, runner, max_num_seqs=1)
     listener.on_compilation()
     assert counted == [False, True]
 
