@@ -112,8 +112,6 @@ def _check(config: Config) -> None:
             f"exact is true and speculation is {engine.speculation}; exact computes every token by"
             " one program, and speculation checks guesses by another: turn one of them off"
         )
-    if engine.lora_adapters and not engine.max_loras:
-        raise ConfigError("lora_adapters names adapters, but max_loras is 0: set it to 1 or more")
     _check_ports(server)
     _check_objectives(server)
     read_origins(server.cors_origins)

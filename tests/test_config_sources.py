@@ -138,11 +138,6 @@ def test_text_becomes_the_type_of_the_field(key, text, value):
             "exact is true and speculation is prompt_lookup; exact computes every token by one "
             "program, and speculation checks guesses by another: turn one of them off",
         ),
-        (
-            {"lora_adapters": "sql"},
-            {},
-            "lora_adapters names adapters, but max_loras is 0: set it to 1 or more",
-        ),
     ],
 )
 def test_a_wrong_value_names_its_source_and_what_is_allowed(flags, environment, sentence):

@@ -17,7 +17,7 @@ from typing import Any
 
 from server.adapters.adapter_folder import WantedAdapter, parse_adapters
 from server.adapters.manager import AdapterManager, AdapterStore
-from server.config import EngineConfig
+from server.config import ConfigError, EngineConfig
 from server.control import Command, receive_task, watch_commands
 from server.engine.engine import OWN_CLIENT, Engine
 from server.engine.grammar_inbox import GrammarInbox
@@ -130,6 +130,8 @@ class EngineProcess:
     def _serve(self, build: RunnerBuilder) -> None:
         # Before minutes of loading, not after them.
         wanted = parse_adapters(self._config.lora_adapters)
+        if wanted and not self._config.max_loras:
+            raise ConfigError("lora_adapters names adapters, but max_loras is 0: raise it")
         built = build(self._config, self._listener)
         runner, max_num_seqs = built.runner, self._config.max_num_seqs
         engine = self._engine = self._build_engine(runner)

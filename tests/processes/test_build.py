@@ -16,7 +16,11 @@ from server.slice.host_group import GroupError
 @pytest.mark.parametrize(("digest", "is_told"), [("", True), ("abc", False)])
 def test_weights_that_nothing_verifies_are_told(monkeypatch, caplog, digest, is_told):
     executor = SimpleNamespace(
-        weights_digest=digest, blueprint=None, weights=None, tokenizer_sums={}
+        weights_digest=digest,
+        blueprint=None,
+        weights=None,
+        adapters=None,
+        tokenizer_sums={},
     )
     monkeypatch.setattr(Executor, "build", lambda *_: executor)
     monkeypatch.setattr(build, "prepare_jax", lambda *_: None)

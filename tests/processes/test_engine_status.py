@@ -6,8 +6,8 @@ import re
 from types import SimpleNamespace
 
 from server.config import EngineConfig
-from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.load import Load
+from server.link.frames import AdapterStatus
 from server.metrics.metrics import Metrics
 from server.processes.engine_status import Status
 
@@ -25,11 +25,13 @@ ENGINE = SimpleNamespace(
     last_progress=0.0,
     running_seconds=lambda: 0.0,
     queue_stall_seconds=lambda: 12.5,
-    adapters=AdapterSlots(0),
+    adapters=SimpleNamespace(num_slots=4, running=("sql",), waiting=()),
 )
 CONFIG = EngineConfig(max_num_seqs=8, max_queue_len=4)
 ADAPTERS = SimpleNamespace(statuses=lambda: (), config_error="")
 VERSIONS = SimpleNamespace(statuses=lambda: (), config_error="")
+ADAPTER = AdapterStatus(name="sql", version="1", path="/m/adapters/sql/1", state="AVAILABLE")
+ADAPTERS = SimpleNamespace(statuses=lambda: (ADAPTER,), config_error="adapter x is not there")
 RUNNER = SimpleNamespace(num_ranks=2, kinds=(SimpleNamespace(num_blocks=64),), block_size=16)
 
 
@@ -60,3 +62,11 @@ def test_an_engine_that_drains_reports_it():
     status.serve(ENGINE, VERSIONS, ADAPTERS, RUNNER, CONFIG)
     status.is_draining = True
     assert status.pulse().state == "draining"
+
+
+def test_adapters_and_what_keeps_the_file_from_being_followed_are_in_the_pulse():
+    status = Status(Metrics(model="tiny", version="1", release="0"))
+    status.serve(ENGINE, VERSIONS, ADAPTERS, RUNNER, max_num_seqs=8)
+    pulse = status.pulse()
+    assert (pulse.adapters, pulse.config_error) == ((ADAPTER,), "adapter x is not there")
+    assert 'max_lora="4",running_lora_adapters="sql"' in pulse.metrics.decode()
