@@ -150,7 +150,7 @@ async def test_tools_are_refused_where_there_are_no_messages(client, engine, fie
         {"suffix": "end"},
         {"use_beam_search": True},
         {"bad_words": ["x"]},
-        {"truncate_prompt_tokens": 5},
+        {"truncation_side": "right"},
         {"prompt_embeds": "AAAA"},
     ],
 )
