@@ -20,14 +20,7 @@ from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.openapi import describe
 from server.api.http.paths import Paths
-from server.api.open_inference.bodies import GenerateAnswer, InferAnswer
-from server.api.open_inference.errors import InferenceError, with_open_inference_errors
-from server.api.open_inference.model_bodies import (
-    ModelConfigBody,
-    ModelMetadataBody,
-    ServerMetadataBody,
-    StatisticsBody,
-)
+from server.api.open_inference.errors import with_open_inference_errors
 from server.api.open_inference.repository import Repository
 from server.api.open_inference.routes import open_inference_router
 from server.api.openai.bodies import response_bodies as responses
@@ -63,13 +56,6 @@ _BODIES: tuple[type[Struct], ...] = (
     anthropic.MessageAnswer,
     anthropic.TokenCount,
     *anthropic.EVENTS,
-    InferAnswer,
-    GenerateAnswer,
-    InferenceError,
-    ServerMetadataBody,
-    ModelMetadataBody,
-    ModelConfigBody,
-    StatisticsBody,
     HealthBody,
     VersionBody,
 )
