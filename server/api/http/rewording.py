@@ -19,16 +19,31 @@ type Wording = Callable[[int, str, str], msgspec.Struct]
 
 
 class RewordedErrors:
-    """Rewords every error below `path`. With `id_header`, answers have the request's id in it."""
+    """Rewords every error below `path`, but for the paths of other protocols in `others`.
 
-    def __init__(self, app: ASGIApp, path: str, wording: Wording, *, id_header: str = "") -> None:
+    With `id_header`, answers have the request's id in it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        path: str,
+        wording: Wording,
+        *,
+        id_header: str = "",
+        others: tuple[str, ...] = (),
+    ) -> None:
         self._app, self._path, self._wording, self._id_header = app, path, wording, id_header
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and f"{scope['path']}/".startswith(f"{self._path}/"):
+        if scope["type"] == "http" and self._is_ours(scope["path"]):
             request_id = scope["state"]["request_id"]
             send = _Rewording(request_id, self._wording, self._id_header, send)
         await self._app(scope, receive, send)
+
+    def _is_ours(self, path: str) -> bool:
+        return f"{path}/".startswith(f"{self._path}/") and path not in self._others
 
 
 class _Rewording:

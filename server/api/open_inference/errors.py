@@ -1,6 +1,6 @@
-"""Errors in the protocol's shape over HTTP: `{"error": "text"}`, on every path below `/v2`.
+"""Errors in the protocol's shape over HTTP, `{"error": "text"}`: on every path below `/v2`.
 
-Statuses stay as they are in the one table.
+Cohere's path there keeps the shape of its own protocol. Statuses stay as they are in the one table.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from starlette.types import ASGIApp
 from server.api.http.rewording import RewordedErrors
 
 PREFIX = "/v2"
+# Cohere's path of reranking.
+_OTHERS = ("/v2/rerank",)
 
 
 class InferenceError(Struct, frozen=True):
@@ -19,4 +21,6 @@ class InferenceError(Struct, frozen=True):
 
 def with_open_inference_errors(app: ASGIApp) -> ASGIApp:
     """Reword every error on this protocol's paths."""
-    return RewordedErrors(app, PREFIX, lambda _, message, __: InferenceError(message))
+    return RewordedErrors(
+        app, PREFIX, lambda _, message, __: InferenceError(message), others=_OTHERS
+    )
