@@ -30,7 +30,6 @@ COMPLETIONS, CHAT, MODELS = "POST /v1/completions", "POST /v1/chat/completions",
         ("/generate", COMPLETIONS),
         ("/completion", COMPLETIONS),
         ("/healthz", "GET /health"),
-        ("/v2/health/ready", "GET /readyz"),
         ("/live", "GET /livez"),
     ],
 )
