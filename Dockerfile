@@ -16,21 +16,21 @@ RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir uv==0.13.9
 WORKDIR /src
 COPY pyproject.toml uv.lock ./
 COPY client/pyproject.toml client/
-RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-install-workspace
+RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-install-workspace --extra otel
 
 # The project after its dependencies: a change of code does not install them again.
 FROM build AS build-cpu
 COPY README.md LICENSE ./
 COPY server server
 COPY models models
-RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-editable
+RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-editable --extra otel
 
 FROM build AS build-tpu
-RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-install-workspace --extra tpu
+RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-install-workspace --extra otel --extra tpu
 COPY README.md LICENSE ./
 COPY server server
 COPY models models
-RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-editable --extra tpu
+RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-editable --extra otel --extra tpu
 
 FROM ${BASE} AS runtime
 ARG REVISION=""
@@ -38,7 +38,8 @@ LABEL org.opencontainers.image.title="antipode" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.description="A JAX inference server for TPU slices in two regions" \
       org.opencontainers.image.licenses="Apache-2.0"
-ENV ANTIPODE_COMPILE_CACHE_DIR=/var/cache/antipode/xla \
+ENV ANTIPODE_HOST=0.0.0.0 \
+    ANTIPODE_COMPILE_CACHE_DIR=/var/cache/antipode/xla \
     ANTIPODE_MODEL_ROOT=/var/cache/antipode/models \
     PYTHONDONTWRITEBYTECODE=1
 RUN install -d -o 10001 -g 10001 /var/cache/antipode

@@ -12,7 +12,7 @@ THREE_AT_ONCE := -n 3 $(IN_ORDER)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover unit check test examples lint format conformance fuzz bench bench-edge exactness fairness grammar schemas swap weights hosts plan-ci golden train-tiny sbom charts reference clients
+.PHONY: help setup serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness grammar schemas swap weights hosts plan-ci golden train-tiny sbom charts reference clients terraform
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -21,7 +21,7 @@ help: ## list the targets
 	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 
 setup: $(filter .uv/bin/uv,$(UV)) ## install everything that tests and lint need into .venv
-	$(UV) sync --frozen --all-groups --extra demo --extra gcs --extra tpu
+	$(UV) sync --frozen --all-groups --extra demo --extra gcs --extra otel --extra tpu
 
 serve: $(filter .uv/bin/uv,$(UV)) ## start the server on the demo model; ARGS="--http-port 8001" adds flags
 	$(UV) sync --frozen --no-default-groups --extra demo --inexact
@@ -35,6 +35,9 @@ serve: $(filter .uv/bin/uv,$(UV)) ## start the server on the demo model; ARGS="-
 
 failover: setup .cache/envoy/ready ## take regions down on this machine; SCENARIO=kill runs one
 	$(RUN) k8s.lab $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
+
+clusters: setup .cache/envoy/ready ## install the charts on two real clusters and break them; SCENARIO=delete runs one
+	$(RUN) k8s.clusters $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
 
 unit: setup ## run the tests that compile nothing and start no server
 	$(RUN) pytest $(THREE_AT_ONCE) --unit $(ARGS)
@@ -74,8 +77,8 @@ conformance: setup ## check a server by its address; URL=http://HOST:8000 GRPC=H
 fuzz: setup ## send 100,000 random requests to a server; ARGS="--count 5000 --seed 7" picks
 	$(RUN) tests.fuzz $(ARGS)
 
-bench: setup ## stream from a real server beside the memory floor; ARGS="--streams 8" picks a load
-	$(RUN) benchmarks.serving $(ARGS)
+bench: setup ## stream from a real server beside the memory floor; PEER=URL compares it with another server
+	$(RUN) benchmarks.$(if $(PEER),compare --peer "$(PEER)",serving) $(ARGS)
 
 bench-edge: setup ## the largest requests to a running server, and its slowest probe; ARGS="--http HOST:PORT --grpc HOST:PORT"
 	$(RUN) benchmarks.edge $(ARGS)
@@ -108,19 +111,27 @@ plan-ci: setup ## compile every preset for its slice, check its limits; ARGS=--s
 .cache/golden-venv/ready: | setup
 	$(UV) venv --quiet --clear --seed --python 3.11 .cache/golden-venv
 	.cache/golden-venv/bin/pip install --quiet --disable-pip-version-check \
-		torch==2.13.0 'transformers==5.23.*' gguf accelerate safetensors numpy
+		torch==2.13.0 'transformers==5.23.*' 'peft==0.21.*' gguf accelerate safetensors numpy
 	touch $@
 
 golden: setup .cache/golden-venv/ready ## make the reference outputs again; ARGS="qwen2 tiny-1" picks some
 	.venv/bin/python -c 'from models import demo; demo.ensure()'
 	.cache/golden-venv/bin/python -m scripts.golden $(ARGS)
+	.cache/golden-venv/bin/python -m scripts.golden_adapter
 
 train-tiny: setup ## make models/tiny again, in an hour or two; ARGS=--figures only measures it
 	JAX_PLATFORMS=cpu $(RUN) models.training $(ARGS)
 
 sbom: $(filter .uv/bin/uv,$(UV)) ## write what the CPU image installs to build/sbom.cdx.json; ARGS="--extra tpu" for the TPU's
 	mkdir -p build
-	$(UV) export --quiet --frozen --no-default-groups --format cyclonedx1.5 $(ARGS) --output-file build/sbom.cdx.json
+	$(UV) export --quiet --frozen --no-default-groups --extra otel --format cyclonedx1.5 $(ARGS) --output-file build/sbom.cdx.json
+
+# Terraform's registry is not reached, but the provider is a Go module. It stays where another checkout finds it.
+TERRAFORM_PROVIDER := $(HOME)/.cache/antipode/terraform
+
+terraform: setup ## plan k8s/terraform with the schemas of Google's provider, offline; needs terraform and Go
+	cd k8s/terraform/provider && go build -ldflags '-s -w' -o $(TERRAFORM_PROVIDER)/terraform-provider-google .
+	TERRAFORM_PROVIDER=$(TERRAFORM_PROVIDER) $(RUN) pytest -n0 tests/k8s/terraform $(ARGS)
 
 charts: setup ## make k8s/rendered and the charts' tables of values again
 	$(RUN) scripts.charts

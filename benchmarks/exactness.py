@@ -2,11 +2,13 @@
 
     make exactness                                     a model of every family, then the price
     make exactness ARGS="--models tiny --requests 8"
+    make exactness ARGS="--only-speculation --dtype float32"
 
 Half of the requests are greedy, half are sampled at temperature 1. Each request runs by itself
 first. Then come all requests at once, each request resumed by itself after some of its tokens, and
-each request by itself on meshes of several devices. A cell has the share of requests with another
-token, and the mean position of the first one. Compiles in this process; starts no server.
+each request by itself on meshes of several devices. With speculation, requests run by themselves
+and four at once, guessing wherever they can. A cell has the share of requests with another token,
+and the mean position of the first one. Compiles in this process; starts no server.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 # Before JAX: the meshes are made of these.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
@@ -41,6 +44,7 @@ from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
+from server.engine.policy.speculation import DraftRoom, Speculation, speculation
 from server.link import frames as link
 from server.link.sampling import SamplingParams
 from tests.engine.fakes import FakeObserver
@@ -73,22 +77,23 @@ type Tokens = list[list[int]]
 class Bench:
     """A model on a mesh of the CPU, behind the engine's own policy."""
 
-    def __init__(self, checkpoint: Path, *, exact: bool = False, tensor_size: int = 1) -> None:
+    def __init__(self, checkpoint: Path, **settings: Any) -> None:
+        defaults: dict[str, Any] = {"dtype": "bfloat16", "tensor_parallel_size": 1}
         self._config = EngineConfig(
             model=str(checkpoint),
-            dtype="bfloat16",
-            tensor_parallel_size=tensor_size,
             data_parallel_size=1,
             max_num_seqs=_NUM_SLOTS,
             kv_cache_bytes=1 << 29,
-            exact=exact,
+            **(defaults | settings),
         )
+        self.num_accepted = 0
         self._runner = ModelRunner.build(checkpoint, self._config)
 
     def run(self, requests: list[Request]) -> Tokens:
         """The tokens of all requests, which are there at once, on an engine that is new."""
         frames: list[link.Step] = []
-        engine = self._engine(lambda _, frame: frames.append(frame))
+        observer = FakeObserver()
+        engine = self._engine(lambda _, frame: frames.append(frame), observer)
         for i, request in enumerate(requests):
             engine.receive(1, _submit(i, request))
         unread = engine.step(None)
@@ -99,13 +104,16 @@ class Bench:
             if event.error is not None:
                 raise SystemExit(f"a request failed: {event.message}")
             tokens[event.request_id] += event.token_ids
+        self.num_accepted += sum(num for step in observer.steps for _, num in step.drafts)
         return tokens
 
     def run_each(self, requests: list[Request]) -> Tokens:
         """The tokens of every request by itself."""
         return [self.run([request])[0] for request in requests]
 
-    def _engine(self, send: Callable[[int, link.Step], None]) -> Engine[object]:
+    def _engine(
+        self, send: Callable[[int, link.Step], None], observer: FakeObserver
+    ) -> Engine[object]:
         runner, config = self._runner, self._config
         chunk = runner.max_num_batched_tokens if config.exact else 0
         scheduler = (ExactScheduler if config.exact else Scheduler)(
@@ -115,8 +123,9 @@ class Bench:
             max_queue_len=_NUM_SLOTS,
             max_model_len=runner.max_model_len,
             versions=ServedVersions(LoadedVersion()),
+            speculation=eager(runner.draft_rooms, config.most_drafts),
         )
-        return Engine(Ranks([scheduler]), runner, FakeObserver(), send, eos_token_ids=())
+        return Engine(Ranks([scheduler]), runner, observer, send, eos_token_ids=())
 
 
 def _submit(request_id: int, request: Request) -> link.Submit:
@@ -191,10 +200,34 @@ def measure(model: str, checkpoint: Path, requests: list[Request], num_alone: in
             measure_meshes(model, checkpoint, compared[:num_meshed], alone[:num_meshed])
 
 
+def measure_speculation(model: str, checkpoint: Path, requests: list[Request], dtype: str) -> None:
+    """Every request with guesses and without, by itself and four at once."""
+    expected = Bench(checkpoint, dtype=dtype).run_each(requests)
+    bench = Bench(checkpoint, dtype=dtype, speculation="prompt_lookup")
+    for count in (1, 4):
+        bench.num_accepted, found = 0, []
+        for start in range(0, len(requests), count):
+            found += bench.run(requests[start : start + count])
+        total = sum(map(len, found))
+        case = (
+            f"{dtype}, speculation, {count} at once: {bench.num_accepted} of {total} were guessed"
+        )
+        print_cells(model, case, expected, found)
+
+
+def eager(rooms: Sequence[DraftRoom], most: int) -> Speculation | None:
+    """Speculation that guesses wherever it can: the steps that it has measured cost nothing."""
+    made = speculation(rooms, most)
+    for num_rows in (1, 2, 4, 8) if made is not None else ():
+        made.note_step(num_rows, 1e6, has_drafts=False)
+        made.note_step(num_rows, 0.0, has_drafts=True)
+    return made
+
+
 def measure_meshes(model: str, checkpoint: Path, requests: list[Request], expected: Tokens) -> None:
     """Each request by itself on every mesh of several devices that the model allows."""
     for size in allowed_tensor_sizes(read_config(checkpoint), 4)[1:]:
-        found = Bench(checkpoint, tensor_size=size).run_each(requests)
+        found = Bench(checkpoint, tensor_parallel_size=size).run_each(requests)
         print_cells(model, f"{size} devices", expected, found)
 
 
@@ -247,14 +280,18 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=_NUM_SLOTS, help="in the batch")
     parser.add_argument("--alone", type=int, default=0, help="compared; 0 is 16, of SmolLM2 8")
     parser.add_argument("--no-price", action="store_true")
+    parser.add_argument("--only-speculation", action="store_true")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     arguments = parser.parse_args()
     print("| model | case | greedy | sampled |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         for model in arguments.models:
             checkpoint, requests = load(model, Path(scratch), arguments.requests)
             num_alone = arguments.alone or _NUM_ALONE.get(model, 16)
-            measure(model, checkpoint, requests, num_alone)
-    if not arguments.no_price:
+            if not arguments.only_speculation:
+                measure(model, checkpoint, requests, num_alone)
+            measure_speculation(model, checkpoint, requests[:num_alone], arguments.dtype)
+    if not arguments.no_price and not arguments.only_speculation:
         demo = ensure_demo()
         measure_price(demo, Tokenizer.from_file(str(demo / "tokenizer.json")))
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.serving import Server
+from benchmarks.serving import served
 from models.demo import ensure
 
 _TINY = Path("models/tiny/2")
@@ -180,7 +180,7 @@ def main() -> None:
     checkpoint = ensure() if arguments.model == "demo" else _TINY
     cores = len(os.sched_getaffinity(0))
     print(f"{date.today()}, {platform.machine()}, {cores} cores, {checkpoint.parent.name}")
-    with Server(checkpoint) as server:
+    with served(checkpoint) as server:
         show(asyncio.run(measure(server.url, checkpoint.parent.name, arguments)))
 
 

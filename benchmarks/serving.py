@@ -2,6 +2,7 @@
 
     make bench                      both models, 1, 8 and 32 streams
     make bench ARGS="--streams 8"
+    make bench PEER=...             next to another server: benchmarks/compare.py
 
 Each stream generates 128 tokens after a prompt of 128 random tokens. The memory floor is the time
 to read weights and KV once per step, at the bandwidth measured just before. The ratio is the
@@ -15,36 +16,25 @@ import asyncio
 import json
 import os
 import platform
-import random
-import signal
+import shlex
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import httpx
-
 from benchmarks.bandwidth import read_bandwidth
+from benchmarks.load.loops import closed
+from benchmarks.load.stream import Stream
+from benchmarks.load.target import Target
+from benchmarks.load.workloads import bodies
 from benchmarks.random_model import ensure as ensure_random
 from models.demo import DEFAULT_ROOT
 from models.demo import ensure as ensure_demo
 
 _PROMPT_TOKENS, _NEW_TOKENS = 128, 128
-_HTTP_PORT, _GRPC_PORT = 18080, 19080
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """One stream's times, in seconds since its request was sent."""
-
-    token_times: list[float]
-
-    @property
-    def first(self) -> float:
-        return self.token_times[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,87 +59,49 @@ def footprint(checkpoint: Path) -> Footprint:
     return Footprint(weights, kv)
 
 
-async def run_streams(url: str, model: str, count: int) -> list[Stream]:
+def run_streams(target: Target, count: int) -> list[Stream]:
     """Start `count` streams at once and read them all to their ends."""
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        return await asyncio.gather(*(_stream(client, model, seed) for seed in range(count)))
-
-
-async def _stream(client: httpx.AsyncClient, model: str, seed: int) -> Stream:
-    prompt = random.Random(time.time_ns() + seed).choices(range(1000, 40000), k=_PROMPT_TOKENS)
-    body = {
-        "model": model,
-        "prompt": prompt,
+    asked = {
+        "model": target.model,
         "max_tokens": _NEW_TOKENS,
         "temperature": 0,
         "ignore_eos": True,
-        "stream": True,
         "return_token_ids": True,
     }
-    times: list[float] = []
-    start = time.perf_counter()
-    async with client.stream("POST", "/v1/completions", json=body) as response:
-        response.raise_for_status()
-        async for line in response.aiter_lines():
-            if line.startswith("data: {"):
-                tokens = sum(len(c["token_ids"]) for c in json.loads(line[6:])["choices"])
-                times += [time.perf_counter() - start] * tokens
-    return Stream(times)
+    prompts = bodies("random", _PROMPT_TOKENS, seed=time.time_ns())
+    return asyncio.run(closed(target.url, (asked | each for each in prompts), count, count))
 
 
-class Server:
-    """A server on its own ports, for the duration of a `with`."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        self._checkpoint = checkpoint
-        self.url = f"http://127.0.0.1:{_HTTP_PORT}"
-
-    def __enter__(self) -> Server:
-        command = [sys.executable, "-m", "server", "serve", "--model", str(self._checkpoint)]
-        command += ["--host", "127.0.0.1", "--log-level", "warning"]
-        command += ["--http-port", str(_HTTP_PORT), "--grpc-port", str(_GRPC_PORT)]
-        self._process = subprocess.Popen(command)
-        start = time.perf_counter()
-        while not self._is_ready():
-            time.sleep(0.2)
-        self.ready_seconds = time.perf_counter() - start
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(timeout=60)
-
-    def _is_ready(self) -> bool:
-        if self._process.poll() is not None:
-            raise SystemExit(f"the server exited with {self._process.returncode}")
-        try:
-            return httpx.get(f"{self.url}/readyz").is_success
-        except httpx.TransportError:
-            return False
+def served(checkpoint: Path) -> Target:
+    """This server on a checkpoint, on ports of its own."""
+    command = [sys.executable, "-m", "server", "serve", "--model", str(checkpoint)]
+    command += ["--host", "127.0.0.1", "--log-level", "warning"]
+    command += ["--http-port", "{port}", "--grpc-port", "0"]
+    return Target("antipode", shlex.join(command), Path(tempfile.gettempdir()) / "antipode.log")
 
 
 def measure(checkpoint: Path, stream_counts: list[int], repeats: int, bandwidth: float) -> None:
     """Print one row per number of streams: medians over `repeats` runs."""
     model, size = checkpoint.parent.name, footprint(checkpoint)
-    with Server(checkpoint) as server:
+    with served(checkpoint) as server:
         print(f"\n{model}: {size.weight_bytes / 1e6:.0f} MB, ready in {server.ready_seconds:.1f} s")
         print("streams  tok/s  TTFT p50 ms  step ms  floor ms  step/floor")
-        asyncio.run(run_streams(server.url, model, 1))
+        run_streams(server, 1)
         for count in stream_counts:
-            runs = [asyncio.run(run_streams(server.url, model, count)) for _ in range(repeats)]
+            runs = [run_streams(server, count) for _ in range(repeats)]
             _print_row(runs, count, size.floor(count, bandwidth))
 
 
 def _print_row(runs: list[list[Stream]], count: int, floor: float) -> None:
     tokens_per_second, first, step = [], [], []
     for streams in runs:
-        end = max(stream.token_times[-1] for stream in streams)
-        all_started = max(stream.first for stream in streams)
-        tokens_per_second.append(count * _NEW_TOKENS / end)
-        first.append(statistics.median(stream.first for stream in streams))
+        start = min(stream.sent for stream in streams)
+        end = max(stream.part_times[-1] for stream in streams)
+        all_started = max(stream.part_times[0] for stream in streams)
+        tokens_per_second.append(count * _NEW_TOKENS / (end - start))
+        first.append(statistics.median(stream.ttft for stream in streams))
         # The steps are decode steps with this many rows only while every stream decodes.
-        late = [t for t in streams[0].token_times if t >= all_started]
+        late = [t for t in streams[0].part_times if t >= all_started]
         step.append((late[-1] - late[0]) / max(1, len(late) - 1))
     rate, ttft, ms = (statistics.median(values) for values in (tokens_per_second, first, step))
     print(

@@ -70,7 +70,7 @@ def _measurement(model: Decoder, mesh: Mesh) -> Callable[[list[jax.Array]], jax.
         decoder: Decoder = nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
         pools = _empty_pools(model.config, model.layout)
         ragged = _one_prompt(len(model.config.windows))
-        return _largest(model, decoder(tokens, pools, ragged, decode_only=False)[1])
+        return _largest(model, decoder(tokens, pools, ragged, row_tokens=None)[1])
 
     specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
     mapped = jax.shard_map(

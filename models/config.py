@@ -7,7 +7,7 @@ supported family (Llama, Qwen, Mistral, Gemma) without naming one: a family is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class ModelConfigError(ValueError):
@@ -35,21 +35,36 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueryGrowth:
+    """Queries far into a text are multiplied by 1 + beta ln(1 + floor(position / period))."""
+
+    beta: float
+    period: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
     """The rotary embedding of one kind of layers."""
 
     theta: float
     scaling: RopeScaling | None = None
+    query_growth: QueryGrowth | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeConfig:
-    """A mixture of experts in place of the MLP; a router sends each token to its best experts."""
+    """A mixture of experts in place of the MLP; a router sends each token to its best experts.
+
+    `biases`: router and experts have them. `stacked`: the checkpoint has one tensor for all experts
+    of a layer, [E, in, out], whose columns alternate between gate and up.
+    """
 
     num_experts: int
     num_experts_per_token: int
     expert_size: int
     renormalize: bool
+    biases: bool = False
+    stacked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +76,9 @@ class ModelConfig:
     `unit_offset`: a norm's weight is stored as its difference from one.
     `post_norms`: the outputs of attention and MLP are normed before they join the residual.
     `*_softcap`: logits x become cap * tanh(x / cap).
+    `stored_bits`: the bits of a weight in a checkpoint that is quantized. No program depends on it:
+    a model is the same model however its versions are stored.
+    `sinks`: each query head also attends to a learned score without a value (Xiao et al., 2023).
     `tensor_prefix`: the prefix of the decoder's tensor names in the checkpoint.
     """
 
@@ -85,6 +103,7 @@ class ModelConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    sinks: bool = False
     post_norms: bool = False
     unit_offset: bool = False
     activation: str = "silu"
@@ -93,6 +112,7 @@ class ModelConfig:
     logit_softcap: float | None = None
     moe: MoeConfig | None = None
     tensor_prefix: str = "model"
+    stored_bits: int | None = field(default=None, compare=False)
 
     @property
     def windows(self) -> tuple[int | None, ...]:

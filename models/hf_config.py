@@ -7,19 +7,18 @@ Reads no weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from models.checkpoint.end_tokens import tokenizer_end_ids
 from models.checkpoint.json_files import JsonFileError, read_object
-from models.config import ModelConfig, ModelConfigError, MoeConfig
+from models.config import ModelConfig, ModelConfigError
 from models.headless import is_headless, with_head
-from models.hf_fields import HF, integer, number, optional_number
+from models.hf_families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
+from models.hf_fields import HF, integer, number
 from models.hf_rope import rope, rope_parameters
-
-type _Fields = dict[str, Any]
+from models.quantized.scheme import QuantizationError, read_scheme
 
 _DTYPES = ("bfloat16", "float16", "float32")
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -27,7 +26,7 @@ _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 def supported_architectures() -> tuple[str, ...]:
     """The supported names under `architectures` in a config.json."""
-    return tuple(_ARCHITECTURES)
+    return tuple(ARCHITECTURES)
 
 
 def read_config(checkpoint: Path) -> ModelConfig:
@@ -71,15 +70,16 @@ def _refuse_code(hf: HF) -> None:
 def parse_config(hf: HF) -> ModelConfig:
     """A `ModelConfig` from the fields of a Hugging Face config.json."""
     architecture = _architecture(hf)
+    stored_bits = _stored_bits(hf)
     hf = _text_fields(architecture, hf)
     _refuse_unsupported(hf)
-    common = _common(architecture, hf)
-    config = ModelConfig(**(common | _ARCHITECTURES[architecture](hf)))
+    common = _common(architecture, hf) | {"stored_bits": stored_bits}
+    config = ModelConfig(**(common | ARCHITECTURES[architecture](hf)))
     _check(config)
     return config
 
 
-def _common(architecture: str, hf: HF) -> _Fields:
+def _common(architecture: str, hf: HF) -> Fields:
     heads = integer(hf, "num_attention_heads")
     hidden = integer(hf, "hidden_size")
     head_dim = integer(hf, "head_dim", max(1, hidden // heads))
@@ -107,131 +107,23 @@ def _common(architecture: str, hf: HF) -> _Fields:
     }
 
 
-def _llama(hf: HF) -> _Fields:
-    bias = bool(hf.get("attention_bias", False))
-    mlp_bias = bool(hf.get("mlp_bias", False))
-    return {"qkv_bias": bias, "output_bias": bias, "mlp_bias": mlp_bias}
-
-
-def _mistral(hf: HF) -> _Fields:
-    return {"layer_windows": (_window(hf),) * integer(hf, "num_hidden_layers")}
-
-
-def _qwen2(hf: HF) -> _Fields:
-    return {"qkv_bias": True, "layer_windows": _qwen_windows(hf)}
-
-
-def _qwen3(hf: HF) -> _Fields:
-    bias = bool(hf.get("attention_bias", False))
-    return {
-        "qkv_bias": bias,
-        "output_bias": bias,
-        "qk_norm": True,
-        "layer_windows": _qwen_windows(hf),
-    }
-
-
-def _qwen3_moe(hf: HF) -> _Fields:
-    if hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1:
-        raise ModelConfigError("experts on some layers only (mlp_only_layers) are not supported")
-    moe = MoeConfig(
-        num_experts=integer(
-            hf, "num_local_experts" if "num_local_experts" in hf else "num_experts"
-        ),
-        num_experts_per_token=integer(hf, "num_experts_per_tok"),
-        expert_size=integer(hf, "moe_intermediate_size"),
-        renormalize=bool(hf.get("norm_topk_prob", False)),
-    )
-    if moe.num_experts_per_token > moe.num_experts:
-        raise ModelConfigError("config.json: num_experts_per_tok is greater than num_experts")
-    # Unlike its dense relatives, this architecture has a window on every layer or on none.
-    return _qwen3({**hf, "max_window_layers": 0}) | {"moe": moe}
-
-
-def _gemma2(hf: HF) -> _Fields:
-    return _gemma(hf, local=lambda layer: layer % 2 == 0) | {
-        "attention_softcap": optional_number(hf, "attn_logit_softcapping"),
-        "logit_softcap": optional_number(hf, "final_logit_softcapping"),
-    }
-
-
-def _gemma3(hf: HF) -> _Fields:
-    if hf.get("final_logit_softcapping") is not None:
-        raise ModelConfigError("final_logit_softcapping is not supported for this architecture")
-    period = integer(hf, "sliding_window_pattern", 6)
-    fields = _gemma(hf, local=lambda layer: (layer + 1) % period != 0)
-    local = rope_parameters(hf, "sliding_attention")
-    if not hf.get("rope_parameters"):
-        local = {"rope_theta": number(hf, "rope_local_base_freq", 10_000.0)}
-    return fields | {"qk_norm": True, "local_rope": rope(hf, local)}
-
-
-def _gemma(hf: HF, local: Callable[[int], bool]) -> _Fields:
-    for unsupported in ("attention_bias", "use_bidirectional_attention"):
-        if hf.get(unsupported):
-            raise ModelConfigError(f"{unsupported} is not supported for this architecture")
-    return {
-        "unit_offset": True,
-        "post_norms": True,
-        "embedding_scale": integer(hf, "hidden_size") ** 0.5,
-        "attention_scale": number(hf, "query_pre_attn_scalar", 256) ** -0.5,
-        "layer_windows": _layer_windows(hf, local),
-        "tie_embeddings": bool(hf.get("tie_word_embeddings", True)),
-    }
-
-
-# The fields that an architecture adds to the common ones.
-_ARCHITECTURES: Mapping[str, Callable[[HF], _Fields]] = {
-    "LlamaForCausalLM": _llama,
-    "MistralForCausalLM": _mistral,
-    "Qwen2ForCausalLM": _qwen2,
-    "Qwen3ForCausalLM": _qwen3,
-    "Qwen3MoeForCausalLM": _qwen3_moe,
-    "Gemma2ForCausalLM": _gemma2,
-    "Gemma3ForCausalLM": _gemma3,
-    "Gemma3ForConditionalGeneration": lambda hf: (
-        _gemma3(hf) | {"tensor_prefix": "language_model.model"}
-    ),
-}
-
-# Published Gemma configurations omit fields that equal the architecture's default.
-_GEMMA: _Fields = {
-    "vocab_size": 256_000,
-    "head_dim": 256,
-    "max_position_embeddings": 8192,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "sliding_window": 4096,
-}
-_DEFAULTS: Mapping[str, _Fields] = {
-    "Gemma2ForCausalLM": _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
-    "Gemma3ForCausalLM": _GEMMA
-    | {
-        "vocab_size": 262_208,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 131_072,
-        "rope_theta": 1_000_000.0,
-    },
-}
-
-
 # Fields for which null differs from absence.
 _NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping")
 # Fields that a multimodal configuration has once for all its parts.
 _OUTER_FIELDS = ("eos_token_id", "dtype", "torch_dtype")
 
 
-def _text_fields(architecture: str, hf: HF) -> _Fields:
+def _text_fields(architecture: str, hf: HF) -> Fields:
     """The decoder's fields; for a multimodal checkpoint, the fields of its text model."""
     fields = {k: v for k, v in hf.items() if v is not None or k in _NULLABLE}
-    if architecture == "Gemma3ForConditionalGeneration":
+    if architecture in TEXT_MODELS:
         text = fields.get("text_config")
         if not isinstance(text, dict):
             raise ModelConfigError("config.json: text_config must be an object")
         outer = {key: fields[key] for key in _OUTER_FIELDS if key in fields}
         fields = {key: value for key, value in text.items() if value is not None} | outer
-        architecture = "Gemma3ForCausalLM"
-    return _DEFAULTS.get(architecture, {}) | fields
+        architecture = TEXT_MODELS[architecture]
+    return DEFAULTS.get(architecture, {}) | fields
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -248,9 +140,9 @@ def _architecture(hf: HF) -> str:
     if not isinstance(names, list):
         raise ModelConfigError(f"config.json: architectures must be a list, not {names!r}")
     for name in map(with_head, names):
-        if name in _ARCHITECTURES:
+        if name in ARCHITECTURES:
             return str(name)
-    known = ", ".join(_ARCHITECTURES)
+    known = ", ".join(ARCHITECTURES)
     raise ModelConfigError(
         f"architecture {names or 'unnamed'} is not supported; these are: {known}"
     )
@@ -259,10 +151,17 @@ def _architecture(hf: HF) -> str:
 def _refuse_unsupported(hf: HF) -> None:
     if hf.get("is_causal") is False:
         raise ModelConfigError("is_causal false (attention to later tokens) is not supported")
-    if hf.get("quantization_config") or hf.get("compression_config"):
+
+
+def _stored_bits(hf: HF) -> int | None:
+    try:
+        scheme = read_scheme(hf)
+    except QuantizationError as error:
         raise ModelConfigError(
-            "a quantized checkpoint is not supported; publish it in bfloat16 and set weight_dtype"
-        )
+            f"this quantized checkpoint cannot be served: {error}. Publish it in bfloat16 and set"
+            " weight_dtype, or quantize it in a supported format"
+        ) from error
+    return None if scheme is None else scheme.bits
 
 
 def _activation(hf: HF) -> str:
@@ -287,35 +186,6 @@ def _token_ids(value: Any) -> tuple[int, ...]:
     if not all(type(token_id) is int and token_id >= 0 for token_id in token_ids):
         raise ModelConfigError(f"eos_token_id must be a token id or a list of them, not {value!r}")
     return tuple(token_ids)
-
-
-def _window(hf: HF) -> int | None:
-    return None if hf.get("sliding_window") is None else integer(hf, "sliding_window")
-
-
-def _qwen_windows(hf: HF) -> tuple[int | None, ...]:
-    num_layers = integer(hf, "num_hidden_layers")
-    if not hf.get("use_sliding_window") or _window(hf) is None:
-        return (None,) * num_layers
-    num_full = hf.get("max_window_layers", 28)
-    if not isinstance(num_full, int):
-        raise ModelConfigError(
-            f"config.json: max_window_layers must be an integer, not {num_full!r}"
-        )
-    return _layer_windows(hf, lambda layer: layer >= num_full)
-
-
-def _layer_windows(hf: HF, local: Callable[[int], bool]) -> tuple[int | None, ...]:
-    """Each layer's window, from `layer_types` if given, else by the architecture's rule."""
-    num_layers, window = integer(hf, "num_hidden_layers"), _window(hf)
-    kinds = hf.get("layer_types") or [
-        "sliding_attention" if local(layer) else "full_attention" for layer in range(num_layers)
-    ]
-    if not isinstance(kinds, list) or len(kinds) != num_layers:
-        raise ModelConfigError(f"config.json: layer_types must list {num_layers} layers")
-    if unknown := set(kinds) - {"sliding_attention", "full_attention"}:
-        raise ModelConfigError(f"layer types {sorted(unknown)} are not supported")
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def _check(config: ModelConfig) -> None:

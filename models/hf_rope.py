@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from models.config import ModelConfigError, RopeConfig, RopeScaling
-from models.hf_fields import HF, integer, number
+from models.config import ModelConfigError, QueryGrowth, RopeConfig, RopeScaling
+from models.hf_fields import HF, integer, number, optional_number
 
 
 def rope_parameters(hf: HF, kind: str) -> HF:
@@ -30,7 +30,18 @@ def rope(hf: HF, parameters: HF) -> RopeConfig:
     if rotated != 1.0:
         raise ModelConfigError(f"partial_rotary_factor {rotated!r} is not supported; only 1.0 is")
     theta = number({**hf, **parameters}, "rope_theta", 10_000.0)
-    return RopeConfig(theta=theta, scaling=_rope_scaling(parameters, hf))
+    return RopeConfig(
+        theta=theta,
+        scaling=_rope_scaling(parameters, hf),
+        query_growth=_query_growth(parameters, hf),
+    )
+
+
+def _query_growth(parameters: HF, hf: HF) -> QueryGrowth | None:
+    beta = optional_number(parameters, "llama_4_scaling_beta")
+    if beta is None:
+        return None
+    return QueryGrowth(beta=beta, period=_original_max_position(parameters, hf))
 
 
 def _rope_scaling(parameters: HF, hf: HF) -> RopeScaling | None:

@@ -1,4 +1,4 @@
-"""Writes the files that follow from the charts: manifests of both regions, and tables of values.
+"""Writes the files that follow from the charts: manifests, tables of values, dashboards.
 
     make charts
 
@@ -15,23 +15,23 @@ from typing import Any
 import helm_python
 import yaml
 
+from scripts import dashboards
+
 _HELM, _RENDERED = Path("helm"), Path("k8s/rendered")
 _REGIONS = ("europe-west4", "us-east5")
 _GATEWAY = {"regions": list(_REGIONS)}
 
 
-def generated() -> dict[Path, str]:
-    """Each generated file's content, by path."""
-    files = {
-        _RENDERED / f"{region}.yaml": _render(
-            "antipode", yaml.safe_load((_HELM / "regions" / f"{region}.yaml").read_text())
-        )
-        for region in _REGIONS
-    }
-    files[_RENDERED / "gateway.yaml"] = _render("antipode-gateway", _GATEWAY)
+def generated() -> Iterator[tuple[Path, str]]:
+    """Each generated file's path and content. A file may follow from those before it."""
+    yield _HELM / "antipode/files/dashboard.json", dashboards.grafana()
+    yield Path("k8s/terraform/modules/monitoring/dashboard.json"), dashboards.cloud_monitoring()
+    for region in _REGIONS:
+        values = yaml.safe_load((_HELM / "regions" / f"{region}.yaml").read_text())
+        yield _RENDERED / f"{region}.yaml", _render("antipode", values)
+    yield _RENDERED / "gateway.yaml", _render("antipode-gateway", _GATEWAY)
     for chart in ("antipode", "antipode-gateway"):
-        files[_HELM / chart / "README.md"] = _readme(_HELM / chart)
-    return files
+        yield _HELM / chart / "README.md", _readme(_HELM / chart)
 
 
 def _render(chart: str, values: dict[str, Any]) -> str:
@@ -78,7 +78,7 @@ def _values(text: str) -> Iterator[tuple[str, str, str]]:
 
 def main() -> None:
     """Write them all."""
-    for path, text in generated().items():
+    for path, text in generated():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         print(path)

@@ -78,11 +78,31 @@ class EngineConfig:
     kv_dtype: Literal["auto", "float32", "bfloat16", "fp8", "int8"] = _field(
         "auto", "type of the KV cache; auto is dtype, on CPU float32"
     )
-    weight_dtype: Literal["auto", "int8"] = _field(
-        "auto", "int8 quantizes the weight matrices during loading; auto keeps them in dtype"
+    weight_dtype: Literal["auto", "int8", "float"] = _field(
+        "auto",
+        "type of the weight matrices: int8, quantized during loading if need be, or float, which is"
+        " dtype; auto is int8 for a checkpoint that is quantized, otherwise float",
     )
     attention_backend: Literal["auto", "tokamax", "pallas", "xla"] = _field(
         "auto", "backend of attention; auto is tokamax on TPU and xla elsewhere"
+    )
+    max_loras: int = _field(
+        0,
+        "LoRA adapters that are on the device at once; 0 serves none. More may be loaded: they wait"
+        " in host memory for a place on the device",
+        low=0,
+        high=256,
+    )
+    max_lora_rank: int = _field(
+        16,
+        "highest rank of a LoRA adapter; each place on the device has this rank",
+        low=1,
+        high=512,
+    )
+    lora_adapters: str = _field(
+        "",
+        "LoRA adapters to load at the start, comma-separated: NAME (its newest version in the"
+        " folder adapters/NAME next to the model's versions), NAME@VERSION, or NAME=PATH",
     )
     max_num_seqs: int = _field(32, "sequences that run at once on each data rank", low=1)
     max_model_len: int = _field(
@@ -178,6 +198,15 @@ class EngineConfig:
         "compute each token by programs of fixed sizes, so that a request's tokens do not depend on"
         " what else runs, also in bfloat16; slower, and with one data rank only",
     )
+    speculation: Literal["off", "prompt_lookup"] = _field(
+        "off",
+        "prompt_lookup guesses tokens from what followed the same tokens before, and checks several"
+        " in one step; faster for text that repeats itself, with the same tokens as without. Needs"
+        " one data rank, and exact off",
+    )
+    num_speculative_tokens: int = _field(
+        7, "most tokens that speculation guesses per sequence and step", low=1, high=31
+    )
     compile_cache_dir: str = _field(
         ".cache/xla", "folder of the persistent compilation cache; empty turns it off"
     )
@@ -187,12 +216,21 @@ class EngineConfig:
         " this folder, so name only a folder you trust",
     )
 
+    @property
+    def most_drafts(self) -> int:
+        """Most tokens that are guessed per sequence and step; 0 without speculation."""
+        return 0 if self.speculation == "off" else self.num_speculative_tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """The settings of the main process and API processes. Times are seconds, sizes are bytes."""
 
-    host: str = _field("0.0.0.0", "address to listen on")
+    host: str = _field(
+        "",
+        "address to listen on; empty is every address (0.0.0.0) if callers need a key or a client"
+        " certificate, and else only this machine (127.0.0.1)",
+    )
     http_port: int = _field(8000, "port of the HTTP API; 0 picks a free one", low=0, high=65535)
     grpc_port: int = _field(9000, "port of the gRPC API; 0 picks a free one", low=0, high=65535)
     admin_host: str = _field("127.0.0.1", "address of the admin ports")
@@ -204,6 +242,43 @@ class ServerConfig:
     )
     admin_token_file: str = _field(
         "", "file with the token that admin calls must bear; empty closes the admin ports"
+    )
+    api_keys_file: str = _field(
+        "",
+        "file of the API keys, one NAME: KEY per line; the server reads it again when it changes."
+        " Every route but the probes then needs a key; empty needs none",
+    )
+    metrics_need_key: bool = _field(
+        False, "/metrics needs a key or a client certificate too; endpoint pickers send none"
+    )
+    tls_cert_file: str = _field(
+        "",
+        "PEM file with the server's certificate chain, for TLS on all ports; the server reads it"
+        " again when it changes; empty serves without TLS",
+    )
+    tls_key_file: str = _field("", "PEM file with the private key of tls_cert_file")
+    tls_client_ca_file: str = _field(
+        "",
+        "PEM file with the authorities whose certificates clients must have (mTLS); probes over"
+        " HTTP answer without one; empty asks for none",
+    )
+    trust_scheduling_headers: bool = _field(
+        True,
+        "whether fairness ids, objectives and priorities in the headers of requests count; set"
+        " false where callers reach the server without a gateway that sets or removes them",
+    )
+    objectives: str = _field(
+        "",
+        "priorities of objectives that requests may name in x-llm-d-inference-objective, such as"
+        " interactive=10,batch=-1; below zero may be shed and preempted",
+    )
+    access_log: bool = _field(
+        True, "log a line for each call: path, status, tokens, key's name, never what it said"
+    )
+    tracing: bool = _field(
+        False,
+        "send a span for each call and its queue, prefill and decode by OpenTelemetry, as the"
+        " OTEL_ variables say; needs the extra otel",
     )
     api_processes: int = _field(1, "API processes that share the ports", low=1, high=256)
     lame_duck_seconds: float = _field(
@@ -267,6 +342,12 @@ class ServerConfig:
         False,
         "read control tokens such as <|im_start|> in the text of messages as control tokens; false"
         " keeps them plain text",
+    )
+    allow_runtime_lora_updating: bool = _field(
+        False,
+        "serve vLLM's routes /v1/load_lora_adapter and /v1/unload_lora_adapter, by which every"
+        " client can have the server read a folder as an adapter; the admin port can do so in any"
+        " case",
     )
     load_report_format: Literal["json", "text", "bin", "none"] = _field(
         "json",

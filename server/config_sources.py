@@ -23,6 +23,7 @@ from server.config import (
     settings,
 )
 from server.origins import read_origins
+from server.priorities import read_priorities
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -106,8 +107,23 @@ def _check(config: Config) -> None:
             f"max_num_batched_tokens is {engine.max_num_batched_tokens}; it must be at least "
             f"max_num_seqs, {engine.max_num_seqs}: each running sequence takes one token per step"
         )
+    if engine.exact and engine.speculation != "off":
+        raise ConfigError(
+            f"exact is true and speculation is {engine.speculation}; exact computes every token by"
+            " one program, and speculation checks guesses by another: turn one of them off"
+        )
+    if engine.lora_adapters and not engine.max_loras:
+        raise ConfigError("lora_adapters names adapters, but max_loras is 0: set it to 1 or more")
     _check_ports(server)
+    _check_objectives(server)
     read_origins(server.cors_origins)
+
+
+def _check_objectives(server: ServerConfig) -> None:
+    try:
+        read_priorities(server.objectives)
+    except ValueError as error:
+        raise ConfigError(f"objectives: {error}") from error
 
 
 def _check_ports(server: ServerConfig) -> None:

@@ -37,6 +37,8 @@ class ErrorKind(Enum):
     VERSION_GONE = "version_gone"
     TOO_LARGE = "too_large"
     QUEUE_FULL = "queue_full"
+    OVERLOADED = "overloaded"
+    OVER_BUDGET = "over_budget"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     CANCELLED = "cancelled"
     UNAVAILABLE = "unavailable"
@@ -58,7 +60,9 @@ _TABLE = {
         grpc.StatusCode.UNAUTHENTICATED,
         401,
         "authentication_error",
-        "an admin call without the token of `--admin-token-file`",
+        "a call without a key of `--api-keys-file` or without the client certificate that"
+        " `--tls-client-ca-file` asks for, or an admin call without the token of"
+        " `--admin-token-file`",
     ),
     ErrorKind.NOT_FOUND: ErrorSpec(
         grpc.StatusCode.NOT_FOUND,
@@ -95,6 +99,23 @@ _TABLE = {
         "yes",
         retry_after=1,
     ),
+    ErrorKind.OVERLOADED: ErrorSpec(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        429,
+        "rate_limit_error",
+        "the request's deadline cannot be met, given the queue, or a request of a higher priority"
+        " took its place in the queue",
+        "yes",
+        retry_after=1,
+    ),
+    ErrorKind.OVER_BUDGET: ErrorSpec(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        429,
+        "rate_limit_error",
+        "the caller's key has used up its requests or tokens of this minute",
+        "after the time that the answer names",
+        retry_after=1,
+    ),
     ErrorKind.DEADLINE_EXCEEDED: ErrorSpec(
         grpc.StatusCode.DEADLINE_EXCEEDED,
         504,
@@ -128,14 +149,22 @@ _TABLE = {
 class ApiError(Exception):
     """A request's failure, with the message that its client gets.
 
-    `param` names the offending field; `code` is a short machine-readable reason. Both are optional.
+    `param` names the offending field; `code` is a short machine-readable reason. `retry_after` is
+    in seconds: when a retry may help, where that is known better than by the kind.
     """
 
     def __init__(
-        self, kind: ErrorKind, message: str, *, param: str | None = None, code: str | None = None
+        self,
+        kind: ErrorKind,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.param = param
         self.code = code
+        self.retry_after = kind.spec.retry_after if retry_after is None else retry_after

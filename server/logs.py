@@ -1,7 +1,8 @@
 """Writes log lines to standard error: as text for people, as JSON for collectors.
 
 A line has the time (UTC), the level, the process and everything that the caller passed as `extra`,
-such as a request id. The text of a prompt or a completion never reaches a logger.
+such as a request id, and the id of the trace that its call belongs to. The text of a prompt or a
+completion never reaches a logger.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from typing import Any, TextIO
 
 from server.config import ServerConfig
+from server.trace_context import current_trace_id
 
 # The attributes of every record; all others came from `extra`.
 _OWN_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {
@@ -78,7 +80,10 @@ def _utc(record: logging.LogRecord) -> str:
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _OWN_ATTRIBUTES}
+    extras = {key: value for key, value in vars(record).items() if key not in _OWN_ATTRIBUTES}
+    if trace_id := current_trace_id.get():
+        extras["trace_id"] = trace_id
+    return extras
 
 
 def _quoted(value: object) -> str:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from ipaddress import ip_address
 
 from server.config import ServerConfig
 
@@ -21,11 +22,12 @@ class PortError(Exception):
 
 @contextmanager
 def reserved_ports(config: ServerConfig) -> Iterator[ServerConfig]:
-    """Reserve all ports for this block; yields the config with port 0 replaced by a real one.
+    """Reserve all ports for this block; yields the config with an empty host and port 0 replaced.
 
     Admin ports are reserved only if there is a token for them. Raises PortError when a port is
     taken, or when the host is no address of this machine.
     """
+    config = replace(config, host=host_of(config))
     with (
         _reserve(config.host, config.http_port, "--http-port") as http_port,
         _reserve(config.host, config.grpc_port, "--grpc-port") as grpc_port,
@@ -40,6 +42,23 @@ def reserved_ports(config: ServerConfig) -> Iterator[ServerConfig]:
             _reserve(host, config.admin_grpc_port, "--admin-grpc-port") as admin_grpc_port,
         ):
             yield replace(config, admin_port=admin_port, admin_grpc_port=admin_grpc_port)
+
+
+def host_of(config: ServerConfig) -> str:
+    """Where to listen: on every address only if callers must prove who they are."""
+    are_callers_known = config.api_keys_file or config.tls_client_ca_file
+    return config.host or ("0.0.0.0" if are_callers_known else "127.0.0.1")
+
+
+def is_open_to_strangers(config: ServerConfig) -> bool:
+    """Whether other machines may call the server without a key or a certificate."""
+    if config.api_keys_file or config.tls_client_ca_file:
+        return False
+    host = host_of(config)
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -6,7 +6,7 @@ compile. NumPy multiplies on one thread: its matrices are small, and its other t
 they wait. A test that starts a server gives it the devices of its machine.
 
 Hypothesis measures nothing: on a busy machine a slow example is no failure. The garbage collector
-leaves alone what is there for the whole session: going through it again and again finds nothing.
+leaves alone what is there for the whole session: going through it, once or again, finds nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -48,6 +50,7 @@ NUM_COMPILED = pytest.StashKey[int]()
 compilations = CompilationCounter()
 
 
+@cache
 def marks_under_tests(path: Path) -> list[str]:
     return marks_of(PurePosixPath(os.path.relpath(path, TESTS)))
 
@@ -63,6 +66,15 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("few")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.scheduling import SharedPrograms
+
+    return SharedPrograms(config, log)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Whether to pass over a file: importing what is not run takes longer than many tests."""
     return True if config.getoption("unit") and marks_under_tests(collection_path) else None
@@ -74,7 +86,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.collect()
     gc.freeze()
 
 

@@ -41,9 +41,14 @@ def test_every_default_is_an_allowed_value():
         assert setting.parse(setting.default, setting.key) == setting.default
 
 
+# What an empty setting of text may be set to, where that is not any text.
+_EXAMPLES = {"cors_origins": "http://x", "objectives": "batch=-1"}
+
+
 @pytest.mark.parametrize("setting", list(settings()), ids=lambda setting: setting.key)
 def test_one_spelling_in_flag_variable_and_file(setting, config_file):
-    text = str(setting.choices[-1] if setting.choices else setting.default).lower() or "http://x"
+    text = str(setting.choices[-1] if setting.choices else setting.default).lower()
+    text = text or _EXAMPLES.get(setting.key, "x")
     path = config_file(f"{setting.key}: '{text}'")
     by_flag = load_config(parsed(setting.flag, text), {})
     by_variable = load_config({}, {setting.variable: text})
@@ -126,6 +131,17 @@ def test_text_becomes_the_type_of_the_field(key, text, value):
             {},
             "max_num_batched_tokens is 32; it must be at least max_num_seqs, 64: "
             "each running sequence takes one token per step",
+        ),
+        (
+            {"exact": "true", "speculation": "prompt_lookup"},
+            {},
+            "exact is true and speculation is prompt_lookup; exact computes every token by one "
+            "program, and speculation checks guesses by another: turn one of them off",
+        ),
+        (
+            {"lora_adapters": "sql"},
+            {},
+            "lora_adapters names adapters, but max_loras is 0: set it to 1 or more",
         ),
     ],
 )

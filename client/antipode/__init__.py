@@ -20,7 +20,10 @@ from antipode.errors import (
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.sync import Client, Stream
+from antipode.tls import Tls
 from antipode.types import (
+    Call,
+    CallDelta,
     Choice,
     Delta,
     Grammar,
@@ -36,6 +39,8 @@ __all__ = [
     "AsyncClient",
     "AsyncStream",
     "AuthenticationError",
+    "Call",
+    "CallDelta",
     "Choice",
     "Client",
     "DeadlineExceededError",
@@ -51,6 +56,7 @@ __all__ = [
     "ServerError",
     "Start",
     "Stream",
+    "Tls",
     "TokenLogprob",
     "UnavailableError",
     "Usage",

@@ -12,6 +12,7 @@ from antipode.embedding import EmbeddingRequest, Embeddings, as_inputs, embed
 from antipode.request import make_request
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream, Transport, Transports
+from antipode.tls import Tls
 from antipode.types import Options, Prompt
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ class AsyncClient:
     """Calls one server, or the next of several when one fails. Use it in only one event loop.
 
     An address is `grpc://host:port` or `http://host:port`, or with TLS `grpcs://` or `https://`.
-    Every call sends `headers`, over gRPC as metadata. `trust_env`: whether HTTP uses the proxy
-    environment variables. Raises ValueError for an invalid address.
+    Every call sends `headers`, over gRPC as metadata, and `api_key` as a bearer token. `tls` says
+    what to trust and which certificate to show, for addresses with TLS. `trust_env`: whether HTTP
+    uses the proxy environment variables. Raises ValueError for an invalid address.
     """
 
     def __init__(
@@ -32,16 +34,16 @@ class AsyncClient:
         *addresses: str,
         retry: RetryPolicy | None = None,
         headers: Mapping[str, str] | None = None,
+        api_key: str = "",
+        tls: Tls | None = None,
         trust_env: bool = True,
     ) -> None:
         if not addresses:
             raise ValueError("a client needs an address, such as grpc://localhost:9000")
         self._retry = retry or RetryPolicy()
+        sent = dict(headers or {}) | ({"authorization": f"Bearer {api_key}"} if api_key else {})
         self._transports = Transports(
-            [
-                _transport(read_address(address), dict(headers or {}), trust_env)
-                for address in addresses
-            ]
+            [_transport(read_address(address), sent, tls, trust_env) for address in addresses]
         )
 
     def generate(
@@ -104,12 +106,15 @@ class AsyncClient:
         await self.aclose()
 
 
-def _transport(address: Address, headers: dict[str, str], trust_env: bool) -> Transport:
+def _transport(
+    address: Address, headers: dict[str, str], tls: Tls | None, trust_env: bool
+) -> Transport:
     # A caller loads only the library of the protocol that its addresses use.
     if address.is_grpc:
         from antipode.transports.grpc_transport import GrpcTransport
 
-        return GrpcTransport(address.target, headers, is_secure=address.is_secure)
+        tls = (tls or Tls()) if address.is_secure else None
+        return GrpcTransport(address.target, headers, tls=tls)
     from antipode.transports.http_transport import HttpTransport
 
-    return HttpTransport(address.target, headers, trust_env=trust_env)
+    return HttpTransport(address.target, headers, tls=tls, trust_env=trust_env)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from antipode.stream import AsyncStream
 
 DESCRIPTION = "Stream a completion. If the stream breaks, the client resumes it on another replica."
+KEY_VARIABLE = "ANTIPODE_API_KEY"
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -44,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="send the prompt as a user's message")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="stop at this text")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="limit for the whole call")
+    parser.add_argument(
+        "--api-key-file", metavar="FILE", help=f"the API key (default: the variable {KEY_VARIABLE})"
+    )
+    parser.add_argument("--ca-file", default="", metavar="FILE", help="authorities to trust (PEM)")
+    parser.add_argument("--cert-file", default="", metavar="FILE", help="own certificate (PEM)")
+    parser.add_argument("--key-file", default="", metavar="FILE", help="its private key (PEM)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     for flag, kind, description in _OPTIONS:
         parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=description)
@@ -58,9 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         return asyncio.run(_generate(arguments))
-    except (AntipodeError, ValueError) as error:
+    except (AntipodeError, OSError, ValueError) as error:
         print(f"{error}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, ValueError) else EXIT_FAILED
+        return EXIT_FAILED if isinstance(error, AntipodeError) else EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -73,10 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _generate(arguments: argparse.Namespace) -> int:
     from antipode.client import AsyncClient
+    from antipode.tls import Tls
 
     text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     prompt = [{"role": "user", "content": text}] if arguments.chat else text
-    async with AsyncClient(*(arguments.server or ["grpc://localhost:9000"])) as client:
+    addresses = arguments.server or ["grpc://localhost:9000"]
+    tls = Tls(arguments.ca_file, arguments.cert_file, arguments.key_file)
+    async with AsyncClient(*addresses, api_key=_api_key(arguments), tls=tls) as client:
         stream = client.generate(
             prompt, model=arguments.model, timeout=arguments.timeout, **_options(arguments)
         )
@@ -89,6 +101,13 @@ async def _generate(arguments: argparse.Namespace) -> int:
     if stream.num_retries or stream.num_resumed:
         print(f"retried {stream.num_retries}, resumed {stream.num_resumed}", file=sys.stderr)
     return 0
+
+
+def _api_key(arguments: argparse.Namespace) -> str:
+    """Never an argument itself: other users of the machine see arguments."""
+    if arguments.api_key_file is None:
+        return os.environ.get(KEY_VARIABLE, "")
+    return Path(arguments.api_key_file).read_text(encoding="utf-8").strip()
 
 
 async def _print(stream: AsyncStream) -> None:

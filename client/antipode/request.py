@@ -9,37 +9,61 @@ from collections.abc import Mapping
 from typing import Any
 
 from antipode.errors import InvalidRequestError
-from antipode.types import Options, Prompt, Request
+from antipode.options import integer, read_options, wrong
+from antipode.types import CHAT_OPTIONS, Prompt, Request, is_chat
 
-_NAMES = frozenset(Options.__annotations__)
+_MESSAGE_FIELDS = {
+    "role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content",
+}  # fmt: skip
 
 
 def make_request(
     prompt: Prompt, options: Mapping[str, Any], *, model: str, n: int, request_id: str
 ) -> Request:
-    """A request without options that are None. InvalidRequestError for what there is none of."""
-    if unknown := sorted(options.keys() - _NAMES):
-        raise InvalidRequestError(
-            f"there is no option {unknown[0]}; the options are {', '.join(sorted(_NAMES))}"
-        )
-    given: Any = {name: value for name, value in options.items() if value is not None}
-    if isinstance(given.get("stop"), str):
-        given["stop"] = [given["stop"]]
+    """A request without options that are None. InvalidRequestError for what cannot be sent."""
+    given = read_options(options)
+    names = sorted(given.keys() & CHAT_OPTIONS)
+    if names and not is_chat(prompt):
+        raise InvalidRequestError(f"{names[0]} goes with messages only, not with a text or tokens")
     return Request(
-        prompt=_with_plain_content(prompt), model=model, n=n, request_id=request_id, options=given
+        prompt=_read_prompt(prompt),
+        model=model or "",
+        n=integer("n", n),
+        request_id=request_id,
+        options=given,
     )
 
 
-def _with_plain_content(prompt: Any) -> Any:
-    """Messages with their text parts joined, as the server joins them."""
-    if not isinstance(prompt, list | tuple):
+def _read_prompt(prompt: Any) -> Prompt:
+    if isinstance(prompt, str):
         return prompt
-    return [
-        {**entry, "content": _text(entry["content"])}
-        if isinstance(entry, Mapping) and isinstance(entry.get("content"), list | tuple)
-        else entry
-        for entry in prompt
-    ]
+    if not isinstance(prompt, list | tuple):
+        raise wrong("the prompt", prompt, "a text, a list of token ids, or a list of messages")
+    if any(isinstance(entry, str) for entry in prompt):
+        raise wrong("the prompt", prompt, "one text; call once for each of several")
+    if is_chat(prompt):
+        return [_message(entry, f"messages[{i}]") for i, entry in enumerate(prompt)]
+    return [integer("a token id of the prompt", entry) for entry in prompt]
+
+
+def _message(entry: Any, where: str) -> dict[str, Any]:
+    """A message without fields that are None, and with its text parts joined as the server does."""
+    if not isinstance(entry, Mapping):
+        raise wrong(where, entry, "a mapping with role and content")
+    message = {name: value for name, value in entry.items() if value is not None}
+    # An answer of another library may have empty lists of what it does not use.
+    if unknown := sorted(name for name in message.keys() - _MESSAGE_FIELDS if message[name]):
+        raise InvalidRequestError(
+            f"{where} has the field {unknown[0]}; a message may have"
+            f" {', '.join(sorted(_MESSAGE_FIELDS))}"
+        )
+    message = {name: value for name, value in message.items() if name in _MESSAGE_FIELDS}
+    if isinstance(message.get("content"), list | tuple):
+        message["content"] = _text(message["content"])
+    says_something = message.get("tool_calls") or message.get("reasoning_content")
+    if "content" not in message and not (message.get("role") == "assistant" and says_something):
+        raise InvalidRequestError(f"{where} has no content")
+    return message
 
 
 def _text(parts: Any) -> str:

@@ -23,6 +23,7 @@ class Progress:
         self._max_tokens = max_tokens
         self._received: list[list[int]] = [[] for _ in range(n)]
         self._num_characters = [0] * n
+        self._num_calls = [0] * n
         self._unfinished = set(range(n))
         self._is_exact = True
 
@@ -60,15 +61,29 @@ class Progress:
                 f"the server sent choice {delta.index}; the request has n={len(self._received)}"
             )
         # A resumed call repeats the end of a choice that had already ended, but no token.
-        if delta.index not in self._unfinished and (delta.token_ids or delta.text):
+        num_characters = delta.num_characters
+        if delta.index not in self._unfinished and (delta.token_ids or num_characters):
             raise ServerError(f"the server sent more of choice {delta.index} after its end")
         num_tokens = len(self._received[delta.index]) + len(delta.token_ids)
         if num_tokens > self._max_tokens:
             raise ServerError(f"the server sent over {self._max_tokens} tokens of one choice")
-        if delta.text and not num_tokens:
+        if num_characters and not num_tokens:
             raise ServerError("the server sent text without tokens, which cannot be resumed")
-        if self._num_characters[delta.index] + len(delta.text) > MAX_CHOICE_CHARACTERS:
+        if self._num_characters[delta.index] + num_characters > MAX_CHOICE_CHARACTERS:
             raise ServerError(f"the server sent over {MAX_CHOICE_CHARACTERS} characters of text")
+        self._check_calls(delta)
+
+    def _check_calls(self, delta: Delta) -> None:
+        """A call has its name first, and calls begin in their order."""
+        num_calls = self._num_calls[delta.index]
+        for call in delta.calls:
+            is_new = bool(call.name)
+            num_calls += is_new
+            if call.index != num_calls - 1 if is_new else not 0 <= call.index < num_calls:
+                raise ServerError(
+                    f"the server sent a part of call {call.index}, which has no name or comes out"
+                    " of order"
+                )
 
     def _take_start(self, start: Start) -> None:
         resume = self.resume
@@ -89,7 +104,9 @@ class Progress:
         if delta.index not in self._unfinished:
             return None
         self._received[delta.index] += delta.token_ids
-        self._num_characters[delta.index] += len(delta.text)
+        self._num_characters[delta.index] += delta.num_characters
+        self._num_calls[delta.index] += sum(bool(call.name) for call in delta.calls)
         if delta.finish_reason is not None:
             self._unfinished.remove(delta.index)
-        return delta if delta.token_ids or delta.text or delta.finish_reason else None
+        says_something = delta.token_ids or delta.num_characters or delta.finish_reason
+        return delta if says_something else None

@@ -12,6 +12,7 @@ from antipode.client import AsyncClient
 from antipode.embedding import Embeddings
 from antipode.retry import RetryPolicy
 from antipode.stream import AsyncStream
+from antipode.tls import Tls
 from antipode.types import Choice, Delta, Options, Prompt, ResumeExactness, Start, Usage
 
 if TYPE_CHECKING:
@@ -84,12 +85,21 @@ class Client:
         *addresses: str,
         retry: RetryPolicy | None = None,
         headers: Mapping[str, str] | None = None,
+        api_key: str = "",
+        tls: Tls | None = None,
         trust_env: bool = True,
     ) -> None:
         self._loop = _Loop()
         try:
             self._client = self._loop.run(
-                _create(addresses, retry=retry, headers=headers, trust_env=trust_env)
+                _create(
+                    addresses,
+                    retry=retry,
+                    headers=headers,
+                    api_key=api_key,
+                    tls=tls,
+                    trust_env=trust_env,
+                )
             )
         except BaseException:
             self._loop.stop()

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypedDict
 
-FinishReason: TypeAlias = Literal["stop", "length"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 ResumeExactness: TypeAlias = Literal["exact", "consistent"]
-# A role, and content as text or as a list of text parts.
+# As OpenAI has it: a role, content as text or as a list of text parts, and calls or a result.
 Message: TypeAlias = Mapping[str, Any]
 Prompt: TypeAlias = str | Sequence[int] | Sequence[Message]
 
@@ -36,6 +36,8 @@ class Options(TypedDict, total=False):
 
     The default of `max_tokens` is the rest of the context. `stop` is one text or several.
     `logprobs` is the number of alternatives in addition to each token's own log probability.
+    `tools` and `tool_choice` are OpenAI's. They and `chat_template_kwargs`, the variables of the
+    model's chat template, go with messages only.
     """
 
     max_tokens: int
@@ -56,6 +58,19 @@ class Options(TypedDict, total=False):
     skip_special_tokens: bool
     logprobs: int
     grammar: Grammar
+    tools: Sequence[Mapping[str, Any]]
+    tool_choice: Literal["auto", "none", "required"] | Mapping[str, Any]
+    parallel_tool_calls: bool
+    chat_template_kwargs: Mapping[str, Any]
+
+
+# The options that go with messages only.
+CHAT_OPTIONS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs"})
+
+
+def is_chat(prompt: Any) -> bool:
+    """Whether a prompt is a conversation's messages."""
+    return not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,21 +122,51 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallDelta:
+    """More of call number `index` of a choice; only the first has `id` and `name`.
+
+    `arguments` is more of the JSON text of the arguments.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A call of a function. `arguments` is JSON text, cut short where the answer was."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """The new tokens and text of one choice since its last delta.
+    """The new tokens of one choice since its last delta, and what they say.
 
     `text` may lag behind `token_ids`: the server holds back an unfinished character, and text that
     may become a stop string. `logprobs`, if requested, has one entry per token. The last delta of a
     choice has a `finish_reason`; `stop_reason` is then the stop string or stop token that ended the
-    choice.
+    choice. A chat's answer is split: `reasoning` is what the model thought before it answered.
     """
 
     index: int = 0
     text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
+
+    @property
+    def num_characters(self) -> int:
+        """How much text the delta has, in any of its parts."""
+        calls = sum(len(call.id) + len(call.name) + len(call.arguments) for call in self.calls)
+        return len(self.text) + len(self.reasoning) + calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +193,8 @@ class Choice:
 
     index: int
     text: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -155,7 +202,30 @@ class Choice:
 
     def add(self, delta: Delta) -> None:
         self.text += delta.text
+        self.reasoning += delta.reasoning
+        for call in delta.calls:
+            if call.index == len(self.calls):
+                self.calls.append(Call(id=call.id, name=call.name))
+            self.calls[call.index].arguments += call.arguments
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
         self.finish_reason = delta.finish_reason
         self.stop_reason = delta.stop_reason
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message, to be put into the history of the next request."""
+        calls = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in self.calls
+        ]
+        return {
+            "role": "assistant",
+            "content": self.text,
+            **({"reasoning_content": self.reasoning} if self.reasoning else {}),
+            **({"tool_calls": calls} if calls else {}),
+        }

@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from k8s.lab.chart_numbers import Numbers
 from k8s.lab.load import LoadShape
@@ -20,6 +19,7 @@ from k8s.lab.rates import RateStep, find_rate
 from k8s.lab.report import Result
 from k8s.lab.run import Lab
 from k8s.lab.scenarios import SCENARIOS, SHORT
+from k8s.lab.table import table
 
 INTERRUPTED = 130
 
@@ -52,7 +52,7 @@ def main() -> int:
     if arguments.find_rate:
         return 0
     page = arguments.output / "index.html"
-    print(f"\n{_table(results)}\n\nreport: {arguments.output / 'report.json'}\npage:   {page}")
+    print(f"\n{table(results)}\n\nreport: {arguments.output / 'report.json'}\npage:   {page}")
     if picture := write_picture(page):
         print(f"picture: {picture}")
     return 1 if any(result.broken_promises for result in results) else 0
@@ -115,24 +115,6 @@ def _write(arguments: argparse.Namespace, results: list[Result]) -> None:
 def _write_rates(arguments: argparse.Namespace, steps: list[RateStep]) -> None:
     path = arguments.output / "rates.json"
     path.write_text(json.dumps([step.as_json() for step in steps], indent=1))
-
-
-HEAD = ("scenario", "requests", "failed", "streams", "resumed", "broken", "lost", "twice")
-TIMES = ("broke ms", "first ms", "after ms", "waves", "p99 before/during/after ms")
-
-
-def _table(results: list[Result]) -> str:
-    rows = [(*HEAD, *TIMES), *map(_row, results)]
-    lines = ["  ".join(f"{cell!s:>9}" for cell in row) for row in rows]
-    lines += [f"  {r.name}: BROKEN: {promise}" for r in results for promise in r.broken_promises]
-    return "\n".join(lines)
-
-
-def _row(r: Result) -> tuple[Any, ...]:
-    counts = (r.requests, r.failed, r.streams, r.resumed_streams, r.broken_streams)
-    times = (r.breaking_ms, r.first_since_began_ms, r.first_answer_ms, r.slow_waves)
-    p99 = "/".join(f"{phase.p99_ms:.0f}" for phase in (r.before, r.during, r.after))
-    return (r.name, *counts, r.tokens_lost, r.tokens_duplicated, *times, p99)
 
 
 if __name__ == "__main__":

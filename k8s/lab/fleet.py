@@ -159,10 +159,11 @@ class Fleet:
     def replicas(self) -> list[Replica]:
         return [replica for replicas in self.regions.values() for replica in replicas]
 
-    def region_of(self, port: int) -> str | None:
-        """The region of the replica that listens on this port."""
+    def region_of(self, upstream: str) -> str | None:
+        """The region of the replica that listens at `upstream`, a host and a port."""
+        port = upstream.rpartition(":")[2]
         for region, replicas in self.regions.items():
-            if any(port in (r.address.http, r.address.grpc) for r in replicas):
+            if any(port in (str(r.address.http), str(r.address.grpc)) for r in replicas):
                 return region
         return None
 

@@ -11,14 +11,13 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 from antipode import AntipodeError, AsyncClient, AsyncStream, RetryPolicy
 
-from k8s.lab.ports import HOST
 from k8s.lab.proxy import REGION_HEADER, Address
 
 NUM_PROMPTS = 8
@@ -27,6 +26,10 @@ UNARY_TOKENS = 4
 UNARY_SECONDS = 10.0
 FINISH_SECONDS = 60.0
 PROMPTS = tuple(f"def solution_{number}(values):\n" for number in range(NUM_PROMPTS))
+
+
+# Each prompt's tokens, by model version.
+type Expected = Mapping[str, Sequence[list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class LoadShape:
 
 async def undisturbed(address: Address, num_tokens: int) -> list[list[int]]:
     """Each prompt's tokens, from one idle server."""
-    async with AsyncClient(f"grpc://{HOST}:{address.grpc}") as client:
+    async with AsyncClient(f"grpc://{address.host}:{address.grpc}") as client:
         streams = [client.generate(p, **_options(i, num_tokens)) for i, p in enumerate(PROMPTS)]
         return [(await stream.collect())[0].token_ids for stream in streams]
 
@@ -99,8 +102,8 @@ class LoadGenerator:
         self,
         address: Address,
         shape: LoadShape,
-        expected: list[list[int]],
-        region_of: Callable[[int], str | None],
+        expected: Expected,
+        region_of: Callable[[str], str | None],
     ) -> None:
         self.record = Record()
         self.num_stream_tokens = 0
@@ -113,16 +116,17 @@ class LoadGenerator:
         self._workers: list[asyncio.Task[None]] = []
         self._is_stopping = False
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        http = f"http://{address.host}:{address.http}"
         self._http = httpx.AsyncClient(
-            base_url=f"http://{HOST}:{address.http}",
+            base_url=http,
             timeout=UNARY_SECONDS,
             limits=limits,
             trust_env=False,
         )
         policy = RetryPolicy() if shape.resume else RetryPolicy(max_attempts=1)
         self._clients = {
-            "http": AsyncClient(f"http://{HOST}:{address.http}", retry=policy, trust_env=False),
-            "grpc": AsyncClient(f"grpc://{HOST}:{address.grpc}", retry=policy),
+            "http": AsyncClient(http, retry=policy, trust_env=False),
+            "grpc": AsyncClient(f"grpc://{address.host}:{address.grpc}", retry=policy),
         }
 
     def start(self) -> None:
@@ -178,29 +182,37 @@ class LoadGenerator:
         protocol, ask = ("http", self._ask_http) if number % 2 else ("grpc", self._ask_grpc)
         start, region, error = time.monotonic(), None, ""
         try:
-            port, token_ids = await ask(number % NUM_PROMPTS, num_tokens)
-            region = self._region_of(int(port))
-            expected = self._expected[number % NUM_PROMPTS][: len(token_ids)]
-            if token_ids != expected or len(token_ids) < min(num_tokens, len(expected)):
+            upstream, version, token_ids = await ask(number % NUM_PROMPTS, num_tokens)
+            region = self._region_of(upstream)
+            expected = self._expected_of(version, number % NUM_PROMPTS)[:num_tokens]
+            if not expected or token_ids[: len(expected)] != expected:
                 error = "wrong tokens"
         except (httpx.HTTPError, AntipodeError) as failure:
             error = _words(failure)
         self.record.answers.append(Answer(start, time.monotonic(), protocol, region, error))
 
-    async def _ask_http(self, number: int, num_tokens: int) -> tuple[str, list[int]]:
+    def _expected_of(self, version: str, prompt: int) -> list[int]:
+        """Nothing for a version that nobody expects, so that its tokens are all wrong."""
+        return self._expected[version][prompt] if version in self._expected else []
+
+    async def _ask_http(self, number: int, num_tokens: int) -> tuple[str, str, list[int]]:
+        """Where it was answered, by which version, and the tokens."""
         body = {"prompt": PROMPTS[number], "return_token_ids": True, **_options(number, num_tokens)}
         response = await self._http.post("/v1/completions", json=body)
         response.raise_for_status()
-        return response.headers[REGION_HEADER], response.json()["choices"][0]["token_ids"]
+        answer = response.json()
+        token_ids = answer["choices"][0]["token_ids"]
+        return response.headers[REGION_HEADER], answer["model_version"], token_ids
 
-    async def _ask_grpc(self, number: int, num_tokens: int) -> tuple[str, list[int]]:
+    async def _ask_grpc(self, number: int, num_tokens: int) -> tuple[str, str, list[int]]:
         """Send it with the Antipode client: a proxy cannot retry a gRPC call after its first token.
         The client does not report which region answered.
         """
         stream = self._clients["grpc"].generate(
             PROMPTS[number], timeout=UNARY_SECONDS, **_options(number, num_tokens)
         )
-        return "0", (await stream.collect())[0].token_ids
+        [choice] = await stream.collect()
+        return "", _version_of(stream), choice.token_ids
 
     async def _stream_on(self, worker: int) -> None:
         """One stream after another, with different prompts. Readers start at different times."""
@@ -226,18 +238,21 @@ class LoadGenerator:
             error = _words(failure)
             await asyncio.sleep(0.1)
         self.record.streams.append(
-            self._stream_end(stream, start, protocol, token_ids, self._expected[prompt], error)
+            self._stream_end(stream, start, protocol, token_ids, prompt, error)
         )
 
-    @staticmethod
     def _stream_end(
+        self,
         stream: AsyncStream,
         start: float,
         protocol: str,
         token_ids: list[int],
-        expected: list[int],
+        prompt: int,
         error: str,
     ) -> StreamEnd:
+        # A stream that never began is compared with those of any version.
+        version = _version_of(stream) or next(iter(self._expected))
+        expected = self._expected_of(version, prompt)
         num_equal = len(common_prefix(token_ids, expected))
         return StreamEnd(
             start=start,
@@ -249,6 +264,11 @@ class LoadGenerator:
             num_duplicated=len(token_ids) - num_equal,
             error=error,
         )
+
+
+def _version_of(stream: AsyncStream) -> str:
+    """The model version that answers; "" before the first answer."""
+    return stream.start.model_version if stream.start is not None else ""
 
 
 def common_prefix(left: list[int], right: list[int]) -> list[int]:

@@ -30,28 +30,19 @@ type Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The ports that a region's clients call, or that a replica listens on."""
+    """Where a region's clients call, or where a replica listens: a host and its ports."""
 
     http: int
     grpc: int
+    host: str = HOST
 
 
 class Proxy:
-    """A running Envoy; `addresses` by region."""
+    """A running Envoy with this configuration."""
 
-    def __init__(
-        self,
-        regions: Mapping[str, Sequence[Address]],
-        addresses: Mapping[str, Address],
-        numbers: Numbers,
-        folder: Path,
-        *,
-        retries: bool = True,
-    ) -> None:
-        self.addresses = addresses
+    def __init__(self, config: Json, folder: Path) -> None:
         with free_ports(1) as [self._admin_port]:
-            config = configuration(regions, addresses, numbers, retries=retries)
-        config["admin"] = {"address": _socket(self._admin_port)}
+            config["admin"] = {"address": _socket(HOST, self._admin_port)}
         path = folder / "envoy.json"
         path.write_text(json.dumps(config, indent=1))
         self._log_path = folder / "envoy.log"
@@ -67,7 +58,13 @@ class Proxy:
         return self._process.pid
 
     async def is_whole(self) -> bool:
-        """Whether Envoy sends requests to every replica. RuntimeError if Envoy has ended."""
+        """Whether Envoy sends requests to every replica."""
+        return all(is_sound for hosts in (await self.hosts()).values() for is_sound in hosts)
+
+    async def hosts(self) -> dict[str, list[bool]]:
+        """For each cluster of Envoy's, whether each of its replicas gets requests. A proxy that
+        does not answer yet has one that gets none. RuntimeError if Envoy has ended.
+        """
         if self._process.poll() is not None:
             raise RuntimeError(f"Envoy ended:\n{self._log_path.read_text()[-2000:]}")
         async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
@@ -75,10 +72,11 @@ class Proxy:
             try:
                 clusters = (await client.get(url)).json()["cluster_statuses"]
             except httpx.TransportError:
-                return False
-        return all(
-            _is_sound(host["health_status"]) for c in clusters for host in c["host_statuses"]
-        )
+                return {"": [False]}
+        return {
+            one["name"]: [_is_sound(host["health_status"]) for host in one.get("host_statuses", ())]
+            for one in clusters
+        }
 
     def stop(self) -> None:
         self._process.terminate()
@@ -101,19 +99,19 @@ def configuration(
     for region, address in addresses.items():
         for protocol in ("http", "grpc"):
             name = f"{protocol}-{region}"
-            port = getattr(address, protocol)
-            listeners.append(_listener(name, port, numbers, retries=retries))
+            socket = _socket(address.host, getattr(address, protocol))
+            listeners.append(_listener(name, socket, numbers, retries=retries))
             clusters.append(_cluster(name, protocol, region, regions, numbers))
     return {"static_resources": {"listeners": listeners, "clusters": clusters}}
 
 
-def _listener(name: str, port: int, numbers: Numbers, *, retries: bool) -> Json:
+def _listener(name: str, socket: Json, numbers: Numbers, *, retries: bool) -> Json:
     route: Json = {"cluster": name, "timeout": _seconds(numbers.gateway_timeout)}
     if retries:
         route["retry_policy"] = _retry_policy(numbers)
     return {
         "name": name,
-        "address": _socket(port),
+        "address": socket,
         "filter_chains": [
             {
                 "filters": [
@@ -134,7 +132,7 @@ def _listener(name: str, port: int, numbers: Numbers, *, retries: bool) -> Json:
 
 
 def _routes(route: Json) -> Json:
-    header = {"key": REGION_HEADER, "value": "%UPSTREAM_REMOTE_PORT%"}
+    header = {"key": REGION_HEADER, "value": "%UPSTREAM_REMOTE_ADDRESS%"}
     return {
         "virtual_hosts": [
             {
@@ -256,7 +254,7 @@ def _locality(region: str, priority: int, protocol: str, replicas: Sequence[Addr
     """The HTTP port is checked for the endpoints of both protocols, as in the charts' policies."""
     endpoints = [
         {
-            "address": _socket(getattr(replica, protocol)),
+            "address": _socket(replica.host, getattr(replica, protocol)),
             "health_check_config": {"port_value": replica.http},
         }
         for replica in replicas
@@ -273,8 +271,8 @@ def _is_sound(status: Mapping[str, Any]) -> bool:
     return set(status) <= {"eds_health_status"}
 
 
-def _socket(port: int) -> Json:
-    return {"socket_address": {"address": HOST, "port_value": port}}
+def _socket(host: str, port: int) -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}
 
 
 def _seconds(seconds: float) -> str:

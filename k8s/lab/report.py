@@ -63,7 +63,7 @@ class Result:
     broken_promises: list[str] = field(default_factory=list)
 
     @classmethod
-    def unfinished(cls, scenario: Scenario, shape: LoadShape, error: Exception) -> Result:
+    def unfinished(cls, scenario: Scenario[Any], shape: LoadShape, error: Exception) -> Result:
         """The outcome of a scenario that raised an exception: only its reason is known."""
         nothing = Percentiles(p50_ms=0.0, p99_ms=0.0, count=0)
         words = f"it did not finish: {type(error).__name__}: {error}"
@@ -83,7 +83,7 @@ class Result:
 
 
 def evaluate(
-    scenario: Scenario,
+    scenario: Scenario[Any],
     record: Record,
     shape: LoadShape,
     numbers: Numbers,
@@ -150,7 +150,7 @@ def slow_waves(answers: Iterable[Answer], began: float, limit: float) -> int:
 
 
 def _first_answer(
-    scenario: Scenario, answers: list[Answer], primary: str, began: float
+    scenario: Scenario[Any], answers: list[Answer], primary: str, began: float
 ) -> float | None:
     """The time of the first answer that counts."""
     ends = [
@@ -167,7 +167,7 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 1)
 
 
-def _broken_promises(scenario: Scenario, result: Result) -> Iterable[str]:
+def _broken_promises(scenario: Scenario[Any], result: Result) -> Iterable[str]:
     refusals = ("OverloadedError", "HTTP 429")
     failed = sum(
         count

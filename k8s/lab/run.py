@@ -10,17 +10,17 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from k8s.lab.chart_numbers import REGIONS, Numbers
 from k8s.lab.cores import Clocks
-from k8s.lab.fleet import Fleet
-from k8s.lab.load import UNARY_TOKENS, LoadGenerator, LoadShape, undisturbed
+from k8s.lab.fleet import VERSION, Fleet
+from k8s.lab.load import UNARY_TOKENS, Expected, LoadGenerator, LoadShape, undisturbed
 from k8s.lab.ports import free_ports
-from k8s.lab.proxy import Address, Proxy
+from k8s.lab.proxy import Address, Proxy, configuration
 from k8s.lab.report import Result, evaluate
 from k8s.lab.scenarios import Scenario
 
@@ -33,12 +33,18 @@ class Lab:
     """The running regions and proxy."""
 
     def __init__(
-        self, fleet: Fleet, proxy: Proxy, numbers: Numbers, expected: list[list[int]]
+        self,
+        fleet: Fleet,
+        proxy: Proxy,
+        numbers: Numbers,
+        expected: Expected,
+        address: Address,
     ) -> None:
         self._fleet = fleet
         self._proxy = proxy
         self._numbers = numbers
         self._expected = expected
+        self._address = address
 
     @classmethod
     async def open(
@@ -56,7 +62,7 @@ class Lab:
         try:
             # One after another: the first server compiles, with all cores, for the others.
             for replica in fleet.replicas:
-                _say(f"starting {replica.name}")
+                say(f"starting {replica.name}")
                 replica.start()
                 await replica.wait_ready()
             expected = await _expected(fleet, shape.stream_tokens)
@@ -67,22 +73,23 @@ class Lab:
                 region: [replica.address for replica in those]
                 for region, those in fleet.regions.items()
             }
-            proxy = Proxy(replicas, addresses, numbers, folder, retries=retries)
+            config = configuration(replicas, addresses, numbers, retries=retries)
+            proxy = Proxy(config, folder)
         except BaseException:
             fleet.end()
             raise
-        return cls(fleet, proxy, numbers, expected)
+        return cls(fleet, proxy, numbers, expected, addresses[REGIONS[0]])
 
     def close(self) -> None:
         self._proxy.stop()
         self._fleet.end()
 
-    async def run(self, scenario: Scenario, shape: LoadShape) -> Result:
+    async def run(self, scenario: Scenario[Fleet], shape: LoadShape) -> Result:
         """Run one scenario on sound regions; does not restore them. An exception becomes a result
         too, so that the other scenarios' results are not lost.
         """
         try:
-            _say("restoring")
+            say("restoring")
             await self._fleet.restore()
             await self._settle()
             return await self._run(scenario, shape)
@@ -90,37 +97,9 @@ class Lab:
             traceback.print_exc()
             return Result.unfinished(scenario, shape, error)
 
-    async def _run(self, scenario: Scenario, shape: LoadShape) -> Result:
+    async def _run(self, scenario: Scenario[Fleet], shape: LoadShape) -> Result:
         load = self._load(shape)
-        if scenario.prepare is not None:
-            await scenario.prepare(self._fleet, load)
-        load.start()
-        watching = asyncio.create_task(self._watch(scenario, load))
-        try:
-            clocks = Clocks.read(self.pids())
-            await asyncio.sleep(BEFORE_SECONDS)
-            cores = Clocks.read(self.pids()).cores_since(clocks)
-            began = time.monotonic()
-            event, _ = await asyncio.gather(
-                scenario.break_it(self._fleet, load), asyncio.sleep(scenario.seconds)
-            )
-            settled = time.monotonic()
-            await asyncio.sleep(AFTER_SECONDS)
-            await load.finish()
-        finally:
-            watching.cancel()
-            await load.aclose()
-        result = evaluate(
-            scenario,
-            load.record,
-            shape,
-            self._numbers,
-            primary=REGIONS[0],
-            began=began,
-            event=event,
-            settled=settled,
-        )
-        return replace(result, cores_before=cores)
+        return await run_under_load(scenario, self._fleet, load, shape, self._numbers, self.pids)
 
     @asynccontextmanager
     async def steady_load(self, shape: LoadShape) -> AsyncIterator[LoadGenerator]:
@@ -140,8 +119,7 @@ class Lab:
         return {"servers": servers, "proxy": [self._proxy.pid], "load": [os.getpid()]}
 
     def _load(self, shape: LoadShape) -> LoadGenerator:
-        address = self._proxy.addresses[REGIONS[0]]
-        return LoadGenerator(address, shape, self._expected, self._fleet.region_of)
+        return LoadGenerator(self._address, shape, self._expected, self._fleet.region_of)
 
     async def _settle(self) -> None:
         """Wait until the proxy uses every replica: health checks passed, ejections expired."""
@@ -149,23 +127,64 @@ class Lab:
             while not await self._proxy.is_whole():
                 await asyncio.sleep(0.5)
 
-    async def _watch(self, scenario: Scenario, load: LoadGenerator) -> None:
-        start, seen = time.monotonic(), 0
-        while True:
-            await asyncio.sleep(1)
-            fresh, seen = load.record.answers[seen:], len(load.record.answers)
-            shares = " ".join(f"{r} {sum(a.region == r for a in fresh):4d}/s" for r in REGIONS)
-            failed = sum(bool(a.error) for a in load.record.answers)
-            broken = sum(bool(s.error) for s in load.record.streams)
-            resumed = sum(s.num_resumed for s in load.record.streams)
-            _say(
-                f"{scenario.name:9s} {time.monotonic() - start:4.0f} s  {shares}  "
-                f"failed {failed}  streams {len(load.record.streams)}, "
-                f"resumed {resumed}, broken {broken}"
-            )
+
+async def run_under_load[Place](
+    scenario: Scenario[Place],
+    place: Place,
+    load: LoadGenerator,
+    shape: LoadShape,
+    numbers: Numbers,
+    pids: Callable[[], Mapping[str, Sequence[int]]],
+) -> Result:
+    """Load, break, watch. `pids` gives the running processes by group. The load is closed."""
+    if scenario.prepare is not None:
+        await scenario.prepare(place, load)
+    load.start()
+    watching = asyncio.create_task(_watch(scenario.name, load))
+    try:
+        clocks = Clocks.read(pids())
+        await asyncio.sleep(BEFORE_SECONDS)
+        cores = Clocks.read(pids()).cores_since(clocks)
+        began = time.monotonic()
+        event, _ = await asyncio.gather(
+            scenario.break_it(place, load), asyncio.sleep(scenario.seconds)
+        )
+        settled = time.monotonic()
+        await asyncio.sleep(AFTER_SECONDS)
+        await load.finish()
+    finally:
+        watching.cancel()
+        await load.aclose()
+    result = evaluate(
+        scenario,
+        load.record,
+        shape,
+        numbers,
+        primary=REGIONS[0],
+        began=began,
+        event=event,
+        settled=settled,
+    )
+    return replace(result, cores_before=cores)
 
 
-async def _expected(fleet: Fleet, num_tokens: int) -> list[list[int]]:
+async def _watch(name: str, load: LoadGenerator) -> None:
+    start, seen = time.monotonic(), 0
+    while True:
+        await asyncio.sleep(1)
+        fresh, seen = load.record.answers[seen:], len(load.record.answers)
+        shares = " ".join(f"{r} {sum(a.region == r for a in fresh):4d}/s" for r in REGIONS)
+        failed = sum(bool(a.error) for a in load.record.answers)
+        broken = sum(bool(s.error) for s in load.record.streams)
+        resumed = sum(s.num_resumed for s in load.record.streams)
+        say(
+            f"{name:9s} {time.monotonic() - start:4.0f} s  {shares}  "
+            f"failed {failed}  streams {len(load.record.streams)}, "
+            f"resumed {resumed}, broken {broken}"
+        )
+
+
+async def _expected(fleet: Fleet, num_tokens: int) -> Expected:
     """Each prompt's tokens, from the first server. The others generate a few tokens too: a region
     with its own users has answered before, and a server's first answer is slow.
     """
@@ -175,10 +194,10 @@ async def _expected(fleet: Fleet, num_tokens: int) -> list[list[int]]:
         found = await undisturbed(replica.address, UNARY_TOKENS)
         if found != [token_ids[:UNARY_TOKENS] for token_ids in expected]:
             raise ValueError(f"{replica.name} and {first.name} give different tokens")
-    return expected
+    return {str(VERSION): expected}
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """Print progress: on a terminal in one changing line, elsewhere line by line."""
     end = "" if sys.stderr.isatty() else "\n"
     print(f"\r\033[K{line}" if not end else line, end=end, file=sys.stderr, flush=True)

@@ -21,11 +21,12 @@ AT_ONCE_SECONDS = 0.05
 SWAP_SECONDS = 17.0
 
 # Breaks something and returns when it took effect: for a kill, when the last process was gone.
-type Breaking = Callable[[Fleet, LoadGenerator], Awaitable[float]]
+# `Place` is what it is done to: here the fleet.
+type Breaking[Place] = Callable[[Place, LoadGenerator], Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
+class Scenario[Place]:
     """`first_answer` must come from the other region, or from any if requests may stay, `within`
     seconds (None: no promise). The lab watches for `seconds`, by default until the health checks
     have noticed the failure. `may_refuse`: a full queue counts as an answer. `prepare` runs before
@@ -34,8 +35,8 @@ class Scenario:
 
     name: str
     description: str
-    break_it: Breaking
-    prepare: Breaking | None = None
+    break_it: Breaking[Place]
+    prepare: Breaking[Place] | None = None
     first_answer: Literal["other region", "any region"] = "other region"
     within: Callable[[Numbers], float] | None = None
     seconds: float = 20.0

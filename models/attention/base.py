@@ -55,8 +55,8 @@ class AttentionSpec:
     """The compile-time constants of attention for one kind of layers on one shard.
 
     `window` limits a token to the last `window` positions, itself included. Scores are multiplied
-    by `scale`, then capped to `softcap * tanh(score / softcap)`. `decode_only` promises one token
-    per row.
+    by `scale`, then capped to `softcap * tanh(score / softcap)`. No row has more than `row_tokens`
+    tokens; None promises nothing.
     """
 
     kv_heads: int
@@ -67,7 +67,11 @@ class AttentionSpec:
     softcap: float | None
     block_size: int
     kv_dtype: jnp.dtype
-    decode_only: bool
+    row_tokens: int | None
+
+    @property
+    def decode_only(self) -> bool:
+        return self.row_tokens == 1
 
 
 class Backend(Protocol):
@@ -93,8 +97,10 @@ class Backend(Protocol):
         kv_TK2H: jax.Array,
         pool: Pool,
         table_SB: jax.Array,
+        sinks_KG: jax.Array | None = None,
     ) -> tuple[jax.Array, Pool]:
         """Write keys and values (in the pool's dtype) into their slots, then attend causally.
 
-        `table_SB` has block numbers within the whole pool. Returns [K, T, G, H] in q's dtype.
+        `table_SB` has block numbers within the whole pool. `sinks_KG` has a score for each query
+        head that takes part in the softmax and has no value. Returns [K, T, G, H] in q's dtype.
         """

@@ -31,6 +31,10 @@ def choose_backend(
         if not has_tokamax:
             raise BackendError("attention backend tokamax needs the package tokamax (extra tpu)")
         return TokamaxAttention()
+    if config.sinks:
+        if name == "auto":
+            return XlaAttention()
+        raise BackendError("attention backend pallas knows no sinks; use tokamax")
     kv_heads = max(1, config.num_kv_heads // tensor_size)
     if config.head_dim == HEAD_DIM and kv_heads in KV_HEADS:
         return PallasAttention()

@@ -49,6 +49,7 @@ class PallasAttention:
         kv_TK2H: jax.Array,
         pool: jax.Array,
         table_SB: jax.Array,
+        sinks_KG: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 

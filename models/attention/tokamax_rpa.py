@@ -81,23 +81,41 @@ class TokamaxAttention:
         kv_TK2H: jax.Array,
         pool: jax.Array,
         table_SB: jax.Array,
+        sinks_KG: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         from tokamax._src.ops.batched_rpa.kernel import kernel
 
         dtype, num_tokens = q_KTGH.dtype, q_KTGH.shape[1]
-        cfgs = _configs(spec, num_tokens, table_SB.shape, dtype)
-        out, pool, _ = kernel.rpa_kernel(
+        has_sinks = sinks_KG is not None
+        cfgs = _configs(spec, num_tokens, table_SB.shape, dtype, return_lse=has_sinks)
+        packed = _pack_queries(q_KTGH)
+        lse = _empty_lse(packed) if has_sinks else None
+        out, pool, lse = kernel.rpa_kernel(
             *plan.lengths,
             table_SB.reshape(-1),
             plan.schedule,
-            _pack_queries(q_KTGH),
+            packed,
             _pack_keys(kv_TK2H),
             pool,
-            None,
+            lse,
             cfgs=cfgs,
         )
         k, t, g, h = q_KTGH.shape
-        return out.reshape(k, t, -1, out.shape[-1])[:, :, :g, :h], pool
+        out = out.reshape(k, t, -1, out.shape[-1])[:, :, :g, :h]
+        if sinks_KG is not None:
+            out = _with_sinks(out, lse.reshape(k, t, -1, lse.shape[-1])[:, :, :g, 0], sinks_KG)
+        return out, pool
+
+
+def _empty_lse(packed_q: jax.Array) -> jax.Array:
+    """Room for the logarithm of each query head's sum, which the kernel repeats in all lanes."""
+    return jnp.full((*packed_q.shape[:-1], _LANES), -jnp.inf, packed_q.dtype)
+
+
+def _with_sinks(out_KTGH: jax.Array, lse_KTG: jax.Array, sinks_KG: jax.Array) -> jax.Array:
+    """Attention as if the sink had taken part in the softmax, from its sum without the sink."""
+    share = jax.nn.sigmoid(lse_KTG.astype(jnp.float32) - sinks_KG[:, None])
+    return (out_KTGH.astype(jnp.float32) * share[..., None]).astype(out_KTGH.dtype)
 
 
 def _pack_queries(q_KTGH: jax.Array) -> jax.Array:
@@ -126,6 +144,8 @@ def _configs(
     num_tokens: int,
     table: tuple[int, ...],
     dtype: jnp.dtype,
+    *,
+    return_lse: bool = False,
 ) -> Any:
     """The kernel's static description; `table` is the number of rows and of blocks per row."""
     from jax.experimental.pallas import tpu as pltpu
@@ -156,6 +176,7 @@ def _configs(
             per_token_scale=False,
             scale_k=one,
             scale_v=one,
+            return_lse=return_lse,
         ),
         vmem_limit_bytes=pltpu.get_tpu_info().vmem_capacity_bytes,
     )

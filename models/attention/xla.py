@@ -64,10 +64,11 @@ class XlaAttention:
         kv_TK2H: jax.Array,
         pool: KVBlocks,
         table_SB: jax.Array,
+        sinks_KG: jax.Array | None = None,
     ) -> tuple[jax.Array, KVBlocks]:
         pool = _write(pool, plan, table_SB, kv_TK2H)
         scaled = q_KTGH.swapaxes(0, 1).astype(jnp.float32) * spec.scale
-        out = _attend(_Context(pool, plan, table_SB, spec), scaled)
+        out = _attend(_Context(pool, plan, table_SB, spec, sinks_KG), scaled)
         return out.astype(q_KTGH.dtype).swapaxes(0, 1), pool
 
 
@@ -78,6 +79,7 @@ class _Context(NamedTuple):
     ragged: Ragged
     table_SB: jax.Array
     spec: AttentionSpec
+    sinks_KG: jax.Array | None
 
 
 class _Softmax(NamedTuple):
@@ -103,6 +105,8 @@ def _write(pool: KVBlocks, ragged: Ragged, table_SB: jax.Array, kv_TK2H: jax.Arr
 def _attend(context: _Context, q_TKGH: jax.Array) -> jax.Array:
     """Causal attention of every token over its own sequence: float32 [T, K, G, H]."""
     num_rows = context.ragged.seq_lens_S.shape[0]
+    if context.spec.row_tokens is not None and not context.spec.decode_only:
+        return _attend_short_rows(context, q_TKGH, context.spec.row_tokens)
     out = _attend_decodes(context, q_TKGH[:num_rows])
     if context.spec.decode_only:
         return out
@@ -118,6 +122,27 @@ def _attend_decodes(context: _Context, q_SKGH: jax.Array) -> jax.Array:
     tables = context.table_SB[:num_queries]
     out = _over_context(context, q_SKGH[:, :, None], (lens_S - 1)[:, None], tables)
     return out[:, :, 0]
+
+
+def _attend_short_rows(context: _Context, q_TKGH: jax.Array, row_tokens: int) -> jax.Array:
+    """All rows together, each padded to `row_tokens` queries."""
+    query_lens = jnp.diff(context.ragged.query_start_S1)
+    offset = jnp.arange(row_tokens)
+    token = context.ragged.query_start_S1[:-1, None] + offset
+    token = jnp.where(offset < query_lens[:, None], token, q_TKGH.shape[0])
+    out = jnp.zeros(q_TKGH.shape, jnp.float32)
+    return _attend_groups(context, q_TKGH, token, context.table_SB, out)
+
+
+def _attend_groups(
+    context: _Context, q_TKGH: jax.Array, token_NQ: jax.Array, table_NB: jax.Array, out: jax.Array
+) -> jax.Array:
+    """`out` with the attention of groups of tokens, each of one row; token T stands for none."""
+    is_real = token_NQ < q_TKGH.shape[0]
+    q = q_TKGH.at[token_NQ].get(mode="fill", fill_value=0.0)
+    position = jnp.where(is_real, context.ragged.positions_T.at[token_NQ].get(mode="fill"), -1)
+    o = _over_context(context, q.swapaxes(1, 2), position, table_NB)
+    return out.at[token_NQ].set(o.swapaxes(1, 2), mode="drop")
 
 
 def _attend_prefills(context: _Context, q_TKGH: jax.Array, out: jax.Array) -> jax.Array:
@@ -136,10 +161,7 @@ def _attend_prefills(context: _Context, q_TKGH: jax.Array, out: jax.Array) -> ja
         offset = first[:, None] + jnp.arange(_TILE_TOKENS)
         is_real = (tile < last_tile_S[-1])[:, None] & (offset < query_lens[row][:, None])
         token = jnp.where(is_real, ragged.query_start_S1[row][:, None] + offset, num_tokens)
-        q = q_TKGH.at[token].get(mode="fill", fill_value=0.0)
-        position = jnp.where(is_real, ragged.positions_T.at[token].get(mode="fill"), -1)
-        o = _over_context(context, q.swapaxes(1, 2), position, context.table_SB[row])
-        return out.at[token].set(o.swapaxes(1, 2), mode="drop")
+        return _attend_groups(context, q_TKGH, token, context.table_SB[row], out)
 
     return jax.lax.fori_loop(0, -(-last_tile_S[-1] // _TILE_GROUP), group, out)
 
@@ -174,13 +196,21 @@ def _over_context(
 
     chunk_tokens = blocks * spec.block_size
     first, last = jnp.min(first_seen) // chunk_tokens, -(-(jnp.max(last_seen) + 1) // chunk_tokens)
-    shape = (n, kv_heads, q_len * group)
-    start = _Softmax(
-        jnp.full(shape, _NEVER), jnp.zeros(shape), jnp.zeros((*shape, head_dim), jnp.float32)
-    )
+    start = _start(context.sinks_KG, (n, kv_heads, q_len, group), head_dim)
     state = jax.lax.fori_loop(first, last, chunk, start)
     out = state.values / jnp.maximum(state.total, 1e-30)[..., None]
     return out.reshape(q_NKQGH.shape)
+
+
+def _start(sinks_KG: jax.Array | None, shape: tuple[int, int, int, int], head_dim: int) -> _Softmax:
+    """The softmax [N, K, Q x G] over nothing, or over each head's sink, which has no value."""
+    n, kv_heads, q_len, group = shape
+    flat = (n, kv_heads, q_len * group)
+    values = jnp.zeros((*flat, head_dim), jnp.float32)
+    if sinks_KG is None:
+        return _Softmax(jnp.full(flat, _NEVER), jnp.zeros(flat), values)
+    maximum = jnp.broadcast_to(sinks_KG[None, :, None], shape).reshape(flat)
+    return _Softmax(maximum.astype(jnp.float32), jnp.ones(flat), values)
 
 
 def _product_dtype(spec: AttentionSpec) -> jnp.dtype:

@@ -12,11 +12,14 @@ from pathlib import Path
 from models.checkpoint import manifest
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
 from models.checkpoint.files import Files
+from models.checkpoint.json_files import JsonFileError, read_object
 from models.checkpoint.pooling_files import is_pooling_file, pooling_files
 from models.checkpoint.verified_reading import CHUNK_BYTES, FileReader, ReadError, ReadLimits
+from models.quantized.scheme import QuantizationError, read_scheme
 
 # Everything that is no weights is read whole: configuration, tokenizer, index.
 _WEIGHTS = ".safetensors"
+_CONFIG = "config.json"
 _MAX_SMALL_BYTES = 256 << 20
 
 
@@ -43,7 +46,14 @@ class VersionFolder:
 
     def checkpoint(self) -> Checkpoint:
         """The weights. Raises CheckpointError."""
-        return Checkpoint(Path(self.place), self.reader)
+        try:
+            scheme = read_scheme(read_object(self.copy / _CONFIG))
+        except FileNotFoundError:
+            scheme = None
+        except (JsonFileError, QuantizationError) as error:
+            raise CheckpointError(str(error)) from error
+        storages = () if scheme is None else scheme.storages
+        return Checkpoint(Path(self.place), self.reader, storages)
 
 
 def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> VersionFolder:

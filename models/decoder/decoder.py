@@ -18,12 +18,15 @@ from flax import nnx
 
 from models.attention.base import AttentionSpec, Plan, Pool, PoolShape, Ragged
 from models.config import ModelConfig
+from models.decoder.adapters import LayerAdapters, OfLayer, StepAdapters
 from models.decoder.layers import (
     AttentionProjections,
     Embedding,
     KvScale,
     Mlp,
     RmsNorm,
+    Sinks,
+    declare_norm_weight,
     inverse_rms,
 )
 from models.decoder.layout import DecoderLayout
@@ -42,7 +45,7 @@ class Kind:
     """The compile-time constants of one kind of layers in one program."""
 
     window: int | None
-    decode_only: bool
+    row_tokens: int | None
     residual: Residual
 
 
@@ -62,21 +65,32 @@ class DecoderLayer(nnx.Module):
         self.projections = AttentionProjections(rngs, config, layout)
         self.q_norm = RmsNorm(rngs, head_dim, eps) if config.qk_norm else None
         self.k_norm = RmsNorm(rngs, head_dim, eps) if config.qk_norm else None
+        self.sinks = Sinks(rngs, config.num_heads) if config.sinks else None
         self.kv_scale = KvScale(rngs, layout.kv_heads(config)) if layout.scales_kv else None
         self.attention_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
         self.mlp = Mlp(rngs, config, layout) if config.moe is None else Moe(rngs, config, layout)
         self.mlp_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
+        has_adapters = layout.adapters is not None
+        self.attention_weight = declare_norm_weight(rngs, d) if has_adapters else None
+        self.mlp_weight = declare_norm_weight(rngs, d) if has_adapters else None
         self.config, self.layout = config, layout
 
     def __call__(
-        self, x_TD: jax.Array, pool: Pool, inputs: KindInputs, kind: Kind, layer: Layer
+        self,
+        x_TD: jax.Array,
+        pool: Pool,
+        inputs: KindInputs,
+        kind: Kind,
+        layer: Layer,
+        of_layer: OfLayer = None,
     ) -> tuple[jax.Array, Pool]:
         residual, eps = kind.residual, self.config.rms_norm_eps
+        adapters = self._adapters(of_layer)
         with jax.named_scope("attention"):
             norm_T1 = residual.gather(inverse_rms(x_TD, eps))
-            q_KTGH, kv_TK2H = self._heads(residual.gather(x_TD), norm_T1, inputs.rope)
+            q_KTGH, kv_TK2H = self._heads(residual.gather(x_TD), norm_T1, inputs.rope, adapters)
             out, pool = self._attend(q_KTGH, kv_TK2H, pool, inputs, kind)
-            out = self.projections.back(out, residual)
+            out = self.projections.back(out, residual, adapters)
             x_TD = x_TD + (out if self.attention_norm is None else self.attention_norm(out))
         with jax.named_scope("mlp"):
             norm_T1 = residual.gather(inverse_rms(x_TD, eps))
@@ -84,13 +98,23 @@ class DecoderLayer(nnx.Module):
             if isinstance(self.mlp, Moe):
                 out = self.mlp(gathered_TD, norm_T1, residual, layer)
             else:
-                out = self.mlp(gathered_TD, norm_T1, residual)
+                out = self.mlp(gathered_TD, norm_T1, residual, adapters)
             return x_TD + (out if self.mlp_norm is None else self.mlp_norm(out)), pool
 
+    def _adapters(self, of_layer: OfLayer) -> LayerAdapters | None:
+        if of_layer is None or self.attention_weight is None or self.mlp_weight is None:
+            return None
+        arrays, chosen_TC = of_layer
+        return LayerAdapters(arrays, self.attention_weight[...], self.mlp_weight[...], chosen_TC)
+
     def _heads(
-        self, x_TD: jax.Array, norm_T1: jax.Array, rope: RopeTables
+        self,
+        x_TD: jax.Array,
+        norm_T1: jax.Array,
+        rope: RopeTables,
+        adapters: LayerAdapters | None,
     ) -> tuple[jax.Array, jax.Array]:
-        q_KTGH, kv_TK2H = self.projections.heads(x_TD, norm_T1)
+        q_KTGH, kv_TK2H = self.projections.heads(x_TD, norm_T1, adapters)
         if self.q_norm is not None and self.k_norm is not None:
             is_key = (jnp.arange(2) == 0)[:, None]
             q_KTGH = self.q_norm(q_KTGH)
@@ -107,15 +131,22 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[jax.Array, Pool]:
         backend, dtype = self.layout.backend, self.layout.kv_dtype
         spec = _attention_spec(self.config, self.layout, kind, pool)
+        attend = partial(backend.attend, spec, inputs.plan)
+        where = (pool, inputs.table_SB, self._sinks(spec))
         if self.kv_scale is None:
-            kv_TK2H = kv_TK2H.astype(dtype)
-            return backend.attend(spec, inputs.plan, q_KTGH, kv_TK2H, pool, inputs.table_SB)
+            return attend(q_KTGH, kv_TK2H.astype(dtype), *where)
         units = self.kv_scale.units[...]
         k_unit, v_unit = (units[:, i, None, None, None] for i in range(2))
         q_KTGH = (q_KTGH * k_unit).astype(q_KTGH.dtype)
         kv_TK2H = quantize_kv(kv_TK2H, units, dtype)
-        out, pool = backend.attend(spec, inputs.plan, q_KTGH, kv_TK2H, pool, inputs.table_SB)
+        out, pool = attend(q_KTGH, kv_TK2H, *where)
         return (out * v_unit).astype(out.dtype), pool
+
+    def _sinks(self, spec: AttentionSpec) -> jax.Array | None:
+        """The sinks of this shard's heads: [K, G]."""
+        if self.sinks is None:
+            return None
+        return self.sinks.scores[...].reshape(spec.kv_heads, spec.group)
 
 
 class Decoder(nnx.Module):
@@ -145,16 +176,25 @@ class Decoder(nnx.Module):
         return layers
 
     def __call__(
-        self, token_ids_T: jax.Array, pools: KVPools, ragged: Ragged, *, decode_only: bool
+        self,
+        token_ids_T: jax.Array,
+        pools: KVPools,
+        ragged: Ragged,
+        *,
+        row_tokens: int | None,
+        adapters: StepAdapters | None = None,
     ) -> tuple[jax.Array, KVPools]:
-        """Hidden states after the final norm, [T, D] on every shard, and the pools with new KV."""
+        """Hidden states after the final norm, [T, D] on every shard, and the pools with new KV.
+
+        No row has more than `row_tokens` tokens; None promises nothing.
+        """
         config, size = self.config, self.layout.tensor_size
-        residual = Residual(not decode_only and size > 1 and token_ids_T.shape[0] % size == 0)
-        kinds = {window: Kind(window, decode_only, residual) for window in config.windows}
+        residual = Residual(row_tokens != 1 and size > 1 and token_ids_T.shape[0] % size == 0)
+        kinds = {window: Kind(window, row_tokens, residual) for window in config.windows}
         inputs = {window: self._inputs(kind, pools, ragged) for window, kind in kinds.items()}
         x_TD = residual.reduce(self._embed(token_ids_T))
         run = self._scan if self.layout.stacked else self._unroll
-        x_TD, pools = run(x_TD, pools, kinds, inputs)
+        x_TD, pools = run(x_TD, pools, kinds, inputs, adapters)
         return residual.gather(self.norm(x_TD)), pools
 
     def logits(self, x: jax.Array) -> jax.Array:
@@ -190,12 +230,16 @@ class Decoder(nnx.Module):
         pools: KVPools,
         kinds: dict[int | None, Kind],
         inputs: dict[int | None, KindInputs],
+        adapters: StepAdapters | None,
     ) -> tuple[jax.Array, KVPools]:
         written = []
         windows = self.config.layer_windows
-        for layer, pool, window in zip(self.layers, pools, windows, strict=True):
+        for i, (layer, pool, window) in enumerate(zip(self.layers, pools, windows, strict=True)):
             graphdef, weights = nnx.split(layer)
-            x_TD, pool = _run_layer(graphdef, kinds[window], weights, x_TD, pool, inputs[window])
+            of_layer = adapters.of(i) if adapters else None
+            x_TD, pool = _run_layer(
+                graphdef, kinds[window], weights, x_TD, pool, inputs[window], None, of_layer
+            )
             written.append(pool)
         return x_TD, tuple(written)
 
@@ -205,6 +249,7 @@ class Decoder(nnx.Module):
         pools: KVPools,
         kinds: dict[int | None, Kind],
         inputs: dict[int | None, KindInputs],
+        adapters: StepAdapters | None,
     ) -> tuple[jax.Array, KVPools]:
         """Scan whole patterns of layers, then run the rest of the last pattern.
 
@@ -223,8 +268,10 @@ class Decoder(nnx.Module):
                 nth = group * pattern.count(window) + pattern[:j].count(window)
                 blocks = jax.tree.leaves(held[i])[0].shape[0] // counts[i]
                 own = inputs[window]._replace(table_SB=inputs[window].table_SB + nth * blocks)
+                of_layer = adapters.of(layer) if adapters else None
+                own_weights = _index(weights, layer)
                 x_TD, held[i] = _run_layer(
-                    graphdef, kinds[window], _index(weights, layer), x_TD, held[i], own, layer
+                    graphdef, kinds[window], own_weights, x_TD, held[i], own, layer, of_layer
                 )
             return x_TD, tuple(held)
 
@@ -269,7 +316,7 @@ def _attention_spec(
         softcap=config.attention_softcap,
         block_size=layout.backend.block_size(pool),
         kv_dtype=layout.kv_dtype,
-        decode_only=kind.decode_only,
+        row_tokens=kind.row_tokens,
     )
 
 
@@ -289,8 +336,9 @@ def _run_layer(
     x_TD: jax.Array,
     pool: Pool,
     inputs: KindInputs,
-    layer: Layer = None,
+    layer: Layer,
+    of_layer: OfLayer,
 ) -> tuple[jax.Array, Pool]:
     module = nnx.merge(graphdef, weights)
-    out: tuple[jax.Array, Pool] = module(x_TD, pool, inputs, kind, layer)
+    out: tuple[jax.Array, Pool] = module(x_TD, pool, inputs, kind, layer, of_layer)
     return out

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import ModelConfig
+from models.decoder.adapters import LayerAdapters
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import Residual
 from models.sharding import TENSOR, LogicalAxes, is_split
@@ -27,7 +28,7 @@ type Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
 _F32 = jnp.dtype(jnp.float32)
 _NORMAL: Initializer = jax.nn.initializers.normal(0.02)
 _ONES: Initializer = jax.nn.initializers.ones
-_ZEROS: Initializer = jax.nn.initializers.zeros
+zeros: Initializer = jax.nn.initializers.zeros
 
 
 def declare(
@@ -80,7 +81,7 @@ class Linear(nnx.Module):
         else:
             self.kernel = declare(rngs, shape, axes, layout.dtype)
             self.scale = None
-        self.bias = declare(rngs, shape[1:], axes[1:], layout.dtype, _ZEROS) if bias else None
+        self.bias = declare(rngs, shape[1:], axes[1:], layout.dtype, zeros) if bias else None
 
     def product(self, x: jax.Array) -> jax.Array:
         """The matrix product without bias, summed in float32: [T, out].
@@ -92,15 +93,34 @@ class Linear(nnx.Module):
         y = jnp.dot(x.astype(self.dtype), w, preferred_element_type=jnp.float32)
         return y if self.scale is None else y * self.scale[...]
 
-    def __call__(self, x_TD: jax.Array, norm_T1: jax.Array) -> jax.Array:
-        """The product with a normed input, in x's dtype: [T, out]."""
-        y = self.product(x_TD) * norm_T1
+    def __call__(
+        self, x_TD: jax.Array, norm_T1: jax.Array, added: jax.Array | None = None
+    ) -> jax.Array:
+        """The product with a normed input, in x's dtype: [T, out].
+
+        `added` is what adapters add to the product, before the norm's scale.
+        """
+        y = _sum(self.product(x_TD), added) * norm_T1
         return (y if self.bias is None else y + self.bias[...].astype(_F32)).astype(x_TD.dtype)
 
-    def partial(self, x: jax.Array, residual: Residual) -> jax.Array:
-        """The product with an input split over shards, summed over them; adds the bias once."""
-        y = residual.reduce(self.product(x).astype(x.dtype))
+    def partial(
+        self, x: jax.Array, residual: Residual, added: jax.Array | None = None
+    ) -> jax.Array:
+        """The product with an input split over shards, summed over them; adds the bias once.
+
+        `added` is this shard's part of what adapters add.
+        """
+        y = residual.reduce(_sum(self.product(x), added).astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
+def _sum(product: jax.Array, added: jax.Array | None) -> jax.Array:
+    return product if added is None else product + added
+
+
+def declare_norm_weight(rngs: nnx.Rngs, size: int) -> nnx.Param[jax.Array]:
+    """The weight of a norm that is folded into matrices: adapters need it by itself."""
+    return declare(rngs, (size,), (None,), _F32, _ONES)
 
 
 class RmsNorm(nnx.Module):
@@ -130,16 +150,21 @@ class AttentionProjections(nnx.Module):
         self.kv = Linear(rngs, kv_shape, ("embed", "kv_heads"), layout, config.qkv_bias)
         self.output = Linear(rngs, q_shape[::-1], ("q_heads", "embed"), layout, config.output_bias)
 
-    def heads(self, x_TD: jax.Array, norm_T1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def heads(
+        self, x_TD: jax.Array, norm_T1: jax.Array, adapters: LayerAdapters | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Queries [K, T, G, H] and keys with values [T, K, 2, H] of this shard's KV heads."""
         tokens, h = x_TD.shape[0], self.head_dim
-        q = self.q(x_TD, norm_T1).reshape(tokens, -1, self.group, h).swapaxes(0, 1)
-        return q, self.kv(x_TD, norm_T1).reshape(tokens, -1, 2, h)
+        q_added, kv_added = adapters.heads(x_TD, h) if adapters else (None, None)
+        q = self.q(x_TD, norm_T1, q_added).reshape(tokens, -1, self.group, h).swapaxes(0, 1)
+        return q, self.kv(x_TD, norm_T1, kv_added).reshape(tokens, -1, 2, h)
 
-    def back(self, out_KTGH: jax.Array, residual: Residual) -> jax.Array:
+    def back(
+        self, out_KTGH: jax.Array, residual: Residual, adapters: LayerAdapters | None = None
+    ) -> jax.Array:
         """Projects attention's output and sums over the heads of all shards: [T, D]."""
         flat = out_KTGH.swapaxes(0, 1).reshape(out_KTGH.shape[1], -1)
-        return self.output.partial(flat, residual)
+        return self.output.partial(flat, residual, adapters.output(flat) if adapters else None)
 
 
 class Mlp(nnx.Module):
@@ -147,13 +172,28 @@ class Mlp(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         d, f = config.hidden_size, config.mlp_size
-        self.activate = ACTIVATIONS[config.activation]
+        self.activation = config.activation
         self.gate_up = Linear(rngs, (d, 2 * f), ("embed", "mlp"), layout, config.mlp_bias)
         self.down = Linear(rngs, (f, d), ("mlp", "embed"), layout, config.mlp_bias)
 
-    def __call__(self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual) -> jax.Array:
-        gate, up = jnp.split(self.gate_up(x_TD, norm_T1), 2, axis=-1)
-        return self.down.partial(self.activate(gate) * up, residual)
+    def __call__(
+        self,
+        x_TD: jax.Array,
+        norm_T1: jax.Array,
+        residual: Residual,
+        adapters: LayerAdapters | None = None,
+    ) -> jax.Array:
+        added = adapters.gate_up(x_TD) if adapters else None
+        gate, up = jnp.split(self.gate_up(x_TD, norm_T1, added), 2, axis=-1)
+        y = gated(self.activation, gate, up)
+        return self.down.partial(y, residual, adapters.down(y) if adapters else None)
+
+
+class Sinks(nnx.Module):
+    """A score for each query head that attention counts and that has no value."""
+
+    def __init__(self, rngs: nnx.Rngs, num_heads: int) -> None:
+        self.scores = declare(rngs, (num_heads,), ("q_heads",), _F32)
 
 
 class KvScale(nnx.Module):
@@ -188,12 +228,24 @@ class Embedding(nnx.Module):
         )
 
 
-def gelu_tanh(x: jax.Array) -> jax.Array:
+def gated(activation: str, gate: jax.Array, up: jax.Array) -> jax.Array:
+    """The two halves of a gated MLP's inner layer, joined by the model's activation.
+
+    `clamped_silu` is that of gpt-oss (transformers, GptOssExperts).
+    """
+    if activation == "clamped_silu":
+        gate = jnp.minimum(gate, _CLAMP)
+        return (jnp.clip(up, -_CLAMP, _CLAMP) + 1) * gate * jax.nn.sigmoid(_STEEPNESS * gate)
+    return _ACTIVATIONS[activation](gate) * up
+
+
+def _gelu_tanh(x: jax.Array) -> jax.Array:
     """GELU in its tanh form (Hendrycks and Gimpel, 2016)."""
     return jax.nn.gelu(x, approximate=True)
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
-    "gelu_tanh": gelu_tanh,
+    "gelu_tanh": _gelu_tanh,
 }
+_CLAMP, _STEEPNESS = 7.0, 1.702

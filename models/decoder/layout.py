@@ -22,10 +22,24 @@ def padded_vocab(vocab_size: int, num_shards: int) -> int:
     return -(-vocab_size // (num_shards * VOCAB_TILE)) * VOCAB_TILE
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterSizes:
+    """Room for low-rank adapters on the device: adapters at once, and the rank of each."""
+
+    num_slots: int
+    rank: int
+
+    @property
+    def num_columns(self) -> int:
+        """The ranks of all slots together."""
+        return self.num_slots * self.rank
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderLayout:
     """`dtype` is the dtype of the matrices or, if the matrices are int8 (`quantized`), of their
     products. `activation_dtype` is the dtype of the residual stream. `stacked`: layers are scanned.
+    `adapters` is None where no row has an adapter.
     """
 
     tensor_size: int
@@ -35,6 +49,7 @@ class DecoderLayout:
     kv_dtype: jnp.dtype
     backend: Backend
     quantized: bool = False
+    adapters: AdapterSizes | None = None
 
     def kv_heads(self, config: ModelConfig) -> int:
         """The number of KV heads including copies: at least one per shard."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import ModelConfig
-from models.decoder.layers import ACTIVATIONS, declare, int8_noise, int8_scale
+from models.decoder.layers import declare, gated, int8_noise, int8_scale, zeros
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import Residual
 from models.sharding import TENSOR
@@ -29,9 +29,10 @@ class Experts(nnx.Module):
     """All experts of a layer: [E, D, 2F] and [E, F, D]; stacked, with a leading axis of layers."""
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
-        assert config.moe is not None
-        e, d, f = config.moe.num_experts, config.hidden_size, config.moe.expert_size
-        self.dtype, self.activate = layout.dtype, ACTIVATIONS[config.activation]
+        moe = config.moe
+        assert moe is not None
+        e, d, f = moe.num_experts, config.hidden_size, moe.expert_size
+        self.dtype, self.activation = layout.dtype, config.activation
         kernel_dtype = jnp.dtype(jnp.int8) if layout.quantized else layout.dtype
         init = (int8_noise,) if layout.quantized else ()
         axes = ("experts", None, None)
@@ -43,7 +44,13 @@ class Experts(nnx.Module):
                 return None
             return declare(rngs, (e, columns), axes[:2], _F32, int8_scale)
 
+        def bias(columns: int) -> nnx.Param[jax.Array] | None:
+            if not moe.biases:
+                return None
+            return declare(rngs, (e, columns), axes[:2], layout.dtype, zeros)
+
         self.gate_up_scale, self.down_scale = scale(2 * f), scale(d)
+        self.gate_up_bias, self.down_bias = bias(2 * f), bias(d)
 
     def num_local(self) -> int:
         """The number of experts on this shard."""
@@ -57,27 +64,43 @@ class Experts(nnx.Module):
         y_ETF = jnp.einsum("td,edf->etf", x_TD.astype(self.dtype), up, preferred_element_type=_F32)
         if self.gate_up_scale is not None:
             y_ETF = y_ETF * _slice(self.gate_up_scale[...], layer, 2)[:, None]
-        y_ETF = self._gated(y_ETF * norm_T1, x_TD.dtype) * gate_TE.T[..., None].astype(x_TD.dtype)
+        y_ETF = y_ETF * norm_T1
+        if self.gate_up_bias is not None:
+            y_ETF = y_ETF + _slice(self.gate_up_bias[...], layer, 2)[:, None].astype(_F32)
+        y_ETF = self._gated(y_ETF, x_TD.dtype) * gate_TE.T[..., None].astype(x_TD.dtype)
+        out_TD = self._down(y_ETF.astype(self.dtype), down, layer)
+        if self.down_bias is not None:
+            out_TD = out_TD + gate_TE @ _slice(self.down_bias[...], layer, 2).astype(_F32)
+        return out_TD
+
+    def _down(self, y_ETF: jax.Array, down: jax.Array, layer: Layer) -> jax.Array:
+        """The sum over experts of their products with the second matrix."""
         if self.down_scale is None:
-            return jnp.einsum(
-                "etf,efd->td", y_ETF.astype(self.dtype), down, preferred_element_type=_F32
-            )
-        out = jnp.einsum(
-            "etf,efd->etd", y_ETF.astype(self.dtype), down, preferred_element_type=_F32
-        )
+            return jnp.einsum("etf,efd->td", y_ETF, down, preferred_element_type=_F32)
+        out = jnp.einsum("etf,efd->etd", y_ETF, down, preferred_element_type=_F32)
         return jnp.sum(out * _slice(self.down_scale[...], layer, 2)[:, None], axis=0)
 
     def grouped(
-        self, x_RD: jax.Array, norm_R1: jax.Array, sizes_E: jax.Array, layer: Layer
+        self,
+        x_RD: jax.Array,
+        norm_R1: jax.Array,
+        expert_R: jax.Array,
+        sizes_E: jax.Array,
+        layer: Layer,
     ) -> jax.Array:
         """Rows sorted by local expert, `sizes_E` per expert: float32 [R, D]; later rows: junk."""
-        y_RF = self._ragged_dot(x_RD, self.gate_up, self.gate_up_scale, sizes_E, layer)
-        y_RF = self._gated(y_RF * norm_R1, x_RD.dtype)
-        return self._ragged_dot(y_RF, self.down, self.down_scale, sizes_E, layer)
+        y_RF = self._ragged_dot(x_RD, self.gate_up, self.gate_up_scale, sizes_E, layer) * norm_R1
+        if self.gate_up_bias is not None:
+            y_RF = y_RF + _slice(self.gate_up_bias[...], layer, 2)[expert_R].astype(_F32)
+        y_RF = self._gated(y_RF, x_RD.dtype)
+        out_RD = self._ragged_dot(y_RF, self.down, self.down_scale, sizes_E, layer)
+        if self.down_bias is not None:
+            out_RD = out_RD + _slice(self.down_bias[...], layer, 2)[expert_R].astype(_F32)
+        return out_RD
 
     def _gated(self, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
         gate, up = jnp.split(y.astype(dtype), 2, axis=-1)
-        return self.activate(gate) * up
+        return gated(self.activation, gate, up)
 
     def _of(self, kernel: nnx.Param[jax.Array], layer: Layer) -> jax.Array:
         return _slice(kernel[...], layer, 3).astype(self.dtype)
@@ -113,6 +136,9 @@ class Moe(nnx.Module):
         self.moe = config.moe
         shape = (config.hidden_size, config.moe.num_experts)
         self.router = declare(rngs, shape, ("embed", None), layout.dtype)
+        self.router_bias = (
+            declare(rngs, shape[1:], (None,), layout.dtype, zeros) if config.moe.biases else None
+        )
         self.experts = Experts(rngs, config, layout)
 
     def __call__(
@@ -129,6 +155,8 @@ class Moe(nnx.Module):
         """Weights and ids of each token's experts: [T, k] each."""
         router = self.router[...]
         logits = jnp.dot(x_TD.astype(router.dtype), router, preferred_element_type=_F32) * norm_T1
+        if self.router_bias is not None:
+            logits = logits + self.router_bias[...].astype(_F32)
         weight_Tk, expert_Tk = jax.lax.top_k(
             jax.nn.softmax(logits, axis=-1), self.moe.num_experts_per_token
         )
@@ -163,7 +191,8 @@ class Moe(nnx.Module):
         order_R = jnp.argsort(expert_R, stable=True)
         token_R = order_R // per_token
         sizes_E = jnp.bincount(expert_R, length=num_experts + 1)[:num_experts].astype(jnp.int32)
-        y_RD = self.experts.grouped(x_TD[token_R], norm_T1[token_R], sizes_E, layer)
+        sorted_R = jnp.minimum(expert_R[order_R], num_experts - 1)
+        y_RD = self.experts.grouped(x_TD[token_R], norm_T1[token_R], sorted_R, sizes_E, layer)
         gate_R = jnp.where(is_own, weight_Tk, 0.0).reshape(-1)[order_R]
         # Rows of other shards are junk and may hold NaN, which a weight of zero does not remove.
         y_RD = jnp.where(gate_R[:, None] > 0, y_RD * gate_R[:, None], 0.0)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.config import RopeConfig, RopeScaling
+from models.config import QueryGrowth, RopeConfig, RopeScaling
 
 
 class RopeTables(NamedTuple):
@@ -46,7 +46,16 @@ def rope_tables(config: RopeConfig, head_dim: int, positions_T: jax.Array) -> Ro
         cos, sin = cos * config.scaling.attention_factor, sin * config.scaling.attention_factor
     kv_cos = jnp.stack([cos, jnp.ones_like(cos)], axis=1)
     kv_sin = jnp.stack([sin, jnp.zeros_like(sin)], axis=1)
+    if config.query_growth is not None:
+        growth_T1 = query_growth(config.query_growth, positions_T)[:, None]
+        cos, sin = cos * growth_T1, sin * growth_T1
     return RopeTables(cos[:, None], sin[:, None], kv_cos[:, None], kv_sin[:, None])
+
+
+def query_growth(config: QueryGrowth, positions_T: jax.Array) -> jax.Array:
+    """What the queries at these positions are multiplied by: float32 [T]."""
+    periods = jnp.floor_divide(positions_T, config.period).astype(jnp.float32)
+    return 1.0 + config.beta * jnp.log1p(periods)
 
 
 def rotate_queries(q_KTGH: jax.Array, tables: RopeTables) -> jax.Array:

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from models.checkpoint.checkpoint import Checkpoint
 from models.decoder.decoder import Decoder
+from models.decoder.layout import DecoderLayout
 from models.hf_config import read_config
 from models.sharding import make_mesh
 from models.training.batches import Tokens, documents
@@ -37,11 +38,19 @@ def gzip_bits_per_byte(texts: Iterable[str]) -> float:
     return 8 * len(gzip.compress(data, 9)) / len(data)
 
 
-def bits_per_byte(checkpoint: Path, texts: Iterable[str]) -> float:
-    """Bits per byte of the checkpoint's model, in float32, over the texts one by one."""
+def bits_per_byte(
+    folder: Path,
+    texts: Iterable[str],
+    checkpoint: Checkpoint | None = None,
+    layout: DecoderLayout | None = None,
+) -> float:
+    """Bits per byte of the folder's model, in float32 unless `layout` says otherwise.
+
+    Each text is a document. `checkpoint` reads the weights, if they are not stored as floats.
+    """
     texts = list(texts)
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    graphdef, weights = nnx.split(load_model(checkpoint))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    graphdef, weights = nnx.split(load_model(folder, checkpoint, layout))
     cost = one_device(lambda weights, tokens: nats(nnx.merge(graphdef, weights), tokens))
     total = 0.0
     for tokens, is_counted in _batches(documents(tokenizer, texts)):
@@ -49,11 +58,13 @@ def bits_per_byte(checkpoint: Path, texts: Iterable[str]) -> float:
     return total / math.log(2) / sum(len(text.encode()) for text in texts)
 
 
-def load_model(checkpoint: Path) -> Decoder:
-    """The checkpoint's decoder in float32 on one device."""
-    config = read_config(checkpoint)
-    abstract = abstract_decoder(config, training_layout())
-    leaves = load_leaves(abstract, Checkpoint(checkpoint), make_mesh(config, 1))
+def load_model(
+    folder: Path, checkpoint: Checkpoint | None = None, layout: DecoderLayout | None = None
+) -> Decoder:
+    """The folder's decoder on one device, in float32 unless `layout` says otherwise."""
+    config = read_config(folder)
+    abstract = abstract_decoder(config, layout or training_layout())
+    leaves = load_leaves(abstract, checkpoint or Checkpoint(folder), make_mesh(config, 1))
     graphdef, weights = nnx.split(abstract)
     model: Decoder = nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(weights), leaves))
     return model

@@ -68,6 +68,7 @@ class WindowAttention:
         kv_TK2H: jax.Array,
         pool: tuple[()],
         table_SB: jax.Array,
+        sinks_KG: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[()]]:
         windows = table_SB.shape[0]
         q = q_KTGH.swapaxes(0, 1)
@@ -104,7 +105,7 @@ def _hidden(model: Decoder, tokens_BS: jax.Array) -> jax.Array:
         num_rows=jnp.int32(windows),
     )
     pools = ((),) * model.config.num_layers
-    x_TD, _ = model(tokens_BS.reshape(-1), pools, ragged, decode_only=False)
+    x_TD, _ = model(tokens_BS.reshape(-1), pools, ragged, row_tokens=None)
     return x_TD
 
 

@@ -199,6 +199,27 @@ class StackedExperts:
 
 
 @dataclass(frozen=True, slots=True)
+class JoinedExperts:
+    """One tensor for all experts of a layer [E, ...], split by expert; the leaf is the same.
+
+    If its columns alternate between gate and up, the leaf has all of gate and then all of up.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    alternating: bool = False
+
+    def tensors(self) -> Needed:
+        yield self.name, self.shape
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        value = checkpoint.read(self.name, shard.part(self.shape[0]))
+        if not self.alternating:
+            return value
+        return np.concatenate([value[..., ::2], value[..., 1::2]], axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
 class Folded:
     """A matrix [..., in, out], its rows multiplied by the weight of the norm before the product."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.config import ModelConfig
+from models.config import ModelConfig, MoeConfig
 from models.weights.sources import (
     Folded,
     GateUp,
+    JoinedExperts,
     KeysValues,
     Norm,
     Ones,
@@ -65,6 +66,10 @@ class _Layer:
 
     def _matrix(self, path: Path) -> Source:
         match path[0]:
+            case "attention_weight":
+                return self._norm("input_layernorm")
+            case "mlp_weight":
+                return self._mlp_input_norm()
             case "attention_norm":
                 return self._norm("post_attention_layernorm")
             case "mlp_norm":
@@ -72,6 +77,8 @@ class _Layer:
             case "q_norm" | "k_norm":
                 name = f"{self._prefix}.self_attn.{path[0]}.weight"
                 return Norm(name, self._config.head_dim, self._config.unit_offset)
+            case "sinks":
+                return Rows(f"{self._prefix}.self_attn.sinks", self._config.num_heads, ())
             case "kv_scale":
                 return Ones((self._kv_heads, 2))
             case "projections":
@@ -124,6 +131,8 @@ class _Layer:
             f"{self._prefix}.mlp",
             self._mlp_input_norm(),
         )
+        if moe.stacked:
+            return self._joined_experts(path, moe)
         if path[1] == "router":
             return Folded(Whole(f"{name}.gate.weight", (moe.num_experts, d), True), norm)
         experts = [f"{name}.experts.{e}" for e in range(moe.num_experts)]
@@ -131,3 +140,22 @@ class _Layer:
             return StackedExperts(tuple(SplitInput(f"{e}.down_proj.weight", d, f) for e in experts))
         pairs = ((f"{e}.gate_proj.weight", f"{e}.up_proj.weight") for e in experts)
         return StackedExperts(tuple(Folded(GateUp(*pair, f, (d,)), norm) for pair in pairs))
+
+    def _joined_experts(self, path: Path, moe: MoeConfig) -> Source:
+        """Router and experts of a checkpoint that has one tensor for all experts of a layer."""
+        d, f, e = self._config.hidden_size, moe.expert_size, moe.num_experts
+        name, norm = f"{self._prefix}.mlp", self._mlp_input_norm()
+        match path[-1]:
+            case "router":
+                return Folded(Whole(f"{name}.router.weight", (e, d), True), norm)
+            case "router_bias":
+                return Whole(f"{name}.router.bias", (e,))
+            case "gate_up":
+                shape = (e, d, 2 * f)
+                return Folded(JoinedExperts(f"{name}.experts.gate_up_proj", shape, True), norm)
+            case "gate_up_bias":
+                return JoinedExperts(f"{name}.experts.gate_up_proj_bias", (e, 2 * f), True)
+            case "down":
+                return JoinedExperts(f"{name}.experts.down_proj", (e, f, d))
+            case _:
+                return JoinedExperts(f"{name}.experts.down_proj_bias", (e, d))

@@ -1,8 +1,8 @@
 """Work on long texts, in threads, so that the event loop goes on: few at once, a bound on the rest.
 
 Only work that releases the interpreter lock, or that is Python all the way, leaves the event loop
-its turns. Memory that a large piece of work took is given back to the system after it. Knows
-nothing of the work.
+its turns. What holds the lock to its end is done one piece at a time. Memory that a large piece of
+work took is given back to the system after it. Knows nothing of the work.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import ctypes
 import gc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from server.errors import ApiError, ErrorKind
 
@@ -23,6 +24,15 @@ MAX_WAITING_UNITS = 1 << 26
 # A request of so many bytes is large.
 LARGE_BYTES = 1 << 20
 _RETURN_AFTER_SECONDS = 1.0
+# Decoding holds the interpreter lock to its end: with several threads, the event loop would have
+# to wait for all of them.
+_decoding = ThreadPoolExecutor(1, "decode")
+
+
+async def decode_large[T](work: Callable[[], T]) -> T:
+    """Decode a request of more than `LARGE_BYTES`, after those that came before it."""
+    memory_return.soon()
+    return await asyncio.get_running_loop().run_in_executor(_decoding, work)
 
 
 class LargeWork:

@@ -13,14 +13,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from server.api.chat.control_tokens import PiecedText
+from server.api.access.call import Call, current_call
 from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
 from server.api.chat.template import ChatTemplateError
 from server.api.embeddings.embedder import Embedder
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.grammars import Grammars
-from server.api.large_work import LARGE_UNITS, MAX_INLINE_UNITS, LargeWork
+from server.api.large_work import MAX_INLINE_UNITS, LargeWork
 from server.api.open_metrics import Exemplars
+from server.api.prompts import Prompts, check_num_tokens
 from server.api.requests.generation import GenerateRequest
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import (
@@ -28,7 +29,6 @@ from server.api.requests.validation import (
     check_options,
     check_prompt,
     context_length_exceeded,
-    first_outside,
     invalid,
     sampling_params,
 )
@@ -38,15 +38,8 @@ from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient, EngineStream
-from server.link.frames import EngineInfo
 from server.trace_context import current_trace_id
 
-# A text that is only to be tokenized may have this many characters, or a model's context if longer.
-MAX_TEXT_CHARS = 1 << 20
-# The same for tokens of which only the text is asked.
-MAX_TOKENS = 1 << 18
-# Texts have about four characters per token; of a text with more, the beginning is tried first.
-_CHARS_PER_TOKEN = 8
 # A drawn seed is exact in a double, so no JSON reader can garble what is reported.
 DRAWN_SEED_BITS = 53
 # The last tokens of a prompt say whether its answer begins inside reasoning.
@@ -81,33 +74,22 @@ class Service:
         self._limits = limits
         self.large_work = LargeWork()
         self.exemplars = Exemplars()
+        self._prompts = Prompts(tokenizer, self.large_work)
         self._chat = ChatFormat(tokenizer, chat or ChatSettings())
         self.grammars = Grammars(tokenizer)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; ApiError for one that is too long or no valid Unicode."""
-        limit = self._max_text_chars()
-        if len(text) > limit:
-            raise invalid(
-                f"prompt has {len(text)} characters; at most {limit} can be tokenized at once",
-                "prompt",
-            )
-        return await self._encode(text, add_special_tokens=add_special_tokens)
+        longest = self.models.served().max_model_len
+        return await self._prompts.tokenize(text, longest, add_special_tokens=add_special_tokens)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, special ones included; ApiError for ids that do not exist."""
-        self.check_num_tokens(len(token_ids))
-        if (wrong := first_outside(token_ids, self._tokenizer.vocab_size)) is not None:
-            raise invalid(f"tokens holds {wrong}, which is no token of this model", "tokens")
-        return await self.large_work.run(len(token_ids), lambda: self._tokenizer.decode(token_ids))
+        return await self._prompts.detokenize(token_ids, self.models.served().max_model_len)
 
     def check_num_tokens(self, num_tokens: int) -> None:
         """Refuse more tokens than `detokenize` takes."""
-        limit = max(MAX_TOKENS, self.models.served().max_model_len)
-        if num_tokens > limit:
-            raise invalid(
-                f"tokens holds {num_tokens} tokens; at most {limit} can be read at once", "tokens"
-            )
+        check_num_tokens(num_tokens, self.models.served().max_model_len)
 
     def check_num_prompts(self, num_prompts: int) -> None:
         """Refuse more prompts than one request may have, before requests are made of them."""
@@ -119,6 +101,7 @@ class Service:
 
     async def render_chat(self, conversation: Conversation) -> str:
         """The prompt of a conversation, to be tokenised without further special tokens."""
+        current_call().operation = "chat"
         _check_conversation(conversation)
         return await self._with_template(conversation, partial(self._chat.render, conversation))
 
@@ -129,6 +112,7 @@ class Service:
 
         `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
         """
+        current_call().operation = "chat"
         _check_conversation(conversation)
         self._check_may_fit(conversation)
         end = None if prompt_token_ids is None else prompt_token_ids[-_PROMPT_END:]
@@ -186,15 +170,17 @@ class Service:
         return prepared
 
     async def _prepare(self, request: GenerateRequest) -> PreparedRequest:
-        info, version = self.models.resolve(request.model)
+        named = self.models.resolve(request.model)
         if request.resume is not None:
-            self.models.check_loaded(request.resume.version, info)
+            named = self.models.resumed(request.resume.version, named)
+        info = named.info
         check_options(request, info)
-        if request.timeout_seconds is not None and request.timeout_seconds <= 0:
+        timeout = _timeout_of(request)
+        if timeout is not None and timeout <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
         if request.sampling.grammar is not None:
             await self.grammars.check(request.sampling.grammar, request.grammar_asked_as, info)
-        prompt_token_ids = await self._prompt_token_ids(request, info)
+        prompt_token_ids = await self._prompts.token_ids(request, info)
         check_prompt(prompt_token_ids, info)
         seed = request.sampling.seed
         if seed is None:
@@ -204,53 +190,10 @@ class Service:
             Choice(index, request.sampling, self._tokenizer) for index in range(request.n)
         )
         if request.resume is not None:
-            version = request.resume.version
             for choice, token_ids in zip(choices, request.resume.received, strict=False):
                 replay = partial(choice.replay, token_ids, params, info.eos_token_ids)
                 await self.large_work.run(len(token_ids), replay)
-        return PreparedRequest(request, info, prompt_token_ids, seed, params, choices, version)
-
-    async def _prompt_token_ids(
-        self, request: GenerateRequest, info: EngineInfo
-    ) -> tuple[int, ...]:
-        prompt = request.prompt
-        if not isinstance(prompt, str):
-            return prompt
-        # Every character is in some token, so this many cannot fit: spare the work of counting.
-        if len(prompt) > info.max_model_len * self._tokenizer.max_token_chars:
-            raise context_length_exceeded(f"has {len(prompt)} characters", info)
-        if isinstance(prompt, PiecedText) and len(prompt.pieces) > info.max_model_len:
-            raise context_length_exceeded(f"has {len(prompt.pieces)} tokens or more", info)
-        await self._refuse_by_beginning(prompt, info)
-        return tuple(await self._encode(prompt, add_special_tokens=request.add_special_tokens))
-
-    async def _refuse_by_beginning(self, prompt: str, info: EngineInfo) -> None:
-        """Refuse a long text whose beginning has twice the tokens that fit, without the rest.
-
-        A cut changes only the tokens next to it, so the whole text has more than half as many.
-        """
-        num_chars = info.max_model_len * _CHARS_PER_TOKEN
-        if len(prompt) <= max(num_chars, LARGE_UNITS):
-            return
-        num_tokens = len(await self._encode(prompt[:num_chars], add_special_tokens=False))
-        if num_tokens >= 2 * info.max_model_len:
-            raise context_length_exceeded(
-                f"has {len(prompt)} characters, of which the first {num_chars} are {num_tokens}"
-                " tokens",
-                info,
-            )
-
-    async def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens)
-        try:
-            return await self.large_work.run(len(text), encode)
-        except UnicodeError:
-            raise invalid(
-                "prompt must be valid Unicode, without lone surrogates", "prompt"
-            ) from None
-
-    def _max_text_chars(self) -> int:
-        return max(MAX_TEXT_CHARS, _CHARS_PER_TOKEN * self.models.served().max_model_len)
+        return PreparedRequest(request, named, prompt_token_ids, seed, params, choices)
 
     async def _submit_all(self, prepared: Sequence[PreparedRequest]) -> GenerationGroup:
         wakeup = asyncio.Event()
@@ -266,14 +209,15 @@ class Service:
         return group
 
     def _submit(self, prepared: PreparedRequest, wakeup: asyncio.Event) -> Generation:
-        timeout = prepared.request.timeout_seconds
+        call, timeout = current_call(), _timeout_of(prepared.request)
         deadline = None if timeout is None else time.monotonic() + timeout
         stream = self._engine_stream(prepared, deadline, wakeup)
         generation = Generation(prepared, self._engine, self._tokenizer, stream, wakeup)
-        lasting = self._enter(generation, timeout)
+        stack = self._enter(generation, timeout)
         if trace_id := current_trace_id.get():
-            self._trace(generation, trace_id, lasting)
-        generation.on_close(lasting.close)
+            self._trace(generation, trace_id, stack)
+        stack.callback(_count, generation, call)
+        generation.on_close(stack.close)
         return generation
 
     def _trace(self, generation: Generation, trace_id: str, lasting: ExitStack) -> None:
@@ -291,6 +235,7 @@ class Service:
     ) -> EngineStream:
         if prepared.is_complete:
             return EngineStream(0, wakeup)
+        objectives = current_call().objectives
         return self._engine.submit(
             prepared.prompt_token_ids,
             prepared.params,
@@ -298,8 +243,12 @@ class Service:
             received=prepared.received,
             deadline=deadline,
             wakeup=wakeup,
-            version=prepared.version,
+            version=prepared.named.version,
+            adapter=prepared.named.adapter,
+            adapter_version=prepared.named.adapter_version,
             source=prepared.request.source,
+            priority=objectives.priority,
+            ttft_seconds=objectives.ttft_seconds,
         )
 
     def _enter(self, generation: Generation, timeout: float | None) -> ExitStack:
@@ -310,6 +259,23 @@ class Service:
             timer = asyncio.get_running_loop().call_later(timeout, generation.expire)
             stack.callback(timer.cancel)
         return stack
+
+
+def _timeout_of(request: GenerateRequest) -> float | None:
+    """Seconds until the earliest deadline: the protocol's, or one in the call's headers."""
+    given = (request.timeout_seconds, current_call().objectives.timeout_seconds)
+    return min((timeout for timeout in given if timeout is not None), default=None)
+
+
+def _count(generation: Generation, call: Call) -> None:
+    """Record what a closed generation has used. Only what the engine has begun costs its prompt."""
+    usage = generation.usage
+    call.count(
+        num_prompt_tokens=usage.num_prompt_tokens if generation.has_begun else 0,
+        num_generated_tokens=usage.num_generated_tokens,
+    )
+    if call.span is not None:
+        call.span.record(call.operation, generation.work())
 
 
 def _check_conversation(conversation: Conversation) -> None:

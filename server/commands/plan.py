@@ -45,11 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--max-num-batched-tokens", type=int, default=0, metavar="N")
     parser.add_argument("--tensor-parallel-size", type=int, default=0, metavar="N")
+    parser.add_argument("--max-loras", type=int, default=0, metavar="N")
+    parser.add_argument("--max-lora-rank", type=int, default=16, metavar="N")
     parser.add_argument("--block-size", type=int, default=0, metavar="N")
     parser.add_argument("--num-blocks", type=int, default=0, metavar="N")
     parser.add_argument("--hbm-utilization", type=float, default=0.9, metavar="PART")
     parser.add_argument("--kv-dtype", choices=("auto", "bfloat16", "fp8", "int8"), default="auto")
-    parser.add_argument("--weight-dtype", choices=("auto", "int8"), default="auto")
+    parser.add_argument("--weight-dtype", choices=("auto", "int8", "float"), default="auto")
     parser.add_argument("--jobs", type=_positive, default=1, help="programs to compile at once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     parser.add_argument("--dump-hlo", type=Path, metavar="DIR", help="write each program's HLO")
@@ -142,6 +144,8 @@ def _read_request(arguments: argparse.Namespace, where: SliceType) -> PlanReques
         max_model_len=arguments.context,
         kv_context=arguments.context,
         max_num_batched_tokens=arguments.max_num_batched_tokens,
+        max_loras=arguments.max_loras,
+        max_lora_rank=arguments.max_lora_rank,
         tensor_parallel_size=arguments.tensor_parallel_size,
         block_size=arguments.block_size,
         num_blocks=arguments.num_blocks,

@@ -229,6 +229,8 @@ class _Nobody:
 
     def on_refused(self, outcome: str) -> None: ...
 
+    def on_key_use(self, key: str, num_prompt_tokens: int, num_generated_tokens: int) -> None: ...
+
 
 def _copy(source: Path, partial: Path) -> None:
     """Copy a checkpoint directory, or convert a GGUF file."""

@@ -22,12 +22,19 @@ def run(flags: dict[str, str]) -> int:
     from server.processes.supervisor import run_supervisor
     from server.slice.sources import SliceMismatchError
     from server.versions.served_model import ModelNotFoundError
+    from server.watched_files import WatchedFileError
 
     try:
         return run_supervisor(load_config(flags, os.environ))
     except ConfigError as error:
         print(f"antipode serve: {error}", file=sys.stderr)
         return _USAGE_ERROR
-    except (AdminTokenError, ModelNotFoundError, PortError, SliceMismatchError) as error:
+    except (
+        AdminTokenError,
+        ModelNotFoundError,
+        PortError,
+        SliceMismatchError,
+        WatchedFileError,
+    ) as error:
         print(f"antipode serve: {error}", file=sys.stderr)
         return _CANNOT_START

@@ -29,11 +29,14 @@ from server.engine.policy.step import ScheduledBatch, StepResult
 from server.engine.version_changes import VersionChanges
 from server.grammar.matcher import Matcher
 from server.link import frames as link
+from server.priorities import MAX_PRIORITY
 
 # One per choice of a request, None for a choice that has ended.
 type Matchers = SequenceOf[Matcher | None]
 
 OWN_CLIENT = 0
+# Above every priority that a request may have.
+_OWN_PRIORITY = MAX_PRIORITY + 1
 _IDLE_SECONDS = 0.25
 
 
@@ -77,6 +80,7 @@ class Engine[InFlight]:
     ) -> None:
         self._ranks = ranks
         self.versions = ranks.versions
+        self.adapters = ranks.adapters
         self._changes = VersionChanges(ranks)
         self._runner = runner
         self._observer = observer
@@ -156,9 +160,15 @@ class Engine[InFlight]:
             dispatched = self.step(dispatched)
 
     def step(self, dispatched: Dispatched[InFlight] | None) -> Dispatched[InFlight] | None:
-        """One round of the loop: dispatch the next step, then read the one before it."""
+        """One round of the loop: dispatch the next step, then read the one before it.
+
+        A step that drafts depend on is read first.
+        """
         self._take_messages(wait=not dispatched and not self._ranks.num_unfinished)
         self._publish(self._ranks.expire(self._clock()))
+        if dispatched and self._ranks.wants_tokens_of(dispatched.batch):
+            self._finish(dispatched)
+            dispatched = self._running_since = None
         following = self._dispatch()
         if not self._overlap:
             dispatched, following = following, None
@@ -187,6 +197,10 @@ class Engine[InFlight]:
                 self._abort(client, frame)
             case link.Refused():
                 self._observer.on_refused(frame.outcome)
+            case link.KeyUse():
+                self._observer.on_key_use(
+                    frame.key, frame.num_prompt_tokens, frame.num_generated_tokens
+                )
 
     def _submit(self, client: int, submit: link.Submit, matchers: Matchers) -> None:
         is_own = client == OWN_CLIENT
@@ -194,14 +208,16 @@ class Engine[InFlight]:
             if self._is_draining:
                 raise AdmissionError("unavailable", "the server is shutting down")
             seqs = self._sequences(client, submit, matchers)
-            self._ranks.add(seqs, self._clock(), first=is_own)
+            shed = self._ranks.add(seqs, self._clock(), first=is_own)
         except AdmissionError as error:
             self._refuse(client, submit, error)
         else:
             self._requests[client, submit.request_id] = seqs
+            self._publish(shed)
 
     def _sequences(self, client: int, submit: link.Submit, matchers: Matchers) -> list[Sequence]:
         version = self.versions.find(submit.version, may_be_closed=client == OWN_CLIENT)
+        adapter = self.adapters.find(submit.adapter, submit.adapter_version)
         received = submit.received or [[]] * submit.n
         return [
             Sequence(
@@ -216,7 +232,10 @@ class Engine[InFlight]:
                 arrival=submit.arrival,
                 deadline=submit.deadline,
                 source=submit.source,
+                priority=_OWN_PRIORITY if client == OWN_CLIENT else submit.priority,
+                ttft_seconds=submit.ttft_seconds,
                 version=version,
+                adapter=adapter,
                 matcher=matchers[index] if matchers else None,
                 pooling=submit.pooling,
             )
@@ -233,6 +252,7 @@ class Engine[InFlight]:
                 finish_reason="error",
                 error=error.kind,
                 message=error.message,
+                retry_after=error.retry_after,
             )
             for index in range(submit.n)
         )
@@ -302,16 +322,22 @@ class Engine[InFlight]:
     def _finish(self, dispatched: Dispatched[InFlight]) -> None:
         result = self._runner.read(dispatched.in_flight)
         now = self._clock()
-        events = self._ranks.postprocess(dispatched.batch, result)
+        batch, kind = dispatched.batch, _kind(dispatched.batch)
+        events = self._ranks.postprocess(batch, result)
         gaps = self._observe_tokens(events, now)
+        if kind == "decode":  # A step came right before it: the loop has not been idle.
+            self._ranks.note_step(batch, now - self._last_read)
+        duration = now - max(dispatched.start, self._last_read)
+        self._ranks.on_step(batch, duration, now)
         self._observer.on_step(
             StepStats(
-                kind=_kind(dispatched.batch),
-                duration=now - max(dispatched.start, self._last_read),
-                num_tokens=dispatched.batch.num_tokens,
+                kind=kind,
+                duration=duration,
+                num_tokens=batch.num_tokens,
                 num_padded_tokens=result.num_padded_tokens,
                 num_generated_tokens=sum(len(event.token_ids) for _, event in events),
                 inter_token_seconds=gaps,
+                drafts=_drafts(batch, result),
             )
         )
         self._last_read = now
@@ -351,12 +377,13 @@ class Engine[InFlight]:
 
     def _observe_tokens(self, events: list[SequenceEvent], now: float) -> tuple[float, ...]:
         """Stamp the choices that got a token. Returns the gaps to their last tokens, in seconds."""
-        gaps = []
+        gaps: list[float] = []
         for seq, event in events:
             if not event.token_ids or seq.client == OWN_CLIENT:
                 continue
             if seq.last_token_time is not None:
                 gaps.append(now - seq.last_token_time)
+                gaps += [0.0] * (len(event.token_ids) - 1)
             else:
                 seq.first_token_time = now
                 if self._is_first(seq):
@@ -374,3 +401,12 @@ def _kind(batch: ScheduledBatch) -> StepKind:
     if num_decodes == len(batch.rows):
         return "decode"
     return "mixed" if num_decodes else "prefill"
+
+
+def _drafts(batch: ScheduledBatch, result: StepResult) -> tuple[tuple[int, int], ...]:
+    """How many drafts each row had that had some, and how many of them came true."""
+    return tuple(
+        (len(row.draft_ids), max(0, len(found.token_ids) - 1))
+        for row, found in zip(batch.rows, result.rows, strict=True)
+        if row.draft_ids
+    )

@@ -16,6 +16,7 @@ class StepStats:
     """One finished step. `duration` is the seconds it had the device, without queueing.
 
     `inter_token_seconds` has the time since the token before, for every token but a choice's first.
+    `drafts` has a pair for each row with drafts: how many it had, and how many came true.
     """
 
     kind: StepKind
@@ -24,6 +25,7 @@ class StepStats:
     num_padded_tokens: int
     num_generated_tokens: int
     inter_token_seconds: tuple[float, ...]
+    drafts: tuple[tuple[int, int], ...] = ()
 
 
 class Observer(Protocol):
@@ -52,3 +54,6 @@ class Observer(Protocol):
 
     def on_refused(self, outcome: str) -> None:
         """A request was refused; `outcome` is the name of the error."""
+
+    def on_key_use(self, key: str, num_prompt_tokens: int, num_generated_tokens: int) -> None:
+        """A call of the API key named `key` has ended, and used these tokens."""

@@ -12,11 +12,14 @@ from server.engine.policy.served_versions import Watch
 
 
 class VersionChanges:
-    """Belongs to the step loop. `versions` may be changed directly where no sequence matters."""
+    """Belongs to the step loop. `versions` may be changed directly where no sequence matters.
+
+    `adapters` may always be: a sequence keeps the adapter that it was taken in with.
+    """
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self.versions = ranks.versions
+        self.versions, self.adapters = ranks.versions, ranks.adapters
 
     def serve(self, version: LoadedVersion, *, is_watched: bool = False) -> Watch | None:
         """Requests that name no version and have not begun run on it. Its watch if it has one."""

@@ -95,7 +95,7 @@ class SetSlot(msgspec.Struct, frozen=True, kw_only=True, tag="slot"):
 class RunStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     """Run one step: its bucket, the name and number of its version, and a StepInput's arrays."""
 
-    bucket: tuple[int, int, bool]
+    bucket: tuple[int, int, bool, int]
     version: tuple[str, int]
     arrays: bytes
 

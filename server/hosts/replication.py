@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import count
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.manifest import Golden
 from models.weights.loading import HostLeaves
 from server.engine.device.executor import Executor
+from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import Drawn
@@ -51,12 +52,16 @@ class LeadingExecutor:
     def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput:
         self._followers.send(
             messages.RunStep(
-                bucket=(bucket.num_tokens, bucket.num_rows, bucket.decode_only),
+                bucket=astuple(bucket),
                 version=_spelled(version),
                 arrays=to_bytes(inputs),
             )
         )
         return self._executor.step(bucket, version, inputs)
+
+    def place_adapter(self, adapter: LoadedAdapter, number: int) -> None:
+        """Never called: a blueprint with slots for adapters is refused on several hosts."""
+        raise NotImplementedError(f"adapter {adapter.name} on several hosts")
 
     def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
         self._followers.send(messages.Draw(num_rows=num_rows, arrays=to_bytes(inputs)))

@@ -16,9 +16,12 @@ from typing import Literal, cast
 from server.errors import ApiError, ErrorKind
 from server.link.frames import (
     Abort,
+    AdapterAction,
+    AdapterCommand,
     EngineErrorKind,
     EngineInfo,
     Fatal,
+    KeyUse,
     Pooling,
     Pulse,
     Refused,
@@ -133,7 +136,11 @@ class EngineClient(asyncio.Protocol):
         deadline: float | None,
         wakeup: asyncio.Event,
         version: str | None = None,
+        adapter: str | None = None,
+        adapter_version: str | None = None,
         source: str = "",
+        priority: int = 0,
+        ttft_seconds: float | None = None,
         pooling: Pooling | None = None,
     ) -> EngineStream:
         """Hand a validated request over. ApiError when the engine is gone."""
@@ -147,7 +154,11 @@ class EngineClient(asyncio.Protocol):
             arrival=time.monotonic(),
             deadline=deadline,
             version=version,
+            adapter=adapter,
+            adapter_version=adapter_version,
             source=source,
+            priority=priority,
+            ttft_seconds=ttft_seconds,
             pooling=pooling,
         )
         if not self._send(frame):
@@ -173,6 +184,16 @@ class EngineClient(asyncio.Protocol):
         """Count a request that was refused before it became one of the engine's."""
         self._send(Refused(outcome=outcome))
 
+    def count_key_use(self, key: str, *, num_prompt_tokens: int, num_generated_tokens: int) -> None:
+        """Count what a call of an API key has used."""
+        self._send(
+            KeyUse(
+                key=key,
+                num_prompt_tokens=num_prompt_tokens,
+                num_generated_tokens=num_generated_tokens,
+            )
+        )
+
     async def change_version(
         self,
         action: VersionAction,
@@ -182,13 +203,32 @@ class EngineClient(asyncio.Protocol):
         policy: SwapPolicy | None = None,
     ) -> None:
         """Have the engine change its versions; returns when it has. ApiError if it cannot."""
-        command = VersionCommand(
-            command_id=next(self._request_ids),
-            action=action,
-            version=version,
-            path=path,
-            policy=policy,
+        await self._command(
+            VersionCommand(
+                command_id=next(self._request_ids),
+                action=action,
+                version=version,
+                path=path,
+                policy=policy,
+            )
         )
+
+    async def change_adapter(
+        self, action: AdapterAction, name: str, *, version: str | None = None, path: str = ""
+    ) -> None:
+        """Have the engine load or unload an adapter; returns when it has. ApiError as above."""
+        await self._command(
+            AdapterCommand(
+                command_id=next(self._request_ids),
+                action=action,
+                name=name,
+                version=version,
+                path=path,
+            )
+        )
+
+    async def _command(self, command: VersionCommand | AdapterCommand) -> None:
+        """Send a command and wait for its answer."""
         answer = self._commands[command.command_id] = asyncio.Future()
         try:
             if not self._send(command):

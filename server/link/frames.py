@@ -17,12 +17,13 @@ from server.link.sampling import SamplingParams
 Pooling = Literal["last", "mean", "cls"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 EngineErrorKind = Literal[
-    "invalid_request", "not_found", "conflict", "queue_full", "deadline_exceeded", "unavailable",
-    "internal",
+    "invalid_request", "not_found", "conflict", "queue_full", "overloaded", "deadline_exceeded",
+    "unavailable", "internal",
 ]  # fmt: skip
 EngineState = Literal["starting", "ready", "draining"]
 # In their only order; the words are TensorFlow Serving's.
 VersionState = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+AdapterAction = Literal["load", "unload"]
 VersionAction = Literal["load", "promote", "rollback", "unload"]
 SwapPolicy = Literal["availability", "resource"]
 
@@ -34,7 +35,10 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     it, after which it goes on; None for a choice that has ended, of which nothing is asked.
     `request_id` is unique on its connection. `arrival` and `deadline` are seconds of the machine's
     monotonic clock; no deadline is None. `version` None is whichever is served when it begins.
-    `source` names who sent the request: sources take turns.
+    `adapter` names a low-rank adapter, None for the model itself; `adapter_version` None is
+    whichever is loaded. `source` names who sent the request: sources take turns among requests of
+    one `priority`, and a higher priority goes first. Below zero, the request may be shed and
+    preempted. `ttft_seconds` is the time to the first token that the caller hopes for.
     """
 
     request_id: int
@@ -45,7 +49,11 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     arrival: float
     deadline: float | None = None
     version: str | None = None
+    adapter: str | None = None
+    adapter_version: str | None = None
     source: str = ""
+    priority: int = 0
+    ttft_seconds: float | None = None
     pooling: Pooling | None = None
 
 
@@ -74,6 +82,14 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     outcome: str
 
 
+class KeyUse(msgspec.Struct, frozen=True, kw_only=True, tag="key_use", omit_defaults=True):
+    """A call of an API key has ended, for the metrics: the key's name and the tokens it used."""
+
+    key: str
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+
+
 class VersionCommand(msgspec.Struct, frozen=True, kw_only=True, tag="version", omit_defaults=True):
     """Change which versions are loaded or served; answered by a VersionResult when that is done.
 
@@ -87,7 +103,21 @@ class VersionCommand(msgspec.Struct, frozen=True, kw_only=True, tag="version", o
     policy: SwapPolicy | None = None
 
 
-type ToEngine = Submit | Abort | Vocabulary | Refused | VersionCommand
+class AdapterCommand(msgspec.Struct, frozen=True, kw_only=True, tag="adapter", omit_defaults=True):
+    """Load or unload a low-rank adapter; answered by a VersionResult when that is done.
+
+    `path` is where the adapter lies; empty is next to the model's versions. `version` None is the
+    newest there.
+    """
+
+    command_id: int
+    action: AdapterAction
+    name: str
+    version: str | None = None
+    path: str = ""
+
+
+type ToEngine = Submit | Abort | Vocabulary | Refused | KeyUse | VersionCommand | AdapterCommand
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -104,10 +134,13 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one step did for one choice.
 
     Exactly one event of a choice has a `finish_reason`, and it is the last. `error` goes with
-    finish reason "error" only. `version` (whose weights the choice runs on), `num_cached_tokens`
-    (of the prompt) and `prompt_logprobs` (one entry a prompt token, None for the first) come with a
-    choice's first event. `pooled` comes with the last event of an embedding: sums of hidden states,
-    each float32 in little-endian bytes, that add up to the sum over the pooled tokens.
+    finish reason "error" only; `retry_after`, in seconds, is 0 where the error's kind says it.
+    `version` (whose weights the choice runs on), `num_cached_tokens` (of the prompt),
+    `queued_seconds` (from arrival to the first step) and `prompt_logprobs` (one entry a prompt
+    token, None for the first) come with a choice's first event. `adapter_version` comes with
+    `version` where the request has an adapter. `pooled` comes with the last event of an embedding:
+    sums of hidden states, each float32 in little-endian bytes, that add up to the sum over the
+    pooled tokens.
     """
 
     request_id: int
@@ -117,8 +150,11 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     error: EngineErrorKind | None = None
     message: str = ""
+    retry_after: int = 0
     version: str = ""
+    adapter_version: str = ""
     num_cached_tokens: int = 0
+    queued_seconds: float = 0.0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     pooled: list[bytes] = []
 
@@ -127,6 +163,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     """Sent once, when the engine is ready to serve: what the API process validates against.
 
     `is_exact`: a request's tokens do not depend on what else runs, nor on where it was resumed.
+    `max_loras` adapters may be on the device at once; 0 where the server serves none.
     """
 
     model: str
@@ -136,6 +173,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     eos_token_ids: tuple[int, ...]
     max_num_seqs: int
     is_exact: bool = False
+    max_loras: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
@@ -158,6 +196,21 @@ class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     labels: tuple[str, ...] = ()
     progress: float = 0.0
     message: str = ""
+
+
+class AdapterStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One loaded adapter, as it is now.
+
+    AVAILABLE: requests may name it. UNLOADING: requests still run with it. `version` is "" where
+    its folder has none. `num_bytes` is the host memory that it takes.
+    """
+
+    name: str
+    version: str
+    path: str
+    state: VersionState
+    rank: int = 0
+    num_bytes: int = 0
 
 
 class VersionResult(msgspec.Struct, frozen=True, kw_only=True, tag="version", omit_defaults=True):
@@ -223,7 +276,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
     `queue_full` tells that the next request would be refused. `queue_stall` is for how many seconds
     requests have waited without one that began. `versions` has the one that is served
     first; `config_error` is why the model configuration file is not followed, empty if it is.
-    `load` is None while starting.
+    `adapters` are those that are loaded. `load` is None while starting.
     """
 
     state: EngineState
@@ -236,6 +289,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
     queue_stall: float = 0.0
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
+    adapters: tuple[AdapterStatus, ...] = ()
     load: EngineLoad | None = None
 
 

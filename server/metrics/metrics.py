@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from server.engine.observer import StepStats
 from server.link.frames import EngineLoad, EngineState, VersionStatus
+from server.metrics.draft_metrics import DraftCounts, draft_metrics
 from server.metrics.histogram import LONG_SECONDS, RATIOS, SHORT_SECONDS, BusyRatio, Histogram
 from server.metrics.load import LoadMeter
 from server.metrics.slice_metrics import chip_metrics, link_metric, slice_metrics
@@ -33,14 +34,14 @@ from server.metrics.vllm_metrics import vllm_metrics
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
-    "version_gone", "too_large", "queue_full", "deadline_exceeded", "cancelled", "unavailable",
-    "internal",
+    "version_gone", "too_large", "queue_full", "overloaded", "over_budget", "deadline_exceeded",
+    "cancelled", "unavailable", "internal",
 )  # fmt: skip
 SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
 # The threads of the engine process, by name.
 THREADS = (
-    "chips", "host-accept", "host-beat", "host-caller", "host-read", "link-accept", "link-read",
-    "link-write", "model-config", "model-config-clock", "pulse", "versions",
+    "adapters", "chips", "host-accept", "host-beat", "host-caller", "host-read", "link-accept",
+    "link-read", "link-write", "model-config", "model-config-clock", "pulse", "versions",
 )  # fmt: skip
 STEP_KINDS = ("prefill", "decode", "mixed")
 
@@ -60,6 +61,7 @@ class Metrics(Collector):
         release: str,
         clock: Callable[[], float] = time.monotonic,
         started: float | None = None,
+        num_speculative_tokens: int = 0,
     ) -> None:
         self._model = model
         self._version = version
@@ -71,6 +73,8 @@ class Metrics(Collector):
         self._histograms = {name: Histogram(bounds) for name, (bounds, _) in _LATENCIES.items()}
         self._step_duration = {kind: Histogram(SHORT_SECONDS) for kind in STEP_KINDS}
         self._step_padding = Histogram(RATIOS)
+        self._key_use = {name: Counter({"": 0}) for name in _KEY_COUNTERS}
+        self._drafts = DraftCounts(num_speculative_tokens)
         self._swaps: Counter[str] = Counter(dict.fromkeys(SWAP_RESULTS, 0))
         self._version_load = Histogram(LONG_SECONDS)
         self._version_switch = Histogram(SHORT_SECONDS)
@@ -80,6 +84,7 @@ class Metrics(Collector):
         self._num_changes = 0
         self._compilation_lock = threading.Lock()
         self._gauges = Snapshot()
+        self._adapters_changed = self._started
         self._busy_ratio = 0.0
         self._rendered: tuple[object, bytes] = (None, b"")
         self._registry = CollectorRegistry()
@@ -95,6 +100,8 @@ class Metrics(Collector):
             self._step_padding.observe(1 - stats.num_tokens / stats.num_padded_tokens)
         for seconds in stats.inter_token_seconds:
             self._histograms["inter_token_latency"].observe(seconds)
+        for num_drafted, num_accepted in stats.drafts:
+            self._drafts.add(num_drafted, num_accepted)
 
     def on_preempted(self, num_preempted: int) -> None:
         self._num_changes += 1
@@ -128,6 +135,15 @@ class Metrics(Collector):
         self._outcomes[outcome] += 1
         self._load.on_ended(outcome)
 
+    def on_key_use(self, key: str, num_prompt_tokens: int, num_generated_tokens: int) -> None:
+        self._num_changes += 1
+        for name, amount in (
+            ("key_calls", 1),
+            ("key_prompt_tokens", num_prompt_tokens),
+            ("key_generated_tokens", num_generated_tokens),
+        ):
+            self._key_use[name][key] += amount
+
     def on_swap(self, result: str) -> None:
         """The served version changed, or a version could not be served: `result` says how."""
         self._num_changes += 1
@@ -154,6 +170,8 @@ class Metrics(Collector):
 
         `running_seconds` is how long the current step has been on the device.
         """
+        if gauges.adapters != self._gauges.adapters:
+            self._adapters_changed = max(time.time(), self._started)
         self._gauges = gauges
         busy_seconds = self._busy_seconds + running_seconds
         self._busy_ratio = self._busy.update(self._clock(), busy_seconds)
@@ -169,12 +187,13 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from vllm_metrics(
             self._model,
-            self._started,
+            self._adapters_changed,
             self._gauges,
             self._histograms,
             self._counts,
             self._outcomes,
         )
+        yield from draft_metrics(self._drafts, self._model)
         yield from self._load_families()
         yield from self._latency_families()
         yield from self._count_families()
@@ -239,6 +258,7 @@ class Metrics(Collector):
         for outcome, count in tuple(self._outcomes.items()):
             requests.add_metric([outcome], count)
         yield requests
+        yield from self._key_families()
         faults = CounterMetricFamily(
             "antipode_thread_faults",
             "Exceptions that nobody foresaw, by the thread that went on or ended its connection.",
@@ -247,6 +267,14 @@ class Metrics(Collector):
         for name, count in (dict.fromkeys(THREADS, 0) | dict(self._gauges.thread_faults)).items():
             faults.add_metric([name], count)
         yield faults
+
+    def _key_families(self) -> Iterator[Metric]:
+        """By API key. The series of no key is there from the start and stays 0."""
+        for name, description in _KEY_COUNTERS.items():
+            family = CounterMetricFamily(f"antipode_{name}", description, labels=["key"])
+            for key, count in tuple(self._key_use[name].items()):
+                family.add_metric([key], count)
+            yield family
 
     def _state_families(self) -> Iterator[Metric]:
         gauges = self._gauges
@@ -325,6 +353,13 @@ _COUNTERS = {
     "preemptions": "Sequences that lost their blocks to another sequence and were requeued.",
     "compilations": "Programs compiled, or taken from the compilation cache.",
     "compilations_after_ready": "Programs compiled while serving; each one is a fault.",
+}
+
+
+_KEY_COUNTERS = {
+    "key_calls": "Calls that ended, by the name of their API key.",
+    "key_prompt_tokens": "Prompt tokens of calls that ended, by the name of their API key.",
+    "key_generated_tokens": "Generated tokens of calls that ended, by the name of their API key.",
 }
 
 

@@ -14,6 +14,15 @@ from server.slice.host_group import HostLink
 from server.slice.resolve import Slice
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """How many adapters fit on the device, and the names of those that requests use."""
+
+    num_slots: int = 0
+    running: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The values that are read, not counted, at the moment of rendering.
@@ -42,6 +51,7 @@ class Snapshot:
     model_load_seconds: float = 0.0
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
+    adapters: AdapterUse = AdapterUse()
     thread_faults: Mapping[str, int] = field(default_factory=dict)
     slice: Slice | None = None
     host_links: tuple[HostLink, ...] = ()

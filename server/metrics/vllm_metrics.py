@@ -38,21 +38,25 @@ _FINISHED = ("stop", "length", "abort")
 
 def vllm_metrics(
     model: str,
-    started: float,
+    adapters_changed: float,
     gauges: Snapshot,
     histograms: Mapping[str, Histogram],
     counts: Mapping[str, int],
     outcomes: Mapping[str, int],
 ) -> Iterator[Metric]:
-    """`started` is when the set of LoRA adapters, which is empty, last changed."""
+    """`adapters_changed` is when other LoRA adapters came into use: a picker reads the time."""
     name = {"model_name": model}
     yield _gauge("num_requests_waiting", gauges.num_requests_waiting, name)
     yield _gauge("num_requests_running", gauges.num_requests_running, name)
     yield _gauge("kv_cache_usage_perc", gauges.kv_cache_usage_ratio, name)
     cache = {"block_size": str(gauges.block_size), "num_gpu_blocks": str(gauges.num_blocks)}
     yield _gauge("cache_config_info", 1, cache)
-    adapters = {"max_lora": "0", "running_lora_adapters": "", "waiting_lora_adapters": ""}
-    yield _gauge("lora_requests_info", started, adapters)
+    adapters = {
+        "max_lora": str(gauges.adapters.num_slots),
+        "running_lora_adapters": ",".join(gauges.adapters.running),
+        "waiting_lora_adapters": ",".join(gauges.adapters.waiting),
+    }
+    yield _gauge("lora_requests_info", adapters_changed, adapters)
     for ours, theirs in _HISTOGRAMS.items():
         family = HistogramMetricFamily(f"vllm:{theirs}", _AS_VLLM, labels=list(name))
         family.add_metric([model], *histograms[ours].cumulative())

@@ -75,8 +75,16 @@ class Keep:
 def program_names(blueprint: Blueprint) -> list[ProgramName]:
     """Every program of a server, its largest steps first."""
     ladder = blueprint.ladder
-    picks = map(PickSize, reversed(ladder.row_counts))
-    return [*sorted(ladder.buckets, reverse=True), "draw", *picks, "set_slot", "make_state"]
+    picks = map(PickSize, reversed(ladder.draw_counts))
+    adapters: list[ProgramName] = ["set_adapter", "make_adapters"]
+    return [
+        *sorted(ladder.buckets, reverse=True),
+        "draw",
+        *picks,
+        "set_slot",
+        "make_state",
+        *(adapters if blueprint.layout.adapters else []),
+    ]
 
 
 def compile_programs(
@@ -214,7 +222,7 @@ def _report(
 
 
 def _kind(name: ProgramName) -> Kind:
-    if not isinstance(name, Bucket):
+    if not isinstance(name, Bucket) or name.num_drafts:
         return "other"
     return "decode" if name.decode_only else "prefill"
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from models.sharding import data_size, tensor_size
-from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.blueprint import Blueprint, keeps_int8
 from server.engine.programs.sizing import SizeError, tree_bytes, weight_bytes
 from server.engine.programs.step_program import ProgramName
 from server.plan.compilation import (
@@ -57,7 +57,7 @@ def make_plan(
 
 def largest_steps(request: PlanRequest) -> list[ProgramName]:
     """The largest decode and the largest prefill of the server's ladder."""
-    buckets = blueprint_for(request).ladder.buckets
+    buckets = [each for each in blueprint_for(request).ladder.buckets if not each.num_drafts]
     return [max(one for one in buckets if one.decode_only is kind) for kind in (True, False)]
 
 
@@ -97,11 +97,12 @@ def _refusal(request: PlanRequest, reason: str) -> Report:
     """The report where the model does not fit by arithmetic: what one sequence would need."""
     need = need_of(request)
     memory = need.memory
-    total = memory.weights + memory.sampler + memory.temporaries + need.kv
+    weights = memory.weights + memory.adapters
+    total = weights + memory.sampler + memory.temporaries + need.kv
     return Report(
         **_asked(request, need.tensor_size),
         hbm_bytes_per_chip=HbmBytes(
-            weights=memory.weights,
+            weights=weights,
             kv=need.kv,
             sampler=memory.sampler,
             temp=memory.temporaries,
@@ -122,7 +123,7 @@ def _asked(request: PlanRequest, tensor: int) -> dict[str, Any]:
         "devices_per_chip": where.chip.devices_per_chip,
         "hosts": where.hosts,
         "mesh": MeshSize(data=engine.data_parallel_size or where.devices // tensor, tensor=tensor),
-        "weight_dtype": engine.weight_dtype,
+        "weight_dtype": "int8" if keeps_int8(request.config, engine) else engine.weight_dtype,
         "kv_dtype": engine.kv_dtype,
         "max_num_seqs": engine.max_num_seqs,
         "context": request.context,
@@ -134,7 +135,7 @@ def _hbm(request: PlanRequest, blueprint: Blueprint, programs: list[ProgramRepor
     """One chip's memory: from the compiler where a program was compiled, else from the shapes."""
     memory, state = blueprint.memory, blueprint.programs()
     kv = tree_bytes(state.abstract_state().kv, state.state_specs().kv, blueprint.mesh)
-    weights = weight_bytes(blueprint.model, blueprint.mesh)
+    weights = weight_bytes(blueprint.model, blueprint.mesh) + (memory.adapters if memory else 0)
     sampler = memory.sampler if memory else 0
     temp = max((program.temp_bytes for program in programs), default=0)
     total = max((program.total_bytes for program in programs), default=weights + kv + sampler)
@@ -155,6 +156,8 @@ def serve_flags(request: PlanRequest, blueprint: Blueprint) -> list[str]:
         "block_size": sizes.block_size,
         "kv_context": request.context,
     }
+    if engine.max_loras:
+        settings |= {"max_loras": engine.max_loras, "max_lora_rank": engine.max_lora_rank}
     if engine.num_blocks:
         settings["num_blocks"] = engine.num_blocks
     elif blueprint.memory is not None:

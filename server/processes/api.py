@@ -8,15 +8,19 @@ until a drain refuses them. If the engine is gone, it ends its streams, flushes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version as release_of
 from pathlib import Path
 
 import uvloop
 
 from models.headless import is_headless
+from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
 from server.api.grpc.lifetime import GrpcServer
@@ -37,7 +41,10 @@ from server.link.client import EngineClient
 from server.logs import set_up_logging
 from server.ports import address, listening_socket
 from server.processes.beats import beat
+from server.processes.gate import admin_gatekeeper, api_gatekeeper, tracing
+from server.tls_files import TlsMaterial, tls_files
 from server.versions.served_model import find_model
+from server.watched_files import WatchedFiles
 
 _FLUSH_SECONDS = 2.0
 _FAILED = 1
@@ -77,21 +84,37 @@ class ApiProcess:
             self._engine, tokenizer, self._lifecycle, models, limits, chat=chat, recipe=recipe
         )
         self._grammars = service.grammars
+        self._tracing = tracing(config.server, release_of("antipode-server"))
+        gatekeeper = api_gatekeeper(config.server, self._engine, self._tracing)
+        tls = tls_files(config.server)
+        adapters = AdapterAdmin(models, self._engine)
+        allowed = adapters if config.server.allow_runtime_lora_updating else None
         admin: VersionAdmin | None = None
         if config.server.admin_token_file:
-            admin = VersionAdmin(service.models, self._engine, Path(config.server.admin_token_file))
-        app = create_http_app(service, health, config.server, admin)
-        self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS)
-        self._grpc = create_grpc_server(service, health, config.server, admin)
-        self._admin: tuple[HttpPort, GrpcServer] | None = None
-        if admin is not None:
-            self._admin = (
-                HttpPort(create_admin_app(admin), config.server, flush_seconds=_FLUSH_SECONDS),
-                create_versions_server(admin, config.server),
-            )
+            admin = VersionAdmin(models, self._engine, Path(config.server.admin_token_file))
+        app = create_http_app(service, health, config.server, admin, allowed, gatekeeper=gatekeeper)
+        self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS, tls=tls)
+        self._grpc = create_grpc_server(
+            service, health, config.server, admin, gatekeeper=gatekeeper, tls=tls
+        )
+        self._admin = None if admin is None else self._make_admin(admin, adapters, tls)
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._has_hung_up = False
+
+    def _make_admin(
+        self,
+        admin: VersionAdmin,
+        adapters: AdapterAdmin,
+        tls: WatchedFiles[TlsMaterial] | None,
+    ) -> tuple[HttpPort, GrpcServer]:
+        config = self._config
+        gatekeeper = admin_gatekeeper(config)
+        app = create_admin_app(admin, adapters, gatekeeper)
+        return (
+            HttpPort(app, config, flush_seconds=_FLUSH_SECONDS, tls=tls),
+            create_versions_server(admin, config, gatekeeper=gatekeeper, tls=tls),
+        )
 
     def command(self, command: Command) -> None:
         """Execute a command of the main process; on the event loop."""
@@ -112,6 +135,8 @@ class ApiProcess:
             await http
             await self._end_admin(admin)
             self._engine.close()
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.flush)
 
     async def _listen(self) -> asyncio.Task[None]:
         listener = listening_socket(self._config.host, self._config.http_port)
@@ -194,17 +219,27 @@ class ApiProcess:
 
 async def _run(task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe) -> int:
     process = ApiProcess(task.config, task.link, tokenizer, recipe)
-    loop = asyncio.get_running_loop()
-
-    def pass_on(command: Command) -> None:
-        loop.call_soon_threadsafe(process.command, command)
-
-    watch_commands(pass_on)
+    watch_commands(commands_on(asyncio.get_running_loop(), process.command))
     beating = asyncio.create_task(beat(task.beats))
     try:
         return await process.run()
     finally:
         beating.cancel()
+
+
+def commands_on(
+    loop: asyncio.AbstractEventLoop, on_command: Callable[[Command], None]
+) -> Callable[[Command], None]:
+    """Pass commands on to the event loop. Without effect once the loop is closed.
+
+    The loop also ends by itself, when the engine is gone, and then a command may come too late.
+    """
+
+    def pass_on(command: Command) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(on_command, command)
+
+    return pass_on
 
 
 def _read_recipe(checkpoint: Path, config: ServerConfig) -> EmbeddingRecipe:

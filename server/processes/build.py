@@ -13,11 +13,13 @@ from importlib.metadata import version as release_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from server.adapters.manager import AdapterStore
 from server.config import EngineConfig
 from server.engine.device.locked_memory import raise_locked_memory
 from server.engine.engine import Runner
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.speculation import DraftRoom
 from server.hosts import messages
 from server.hosts.gathering import Followers, GroupListener, gather
 from server.hosts.jax_group import join_jax
@@ -84,16 +86,22 @@ class ServingRunner(Runner[Any], Protocol):
     @property
     def max_num_batched_tokens(self) -> int: ...
 
+    @property
+    def draft_rooms(self) -> tuple[DraftRoom, ...]:
+        """The sizes of steps with drafts; none without speculation."""
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
     """A ready runner, the loader of other versions for it, and the function to call at the end.
 
-    Call `close` only after a step loop that ended well.
+    `adapters` is None for a runner without slots for adapters. Call `close` only after a step loop
+    that ended well.
     """
 
     runner: ServingRunner
     loader: VersionLoader[Any]
+    adapters: AdapterStore[Any] | None = None
     close: Callable[[], None] = lambda: None
 
 
@@ -114,7 +122,8 @@ def build_model_runner(config: EngineConfig, listener: BuildListener) -> Built:
     from server.engine.device.model_runner import ModelRunner
 
     executor = _build_executor(config, find_model(config).version, listener)
-    return Built(ModelRunner(executor.blueprint, executor), checkpoint_loader(executor, config))
+    runner = ModelRunner(executor.blueprint, executor)
+    return Built(runner, checkpoint_loader(executor, config), executor.adapters)
 
 
 def build_following(leader: Leader, group: Group, listener: StartListener) -> Executor:
@@ -212,7 +221,7 @@ def _lead(
     settle(executor, followers)
     leading = LeadingExecutor(executor, followers)
     loader = LeadingLoader(checkpoint_loader(executor, config), followers)
-    return Built(ModelRunner(executor.blueprint, leading), loader, followers.stop)
+    return Built(ModelRunner(executor.blueprint, leading), loader, close=followers.stop)
 
 
 def _build_executor(

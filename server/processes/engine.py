@@ -15,17 +15,28 @@ from importlib.metadata import version as release_of
 from pathlib import Path
 from typing import Any
 
+from server.adapters.adapter_folder import WantedAdapter, parse_adapters
+from server.adapters.manager import AdapterManager, AdapterStore
 from server.config import EngineConfig
 from server.control import Command, receive_task, watch_commands
 from server.engine.engine import OWN_CLIENT, Engine
 from server.engine.grammar_inbox import GrammarInbox
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.exact_scheduler import ExactScheduler
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
-from server.link.frames import EngineInfo, Fatal, Step, ToEngine, VersionCommand
+from server.engine.policy.speculation import speculation
+from server.link.frames import (
+    AdapterCommand,
+    EngineInfo,
+    Fatal,
+    Step,
+    ToEngine,
+    VersionCommand,
+)
 from server.link.server import FLUSH_SECONDS, LinkServer
 from server.logs import set_up_logging
 from server.metrics.metrics import Metrics
@@ -64,6 +75,7 @@ class EngineProcess:
             model=model.name,
             version=model.version,
             release=release_of("antipode-server"),
+            num_speculative_tokens=config.most_drafts,
         )
         self.status = Status(self._metrics)
         self._pulses = PulseSender(self.status, self._link)
@@ -91,7 +103,7 @@ class EngineProcess:
 
     def receive(self, client: int, frame: ToEngine) -> None:
         """A frame of an API process. None can come before the engine has been announced."""
-        if isinstance(frame, VersionCommand):
+        if isinstance(frame, VersionCommand | AdapterCommand):
             if self._commands is not None:
                 self._commands.receive(client, frame)
         elif self._inbox is not None:
@@ -116,13 +128,16 @@ class EngineProcess:
             self._engine.stop()
 
     def _serve(self, build: RunnerBuilder) -> None:
+        # Before minutes of loading, not after them.
+        wanted = parse_adapters(self._config.lora_adapters)
         built = build(self._config, self._listener)
         runner, max_num_seqs = built.runner, self._config.max_num_seqs
         engine = self._engine = self._build_engine(runner)
+        adapters = self._manage_adapters(engine, built.adapters, wanted)
         self._inbox = GrammarInbox(engine, runner.vocab_size, runner.eos_token_ids)
-        manager = self._manage_versions(engine, built.loader)
-        self._commands = VersionCommands(manager, self._link, self._pulses)
-        self.status.serve(engine, manager, runner, max_num_seqs, self._config.max_queue_len)
+        manager = self._manage_versions(engine, built.loader, adapters)
+        self._commands = VersionCommands(manager, adapters, self._link, self._pulses)
+        self.status.serve(engine, manager, adapters, runner, self._config)
         self._pulses.send()
         self._link.announce(_info(self._model, runner, self._config))
         _log_ready(runner, self.status.load_seconds, max_num_seqs)
@@ -140,6 +155,7 @@ class EngineProcess:
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
         config = self._config
         versions = ServedVersions(LoadedVersion(self._model.version))
+        adapters = AdapterSlots(config.max_loras)
         schedulers = [
             (ExactScheduler if config.exact else Scheduler)(
                 BlockManager(
@@ -153,6 +169,8 @@ class EngineProcess:
                 max_queue_len=-(-config.max_queue_len // runner.num_ranks),
                 max_model_len=runner.max_model_len,
                 versions=versions,
+                adapters=adapters,
+                speculation=speculation(runner.draft_rooms, config.most_drafts),
             )
             for _ in range(runner.num_ranks)
         ]
@@ -171,7 +189,9 @@ class EngineProcess:
         else:
             self._link.send(client, frame)
 
-    def _manage_versions(self, engine: Engine[Any], loader: VersionLoader[Any]) -> VersionManager:
+    def _manage_versions(
+        self, engine: Engine[Any], loader: VersionLoader[Any], adapters: AdapterManager
+    ) -> VersionManager:
         """Start the threads that follow commands and the model configuration file."""
         config, model = self._config, self._model
         first = Version(
@@ -192,7 +212,18 @@ class EngineProcess:
         )
         manager.start()
         if config.model_config:
-            follow_model_file(Path(config.model_config), model.name, manager, self._started)
+            path = Path(config.model_config)
+            follow_model_file(path, model.name, manager, adapters, self._started)
+        return manager
+
+    def _manage_adapters(
+        self, engine: Engine[Any], store: AdapterStore[Any] | None, wanted: list[WantedAdapter]
+    ) -> AdapterManager:
+        """Load the adapters that the server starts with, and start the thread that changes them."""
+        manager = AdapterManager(engine, store, self._model, self._pulses.send)
+        engine.adapters.on_gone = manager.on_gone
+        manager.load_first(wanted)
+        manager.start()
         return manager
 
     def _asked_path(self) -> str:
@@ -247,6 +278,7 @@ def _info(model: ServedModel, runner: ServingRunner, config: EngineConfig) -> En
         eos_token_ids=runner.eos_token_ids,
         max_num_seqs=config.max_num_seqs,
         is_exact=config.exact,
+        max_loras=config.max_loras,
     )
 
 

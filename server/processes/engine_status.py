@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from server.adapters.manager import AdapterManager
+from server.config import EngineConfig
 from server.engine.engine import Engine
 from server.link.frames import EngineState, Pulse
 from server.metrics.metrics import Metrics
-from server.metrics.snapshot import Snapshot
+from server.metrics.snapshot import AdapterUse, Snapshot
 from server.processes.build import ServingRunner
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
@@ -30,6 +32,7 @@ class Status:
         self._engine: Engine[Any] | None = None
         self._num_slots = self._num_blocks = self._block_size = self._max_queue_len = 0
         self._versions: VersionManager | None = None
+        self._adapters: AdapterManager | None = None
         self.load_seconds = 0.0
         self.detail, self.progress = "starting", 0.0
         self.slice: Slice | None = None
@@ -41,20 +44,17 @@ class Status:
         self,
         engine: Engine[Any],
         versions: VersionManager,
+        adapters: AdapterManager,
         runner: ServingRunner,
-        max_num_seqs: int,
-        max_queue_len: int,
+        config: EngineConfig,
     ) -> None:
-        """The start is over. Who is told so is told of the versions too.
-
-        `max_num_seqs` is a rank's.
-        """
-        self._versions = versions
+        """The start is over. Who is told so is told of the versions too."""
+        self._versions, self._adapters = versions, adapters
         self.load_seconds = time.monotonic() - self._started
-        self._num_slots = runner.num_ranks * max_num_seqs
+        self._num_slots = runner.num_ranks * config.max_num_seqs
         self._num_blocks = runner.num_ranks * runner.kinds[0].num_blocks
         self._block_size = runner.block_size
-        self._max_queue_len = max_queue_len
+        self._max_queue_len = config.max_queue_len
         self._engine = engine
 
     @property
@@ -73,6 +73,11 @@ class Status:
         if self._engine is None:
             return self._starting()
         return self._serving(self._engine)
+
+    def _config_error(self) -> str:
+        """Why the model configuration file is not followed, for the model or for adapters."""
+        managers = (self._versions, self._adapters)
+        return "; ".join(each.config_error for each in managers if each and each.config_error)
 
     def _starting(self) -> Pulse:
         gauges = Snapshot(
@@ -105,7 +110,10 @@ class Status:
             queue_stall_seconds=stall // 1,
             model_load_seconds=self.load_seconds,
             versions=self._versions.statuses() if self._versions else (),
-            config_error=self._versions.config_error if self._versions else "",
+            config_error=self._config_error(),
+            adapters=AdapterUse(
+                engine.adapters.num_slots, engine.adapters.running, engine.adapters.waiting
+            ),
             thread_faults=fault_counts(),
             slice=self.slice,
             host_links=self.host_links,
@@ -123,4 +131,5 @@ class Status:
             queue_stall=stall,
             versions=gauges.versions,
             config_error=gauges.config_error,
+            adapters=self._adapters.statuses() if self._adapters else (),
         )

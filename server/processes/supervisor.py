@@ -22,12 +22,12 @@ from dataclasses import replace
 from importlib.metadata import version as release_of
 from pathlib import Path
 
-from server.admin_token_file import read_admin_token
 from server.config import Config, ConfigError, ServerConfig
 from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
 from server.processes.beats import LOOKS, Beats
+from server.processes.gate import check_access, warn_of_strangers
 from server.processes.signals import Signals
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import find_group
@@ -58,8 +58,9 @@ def run_supervisor(
     """Run the server. Returns the exit code. Must be called on the main thread of the process.
 
     Raises ModelNotFoundError when the model does not exist, PortError when a port is taken,
-    AdminTokenError when the token's file has no token, and SliceMismatchError when a slice has
-    several hosts and no source gives this host's index, or no usable secret for them.
+    AdminTokenError or WatchedFileError when a file of tokens, keys or certificates is wrong, and
+    SliceMismatchError when a slice has several hosts and no source gives this host's index, or no
+    usable secret for them.
     """
     set_up_logging(config.server, "main")
     clear_abandoned()
@@ -67,8 +68,7 @@ def run_supervisor(
     read_group_secret(config.engine, group)
     if group.is_follower:
         return _run_follower(config, engine_command)
-    if config.server.admin_token_file:
-        read_admin_token(Path(config.server.admin_token_file))
+    check_access(config.server)
     engine, model_file = follow_model_config(config.engine)
     model = prepare_model(engine)
     engine = replace(engine, model=model.source, served_model_name=model.name)
@@ -86,9 +86,11 @@ def run_supervisor(
                 "http": address(server.host, server.http_port),
                 "grpc": address(server.host, server.grpc_port),
                 "api_processes": server.api_processes,
+                "tls": bool(server.tls_cert_file),
                 **_admin_addresses(server),
             },
         )
+        warn_of_strangers(server)
         resolved = Config(engine=engine, server=server)
         supervisor = _Supervisor(resolved, _socket_path(folder), signals, model_file)
         return supervisor.run(engine_command, api_command)

@@ -19,6 +19,8 @@ from models.checkpoint.manifest import NAME as MANIFEST
 from server.versions.plain_yaml import PlainYamlError, read_plain_yaml
 
 MAX_BYTES = 64 << 10
+# The newest version of an adapter.
+LATEST = "latest"
 # A version fits in 63 bits, whoever reads it as a number.
 _MAX_VERSION_DIGITS = 18
 _MAX_NAME_CHARS = 4096
@@ -48,18 +50,23 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     version: str | None = None
     policy: Literal["latest"] | None = None
     labels: dict[str, str] = {}
+    adapters: dict[str, str] = {}
     swap_policy: Literal["availability", "resource"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """What the file says. `version` None is the highest under `path` that was published."""
+    """What the file says. `version` None is the highest under `path` that was published.
+
+    `adapters` has the version of each adapter, or `latest`.
+    """
 
     name: str
     path: str
     version: str | None
     labels: dict[str, str] = field(default_factory=dict)
     swap_policy: Literal["availability", "resource"] | None = None
+    adapters: dict[str, str] = field(default_factory=dict)
 
     def path_of(self, version: str) -> str:
         """Where a version lies."""
@@ -113,7 +120,10 @@ def parse_model_config(content: bytes) -> ModelFile:
         raise ModelFileError("give either version or policy: latest")
     _check_names(found)
     _check_label_names(found)
-    return ModelFile(found.name, found.path, found.version, found.labels, found.swap_policy)
+    _check_adapters(found)
+    return ModelFile(
+        found.name, found.path, found.version, found.labels, found.swap_policy, found.adapters
+    )
 
 
 def read_model_file(path: Path) -> bytes:
@@ -168,6 +178,15 @@ def _check_label_names(found: _File) -> None:
         if not is_version(version):
             raise ModelFileError(
                 f"version {_quoted(version)} is no whole number, without leading zeros"
+            )
+
+
+def _check_adapters(found: _File) -> None:
+    for name, version in found.adapters.items():
+        if not is_version(version) and version != LATEST:
+            raise ModelFileError(
+                f"version {_quoted(version)} of adapter {_quoted(name)} is neither a whole number,"
+                f" without leading zeros, nor {LATEST}"
             )
 
 

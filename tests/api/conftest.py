@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 
@@ -14,6 +16,18 @@ from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrai
 from tests.api.http_client import app, client
 
 __all__ = ["app", "client"]
+
+
+@pytest.fixture(scope="session")
+def openai() -> ModuleType:
+    """The official client. Importing it takes a second: only the worker that uses it does so."""
+    return import_module("openai")
+
+
+@pytest.fixture(scope="session")
+def anthropic() -> ModuleType:
+    """The same of the other protocol."""
+    return import_module("anthropic")
 
 
 @pytest.fixture(scope="session")

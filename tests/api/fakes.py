@@ -61,7 +61,11 @@ class Submission:
     deadline: float | None
     received: list[Sequence[int] | None]
     version: str | None = None
+    adapter: str | None = None
+    adapter_version: str | None = None
     source: str = ""
+    priority: int = 0
+    ttft_seconds: float | None = None
     pooling: Pooling | None = None
 
 
@@ -100,6 +104,7 @@ class FakeEngine:
         self.submitted: list[Submission] = []
         self.aborted: list[tuple[int, int | None, AbortReason]] = []
         self.refused: list[str] = []
+        self.key_uses: list[tuple[str, int, int]] = []
         self.changes: list[tuple[str, str, str, str | None]] = []
         self.change_error: ApiError | None = None
         self.open: dict[int, EngineStream] = {}
@@ -116,14 +121,18 @@ class FakeEngine:
         deadline: float | None,
         wakeup: asyncio.Event,
         version: str | None = None,
+        adapter: str | None = None,
+        adapter_version: str | None = None,
         source: str = "",
+        priority: int = 0,
+        ttft_seconds: float | None = None,
         pooling: Pooling | None = None,
     ) -> EngineStream:
         stream = EngineStream(next(self._request_ids), wakeup)
         self.open[stream.request_id] = stream
         submission = Submission(
             *(stream, list(prompt_token_ids), params, n, deadline, list(received)),
-            *(version, source, pooling),
+            *(version, adapter, adapter_version, source, priority, ttft_seconds, pooling),
         )
         self.submitted.append(submission)
         if self.script is not None and pooling is not None:
@@ -145,8 +154,16 @@ class FakeEngine:
     def refuse(self, outcome: str) -> None:
         self.refused.append(outcome)
 
+    def count_key_use(self, key: str, *, num_prompt_tokens: int, num_generated_tokens: int) -> None:
+        self.key_uses.append((key, num_prompt_tokens, num_generated_tokens))
+
     async def change_version(self, action, version="", *, path="", policy=None) -> None:
         self.changes.append((action, version, path, policy))
+        if self.change_error is not None:
+            raise self.change_error
+
+    async def change_adapter(self, action, name, *, version=None, path="") -> None:
+        self.changes.append((action, name, path, version))
         if self.change_error is not None:
             raise self.change_error
 

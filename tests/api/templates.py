@@ -108,6 +108,13 @@ GEMMA2 = GEMMA3.replace(
     "{% set prefix = messages[0].content + '\n\n' %}",
     "{{ raise_exception('System role not supported') }}{% set prefix = '' %}",
 )
+# gpt-oss's: the model's answers are messages on channels, after `<|start|>assistant`.
+HARMONY = (
+    "{% for m in messages %}<|start|>{{ m.role }}"
+    "{% if m.role == 'assistant' %}<|channel|>final{% endif %}"
+    "<|message|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
 TEMPLATES = {
     "chatml": CHAT_TEMPLATE,
     "qwen2": QWEN2,
@@ -121,7 +128,8 @@ TEMPLATES = {
 SPECIAL = (
     "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>", "[INST]", "[/INST]",
     "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
-    "<start_of_turn>", "<end_of_turn>",
+    "<start_of_turn>", "<end_of_turn>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>",
+    "<|constrain|>", "<|call|>",
 )  # fmt: skip
 ADDED = (
     "<tool_call>",

@@ -9,13 +9,12 @@ import msgspec
 import pytest
 
 from server.api.requests.generation import GenerateRequest, ResumePoint, Sampling
-from server.api.servers.http_server import create_http_app
-from server.config import ServerConfig
 from server.errors import ApiError
 from server.link.sampling import Grammar
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import collect, failure, serving
+from tests.api.http_client import app_of
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 JSON = Grammar("json_schema", json.dumps(SCHEMA, separators=(",", ":")))
@@ -93,7 +92,7 @@ BODIES = [
 
 async def test_both_transports_ask_the_same_of_the_engine():
     async with serving(FakeEngine([[262]])) as s:
-        app = create_http_app(s.service, s.health, ServerConfig())
+        app = app_of(s.service, s.health)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             for body, message in BODIES:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from server.api import large_work
-from server.api.large_work import LARGE_UNITS, MAX_AT_ONCE, MAX_INLINE_UNITS, LargeWork
+from server.api.large_work import (
+    LARGE_UNITS,
+    MAX_AT_ONCE,
+    MAX_INLINE_UNITS,
+    LargeWork,
+    decode_large,
+)
 from server.errors import ApiError, ErrorKind
 
 
@@ -62,3 +69,16 @@ async def test_memory_is_given_back_once_after_large_work(monkeypatch):
         large_work.memory_return.soon()
     await asyncio.sleep(0.05)
     assert returned == [1]
+
+
+async def test_large_requests_are_decoded_one_at_a_time():
+    inside, most = [], []
+
+    def work():
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+
+    await asyncio.gather(*(decode_large(work) for _ in range(5)))
+    assert most == [1] * 5

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from antipode.types import Options
 
-from server.api.servers.http_server import create_http_app
-from server.config import ServerConfig
 from server.engine.policy.step import ScheduledRow
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.step_input import empty_input, pack
@@ -20,6 +18,7 @@ from server.link.sampling import OPTIONS, Option, SamplingParams
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import Serving, collect, failure, serving
+from tests.api.http_client import app_of
 from tests.engine.builders import make_sequence
 
 EOS = FakeEngine.EOS[0]
@@ -46,7 +45,7 @@ def beyond(option: Option) -> float:
 
 
 def http_client(s: Serving) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_http_app(s.service, s.health, ServerConfig()))
+    transport = httpx.ASGITransport(app_of(s.service, s.health))
     return httpx.AsyncClient(transport=transport, base_url="http://server")
 
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from server.api.servers.http_server import create_http_app
-from server.config import ServerConfig
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import Serving, collect, failure, ids, serving, text_of, token_ids_of
+from tests.api.http_client import app_of
 
 EOS = 262
 ANSWER = [[token_id] for token_id in [*ids("hello world"), EOS]]
@@ -97,7 +96,7 @@ def grpc_request(case: Case) -> pb.GenerateRequest:
 
 
 def http_client(s: Serving) -> httpx.AsyncClient:
-    app = create_http_app(s.service, s.health, ServerConfig())
+    app = app_of(s.service, s.health)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 

@@ -10,13 +10,12 @@ import msgspec
 import pytest
 
 from server.api.requests.generation import GenerateRequest, ResumePoint, Sampling
-from server.api.servers.http_server import create_http_app
-from server.config import ServerConfig
 from server.errors import ApiError, ErrorKind
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import collect, failure, ids, serving
 from tests.api.http.asgi import events
+from tests.api.http_client import app_of
 
 EOS = 262
 TOKENS = [*ids("hello wörld, hello 🌍 hello wor the end"), EOS]
@@ -92,7 +91,7 @@ async def over_http(s, options, received=None):
     }
     if received is not None:
         body["resume"] = {"model_version": "1", "token_ids": [received]}
-    app = create_http_app(s.service, s.health, ServerConfig())
+    app = app_of(s.service, s.health)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         response = await client.post("/v1/completions", json=body)
@@ -245,7 +244,7 @@ async def test_a_chat_goes_on_without_another_opening(http_client, engine):
 
 @pytest.fixture
 async def http_client(service, health):
-    app = create_http_app(service, health, ServerConfig())
+    app = app_of(service, health)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

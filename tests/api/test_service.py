@@ -8,9 +8,10 @@ import pytest
 
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.large_work import MAX_INLINE_UNITS
+from server.api.prompts import MAX_TEXT_CHARS, MAX_TOKENS
 from server.api.requests.generation import GenerateRequest, ResumePoint, Sampling
 from server.api.requests.validation import RequestLimits
-from server.api.service import MAX_TEXT_CHARS, MAX_TOKENS, Service
+from server.api.service import Service
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle
@@ -41,6 +42,38 @@ async def test_a_prompt_is_tokenised_submitted_and_answered(service, engine, tok
 async def test_token_ids_are_taken_as_they_are(service, engine):
     await text_of(service, GenerateRequest(prompt=(1, 2, 3)))
     assert engine.submitted[0].prompt_token_ids == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("kept", "max_tokens", "expected"),
+    [(2, None, "ef"), (99, None, "abcdef"), (-1, 253, "def"), (-1, None, "abcdef")],
+)
+@pytest.mark.parametrize("as_text", [True, False])
+async def test_a_truncated_prompt_is_its_last_tokens(
+    service, engine, tokenizer, as_text, kept, max_tokens, expected
+):
+    prompt = "abcdef" if as_text else tuple(tokenizer.encode("abcdef"))
+    await text_of(
+        service,
+        GenerateRequest(
+            prompt=prompt,
+            truncate_prompt_tokens=kept,
+            sampling=Sampling(max_tokens=max_tokens),
+        ),
+    )
+    assert tokenizer.decode(engine.submitted[0].prompt_token_ids) == expected
+
+
+async def test_a_prompt_longer_than_the_context_runs_truncated(service, engine):
+    request = GenerateRequest(prompt="x" * 5000, truncate_prompt_tokens=-1)
+    await text_of(service, request)
+    assert len(engine.submitted[0].prompt_token_ids) == 255
+
+
+@pytest.mark.parametrize("kept", [0, -2])
+async def test_a_truncation_that_keeps_nothing_is_refused(service, kept):
+    error = await refusal(service, GenerateRequest(prompt="x", truncate_prompt_tokens=kept))
+    assert error.param == "truncate_prompt_tokens"
 
 
 @pytest.mark.parametrize("model", ["", "small", "small@1"])

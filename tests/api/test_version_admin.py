@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import grpc
 import httpx
 import pytest
 
+from server.api.adapter_admin import AdapterAdmin
 from server.api.requests.generation import GenerateRequest
 from server.api.servers.admin_server import create_admin_app
 from server.api.servers.grpc_server import create_versions_server
@@ -112,7 +114,8 @@ class TestToken:
 class TestHttp:
     @pytest.fixture
     async def http(self, admin):
-        transport = httpx.ASGITransport(create_admin_app(admin))
+        adapters = AdapterAdmin(admin._models, admin._engine)
+        transport = httpx.ASGITransport(create_admin_app(admin, adapters))
         async with httpx.AsyncClient(
             transport=transport, base_url="http://admin", headers=RIGHT
         ) as client:
@@ -168,6 +171,26 @@ class TestHttp:
         for method, path in (("GET", "/versions"), ("POST", "/rollback"), ("GET", "/docs")):
             answer = await http.request(method, path, headers={"authorization": "Bearer no"})
             assert answer.status_code in (401, 404)
+
+    async def test_every_change_and_every_refused_caller_leaves_an_audit_line(
+        self, http, engine, caplog
+    ):
+        caplog.set_level(logging.INFO)
+        await http.post("/versions/2/promote", headers={"x-request-id": "r-1"})
+        engine.change_error = ApiError(ErrorKind.CONFLICT, "version 2 is not loaded: too large")
+        await http.post("/rollback")
+        await http.get("/versions")
+        await http.get("/versions", headers={"authorization": "Bearer guessed"})
+        lines = [r for r in caplog.records if r.getMessage() == "audit"]
+        assert [(r.action, r.outcome) for r in lines] == [
+            ("promote", "done"),
+            ("rollback", "conflict"),
+            ("call", "unauthenticated"),
+        ]
+        assert (lines[0].version, lines[0].request_id) == ("2", "r-1")
+        assert lines[0].client == "127.0.0.1"
+        assert "secret" not in caplog.text
+        assert "guessed" not in "".join(str(vars(r)) for r in lines)
 
 
 class TestGrpc:

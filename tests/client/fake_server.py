@@ -14,16 +14,18 @@ import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-import uvicorn
-
+from server.api.access.gatekeeper import Gatekeeper
 from server.api.servers.grpc_server import create_grpc_server
+from server.api.servers.http_port import HttpPort
 from server.api.servers.http_server import create_http_app
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.config import ServerConfig
 from server.lifecycle import Lifecycle
 from server.link.frames import EngineInfo, TokenEvent
 from server.link.sampling import SamplingParams
+from server.tls_files import tls_files
 from tests.api.fakes import (
     FakeEngine,
     Submission,
@@ -105,28 +107,52 @@ class FunctionEngine(FakeEngine):
         )
 
 
+class SayingEngine(FakeEngine):
+    """Says a text, one token per step; silent after `halt_after` tokens, if not None."""
+
+    def __init__(self, token_ids: Sequence[int], *, halt_after: int | None = None) -> None:
+        script = [[token_id] for token_id in [*token_ids, EOS]]
+        super().__init__(script, max_model_len=8192, vocab_size=400)
+        self.halt_after = halt_after
+
+    async def _play(self, submission: Submission, script: Sequence[Sequence[int]]) -> None:
+        if self.halt_after is None:
+            await super()._play(submission, script)
+            return
+        for position, token_ids in enumerate(script[: self.halt_after]):
+            await asyncio.sleep(0)
+            is_first = position == 0
+            self._say(submission, 0, token_ids, is_first=is_first, is_last=False)
+
+
 @dataclass
-class FakeServer:
+class FakeServer[E: FakeEngine]:
     """Both protocols over one engine. `addresses` by protocol."""
 
-    engine: FunctionEngine
+    engine: E
     lifecycle: Lifecycle
     addresses: dict[str, str] = field(default_factory=dict)
 
 
 @asynccontextmanager
-async def fake_server(engine: FunctionEngine) -> AsyncIterator[FakeServer]:
+async def fake_server[E: FakeEngine](
+    engine: E,
+    tokenizer: Tokenizer | None = None,
+    gatekeeper: Gatekeeper | None = None,
+    **settings: Any,
+) -> AsyncIterator[FakeServer[E]]:
     lifecycle = Lifecycle()
     lifecycle.mark_ready()
-    tokenizer = Tokenizer(small_pretrained())
+    tokenizer = tokenizer or Tokenizer(small_pretrained())
     service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
     server = FakeServer(engine, lifecycle)
     with reserved_port() as port, socket.create_server(("127.0.0.1", 0)) as listening:
-        config = ServerConfig(host="127.0.0.1", grpc_port=port)
-        grpc_server = create_grpc_server(service, health, config)
+        config = ServerConfig(host="127.0.0.1", grpc_port=port, **settings)
+        tls = tls_files(config)
+        grpc_server = create_grpc_server(service, health, config, gatekeeper=gatekeeper, tls=tls)
         await grpc_server.start()
-        app = create_http_app(service, health, ServerConfig())
-        http_server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        app = create_http_app(service, health, config, gatekeeper=gatekeeper)
+        http_server = HttpPort(app, config, flush_seconds=1, tls=tls)
         serving = asyncio.create_task(http_server.serve(sockets=[listening]))
         server.addresses["grpc"] = f"127.0.0.1:{port}"
         server.addresses["http"] = f"127.0.0.1:{listening.getsockname()[1]}"

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tests.e2e.checkpoints import write_serving_checkpoint
-from tests.e2e.servers import FAKE, PAUSED, REAL, RunningServer, is_running, wait_for
+from tests.e2e.servers import FAKE, KEEPING, PAUSED, REAL, RunningServer, is_running, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +30,7 @@ def starter(folder, checkpoint, compile_cache):
             FAKE: ("--max-num-seqs=64", "--max-num-batched-tokens=256", "--num-blocks=4096"),
             REAL: ("--max-num-seqs=8", "--max-num-batched-tokens=32", "--num-blocks=1024"),
             PAUSED: (),
+            KEEPING: (),
         }
         server = RunningServer(
             folder / f"server-{len(servers)}.log",

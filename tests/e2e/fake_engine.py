@@ -1,6 +1,7 @@
 """The engine process with a device made of integers: real sockets, threads, signals and frames.
 
-A step takes FAKE_STEP_SECONDS, loading FAKE_LOAD_SECONDS, so that a test can act meanwhile.
+A step takes FAKE_STEP_SECONDS, loading FAKE_LOAD_SECONDS, so that a test can act meanwhile. While
+there is a file FAKE_HOLD, no step ends.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from server.config import EngineConfig
 from server.engine.policy.layer_kinds import KVKind
@@ -23,9 +25,12 @@ class SlowRunner(FakeRunner):
     vocab_size: int = 260
     eos_token_ids: tuple[int, ...] = (EOS,)
     step_seconds: float = 0.0
+    hold: Path | None = None
 
     def read(self, in_flight):
         time.sleep(self.step_seconds)
+        while self.hold and self.hold.exists():
+            time.sleep(0.01)
         return FakeRunner.read(self, in_flight)
 
 
@@ -38,6 +43,7 @@ def build(config: EngineConfig, listener: BuildListener) -> Built:
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         step_seconds=float(os.environ.get("FAKE_STEP_SECONDS", "0.01")),
+        hold=Path(os.environ["FAKE_HOLD"]) if "FAKE_HOLD" in os.environ else None,
     )
     return Built(runner, runner.loader)
 

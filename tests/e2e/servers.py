@@ -22,7 +22,10 @@ PROJECT = Path(__file__).parents[2]
 REAL = "server"
 FAKE = "tests.e2e.fake_server"
 PAUSED = "tests.e2e.paused_server"
+KEEPING = "tests.e2e.keeping_server"
 START_SECONDS = 200.0
+# What a machine may take whose cores others use too. A wait ends when its condition holds.
+WAIT_SECONDS = 60.0
 
 
 class RunningServer:
@@ -57,8 +60,9 @@ class RunningServer:
 
     @property
     def log(self) -> list[dict[str, str]]:
-        """The log lines so far; a line that is no JSON is a message alone."""
-        lines = self.log_path.read_text(errors="replace").splitlines()
+        """The whole log lines so far; a line that is no JSON is only a message."""
+        # A line that is being written has no end yet.
+        lines = self.log_path.read_text(errors="replace").split("\n")[:-1]
         return [json.loads(line) if line[:1] == "{" else {"message": line} for line in lines]
 
     def logged(self, message: str) -> dict[str, str] | None:
@@ -95,7 +99,7 @@ class RunningServer:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    def wait_exit(self, timeout: float = 30.0) -> int:
+    def wait_exit(self, timeout: float = WAIT_SECONDS) -> int:
         return self.process.wait(timeout)
 
     def get(self, path: str) -> httpx.Response:
@@ -128,7 +132,7 @@ def metric_of(text: str, name: str, **labels: str) -> float:
     raise AssertionError(f"{name} {labels} is not there")
 
 
-def wait_for[T](condition: Callable[[], T], what: str, timeout: float = 20.0) -> T:
+def wait_for[T](condition: Callable[[], T], what: str, timeout: float = WAIT_SECONDS) -> T:
     """Ask until the answer is true, and return it."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -151,28 +155,26 @@ def first_free_port(count: int = 1) -> int:
 
 def is_running(pid: int) -> bool:
     """Whether the process exists and is no zombie."""
-    try:
-        return _stat(pid)[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return _stat(pid)[:1] not in ([], ["Z"])
 
 
 def _children_of(parent: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and is_running(pid := int(entry.name)):
-            try:
-                if int(_stat(pid)[1]) == parent:
-                    found.append(pid)
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    return found
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if _stat(pid)[1:2] == [str(parent)] and is_running(pid)]
 
 
 def _stat(pid: int) -> list[str]:
     """State, parent, ... as in /proc: what follows the command's closing parenthesis."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return _of_process(pid, "stat").rpartition(") ")[2].split()
 
 
 def _command_line(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text()
+    return _of_process(pid, "cmdline")
+
+
+def _of_process(pid: int, name: str) -> str:
+    """A file of /proc; "" for a process that is gone, which it may be at any moment."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

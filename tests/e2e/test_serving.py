@@ -3,13 +3,18 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 
+from server.config import EngineConfig
+from server.engine.device.model_runner import ModelRunner
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
+from server.processes.engine import EngineProcess
+from server.versions.served_model import ServedModel
 from tests.e2e.clients import Stream, client, read_stream, start_streams
 from tests.e2e.servers import REAL, metric_of, wait_for
 
@@ -108,21 +113,10 @@ def damaged(checkpoint, tmp_path):
     return shutil.copytree(checkpoint, tmp_path / "broken" / "1")
 
 
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        ("missing shard", "holds no *.safetensors file"),
-        ("truncated shard", "model.safetensors"),
-        ("unknown architecture", "MambaForCausalLM"),
-        ("wrong shapes", "has shape [300, 64], but config.json asks for [300, 128]"),
-    ],
-)
-async def test_a_checkpoint_that_cannot_be_served_is_one_line_and_code_1(
-    start, damaged, damage, words
-):
-    weights = damaged / "model.safetensors"
-    config = json.loads((damaged / "config.json").read_text())
-    match damage:
+def damage(folder, kind):
+    weights = folder / "model.safetensors"
+    config = json.loads((folder / "config.json").read_text())
+    match kind:
         case "missing shard":
             weights.unlink()
         case "truncated shard":
@@ -131,9 +125,38 @@ async def test_a_checkpoint_that_cannot_be_served_is_one_line_and_code_1(
             config["architectures"] = ["MambaForCausalLM"]
         case "wrong shapes":
             config["hidden_size"] *= 2
-    (damaged / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+async def test_a_checkpoint_that_cannot_be_served_is_one_line_and_code_1(start, damaged):
+    damage(damaged, "truncated shard")
     server = start(REAL, model=damaged)
     assert await asyncio.to_thread(server.wait_exit, 60) == 1
     line = server.logged("cannot start")
-    assert words in line["message"]
+    assert "model.safetensors" in line["message"]
     assert "exception" not in line
+
+
+def build_here(config, listener):
+    """As the engine process builds, with the JAX of the tests."""
+    return ModelRunner.build(Path(config.model), config, listener.on_progress)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing shard", "holds no *.safetensors file"),
+        ("unknown architecture", "MambaForCausalLM"),
+        ("wrong shapes", "has shape [300, 64], but config.json asks for [300, 128]"),
+    ],
+)
+def test_an_engine_that_cannot_serve_its_checkpoint_says_why_and_ends_with_code_1(
+    damaged, tmp_path, caplog, kind, words
+):
+    damage(damaged, kind)
+    model = ServedModel(damaged, "toy", "1")
+    engine = EngineProcess(EngineConfig(model=str(damaged)), model, tmp_path / "engine.sock")
+    assert engine.run(build_here) == 1
+    [line] = [line for line in caplog.records if "cannot start" in line.message]
+    assert words in line.message
+    assert not line.exc_info

@@ -111,6 +111,37 @@ async def test_the_client_takes_a_form_over_both_transports(server):
     assert texts <= {("yes", "stop"), ("no", "stop")}
 
 
+async def test_a_stop_string_ends_a_form_in_the_middle(server):
+    form = {"structured_outputs": {"regex": "abcdefghij(klm)+"}, "max_tokens": 60}
+    async with client(server) as http:
+        body = {"prompt": "x", "temperature": 0, "stop": ["zz", "ef"], **form}
+        ended = await complete(http, body)
+        kept = await complete(http, body | {"include_stop_str_in_output": True})
+    assert (ended["text"], ended["finish_reason"], ended["stop_reason"]) == ("abcd", "stop", "ef")
+    assert kept["text"] == "abcdef"
+
+
+async def test_the_client_has_a_tool_called_over_both_transports(server):
+    function = {"name": "weather", "parameters": WEATHER | COMPACT}
+    options = {
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 200,
+    }
+    messages = [{"role": "user", "content": "x"}]
+    said = []
+    for address in (f"grpc://{server.grpc}", server.http):
+        async with AsyncClient(address, trust_env=False) as api:
+            [choice] = await api.generate(messages, temperature=0.0, **options).collect()
+        said.append([(call.name, json.loads(call.arguments)) for call in choice.calls])
+        assert choice.finish_reason == "tool_calls"
+    assert said[0] == said[1]
+    assert {name for name, _ in said[0]} == {"weather"}
+    for _, arguments in said[0]:
+        jsonschema.validate(arguments, WEATHER)
+
+
 async def test_a_form_that_cannot_be_compiled_is_a_bad_request(server):
     async with client(server) as http:
         response = await http.post("/v1/completions", json=ask({"type": "strin"}, 0))

@@ -16,6 +16,7 @@ import httpx
 import ml_dtypes
 import numpy as np
 import pytest
+from antipode import AsyncClient, Choice
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.swap import FLAGS, MODEL, TOKEN, connected, run
@@ -80,8 +81,11 @@ async def test_versions_change_under_load_and_by_the_file(start_swapping, config
         assert not seen.failures
         assert not seen.mixed
 
-        config.write(version="2", labels={"stable": "2", "canary": "1"}, swap_policy="availability")
-        await asyncio.to_thread(wait_for, lambda: is_served(server, "2"), "version 2")
+        async with forms_begun(server) as forms:
+            labels = {"stable": "2", "canary": "1"}
+            config.write(version="2", labels=labels, swap_policy="availability")
+            await asyncio.to_thread(wait_for, lambda: is_served(server, "2"), "version 2")
+            assert set(await asyncio.gather(*forms)) == {"1"}
         await asyncio.to_thread(wait_for, lambda: "tiny@1" in models(server), "the canary")
         canary = await client.over_http(0, "tiny@canary")
         assert canary == await client.over_grpc(0, "tiny@1")
@@ -93,6 +97,28 @@ async def test_versions_change_under_load_and_by_the_file(start_swapping, config
         found = await client.admin("GET", "/versions")
         assert "not YAML" in found["config_error"]
     assert server.metric("antipode_compilations_after_ready_total") == 0
+
+
+@contextlib.asynccontextmanager
+async def forms_begun(server):
+    """Tasks of texts that have a form and have begun; each gives its version at the end."""
+    grammar = {"regex": r"\[((true|false), ){60}null\]"}
+
+    async def read(seed, has_begun):
+        stream = api.generate("x", model="tiny", seed=seed, grammar=grammar)
+        choice = Choice(index=0)
+        async for delta in stream:
+            has_begun.set()
+            choice.add(delta)
+        assert (choice.finish_reason, len(json.loads(choice.text))) == ("stop", 61)
+        return stream.start.model_version
+
+    async with AsyncClient(server.http, trust_env=False) as api, asyncio.TaskGroup() as group:
+        begun = [asyncio.Event() for _ in range(4)]
+        tasks = [group.create_task(read(seed, event)) for seed, event in enumerate(begun)]
+        for event in begun:
+            await event.wait()
+        yield tasks
 
 
 async def test_what_goes_wrong_leaves_what_is_served(start_swapping, tmp_path):

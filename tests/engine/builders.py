@@ -23,7 +23,10 @@ def make_sequence(
     arrival=0.0,
     deadline=None,
     source="",
+    priority=0,
+    ttft_seconds=None,
     version=None,
+    adapter=None,
     params=None,
     pooling=None,
     **fields,
@@ -41,7 +44,10 @@ def make_sequence(
         arrival=arrival,
         deadline=deadline,
         source=source,
+        priority=priority,
+        ttft_seconds=ttft_seconds,
         version=version,
+        adapter=adapter,
         pooling=pooling,
     )
 
@@ -72,7 +78,9 @@ def make_scheduler(
     max_queue_len=8,
     max_model_len=64,
     versions=None,
+    adapters=None,
     exact=False,
+    speculation=None,
 ) -> Scheduler:
     return (ExactScheduler if exact else Scheduler)(
         BlockManager(
@@ -86,6 +94,8 @@ def make_scheduler(
         max_queue_len=max_queue_len,
         max_model_len=max_model_len,
         versions=versions or ServedVersions(LoadedVersion()),
+        adapters=adapters,
+        speculation=speculation,
     )
 
 

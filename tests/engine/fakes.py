@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 
 from models.checkpoint.manifest import Golden, GoldenPrompt
 from server.engine.observer import StepStats
+from server.engine.policy.drafter import num_accepted
 from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.pooling import pooled_positions
 from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequence import Sequence as EngineSequence
 from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.link.frames import TokenLogprobs
 from server.link.sampling import SamplingParams
@@ -139,7 +141,10 @@ class FakeRunner:
             self.slot_owners[seq.slot] = seq.seq_id
             self.last_tokens[seq.slot] = None
         assert self.slot_owners[seq.slot] == seq.seq_id, "the slot holds another's state"
-        tokens = seq.token_ids[: row.end]
+        tokens = seq.token_ids[: row.end - len(row.draft_ids)]
+        if row.draft_ids:
+            assert len(seq.token_ids) == row.end - len(row.draft_ids), "drafts follow what is known"
+            tokens.extend(row.draft_ids)
         if len(tokens) < row.end:
             last_token = self.last_tokens[seq.slot]
             assert last_token is not None, "no token is in flight"
@@ -171,7 +176,7 @@ class FakeRunner:
         seq, seen = row.seq, list(self._seen(row))
         if any(content == POISON for _, content in seen):
             self.last_tokens[seq.slot] = 0
-            return RowResult(0 if row.is_sampling else None, is_finite=False)
+            return RowResult((0,) if row.is_sampling else (), is_finite=False)
         for position, content in seen:
             own = (weights, *context[: position + 1])
             assert content == own, "what is in the pool is not its own"
@@ -182,11 +187,35 @@ class FakeRunner:
         ]
         if not row.is_sampling:
             pooled = bytes(context[position] for position in pooled_positions(row))
-            return RowResult(None, prompt_logprobs=prompt_logprobs, pooled=pooled)
-        token = next_token(context, seq.params.seed, seq.index, weights)
-        self.last_tokens[seq.slot] = token
-        logprobs = logprob_of(context, token) if seq.params.num_logprobs >= 0 else None
-        return RowResult(token, logprobs, prompt_logprobs)
+            return RowResult(prompt_logprobs=prompt_logprobs, pooled=pooled)
+        first = len(context) - len(row.draft_ids)
+        contexts = [context[:end] for end in range(first, len(context) + 1)]
+        tokens = tuple(next_token(each, seq.params.seed, seq.index, weights) for each in contexts)
+        tokens = tokens[: 1 + num_accepted(row.draft_ids, tokens)]
+        # What a step with drafts leaves in a slot is not the last token of its sequence.
+        self.last_tokens[seq.slot] = None if row.draft_ids else tokens[0]
+        logprobs = tuple(map(logprob_of, contexts, tokens))
+        wanted = logprobs if seq.params.num_logprobs >= 0 else None
+        return RowResult(tokens, wanted, prompt_logprobs)
+
+
+class Clairvoyant:
+    """A drafter that knows what comes next, and says so except at some places."""
+
+    gain = 1.0
+
+    def __init__(self, seq: EngineSequence) -> None:
+        self._seed, self._index = seq.params.seed, seq.index
+
+    def drafts(self, token_ids: Sequence[int], most: int) -> list[int]:
+        tokens = list(token_ids)
+        for _ in range(most if len(tokens) % 5 else 0):
+            token = next_token(tokens, self._seed, self._index)
+            tokens.append(token if len(tokens) % 3 else (token + 1) % VOCAB_SIZE)
+        return tokens[len(token_ids) :]
+
+    def note(self, num_accepted: int) -> None:
+        pass
 
 
 class FakeRankedRunner:
@@ -309,6 +338,7 @@ class FakeObserver:
         self.first_tokens: list[float] = []
         self.finished: list[tuple[str, float, float | None]] = []
         self.refused: list[str] = []
+        self.key_uses: list[tuple[str, int, int]] = []
 
     def on_step(self, stats):
         self.steps.append(stats)
@@ -327,6 +357,9 @@ class FakeObserver:
 
     def on_refused(self, outcome):
         self.refused.append(outcome)
+
+    def on_key_use(self, key, num_prompt_tokens, num_generated_tokens):
+        self.key_uses.append((key, num_prompt_tokens, num_generated_tokens))
 
     @property
     def outcomes(self):

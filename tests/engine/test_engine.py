@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -10,20 +11,28 @@ from hypothesis import strategies as st
 from server.engine.engine import Engine
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.speculation import DraftRoom, Speculation
 from server.link import frames as link
 from server.link.sampling import SamplingParams
 from tests.engine.builders import make_ranks
-from tests.engine.fakes import EOS, VOCAB_SIZE, FakeObserver, FakeRunner, expected_tokens
+from tests.engine.fakes import (
+    EOS,
+    VOCAB_SIZE,
+    Clairvoyant,
+    FakeObserver,
+    FakeRunner,
+    expected_tokens,
+)
 
 
 class Bench:
     """An engine on a fake device with a clock set by hand, and all the frames it sent."""
 
-    def __init__(self, *, overlap=True, clock=None, num_blocks=32, **limits):
+    def __init__(self, *, overlap=True, clock=None, num_blocks=32, speculation=None, **limits):
         limits = {"kinds": (KVKind(None, num_blocks),), "block_size": 4} | limits
         self.now = 0.0
         self.observer = FakeObserver()
-        self.ranks = make_ranks(**limits)
+        self.ranks = make_ranks(**limits, speculation=speculation)
         self.runner = FakeRunner(
             limits["kinds"],
             limits["block_size"],
@@ -116,6 +125,64 @@ class Bench:
         self.engine.run()
         self.ranks.check_integrity()
         assert self.num_held_blocks == 0
+
+
+class TestDrafts:
+    """On a device that knows no cost: a step takes as long as the clock says."""
+
+    def bench(self, **options):
+        speculation = Speculation([DraftRoom(4, 8)], 3)
+        for num_rows, has_drafts in product((1, 2, 4), (False, True)):
+            speculation.note_step(num_rows, 1.0, has_drafts=has_drafts)
+        return Bench(speculation=speculation, **options)
+
+    def run(self, bench, **params):
+        """Two requests of which the first has drafts: what both must get."""
+        expected = [*bench.submit(1, [1, 2], **params), *bench.submit(2, [3, 4, 5], **params)]
+        bench.step()
+        (seq,) = bench.engine._requests[1, 1]
+        seq.drafter = Clairvoyant(seq)
+        bench.drain()
+        return expected
+
+    @pytest.mark.parametrize("overlap", [True, False])
+    def test_streams_are_those_of_no_drafts_in_fewer_steps(self, overlap):
+        plain, bench = Bench(overlap=overlap), self.bench(overlap=overlap)
+        for each in (plain, bench):
+            expected = self.run(each, max_tokens=20)
+            assert [each.tokens(1), each.tokens(2)] == expected
+        assert sum(event.token_ids != [] for event in bench.events()[1, 0]) < 20
+        assert len(bench.runner.batches) <= len(plain.runner.batches)
+
+    def test_a_step_with_drafts_is_read_before_the_next_one(self):
+        bench = self.bench()
+        self.run(bench, max_tokens=20)
+        drafting = [i for i, step in enumerate(bench.observer.steps, start=1) if step.drafts]
+        log = bench.runner.log
+        assert drafting
+        assert all(log.index(f"read {i}") == log.index(f"execute {i}") + 1 for i in drafting)
+
+    def test_other_steps_overlap_as_ever(self):
+        bench = self.bench()
+        bench.submit(2, [3, 4, 5], max_tokens=6)
+        bench.drain()
+        log = bench.runner.log
+        assert log[:4] == ["execute 1", "execute 2", "read 1", "execute 3"]
+
+    def test_tokens_that_come_together_have_no_time_between_them(self):
+        bench = self.bench()
+        self.run(bench, max_tokens=20)
+        steps = bench.observer.steps
+        num_tokens = sum(step.num_generated_tokens for step in steps)
+        assert sum(len(step.inter_token_seconds) for step in steps) == num_tokens - 2
+
+    def test_it_counts_drafts_and_those_that_came_true(self):
+        bench = self.bench()
+        self.run(bench, max_tokens=20)
+        drafts = [pair for step in bench.observer.steps for pair in step.drafts]
+        num_together = sum(len(event.token_ids) - 1 for event in bench.events()[1, 0])
+        assert sum(accepted for _, accepted in drafts) >= num_together > 0
+        assert all(accepted <= drafted <= 3 for drafted, accepted in drafts)
 
 
 class TestLoop:

@@ -6,16 +6,21 @@ A door raises AssertionError where what comes back is not a clear answer. Knows 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import httpx
 from antipode import AntipodeError, AsyncClient
+from google.protobuf.message import Message
 
 from server.pb.antipode.v1 import generation_pb2 as pb
-from server.versions.model_file import ModelFileError, parse_model_config
+from server.versions.model_file_watcher import ModelFileWatcher
 from tests.fuzz.mutation import CHAT, COMPLETION, body, strange, torn
 
 TOKEN = "fuzz"
@@ -108,8 +113,13 @@ def message(rng: random.Random) -> bytes:
     """A request of which some fields are strange."""
     request = pb.GenerateRequest(text=rng.choice(("", "abc", "\x00", "é" * 300)))
     request.sampling.max_tokens = rng.choice((0, 1, 2, 3))
+    targets: list[Message] = [request, request.sampling]
+    if rng.random() < 0.3:
+        said = request.chat.messages.add(role="user", content="x")
+        tool = request.chat.tools.add(name="f", parameters='{"type": "object"}')
+        targets = [request.sampling, request.chat, said, tool, request.chat.tool_choice]
     for _ in range(rng.randint(0, 4)):
-        target = rng.choice((request, request.sampling))
+        target = rng.choice(targets)
         name = rng.choice([one.name for one in target.DESCRIPTOR.fields])
         if name == "max_tokens":
             continue
@@ -122,22 +132,67 @@ def message(rng: random.Random) -> bytes:
     return request.SerializeToString()
 
 
-async def model_file(rng: random.Random) -> None:
-    """The content of a model configuration file: a file, or a reason why it is none."""
+def model_file(folder: Path) -> Door:
+    """The model configuration file of a watcher: what is wrong is told, what is right is followed.
+
+    The watcher has no thread here, so that it looks when it should.
+    """
+    path, files, errors = folder / "model.yaml", [], [""]
+    watcher = ModelFileWatcher(path, "tiny", files.append, errors.append)
+    versions = itertools.count(1)
+
+    async def send(rng: random.Random) -> None:
+        content = wrong_model_file(rng)
+        _put(rng.choice(FILE_KINDS), path, content)
+        num_files = len(files)
+        watcher.look()
+        watcher.look()
+        is_followed = len(files) > num_files
+        assert is_followed or errors[-1] or content == MODEL_FILE, f"ignored {content[:300]!r}"
+        version = str(next(versions))
+        _put("file", path, MODEL_FILE.replace(b"version: '1'", f"version: '{version}'".encode()))
+        watcher.look()
+        watcher.look()
+        assert files[-1].version == version, f"stopped after {content[:300]!r}"
+        assert not errors[-1], errors[-1]
+
+    return send
+
+
+FILE_KINDS = ("file",) * 20 + ("folder", "fifo", "loop", "gone", "large", "socket")
+
+
+def _put(kind: str, path: Path, content: bytes) -> None:
+    """Put something of a kind in the file's place."""
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    match kind:
+        case "file":
+            path.write_bytes(content)
+        case "folder":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "loop":
+            path.symlink_to(path)
+        case "large":
+            path.touch()
+            os.truncate(path, 100 << 20)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(path))
+
+
+def wrong_model_file(rng: random.Random) -> bytes:
+    """A model file of which one to three lines have another value, torn or not."""
     lines = MODEL_FILE.splitlines(keepends=True)
     for _ in range(rng.randint(1, 3)):
         place = rng.randrange(len(lines))
         key = lines[place].partition(b":")[0]
         lines[place] = key + b": " + rng.choice(YAML_WORDS) + b"\n"
     content = b"".join(lines)
-    if rng.random() < 0.3:
-        content = torn(rng, content)
-    try:
-        parse_model_config(content)
-    except ModelFileError:
-        return
-    except Exception as error:
-        raise AssertionError(f"{error!r} for {content[:300]!r}") from error
+    return torn(rng, content) if rng.random() < 0.3 else content
 
 
 EVENTS = (
@@ -184,7 +239,11 @@ def client(server: WrongServer, calls: AsyncClient) -> Door:
     async def send(rng: random.Random) -> None:
         server.rng = rng
         try:
-            async with asyncio.timeout(SECONDS), calls.generate("abc", timeout=SECONDS) as stream:
+            # Its own timeout must come first.
+            async with (
+                asyncio.timeout(2 * SECONDS),
+                calls.generate("abc", timeout=SECONDS) as stream,
+            ):
                 async for _ in stream:
                     pass
         except AntipodeError:

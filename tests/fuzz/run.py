@@ -151,7 +151,7 @@ async def _doors(server: RunningServer) -> AsyncIterator[dict[str, Door]]:
             "http": doors.http(http),
             "grpc": doors.grpc_calls(channel),
             "admin": doors.admin(admin_http),
-            "model-file": doors.model_file,
+            "model-file": doors.model_file(server.log_path.parent),
             "client": doors.client(wrong, calls),
         }
 

@@ -133,6 +133,50 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_scaling": None,
         "rope_theta": 1000000.0,
     },
+    # Positions pass the original context, so that the queries grow.
+    "ministral3": _COMMON
+    | {
+        "architectures": ["Ministral3ForCausalLM"],
+        "model_type": "ministral3",
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "sliding_window": None,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 16.0,
+            "original_max_position_embeddings": 8,
+            "max_position_embeddings": 128,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
+    "gpt-oss": _COMMON
+    | {
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "attention_bias": True,
+        "intermediate_size": 48,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+        "swiglu_limit": 7.0,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 8.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 32,
+        },
+    },
     # Caps as low as these random logits are small, so that they bend.
     "gemma2": _GEMMA
     | {

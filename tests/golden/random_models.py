@@ -57,7 +57,11 @@ def _scaled(
     """Of a size that keeps activations near one, and away from where a mistake would not show."""
     if "norm" in weight:
         return values / 4 if _is_gemma(config) else 1 + values / 4
+    if weight.endswith("router.weight"):  # Far apart, so that rounding chooses no other expert.
+        return values * np.float32(12 / np.sqrt(values.shape[1]))
     if weight.endswith(("proj.weight", "gate.weight")):
+        return values * np.float32(2 / np.sqrt(values.shape[1]))
+    if weight.endswith(("experts.gate_up_proj", "experts.down_proj")):
         return values * np.float32(2 / np.sqrt(values.shape[1]))
     if "embed_tokens" in weight and _is_tied(config):
         # Small beside what the layers add: else the best token is always the one just read.
@@ -106,6 +110,9 @@ def _attention_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         "self_attn.v_proj.weight": (kv, hidden),
         "self_attn.o_proj.weight": (hidden, q),
     }
+    if text["model_type"] == "gpt_oss":
+        shapes |= {f"self_attn.{n}_proj.bias": (q if n == "q" else kv,) for n in "qkv"}
+        shapes |= {"self_attn.o_proj.bias": (hidden,), "self_attn.sinks": (heads,)}
     if text["model_type"] == "qwen2":
         shapes |= {f"self_attn.{n}_proj.bias": (q if n == "q" else kv,) for n in "qkv"}
     if text["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text"):
@@ -114,6 +121,8 @@ def _attention_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _mlp_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    if text["model_type"] == "gpt_oss":
+        return _joined_expert_shapes(text)
     hidden, experts = text["hidden_size"], text.get("num_experts", 0)
     mlp = text["moe_intermediate_size"] if experts else text["intermediate_size"]
     one = {
@@ -125,6 +134,19 @@ def _mlp_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         return {f"mlp.{name}": shape for name, shape in one.items()}
     shapes = {f"mlp.experts.{i}.{name}": one[name] for i in range(experts) for name in one}
     return shapes | {"mlp.gate.weight": (experts, hidden)}
+
+
+def _joined_expert_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """One tensor for all experts, stored as it multiplies."""
+    d, f, experts = text["hidden_size"], text["intermediate_size"], text["num_local_experts"]
+    return {
+        "mlp.router.weight": (experts, d),
+        "mlp.router.bias": (experts,),
+        "mlp.experts.gate_up_proj": (experts, d, 2 * f),
+        "mlp.experts.gate_up_proj_bias": (experts, 2 * f),
+        "mlp.experts.down_proj": (experts, f, d),
+        "mlp.experts.down_proj_bias": (experts, d),
+    }
 
 
 def _norm_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -98,6 +98,20 @@ RULES = (
         breaks={},
         why="routes have no timeouts on GKE, and the load balancer's own is 30 seconds",
     ),
+    Rule(
+        kind="GCPBackendPolicy",
+        path="spec.default.scopes[].selector",
+        schema={"minProperties": 1, "maxProperties": 1},
+        breaks={"gke.io/region": "us-east5", "team": "a"},
+        why="the first scope that matches wins, so no scope may overlap another",
+    ),
+    Rule(
+        kind="GRPCRoute",
+        path="kind",
+        schema={"not": {}},
+        breaks="GRPCRoute",
+        why="no document says that GKE takes imported pools or Services as its backends",
+    ),
 )
 
 

@@ -55,7 +55,8 @@ class TestChipsByClaim:
     def test_the_pod_goes_to_nodes_of_the_driver_which_the_fleet_can_make(self, pod):
         label = "cloud.google.com/gke-tpu-dra-driver"
         assert pod["nodeSelector"][label] == "true"
-        assert f"{label}=true" in (PROJECT / "k8s/fleet/fleet.sh").read_text()
+        settings = (PROJECT / "k8s/terraform/modules/settings/main.tf").read_text()
+        assert f'"{label}" = "true"' in settings
 
     def test_the_server_knows_which_claim_must_bring_its_chips(self, objects, pod):
         variables = {v["name"]: v["value"] for v in pod["containers"][0]["env"]}

@@ -15,8 +15,10 @@ from tests.helm.charts import (
     GATEWAY,
     HELM,
     SEVERAL,
+    case_values,
     merged,
     pods_of,
+    read_all,
     render,
     render_files,
 )
@@ -49,6 +51,12 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
         (
             {"replicas": 0, "autoscaling.enabled": True, "autoscalingMetric.shape": "metrics"},
             "set autoscaling.enabled to false to empty the region",
+        ),
+        ({"tls.clientCa": True}, "tls.clientCa is true, but tls.secret is empty"),
+        ({"tls.secret": "tls"}, "set pools.http.enabled and pools.grpc.enabled to false"),
+        (
+            {"tls.secret": "tls", "pools.http.enabled": False},
+            "set pools.export, service.export and autoscaling.enabled to false",
         ),
         ({"service.type": "NodePort"}, "list the clients' ranges in networkPolicy.clientRanges"),
         (
@@ -302,7 +310,7 @@ def test_the_longest_name_that_is_taken_gives_names_that_kubernetes_takes():
         one
         for name, text in files.items()
         if name.endswith(".yaml")
-        for one in yaml.safe_load_all(text)
+        for one in read_all(text)
         if one
     )
     services = [one for one in objects if one["kind"] == "Service"]
@@ -316,7 +324,7 @@ def test_a_setting_is_the_charts_own_or_one_of_server_extra():
     rendered = {
         variable["name"].removeprefix("ANTIPODE_").lower()
         for changes in ({}, {"swap.mode": "rollout", "sliceChips": "claim"})
-        for values in (SEVERAL, merged(BASE, changes))
+        for values in (SEVERAL, merged(BASE, changes), case_values("antipode", "tls"))
         for pod in pods_of(render("antipode", values))
         for variable in pod["spec"]["containers"][0]["env"]
     }

@@ -8,12 +8,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from server.config import EngineConfig
+from server.hosts import caller_listener
 from server.hosts.gathering import gather
-from server.hosts.handshake import HANDSHAKE_SECONDS, HandshakeError, admit, enter
+from server.hosts.handshake import HandshakeError, admit, enter
 from server.hosts.joining import join
 from server.hosts.messages import (
     Agreed,
@@ -35,7 +37,7 @@ from tests.e2e.servers import first_free_port
 
 SOFTWARE = "antipode 1 with jax 2"
 SECRET = b"the secret of this group"
-SETTINGS = EngineConfig(model="/models/toy/7", group_start_timeout_seconds=5.0)
+SETTINGS = EngineConfig(model="/models/toy/7", group_start_timeout_seconds=60.0)
 ETH1 = Interface(name="eth1", address="127.0.0.3", mtu=8896)
 
 
@@ -47,7 +49,7 @@ def group():
 
 def knock(group):
     """A connection to the leader, as soon as it listens."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while True:
         try:
             return socket.create_connection(("127.0.0.1", group.port))
@@ -84,7 +86,7 @@ class Lost(queue.SimpleQueue):
     """Takes the reason for which a group ended."""
 
     def reason(self):
-        return self.get(timeout=5)
+        return self.get(timeout=60)
 
 
 class FakeListener:
@@ -133,11 +135,11 @@ def together(pool, group):
     leading = gathering(pool, group, listener=told)
     leaders = [joining(pool, group, index) for index in (1, 2)]
     followers = leading.result()
-    followers.start(1.0)
+    followers.start(2.0)
     ends = []
     for leader in leaders:
         ends.append((leader.result(), Lost()))
-        leader.result().start(1.0, ends[-1][1].put)
+        leader.result().start(2.0, ends[-1][1].put)
     return followers, told, ends
 
 
@@ -224,7 +226,11 @@ def stalled(group, count):
 class TestStrangers:
     """Whoever reaches the port without the secret neither ends a start nor delays it."""
 
-    def test_fifty_silent_callers_delay_nothing_before_and_during_a_start(self, pool, group):
+    def test_fifty_silent_callers_delay_nothing_before_and_during_a_start(
+        self, monkeypatch, pool, group
+    ):
+        # For so long that one who waits for a silent caller shows on any machine.
+        monkeypatch.setattr(caller_listener, "admit", partial(admit, timeout=120))
         leading = gathering(pool, group)
         callers = stalled(group, 50)
         since = time.monotonic()
@@ -232,8 +238,7 @@ class TestStrangers:
         callers += stalled(group, 50)
         joining(pool, group, 2)
         assert [link.index for link in leading.result().links] == [1, 2]
-        # Whoever waited for one silent caller after another would have waited longer for the first.
-        assert time.monotonic() - since < HANDSHAKE_SECONDS
+        assert time.monotonic() - since < 60
         for caller in callers:
             caller.close()
 
@@ -345,16 +350,16 @@ class TestTogether:
 
     def test_silence_that_is_filled_with_beats_is_none(self, together):
         _, told, _ = together
-        time.sleep(1.5)
+        time.sleep(2.5)
         assert told.lost.empty()
 
     def test_the_leader_is_told_of_each_ones_chips_and_of_who_was_told_to_end(self, together):
         followers, told, [(first, _), (second, _)] = together
         use = ChipUse(hbm_used={0: 8}, hbm_limit={0: 32}, duty_cycle={0: 0.5})
         first.send(Chips(use=use))
-        assert told.told.get(timeout=5) == ("chips", 1, use)
+        assert told.told.get(timeout=60) == ("chips", 1, use)
         second.send(Leaving())
-        assert told.told.get(timeout=5) == ("leaving", 2)
+        assert told.told.get(timeout=60) == ("leaving", 2)
         assert told.lost.empty()
         first.send(Facts(chip_bytes=1))
         second.send(Facts(chip_bytes=2))
@@ -367,7 +372,7 @@ class TestTogether:
         for leader, _ in leaders:
             assert isinstance(leader.hear(), Stop)
             leader.close()
-        stopping.join(1.0)
+        stopping.join(60)
         assert not stopping.is_alive()
         assert told.lost.empty()
 
@@ -394,9 +399,9 @@ class TestLoss:
         told = FakeListener()
         leading = gathering(pool, group, listener=told)
         leaders = [joining(pool, group, index) for index in (1, 2)]
-        leading.result().start(0.5)
-        leaders[0].result().start(0.5, Lost().put)
-        assert told.lost.reason() == "host 2 is gone: it has been silent for 0.5 s"
+        leading.result().start(1.5)
+        leaders[0].result().start(1.5, Lost().put)
+        assert told.lost.reason() == "host 2 is gone: it has been silent for 1.5 s"
 
     def test_a_follower_that_sends_what_is_no_frame_is_gone(self, pool, group):
         told = FakeListener()

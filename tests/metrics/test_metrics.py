@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.engine.observer import StepStats
 from server.errors import ErrorKind
 from server.metrics.metrics import OUTCOMES, Metrics
-from server.metrics.snapshot import Snapshot
+from server.metrics.snapshot import AdapterUse, Snapshot
 from server.slice.chips import ChipUse
 
 GATEWAY_NAMES = [
@@ -33,6 +33,10 @@ VLLM_NAMES = [
     "vllm:request_success",
 ]
 OWN_NAMES = [
+    "vllm:spec_decode_num_drafts",
+    "vllm:spec_decode_num_draft_tokens",
+    "vllm:spec_decode_num_accepted_tokens",
+    "vllm:spec_decode_num_accepted_tokens_per_pos",
     "antipode_num_requests_waiting",
     "antipode_num_requests_running",
     "antipode_load_ratio",
@@ -45,6 +49,9 @@ OWN_NAMES = [
     "antipode_queue_duration_seconds",
     "antipode_prompt_tokens",
     "antipode_generated_tokens",
+    "antipode_key_calls",
+    "antipode_key_prompt_tokens",
+    "antipode_key_generated_tokens",
     "antipode_prefix_cache_hit_tokens",
     "antipode_preemptions",
     "antipode_requests",
@@ -96,7 +103,14 @@ def clock():
 
 @pytest.fixture
 def metrics(clock):
-    return Metrics(model="tiny", version="2", release="0.1.0", clock=clock, started=1.79e9)
+    return Metrics(
+        model="tiny",
+        version="2",
+        release="0.1.0",
+        clock=clock,
+        started=1.79e9,
+        num_speculative_tokens=3,
+    )
 
 
 def step(**changes):
@@ -145,6 +159,14 @@ def test_at_the_start_everything_counted_is_zero(metrics):
         assert number == 0 or is_other, (name, labels)
 
 
+def test_what_keys_use_is_counted_by_their_names(metrics):
+    metrics.on_key_use("search", 5, 7)
+    metrics.on_key_use("search", 1, 0)
+    assert value(metrics, "antipode_key_calls_total", key="search") == 2
+    assert value(metrics, "antipode_key_prompt_tokens_total", key="search") == 6
+    assert value(metrics, "antipode_key_generated_tokens_total", key="search") == 7
+
+
 def test_what_a_gateway_reads_is_one_series_a_name(metrics):
     for name in GATEWAY_NAMES:
         assert len(families(metrics.render(Snapshot()))[name].samples) == 1
@@ -171,6 +193,21 @@ def test_the_gateway_families_read_as_a_gateway_expects(metrics):
         'vllm:lora_requests_info{max_lora="0",running_lora_adapters="",waiting_lora_adapters=""}'
         " 1.79e+09\n"
     ) in text
+
+
+def test_the_adapters_in_use_are_named_with_the_time_when_they_changed(metrics):
+    def info(use):
+        text = metrics.render(Snapshot(adapters=use)).decode()
+        line = next(each for each in text.splitlines() if each.startswith("vllm:lora_requests_in"))
+        labels, _, changed = line.rpartition(" ")
+        return labels.removeprefix("vllm:lora_requests_info"), float(changed)
+
+    before = time.time()
+    labels, changed = info(AdapterUse(4, ("a", "b"), ("c",)))
+    named = '{max_lora="4",running_lora_adapters="a,b",waiting_lora_adapters="c"}'
+    assert labels == named
+    assert changed >= before
+    assert info(AdapterUse(4, ("a", "b"), ("c",))) == (named, changed)
 
 
 def test_our_own_gauges_say_the_same(metrics):
@@ -341,3 +378,23 @@ def _timed(call, *arguments):
     started = time.perf_counter()
     call(*arguments)
     return time.perf_counter() - started
+
+
+def test_drafts_are_counted_by_their_place(metrics):
+    metrics.on_step(step(drafts=((3, 2), (1, 0), (2, 1))))
+    name = {"model_name": "tiny"}
+    counts = {
+        each: value(metrics, f"vllm:spec_decode_num_{each}_total", **name)
+        for each in ("drafts", "draft_tokens", "accepted_tokens")
+    }
+    assert counts == {"drafts": 3, "draft_tokens": 6, "accepted_tokens": 3}
+    per_place = [
+        value(
+            metrics,
+            "vllm:spec_decode_num_accepted_tokens_per_pos_total",
+            position=str(position),
+            **name,
+        )
+        for position in range(3)
+    ]
+    assert per_place == [2, 1, 0]

@@ -25,6 +25,7 @@ class Reading:
     windows: list[int | None]
     frequencies: list[np.ndarray]
     query_scale: float
+    query_growth: tuple[float, int]
     attention_cap: float | None
     logit_cap: float | None
     eps: float
@@ -45,7 +46,8 @@ def read(config: dict[str, Any]) -> Reading:
         num_kv_heads=hf["num_key_value_heads"],
         windows=[hf["sliding_window"] if kind == "sliding_attention" else None for kind in kinds],
         frequencies=[frequencies(hf, head_dim, kind) for kind in kinds],
-        query_scale=hf.get("query_pre_attn_scalar", head_dim) ** -0.5,
+        query_scale=hf.get("query_pre_attn_scalar", head_dim) ** -0.5 * rope_factor(hf) ** 2,
+        query_growth=query_growth(hf),
         attention_cap=hf.get("attn_logit_softcapping"),
         logit_cap=hf.get("final_logit_softcapping"),
         eps=hf["rms_norm_eps"],
@@ -53,7 +55,7 @@ def read(config: dict[str, Any]) -> Reading:
         embedding_scale=math.sqrt(hf["hidden_size"]) if is_gemma else 1.0,
         activation=hf["hidden_activation"] if is_gemma else hf.get("hidden_act", "silu"),
         experts_per_token=hf.get("num_experts_per_tok", 0),
-        renormalise=hf.get("norm_topk_prob", False),
+        renormalise=hf.get("norm_topk_prob", hf["model_type"] == "gpt_oss"),
     )
 
 
@@ -162,13 +164,24 @@ def _attention(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.nd
 
     q, k, v = project("q", heads), project("k", kv_heads), project("v", kv_heads)
     q, k = (turn(reading.frequencies[layer], y) for y in (q, k))
+    beta, period = reading.query_growth
+    q = q * (1 + beta * np.log1p(np.arange(length) // period))[:, None, None]
     k, v = (np.repeat(y, heads // kv_heads, axis=1) for y in (k, v))
     scores = np.einsum("qhd,khd->hqk", q, k) * reading.query_scale
     distance = np.arange(length)[:, None] - np.arange(length)
     seen = (distance >= 0) & (distance < (window or length))
-    weights = _softmax(np.where(seen, _cap(scores, reading.attention_cap), -np.inf))
+    scores = np.where(seen, _cap(scores, reading.attention_cap), -np.inf)
+    weights = _softmax(_with_sinks(scores, w.get(f"{name}sinks")))[:, :, :length]
     out = np.einsum("hqk,khd->qhd", weights, v).reshape(length, -1)
-    return out @ w[f"{name}o_proj.weight"].T
+    return out @ w[f"{name}o_proj.weight"].T + w.get(f"{name}o_proj.bias", 0.0)
+
+
+def _with_sinks(scores: np.ndarray, sinks: np.ndarray | None) -> np.ndarray:
+    """A last key for each head that every query sees with the same score."""
+    if sinks is None:
+        return scores
+    column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
+    return np.concatenate([scores, column], axis=2)
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
@@ -179,6 +192,8 @@ def _softmax(x: np.ndarray) -> np.ndarray:
 def _mlp(reading: Reading, w: Tensors, name: str, x: np.ndarray) -> np.ndarray:
     if name + "gate.weight" in w:
         return _experts(reading, w, name, x)
+    if name + "router.weight" in w:
+        return _joined_experts(reading, w, name, x)
     gate = ACTIVATIONS[reading.activation](x @ w[name + "gate_proj.weight"].T)
     return (gate * (x @ w[name + "up_proj.weight"].T)) @ w[name + "down_proj.weight"].T
 
@@ -190,6 +205,21 @@ def _experts(reading: Reading, w: Tensors, name: str, x: np.ndarray) -> np.ndarr
         rows = np.flatnonzero(share)
         dense = _mlp(reading, w, f"{name}experts.{expert}.", x[rows])
         out[rows] += share[rows, None] * dense
+    return out
+
+
+def _joined_experts(reading: Reading, w: Tensors, name: str, x: np.ndarray) -> np.ndarray:
+    """Those of gpt-oss: gate and up alternate, both are cut off, and everything has a bias."""
+    shares = route(reading, x @ w[name + "router.weight"].T + w[name + "router.bias"])
+    out = np.zeros_like(x)
+    for expert, share in enumerate(shares.T):
+        rows, name_of = np.flatnonzero(share), f"{name}experts."
+        inner = x[rows] @ w[name_of + "gate_up_proj"][expert]
+        inner = inner + w[name_of + "gate_up_proj_bias"][expert]
+        gate, up = np.minimum(inner[:, ::2], 7.0), np.clip(inner[:, 1::2], -7.0, 7.0)
+        inner = (up + 1) * gate / (1 + np.exp(-1.702 * gate))
+        one = inner @ w[name_of + "down_proj"][expert] + w[name_of + "down_proj_bias"][expert]
+        out[rows] += share[rows, None] * one
     return out
 
 
@@ -250,6 +280,8 @@ def _stretch(rope: dict[str, Any], frequencies: np.ndarray) -> np.ndarray:
         return frequencies
     if kind == "linear":
         return frequencies / rope["factor"]
+    if kind == "yarn":
+        return _stretch_by_turns(rope, frequencies)
     stretched = []
     for frequency in frequencies:
         turns = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
@@ -257,3 +289,30 @@ def _stretch(rope: dict[str, Any], frequencies: np.ndarray) -> np.ndarray:
         keep = min(1.0, max(0.0, (turns - low) / (high - low)))
         stretched.append(frequency * keep + frequency / rope["factor"] * (1 - keep))
     return np.array(stretched)
+
+
+def _stretch_by_turns(rope: dict[str, Any], frequencies: np.ndarray) -> np.ndarray:
+    half, length = len(frequencies), rope["original_max_position_embeddings"]
+
+    def pair_of(turns: float) -> float:
+        return half * math.log(length / (turns * 2 * math.pi)) / math.log(rope["rope_theta"])
+
+    low, high = pair_of(rope["beta_fast"]), pair_of(rope["beta_slow"])
+    if rope.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * half - 1)
+    ramp = np.clip((np.arange(half) - low) / max(high - low, 1e-3), 0, 1)
+    return frequencies * (1 - ramp) + frequencies / rope["factor"] * ramp
+
+
+def rope_factor(hf: dict[str, Any]) -> float:
+    """What turned queries and turned keys are multiplied by."""
+    rope = _rope(hf, "full_attention")
+    if rope.get("rope_type") != "yarn" or rope.get("mscale") == rope.get("mscale_all_dim", 0):
+        return 1.0
+    return 0.1 * math.log(rope["factor"]) + 1
+
+
+def query_growth(hf: dict[str, Any]) -> tuple[float, int]:
+    rope = _rope(hf, "full_attention")
+    return rope.get("llama_4_scaling_beta", 0.0), rope.get("original_max_position_embeddings", 1)

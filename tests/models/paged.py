@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -16,11 +17,15 @@ from models.attention.base import Ragged
 from models.attention.xla import XlaAttention
 from models.calibration import calibrate
 from models.checkpoint.checkpoint import Checkpoint
+from models.checkpoint.files import LocalFiles
+from models.decoder.adapters import of_layers, put_adapter
 from models.decoder.decoder import pool_shapes
 from models.decoder.layout import DecoderLayout
 from models.hf_config import read_config
+from models.lora.slot_values import read_adapter
 from models.sharding import TENSOR, make_mesh
 from models.weights.loading import abstract_decoder, leaf_shardings, load_leaves
+from server.engine.programs.adapter_programs import choose
 
 BLOCK_SIZE = 16
 _PAD_TO = 64
@@ -50,8 +55,11 @@ class PagedModel:
         max_tokens: int,
         *,
         tensor_size: int = 1,
+        adapter_folders: list[Path] | None = None,
+        slots: list[int] | None = None,
         **layout_fields: Any,
     ) -> None:
+        """The adapters are put into the slots from 1; `slots` has the slot of each row."""
         config = read_config(folder)
         mesh = make_mesh(config, tensor_size)
         layout = make_layout(tensor_size=tensor_size, **layout_fields)
@@ -63,6 +71,8 @@ class PagedModel:
         # Block 0 takes the writes of padding; neighbours in a sequence are not neighbours here.
         self._tables = 1 + np.arange(num_rows * blocks).reshape(blocks, num_rows).T
         num_blocks = (1 + num_rows * blocks,) * len(config.windows)
+        self._slots = np.array(slots or [0] * num_rows)
+        self._adapters = _place(adapter_folders or [], config, layout)
         shapes = pool_shapes(config, layout, num_blocks, BLOCK_SIZE)
         abstract = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
         self._kv = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
@@ -70,27 +80,33 @@ class PagedModel:
         graphdef, weights = nnx.split(model)
         treedef = jax.tree.structure(weights)
 
-        def step(leaves: Any, kv: Any, tokens: Any, ragged: Any, decode_only: bool) -> Any:
+        def step(
+            leaves: Any, kv: Any, tokens: Any, ragged: Any, adapters: Any, row_tokens: int | None
+        ) -> Any:
             decoder = nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
-            x, kv = decoder(tokens, kv, ragged, decode_only=decode_only)
+            chosen = None
+            if layout.adapters is not None:
+                chosen = choose(adapters, jnp.asarray(self._slots)[ragged.row_T], layout.adapters)
+            x, kv = decoder(tokens, kv, ragged, row_tokens=row_tokens, adapters=chosen)
             return decoder.logits(x), kv
 
         leaf_specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
         by_head, everywhere = PartitionSpec(None, TENSOR), PartitionSpec()
+        adapter_specs = of_layers(config, layout, lambda shape, spec: spec)
 
-        def mapped(decode_only: bool) -> Any:
+        def mapped(row_tokens: int | None) -> Any:
             return jax.jit(
                 jax.shard_map(
-                    lambda *args: step(*args, decode_only),
+                    lambda *args: step(*args, row_tokens),
                     mesh=mesh,
-                    in_specs=(leaf_specs, by_head, everywhere, everywhere),
+                    in_specs=(leaf_specs, by_head, everywhere, everywhere, adapter_specs),
                     out_specs=(by_head, by_head),
                     check_vma=False,
                 ),
                 donate_argnums=1,
             )
 
-        self._prefill, self._decode = mapped(False), mapped(True)
+        self._prefill, self._decode = mapped(None), mapped(1)
 
     def prefill(self, prompts: list[list[int]]) -> list[NDArray[np.float32]]:
         """All prompts in one step: logits [its length, V] of each. Rows start anew."""
@@ -121,8 +137,20 @@ class PagedModel:
             num_decodes=np.int32(num_decodes),
             num_rows=np.int32(len(rows)),
         )
-        logits, self._kv = program(self._leaves, self._kv, _pad(tokens, padded), ragged)
+        padded_tokens = _pad(tokens, padded)
+        logits, self._kv = program(self._leaves, self._kv, padded_tokens, ragged, self._adapters)
         return np.asarray(logits)[:total, : self._vocab_size]
+
+
+def _place(folders: list[Path], config: Any, layout: DecoderLayout) -> Any:
+    """The arrays of all slots, with these adapters in the first ones."""
+    placed = of_layers(config, layout, lambda shape, _: np.zeros(shape, layout.dtype))
+    for slot, folder in enumerate(folders):
+        with TemporaryDirectory() as copy:
+            adapter = read_adapter(LocalFiles(folder), Path(copy), config, layout)
+        put = jax.jit(put_adapter)
+        placed = put(placed, np.int32(slot), adapter.values)
+    return placed
 
 
 def _pad(values: NDArray[Any], size: int) -> NDArray[np.int32]:

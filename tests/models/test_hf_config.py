@@ -245,7 +245,10 @@ def test_the_window_of_every_layer(hf, windows):
         (without(LLAMA, "architectures"), "architecture unnamed is not supported"),
         (LLAMA | {"architectures": "LlamaForCausalLM"}, "architectures must be a list"),
         (LLAMA | {"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
-        (LLAMA | {"quantization_config": {"quant_method": "awq"}}, "quantized .* bfloat16"),
+        (
+            LLAMA | {"quantization_config": {"quant_method": "awq"}},
+            "quantized checkpoint cannot be served: bits None .* bfloat16",
+        ),
         (without(LLAMA, "hidden_size"), "hidden_size must be a positive integer, not None"),
         (without(LLAMA, "intermediate_size"), "intermediate_size must be a positive integer"),
         (LLAMA | {"vocab_size": "300"}, "vocab_size must be a positive integer, not '300'"),
@@ -278,7 +281,7 @@ def test_the_window_of_every_layer(hf, windows):
         (LLAMA | {"rms_norm_eps": float("inf")}, "rms_norm_eps must be a positive number, not inf"),
         (LLAMA | {"num_hidden_layers": 10**9}, "num_hidden_layers must be at most 10000"),
         (LLAMA | {"vocab_size": 10**18}, "vocab_size must be at most 2147483647"),
-        (LLAMA | {"compression_config": {"format": "int"}}, "a quantized checkpoint"),
+        (LLAMA | {"compression_config": {"format": "int"}}, "quant_method None is not supported"),
         (
             LLAMA | {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
             "low_freq_factor must be a positive number, not None",
@@ -359,3 +362,10 @@ def test_a_generation_config_without_end_tokens_changes_nothing(tmp_path):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, files, sentence):
     with pytest.raises(ModelConfigError, match=sentence):
         read_config(write(tmp_path, **files))
+
+
+def test_a_model_is_the_same_however_its_versions_are_stored():
+    """A version in fewer bits takes the place of one in bfloat16 while the server runs."""
+    stored = LLAMA | {"quantization_config": {"quant_method": "fp8"}}
+    assert parse_config(stored) == parse_config(LLAMA)
+    assert (parse_config(stored).stored_bits, parse_config(LLAMA).stored_bits) == (8, None)

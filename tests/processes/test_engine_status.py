@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+from server.config import EngineConfig
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.load import Load
 from server.metrics.metrics import Metrics
 from server.processes.engine_status import Status
@@ -23,7 +25,10 @@ ENGINE = SimpleNamespace(
     last_progress=0.0,
     running_seconds=lambda: 0.0,
     queue_stall_seconds=lambda: 12.5,
+    adapters=AdapterSlots(0),
 )
+CONFIG = EngineConfig(max_num_seqs=8, max_queue_len=4)
+ADAPTERS = SimpleNamespace(statuses=lambda: (), config_error="")
 VERSIONS = SimpleNamespace(statuses=lambda: (), config_error="")
 RUNNER = SimpleNamespace(num_ranks=2, kinds=(SimpleNamespace(num_blocks=64),), block_size=16)
 
@@ -41,7 +46,7 @@ def test_until_it_serves_it_is_starting_and_idle():
 
 def test_the_load_ratio_counts_the_sequences_of_all_ranks():
     status = Status(Metrics(model="tiny", version="1", release="0"))
-    status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8, max_queue_len=4)
+    status.serve(ENGINE, VERSIONS, ADAPTERS, RUNNER, CONFIG)
     assert status.pulse().state == "ready"
     assert metric(status, "antipode_load_ratio") == 8 / 16
     assert metric(status, "antipode_queue_stall_seconds") == 12
@@ -52,6 +57,6 @@ def test_the_load_ratio_counts_the_sequences_of_all_ranks():
 
 def test_an_engine_that_drains_reports_it():
     status = Status(Metrics(model="tiny", version="1", release="0"))
-    status.serve(ENGINE, VERSIONS, RUNNER, max_num_seqs=8, max_queue_len=4)
+    status.serve(ENGINE, VERSIONS, ADAPTERS, RUNNER, CONFIG)
     status.is_draining = True
     assert status.pulse().state == "draining"

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from server.config import EngineConfig
 from server.link.frames import Fatal
 from server.metrics.metrics import Metrics
 from server.processes import listener as listener_module
@@ -70,7 +71,7 @@ def test_a_compilation_counts_as_late_once_the_process_serves(status, link):
     listener = ServingListener(status, metrics, link)
     listener.on_compilation()
     runner = SimpleNamespace(num_ranks=1, kinds=(SimpleNamespace(num_blocks=8),), block_size=4)
-    status.serve(SimpleNamespace(), SimpleNamespace(), runner, max_num_seqs=1, max_queue_len=4)
+    status.serve(SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), runner, EngineConfig())
     listener.on_compilation()
     assert counted == [False, True]
 

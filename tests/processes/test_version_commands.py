@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.link.frames import VersionCommand, VersionResult
+from server.link.frames import AdapterCommand, VersionCommand, VersionResult
 from server.processes import version_commands
 from server.processes.version_commands import VersionCommands, follow_model_file
+from server.versions.model_file import ModelFile
 from server.versions.model_file_watcher import Started
 from server.versions.version import VersionError
 
@@ -27,12 +28,17 @@ COMMAND = VersionCommand(command_id=3, action="rollback")
         (RuntimeError("a bug"), VersionResult(command_id=3, error="internal", message="a bug")),
     ],
 )
-def test_a_command_is_answered_once_it_is_done_after_a_pulse(error, result):
+@pytest.mark.parametrize(
+    "command", [COMMAND, AdapterCommand(command_id=3, action="load", name="a")]
+)
+def test_a_command_is_answered_once_it_is_done_after_a_pulse(error, result, command):
     done, sent = Future(), []
     manager = SimpleNamespace(command=lambda command: done)
     link = SimpleNamespace(send=lambda client, frame: sent.append((client, frame)))
     pulses = SimpleNamespace(send=lambda: sent.append("pulse"))
-    VersionCommands(manager, link, pulses).receive(7, COMMAND)
+    others = SimpleNamespace(command=None)
+    managers = (manager, others) if isinstance(command, VersionCommand) else (others, manager)
+    VersionCommands(*managers, link, pulses).receive(7, command)
     assert sent == []
     if error is None:
         done.set_result(None)
@@ -49,8 +55,14 @@ def test_the_file_is_followed_from_what_the_server_was_started_with(monkeypatch,
         "ModelFileWatcher",
         lambda *args: made.append(args) or SimpleNamespace(start=lambda: made.append("started")),
     )
-    manager = SimpleNamespace(follow="follow", reject="reject")
+    followed = []
+    versions = SimpleNamespace(follow=followed.append, reject="reject")
+    adapters = SimpleNamespace(follow=followed.append)
     started = Started(content, "1")
-    follow_model_file(tmp_path / "model.json", "tiny", manager, started)
-    given = started if content else None
-    assert made == [(tmp_path / "model.json", "tiny", "follow", "reject", given), "started"]
+    follow_model_file(tmp_path / "model.json", "tiny", versions, adapters, started)
+    (path, model, follow, *rest), began = made
+    assert (path, model, began) == (tmp_path / "model.json", "tiny", "started")
+    assert rest == ["reject", started if content else None]
+    file = ModelFile("tiny", "/models/tiny", "1", adapters={"sql": "2"})
+    follow(file)
+    assert followed == [file, {"sql": "2"}]

@@ -60,10 +60,8 @@ def test_a_stopped_monitor_reads_no_more_and_ends_a_read(monitor_with):
     wait_for(lambda: counts)
     monitor.stop()
     assert closed.is_set()
-    time.sleep(0.05)
-    before = len(counts)
-    time.sleep(0.1)
-    assert len(counts) == before
+    # A thread that has ended reads no more.
+    wait_for(lambda: not any(thread.name == "chips" for thread in threading.enumerate()))
 
 
 def test_a_read_that_does_not_return_holds_up_nobody(monitor_with):
@@ -73,7 +71,7 @@ def test_a_read_that_does_not_return_holds_up_nobody(monitor_with):
     started = time.monotonic()
     assert told == []
     monitor.stop()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     released.set()
 
 

@@ -64,7 +64,7 @@ class Server:
     """An engine that serves version 1, its manager, and one client's requests."""
 
     def __init__(
-        self, policy="availability", watch_window=0.0, swap_timeout=5.0, clock=time.monotonic
+        self, policy="availability", watch_window=0.0, swap_timeout=60.0, clock=time.monotonic
     ):
         self.runner = FakeRunner(
             kinds=(KVKind(None, 65),), block_size=4, max_num_seqs=4, max_num_batched_tokens=16
@@ -114,7 +114,7 @@ class Server:
         command = VersionCommand(
             command_id=1, action=action, version=version, path=path, policy=policy
         )
-        self.manager.command(command).result(10)
+        self.manager.command(command).result(60)
 
     def refusal(self, *args, **options):
         with pytest.raises(VersionError) as error:
@@ -149,7 +149,7 @@ class Server:
         params = SamplingParams(max_tokens=max_tokens, ignore_eos=True, seed=3)
         return self.finish(request_id)[1] == expected_tokens(PROMPT, params, weights=weights)
 
-    def wait(self, condition, seconds=10):
+    def wait(self, condition, seconds=60):
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline
@@ -328,11 +328,12 @@ class TestUnload:
 
     def test_not_while_it_is_in_use(self, start):
         server = start(swap_timeout=0.05)
-        server.step_seconds = 0.02
         server.do("load", "2")
+        server.step_seconds = 0.3
         request_id = server.submit(60, version="2")
         server.wait(lambda: request_id in server.events)
         assert "still has sequences" in server.refusal("unload", "2")
+        server.step_seconds = 0
         assert server.answers(request_id, 2, 60)
 
     def test_a_version_loaded_anew_finds_no_cache_of_the_old_one(self, start):
@@ -347,11 +348,12 @@ class TestUnload:
 
 def test_a_sequence_that_does_not_leave_in_time_ends_so_that_the_weights_can(start):
     server = start(policy="resource", swap_timeout=0.1)
-    server.step_seconds = 0.02
     server.do("load", "2")
+    server.step_seconds = 0.3
     request_id = server.submit(100)
     server.wait(lambda: request_id in server.events)
     server.do("promote", "2")
+    server.step_seconds = 0
     assert server.finish(request_id)[2] == "unavailable"
     assert server.answers(server.submit(), weights=2)
 
@@ -527,7 +529,7 @@ class TestTrial:
         server = start(policy=policy, watch_window=0.05)
         server.do("load", "2")
         server.do("promote", "2")
-        time.sleep(0.3)
+        server.wait(lambda: server.engine.versions.watch is None)
         server.runner.poisoned_request_ids.add(1)
         assert server.finish(server.submit())[2] == "internal"
         assert server.states["2"] == "AVAILABLE*"

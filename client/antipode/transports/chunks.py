@@ -20,6 +20,7 @@ from antipode.errors import (
 )
 from antipode.limits import quoted
 from antipode.types import (
+    CallDelta,
     Delta,
     Event,
     FinishReason,
@@ -105,13 +106,14 @@ def _start(chunk: Fields, choice: Fields) -> Start:
 
 def _delta(choice: Fields) -> Delta:
     reason = _finish_reason(choice.get("finish_reason"))
+    said: dict[str, Any] = {}
     if "delta" in choice:
-        text = _text(_mapping(choice["delta"], "delta"), "content", "")
+        said = _said(_mapping(choice["delta"], "delta"))
     else:
-        text = _text(choice, "text")
+        said["text"] = _text(choice, "text")
     return Delta(
         index=_integer(choice, "index", _MAX_TOKEN_ID),
-        text=text,
+        **said,
         token_ids=_token_ids(choice, "token_ids"),
         logprobs=_logprobs(choice.get("logprobs")),
         finish_reason=reason,
@@ -119,9 +121,28 @@ def _delta(choice: Fields) -> Delta:
     )
 
 
+def _said(delta: Fields) -> dict[str, Any]:
+    """The parts of a chat's delta."""
+    return {
+        "text": _text(delta, "content", ""),
+        "reasoning": _text(delta, "reasoning_content", ""),
+        "calls": tuple(_call(_mapping(c, "tool_calls")) for c in _list(delta, "tool_calls", [])),
+    }
+
+
+def _call(call: Fields) -> CallDelta:
+    function = _mapping(call.get("function"), "function")
+    return CallDelta(
+        index=_integer(call, "index", _MAX_TOKEN_ID),
+        id=_text(call, "id", ""),
+        name=_text(function, "name", ""),
+        arguments=_text(function, "arguments", ""),
+    )
+
+
 def _finish_reason(reason: object) -> FinishReason | None:
     match reason:
-        case None | "stop" | "length":
+        case None | "stop" | "length" | "tool_calls":
             return reason
         case "abort" | "error":
             raise UnavailableError("the server aborted the request")

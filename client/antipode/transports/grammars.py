@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from antipode.errors import InvalidRequestError
 from antipode.types import Grammar
 
 # By kind, the name of the HTTP API.
@@ -38,8 +37,5 @@ def grpc_grammar(grammar: Grammar) -> dict[str, Any]:
 
 
 def _only(grammar: Grammar) -> tuple[str, Any]:
-    if len(grammar) != 1 or not _HTTP_NAMES.keys() >= grammar.keys():
-        raise InvalidRequestError(
-            f"grammar must have exactly one of {', '.join(_HTTP_NAMES)}, not {list(grammar)}"
-        )
-    return next(iter(grammar.items()))
+    [(kind, value)] = grammar.items()
+    return kind, value

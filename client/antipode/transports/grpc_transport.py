@@ -25,8 +25,12 @@ from antipode.errors import (
     VersionGoneError,
 )
 from antipode.limits import MAX_MESSAGE_BYTES, quoted
+from antipode.tls import Tls
+from antipode.transports.chats import chat
 from antipode.transports.grammars import grpc_grammar
 from antipode.types import (
+    CHAT_OPTIONS,
+    CallDelta,
     Delta,
     Event,
     FinishReason,
@@ -35,6 +39,7 @@ from antipode.types import (
     Start,
     TokenLogprob,
     Usage,
+    is_chat,
     resume_exactness,
 )
 
@@ -56,6 +61,7 @@ FINISH_REASONS: Mapping[int, FinishReason | None] = {
     pb.FINISH_REASON_UNSPECIFIED: None,
     pb.FINISH_REASON_STOP: "stop",
     pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 # The retry policy decides when to try again, so the channel must not back off by itself.
@@ -77,13 +83,15 @@ OVERSIZE = "larger than max"
 
 
 class GrpcTransport:
-    """One channel to `target`, host:port."""
+    """One channel to `target`, host:port; without `tls` in clear text."""
 
-    def __init__(self, target: str, headers: Mapping[str, str], *, is_secure: bool) -> None:
+    def __init__(self, target: str, headers: Mapping[str, str], *, tls: Tls | None) -> None:
         self._metadata = tuple((key.lower(), value) for key, value in headers.items())
         self._channel = (
-            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
-            if is_secure
+            grpc.aio.secure_channel(
+                target, grpc.ssl_channel_credentials(*tls.texts()), CHANNEL_OPTIONS
+            )
+            if tls is not None
             else grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
         )
         self._generate: Any = self._channel.unary_stream(
@@ -121,14 +129,12 @@ class GrpcTransport:
 
 def message(request: Request, resume: Resume | None) -> pb.GenerateRequest:
     """The request's message; a resumed one has the first server's prompt tokens and seed."""
-    options: dict[str, Any] = dict(request.options)
+    given = request.options.items()
+    options: dict[str, Any] = {k: v for k, v in given if k not in CHAT_OPTIONS}
     if resume is not None:
         options["seed"] = resume.start.seed
-    elif "seed" in options:
-        options["seed"] %= 2**64
-    grammar = options.pop("grammar", None)
-    if grammar is not None:
-        options["grammar"] = grpc_grammar(grammar)
+    if request.options.get("grammar") is not None:
+        options["grammar"] = grpc_grammar(request.options["grammar"])
     try:
         built = pb.GenerateRequest(
             model=request.model or (resume.start.model if resume is not None else ""),
@@ -148,13 +154,16 @@ def message(request: Request, resume: Resume | None) -> pb.GenerateRequest:
 
 
 def _set_prompt(built: pb.GenerateRequest, request: Request, resume: Resume | None) -> None:
+    """The server does not render a resumed chat again, but reads its answer as the chat's."""
     prompt: Any = request.prompt
-    if resume is not None:
+    if is_chat(prompt):
+        built.chat.CopyFrom(chat(prompt, request.options))
+        if resume is not None:
+            built.resumed_prompt.ids.extend(resume.start.prompt_token_ids)
+    elif resume is not None:
         built.token_ids.ids.extend(resume.start.prompt_token_ids)
     elif isinstance(prompt, str):
         built.text = prompt
-    elif prompt and isinstance(prompt[0], Mapping):
-        built.chat.messages.extend(pb.ChatMessage(**entry) for entry in prompt)
     else:
         built.token_ids.ids.extend(prompt)
 
@@ -181,6 +190,11 @@ def event(response: pb.GenerateResponse) -> Event:
         delta=Delta(
             index=response.index,
             text=response.text,
+            reasoning=response.reasoning,
+            calls=tuple(
+                CallDelta(index=call.index, id=call.id, name=call.name, arguments=call.arguments)
+                for call in response.calls
+            ),
             token_ids=tuple(response.token_ids),
             logprobs=tuple(map(_logprob, response.logprobs)),
             finish_reason=FINISH_REASONS[response.finish_reason],

@@ -26,11 +26,12 @@ from antipode.errors import (
     VersionGoneError,
 )
 from antipode.limits import MAX_MESSAGE_BYTES, MAX_REFUSAL_BYTES, quoted
+from antipode.tls import Tls
 from antipode.transports.chunks import is_end, parse
 from antipode.transports.embedding_bodies import embedding_body, read_embeddings
 from antipode.transports.grammars import http_grammar
 from antipode.transports.sse import EventParser
-from antipode.types import Event, Request, Resume
+from antipode.types import Event, Request, Resume, is_chat
 
 MODELS = "/v1/models"
 COMPLETIONS = "/v1/completions"
@@ -59,8 +60,16 @@ NO_TLS = "WRONG_VERSION_NUMBER"
 class HttpTransport:
     """Connections to one server. Reading has no timeout, because the stream watches for silence."""
 
-    def __init__(self, base_url: str, headers: Mapping[str, str], *, trust_env: bool) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        *,
+        tls: Tls | None = None,
+        trust_env: bool,
+    ) -> None:
         self._client = httpx.AsyncClient(
+            verify=True if tls is None else tls.context(),
             base_url=base_url,
             headers=headers,
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
@@ -160,13 +169,13 @@ def body(request: Request, resume: Resume | None, model: str) -> dict[str, Any]:
         fields["logit_bias"] = {str(token_id): value for token_id, value in bias.items()}
     if (grammar := fields.pop("grammar", None)) is not None:
         fields["structured_outputs"] = http_grammar(grammar)
-    if _is_chat(request) and "logprobs" in fields:
+    if is_chat(request.prompt) and "logprobs" in fields:
         fields["top_logprobs"], fields["logprobs"] = fields["logprobs"], True
     if request.request_id:
         fields["request_id"] = request.request_id
     return {
         **fields,
-        "messages" if _is_chat(request) else "prompt": request.prompt,
+        "messages" if is_chat(request.prompt) else "prompt": request.prompt,
         **({"model": model} if model else {}),
         "n": request.n,
         "stream": True,
@@ -175,13 +184,8 @@ def body(request: Request, resume: Resume | None, model: str) -> dict[str, Any]:
     }
 
 
-def _is_chat(request: Request) -> bool:
-    prompt: Any = request.prompt
-    return not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
-
-
 def _path(request: Request) -> str:
-    return CHAT if _is_chat(request) else COMPLETIONS
+    return CHAT if is_chat(request.prompt) else COMPLETIONS
 
 
 def _headers(timeout: float | None) -> dict[str, str]:

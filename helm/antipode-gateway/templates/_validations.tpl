@@ -24,8 +24,15 @@
 {{- if gt (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds) }}
 {{- fail (printf "healthCheck.timeoutSeconds is %d, longer than healthCheck.intervalSeconds, %d, which the load balancer refuses; lower the timeout or raise the interval." (int $v.healthCheck.timeoutSeconds) (int $v.healthCheck.intervalSeconds)) }}
 {{- end }}
+{{- $here := eq $v.residency "region" }}
+{{- if and $here (ne 1 (len (ternary $v.regions $v.envoy.backends (eq $v.flavour "gke")))) }}
+{{- fail "residency is region, so prompts may not go to another one; list only the region of this cluster in regions (flavour gke), or only its address in envoy.backends (flavour envoy)." }}
+{{- end }}
+{{- if and $here (or $v.gke.preferredRegion $v.gke.capacityPercent) }}
+{{- fail "residency is region, but gke.preferredRegion or gke.capacityPercent shares requests between regions; leave them empty." }}
+{{- end }}
 {{- if eq $v.flavour "gke" }}
-{{- if lt (len $v.regions) 2 }}
+{{- if and (not $here) (lt (len $v.regions) 2) }}
 {{- fail "regions lists fewer than two regions; list the regions of both serving clusters." }}
 {{- end }}
 {{- if and $v.gke.preferredRegion (not (has $v.gke.preferredRegion $v.regions)) }}
@@ -36,7 +43,7 @@
 {{- fail (printf "gke.capacityPercent has %q, which is not among the regions; remove it, or add it to regions." $region) }}
 {{- end }}
 {{- end }}
-{{- else if lt (len $v.envoy.backends) 2 }}
+{{- else if and (not $here) (lt (len $v.envoy.backends) 2) }}
 {{- fail "envoy.backends lists fewer than two backends; list the address of each region." }}
 {{- end }}
 {{- end }}
@@ -88,9 +95,27 @@ matches:
 {{- end }}
 {{- end }}
 
-{{/* The exported object that gets the requests of (dict "root" $ "pool" "grpc"). */}}
+{{- define "gateway.className" -}}
+{{- $ofGke := ternary "gke-l7-rilb" "gke-l7-cross-regional-internal-managed-mc" (eq .Values.residency "region") -}}
+{{ ternary (.Values.gke.className | default $ofGke) .Values.envoy.className (eq .Values.flavour "gke") }}
+{{- end }}
+
+{{/*
+The object that gets the requests of (dict "root" $ "pool" "grpc"): of this cluster, if prompts stay in their region,
+otherwise what both clusters export.
+*/}}
 {{- define "gateway.backend" -}}
-{{- if and (eq .pool "grpc") (eq .root.Values.gke.grpcBackend "service") -}}
+{{- $service := and (eq .pool "grpc") (eq .root.Values.gke.grpcBackend "service") }}
+{{- $here := eq .root.Values.residency "region" -}}
+{{- if and $here $service -}}
+group: ""
+kind: Service
+name: {{ .root.Values.release }}
+{{- else if $here -}}
+group: inference.networking.k8s.io
+kind: InferencePool
+name: {{ .root.Values.release }}-{{ .pool }}
+{{- else if $service -}}
 group: net.gke.io
 kind: ServiceImport
 name: {{ .root.Values.release }}

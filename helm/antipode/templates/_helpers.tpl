@@ -178,6 +178,11 @@ tpu7x-standard-4t: {cpus: 223, memory: 869}
 {{- if ne .Values.slice "cpu" }}true{{ end }}
 {{- end }}
 
+{{/* Whether (dict "root" $ "what" "pools") is exported to the fleet. With residency region nothing is. */}}
+{{- define "antipode.exports" -}}
+{{- if and (index .root.Values .what).export (eq .root.Values.residency "any") }}true{{ end }}
+{{- end }}
+
 {{/* The folder of the model's versions, as the container sees it. */}}
 {{- define "antipode.modelPath" -}}
 {{- if .Values.model.bucket }}/models/{{ .Values.model.path }}{{ else }}{{ .Values.model.path }}{{ end }}

@@ -4,6 +4,11 @@
 {{- if and (gt (include "antipode.hosts" . | int) 1) .Values.server.coordinatorSecret }}true{{ end }}
 {{- end }}
 
+{{/* What a probe's httpGet has where the server speaks TLS. The kubelet does not verify the certificate. */}}
+{{- define "antipode.probeScheme" -}}
+{{- if .Values.tls.secret }}, scheme: HTTPS{{ end }}
+{{- end }}
+
 {{- define "antipode.environment" -}}
 {{- $follower := .follower }}
 {{- with .root }}
@@ -19,6 +24,7 @@
   "ANTIPODE_DRAIN_TIMEOUT_SECONDS" $v.server.drainTimeoutSeconds
   "ANTIPODE_HANG_TIMEOUT_SECONDS" $v.server.hangTimeoutSeconds
   "ANTIPODE_LOG_FORMAT" $v.server.logFormat
+  "ANTIPODE_HOST" "0.0.0.0"
   "ANTIPODE_COMPILE_CACHE_DIR" "/var/cache/antipode/xla" -}}
 {{- if eq $v.swap.mode "inPlace" }}
 {{- $_ := set $set "ANTIPODE_MODEL_CONFIG" "/etc/antipode/model.yaml" }}
@@ -45,6 +51,25 @@
 {{- if and $v.admin.tokenSecret (not $follower) }}
 {{- $_ := set $set "ANTIPODE_ADMIN_HOST" "0.0.0.0" }}
 {{- $_ := set $set "ANTIPODE_ADMIN_TOKEN_FILE" "/etc/antipode-admin/token" }}
+{{- end }}
+{{- if and $v.apiKeys.secret (not $follower) }}
+{{- $_ := set $set "ANTIPODE_API_KEYS_FILE" "/etc/antipode-keys/keys" }}
+{{- end }}
+{{- if and $v.tls.secret (not $follower) }}
+{{- $_ := set $set "ANTIPODE_TLS_CERT_FILE" "/etc/antipode-tls/tls.crt" }}
+{{- $_ := set $set "ANTIPODE_TLS_KEY_FILE" "/etc/antipode-tls/tls.key" }}
+{{- if $v.tls.clientCa }}
+{{- $_ := set $set "ANTIPODE_TLS_CLIENT_CA_FILE" "/etc/antipode-tls/ca.crt" }}
+{{- end }}
+{{- end }}
+{{- $objectives := list }}
+{{- range $objective := $v.objectives }}
+{{- range $pool := list "http" "grpc" }}
+{{- $objectives = append $objectives (printf "%s-%s-%s=%d" $.root.Release.Name $objective.name $pool (int64 $objective.priority)) }}
+{{- end }}
+{{- end }}
+{{- with $objectives }}
+{{- $_ := set $set "ANTIPODE_OBJECTIVES" (join "," .) }}
 {{- end }}
 {{- if $v.dranet.enabled }}
 {{- $_ := set $set "ANTIPODE_CLAIM_NAME" (include "antipode.claim" .) }}
@@ -177,17 +202,17 @@ spec:
         {{- end }}
       # The server is alive from its first moment, also while it compiles. Only a hung server fails this check.
       startupProbe:
-        httpGet: {path: /readyz, port: http}
+        httpGet: {path: /readyz, port: http{{ include "antipode.probeScheme" . }}}
         periodSeconds: 5
         failureThreshold: {{ div (add $v.startupSeconds 4) 5 }}
       readinessProbe:
-        httpGet: {path: /readyz, port: http}
+        httpGet: {path: /readyz, port: http{{ include "antipode.probeScheme" . }}}
         periodSeconds: 2
         # One slow answer must not take a replica out: it may be the only one of its region. The load balancer's own
         # checks see a drain.
         failureThreshold: 2
       livenessProbe:
-        httpGet: {path: /livez, port: http}
+        httpGet: {path: /livez, port: http{{ include "antipode.probeScheme" . }}}
         periodSeconds: 5
         timeoutSeconds: 5
         failureThreshold: 3
@@ -231,6 +256,16 @@ spec:
           mountPath: /etc/antipode-admin
           readOnly: true
         {{- end }}
+        {{- if and $v.apiKeys.secret (not $follower) }}
+        - name: api-keys
+          mountPath: /etc/antipode-keys
+          readOnly: true
+        {{- end }}
+        {{- if and $v.tls.secret (not $follower) }}
+        - name: tls
+          mountPath: /etc/antipode-tls
+          readOnly: true
+        {{- end }}
         {{- if gt (include "antipode.hosts" . | int) 1 }}
         - name: group
           mountPath: /etc/antipode-group
@@ -265,6 +300,26 @@ spec:
         secretName: {{ $v.admin.tokenSecret | quote }}
         items:
           - {key: token, path: token}
+    {{- end }}
+    {{- if and $v.apiKeys.secret (not $follower) }}
+    - name: api-keys
+      secret:
+        secretName: {{ $v.apiKeys.secret | quote }}
+        defaultMode: 0400
+        items:
+          - {key: keys, path: keys}
+    {{- end }}
+    {{- if and $v.tls.secret (not $follower) }}
+    - name: tls
+      secret:
+        secretName: {{ $v.tls.secret | quote }}
+        defaultMode: 0400
+        items:
+          - {key: tls.crt, path: tls.crt}
+          - {key: tls.key, path: tls.key}
+          {{- if $v.tls.clientCa }}
+          - {key: ca.crt, path: ca.crt}
+          {{- end }}
     {{- end }}
     {{- if gt (include "antipode.hosts" . | int) 1 }}
     # The kubelet also lets fsGroup read it, which is how the server's user does.

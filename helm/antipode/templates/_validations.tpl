@@ -1,7 +1,7 @@
 {{/* Refuses values that contradict each other, which no schema can do. Each message says what to change. */}}
 
 {{- define "antipode.validate" -}}
-{{- range $part := list "names" "model" "slice" "hosts" "machine" "end" "spot" "scaling" "network" "secret" }}
+{{- range $part := list "names" "model" "slice" "hosts" "machine" "end" "spot" "scaling" "network" "secret" "tls" }}
 {{- include (printf "antipode.validate.%s" $part) $ }}
 {{- end }}
 {{- end }}
@@ -259,5 +259,21 @@
 {{- end }}
 {{- if and $v.monitoring.rules (not $v.monitoring.podMonitoring) }}
 {{- fail "monitoring.rules is true, but monitoring.podMonitoring is false, and the rules need a label that PodMonitoring sets; set both or neither." }}
+{{- end }}
+{{- end }}
+
+{{/* TLS at the pods. */}}
+{{- define "antipode.validate.tls" -}}
+{{- $v := .Values -}}
+{{- if and $v.tls.clientCa (not $v.tls.secret) }}
+{{- fail "tls.clientCa is true, but tls.secret is empty; set tls.secret to a Secret with tls.crt, tls.key and ca.crt." }}
+{{- end }}
+{{- if $v.tls.secret }}
+{{- if or $v.pools.http.enabled $v.pools.grpc.enabled }}
+{{- fail "tls.secret is set, but a pool is enabled, whose gateway speaks plain HTTP to pods; set pools.http.enabled and pools.grpc.enabled to false, or leave tls.secret empty." }}
+{{- end }}
+{{- if or $v.pools.export $v.service.export $v.autoscaling.enabled }}
+{{- fail "tls.secret is set, but AutoscalingMetric reads pods over plain HTTP; set pools.export, service.export and autoscaling.enabled to false, or leave tls.secret empty." }}
+{{- end }}
 {{- end }}
 {{- end }}

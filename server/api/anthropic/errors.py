@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from server.api.anthropic.response_bodies import ErrorType, Fault, MessageError
-from server.api.http.rewording import RewordedErrors
+from server.api.http.rewording import RewordedErrors, is_below
 from server.errors import ApiError
 
 PATH = "/v1/messages"
+# OpenAI's protocol has this path too.
+MODELS_PATH = "/v1/models"
+_VERSION_HEADER = b"anthropic-version"
 _TYPES: Mapping[int, ErrorType] = {
     401: "authentication_error",
     403: "permission_error",
@@ -26,14 +29,23 @@ _TYPES: Mapping[int, ErrorType] = {
 }
 
 
+def asks_for_ours(scope: Scope) -> bool:
+    """Whether a request is of a client of this protocol, which always sends its version."""
+    return any(name == _VERSION_HEADER for name, _ in scope["headers"])
+
+
 def message_error(error: ApiError, request_id: str) -> MessageError:
     """The event that ends a stream which has failed."""
     return _worded(error.kind.spec.http_status, error.message, request_id)
 
 
 def with_anthropic_errors(app: ASGIApp) -> ASGIApp:
-    """Reword every error on this protocol's paths, and add the header `request-id` to answers."""
-    return RewordedErrors(app, PATH, _worded, id_header="request-id")
+    """Reword every error of this protocol, and add the header `request-id` to its answers."""
+    return RewordedErrors(app, _is_ours, _worded, id_header="request-id")
+
+
+def _is_ours(scope: Scope) -> bool:
+    return is_below(PATH, scope) or (is_below(MODELS_PATH, scope) and asks_for_ours(scope))
 
 
 def _worded(status: int, message: str, request_id: str) -> MessageError:

@@ -134,6 +134,19 @@ class MessageStop(Struct, frozen=True, tag_field="type", tag="message_stop"):
     pass
 
 
+class ModelEntry(Struct, frozen=True, kw_only=True, tag_field="type", tag="model"):
+    id: str
+    display_name: str
+    created_at: str
+
+
+class ModelPage(Struct, frozen=True, kw_only=True):
+    data: list[ModelEntry]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
 class Fault(Struct, frozen=True):
     type: ErrorType
     message: str

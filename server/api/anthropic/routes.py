@@ -1,4 +1,4 @@
-"""POST /v1/messages and POST /v1/messages/count_tokens."""
+"""POST /v1/messages, its count of tokens, and the addresses of batches, which there are none of."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from server.api.http.sse import NamedEventStream
 from server.api.requests.field_names import fields_named
 from server.api.requests.generation import GenerateRequest
 from server.api.service import Service
+from server.errors import ApiError, ErrorKind
 
+_BATCHES = f"{PATH}/batches"
 # How this protocol spells what the service's errors name.
 _NAMES = {"stop": "stop_sequences"}
 
@@ -61,7 +63,23 @@ def messages_router(service: Service, *, write_timeout_seconds: float) -> APIRou
         token_ids = await service.tokenize(prompt.text, add_special_tokens=False)
         return json_response(TokenCount(len(token_ids)))
 
+    _add_batches(router)
     return router
+
+
+def _add_batches(router: APIRouter) -> None:
+    """Clients that ask for a batch are answered with the reason why there is none."""
+
+    async def no_batches(rest: str = "") -> Response:
+        raise ApiError(
+            ErrorKind.NOT_FOUND,
+            "this server has no batches, because it stores no answers; send each request of the"
+            f" batch to {PATH}, several at once",
+        )
+
+    for path in (_BATCHES, f"{_BATCHES}/{{rest:path}}"):
+        methods = ["GET", "POST", "DELETE"]
+        router.add_api_route(path, no_batches, methods=methods, include_in_schema=False)
 
 
 def _generate_request(body: MessagesBody, prompt: ChatPrompt, request: Request) -> GenerateRequest:

@@ -6,12 +6,16 @@ Requests arrive as bytes, so that bytes that are no message get an answer like e
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
 import grpc
 
-from server.api.antipode_v1 import embedding, translate
+from server.api.antipode_v1 import chats, embedding, translate
+from server.api.antipode_v1.answers import AnswerWriter
+from server.api.chat.format import ChatPrompt
+from server.api.fitting import fitted
 from server.api.grpc.answered import Cost, answered
 from server.api.grpc.messages import MAX_INLINE_BYTES, parse_large
 from server.api.grpc.peer import source
@@ -20,15 +24,16 @@ from server.api.grpc.unknown_fields import check_known
 from server.api.grpc.writing import Writer
 from server.api.load_reports import LoadReports
 from server.api.requests.generation import GenerateRequest
-from server.api.requests.validation import check_count, check_prompt_length
+from server.api.requests.validation import check_count, check_prompt_length, invalid
 from server.api.service import Service
 from server.api.streams.stream import Generation
-from server.errors import ApiError, ErrorKind
+from server.errors import ApiError
 from server.link.sampling import MAX_STOP_TOKEN_IDS
 from server.pb.antipode.v1 import generation_pb2 as pb
 
 # Reserved for what resuming may need: an older server resumes without it.
-_PASSED = {pb.GenerateRequest.DESCRIPTOR.full_name: range(11, 16)}
+_PASSED = {pb.GenerateRequest.DESCRIPTOR.full_name: range(12, 16)}
+_check_known = partial(check_known, passed=_PASSED)
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["Generation"].full_name
 
 
@@ -41,20 +46,22 @@ class GenerationServicer:
 
     async def generate(self, data: bytes, context: Context) -> None:
         async with answered(context, self._loads) as cost:
-            message = await parse_large(pb.GenerateRequest, data)
-            check_known(message, _PASSED)
+            message = await parse_large(pb.GenerateRequest, data, _check_known)
             if len(data) > MAX_INLINE_BYTES:
                 self._check_lengths(message)
-            request = await self._request(message, context)
+            request_id = adopt_request_id(context, message.request_id)
+            chat = await self._chat(message)
+            request = _request(message, chat, request_id, context)
             # Leaving this block, for whatever reason, is what tells the engine to stop.
             async with await self._service.start(request) as generation:
-                await context.send_initial_metadata(((REQUEST_ID_KEY, request.request_id),))
-                await self._stream(generation, message.return_token_ids, context, cost)
+                await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
+                with_ids = message.return_token_ids
+                answers = AnswerWriter(generation, chat, with_token_ids=with_ids)
+                await self._stream(generation, answers, with_ids, context, cost)
 
     async def tokenize(self, data: bytes, context: Context) -> pb.TokenizeResponse | None:
         async with answered(context, self._loads):
-            message = await parse_large(pb.TokenizeRequest, data)
-            check_known(message)
+            message = await parse_large(pb.TokenizeRequest, data, check_known)
             adopt_request_id(context)
             model = self._service.models.find(message.model)
             text = await self._text(message)
@@ -74,8 +81,7 @@ class GenerationServicer:
 
     async def embed(self, data: bytes, context: Context) -> pb.EmbedResponse | None:
         async with answered(context, self._loads):
-            message = await parse_large(pb.EmbedRequest, data)
-            check_known(message)
+            message = await parse_large(pb.EmbedRequest, data, check_known)
             request_id = adopt_request_id(context, message.request_id)
             request = embedding.request(
                 message, timeout_seconds=context.time_remaining(), source=source(context)
@@ -83,43 +89,41 @@ class GenerationServicer:
             found = await self._service.embedder.embed(request, embedding.vector)
             return embedding.response(found, request_id)
 
-    async def _request(self, message: pb.GenerateRequest, context: Context) -> GenerateRequest:
-        request_id = adopt_request_id(context, message.request_id)
-        is_text = message.WhichOneof("prompt") != "token_ids"
-        return GenerateRequest(
-            prompt=await self._text(message) if is_text else tuple(message.token_ids.ids),
-            model=message.model,
-            sampling=translate.sampling(message.sampling),
-            n=message.n if message.HasField("n") else 1,
-            add_special_tokens=translate.add_special_tokens(message),
-            resume=translate.resume(message),
-            request_id=request_id,
-            timeout_seconds=context.time_remaining(),
-            source=source(context),
-        )
-
     def _check_lengths(self, message: pb.GenerateRequest) -> None:
         """Refuse lists that are too long before they are copied; the service refuses the others."""
-        info, _ = self._service.models.resolve(message.model)
+        info = self._service.models.resolve(message.model).info
         check_count("stop_token_ids", message.sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
-        for ids in (message.token_ids.ids, *(entry.ids for entry in message.resume.received)):
-            check_prompt_length(len(ids), info)
+        for entry in (message.token_ids, message.resumed_prompt, *message.resume.received):
+            check_prompt_length(len(entry.ids), info)
 
-    async def _text(self, message: pb.GenerateRequest | pb.TokenizeRequest) -> str:
+    async def _chat(self, message: pb.GenerateRequest) -> ChatPrompt | None:
+        """The prompt of a chat, and how to read its answers; None for another prompt."""
+        if message.WhichOneof("prompt") != "chat":
+            return None
+        conversation = await asyncio.to_thread(chats.conversation, message.chat)
+        resumed = message.resumed_prompt.ids if message.HasField("resumed_prompt") else None
+        return await self._service.prepare_chat(conversation, resumed)
+
+    async def _text(self, message: pb.TokenizeRequest) -> str:
         match message.WhichOneof("prompt"):
             case "text":
                 return message.text
             case "chat":
-                return await self._service.render_chat(translate.conversation(message.chat))
-        raise ApiError(ErrorKind.INVALID_REQUEST, "the request has no prompt", param="prompt")
+                return await self._service.render_chat(chats.conversation(message.chat))
+        raise _no_prompt()
 
     async def _stream(
-        self, generation: Generation, with_token_ids: bool, context: Context, cost: Cost
+        self,
+        generation: Generation,
+        answers: AnswerWriter,
+        with_token_ids: bool,
+        context: Context,
+        cost: Cost,
     ) -> None:
         """Write what comes until the end. What comes during a write is one message afterwards."""
         has_started, writer = False, Writer(context, self._write_timeout_seconds)
         while deltas := await generation.take():
-            responses = [translate.response(d, with_token_ids=with_token_ids) for d in deltas]
+            responses = [answers.response(delta) for delta in deltas]
             if not has_started:
                 start = partial(translate.start, generation, with_token_ids=with_token_ids)
                 num_entries = generation.num_prompt_entries
@@ -130,6 +134,43 @@ class GenerationServicer:
             for response in responses:
                 await writer.write(response)
             cost.usage = generation.usage
+
+
+def _request(
+    message: pb.GenerateRequest, chat: ChatPrompt | None, request_id: str, context: Context
+) -> GenerateRequest:
+    """The service's request, fitted to the reading of a chat's answers."""
+    request = GenerateRequest(
+        prompt=_prompt(message, chat),
+        model=message.model,
+        sampling=translate.sampling(message.sampling),
+        n=message.n if message.HasField("n") else 1,
+        add_special_tokens=translate.add_special_tokens(message),
+        resume=translate.resume(message),
+        request_id=request_id,
+        timeout_seconds=context.time_remaining(),
+        source=source(context),
+    )
+    return request if chat is None else fitted(request, chat)
+
+
+def _prompt(message: pb.GenerateRequest, chat: ChatPrompt | None) -> str | tuple[int, ...]:
+    if message.HasField("resumed_prompt"):
+        if not message.HasField("resume"):
+            raise invalid("resumed_prompt goes with resume only; leave it out", "resumed_prompt")
+        return tuple(message.resumed_prompt.ids)
+    if chat is not None:
+        return chat.text
+    match message.WhichOneof("prompt"):
+        case "text":
+            return message.text
+        case "token_ids":
+            return tuple(message.token_ids.ids)
+    raise _no_prompt()
+
+
+def _no_prompt() -> ApiError:
+    return invalid("the request has no prompt", "prompt")
 
 
 def add_generation(

@@ -7,22 +7,21 @@ is only what the service's types cannot express.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from server.api.chat.format import Conversation
-from server.api.chat.messages import Message
-from server.api.chat.template import RenderOptions
 from server.api.requests.generation import Delta, ResumePoint, Sampling, TokenLogprob, Usage
 from server.api.streams.stream import Generation
 from server.errors import ApiError, ErrorKind
 from server.link.sampling import Grammar
 from server.pb.antipode.v1 import generation_pb2 as pb
 
-_FINISH_REASONS = {
+FINISH_REASONS: Mapping[str | None, pb.FinishReason] = {
     None: pb.FINISH_REASON_UNSPECIFIED,
     "stop": pb.FINISH_REASON_STOP,
     "length": pb.FINISH_REASON_LENGTH,
     "abort": pb.FINISH_REASON_ABORT,
+    "tool_calls": pb.FINISH_REASON_TOOL_CALLS,
 }
 
 
@@ -66,26 +65,6 @@ def add_special_tokens(message: pb.GenerateRequest | pb.TokenizeRequest) -> bool
     return message.add_special_tokens if message.HasField("add_special_tokens") else True
 
 
-def conversation(message: pb.Chat) -> Conversation:
-    """In the service's words; ApiError for a message with no role."""
-    if not all(entry.role for entry in message.messages):
-        raise ApiError(ErrorKind.INVALID_REQUEST, "every message needs a role", param="chat")
-    return Conversation(
-        messages=tuple(Message(role=m.role, content=m.content) for m in message.messages),
-        options=RenderOptions(
-            add_generation_prompt=add_generation_prompt(message),
-            continue_final_message=message.continue_final_message,
-        ),
-    )
-
-
-def add_generation_prompt(message: pb.Chat) -> bool:
-    """A message that is to be continued is not followed by the opening of another."""
-    if message.HasField("add_generation_prompt"):
-        return message.add_generation_prompt
-    return not message.continue_final_message
-
-
 def start(generation: Generation, *, with_token_ids: bool) -> pb.Start:
     """What the first message of a call says of it."""
     prompt_token_ids = generation.prompt_token_ids
@@ -111,7 +90,7 @@ def response(delta: Delta, *, with_token_ids: bool) -> pb.GenerateResponse:
         text=delta.text,
         token_ids=delta.token_ids if with_token_ids else (),
         logprobs=map(token_logprob, delta.logprobs or ()),
-        finish_reason=_FINISH_REASONS[delta.finish_reason],
+        finish_reason=FINISH_REASONS[delta.finish_reason],
     )
     match delta.stop_reason:
         case str(stop_string):

@@ -13,12 +13,13 @@ from server.api.calls.events import (
     AnswerEnded,
     AnswerFinishReason,
     ArgumentsDelta,
+    CallEnded,
     CallStarted,
-    ContentEvent,
     Event,
     ReasoningDelta,
     TextDelta,
 )
+from server.api.calls.harmony import HarmonyAnswer
 from server.api.chat.reasoning import ReasoningSplitter
 
 
@@ -26,12 +27,14 @@ from server.api.chat.reasoning import ReasoningSplitter
 class AnswerReader:
     """Reads one choice. Without `reasoning` and `calls`, all text is content.
 
+    `calls` may give reasoning too, where a format holds both.
+
     `max_calls` drops further calls. `ends_as_call` says whether an answer with calls ends with the
     reason `tool_calls`; a named tool's call ends with `stop`, as OpenAI has it.
     """
 
     reasoning: ReasoningSplitter | None = None
-    calls: CallReader | None = None
+    calls: CallReader | HarmonyAnswer | None = None
     max_calls: int | None = None
     ends_as_call: bool = True
     num_calls: int = 0
@@ -64,16 +67,15 @@ class AnswerReader:
             return [TextDelta(text)]
         return self._kept(self.calls.feed(text))
 
-    def _kept(self, events: list[ContentEvent]) -> list[Event]:
-        kept: list[Event] = []
-        for event in events:
-            if isinstance(event, TextDelta) or self._is_wanted(event.index):
-                kept.append(event)
-                self.num_calls += isinstance(event, CallStarted)
+    def _kept(self, events: Sequence[Event]) -> list[Event]:
+        kept = [event for event in events if self._is_wanted(event)]
+        self.num_calls += sum(isinstance(event, CallStarted) for event in kept)
         return kept
 
-    def _is_wanted(self, index: int) -> bool:
-        return self.max_calls is None or index < self.max_calls
+    def _is_wanted(self, event: Event) -> bool:
+        if isinstance(event, CallStarted | ArgumentsDelta | CallEnded):
+            return self.max_calls is None or event.index < self.max_calls
+        return True
 
 
 @dataclass(frozen=True, slots=True)

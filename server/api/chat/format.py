@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Literal, Protocol
 
 from server.api.calls.families import MARKERS, Family, call_reader
+from server.api.calls.harmony import HarmonyAnswer, is_harmony
 from server.api.chat.answer import AnswerReader
 from server.api.chat.answer_grammar import after_reasoning, answer_body
 from server.api.chat.messages import Message
@@ -149,6 +150,8 @@ class ChatFormat:
     def prepare(self, conversation: Conversation, prompt: str | None = None) -> ChatPrompt:
         """The prompt and how to read its answers. `prompt` is one that was rendered before."""
         text = self.render(conversation) if prompt is None else prompt
+        if self._is_harmony:
+            return self._harmony_prompt(conversation, text)
         tags = self._tags
         is_reasoning = tags is not None and begins_open(tags, text)
         family = self._family(conversation) if conversation.offered else None
@@ -169,6 +172,29 @@ class ChatFormat:
             combine=grammars.combine,
             shows_special_tokens=bool(special),
         )
+
+    def _harmony_prompt(self, conversation: Conversation, text: str) -> ChatPrompt:
+        """Channels hold reasoning, content and calls alike; no grammar is put between them."""
+        if conversation.offered and conversation.tool_choice.is_forced:
+            raise _invalid(
+                "tool_choice cannot be enforced for this model, whose answers are in the harmony"
+                " format; use auto",
+                "tool_choice",
+            )
+        max_calls = None if conversation.parallel_tool_calls else 1
+        return ChatPrompt(
+            text=text,
+            reader=lambda: AnswerReader(
+                calls=HarmonyAnswer(), max_calls=max_calls if conversation.offered else 0
+            ),
+            combine=lambda _: None,
+            shows_special_tokens=True,
+        )
+
+    @cached_property
+    def _is_harmony(self) -> bool:
+        is_read = self._settings.reasoning_parser == "auto"
+        return is_read and is_harmony(self._tokenizer.template_text)
 
     @cached_property
     def _tags(self) -> ReasoningTags | None:

@@ -25,9 +25,16 @@ class Thinking:
     switch_field: str = "thinking"
     effort_field: str = "effort"
 
+    @classmethod
+    def of_effort(cls, effort: str | None, field: str) -> Thinking:
+        """What OpenAI's effort asks: `none` is an answer without thinking."""
+        if effort == "none":
+            return cls(is_on=False, switch_field=field)
+        return cls(effort=effort or None, effort_field=field)
+
     def variables(self, template: str, *, thinks: bool) -> dict[str, object]:
         """The template's variables. `thinks`: the model writes reasoning unless it is stopped."""
-        return self._switch(template, thinks=thinks) | self._effort(template)
+        return self._switch(template, thinks=thinks) | self._effort(template, thinks=thinks)
 
     def _switch(self, template: str, *, thinks: bool) -> dict[str, object]:
         if self.is_on is None:
@@ -43,16 +50,19 @@ class Thinking:
             )
         return {}
 
-    def _effort(self, template: str) -> dict[str, object]:
+    def _effort(self, template: str, *, thinks: bool) -> dict[str, object]:
+        """A model that does not think has nothing that an effort could change."""
         if self.effort is None:
             return {}
-        if not _reads(template, _EFFORT):
+        if _reads(template, _EFFORT):
+            return {_EFFORT: self.effort}
+        if thinks:
             raise _refused(
                 f"{self.effort_field} is {self.effort!r}, but the model's chat template knows no"
                 " effort; leave it out",
                 self.effort_field,
             )
-        return {_EFFORT: self.effort}
+        return {}
 
 
 def _reads(template: str, variable: str) -> bool:

@@ -14,10 +14,14 @@ from itertools import islice
 
 import numpy as np
 
+from server.api.access.call import current_call
+from server.api.access.work import Work
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.requests.embedding import EmbeddingRequest, Embeddings, Vector, pool
-from server.api.requests.model_directory import ModelDirectory
+from server.api.requests.model_directory import ModelDirectory, NamedModel
+from server.api.requests.model_names import stream_version
 from server.api.requests.validation import RequestLimits, check_token_ids, invalid
+from server.api.streams.stream import error_of
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
@@ -32,11 +36,10 @@ _NO_TOKENS = SamplingParams(max_tokens=0)
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A checked request: its inputs as tokens, and the version that it names."""
+    """A checked request: its inputs as tokens, and the model that it names."""
 
     request: EmbeddingRequest
-    info: EngineInfo
-    version: str | None
+    named: NamedModel
     prompts: list[list[int]]
 
 
@@ -75,7 +78,8 @@ class Embedder:
     async def _prepare(self, request: EmbeddingRequest) -> _Prepared:
         if not self._lifecycle.is_accepting and self._lifecycle.state is not ServerState.STARTING:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
-        info, version = self._models.resolve(request.model)
+        named = self._models.resolve(request.model)
+        info = named.info
         if self.recipe.refusal:
             raise invalid(self.recipe.refusal, "model")
         self._check(request)
@@ -84,7 +88,7 @@ class Embedder:
         # All inputs in one thread: each takes little time, and together they take long.
         prompts = await asyncio.to_thread(self._tokenize_all, request, longest)
         await asyncio.to_thread(self._check_prompts, request, prompts, longest, info)
-        return _Prepared(request, info, version, prompts)
+        return _Prepared(request, named, prompts)
 
     def _check(self, request: EmbeddingRequest) -> None:
         param, count = request.param, len(request.inputs)
@@ -185,14 +189,18 @@ class _Run[T]:
         self._wakeup = asyncio.Event()
         self._open: dict[int, EngineStream] = {}
         self._vectors: dict[int, T] = {}
-        self._version = prepared.version or prepared.info.version
+        self._named = prepared.named
+        self._version = self._named.version or self._named.info.version
         self._num_cached_tokens = 0
+        self._call = current_call()
 
     async def finish(self, max_at_once: int) -> Embeddings[T]:
         """Submit everything and wait for it."""
-        request, prompts = self._prepared.request, self._prepared.prompts
-        timeout = request.timeout_seconds
-        deadline = None if timeout is None else time.monotonic() + timeout
+        prompts = self._prepared.prompts
+        given = (self._prepared.request.timeout_seconds, self._call.objectives.timeout_seconds)
+        timeout = min((each for each in given if each is not None), default=None)
+        submitted_at = time.monotonic()
+        deadline = None if timeout is None else submitted_at + timeout
         waiting = iter(enumerate(prompts))
         try:
             async with asyncio.timeout(timeout):
@@ -205,9 +213,10 @@ class _Run[T]:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline passed") from None
         finally:
             self._close()
+            self._trace(submitted_at)
         return Embeddings(
             vectors=[self._vectors[i] for i in range(len(prompts))],
-            model=self._prepared.info.model,
+            model=self._named.adapter or self._named.info.model,
             version=self._version,
             num_prompt_tokens=sum(map(len, prompts)),
             num_cached_tokens=self._num_cached_tokens,
@@ -223,8 +232,12 @@ class _Run[T]:
                 n=1,
                 deadline=deadline,
                 wakeup=self._wakeup,
-                version=self._prepared.version,
+                version=self._named.version,
+                adapter=self._named.adapter,
+                adapter_version=self._named.adapter_version,
                 source=self._prepared.request.source,
+                priority=self._call.objectives.priority,
+                ttft_seconds=self._call.objectives.ttft_seconds,
                 pooling=self._recipe.pooling,
             )
 
@@ -239,8 +252,7 @@ class _Run[T]:
         stream = self._open.pop(index)
         self._engine.release(stream)
         if event.error is not None or not event.pooled:
-            kind = ErrorKind(event.error or "internal")
-            raise ApiError(kind, event.message or f"the engine answered: {kind.value}")
+            raise error_of(event)
         vector = pool(
             event.pooled,
             len(self._prepared.prompts[index]),
@@ -251,8 +263,26 @@ class _Run[T]:
         if not np.isfinite(vector).all():
             raise ApiError(ErrorKind.INTERNAL, "the model's output was not finite")
         self._vectors[index] = self._encode(vector)
-        self._version = event.version or self._version
+        self._call.count(num_prompt_tokens=len(self._prepared.prompts[index]))
+        if event.version or event.adapter_version:
+            self._version = stream_version(
+                event.version, self._named.adapter, event.adapter_version
+            )
         self._num_cached_tokens += event.num_cached_tokens
+
+    def _trace(self, submitted_at: float) -> None:
+        if self._call.span is None:
+            return
+        work = Work(
+            model=self._prepared.named.info.model,
+            version=self._version,
+            submitted=submitted_at,
+            begun=submitted_at,
+            ended=time.monotonic(),
+            num_prompt_tokens=sum(map(len, self._prepared.prompts)),
+            num_cached_tokens=self._num_cached_tokens,
+        )
+        self._call.span.record("embeddings", work)
 
     def _close(self) -> None:
         for stream in self._open.values():

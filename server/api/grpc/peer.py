@@ -1,22 +1,37 @@
-"""Who made a call: by its metadata, or by the address of the connection.
+"""Who made a call: by its metadata, its certificate, or the address of its connection.
 
 Knows neither methods nor messages.
 """
 
 from __future__ import annotations
 
+from server.api.access.call import current_call
 from server.api.grpc.status import Context
 from server.api.requests.source import source_of
 
 
 def source(context: Context) -> str:
     """Who made the call, for taking turns."""
+    trusts_ids = current_call().trusts_headers
+    return source_of(headers_of(context), host_of(context.peer()), trusts_ids=trusts_ids)
+
+
+def headers_of(context: Context) -> dict[str, str]:
+    """The call's metadata that is text; its names are in lower case."""
     metadata = context.invocation_metadata() or ()
-    headers = {key: value for key, value in metadata if isinstance(value, str)}
-    return source_of(headers, _host(context.peer()))
+    return {key: value for key, value in metadata if isinstance(value, str)}
 
 
-def _host(peer: str) -> str:
+def certificate_of(context: Context) -> str:
+    """The common name of the client's certificate, else its first other name; empty without one."""
+    found = context.auth_context() or {}
+    for key in ("x509_common_name", "x509_subject_alternative_name"):
+        for name in found.get(key, ()):
+            return bytes(name).decode(errors="replace")
+    return ""
+
+
+def host_of(peer: str) -> str:
     """The address of `ipv4:ADDRESS:PORT`, as HTTP has it; other peers as they are."""
     family, _, rest = peer.partition(":")
     if family not in ("ipv4", "ipv6"):

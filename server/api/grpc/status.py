@@ -51,6 +51,11 @@ def _metadata_id(context: Context) -> str:
     return request_id if is_request_id(request_id) else ""
 
 
+def request_id_of(context: Context) -> str:
+    """The id that the call was given; empty if it ended before."""
+    return str(dict(context.trailing_metadata() or ()).get(REQUEST_ID_KEY, ""))
+
+
 @asynccontextmanager
 async def errors_as_status(context: Context) -> AsyncIterator[None]:
     """End the call with the status of the error that leaves the block; INTERNAL for other errors.
@@ -80,6 +85,6 @@ async def abort(context: Context, error: ApiError) -> Never:
     """End the call with the error's status and, if a retry may help, the time to wait."""
     spec = error.kind.spec
     trailing = tuple(context.trailing_metadata())
-    if spec.retry_after is not None:
-        trailing += (("grpc-retry-pushback-ms", str(spec.retry_after * 1000)),)
+    if (retry_after := error.retry_after) is not None:
+        trailing += (("grpc-retry-pushback-ms", str(retry_after * 1000)),)
     await context.abort(spec.grpc_code, error.message[:MAX_DETAILS_LENGTH], trailing)

@@ -13,6 +13,7 @@ import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
+from server.api.access.call import current_call
 from server.api.http.bodies import json_response
 from server.api.http.disconnect import until_disconnect
 from server.api.http.sse import Chunks, EventStream
@@ -20,8 +21,6 @@ from server.api.requests.generation import Delta, GenerateRequest
 from server.api.requests.source import source_of
 from server.api.service import Service
 from server.api.streams.stream import GenerationGroup
-
-MAX_TIMEOUT_DIGITS = 9
 
 
 class Renderer(Chunks, Protocol):
@@ -59,12 +58,10 @@ async def answer[R: Renderer](
 
 def source(request: Request) -> str:
     """Who sent the request, for taking turns."""
-    return source_of(request.headers, request.client.host if request.client else "")
+    address = request.client.host if request.client else ""
+    return source_of(request.headers, address, trusts_ids=current_call().trusts_headers)
 
 
 def timeout_seconds(request: Request) -> float | None:
-    """The seconds left of the gateway's deadline, if the gateway sends it (Envoy's header)."""
-    value = request.headers.get("x-envoy-expected-rq-timeout-ms", "")
-    is_number = value.isascii() and value.isdecimal() and len(value) <= MAX_TIMEOUT_DIGITS
-    # Envoy sends 0 where there is no deadline.
-    return int(value) / 1000 if is_number and int(value) else None
+    """The seconds left of the caller's or the gateway's deadline, if one of them sends it."""
+    return current_call().objectives.timeout_seconds

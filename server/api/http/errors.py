@@ -36,8 +36,8 @@ def error_json(error: ApiError) -> bytes:
 
 def error_response(error: ApiError, status: int | None = None, **headers: str) -> Response:
     spec = error.kind.spec
-    if spec.retry_after is not None:
-        headers["retry-after"] = str(spec.retry_after)
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
     return Response(
         error_json(error),
         status_code=status or spec.http_status,

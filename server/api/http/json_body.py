@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from server.api.large_work import LARGE_BYTES, memory_return
+from server.api.large_work import LARGE_BYTES, decode_large
 from server.errors import ApiError, ErrorKind
 
 # Up to this size, decoding and validating takes a few milliseconds whatever the body holds.
@@ -51,7 +52,7 @@ class _Request(Request):
         if len(body) <= MAX_INLINE_BYTES:
             return await super().json()
         if len(body) > LARGE_BYTES:
-            memory_return.soon()
+            return await decode_large(partial(decode, body))
         return await asyncio.to_thread(decode, body)
 
 

@@ -19,31 +19,31 @@ type Wording = Callable[[int, str, str], msgspec.Struct]
 
 
 class RewordedErrors:
-    """Rewords every error below `path`, but for the paths of other protocols in `others`.
+    """Rewords every error of a protocol. With `id_header`, its answers have the request's id in it.
 
-    With `id_header`, answers have the request's id in it.
+    `is_ours` says which requests are the protocol's.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        path: str,
+        is_ours: Callable[[Scope], bool],
         wording: Wording,
         *,
         id_header: str = "",
-        others: tuple[str, ...] = (),
     ) -> None:
-        self._app, self._path, self._wording, self._id_header = app, path, wording, id_header
-        self._others = others
+        self._app, self._is_ours, self._wording, self._id_header = app, is_ours, wording, id_header
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._is_ours(scope["path"]):
+        if scope["type"] == "http" and self._is_ours(scope):
             request_id = scope["state"]["request_id"]
             send = _Rewording(request_id, self._wording, self._id_header, send)
         await self._app(scope, receive, send)
 
-    def _is_ours(self, path: str) -> bool:
-        return f"{path}/".startswith(f"{self._path}/") and path not in self._others
+
+def is_below(path: str, scope: Scope) -> bool:
+    """Whether the request is for this path or one below it."""
+    return f"{scope['path']}/".startswith(f"{path}/")
 
 
 class _Rewording:

@@ -64,6 +64,7 @@ def generate_request(body: ChatBody, prompt: ChatPrompt, request: Request) -> Ge
         sampling=sampling,
         n=1 if body.n is None else body.n,
         add_special_tokens=bool(body.add_special_tokens),
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
         resume=body.read_resume(),
         request_id=request_id,
         timeout_seconds=timeout_seconds(request),

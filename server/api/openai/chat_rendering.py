@@ -116,6 +116,8 @@ class ChatRenderer:
         if delta.finish_reason:
             events += reader.finish(delta.finish_reason, delta.stop_reason)
         deltas = [worded for event in events if (worded := _worded(event)) is not None]
+        if self._returns_ids:
+            deltas = [_joined(deltas)]
         if not (deltas or delta.finish_reason or delta.logprobs or self._returns_ids):
             return
         *first, last = deltas or [ChatDelta()]
@@ -168,6 +170,19 @@ def _worded(event: Event) -> ChatDelta | None:
             return ChatDelta(tool_calls=[call])
         case _:
             return None
+
+
+def _joined(deltas: list[ChatDelta]) -> ChatDelta:
+    """All in one, so that a client that resumes gets tokens together with what they say."""
+    content = [delta.content for delta in deltas if delta.content]
+    reasoning = "".join(delta.reasoning or "" for delta in deltas) or UNSET
+    calls = [call for delta in deltas for call in delta.tool_calls or ()]
+    return ChatDelta(
+        content="".join(content) if content else UNSET,
+        tool_calls=calls or UNSET,
+        reasoning_content=reasoning,
+        reasoning=reasoning,
+    )
 
 
 def _message(answer: WholeAnswer) -> ChatMessage:

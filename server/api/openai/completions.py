@@ -75,6 +75,7 @@ def generate_requests(body: CompletionBody, request: Request) -> list[GenerateRe
             sampling=sampling,
             n=1 if body.n is None else body.n,
             add_special_tokens=body.add_special_tokens is not False,
+            truncate_prompt_tokens=body.truncate_prompt_tokens,
             default_max_tokens=None if body.max_tokens == REST_OF_CONTEXT else DEFAULT_MAX_TOKENS,
             resume=resume,
             request_id=request_id,

@@ -27,7 +27,8 @@ def models_router(service: Service) -> APIRouter:
 def _add_models(router: APIRouter, service: Service) -> None:
     @router.get("/v1/models", summary="List models", responses=json_responses(ModelList))
     async def list_models() -> Response:
-        return json_response(ModelList(data=[_card(model) for model in service.models.loaded()]))
+        models = [*service.models.loaded(), *service.models.adapters()]
+        return json_response(ModelList(data=[_card(model) for model in models]))
 
     @router.get("/v1/models/{model:path}", summary="A model", responses=json_responses(ModelCard))
     async def get_model(model: str) -> Response:
@@ -68,10 +69,11 @@ def _card(model: ModelInfo) -> ModelCard:
     return ModelCard(
         id=model.id,
         created=model.created,
-        root=model.name,
+        root=model.adapter or model.name,
+        parent=None if model.adapter is None else model.name,
         max_model_len=model.max_model_len,
         model_version=model.version,
-        version=model.version,
+        version=model.version if model.adapter is None else model.adapter_version,
         state=model.state,
     )
 

@@ -63,6 +63,8 @@ class GenerateRequest:
 
     `model` empty means the served one. `prompt` is text or token ids. `add_special_tokens` tells
     whether the tokenizer may put its own in front (off for a rendered chat template).
+    `truncate_prompt_tokens` keeps only the prompt's last tokens, -1 as many as leave room for
+    `max_tokens`; None refuses a prompt that is too long.
     `default_max_tokens` is for an unset `max_tokens`, as far as the context holds that many; None
     is whatever it holds. `resume` goes on with a broken stream. `timeout_seconds` is what is left
     of the client's deadline, None where it set none. `source` is a hash of who sent it.
@@ -74,6 +76,7 @@ class GenerateRequest:
     sampling: Sampling = field(default_factory=Sampling)
     n: int = 1
     add_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = None
     default_max_tokens: int | None = None
     resume: ResumePoint | None = None
     request_id: str = ""
@@ -122,7 +125,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What clients may know of the model being served. `created` is in seconds since the epoch."""
+    """What clients may know of the model being served. `created` is in seconds since the epoch.
+
+    `adapter` is the name of the model's adapter that this is, None for the model itself.
+    """
 
     name: str
     version: str
@@ -130,8 +136,12 @@ class ModelInfo:
     created: int
     state: VersionState = "AVAILABLE"
     is_serving: bool = True
+    adapter: str | None = None
+    adapter_version: str = ""
 
     @property
     def id(self) -> str:
         """What a request calls it by: the plain name is whichever version is served."""
+        if self.adapter is not None:
+            return self.adapter
         return self.name if self.is_serving else f"{self.name}@{self.version}"

@@ -16,12 +16,13 @@ _KEY_HEADERS = ("authorization", "x-api-key")
 _DIGEST_BYTES = 8
 
 
-def source_of(headers: Mapping[str, str], client_address: str) -> str:
-    """By fairness id, else by key, else by the client's address, without its port.
+def source_of(headers: Mapping[str, str], client_address: str, *, trusts_ids: bool = True) -> str:
+    """By fairness id if these are trusted, else by key, else by the client's address without port.
 
     Header names are in lower case. A client with many connections is one source.
     """
-    for header in (*FAIRNESS_HEADERS, *_KEY_HEADERS):
+    ids = FAIRNESS_HEADERS if trusts_ids else ()
+    for header in (*ids, *_KEY_HEADERS):
         if value := headers.get(header, "").strip():
             kind = "key" if header in _KEY_HEADERS else "id"
             return _digest(f"{kind}:{value}")

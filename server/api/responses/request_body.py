@@ -143,10 +143,8 @@ class InputBody(ToolFields):
         )
 
     def _thinking(self) -> Thinking:
-        field, effort = "reasoning.effort", self.reasoning and self.reasoning.effort
-        if effort == "none":
-            return Thinking(is_on=False, switch_field=field)
-        return Thinking(effort=effort or None, effort_field=field)
+        effort = self.reasoning.effort if self.reasoning else None
+        return Thinking.of_effort(effort, "reasoning.effort")
 
 
 class ResponsesBody(InputBody):

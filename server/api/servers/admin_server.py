@@ -3,6 +3,8 @@
     GET /versions                    POST /versions/2/load     {"path": ..., "policy": ...}
     GET /versions/2                  POST /versions/2/promote
     POST /rollback                   POST /versions/2/unload
+    GET /adapters                    POST /adapters/sql/load   {"version": ..., "path": ...}
+                                     POST /adapters/sql/unload
 
 An application with a port of its own. Knows no rules: the version manager decides what is allowed.
 """
@@ -16,12 +18,16 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from server.api.access.gatekeeper import Gatekeeper
+from server.api.adapter_admin import AdapterAdmin
+from server.api.http.access import AuthorizationMiddleware, CallMiddleware
 from server.api.http.bodies import json_response
 from server.api.http.errors import add_error_handlers
 from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.paths import Paths
 from server.api.version_admin import VersionAdmin
+from server.link.frames import AdapterStatus
 
 _MAX_BODY_BYTES = 1 << 16
 
@@ -35,6 +41,19 @@ class LoadBody(BaseModel):
     policy: str | None = None
 
 
+class LoadAdapterBody(BaseModel):
+    """Which version of an adapter, by default the newest, or where the adapter is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str | None = None
+    path: str = ""
+
+
+class AdapterList(Struct, frozen=True):
+    adapters: tuple[AdapterStatus, ...]
+
+
 class VersionList(Struct, frozen=True):
     """`config_error` says why the server does not follow the model configuration file."""
 
@@ -43,8 +62,13 @@ class VersionList(Struct, frozen=True):
     config_error: str
 
 
-def create_admin_app(admin: VersionAdmin) -> ASGIApp:
-    """The application for one API process. Every call needs `authorization: Bearer TOKEN`."""
+def create_admin_app(
+    admin: VersionAdmin, adapters: AdapterAdmin, gatekeeper: Gatekeeper | None = None
+) -> ASGIApp:
+    """The application for one API process. Every call needs `authorization: Bearer TOKEN`.
+
+    `admin` checks the token; `gatekeeper`, which must know no API keys, records calls.
+    """
 
     def authorize(request: Request) -> None:
         admin.authorize(request.headers.get("authorization", ""))
@@ -58,10 +82,13 @@ def create_admin_app(admin: VersionAdmin) -> ASGIApp:
     )
     _add_reading(app, admin)
     _add_changes(app, admin)
+    _add_adapters(app, adapters)
     paths = Paths(app.routes)
     add_error_handlers(app, paths)
     limited = BodyLimitMiddleware(app, max_body_bytes=_MAX_BODY_BYTES)
-    return RequestIdMiddleware(MethodsMiddleware(limited, paths))
+    gatekeeper = gatekeeper or Gatekeeper()
+    let_in = AuthorizationMiddleware(MethodsMiddleware(limited, paths), gatekeeper)
+    return RequestIdMiddleware(CallMiddleware(let_in, gatekeeper))
 
 
 def _add_reading(app: FastAPI, admin: VersionAdmin) -> None:
@@ -92,3 +119,19 @@ def _add_changes(app: FastAPI, admin: VersionAdmin) -> None:
     @app.post("/rollback")
     async def roll_back() -> Response:
         return json_response(await admin.roll_back())
+
+
+def _add_adapters(app: FastAPI, adapters: AdapterAdmin) -> None:
+    @app.get("/adapters")
+    async def list_adapters() -> Response:
+        return json_response(AdapterList(adapters.list()))
+
+    @app.post("/adapters/{name}/load")
+    async def load_adapter(name: str, body: LoadAdapterBody | None = None) -> Response:
+        body = body or LoadAdapterBody()
+        return json_response(await adapters.load(name, body.version, body.path))
+
+    @app.post("/adapters/{name}/unload")
+    async def unload_adapter(name: str) -> Response:
+        await adapters.unload(name)
+        return json_response(AdapterList(adapters.list()))

@@ -9,8 +9,11 @@ import grpc
 from grpc_health.v1 import health as grpc_health
 from grpc_reflection.v1alpha import reflection
 
+from server.api.access.gatekeeper import Gatekeeper
 from server.api.antipode_v1 import versions
 from server.api.antipode_v1.generation import SERVICE_NAME, add_generation
+from server.api.grpc.access import CallInterceptor
+from server.api.grpc.credentials import add_port
 from server.api.grpc.health import add_health
 from server.api.grpc.lifetime import GrpcServer
 from server.api.grpc.reflection import add_reflection
@@ -22,7 +25,9 @@ from server.api.service import Service
 from server.api.version_admin import VersionAdmin
 from server.api.vllm_engine import servicer as vllm_engine
 from server.config import ServerConfig
-from server.ports import address
+from server.ports import address, host_of
+from server.tls_files import TlsMaterial
+from server.watched_files import WatchedFiles
 
 # A peer that disappeared silently is noticed within the sum of both times.
 KEEPALIVE_TIME_MS = 60_000
@@ -48,9 +53,13 @@ def create_grpc_server(
     health: Health,
     config: ServerConfig,
     admin: VersionAdmin | None = None,
+    *,
+    gatekeeper: Gatekeeper | None = None,
+    tls: WatchedFiles[TlsMaterial] | None = None,
 ) -> GrpcServer:
     """A server on `config.grpc_port`, which processes may share. RuntimeError if it is taken."""
-    server = grpc.aio.server(options=_options(config))
+    interceptors = [CallInterceptor(gatekeeper or Gatekeeper())]
+    server = grpc.aio.server(options=_options(config), interceptors=interceptors)
     timeout = config.write_timeout_seconds
     add_generation(server, service, health.loads, timeout)
     open_inference.add_open_inference(server, service, health, Repository(admin), timeout)
@@ -59,22 +68,39 @@ def create_grpc_server(
     checked = [*_SERVICES, reflection.SERVICE_NAME, vllm_engine.HEALTH_NAME]
     add_health(server, lambda: health.readiness().ok, checked)
     add_reflection(server, _SERVICES)
-    server.add_insecure_port(address(config.host, config.grpc_port))
+    add_port(server, address(host_of(config), config.grpc_port), tls)
     return GrpcServer(server)
 
 
-def create_versions_server(admin: VersionAdmin, config: ServerConfig) -> GrpcServer:
-    """A server on the admin port, which processes may share. RuntimeError if it is taken."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
+def create_versions_server(
+    admin: VersionAdmin,
+    config: ServerConfig,
+    *,
+    gatekeeper: Gatekeeper | None = None,
+    tls: WatchedFiles[TlsMaterial] | None = None,
+) -> GrpcServer:
+    """A server on the admin port, which processes may share. RuntimeError if it is taken.
+
+    `admin` checks the token; `gatekeeper`, which must know no API keys, records calls.
+    """
+    interceptors = [CallInterceptor(gatekeeper or Gatekeeper())]
+    server = grpc.aio.server(options=_admin_options(config), interceptors=interceptors)
     versions.add_versions(server, admin)
     add_reflection(server, [versions.SERVICE_NAME, reflection.SERVICE_NAME])
-    server.add_insecure_port(address(config.admin_host, config.admin_grpc_port))
+    add_port(server, address(config.admin_host, config.admin_grpc_port), tls)
     return GrpcServer(server)
+
+
+def _admin_options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 1),
+        ("grpc.server_handshake_timeout_ms", int(config.head_timeout_seconds * 1000)),
+    ]
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
-        ("grpc.so_reuseport", 1),
+        *_admin_options(config),
         ("grpc.max_receive_message_length", config.max_body_bytes),
         # Log probabilities of a long prompt are longer than any request.
         ("grpc.max_send_message_length", -1),

@@ -5,26 +5,38 @@ Knows no application: the API's port and the admin port are both of this kind.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from server.api.http.connections.connection import ConnectionLimits, HttpConnection
 from server.api.http.connections.crowd import Crowd
+from server.api.http.connections.tls_front import TlsFront
 from server.config import ServerConfig
+from server.tls_files import TlsMaterial
+from server.watched_files import WatchedFiles
 
 # Google's load balancers keep idle connections for 600 s; the server must not close them earlier.
 _KEEP_ALIVE_SECONDS = 620
 
 
 class HttpPort(uvicorn.Server):
-    """uvicorn without its own handling of signals."""
+    """uvicorn without its own handling of signals, and with TLS if `tls` is given."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, *, flush_seconds: float) -> None:
-        super().__init__(_uvicorn_config(app, config, flush_seconds))
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: ServerConfig,
+        *,
+        flush_seconds: float,
+        tls: WatchedFiles[TlsMaterial] | None = None,
+    ) -> None:
+        super().__init__(_uvicorn_config(app, config, flush_seconds, tls))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -36,16 +48,15 @@ class HttpPort(uvicorn.Server):
             connection.shutdown()
 
 
-def _uvicorn_config(app: ASGIApp, config: ServerConfig, flush_seconds: float) -> uvicorn.Config:
-    limits = ConnectionLimits(
-        head_timeout=config.head_timeout_seconds,
-        body_timeout=config.body_timeout_seconds,
-        max_header_bytes=config.max_header_bytes,
-    )
-    connection = partial(HttpConnection, limits=limits, crowd=Crowd(config.max_connections))
+def _uvicorn_config(
+    app: ASGIApp,
+    config: ServerConfig,
+    flush_seconds: float,
+    tls: WatchedFiles[TlsMaterial] | None,
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=connection,  # type: ignore[arg-type]
+        http=_protocol(config, tls),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
@@ -54,3 +65,24 @@ def _uvicorn_config(app: ASGIApp, config: ServerConfig, flush_seconds: float) ->
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(flush_seconds),
     )
+
+
+def _protocol(
+    config: ServerConfig, tls: WatchedFiles[TlsMaterial] | None
+) -> Callable[..., asyncio.Protocol]:
+    """What uvicorn makes for each connection, with the arguments that it gives."""
+    limits = ConnectionLimits(
+        head_timeout=config.head_timeout_seconds,
+        body_timeout=config.body_timeout_seconds,
+        max_header_bytes=config.max_header_bytes,
+    )
+    crowd = Crowd(config.max_connections)
+    connection = partial(HttpConnection, limits=limits, crowd=crowd)
+    if tls is None:
+        return connection
+
+    def secured(**uvicorn: Any) -> TlsFront:
+        inside = partial(connection, **uvicorn)
+        return TlsFront(lambda: tls.current().context, inside, crowd, limits.head_timeout)
+
+    return secured

@@ -8,10 +8,14 @@ from fastapi_offline import FastAPIOffline
 from msgspec import Struct
 from starlette.types import ASGIApp
 
+from server.api.access.gatekeeper import Gatekeeper
+from server.api.adapter_admin import AdapterAdmin
 from server.api.anthropic import response_bodies as anthropic
 from server.api.anthropic.errors import with_anthropic_errors
+from server.api.anthropic.models import anthropic_models_router
 from server.api.anthropic.routes import messages_router
 from server.api.health import Health
+from server.api.http.access import AuthorizationMiddleware, CallMiddleware
 from server.api.http.cors import with_cors
 from server.api.http.encodings import EncodingMiddleware
 from server.api.http.errors import add_error_handlers
@@ -20,9 +24,11 @@ from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.openapi import describe
 from server.api.http.paths import Paths
+from server.api.load_reports import LoadReports
 from server.api.open_inference.errors import with_open_inference_errors
 from server.api.open_inference.repository import Repository
 from server.api.open_inference.routes import open_inference_router
+from server.api.openai.adapters import adapters_router
 from server.api.openai.bodies import response_bodies as responses
 from server.api.openai.bodies.embedding_bodies import EmbeddingList, RerankAnswer, ScoreList
 from server.api.openai.chat import chat_router
@@ -72,8 +78,15 @@ def create_http_app(
     health: Health,
     config: ServerConfig,
     admin: VersionAdmin | None = None,
+    adapters: AdapterAdmin | None = None,
+    *,
+    gatekeeper: Gatekeeper | None = None,
 ) -> ASGIApp:
-    """The application of one API process. It owns none of its arguments."""
+    """The application of one API process. It owns none of its arguments.
+
+    With `admin` the Open Inference Protocol's repository changes versions. With `adapters` it has
+    vLLM's routes for loading and unloading them.
+    """
     release = version("antipode-server")
     app = FastAPIOffline(
         title="Antipode",
@@ -90,6 +103,7 @@ def create_http_app(
         messages_router(service, write_timeout_seconds=write_timeout_seconds),
         embeddings_router(service.embedder),
         similarity_router(service.embedder),
+        anthropic_models_router(service.models),
         models_router(service),
         open_inference_router(
             service,
@@ -100,6 +114,7 @@ def create_http_app(
         ),
         page_router(),
         probes_router(health, service.models, service.exemplars, release=release),
+        *(() if adapters is None else (adapters_router(adapters),)),
     )
     for router in routers:
         app.include_router(router)
@@ -107,16 +122,19 @@ def create_http_app(
     paths = Paths(routes)
     add_error_handlers(app, paths)
     describe(app, _BODIES)
-    loaded = LoadHeaderMiddleware(
-        _with_edge(app, paths, config), health.loads, config.load_report_format
-    )
-    return RequestIdMiddleware(with_cors(loaded, config.cors_origins))
+    return _with_edge(app, paths, config, gatekeeper or Gatekeeper(), health.loads)
 
 
-def _with_edge(app: ASGIApp, paths: Paths, config: ServerConfig) -> ASGIApp:
+def _with_edge(
+    app: ASGIApp, paths: Paths, config: ServerConfig, gatekeeper: Gatekeeper, loads: LoadReports
+) -> ASGIApp:
     """What applies to every request before its route; the last named comes first."""
     max_body_bytes = config.max_body_bytes
     plain = EncodingMiddleware(app, max_body_bytes=max_body_bytes)
     limited = BodyLimitMiddleware(plain, max_body_bytes=max_body_bytes)
     any_method = MethodsMiddleware(limited, paths)
-    return with_open_inference_errors(with_anthropic_errors(any_method))
+    let_in = AuthorizationMiddleware(any_method, gatekeeper)
+    worded = with_open_inference_errors(with_anthropic_errors(let_in))
+    loaded = LoadHeaderMiddleware(worded, loads, config.load_report_format)
+    shared = with_cors(loaded, config.cors_origins)
+    return RequestIdMiddleware(CallMiddleware(shared, gatekeeper))

@@ -8,11 +8,13 @@ fewer, larger deltas. However a stream ends early (client gone, cancelled, deadl
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from server.api.access.work import Work
 from server.api.requests.generation import (
     Delta,
     GenerateRequest,
@@ -20,6 +22,8 @@ from server.api.requests.generation import (
     TokenLogprob,
     Usage,
 )
+from server.api.requests.model_directory import NamedModel
+from server.api.requests.model_names import stream_version
 from server.api.streams.choice import Choice, token_logprob
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
@@ -33,16 +37,19 @@ class PreparedRequest:
     """A validated request. `seed` is the seed as reported; `params` has the same seed unsigned.
 
     In a resumed stream, `choices` already contain the tokens that the client has received; some
-    choices may have ended with these. `version` is the version that the request names, or None.
+    choices may have ended with these.
     """
 
     request: GenerateRequest
-    info: EngineInfo
+    named: NamedModel
     prompt_token_ids: tuple[int, ...]
     seed: int
     params: SamplingParams
     choices: tuple[Choice, ...]
-    version: str | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        return self.named.info
 
     @property
     def num_tokens(self) -> int:
@@ -89,8 +96,10 @@ class Generation:
         self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
         self._prompt_entries: Sequence[TokenLogprobs | None] | None = None
         self.seed = prepared.seed
-        self.model = prepared.info.model
-        self.version = prepared.version or prepared.info.version
+        named = self._named = prepared.named
+        self.model = named.adapter or named.info.model
+        version = named.version or named.info.version
+        self.version = stream_version(version, named.adapter, named.adapter_version or "")
         self._is_exact = prepared.info.is_exact
         self.error: ApiError | None = None
         self.has_started = prepared.is_complete
@@ -104,12 +113,20 @@ class Generation:
         # The first event of this choice carries the facts about the prompt.
         self._first_index = next((c.index for c in self._choices if not c.finish_reason), None)
         self._num_cached_tokens = 0
+        self._submitted_at = time.monotonic()
+        self._begun_at: float | None = None
+        self._first_token_at: float | None = None
         self._is_closed = False
 
     @property
     def is_finished(self) -> bool:
         """Whether no more deltas will come."""
         return self.error is not None or all(c.finish_reason is not None for c in self._choices)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the engine has run the prompt, so that an event of it came."""
+        return self._begun_at is not None
 
     @property
     def resume_exactness(self) -> ResumeExactness | None:
@@ -157,9 +174,30 @@ class Generation:
 
     @property
     def prompt_text(self) -> str:
-        """The prompt as the client gave it, or its tokens' text."""
+        """The prompt as the client gave it, or the text of its tokens where they were truncated."""
         prompt = self.request.prompt
-        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+        if isinstance(prompt, str) and self.request.truncate_prompt_tokens is None:
+            return prompt
+        return self._tokenizer.decode(self.prompt_token_ids)
+
+    def work(self) -> Work:
+        """What has been done until now, for a trace."""
+        usage = self.usage
+        return Work(
+            model=self.model,
+            version=self.version,
+            sampling=self.request.sampling,
+            n=self.request.n,
+            submitted=self._submitted_at,
+            begun=self._begun_at,
+            first_token=self._first_token_at,
+            ended=time.monotonic(),
+            num_prompt_tokens=usage.num_prompt_tokens,
+            num_cached_tokens=usage.num_cached_tokens,
+            num_generated_tokens=usage.num_generated_tokens,
+            finish_reasons=tuple(choice.finish_reason or "abort" for choice in self._choices),
+            error="" if self.error is None else self.error.kind.value,
+        )
 
     def received_token_ids(self, index: int) -> tuple[int, ...]:
         """The tokens of a choice that a resumed stream's client already has; else empty."""
@@ -252,7 +290,7 @@ class Generation:
     def _receive(self, event: TokenEvent) -> None:
         if event.finish_reason == "error":
             if not self.is_finished:
-                self.error = _error_of(event)
+                self.error = error_of(event)
             return
         choice = self._choices[event.index]
         if event.token_ids and self._on_first_token is not None:
@@ -268,8 +306,11 @@ class Generation:
 
     def _receive_prompt(self, event: TokenEvent) -> None:
         """Process what comes only once, with the first event of the first choice."""
-        self.version = event.version or self.version
+        if event.version or event.adapter_version:
+            self.version = stream_version(event.version, self._named.adapter, event.adapter_version)
         self._num_cached_tokens = event.num_cached_tokens
+        self._begun_at = self._submitted_at + event.queued_seconds
+        self._first_token_at = time.monotonic()
         if self.request.sampling.prompt_logprobs is not None:
             self._prompt_entries = event.prompt_logprobs
 
@@ -372,6 +413,7 @@ class GenerationGroup:
                 raise generation.error
 
 
-def _error_of(event: TokenEvent) -> ApiError:
+def error_of(event: TokenEvent) -> ApiError:
     kind = ErrorKind(event.error or "internal")
-    return ApiError(kind, event.message or f"the engine answered: {kind.value}")
+    message = event.message or f"the engine answered: {kind.value}"
+    return ApiError(kind, message, retry_after=event.retry_after or None)

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class Tokenizer:
             if token.special
         }
         # The renderer's own parameters have the same namespace as the template's variables.
-        self._reserved_options = frozenset(signature(pretrained.apply_chat_template).parameters)
+        parameters = signature(pretrained.apply_chat_template).parameters
+        self._reserved_options = frozenset(parameters) | {"messages"}
         self._bytes = _token_bytes(self._fast)
         self.max_token_chars = max(map(len, self._bytes), default=1)
 
@@ -98,6 +100,20 @@ class Tokenizer:
         if add_special_tokens:
             encoding = self._fast.post_process(encoding)
         return encoding.ids[:max_tokens]
+
+    def encode_end(
+        self, text: str, max_tokens: int, *, add_special_tokens: bool = True
+    ) -> list[int]:
+        """As `encode`, but the text's first tokens are left out where there are more than these.
+
+        The special tokens that the tokenizer puts in front stay.
+        """
+        ids = self.encode(text, add_special_tokens=add_special_tokens)
+        own = self._encode("", add_special_tokens=add_special_tokens)
+        in_front = takewhile(lambda pair: pair[0] == pair[1], zip(own, ids, strict=False))
+        num_own = min(max_tokens, len(list(in_front)))
+        num_rest = max_tokens - num_own
+        return [*ids[:num_own], *ids[max(num_own, len(ids) - num_rest) :]]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of a whole sequence, as the tokenizer itself decodes it; lets threads run."""

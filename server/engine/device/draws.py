@@ -15,8 +15,9 @@ from typing import Protocol
 from server.engine.policy.sequence import Sequence, SequenceState
 from server.engine.policy.step import ScheduledBatch, ScheduledRow
 from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import Drawn
-from server.engine.programs.step_input import DrawInput, pack_draw, stack_draws
+from server.engine.programs.step_input import DrawInput, draw_places, pack_draw, stack_draws
 from server.grammar.masks import MaskedRow, MaskWriter
 
 
@@ -40,9 +41,10 @@ class Tile:
 
 @dataclass(slots=True, eq=False)
 class Draw:
-    """The draws for all constrained rows of one step of `num_rows` rows per data rank.
+    """The draws for all constrained rows of one step.
 
-    `errors` says, by sequence, which grammars allow nothing.
+    The step has logits for `num_rows` places per data rank. `errors` says, by sequence, which
+    grammars allow nothing.
     """
 
     num_rows: int
@@ -69,17 +71,22 @@ class Draws:
         self._blueprint, self._executor = blueprint, executor
         self._pending: Draw | None = None
 
-    def prepare(self, batch: ScheduledBatch, num_rows: int) -> Draw | None:
+    def prepare(self, batch: ScheduledBatch, bucket: Bucket) -> Draw | None:
         """Note what the draw of a step needs of its sequences now; None if no row needs one."""
+        ranks = map(batch.of_rank, range(self._blueprint.sizes.num_ranks))
         of_ranks = [
-            {i: row for i, row in enumerate(batch.of_rank(rank)) if row.is_constrained}
-            for rank in range(self._blueprint.sizes.num_ranks)
+            {
+                i: row
+                for i, row in zip(draw_places(rows, bucket), rows, strict=True)
+                if row.is_constrained
+            }
+            for rows in ranks
         ]
         num_constrained = max(map(len, of_ranks))
         if not num_constrained:
             return None
         starts = range(0, num_constrained, self._blueprint.sizes.draw_rows)
-        self._pending = Draw(num_rows, [self._tile(of_ranks, start) for start in starts])
+        self._pending = Draw(bucket.num_draws, [self._tile(of_ranks, start) for start in starts])
         return self._pending
 
     def dispatch_pending(self) -> None:

@@ -20,7 +20,9 @@ from models.checkpoint.tokenizer_files import tokenizer_sums
 from models.checkpoint.version_folder import VersionFolder, open_version
 from models.hf_config import read_config
 from server.config import EngineConfig
+from server.engine.device.adapter_sets import AdapterSets
 from server.engine.device.weight_sets import WeightSets
+from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequence import LoadedVersion
 from server.engine.programs.baked import BakedCounts, BakedFolder, Compiler
 from server.engine.programs.blueprint import Blueprint, make_blueprint
@@ -33,7 +35,8 @@ from server.engine.programs.step_program import DeviceState, PickSize, ProgramNa
 from server.temporary_folders import temporary_folder
 
 type Progress = Callable[[str, float], None]
-# From the memory of this host's smallest chip to the memory of the smallest chip of all hosts.
+# From the memory of this host's smallest chip to the memory of the smallest chip of all hosts. It
+# returns when every host has called it.
 type Agree = Callable[[int | None], int | None]
 
 # XLA compiles one program mostly on one core, so several programs are compiled at once.
@@ -62,6 +65,7 @@ class Executor:
         self._steps: dict[Bucket, jax.stages.Compiled] = {}
         self._picks: dict[int, jax.stages.Compiled] = {}
         self._state: DeviceState
+        self.adapters = AdapterSets(blueprint) if blueprint.layout.adapters else None
         # Of the last step: a draw follows its step before the next one.
         self._logits_SV: jax.Array
 
@@ -92,6 +96,8 @@ class Executor:
         executor = cls(blueprint, weights, tokenizer, digest)
         folder = BakedFolder(Path(engine.baked_dir)) if engine.baked_dir else None
         executor._compile(progress, Compiler(mesh, folder))
+        # A collective would give up on a host that still compiles: all hosts wait for one another.
+        agree(chip_bytes)
         executor._run_once(version)
         return executor
 
@@ -108,8 +114,16 @@ class Executor:
         """Dispatch a step, without waiting for it."""
         leaves = self.weights[version]
         output: StepOutput
-        output, self._logits_SV, self._state = self._steps[bucket](leaves, self._state, inputs)
+        adapters = () if self.adapters is None else self.adapters.leaves
+        output, self._logits_SV, self._state = self._steps[bucket](
+            leaves, self._state, inputs, adapters
+        )
         return output
+
+    def place_adapter(self, adapter: LoadedAdapter, number: int) -> None:
+        """Put a loaded adapter into a slot, for the steps from now on; slots count from 1."""
+        assert self.adapters is not None
+        self.adapters.place(adapter, number)
 
     def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
         """Dispatch a draw for rows of the last step, which had `num_rows`; without waiting."""
@@ -122,8 +136,9 @@ class Executor:
     def _compile(self, progress: Progress, compiler: Compiler) -> None:
         """Compile all programs, several at once."""
         buckets = sorted(self.blueprint.ladder.buckets, reverse=True)
-        picks = [PickSize(num_rows) for num_rows in self.blueprint.ladder.row_counts]
+        picks = [PickSize(num_rows) for num_rows in self.blueprint.ladder.draw_counts]
         names: list[ProgramName] = [*buckets, "draw", *picks, "set_slot", "make_state"]
+        names += ["set_adapter", "make_adapters"] if self.adapters else []
         compiled: dict[ProgramName, jax.stages.Compiled] = {}
         with ThreadPoolExecutor(_COMPILE_THREADS) as pool:
             running = {pool.submit(self._compile_one, name, compiler): name for name in names}
@@ -134,6 +149,8 @@ class Executor:
         self._steps = {bucket: compiled[bucket] for bucket in buckets}
         self._picks = {size.num_rows: compiled[size] for size in picks}
         self._draw = compiled["draw"]
+        if self.adapters is not None:
+            self.adapters.start(compiled["make_adapters"], compiled["set_adapter"])
         _log_counts(compiler.counts)
 
     def _compile_one(self, name: ProgramName, compiler: Compiler) -> jax.stages.Compiled:
@@ -146,7 +163,7 @@ class Executor:
         self.set_slot(empty_slot(sizes.slot, 0, sizes.scratch_slot))
         for bucket in self._steps:
             self.step(bucket, version, sizes.empty_input(bucket))
-            self.draw(bucket.num_rows, sizes.empty_draw())
+            self.draw(bucket.num_draws, sizes.empty_draw())
         jax.block_until_ready(self._state)
 
 

@@ -19,9 +19,12 @@ from models.checkpoint.files import Files, LocalFiles
 from server.config import EngineConfig
 from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor, Progress
+from server.engine.policy.drafter import num_accepted
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.engine.policy.pooling import pooled_positions
 from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.speculation import DraftRoom
 from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.buckets import Bucket
@@ -38,6 +41,8 @@ class StepExecutor(DrawExecutor, Protocol):
     def set_slot(self, slot: SlotInput) -> None: ...
 
     def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput: ...
+
+    def place_adapter(self, adapter: LoadedAdapter, number: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +107,17 @@ class ModelRunner:
     def max_num_batched_tokens(self) -> int:
         return self._blueprint.ladder.max_num_batched_tokens
 
+    @property
+    def draft_rooms(self) -> tuple[DraftRoom, ...]:
+        """The sizes of steps with drafts; none without speculation."""
+        return self._blueprint.ladder.draft_rooms
+
     def execute(self, batch: ScheduledBatch) -> InFlight:
         """Dispatch one step. It reads all it needs of the sequences before it returns."""
         self._draws.dispatch_pending()
         sizes = self._blueprint.sizes
+        for adapter, number in batch.placements:
+            self._executor.place_adapter(adapter, number)
         for row in batch.rows:
             if row.is_admitted and needs_slot_state(row.seq):
                 self._executor.set_slot(pack_slot(row.seq, sizes.slot))
@@ -113,11 +125,18 @@ class ModelRunner:
         num_kinds, table, scratch = len(sizes.kinds), sizes.table_size, sizes.scratch_slot
         inputs = stack_ranks(
             [
-                pack(batch.of_rank(rank), bucket, num_kinds, table, scratch)
+                pack(
+                    batch.of_rank(rank),
+                    bucket,
+                    num_kinds,
+                    table,
+                    scratch,
+                    has_adapters=sizes.has_adapters,
+                )
                 for rank in range(sizes.num_ranks)
             ]
         )
-        draw = self._draws.prepare(batch, bucket.num_rows)
+        draw = self._draws.prepare(batch, bucket)
         output = self._executor.step(bucket, batch.version, inputs)
         return InFlight(batch, bucket, output, draw)
 
@@ -135,31 +154,32 @@ class ModelRunner:
         prompt = jax.device_get(output.prompt) if wants_prompt and output.prompt else None
         is_pooled = any(row.seq.pooling is not None for row in batch.rows)
         pooled = jax.device_get(output.pooled) if is_pooled else None
-        rows = [
-            RowResult(
-                *_token(row, drawn, i, chosen, places.get(row.seq)),
+        rows = []
+        for row, i, first in _places(batch, in_flight.bucket):
+            token_ids, logprobs = _tokens(row, drawn, i, chosen, places.get(row.seq))
+            is_finite = drawn.is_finite_S[i : i + max(1, len(token_ids))].all()
+            result = RowResult(
+                token_ids,
+                logprobs,
                 prompt_logprobs=_prompt_logprobs(prompt, first, row) if prompt else (),
                 pooled=b"" if pooled is None else _pooled(pooled, i, row),
-                is_finite=bool(drawn.is_finite_S[i]) or not row.needs_finite,
+                is_finite=bool(is_finite) or not row.needs_finite,
                 error=draw.errors.get(row.seq, ""),
             )
-            for row, i, first in _places(batch, in_flight.bucket)
-        ]
+            rows.append(result)
         num_padded_tokens = self._blueprint.sizes.num_ranks * in_flight.bucket.num_tokens
         return StepResult(tuple(rows), num_padded_tokens)
 
 
 def _places(batch: ScheduledBatch, bucket: Bucket) -> Iterator[tuple[ScheduledRow, int, int]]:
-    """Each row with its index in the output of all ranks, and the index of its first token."""
+    """Each row, its first draw and its first token, by their places in the output of all ranks."""
     num_rows: Counter[int] = Counter()
     num_tokens: Counter[int] = Counter()
     for row in batch.rows:
         rank = row.seq.rank
-        yield (
-            row,
-            rank * bucket.num_rows + num_rows[rank],
-            rank * bucket.num_tokens + num_tokens[rank],
-        )
+        place = num_tokens[rank] if bucket.num_drafts else num_rows[rank]
+        first = rank * bucket.num_tokens + num_tokens[rank]
+        yield row, rank * bucket.num_draws + place, first
         num_rows[rank] += 1
         num_tokens[rank] += row.num_scheduled_tokens
 
@@ -170,22 +190,27 @@ def _to_host(drawn: list[Drawn], *, wants_logprobs: bool) -> list[Drawn]:
     return list(jax.device_get(wanted))
 
 
-def _token(
+def _tokens(
     row: ScheduledRow, drawn: Drawn, i: int, chosen: list[Drawn], place: tuple[int, int] | None
-) -> tuple[int | None, TokenLogprobs | None]:
+) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...] | None]:
     """What a row has drawn, and the log probabilities that its request wants.
 
-    `place` is its tile, and the place there, of a row whose token was chosen after the step.
+    `place` is its tile, and the place there, of a row whose token was chosen after the step. Of a
+    row with drafts, what was drawn after a wrong one means nothing.
     """
     if not row.is_sampling:
-        return None, None
+        return (), None
     if place is not None:
         tile, i = place
         drawn = chosen[tile]
     wanted = row.seq.params.num_logprobs
     found = drawn.logprobs
-    logprobs = None if wanted < 0 or found is None else _token_logprobs(found, i, wanted)
-    return int(drawn.token_S[i]), logprobs
+    token_ids = tuple(map(int, drawn.token_S[i : i + 1 + len(row.draft_ids)]))
+    token_ids = token_ids[: 1 + num_accepted(row.draft_ids, token_ids)]
+    if wanted < 0 or found is None:
+        return token_ids, None
+    places = range(i, i + len(token_ids))
+    return token_ids, tuple(_token_logprobs(found, each, wanted) for each in places)
 
 
 def _prompt_logprobs(prompt: Logprobs, start: int, row: ScheduledRow) -> list[TokenLogprobs | None]:

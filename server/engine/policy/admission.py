@@ -8,12 +8,13 @@ from server.link.frames import EngineErrorKind
 
 
 class AdmissionError(Exception):
-    """A request that cannot be taken in."""
+    """A request that cannot be taken in. `retry_after` is in seconds, 0 where the kind says it."""
 
-    def __init__(self, kind: EngineErrorKind, message: str) -> None:
+    def __init__(self, kind: EngineErrorKind, message: str, *, retry_after: int = 0) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
+        self.retry_after = retry_after
 
 
 def check_admission(seq: Sequence, blocks: BlockManager, max_num_tokens: int, now: float) -> None:

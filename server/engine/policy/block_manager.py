@@ -24,9 +24,9 @@ _DIGEST_BYTES = 16
 class BlockManager:
     """One pool a kind; what is given to a sequence is given in all of them or in none.
 
-    Digests begin with the version a sequence runs on: no KV of other weights is ever found. Unless
-    `chunk` is 0, only prompt tokens are found, and only in whole chunks of that many tokens: the KV
-    of a shorter chunk, or of a generated token, may differ in rounding.
+    Digests begin with the version and adapter of a sequence: no KV of other weights is ever found.
+    Unless `chunk` is 0, only prompt tokens are found, and only in whole chunks of that many tokens:
+    the KV of a shorter chunk, or of a generated token, may differ in rounding.
     """
 
     def __init__(
@@ -205,6 +205,11 @@ class BlockManager:
 
 
 def _root(seq: Sequence) -> bytes:
-    """What stands before the first block: the one loading of weights that its KV belongs to."""
-    version = f"{seq.version.name}/{seq.version.number}" if seq.version else ""
-    return blake2b(version.encode(), digest_size=_DIGEST_BYTES).digest()
+    """What stands before the first block: the loadings of weights that its KV belongs to.
+
+    An adapter changes the KV of every layer after the first that it changes.
+    """
+    weights = f"{seq.version.name}/{seq.version.number}" if seq.version else ""
+    if seq.adapter is not None:
+        weights += f":{seq.adapter.name}/{seq.adapter.version}/{seq.adapter.number}"
+    return blake2b(weights.encode(), digest_size=_DIGEST_BYTES).digest()

@@ -31,9 +31,10 @@ class ExactScheduler(Scheduler):
     def schedule(self, version: LoadedVersion, now: float) -> ScheduledBatch:
         """A step of chunks or a step of decodes, never of both."""
         before = len(self._running)
+        self._make_way(version)
         rows: list[ScheduledRow] = []
         if not (self._has_prefilled and any(map(_wants_decode, self._of(version)))):
-            rows = self._schedule_prompts(version, now)
+            rows = self._schedule_prompts(version, now, before)
         self._has_prefilled = bool(rows)
         rows = rows or self._schedule_decodes(version)
         num_preempted = before + sum(row.is_admitted for row in rows) - len(self._running)
@@ -42,9 +43,14 @@ class ExactScheduler(Scheduler):
     def _of(self, version: LoadedVersion) -> list[Sequence]:
         return [seq for seq in self._running if seq.version == version]
 
-    def _schedule_prompts(self, version: LoadedVersion, now: float) -> list[ScheduledRow]:
-        """Chunks of prompts under way, then of new ones, each whole or not at all."""
-        rows, budget, before = [], self._max_num_batched_tokens, len(self._running)
+    def _schedule_prompts(
+        self, version: LoadedVersion, now: float, before: int
+    ) -> list[ScheduledRow]:
+        """Chunks of prompts under way, then of new ones, each whole or not at all.
+
+        `before` sequences ran before anybody was preempted for this step.
+        """
+        rows, budget = [], self._max_num_batched_tokens
         for seq in self._of(version):
             num_tokens = 0 if _is_past_prompt(seq) else self._chunk(seq, budget)
             if num_tokens and self._make_whole_room(seq, num_tokens):
@@ -84,11 +90,9 @@ class ExactScheduler(Scheduler):
             if _wants_decode(seq) and self._make_room(seq, 1)
         ]
 
-    def _run(
-        self, seq: Sequence, num_scheduled_tokens: int, *, is_admitted: bool = False
-    ) -> ScheduledRow:
+    def _run(self, seq: Sequence, num_scheduled_tokens: int, **marks: Any) -> ScheduledRow:
         is_past_prompt = _is_past_prompt(seq)
-        row = super()._run(seq, num_scheduled_tokens, is_admitted=is_admitted)
+        row = super()._run(seq, num_scheduled_tokens, **marks)
         is_replay = is_past_prompt and not row.is_sampling
         return replace(row, is_replay=True) if is_replay else row
 
@@ -103,7 +107,7 @@ class ExactScheduler(Scheduler):
         while seq.state is SequenceState.RUNNING:
             if self.block_manager.grow(seq, wanted, others=self._running) == wanted:
                 return True
-            self._preempt(self._running.newest)
+            self._preempt(self._running.last_from(seq))
         return False
 
 

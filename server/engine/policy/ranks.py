@@ -7,10 +7,12 @@ ran. What a rank does with its sequences is its scheduler's business.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import reduce
 from itertools import chain
 from operator import add
 
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.load import Load
 from server.engine.policy.results import SequenceEvent
 from server.engine.policy.scheduler import Scheduler
@@ -48,6 +50,11 @@ class Ranks:
         """One object, which all ranks share."""
         return self.schedulers[0].versions
 
+    @property
+    def adapters(self) -> AdapterSlots:
+        """One object, which all ranks share."""
+        return self.schedulers[0].adapters
+
     def retarget(self) -> None:
         """As a scheduler does, on all ranks."""
         for each in self.schedulers:
@@ -62,12 +69,14 @@ class Ranks:
         for each in self.schedulers:
             each.withdraw(version)
 
-    def add(self, seqs: list[Sequence], now: float, *, first: bool = False) -> None:
-        """Queue all choices of one request with one rank, or raise AdmissionError."""
+    def add(self, seqs: list[Sequence], now: float, *, first: bool = False) -> list[SequenceEvent]:
+        """Queue all choices of one request with one rank, or raise AdmissionError.
+
+        Returns the last events of what was shed for it."""
         rank = self._choose(seqs[0])
         for seq in seqs:
             seq.rank = rank
-        self.schedulers[rank].add(seqs, now, first=first)
+        return self.schedulers[rank].add(seqs, now, first=first)
 
     def schedule(self, now: float) -> ScheduledBatch:
         """The rows of all ranks for the next step, rank by rank, all of one version."""
@@ -79,8 +88,19 @@ class Ranks:
             if rows or num_preempted:
                 self._last_version = version
                 self._balance()
-                return ScheduledBatch(rows, num_preempted, version)
+                # Without rows there is no step that could need them.
+                placements = self.adapters.take_placements() if rows else ()
+                return ScheduledBatch(rows, num_preempted, version, placements)
         return ScheduledBatch(())
+
+    def wants_tokens_of(self, batch: ScheduledBatch) -> bool:
+        """Whether a step in flight is to be read before another is scheduled."""
+        return any(each.wants_tokens_of(batch) for each in self.schedulers)
+
+    def note_step(self, batch: ScheduledBatch, seconds: float) -> None:
+        """A step of only decodes took `seconds`, from the end of the step before it."""
+        for each in self.schedulers:
+            each.note_step(batch, seconds)
 
     def postprocess(self, batch: ScheduledBatch, result: StepResult) -> list[SequenceEvent]:
         """Apply what a step found, in the order the steps were dispatched."""
@@ -91,6 +111,15 @@ class Ranks:
             if event is not None:
                 events.append((row.seq, event))
         return events
+
+    def on_step(self, batch: ScheduledBatch, seconds: float, now: float) -> None:
+        """Have each rank learn its pace from a step that has ended."""
+        num_prompt_tokens = Counter[int]()
+        for row in batch.rows:
+            if not row.is_decode:
+                num_prompt_tokens[row.seq.rank] += row.num_scheduled_tokens
+        for rank, each in enumerate(self.schedulers):
+            each.on_step(num_prompt_tokens[rank], seconds, now)
 
     def expire(self, now: float) -> list[SequenceEvent]:
         """End every sequence whose deadline has passed."""

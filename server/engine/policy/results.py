@@ -5,6 +5,7 @@ It ends sequences in every other way too. Who runs next is decided elsewhere; it
 
 from __future__ import annotations
 
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.pooling import record_pooled
 from server.engine.policy.running_set import RunningSet
@@ -19,8 +20,15 @@ type SequenceEvent = tuple[Sequence, TokenEvent]
 class Results:
     """Takes results for the sequences of `waiting` and `running`; whoever ends leaves these."""
 
-    def __init__(self, waiting: WaitingQueue, running: RunningSet, blocks: BlockManager) -> None:
+    def __init__(
+        self,
+        waiting: WaitingQueue,
+        running: RunningSet,
+        blocks: BlockManager,
+        adapters: AdapterSlots,
+    ) -> None:
         self._waiting, self._running, self._blocks = waiting, running, blocks
+        self._adapters = adapters
 
     def take(
         self, row: ScheduledRow, result: RowResult, version: LoadedVersion
@@ -40,18 +48,22 @@ class Results:
             return self.fail(seq, "invalid_request", result.error)
         record_prompt_logprobs(row, result)
         record_pooled(row, result)
-        if result.token_id is not None:
-            seq.token_ids.append(result.token_id)
+        num_taken, reason = take_tokens(row, result.token_ids)
+        # The KV of drafts that came true is as good as that of other tokens.
+        num_accepted = max(0, num_taken - 1)
+        if row.draft_ids and seq.drafter is not None:
+            seq.drafter.note(num_accepted)
         # A preempted sequence has lost the blocks this step wrote.
         if seq.state is SequenceState.RUNNING:
-            self._blocks.index(seq, row.end)
-            self._blocks.slide(seq, row.end)
-        reason = finish_reason(row, result.token_id)
+            seq.num_computed_tokens += num_accepted
+            end = row.end - len(row.draft_ids) + num_accepted
+            self._blocks.index(seq, end)
+            self._blocks.slide(seq, end)
         if reason is not None:
             self.finish(seq, reason)
-        elif result.token_id is None:
+        elif not num_taken:
             return None
-        return token_event(row, result)
+        return token_event(row, result, num_taken)
 
     def expire(self, now: float) -> list[SequenceEvent]:
         """End every sequence whose deadline has passed."""
@@ -80,6 +92,7 @@ class Results:
         seq.state = SequenceState.FINISHED
         seq.finish_reason = reason
         seq.error = error
+        self._adapters.end(seq.adapter)
 
 
 def _is_late(seq: Sequence, now: float) -> bool:
@@ -91,6 +104,17 @@ def record_prompt_logprobs(row: ScheduledRow, result: RowResult) -> None:
     if result.prompt_logprobs:
         known = row.seq.prompt_logprobs
         known.extend(result.prompt_logprobs[len(known) - row.num_computed_tokens - 1 :])
+
+
+def take_tokens(row: ScheduledRow, token_ids: tuple[int, ...]) -> tuple[int, FinishReason | None]:
+    """Give the sequence its tokens, up to one that ends it: how many it took, and why it ends."""
+    reason = None if token_ids else finish_reason(row, None)
+    for num_taken, token_id in enumerate(token_ids, start=1):
+        row.seq.token_ids.append(token_id)
+        reason = finish_reason(row, token_id)
+        if reason is not None:
+            return num_taken, reason
+    return len(token_ids), reason
 
 
 def finish_reason(row: ScheduledRow, token_id: int | None) -> FinishReason | None:
@@ -110,19 +134,21 @@ def finish_reason(row: ScheduledRow, token_id: int | None) -> FinishReason | Non
     return None
 
 
-def token_event(row: ScheduledRow, result: RowResult) -> TokenEvent:
-    """What the client is told of a row, after the sequence has taken its token."""
+def token_event(row: ScheduledRow, result: RowResult, num_taken: int) -> TokenEvent:
+    """What the client is told of a row, after the sequence has taken so many of its tokens."""
     seq = row.seq
     is_first = seq.num_own_tokens <= 1
     wants_prompt = is_first and seq.params.num_prompt_logprobs >= 0
     return TokenEvent(
         request_id=seq.request_id,
         index=seq.index,
-        token_ids=[] if result.token_id is None else [result.token_id],
-        logprobs=None if result.logprobs is None else [result.logprobs],
+        token_ids=list(result.token_ids[:num_taken]),
+        logprobs=None if result.logprobs is None else list(result.logprobs[:num_taken]),
         finish_reason=seq.finish_reason,
         num_cached_tokens=seq.num_cached_tokens if is_first else 0,
+        queued_seconds=seq.queued_seconds if is_first else 0.0,
         version=seq.version.version if is_first and seq.version else "",
+        adapter_version=seq.adapter.version if is_first and seq.adapter else "",
         prompt_logprobs=list(seq.prompt_logprobs) if wants_prompt else None,
         pooled=list(seq.pooled),
     )

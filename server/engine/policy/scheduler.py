@@ -9,19 +9,24 @@ void. A step runs one version of the weights: which one is decided for all ranks
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice, takewhile
 
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.admission import AdmissionError, check_admission
 from server.engine.policy.block_manager import BlockManager
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.load import Load
+from server.engine.policy.pace import Pace
 from server.engine.policy.prefill_shares import shares_of_shortest
-from server.engine.policy.results import Results
+from server.engine.policy.promptness import check_promptness, outlook
+from server.engine.policy.results import Results, SequenceEvent
 from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.served_versions import ServedVersions
+from server.engine.policy.speculation import Speculation
 from server.engine.policy.step import ScheduledBatch, ScheduledRow
 from server.engine.policy.waiting_queue import WaitingQueue
+from server.priorities import MAX_PRIORITY
 
 
 class Scheduler:
@@ -30,7 +35,9 @@ class Scheduler:
     Each step holds every decode, then chunks of prompts under way, then new admissions in the order
     of their turns, within `max_num_batched_tokens` tokens and `max_num_seqs` slots. A part of the
     tokens is for the shortest prompts, out of their turn. A chunk is cut to what there are blocks
-    for. Who finds no block preempts the most recently admitted sequence.
+    for. Who finds no block preempts the most recently admitted sequence. With `speculation`, the
+    rows of a step of only decodes may have drafts; such a step must be read before the next.
+    Sequences with a priority below zero make way for others that wait.
     """
 
     def __init__(
@@ -42,6 +49,8 @@ class Scheduler:
         max_queue_len: int,
         max_model_len: int,
         versions: ServedVersions,
+        adapters: AdapterSlots | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(
@@ -55,9 +64,13 @@ class Scheduler:
         self._max_num_tokens = min(max_model_len, block_manager.max_num_tokens)
         block_manager.check_windows(max_num_batched_tokens, self._max_num_tokens)
         self._waiting = WaitingQueue(max_queue_len)
-        self._running = RunningSet(block_manager, max_num_seqs)
-        self.results = Results(self._waiting, self._running, block_manager)
+        self.adapters = adapters or AdapterSlots()
+        self._running = RunningSet(block_manager, max_num_seqs, self.adapters)
+        self.results = Results(self._waiting, self._running, block_manager, self.adapters)
         self.versions = versions
+        self._pace = Pace(max_num_batched_tokens)
+        self._num_released = 0
+        self._speculation = speculation
 
     @property
     def num_waiting(self) -> int:
@@ -112,25 +125,39 @@ class Scheduler:
                 seq.num_expected_tokens = 0
                 seq.prompt_logprobs[:] = [None]
 
-    def add(self, seqs: list[Sequence], now: float, *, first: bool = False) -> None:
+    def add(self, seqs: list[Sequence], now: float, *, first: bool = False) -> list[SequenceEvent]:
         """Queue all choices of one request, or raise AdmissionError and take none.
 
-        `first` is for the engine's own requests: they go to the head of even a full queue.
+        `first` is for the engine's own requests: they go to the head of even a full queue. Returns
+        the last events of a request of lower priority that was shed for this one.
         """
         leader = seqs[0]
         for seq in seqs:
             check_admission(seq, self.block_manager, self._max_num_tokens, now)
-            if not first and not self._waiting.has_room_for(seq.source):
-                raise AdmissionError(
-                    "queue_full", f"{self._waiting.max_len} requests wait already; try again later"
-                )
         is_shared = self.block_manager.num_shareable_blocks(leader.num_prompt_tokens) > 0
+        shed = [] if first else self._make_room_in_queue(leader)
         for seq in seqs:
             seq.max_num_tokens = min(seq.max_num_tokens, self._max_num_tokens)
             seq.prompt_logprobs = leader.prompt_logprobs
             seq.leader = leader if is_shared and seq is not leader else None
             seq.num_expected_tokens = self._num_expected_tokens(seq)
+            self.adapters.begin(seq.adapter)
+        if not first and (leader.deadline is not None or leader.priority < 0):
+            waiting, running = self._waiting, self._running
+            check_promptness(leader, outlook(leader, waiting, running, self._pace, now), now)
+        events = [
+            (seq, self.results.fail(seq, "overloaded", "a request of a higher priority came"))
+            for seq in shed
+        ]
         self._waiting.add(seqs, first=first)
+        return events
+
+    def on_step(self, num_prompt_tokens: int, seconds: float, now: float) -> None:
+        """A step has ended that computed so many prompt tokens of this rank."""
+        self._pace.on_step(num_prompt_tokens, seconds)
+        num_freed = self._running.num_stopped - self._num_released
+        self._num_released += num_freed
+        self._pace.on_releases(num_freed, now, is_anyone_waiting=len(self._waiting) > 0)
 
     def num_cached_tokens(self, seq: Sequence) -> int:
         """How much of a new sequence's prompt it would find in the prefix cache."""
@@ -159,6 +186,8 @@ class Scheduler:
     def schedule(self, version: LoadedVersion, now: float) -> ScheduledBatch:
         """Choose the rows of a step of `version`, and advance their counts as if it had run."""
         num_running = len(self._running)
+        self.adapters.begin_pass(self)
+        self._make_way(version)
         shares = self._shares_of_shortest(version)
         chunks = self._schedule_running(version, shares)
         num_preempted = num_running - len(self._running)
@@ -167,9 +196,30 @@ class Scheduler:
         if not num_preempted:
             admitted = self._schedule_admissions(version, shares, chunks, now)
         self._extend(version, chunks)
-        rows = [self._run(seq, num, is_admitted=seq in admitted) for seq, num in chunks.items()]
-        rows.sort(key=lambda row: not row.is_decode)
+        drafts = self._drafts(chunks)
+        rows = [
+            self._run(seq, num, is_admitted=seq in admitted, draft_ids=drafts.get(seq, ()))
+            for seq, num in chunks.items()
+        ]
+        rows.sort(key=lambda row: (not row.is_decode, bool(row.draft_ids)))
         return ScheduledBatch(tuple(rows), num_preempted, version)
+
+    def wants_tokens_of(self, batch: ScheduledBatch) -> bool:
+        """Whether a step in flight is to be read before another is scheduled."""
+        if self._speculation is None:
+            return False
+        if batch.has_drafts:
+            return True
+        begins = len(self._waiting) and self._running.num_free_slots
+        decodes = [seq for seq in self._running if seq.version == batch.version]
+        if begins or not all(seq.is_decoding for seq in decodes):
+            return False
+        return self._speculation.may_follow(decodes)
+
+    def note_step(self, batch: ScheduledBatch, seconds: float) -> None:
+        """A step of only decodes took `seconds`, from the end of the step before it."""
+        if self._speculation is not None:
+            self._speculation.note_step(len(batch.rows), seconds, has_drafts=batch.has_drafts)
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless every block and slot is free or held by who runs."""
@@ -193,7 +243,10 @@ class Scheduler:
         running = [seq for seq in self._running if seq.version == version]
         budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in running)
         under_way = [s for s in running if s.num_uncomputed_tokens and not s.is_decoding]
-        return shares_of_shortest(budget, under_way, self._may_overtake(version))
+        least = max((seq.priority for seq in under_way), default=-MAX_PRIORITY)
+        # Nobody overtakes a higher priority, be it under way or waiting.
+        others = takewhile(lambda seq: seq.priority >= least, self._may_overtake(version))
+        return shares_of_shortest(budget, under_way, others)
 
     def _may_overtake(self, version: LoadedVersion) -> Iterator[Sequence]:
         """Who may begin by a share, in the order of the turns.
@@ -205,11 +258,15 @@ class Scheduler:
             return iter(())
         is_in_turn_only = num_free_slots == 1 or self._waiting.is_short_of_blocks
         ready = (seq for seq in self._waiting.in_turn() if self._is_ready(seq, version))
-        return islice(ready, 1 if is_in_turn_only else None)
+        first = next(ready, None)
+        if first is None or is_in_turn_only:
+            return iter(() if first is None else (first,))
+        return chain((first,), takewhile(lambda seq: seq.priority == first.priority, ready))
 
     def _is_ready(self, seq: Sequence, version: LoadedVersion) -> bool:
         """Whether a sequence that waits could begin in a step of `version`, were there room."""
-        return not seq.is_deferred and self._target(seq) == version
+        is_meant = not seq.is_deferred and self._target(seq) == version
+        return is_meant and self.adapters.may_start(seq.adapter, self)
 
     def _schedule_running(
         self, version: LoadedVersion, shares: dict[Sequence, int]
@@ -310,9 +367,26 @@ class Scheduler:
             seq.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
         return True
 
+    def _drafts(self, chunks: dict[Sequence, int]) -> dict[Sequence, tuple[int, ...]]:
+        """Drafts for the rows of a step of only decodes, all tokens known, as blocks allow."""
+        is_ready = all(seq.is_decoding and not seq.num_in_flight_tokens for seq in chunks)
+        if self._speculation is None or not is_ready:
+            return {}
+        drafts: dict[Sequence, tuple[int, ...]] = {}
+        for seq, found in self._speculation.choose(chunks).items():
+            grown = self.block_manager.grow(seq, 1 + len(found), others=self._running)
+            drafts[seq] = tuple(found[: grown - 1])
+        return drafts
+
     def _run(
-        self, seq: Sequence, num_scheduled_tokens: int, *, is_admitted: bool = False
+        self,
+        seq: Sequence,
+        num_scheduled_tokens: int,
+        *,
+        is_admitted: bool = False,
+        draft_ids: tuple[int, ...] = (),
     ) -> ScheduledRow:
+        """The row, after counting it as if it had run and no draft had come true."""
         num_computed_tokens = seq.num_computed_tokens
         seq.num_computed_tokens += num_scheduled_tokens
         is_sampling = (
@@ -320,7 +394,12 @@ class Scheduler:
         )
         seq.num_in_flight_tokens += is_sampling
         return ScheduledRow(
-            seq, num_computed_tokens, num_scheduled_tokens, is_sampling, is_admitted
+            seq,
+            num_computed_tokens,
+            num_scheduled_tokens + len(draft_ids),
+            is_sampling,
+            is_admitted,
+            draft_ids=draft_ids,
         )
 
     def _make_room(self, seq: Sequence, wanted: int) -> int:
@@ -334,8 +413,38 @@ class Scheduler:
             num_tokens = self.block_manager.grow(seq, wanted, others=others)
             if num_tokens:
                 return num_tokens
-            self._preempt(self._running.newest)
+            self._preempt(self._running.last_from(seq))
         return 0
+
+    def _make_way(self, version: LoadedVersion) -> None:
+        """Preempt sequences below priority zero where others could begin, had they the room.
+
+        For slots as many as wait; for blocks one per step, because few may be enough.
+        """
+        sheddable = self._running.sheddable
+        if not sheddable:
+            return
+        num_free_slots, starved = self._running.num_free_slots, self._waiting.starved
+        others = (seq for seq in self._waiting.in_turn() if seq.priority >= 0)
+        ready = (seq for seq in others if self._is_ready(seq, version))
+        num_ready = sum(1 for _ in islice(ready, num_free_slots + len(sheddable)))
+        is_starved = num_ready > 0 and starved is not None and starved.priority >= 0
+        for seq in sheddable[: max(num_ready - num_free_slots, int(is_starved))]:
+            self._preempt(seq)
+
+    def _make_room_in_queue(self, seq: Sequence) -> list[Sequence]:
+        """Who must leave the queue for a new request: nobody, or one that may be shed.
+
+        AdmissionError if the queue is full and nobody in it may be shed.
+        """
+        if self._waiting.has_room_for(seq.source):
+            return []
+        shed = self._waiting.sheddable_below(seq.priority, self._running)
+        if not shed:
+            raise AdmissionError(
+                "queue_full", f"{self._waiting.max_len} requests wait already; try again later"
+            )
+        return shed
 
     def _preempt(self, seq: Sequence) -> None:
         """Back to the head of the queue. What is in flight for it is still read and kept."""

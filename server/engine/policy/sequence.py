@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from server.engine.policy.drafter import Drafter
+from server.engine.policy.loaded_adapter import LoadedAdapter
 from server.grammar.matcher import Matcher
 from server.link.frames import EngineErrorKind, FinishReason, Pooling, TokenLogprobs
 from server.link.sampling import SamplingParams
@@ -41,7 +43,9 @@ class SequenceState(Enum):
 class Sequence:
     """A token stream being generated.
 
-    `client` numbers the API connection it came by; `source` names who sent it, for taking turns.
+    `client` numbers the API connection it came by; `source` names who sent it, for taking turns
+    among sequences of one `priority`. Below zero it may be shed and preempted for others.
+    `ttft_seconds` is the time to the first token that its caller hopes for.
     `version` is whose weights it runs on, from its first token to its last: None until it is
     admitted, unless its request names one (`is_pinned`).
     `rank` of the data axis has its slot and blocks; it may change until it is first scheduled.
@@ -53,8 +57,11 @@ class Sequence:
     `num_computed_tokens` have their KV, counting the steps in flight.
     `num_in_flight_tokens`: 1 while a step that samples for it is unread, 2 between dispatching the
     next such step and reading that one.
+    `adapter` is the loading of an adapter that it runs with. `adapter_slot` is the number of that
+    adapter's slot on the device while the sequence runs, 0 without an adapter.
     `slot` is its row of the device's per-sequence state, -1 while it is not running.
     `block_tables` are its blocks by kind of layers, 0 for those given back; none while not running.
+    `drafter` guesses its next tokens; None before the first guess.
     `matcher` follows the grammar that the generated tokens must fit; None without one.
     `prompt_logprobs` grows by position as chunks are read and is shared by a request's choices.
     `pooling` is how the prompt becomes an embedding; the sequence then ends with its prompt.
@@ -72,7 +79,10 @@ class Sequence:
     arrival: float
     deadline: float | None = None
     source: str = ""
+    priority: int = 0
+    ttft_seconds: float | None = None
     version: LoadedVersion | None = None
+    adapter: LoadedAdapter | None = None
     rank: int = 0
     num_received_tokens: int = 0
     leader: Sequence | None = None
@@ -93,9 +103,11 @@ class Sequence:
     num_computed_tokens: int = field(default=0, init=False)
     num_in_flight_tokens: int = field(default=0, init=False)
     slot: int = field(default=-1, init=False)
+    adapter_slot: int = field(default=0, init=False)
     block_tables: tuple[list[int], ...] = field(default=(), init=False)
     block_digests: list[bytes] = field(default_factory=list, init=False)
     num_indexed_blocks: int = field(default=0, init=False)
+    drafter: Drafter | None = field(default=None, init=False)
     first_scheduled_time: float | None = field(default=None, init=False)
     first_token_time: float | None = field(default=None, init=False)
     last_token_time: float | None = field(default=None, init=False)
@@ -171,6 +183,12 @@ class Sequence:
             self.params.num_prompt_logprobs >= 0
             and len(self.prompt_logprobs) < self.num_prompt_tokens
         )
+
+    @property
+    def queued_seconds(self) -> float:
+        """From its arrival to its first step; 0 before that."""
+        begun = self.first_scheduled_time
+        return 0.0 if begun is None else max(0.0, begun - self.arrival)
 
     @property
     def outcome(self) -> str:

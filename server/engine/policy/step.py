@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from server.engine.policy.loaded_adapter import Placement
 from server.engine.policy.sequence import LoadedVersion, Sequence
 from server.link.frames import TokenLogprobs
 
@@ -21,6 +22,8 @@ class ScheduledRow:
     `end`. `is_admitted`: the sequence just got its slot, whose device-side state must be set; all
     its tokens are then known. `is_replay`: a token that was generated before is computed again as
     the decode that it was. A position beyond `seq.token_ids` holds the token in flight.
+    `draft_ids` are the last of the scheduled tokens: guesses, after a token that is known. The row
+    draws a token after each of them too.
     """
 
     seq: Sequence
@@ -29,6 +32,7 @@ class ScheduledRow:
     is_sampling: bool
     is_admitted: bool
     is_replay: bool = False
+    draft_ids: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -48,7 +52,7 @@ class ScheduledRow:
     def is_decode(self) -> bool:
         return self.is_replay or (
             self.is_sampling
-            and self.num_scheduled_tokens == 1
+            and self.num_scheduled_tokens == 1 + len(self.draft_ids)
             and self.num_computed_tokens >= self.seq.num_prompt_tokens
         )
 
@@ -57,15 +61,21 @@ class ScheduledRow:
 class ScheduledBatch:
     """The rows of one step, all of one version; falsy when there is none to run.
 
-    Of each data rank, decodes come first. `num_preempted` is of all ranks.
+    Of each data rank, decodes come first. `num_preempted` is of all ranks. `placements` are the
+    adapters that must be put into slots before the step, in this order.
     """
 
     rows: tuple[ScheduledRow, ...]
     num_preempted: int = 0
     version: LoadedVersion = field(default_factory=LoadedVersion)
+    placements: tuple[Placement, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.rows)
+
+    @property
+    def has_drafts(self) -> bool:
+        return any(row.draft_ids for row in self.rows)
 
     @property
     def num_tokens(self) -> int:
@@ -88,16 +98,17 @@ class ScheduledBatch:
 class RowResult:
     """What a step found for one row.
 
-    `token_id` is None where the row did not sample. `prompt_logprobs` has, where asked for, one
-    entry per scheduled position p that has a next prompt token: the log probability of the token
-    at p + 1. `pooled` is the sum of the hidden states of its pooled tokens, float32 as
+    `token_ids` is empty where the row did not sample; it has one token, and one more for each draft
+    that came true. `logprobs` has as many, where asked for. `prompt_logprobs` has, where asked for,
+    one entry per scheduled position p that has a next prompt token: the log probability of the
+    token at p + 1. `pooled` is the sum of the hidden states of its pooled tokens, float32 as
     little-endian bytes; empty where the row has none.
     Not `is_finite`: the logits held NaN or infinity. `error`: why the grammar of the
     row's sequence allows no token, empty where it allows one.
     """
 
-    token_id: int | None
-    logprobs: TokenLogprobs | None = None
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | list[TokenLogprobs | None] = ()
     pooled: bytes = b""
     is_finite: bool = True

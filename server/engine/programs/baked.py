@@ -168,12 +168,14 @@ class Compiler:
 
 
 def spell(name: ProgramName) -> str:
-    """The name of a program in files and reports: decode-64, mixed-2048x256, pick-64,
-    set_slot."""
+    """The name of a program in files and reports: decode-64, mixed-2048x256,
+    verify-32x8, pick-64, set_slot."""
     if isinstance(name, PickSize):
         return f"pick-{name.num_rows}"
     if not isinstance(name, Bucket):
         return name
+    if name.num_drafts:
+        return f"verify-{name.num_tokens}x{name.num_rows}"
     if name.decode_only:
         return f"decode-{name.num_rows}"
     return f"mixed-{name.num_tokens}x{name.num_rows}"

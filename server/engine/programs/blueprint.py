@@ -15,11 +15,12 @@ from jax.sharding import AbstractMesh, Mesh
 from models.attention.choice import choose_backend
 from models.config import ModelConfig
 from models.decoder.decoder import Decoder
-from models.decoder.layout import DecoderLayout
+from models.decoder.layout import AdapterSizes, DecoderLayout
 from models.sharding import DATA, TENSOR, data_size, tensor_size
 from models.weights.loading import abstract_decoder
 from server.config import ConfigError, EngineConfig
 from server.engine.policy.layer_kinds import KVKind, split_blocks
+from server.engine.programs.adapter_programs import adapter_bytes
 from server.engine.programs.buckets import Ladder, exact_ladder
 from server.engine.programs.sampler import abstract_state, state_specs
 from server.engine.programs.sizing import (
@@ -58,9 +59,9 @@ class _Defaults:
     """A platform's values for settings that the operator leaves out.
 
     On CPU, a step of 128 tokens is already limited by compute, so a larger step only delays other
-    sequences. Compiling is most of a start on CPU, so the ladder has few programs: the mixed step
-    runs decodes as fast as a decode step would. Elsewhere a small step costs as much as reading the
-    weights.
+    sequences, and a verify step is of use to few rows. Compiling is most of a start on CPU, so the
+    ladder has few programs: the mixed step runs decodes as fast as a decode step would. Elsewhere a
+    small step costs as much as reading the weights.
     """
 
     block_size: int
@@ -70,6 +71,7 @@ class _Defaults:
     growth: int
     widest_decode: bool
     draw_rows: int
+    most_verified: int
 
 
 # A block transfers a few hundred kilobytes, which suits the attention kernels of TPUs.
@@ -83,6 +85,7 @@ _CPU = _Defaults(
     growth=4,
     widest_decode=False,
     draw_rows=8,
+    most_verified=32,
 )
 _ACCELERATOR = _Defaults(
     block_size=ACCELERATOR_BLOCK_SIZE,
@@ -92,6 +95,7 @@ _ACCELERATOR = _Defaults(
     growth=2,
     widest_decode=True,
     draw_rows=256,
+    most_verified=256,
 )
 
 
@@ -121,6 +125,8 @@ def make_blueprint(
     """
     platform = mesh.devices.flat[0].platform
     _check_exact(engine, data_size(mesh))
+    _check_adapters(engine, mesh)
+    _check_speculation(engine, data_size(mesh))
     layout = choose_layout(config, engine, platform, tensor_size(mesh))
     model = abstract_decoder(config, layout)
     memory = None
@@ -161,7 +167,8 @@ def choose_sizes(
         max_num_seqs=engine.max_num_seqs,
         slot=slot,
         num_words=-(-layout.vocab_rows(config) // WORD),
-        draw_rows=min(defaults.draw_rows, ladder.row_counts[-1]),
+        draw_rows=min(defaults.draw_rows, ladder.widest),
+        has_adapters=layout.adapters is not None,
     )
 
 
@@ -180,8 +187,16 @@ def choose_layout(
         activation_dtype=wide,
         kv_dtype=wide if engine.kv_dtype == "auto" else _KV_DTYPES[engine.kv_dtype],
         backend=choose_backend(engine.attention_backend, platform, config, tensor_size),
-        quantized=engine.weight_dtype == "int8",
+        quantized=keeps_int8(config, engine),
+        adapters=AdapterSizes(engine.max_loras, engine.max_lora_rank) if engine.max_loras else None,
     )
+
+
+def keeps_int8(config: ModelConfig, engine: EngineConfig) -> bool:
+    """Whether matrices stay int8. A checkpoint that is quantized is not made larger unasked."""
+    if engine.weight_dtype == "auto":
+        return config.stored_bits is not None
+    return engine.weight_dtype == "int8"
 
 
 def measure(
@@ -196,6 +211,7 @@ def measure(
         usable=int(chip_bytes * engine.hbm_utilization),
         weights=num_sets * weight_bytes(model, mesh),
         sampler=tree_bytes(sampler, state_specs(), mesh),
+        adapters=adapter_bytes(model.config, layout, mesh),
     )
 
 
@@ -224,6 +240,8 @@ def _ladder(engine: EngineConfig, defaults: _Defaults) -> Ladder:
         smallest_decode=defaults.smallest_decode,
         growth=defaults.growth,
         widest_decode=defaults.widest_decode,
+        num_drafts=engine.most_drafts,
+        most_verified=defaults.most_verified,
     )
 
 
@@ -266,6 +284,28 @@ def _check_exact(engine: EngineConfig, num_ranks: int) -> None:
     if engine.exact and num_ranks > 1:
         raise ConfigError(
             f"exact is true with {num_ranks} data ranks; it needs one: set data_parallel_size to 1"
+        )
+
+
+def _check_adapters(engine: EngineConfig, mesh: Mesh) -> None:
+    if engine.max_loras and engine.exact:
+        # The products of all slots are summed in one order, so the bits depend on the slot.
+        raise ConfigError(
+            "exact is true with max_loras above 0; a server can have only one of them"
+        )
+    if engine.max_loras and mesh.is_multi_process:
+        raise ConfigError(
+            "max_loras is above 0 on several hosts; adapters are served on one host only: merge the"
+            " adapter into the model, or use a slice of one host"
+        )
+
+
+def _check_speculation(engine: EngineConfig, num_ranks: int) -> None:
+    # All ranks run one bucket, and a rank that prefills would need another than one with drafts.
+    if engine.speculation != "off" and num_ranks > 1:
+        raise ConfigError(
+            f"speculation is {engine.speculation} with {num_ranks} data ranks; it needs one: set "
+            "data_parallel_size to 1, or speculation to off"
         )
 
 

@@ -43,12 +43,13 @@ class ChipMemory:
     usable: int
     weights: int
     sampler: int
+    adapters: int = 0
     temporaries: int = TEMPORARY_BYTES
 
     @property
     def for_kv(self) -> int:
         """Bytes left for KV; negative where even the rest does not fit."""
-        return self.usable - self.weights - self.sampler - self.temporaries
+        return self.usable - self.weights - self.sampler - self.adapters - self.temporaries
 
 
 def weight_bytes(model: Decoder, mesh: Mesh | AbstractMesh) -> int:

@@ -7,7 +7,9 @@ why a row was scheduled nor what the step computes.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +46,9 @@ _SamplingFields: Any = _sampling_fields()
 
 
 class SamplingInput(_SamplingFields):
-    """How each row draws its token; one entry per row. `temperature` 0 is greedy.
+    """How each token is drawn; one entry per row, or per token of a verify bucket.
+
+    `temperature` 0 is greedy.
 
     There is an array for each option that has a `row` in the table of `server.link.sampling`.
     `slot` is the row of the device's per-sequence state, the last one for rows that do not sample.
@@ -74,7 +78,8 @@ class StepInput(NamedTuple):
 
     In a table, 0 is a block that is not there yet or has been given back.
     Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
-    whose log probability is wanted, or POOLED, or NO_TARGET.
+    whose log probability is wanted, or POOLED, or NO_TARGET. `adapter_S` has the number of each
+    row's adapter slot, from 1, 0 for none; it is None on a server without slots.
     """
 
     token_ids_T: Array
@@ -86,6 +91,7 @@ class StepInput(NamedTuple):
     query_start_S1: Array
     num_decodes: Array
     sampling: SamplingInput
+    adapter_S: Array = None
 
 
 def stack_ranks(inputs: list[StepInput]) -> StepInput:
@@ -93,15 +99,27 @@ def stack_ranks(inputs: list[StepInput]) -> StepInput:
     if len(inputs) == 1:
         return inputs[0]
     sampling = _stack_sampling([each.sampling for each in inputs])
-    others = map(np.stack, zip(*(each[:-1] for each in inputs), strict=True))
-    return StepInput._make((*others, sampling))
+    stacked = inputs[0]._replace(sampling=sampling)
+    others: dict[str, Any] = {
+        name: np.stack([getattr(each, name) for each in inputs])
+        for name in StepInput._fields
+        if name != "sampling" and getattr(stacked, name) is not None
+    }
+    return stacked._replace(**others)
 
 
 def _stack_sampling(inputs: list[SamplingInput]) -> SamplingInput:
     return SamplingInput._make(map(np.stack, zip(*inputs, strict=True)))
 
 
-def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: int) -> StepInput:
+def empty_input(
+    bucket: Bucket,
+    num_kinds: int,
+    table_size: int,
+    scratch_slot: int,
+    *,
+    has_adapters: bool = False,
+) -> StepInput:
     """All padding, for one rank: what warm-up runs, and what `pack` fills."""
     t, s = bucket.num_tokens, bucket.num_rows
 
@@ -117,7 +135,8 @@ def empty_input(bucket: Bucket, num_kinds: int, table_size: int, scratch_slot: i
         seq_lens_S=ints(s),
         query_start_S1=ints(s + 1),
         num_decodes=ints(1),
-        sampling=_empty_sampling(s, scratch_slot),
+        sampling=_empty_sampling(bucket.num_draws, scratch_slot),
+        adapter_S=ints(s) if has_adapters else None,
     )
 
 
@@ -164,9 +183,11 @@ def pack(
     num_kinds: int,
     table_size: int,
     scratch_slot: int,
+    *,
+    has_adapters: bool = False,
 ) -> StepInput:
     """The step input of one rank's rows, which fit `bucket`."""
-    step = empty_input(bucket, num_kinds, table_size, scratch_slot)
+    step = empty_input(bucket, num_kinds, table_size, scratch_slot, has_adapters=has_adapters)
     start = 0
     for i, row in enumerate(rows):
         end = start + row.num_scheduled_tokens
@@ -174,12 +195,22 @@ def pack(
         step.query_start_S1[i] = start
         start = end
     step.query_start_S1[len(rows) :] = start
-    step.num_decodes[0] = sum(row.is_decode for row in rows)
-    _pack_sampling(step.sampling, {i: r for i, r in enumerate(rows) if _draws_at_once(r)})
-    for i, row in enumerate(rows):
+    step.num_decodes[0] = sum(row.is_decode and not row.draft_ids for row in rows)
+    if step.adapter_S is not None:
+        step.adapter_S[: len(rows)] = [row.seq.adapter_slot for row in rows]
+    places = draw_places(rows, bucket)
+    _pack_sampling(step.sampling, dict(_draws_at_once(rows, places)))
+    for i, row in zip(places, rows, strict=True):
         if row.is_constrained:  # Its newest token may be in flight.
             step.sampling.slot[i] = row.seq.slot
     return step
+
+
+def draw_places(rows: Sequence[ScheduledRow], bucket: Bucket) -> list[int]:
+    """Where each row of one rank first draws: its own place, or its first token's."""
+    if not bucket.num_drafts:
+        return list(range(len(rows)))
+    return list(accumulate((row.num_scheduled_tokens for row in rows), initial=0))[:-1]
 
 
 def pack_draw(
@@ -187,7 +218,7 @@ def pack_draw(
 ) -> DrawInput:
     """The draw for some of one rank's rows, before it is known which tokens are allowed.
 
-    `rows` is by the place in the step.
+    `rows` is by the place where it draws in the step.
     """
     draw = empty_draw(num_rows, num_words, scratch_slot)
     draw.row_S[: len(rows)] = list(rows)
@@ -197,13 +228,24 @@ def pack_draw(
     return draw
 
 
-def _draws_at_once(row: ScheduledRow) -> bool:
-    return row.is_sampling and not row.is_constrained
+def _draws_at_once(
+    rows: Sequence[ScheduledRow], places: Sequence[int]
+) -> Iterator[tuple[int, ScheduledRow]]:
+    """Every draw of the step by its place. A row with drafts draws as if it ended at each token.
+
+    These all write the slot's last token. The host knows the right one before it is needed.
+    """
+    for first, row in zip(places, rows, strict=True):
+        if not row.is_sampling or row.is_constrained:
+            continue
+        yield first + len(row.draft_ids), row
+        for i in range(len(row.draft_ids)):
+            yield first + i, replace(row, num_scheduled_tokens=1 + i, draft_ids=())
 
 
 def _pack_tokens(step: StepInput, i: int, row: ScheduledRow, where: slice) -> None:
     seq, first, end = row.seq, row.num_computed_tokens, row.end
-    known = seq.token_ids[first:end]
+    known = [*seq.token_ids[first : end - len(row.draft_ids)], *row.draft_ids]
     step.token_ids_T[where] = known + [IN_FLIGHT] * (end - first - len(known))
     step.positions_T[where] = np.arange(first, end)
     step.row_T[where] = i

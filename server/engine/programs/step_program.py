@@ -24,6 +24,7 @@ from models.decoder.parallel import any_rank
 from models.sharding import DATA, TENSOR
 from models.weights.loading import leaf_shardings
 from server.engine.policy.layer_kinds import KVKind
+from server.engine.programs.adapter_programs import AdapterPrograms, choose
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.pooling import pool
 from server.engine.programs.sampler import (
@@ -56,8 +57,11 @@ class PickSize:
     num_rows: int
 
 
-# A step's bucket, the size of a pick, or the name of a program that is neither.
-type ProgramName = Bucket | PickSize | Literal["draw", "set_slot", "make_state"]
+# A step's bucket, the size of a pick, or the name of a program that is neither. Only a server with
+# slots for adapters has the last two.
+type ProgramName = (
+    Bucket | PickSize | Literal["draw", "set_slot", "make_state", "set_adapter", "make_adapters"]
+)
 
 # Prompt tokens whose logits are in memory at once when their log probabilities are requested.
 _LOGPROB_TILE = 32
@@ -87,6 +91,7 @@ class StateSizes:
     """The sizes of each data rank's state. `kinds` has one entry per window of the config.
 
     `num_words` words have a bit for every row of the embedding. A draw has `draw_rows` rows.
+    `has_adapters`: rows may have adapters.
     """
 
     num_ranks: int = 1
@@ -96,6 +101,7 @@ class StateSizes:
     slot: SlotSizes
     num_words: int
     draw_rows: int
+    has_adapters: bool = False
 
     @property
     def num_blocks(self) -> tuple[int, ...]:
@@ -115,7 +121,13 @@ class StateSizes:
 
     def empty_input(self, bucket: Bucket) -> StepInput:
         """The input of a step of only padding."""
-        of_rank = empty_input(bucket, len(self.kinds), self.table_size, self.scratch_slot)
+        of_rank = empty_input(
+            bucket,
+            len(self.kinds),
+            self.table_size,
+            self.scratch_slot,
+            has_adapters=self.has_adapters,
+        )
         return stack_ranks([of_rank] * self.num_ranks)
 
     def empty_draw(self) -> DrawInput:
@@ -147,6 +159,7 @@ class Programs:
         self._leaf_specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
         self._layout, self._mesh, self._sizes = layout, mesh, sizes
         self._config = model.config
+        self._adapters = AdapterPrograms(model.config, layout, mesh)
 
     def lower(self, name: ProgramName) -> jax.stages.Lowered:
         """The named program, lowered and ready to be compiled."""
@@ -156,29 +169,33 @@ class Programs:
             return self._lower_set_slot()
         if name == "draw":
             return self._lower_draw()
+        if name == "make_adapters":
+            return self._adapters.lower_make()
+        if name == "set_adapter":
+            return self._adapters.lower_set()
         if isinstance(name, PickSize):
             return self._lower_pick(name.num_rows)
         jitted, arguments = self.step(name)
         return jitted.lower(*arguments)
 
     def step(self, bucket: Bucket) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
-        """`(leaves, state, input) -> (output, logits, state)` for one bucket, and the arguments'
-        shapes.
+        """`(leaves, state, input, adapters) -> (output, logits, state)` for one bucket, and the
+        arguments' shapes.
 
         `state` is donated. The logits stay on the device, split as the vocabulary is, for the
-        draw that may follow.
+        draw that may follow. `adapters` is () for a server without slots for any.
         """
         state_specs = self.state_specs()
 
         def step(
-            leaves: list[jax.Array], state: DeviceState, inputs: StepInput
+            leaves: list[jax.Array], state: DeviceState, inputs: StepInput, adapters: Any
         ) -> tuple[StepOutput, jax.Array, DeviceState]:
-            return self._step(leaves, state, inputs, bucket)
+            return self._step(leaves, state, inputs, adapters, bucket)
 
         mapped = jax.shard_map(
             step,
             mesh=self._mesh,
-            in_specs=(self._leaf_specs, state_specs, PartitionSpec()),
+            in_specs=(self._leaf_specs, state_specs, PartitionSpec(), self._adapters.specs),
             out_specs=(_output_specs(), _LOGITS_SPEC, state_specs),
             check_vma=False,
         )
@@ -186,12 +203,13 @@ class Programs:
         replicated = NamedSharding(self._mesh, PartitionSpec())
         jitted = jax.jit(
             mapped,
-            in_shardings=(*shardings, replicated),
+            in_shardings=(*shardings, replicated, self._shardings(self._adapters.specs)),
             out_shardings=(replicated, self._shardings(_LOGITS_SPEC), shardings[1]),
             donate_argnums=1,
         )
         inputs = self._sizes.empty_input(bucket)
-        return jitted, (self.abstract_leaves, self.abstract_state(), inputs)
+        abstract = self.abstract_leaves, self.abstract_state(), inputs, self._adapters.abstract
+        return jitted, abstract
 
     def _lower_set_slot(self) -> jax.stages.Lowered:
         """`(sampler state, slot input) -> sampler state`; the state is donated."""
@@ -292,19 +310,29 @@ class Programs:
         return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), specs, is_leaf=is_spec)
 
     def _step(
-        self, leaves: list[jax.Array], state: DeviceState, inputs: StepInput, bucket: Bucket
+        self,
+        leaves: list[jax.Array],
+        state: DeviceState,
+        inputs: StepInput,
+        adapters: Any,
+        bucket: Bucket,
     ) -> tuple[StepOutput, jax.Array, DeviceState]:
         model: Decoder = nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
         inputs = self._own(inputs)
-        ragged, token_ids_T = _ragged(inputs, state.sampler)
-        x_TD, kv = model(token_ids_T, state.kv, ragged, decode_only=bucket.decode_only)
+        ragged, token_ids_T = _ragged(inputs, state.sampler, bucket)
+        chosen = None
+        if self._layout.adapters is not None:
+            chosen = choose(adapters, inputs.adapter_S[ragged.row_T], self._layout.adapters)
+        x_TD, kv = model(
+            token_ids_T, state.kv, ragged, row_tokens=bucket.row_tokens, adapters=chosen
+        )
         last_S = jnp.clip(inputs.query_start_S1[1:] - 1, 0)
-        rows = x_TD if bucket.decode_only else x_TD[last_S]
+        rows = x_TD if bucket.num_draws == bucket.num_tokens else x_TD[last_S]
         with jax.named_scope("sample"):
             logits_SV = model.logits(rows)
             drawn, sampler = sample(logits_SV, state.sampler, inputs.sampling)
         prompt, pooled = None, None
-        if not bucket.decode_only:
+        if bucket.row_tokens is None:
             prompt = _prompt_logprobs(model, x_TD, inputs.target_T)
             pooled = pool(x_TD, inputs.row_T, inputs.target_T, bucket.num_rows)
         return StepOutput(drawn, prompt, pooled), logits_SV, DeviceState(kv, sampler)
@@ -325,11 +353,12 @@ def _output_specs() -> StepOutput:
     return StepOutput(by_rank, by_rank, everywhere)
 
 
-def _ragged(inputs: StepInput, sampler: SamplerState) -> tuple[Ragged, jax.Array]:
+def _ragged(inputs: StepInput, sampler: SamplerState, bucket: Bucket) -> tuple[Ragged, jax.Array]:
     """The step's geometry, and its token ids including those still in flight."""
     num_rows = inputs.seq_lens_S.shape[0]
     row_T = jnp.minimum(inputs.row_T, num_rows - 1)
-    drawn_T = sampler.last_tokens_N[inputs.sampling.slot[row_T]]
+    slot = inputs.sampling.slot
+    drawn_T = sampler.last_tokens_N[slot if bucket.num_drafts else slot[row_T]]
     ragged = Ragged(
         positions_T=inputs.positions_T,
         row_T=row_T,

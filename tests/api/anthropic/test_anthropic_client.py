@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import anthropic
 import httpx2
 import pytest
 from pydantic import BaseModel
@@ -18,7 +17,7 @@ class City(BaseModel):
 
 
 @pytest.fixture
-async def sdk(app):
+async def sdk(app, anthropic):
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport) as http_client:
         yield anthropic.AsyncAnthropic(
@@ -74,14 +73,14 @@ async def test_a_conversation_goes_on_with_the_blocks_of_an_answer(sdk, says, pr
         assert piece in prompted()
 
 
-async def test_errors_are_the_clients_own(sdk):
+async def test_errors_are_the_clients_own(sdk, anthropic):
     with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
         await sdk.messages.create(model="small", max_tokens=0, messages=HELLO)
     with pytest.raises(anthropic.NotFoundError, match="'other'"):
         await sdk.messages.create(model="other", max_tokens=1, messages=HELLO)
 
 
-async def test_a_failure_in_mid_stream_is_raised(sdk, engine, ids, monkeypatch):
+async def test_a_failure_in_mid_stream_is_raised(sdk, anthropic, engine, ids, monkeypatch):
     async def fail(submission, _):
         engine.emit(ids("a"))
         await engine.until_read()

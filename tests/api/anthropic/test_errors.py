@@ -32,7 +32,7 @@ async def test_an_unknown_model(client):
     assert "'other'" in checked(response, 404, "not_found_error")
 
 
-@pytest.mark.parametrize("path", [f"{PATH}/batches", f"{PATH}/"])
+@pytest.mark.parametrize("path", [f"{PATH}/nothing", f"{PATH}/"])
 async def test_an_unknown_path(client, path):
     checked(await client.post(path, json={}), 404, "not_found_error")
 

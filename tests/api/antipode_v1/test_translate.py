@@ -2,7 +2,9 @@ import dataclasses
 
 import pytest
 
-from server.api.antipode_v1 import translate
+from server.api.antipode_v1 import chats, translate
+from server.api.chat.messages import ToolCall
+from server.api.chat.tools import Tool, ToolChoice
 from server.api.requests.generation import Delta, Sampling, TokenLogprob, Usage
 from server.errors import ApiError
 from server.link.sampling import Grammar
@@ -100,19 +102,70 @@ class TestPrompt:
         ids=str,
     )
     def test_a_continued_message_is_not_followed_by_another(self, message, expected):
-        assert translate.add_generation_prompt(message) is expected
+        assert chats.add_generation_prompt(message) is expected
 
     def test_messages_keep_their_order_and_may_be_empty(self):
         roles = ["system", "user", "assistant", "tool"]
         chat = pb.Chat(messages=[pb.ChatMessage(role=role, content=role[:1]) for role in roles])
         chat.messages[3].content = ""
-        messages = translate.conversation(chat).messages
+        messages = chats.conversation(chat).messages
         said = [(message.role, message.content) for message in messages]
         assert said == [("system", "s"), ("user", "u"), ("assistant", "a"), ("tool", "")]
 
     def test_a_message_needs_a_role(self):
         with pytest.raises(ApiError, match="role"):
-            translate.conversation(pb.Chat(messages=[pb.ChatMessage(content="hi")]))
+            chats.conversation(pb.Chat(messages=[pb.ChatMessage(content="hi")]))
+
+    def test_calls_results_and_tools_arrive_as_objects(self):
+        chat = pb.Chat(
+            messages=[
+                pb.ChatMessage(
+                    role="assistant",
+                    reasoning="Hm.",
+                    tool_calls=[pb.ToolCall(id="c", name="f", arguments='{"a": 1}')],
+                ),
+                pb.ChatMessage(role="tool", content="2", tool_call_id="c"),
+            ],
+            tools=[pb.Tool(name="f", parameters='{"type": "object"}', strict=True)],
+            tool_choice=pb.ToolChoice(mode=pb.ToolChoice.MODE_NAMED, name="f"),
+            template_options='{"x": [1]}',
+        )
+        read = chats.conversation(chat)
+        call, result = read.messages
+        assert call.tool_calls == (ToolCall(id="c", name="f", arguments={"a": 1}),)
+        assert (call.reasoning, result.tool_call_id) == ("Hm.", "c")
+        assert read.tools == (Tool(name="f", parameters={"type": "object"}, strict=True),)
+        assert read.tool_choice == ToolChoice("named", "f")
+        assert read.options.template_options == {"x": [1]}
+
+    @pytest.mark.parametrize(
+        ("fields", "where"),
+        [
+            ({"tools": [pb.Tool(name="f", parameters="[]")]}, r"chat.tools\[0\].parameters"),
+            ({"tool_choice": pb.ToolChoice(name="f")}, "chat.tool_choice"),
+            ({"tool_choice": pb.ToolChoice(mode=99)}, "chat.tool_choice"),
+            ({"template_options": "{"}, "chat.template_options"),
+            ({"messages": [pb.ChatMessage(role="user", tool_calls=[pb.ToolCall()])]}, "tool_calls"),
+            (
+                {"messages": [pb.ChatMessage(role="assistant", tool_calls=[pb.ToolCall()])]},
+                "no name",
+            ),
+            (
+                {
+                    "messages": [
+                        pb.ChatMessage(
+                            role="assistant", tool_calls=[pb.ToolCall(name="f", arguments="1")]
+                        )
+                    ]
+                },
+                "arguments",
+            ),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_read_is_refused_by_its_place(self, fields, where):
+        with pytest.raises(ApiError, match=where):
+            chats.conversation(pb.Chat(**fields))
 
 
 class TestResponse:

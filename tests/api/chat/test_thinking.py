@@ -56,5 +56,19 @@ def test_an_effort_that_the_template_does_not_know_is_refused_by_the_clients_nam
     assert caught.value.param == "reasoning.effort"
 
 
+def test_an_effort_changes_nothing_where_the_model_does_not_think():
+    assert Thinking(effort="low").variables(QWEN2, thinks=False) == {}
+    assert Thinking(effort="low").variables(EFFORT, thinks=False) == {"reasoning_effort": "low"}
+
+
+def test_the_effort_none_switches_thinking_off():
+    assert Thinking.of_effort("none", "reasoning_effort").variables(QWEN3, thinks=True) == {
+        "enable_thinking": False
+    }
+    with pytest.raises(ApiError) as caught:
+        Thinking.of_effort("none", "reasoning_effort").variables(DEEPSEEK, thinks=True)
+    assert caught.value.param == "reasoning_effort"
+
+
 def test_nothing_asked_is_nothing_set():
     assert Thinking().variables(QWEN3 + EFFORT, thinks=True) == {}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
+from server.api.access.gatekeeper import Gatekeeper
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
 from server.api.servers.grpc_server import create_grpc_server
@@ -21,6 +22,7 @@ from server.config import ServerConfig
 from server.lifecycle import Lifecycle
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
+from server.tls_files import tls_files
 from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrained
 
 
@@ -50,25 +52,39 @@ def reserved_port():
 
 @asynccontextmanager
 async def serving(
-    engine: FakeEngine, *, channel_options: tuple = (), **config: object
+    engine: FakeEngine,
+    *,
+    channel_options: tuple = (),
+    gatekeeper: Gatekeeper | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    **settings: object,
 ) -> AsyncIterator[Serving]:
     tokenizer, lifecycle = _small_tokenizer(), Lifecycle()
     lifecycle.mark_ready()
     service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
     with reserved_port() as port:
+        config = ServerConfig(host="127.0.0.1", grpc_port=port, **settings)
         server = create_grpc_server(
-            service, health, ServerConfig(host="127.0.0.1", grpc_port=port, **config)
+            service, health, config, gatekeeper=gatekeeper, tls=tls_files(config)
         )
         await server.start()
         address = f"127.0.0.1:{port}"
         try:
-            async with grpc.aio.insecure_channel(address, options=channel_options) as channel:
+            async with _channel(address, channel_options, credentials) as channel:
                 stub = GenerationStub(channel)
                 yield Serving(
                     channel, stub, engine, lifecycle, tokenizer, address, server, service, health
                 )
         finally:
             await server.stop(0)
+
+
+def _channel(
+    address: str, options: tuple, credentials: grpc.ChannelCredentials | None
+) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 async def collect(call) -> list[pb.GenerateResponse]:

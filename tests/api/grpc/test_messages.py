@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from server.api.antipode_v1.versions import add_versions
-from server.api.grpc.messages import MAX_FIELDS, parse, parse_large
+from server.api.grpc import messages
+from server.api.grpc.messages import MAX_FIELDS, MAX_NUMBERS, parse, parse_large
 from server.errors import ApiError, ErrorKind
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
@@ -120,6 +121,17 @@ async def test_a_large_message_is_the_same_as_a_small_one():
 async def test_a_message_of_very_many_fields_is_refused(message, monkeypatch):
     with pytest.raises(ApiError, match="more than 10000 fields"):
         await parse_large(pb.GenerateRequest, message.SerializeToString())
+
+
+async def test_very_many_numbers_are_refused_before_they_are_decoded(monkeypatch):
+    ids = [1, 300] * (MAX_NUMBERS // 4)
+    message = pb.GenerateRequest(resume=pb.Resume(received=[pb.TokenIds(ids=ids)] * 2))
+    assert await parse_large(pb.GenerateRequest, message.SerializeToString()) == message
+    message.token_ids.ids.append(1)
+    data = message.SerializeToString()
+    monkeypatch.setattr(messages, "parse", None)
+    with pytest.raises(ApiError, match="2097152 numbers"):
+        await parse_large(pb.GenerateRequest, data)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import uvloop
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.servers.http_port import HttpPort
 from server.config import ServerConfig
+from server.tls_files import tls_files
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +58,16 @@ class Edge:
     loop: asyncio.AbstractEventLoop
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, timeout=5)
+        return socket.create_connection(self.address, timeout=60)
+
+    def settle(self) -> None:
+        """Wait until the server has taken in what was sent: each round looks at all sockets."""
+
+        async def rounds() -> None:
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+
+        asyncio.run_coroutine_threadsafe(rounds(), self.loop).result()
 
     def exchange(self, *pieces: bytes) -> bytes:
         """What comes back until the server ends the connection."""
@@ -72,11 +82,11 @@ class Edge:
 
 
 @contextmanager
-def served(**settings: object) -> Iterator[Edge]:
-    """The echo behind a port with these settings."""
+def served(app: ASGIApp = echo, **settings: object) -> Iterator[Edge]:
+    """An application, by default the echo, behind a port with these settings."""
     loop = uvloop.new_event_loop()
     config = ServerConfig(**settings)  # type: ignore[arg-type]
-    port = HttpPort(echo, config, flush_seconds=1)
+    port = HttpPort(app, config, flush_seconds=1, tls=tls_files(config))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = loop.create_task(port.serve(sockets=[listening]))
         thread = threading.Thread(target=loop.run_until_complete, args=(serving,))

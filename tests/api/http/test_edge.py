@@ -289,7 +289,7 @@ def test_a_half_sent_request_that_meets_a_drain_is_unavailable(edge):
     for request in (post(b"a" * 100)[:-50], b"GET / HTTP/1.1\r\n"):
         with edge.connect() as client:
             client.sendall(request)
-            time.sleep(0.05)
+            edge.settle()
             edge.loop.call_soon_threadsafe(edge.port.close_idle_connections)
             [response] = split_responses(read_to_end(client))
         assert status_of(response) == 503
@@ -302,6 +302,7 @@ def test_an_idle_connection_that_meets_a_drain_is_closed_without_an_answer(edge)
     with edge.connect() as fresh, edge.connect() as kept:
         kept.sendall(post(b"a"))
         read_response(kept)
+        edge.settle()
         edge.loop.call_soon_threadsafe(edge.port.close_idle_connections)
         assert (read_to_end(fresh), read_to_end(kept)) == (b"", b"")
 
@@ -326,7 +327,7 @@ def test_where_every_connection_has_a_request_probes_are_still_answered(crowded)
     busy = [crowded.connect() for _ in range(4)]
     for client in busy:
         client.sendall(half_sent)
-    time.sleep(0.1)
+    crowded.settle()
     [response] = crowded.answers(CLOSE.replace(b"/last", b"/livez"))
     assert status_of(response) == 200
     error = refusal(crowded, CLOSE)

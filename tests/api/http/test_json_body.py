@@ -11,16 +11,15 @@ import pytest
 
 from server.api.http import json_body, middleware
 from server.api.http.json_body import MAX_INLINE_BYTES, MAX_VALUES, decode
-from server.api.servers.http_server import create_http_app
-from server.config import ServerConfig
 from server.errors import ApiError
+from tests.api.http_client import app_of
 
 PADDING = "x" * MAX_INLINE_BYTES
 
 
 @pytest.fixture
 async def client(service, health):
-    transport = httpx.ASGITransport(create_http_app(service, health, ServerConfig()))
+    transport = httpx.ASGITransport(app_of(service, health))
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
         yield client
 
@@ -102,7 +101,7 @@ async def test_bodies_that_are_held_until_they_are_answered_are_bounded(
 ):
     """A body stops counting when its answer begins, so the same can come again and again."""
     monkeypatch.setattr(middleware, "MAX_BODIES_HELD", 1)
-    transport = httpx.ASGITransport(create_http_app(service, health, ServerConfig()))
+    transport = httpx.ASGITransport(app_of(service, health))
     body = {"prompt": "x" * 200, "max_tokens": 1, "user": "x" * (5 << 20)}
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
         for _ in range(3):

@@ -277,3 +277,9 @@ async def test_each_chunk_has_the_token_counts_if_asked(client):
             await chunks(client, stream_options=options | {"continuous_usage_stats": False})
         )[:-1]
     )
+
+
+async def test_a_truncated_prompt_is_echoed_as_it_was_read(client, engine, ids):
+    answer = await complete(client, prompt="abcdef", truncate_prompt_tokens=2, echo=True)
+    assert engine.submitted[0].prompt_token_ids == ids("ef")
+    assert answer["choices"][0]["text"] == "efhello world"

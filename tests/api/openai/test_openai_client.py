@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import httpx
-import openai
 import pytest
 
 
 @pytest.fixture
-async def sdk(app) -> AsyncIterator[openai.AsyncOpenAI]:
+async def sdk(app, openai):
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport) as http_client:
         yield openai.AsyncOpenAI(
@@ -76,18 +73,18 @@ async def test_extensions_go_through_extra_body(sdk, engine):
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({"model": "other"}, openai.NotFoundError),
-        ({"temperature": 3}, openai.BadRequestError),
+        ({"model": "other"}, "NotFoundError"),
+        ({"temperature": 3}, "BadRequestError"),
     ],
 )
-async def test_errors_are_the_clients_own(sdk, fields, error):
-    with pytest.raises(error) as caught:
+async def test_errors_are_the_clients_own(sdk, openai, fields, error):
+    with pytest.raises(getattr(openai, error)) as caught:
         await sdk.completions.create(**{"model": "small", "prompt": "a", **fields})
     assert caught.value.type in ("not_found_error", "invalid_request_error")
     assert caught.value.param == next(iter(fields))
 
 
-async def test_a_full_queue_is_a_rate_limit(sdk, engine, monkeypatch):
+async def test_a_full_queue_is_a_rate_limit(sdk, openai, engine, monkeypatch):
     async def refuse(submission, _):
         engine.emit(finish_reason="error", error="queue_full", message="try again")
 
@@ -96,7 +93,7 @@ async def test_a_full_queue_is_a_rate_limit(sdk, engine, monkeypatch):
         await sdk.completions.create(model="small", prompt="a")
 
 
-async def test_an_error_in_mid_stream_is_raised(sdk, engine, ids, monkeypatch):
+async def test_an_error_in_mid_stream_is_raised(sdk, openai, engine, ids, monkeypatch):
     async def fail(submission, _):
         engine.emit(ids("a"))
         await engine.until_read()

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 
 import httpx
-import openai
 import pytest
 
 from server.api.chat.format import ChatSettings
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import RequestLimits
-from server.api.servers.http_server import create_http_app
 from server.api.service import Service
-from server.config import ServerConfig
 from tests.api.fakes import FakeEngine
 from tests.api.http.asgi import events, joined
-from tests.api.templates import DEEPSEEK, LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
+from tests.api.http_client import app_of
+from tests.api.templates import DEEPSEEK, HARMONY, LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
 
 PATH = "/v1/chat/completions"
 QUESTION = {"role": "user", "content": "How warm is it in Oslo?"}
@@ -54,7 +52,7 @@ def says(engine, tokenizer):
 
 
 @pytest.fixture
-async def sdk(app):
+async def sdk(app, openai):
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport) as http_client:
         yield openai.AsyncOpenAI(
@@ -111,7 +109,9 @@ class TestWholeAndStreamed:
         )
         assert (len(calls_of(choice)), choice.finish_reason) == (1, "stop")
 
-    async def test_a_call_that_the_token_limit_cuts_keeps_its_reason(self, sdk, says, way, engine):
+    async def test_a_call_that_the_token_limit_cuts_keeps_its_reason(
+        self, sdk, openai, says, way, engine
+    ):
         says(CALL[:-18])
         engine.finish_reason = "length"
         if way is ask:
@@ -171,6 +171,16 @@ async def test_tools_and_template_options_reach_the_template(sdk, says, engine, 
     await ask(sdk, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
     assert json.dumps(WEATHER) in prompt(engine, tokenizer)
     assert prompt(engine, tokenizer).endswith("assistant\n<think>\n\n</think>\n\n")
+
+
+async def test_the_effort_none_switches_reasoning_off_and_others_are_refused(
+    sdk, says, engine, tokenizer, openai
+):
+    says("Yes.")
+    await ask(sdk, reasoning_effort="none")
+    assert prompt(engine, tokenizer).endswith("assistant\n<think>\n\n</think>\n\n")
+    with pytest.raises(openai.BadRequestError, match="knows no effort"):
+        await ask(sdk, reasoning_effort="low")
 
 
 @pytest.mark.parametrize(
@@ -374,17 +384,19 @@ async def test_a_stream_that_broke_inside_a_call_goes_on_with_its_arguments(
 
     prompt_token_ids, whole = await choices()
     joined_whole = arguments_of(whole)
-    for cut in range(1, len(whole)):
+    opening, *_ = whole
+    assert opening["delta"] == {"content": "", "role": "assistant"}
+    for cut in range(2, len(whole)):
         received = joined(choice.get("token_ids", []) for choice in whole[:cut])
         resume = {
             "model_version": "1",
             "token_ids": [received],
             "prompt_token_ids": prompt_token_ids,
         }
-        # A cut between two chunks of one delta is no place to resume: its tokens come last.
-        if received and "token_ids" in whole[cut - 1]:
-            _, rest = await choices(resume=resume)
-            assert arguments_of([*whole[:cut], *rest]) == joined_whole
+        # A chunk has its tokens together with what they say, so every cut is a place to resume.
+        assert whole[cut - 1]["token_ids"]
+        _, rest = await choices(resume=resume)
+        assert arguments_of([*whole[:cut], *rest]) == joined_whole
 
 
 def arguments_of(choices) -> tuple[list[str], str, str]:
@@ -404,7 +416,7 @@ def client_of(engine, lifecycle, health, template, **settings):
     service = Service(
         engine, tokenizer, lifecycle, directory, RequestLimits(), chat=ChatSettings(**settings)
     )
-    transport = httpx.ASGITransport(create_http_app(service, health, ServerConfig()))
+    transport = httpx.ASGITransport(app_of(service, health))
     return tokenizer, httpx.AsyncClient(transport=transport, base_url="http://server")
 
 
@@ -476,3 +488,44 @@ async def test_a_grammar_that_cannot_be_a_part_of_an_answer_is_refused(
     assert response.status_code == 400
     assert response.json()["error"]["param"].startswith("guided_")
     assert engine.submitted == []
+
+
+HARMONY_ANSWER = (
+    "<|channel|>analysis<|message|>It asks for Oslo.<|end|><|start|>assistant"
+    "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+    '{"city": "Oslo"}'
+)
+
+
+async def test_an_answer_on_channels_is_reasoning_and_calls(engine, lifecycle, health, says):
+    tokenizer, http = client_of(engine, lifecycle, health, HARMONY)
+    says(HARMONY_ANSWER, tokenizer)
+    body = {"messages": [QUESTION], "tools": [WEATHER]}
+    async with http:
+        choice = (await http.post(PATH, json=body)).json()["choices"][0]
+    message = choice["message"]
+    assert message["reasoning_content"] == "It asks for Oslo."
+    assert message["tool_calls"][0]["function"] == {
+        "name": "get_weather",
+        "arguments": '{"city": "Oslo"}',
+    }
+    assert choice["finish_reason"] == "tool_calls"
+    assert not message["content"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [WEATHER], "tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+async def test_what_no_grammar_enforces_between_channels_is_refused(
+    engine, lifecycle, health, fields, param
+):
+    _, http = client_of(engine, lifecycle, health, HARMONY)
+    async with http:
+        response = await http.post(PATH, json={"messages": [QUESTION], **fields})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert "cannot be enforced" in response.json()["error"]["message"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import httpx
-import openai
 import pytest
 from pydantic import BaseModel
 
@@ -17,7 +16,7 @@ class City(BaseModel):
 
 
 @pytest.fixture
-async def sdk(app):
+async def sdk(app, openai):
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport) as http_client:
         yield openai.AsyncOpenAI(
@@ -60,14 +59,14 @@ async def test_a_conversation_goes_on_with_the_items_of_an_answer(sdk, says, pro
         assert piece in prompted()
 
 
-async def test_errors_are_the_clients_own(sdk):
+async def test_errors_are_the_clients_own(sdk, openai):
     with pytest.raises(openai.BadRequestError, match="stores no responses"):
         await sdk.responses.create(model="small", input="hi", previous_response_id="resp_1")
     with pytest.raises(openai.NotFoundError, match="stores no responses"):
         await sdk.responses.retrieve("resp_1")
 
 
-async def test_a_failure_in_mid_stream_is_raised(sdk, engine, ids, monkeypatch):
+async def test_a_failure_in_mid_stream_is_raised(sdk, openai, engine, ids, monkeypatch):
     async def fail(submission, _):
         engine.emit(ids("a"))
         await engine.until_read()

@@ -175,7 +175,7 @@ def test_the_template_sees_its_options():
     assert tokenizer.render_chat(HELLO) == "calm"
 
 
-@pytest.mark.parametrize("name", ["chat_template", "tokenize", "tools", "conversation"])
+@pytest.mark.parametrize("name", ["chat_template", "tokenize", "tools", "conversation", "messages"])
 def test_options_cannot_reach_the_renderer_itself(name):
     with pytest.raises(ChatTemplateError, match=f"must not hold '{name}'"):
         SMALL.render_chat(HELLO, template_options={name: "{{ 1 }}"})
@@ -239,3 +239,19 @@ def test_a_text_that_is_cut_keeps_the_tokenizers_own_tokens(max_tokens, adds, ex
     assert tokenizer.decode(cut) == expected
     whole = tokenizer.encode("abcd", add_special_tokens=adds)
     assert tokenizer.encode_cut("abcd", 9, add_special_tokens=adds) == whole
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "adds", "expected"),
+    [(9, True, "<|eos|>abcd"), (3, True, "<|eos|>cd"), (1, True, "<|eos|>"), (3, False, "bcd")],
+)
+def test_the_end_of_a_text_keeps_what_the_tokenizer_puts_in_front(max_tokens, adds, expected):
+    pretrained = small_pretrained()
+    pretrained.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|eos|> $A", special_tokens=[("<|eos|>", 262)]
+    )
+    tokenizer = Tokenizer(pretrained)
+    end = tokenizer.encode_end("abcd", max_tokens, add_special_tokens=adds)
+    assert tokenizer.decode(end) == expected
+    whole = tokenizer.encode("abcd", add_special_tokens=adds)
+    assert tokenizer.encode_end("abcd", 9, add_special_tokens=adds) == whole

@@ -73,21 +73,21 @@ def fillers(count):
     ]
 
 
-def build(**settings):
+def build(checkpoint=CHECKPOINT, **settings):
     defaults = {
         "dtype": "float32",
         "tensor_parallel_size": 1,
         "data_parallel_size": 1,
         "num_blocks": 200,
     }
-    config = EngineConfig(model=str(CHECKPOINT), **(defaults | LIMITS | settings))
-    return ModelRunner.build(CHECKPOINT, config), config
+    config = EngineConfig(model=str(checkpoint), **(defaults | LIMITS | settings))
+    return ModelRunner.build(checkpoint, config), config
 
 
 class Session:
     """An engine over a runner, driven step by step in this thread."""
 
-    def __init__(self, runner, config, *, overlap=True, num_blocks=None):
+    def __init__(self, runner, config, *, overlap=True, num_blocks=None, speculation=None):
         kinds = [replace(kind, num_blocks=num_blocks or kind.num_blocks) for kind in runner.kinds]
         chunk = runner.max_num_batched_tokens if config.exact else 0
         self.blocks = [
@@ -102,6 +102,7 @@ class Session:
                 max_queue_len=100,
                 max_model_len=runner.max_model_len,
                 versions=versions,
+                speculation=speculation,
             )
             for blocks in self.blocks
         ]

@@ -82,7 +82,7 @@ def test_chunks_that_are_cut_elsewhere_after_a_preemption_are_not_added_to_the_o
     for start, end in ((0, 1), (1, 2), (0, 2), (2, 3)):
         row = ScheduledRow(bench.seq, start, end - start, is_sampling=False, is_admitted=False)
         part = bytes(bench.seq.token_ids[start:end])
-        event = bench.results.take(row, RowResult(None, pooled=part), FIRST)
+        event = bench.results.take(row, RowResult(pooled=part), FIRST)
     assert event.pooled == [bytes([1, 2]), bytes([3])]
 
 

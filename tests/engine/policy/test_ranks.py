@@ -36,7 +36,7 @@ class Driven:
     def step(self, num_steps=1):
         for _ in range(num_steps):
             batch = self.ranks.schedule(0.0)
-            rows = tuple(RowResult(5 if row.is_sampling else None) for row in batch.rows)
+            rows = tuple(RowResult((5,) if row.is_sampling else ()) for row in batch.rows)
             self.ranks.postprocess(batch, StepResult(rows))
         return batch
 

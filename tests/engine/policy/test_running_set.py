@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.block_pool import IntegrityError
 from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequence import SequenceState
@@ -17,10 +18,10 @@ def start(running, prompt):
 
 
 def test_whoever_starts_has_a_slot_and_blocks_and_is_the_newest():
-    running = RunningSet(make_blocks(9, 4), 2)
+    running = RunningSet(make_blocks(9, 4), 2, AdapterSlots())
     first, second = start(running, [1] * 5), start(running, [2])
     assert list(running) == [first, second]
-    assert running.newest is second
+    assert running.last_from(first) is second
     assert [seq.slot for seq in running] == [0, 1]
     assert [len(seq.block_tables[0]) for seq in running] == [2, 1]
     assert first.state is SequenceState.RUNNING
@@ -29,7 +30,7 @@ def test_whoever_starts_has_a_slot_and_blocks_and_is_the_newest():
 
 def test_whoever_stops_gives_back_both():
     blocks = make_blocks(9, 4)
-    running = RunningSet(blocks, 1)
+    running = RunningSet(blocks, 1, AdapterSlots())
     seq = start(running, [1] * 5)
     running.stop(seq)
     assert (seq.slot, seq.block_tables, len(running)) == (-1, (), 0)
@@ -38,7 +39,7 @@ def test_whoever_stops_gives_back_both():
 
 
 def test_nothing_changes_for_whoever_would_leave_another_no_block_to_grow_into():
-    running = RunningSet(make_blocks(4, 4), 2)
+    running = RunningSet(make_blocks(4, 4), 2, AdapterSlots())
     start(running, [1] * 4)
     late = make_sequence([2] * 8)
     assert not running.start(late, 8, 8)
@@ -47,7 +48,7 @@ def test_nothing_changes_for_whoever_would_leave_another_no_block_to_grow_into()
 
 
 def test_a_slot_that_two_have_is_found():
-    running = RunningSet(make_blocks(9, 4), 2)
+    running = RunningSet(make_blocks(9, 4), 2, AdapterSlots())
     first, second = start(running, [1]), start(running, [2])
     running.check_integrity()
     second.slot = first.slot

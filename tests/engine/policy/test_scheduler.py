@@ -20,7 +20,7 @@ def add(scheduler, prompt, n=1, now=0.0, **kwargs):
 def results(batch, token=1, **fields):
     """Every sampling row draws `token`."""
     return StepResult(
-        tuple(RowResult(token if row.is_sampling else None, **fields) for row in batch.rows)
+        tuple(RowResult((token,) if row.is_sampling else (), **fields) for row in batch.rows)
     )
 
 
@@ -739,7 +739,7 @@ class TestPromptLogprobs:
         batch = scheduler.schedule(0.0)
         rows = tuple(
             RowResult(
-                1 if row.is_sampling else None,
+                (1,) if row.is_sampling else (),
                 prompt_logprobs=[
                     logprob_of(self.prompt[: position + 1], self.prompt[position + 1])
                     for position in range(row.num_computed_tokens, row.end)

@@ -7,6 +7,8 @@ that reads it, whichever operation it was that did it.
 
 from __future__ import annotations
 
+from itertools import product
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,10 +18,12 @@ from server.engine.policy.layer_kinds import KVKind
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.served_versions import ServedVersions
+from server.engine.policy.speculation import DraftRoom, Speculation
 from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free, make_choices, make_scheduler
 from tests.engine.fakes import (
     VOCAB_SIZE,
+    Clairvoyant,
     FakeRankedRunner,
     FakeRunner,
     expected_prompt_logprobs,
@@ -85,6 +89,7 @@ limits = {
     "max_model_len": st.sampled_from([40, 20, 5]),
     "prefix_caching": st.sampled_from([True, True, False]),
     "overlap": st.sampled_from([True, True, False]),
+    "is_speculating": st.booleans(),
     "burst": bursts,
 }
 
@@ -92,7 +97,9 @@ limits = {
 class SchedulerMachine(RuleBasedStateMachine):
     num_ranks = 1
 
-    def create(self, windows, num_more, num_blocks, extra_budget, overlap, burst, **limits):
+    def create(
+        self, windows, num_more, num_blocks, extra_budget, overlap, is_speculating, burst, **limits
+    ):
         limits["max_num_batched_tokens"] = limits["max_num_seqs"] + extra_budget
         limits["kinds"] = make_kinds(
             windows,
@@ -105,7 +112,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.limits = limits
         self.overlap = overlap
         versions = ServedVersions(LoadedVersion())
-        self.ranks = [make_scheduler(versions=versions, **limits) for _ in range(self.num_ranks)]
+        self.is_speculating = is_speculating and self.num_ranks == 1
+        self.ranks = [
+            make_scheduler(versions=versions, speculation=self.make_speculation(), **limits)
+            for _ in range(self.num_ranks)
+        ]
         self.scheduler = Ranks(self.ranks)
         self.runner = FakeRankedRunner(
             [
@@ -125,6 +136,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.num_requests = 0
         self.arrive(burst)
 
+    def make_speculation(self):
+        """Speculation that has measured that drafts cost no time."""
+        if not self.is_speculating:
+            return None
+        num_seqs = self.limits["max_num_seqs"]
+        room = DraftRoom(num_seqs, self.limits["max_num_batched_tokens"])
+        speculation = Speculation([room], 3)
+        for num_rows, has_drafts in product(range(1, num_seqs + 1), (False, True)):
+            speculation.note_step(num_rows, 1.0, has_drafts=has_drafts)
+        return speculation
+
     @rule(burst=bursts)
     def arrive(self, burst):
         for request in burst:
@@ -134,6 +156,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         request_id, self.num_requests = self.num_requests, self.num_requests + 1
         deadline = None if patience is None else self.now + patience
         seqs = make_choices(prompt, n, request_id=request_id, deadline=deadline, params=params)
+        for seq in seqs if self.is_speculating else ():
+            seq.drafter = Clairvoyant(seq)
         load = self.scheduler.load()
         num_unfinished = self.scheduler.num_unfinished
         try:
@@ -157,6 +181,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def step(self):
         """Once round the loop, as the engine does it."""
+        if self.unread and self.scheduler.wants_tokens_of(self.unread[0]):
+            self.read()
         batch = self.scheduler.schedule(self.now)
         for rank in range(self.num_ranks):
             self.check_fairness(rank, batch)

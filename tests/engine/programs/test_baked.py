@@ -196,4 +196,5 @@ def test_baking_again_replaces_and_adds(blueprint, copy):
 def test_programs_are_spelled_with_their_sizes():
     assert spell(Bucket(64, 64, decode_only=True)) == "decode-64"
     assert spell(Bucket(2048, 64, decode_only=False)) == "mixed-2048x64"
+    assert spell(Bucket(32, 8, decode_only=False, num_drafts=7)) == "verify-32x8"
     assert spell("set_slot") == "set_slot"

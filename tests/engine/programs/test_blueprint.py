@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ from jax.sharding import Mesh
 from models.hf_config import parse_config
 from models.sharding import make_mesh
 from server.config import ConfigError, EngineConfig
-from server.engine.programs.blueprint import make_blueprint
+from server.engine.programs.adapter_programs import adapter_bytes
+from server.engine.programs.blueprint import choose_layout, make_blueprint
 from server.engine.programs.buckets import Bucket
 from tests.models.checkpoints import LLAMA
 
@@ -39,6 +43,24 @@ def test_blocks_that_are_asked_for_are_taken_at_their_word():
     assert (blueprint.sizes.num_blocks, blueprint.sizes.block_size) == ((7,), 4)
 
 
+@pytest.mark.parametrize(
+    ("weight_dtype", "stored_bits", "expected"),
+    [
+        ("auto", None, False),
+        ("auto", 4, True),
+        ("auto", 8, True),
+        ("int8", None, True),
+        ("float", 4, False),
+    ],
+)
+def test_matrices_stay_int8_if_the_checkpoint_is_quantized_or_the_setting_asks(
+    weight_dtype, stored_bits, expected
+):
+    config = replace(CONFIG, stored_bits=stored_bits)
+    layout = choose_layout(config, EngineConfig(weight_dtype=weight_dtype), "cpu", 1)
+    assert layout.quantized is expected
+
+
 def test_a_cpus_ladder_is_fine_and_starts_small():
     buckets = draw(max_num_seqs=4).ladder.buckets
     assert buckets[0] == Bucket(2, 2, decode_only=True)
@@ -65,7 +87,33 @@ def test_a_tpu_takes_no_block_that_its_kernels_were_not_compiled_with(tpu_mesh, 
         make_blueprint(CONFIG, engine, tpu_mesh, 1 << 34)
 
 
+def test_speculation_refuses_several_data_ranks():
+    mesh = make_mesh(CONFIG, 1, jax.devices()[:2], data_size=2)
+    with pytest.raises(ConfigError, match="prompt_lookup with 2 data ranks; it needs one"):
+        make_blueprint(CONFIG, EngineConfig(speculation="prompt_lookup"), mesh, None)
+
+
 def test_exact_refuses_several_data_ranks():
     mesh = make_mesh(CONFIG, 1, jax.devices()[:2], data_size=2)
     with pytest.raises(ConfigError, match="exact is true with 2 data ranks; it needs one"):
         make_blueprint(CONFIG, EngineConfig(exact=True), mesh, None)
+
+
+def test_adapters_are_refused_with_exact_and_on_several_hosts():
+    mesh = make_mesh(CONFIG, 1, jax.devices()[:1])
+    with pytest.raises(ConfigError, match="exact is true and max_loras above 0"):
+        make_blueprint(CONFIG, EngineConfig(exact=True, max_loras=1), mesh, None)
+    several = SimpleNamespace(devices=mesh.devices, shape=mesh.shape, is_multi_process=True)
+    with pytest.raises(ConfigError, match=r"on several hosts; .*merge the adapter into"):
+        make_blueprint(CONFIG, EngineConfig(max_loras=1), several, None)
+
+
+def test_slots_of_adapters_take_memory_only_where_a_setting_asks_for_them():
+    layouts = [
+        choose_layout(CONFIG, EngineConfig(max_loras=count), "cpu", 1) for count in (0, 2, 4)
+    ]
+    mesh = make_mesh(CONFIG, 1, jax.devices()[:1])
+    none, two, four = (adapter_bytes(CONFIG, layout, mesh) for layout in layouts)
+    # Of all slots, and of one adapter on its way.
+    assert (none, layouts[0].adapters) == (0, None)
+    assert four * 3 == two * 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,3 +128,48 @@ def test_an_exact_ladder_has_one_size_of_each_kind_whatever_the_batch(limits, si
         Bucket(tokens, rows, decode_only=False),
     )
     assert ladder.max_num_batched_tokens == tokens
+
+
+class TestVerifying:
+    """Sizes of steps in which decodes have drafts."""
+
+    ladder = Ladder(32, 128, smallest_mixed=32, growth=4, num_drafts=7, most_verified=32)
+
+    def rows(self, *num_drafts):
+        rows = [make_row([5], 1, 1 + count, output=[6]) for count in num_drafts]
+        drafts = [tuple(range(count)) for count in num_drafts]
+        return ScheduledBatch(
+            tuple(replace(row, draft_ids=ids) for row, ids in zip(rows, drafts, strict=True))
+        )
+
+    def test_a_ladder_verifies_for_few_rows(self):
+        rooms = [(room.num_rows, room.num_tokens) for room in self.ladder.draft_rooms]
+        assert rooms == [(2, 8), (8, 32)]
+        assert [b.num_draws for b in self.ladder.buckets if b.num_drafts] == [8, 32]
+        assert [b.row_tokens for b in self.ladder.buckets if b.num_drafts] == [8, 8]
+
+    def test_without_drafts_there_is_none(self):
+        assert Ladder(32, 128, smallest_mixed=32, most_verified=32).draft_rooms == ()
+
+    def test_no_size_exceeds_the_budget(self):
+        ladder = Ladder(8, 8, smallest_mixed=8, num_drafts=7, most_verified=32)
+        assert [room.num_tokens for room in ladder.draft_rooms] == [8]
+
+    def test_one_row_may_have_all_drafts_there_are(self):
+        ladder = Ladder(8, 128, smallest_mixed=32, num_drafts=15, most_verified=32)
+        assert min(room.num_tokens for room in ladder.draft_rooms) == 16
+
+    @pytest.mark.parametrize(
+        ("num_drafts", "size"),
+        [((7,), (8, 2)), ((3, 3), (8, 2)), ((1, 0, 0), (32, 8)), ((7, 7), (32, 8))],
+    )
+    def test_a_batch_with_drafts_gets_the_smallest_that_holds_rows_and_tokens(
+        self, num_drafts, size
+    ):
+        bucket = self.ladder.choose(self.rows(*num_drafts))
+        assert (bucket.num_tokens, bucket.num_rows) == size
+        assert bucket.num_drafts == 7
+
+    def test_decodes_without_drafts_run_as_ever(self):
+        assert self.ladder.choose(self.rows(0, 0)) == Bucket(2, 2, decode_only=True)
+        assert not self.ladder.choose(self.rows(*[0] * 9)).num_drafts

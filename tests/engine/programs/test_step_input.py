@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from server.engine.policy.step import ScheduledBatch
 from server.engine.programs.buckets import Bucket, Ladder
-from server.engine.programs.step_input import IN_FLIGHT, NO_TARGET, POOLED, empty_input, pack
+from server.engine.programs.step_input import (
+    IN_FLIGHT,
+    NO_TARGET,
+    POOLED,
+    draw_places,
+    empty_input,
+    pack,
+)
 from server.link.frames import TokenLogprobs
 from tests.engine.programs.rows import BLOCK_SIZE, make_row
 
@@ -268,3 +275,39 @@ class TestSampling:
     def test_a_bias_is_announced(self):
         rows = make_row([5], 0, 1, logit_bias={3: 0.5}), make_row([5], 0, 1)
         assert pack_rows(*rows).sampling.has_bias.tolist() == [True, False, False, False]
+
+
+class TestDrafts:
+    BUCKET = Bucket(8, 3, decode_only=False, num_drafts=4)
+
+    def pack(self, **params):
+        """A decode without drafts, then one with two."""
+        plain = make_row([5], 1, 1, output=[6], slot=3, temperature=1.0)
+        drafting = make_row([5, 7], 2, 3, output=[8], slot=1, min_tokens=3, seed=9, **params)
+        return pack_rows(plain, replace(drafting, draft_ids=(20, 21)), bucket=self.BUCKET)
+
+    def test_drafts_stand_after_the_token_that_is_known(self):
+        step = self.pack()
+        assert step.token_ids_T[:4].tolist() == [6, 8, 20, 21]
+        assert step.positions_T[:4].tolist() == [1, 2, 3, 4]
+        assert step.row_T.tolist() == [0, 1, 1, 1, 3, 3, 3, 3]
+        assert step.query_start_S1.tolist() == [0, 1, 4, 4]
+        assert step.seq_lens_S.tolist() == [2, 5, 0]
+        assert step.num_decodes.tolist() == [1]
+
+    def test_every_token_draws_at_its_own_place_with_its_rows_options(self):
+        sampling = self.pack().sampling
+        assert sampling.position.tolist() == [2, 3, 4, 5, 0, 0, 0, 0]
+        assert sampling.slot.tolist() == [3, 1, 1, 1, *[SCRATCH_SLOT] * 4]
+        assert sampling.is_sampling.tolist() == [True] * 4 + [False] * 4
+        assert sampling.seed[1:4, 0].tolist() == [9, 9, 9]
+
+    def test_an_end_is_withheld_up_to_the_least_number_of_tokens(self):
+        assert self.pack().sampling.suppress_stops[1:4].tolist() == [True, True, False]
+
+    def test_a_row_draws_where_its_first_token_stands(self):
+        plain = make_row([5], 1, 1, output=[6])
+        rows = [replace(make_row([5], 1, 3, output=[6]), draft_ids=(1, 2)), plain]
+        assert draw_places(rows, self.BUCKET) == [0, 3]
+        assert draw_places(rows, Bucket(4, 4, decode_only=True)) == [0, 1]
+        assert draw_places([], self.BUCKET) == []

@@ -14,6 +14,7 @@ import pytest
 
 from k8s.lab import __main__ as command
 from k8s.lab.chart_numbers import Numbers
+from k8s.lab.proxy import Address
 from k8s.lab.run import Lab
 from tests.e2e.servers import plain_environment
 
@@ -78,7 +79,7 @@ class FakeProxy:
 
 
 async def open_fake(*arguments, **options):
-    return Lab(FakeFleet(), FakeProxy(), Numbers.from_charts(), [])
+    return Lab(FakeFleet(), FakeProxy(), Numbers.from_charts(), {}, Address(1, 2))
 
 
 def test_a_scenario_that_raised_is_reported_beside_the_others(tmp_path, monkeypatch):

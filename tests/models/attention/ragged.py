@@ -72,7 +72,7 @@ def make_spec(**fields: Any) -> AttentionSpec:
         "softcap": None,
         "block_size": 16,
         "kv_dtype": np.dtype("float32"),
-        "decode_only": False,
+        "row_tokens": None,
     }
     return AttentionSpec(**(defaults | fields))
 

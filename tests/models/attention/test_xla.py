@@ -30,6 +30,9 @@ from tests.models.attention.ragged import (
 )
 
 decodes = st.builds(decode, st.integers(0, MAX_LEN - 1))
+# The most tokens of a row where all rows are short.
+SHORT = 5
+short_rows = st.builds(chunk, st.integers(0, MAX_LEN - SHORT), st.integers(1, SHORT))
 
 
 @st.composite
@@ -82,7 +85,17 @@ def test_every_row_attends_to_its_own_history(spec, rows, seed):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_decodes_alone_take_the_short_way_to_the_same(spec, rows, seed):
-    check(replace(spec, decode_only=True), rows, seed)
+    check(replace(spec, row_tokens=1), rows, seed)
+
+
+@settings(max_examples=20)
+@given(
+    spec=specs,
+    rows=st.lists(short_rows, min_size=1, max_size=MAX_ROWS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_rows_of_few_tokens_go_together_to_the_same(spec, rows, seed):
+    check(replace(spec, row_tokens=SHORT), rows, seed)
 
 
 @settings(max_examples=10)

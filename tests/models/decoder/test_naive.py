@@ -88,6 +88,16 @@ MISTAKES = {
     "mistral-window": {
         name: WINDOWS[name] for name in ("no windows", "windows one wider", "windows one narrower")
     },
+    "ministral3": {
+        "queries that do not grow": lambda r: {"query_growth": (0.0, 8)},
+        "queries that grow one position late": lambda r: {"query_growth": (0.1, 9)},
+    },
+    "gpt-oss": WINDOWS
+    | {
+        "one expert": lambda r: {"experts_per_token": 1},
+        "shares of all experts": lambda r: {"renormalise": False},
+        "queries as long as they were": lambda r: {"query_scale": 16**-0.5},
+    },
     "qwen3-moe": {
         "one expert": lambda r: {"experts_per_token": 1},
         "three experts": lambda r: {"experts_per_token": 3},
@@ -115,12 +125,13 @@ def test_a_mistake_shows(name, mistake):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_norm_or_bias_that_is_left_out_shows(name):
+def test_a_norm_bias_or_sink_that_is_left_out_shows(name):
     reading, weights = naive.read(CONFIGS[name]), random_models.weights(name)
     kinds = {kind(weight) for weight in weights if is_norm_or_bias(weight)}
     assert len(kinds) >= 3
     for left_out in kinds:
-        neutral = 0.0 if "bias" in left_out or reading.norm_offset else 1.0
+        neutral = float("norm" in left_out and not reading.norm_offset)
+        neutral = -1e9 if "sinks" in left_out else neutral
         without = {
             weight: np.full_like(values, neutral) if kind(weight) == left_out else values
             for weight, values in weights.items()
@@ -134,10 +145,11 @@ def kind(weight):
 
 def is_norm_or_bias(weight):
     of_text = not weight.startswith(("vision_tower.", "multi_modal_projector."))
-    return of_text and ("norm" in weight or "bias" in weight)
+    return of_text and any(part in weight for part in ("norm", "bias", "sinks"))
 
 
-def test_no_choice_of_experts_is_close(monkeypatch):
+@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss"])
+def test_no_choice_of_experts_is_close(name, monkeypatch):
     """Rounding must not send a token to another expert: all its logits would differ."""
     gaps, chosen = [], []
 
@@ -150,8 +162,8 @@ def test_no_choice_of_experts_is_close(monkeypatch):
 
     naive_route = naive.route
     monkeypatch.setattr(naive, "route", route)
-    reference, weights = references.read("qwen3-moe"), random_models.weights("qwen3-moe")
+    reference, weights = references.read(name), random_models.weights(name)
     for prompt, greedy in zip(reference.prompts, reference.greedy_ids, strict=True):
-        naive.forward(CONFIGS["qwen3-moe"], weights, prompt + greedy.tolist())
+        naive.forward(CONFIGS[name], weights, prompt + greedy.tolist())
     assert np.min(np.concatenate(gaps)) > 2e-5
     assert np.all(np.any(chosen, axis=0))

@@ -20,6 +20,7 @@ LOGIT_TOLERANCE = 1e-4
 MARGIN = 1e-3
 # What differs by layer, by expert or by name is computed on every mesh and in both layouts.
 EVERYWHERE = [
+    "gpt-oss",
     "gemma2",
     "gemma3",
     "mistral-window",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import weakref
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ from numpy.testing import assert_array_equal
 from safetensors.numpy import save_file
 
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
+from models.checkpoint.files import LocalFiles
+from models.checkpoint.version_folder import open_version
 from models.hf_config import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import (
@@ -26,6 +29,7 @@ from models.weights.loading import (
 from tests.golden import random_models
 from tests.models.checkpoints import LLAMA, random_tensors, write_checkpoint
 from tests.models.paged import make_layout
+from tests.models.quantized.encoding import FORMATS
 
 FAMILIES = {
     "llama": LLAMA,
@@ -329,3 +333,42 @@ def no_compilation():
     jax.monitoring.register_event_duration_secs_listener(on_duration)
     yield
     assert compiled == []
+
+
+class TestQuantized:
+    """A model that is stored quantized is the model of the floats that its numbers stand for."""
+
+    @pytest.mark.parametrize("name", ["compressed int8, rows", "fp8, blocks", "awq", "gptq"])
+    @pytest.mark.parametrize("size", [1, 4])
+    @pytest.mark.parametrize("fields", [{}, {"quantized": True}], ids=["float", "int8"])
+    def test_every_leaf_is_that_of_the_floats(self, tmp_path, name, size, fields):
+        floats, stored = self.written(tmp_path, name)
+        expected = load(floats, size=size, **fields)
+        found = load(stored, size=size, checkpoint=self.opened(stored), **fields)
+        for path, leaf in found.items():
+            np.testing.assert_allclose(leaf, expected[path], rtol=1e-6)
+
+    @staticmethod
+    def written(tmp_path, name):
+        """The folders of the floats and of what is stored."""
+        scheme, encode = FORMATS[name]
+        rng = np.random.default_rng(3)
+        floats, tensors = random_tensors(LLAMA), {}
+        for full, value in floats.items():
+            if not full.endswith("_proj.weight"):
+                tensors[full] = value
+                continue
+            parts, matrix = encode(rng, *value.shape)
+            floats[full] = np.ascontiguousarray(matrix)
+            module = full.removesuffix("weight")
+            tensors |= {module + suffix: np.ascontiguousarray(p) for suffix, p in parts.items()}
+        for folder, written in (("floats", floats), ("stored", tensors)):
+            (tmp_path / folder).mkdir()
+            save_file(written, tmp_path / folder / "model.safetensors")
+        config = LLAMA | {"quantization_config": scheme}
+        (tmp_path / "stored" / "config.json").write_text(json.dumps(config))
+        return tmp_path / "floats", tmp_path / "stored"
+
+    @staticmethod
+    def opened(folder):
+        return open_version(LocalFiles(folder), folder / "copy").checkpoint()

@@ -23,6 +23,7 @@ from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from server.api.http.connections.certificates import certificate_name
 from server.api.http.connections.crowd import Crowd
 from server.api.http.connections.request_reader import (
     Event,
@@ -66,10 +67,12 @@ class HttpConnection(HttpToolsProtocol):
         self._body_began_at = 0.0
         self._num_body_bytes = 0
         self._has_ended = False
+        self._certificate = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         joined = JoinedWrites(transport, self.loop, self._close)
         super().connection_made(cast(asyncio.Transport, joined))
+        self._certificate = certificate_name(transport)
         self._await_head()
         self._crowd.enter(self)
 
@@ -199,14 +202,14 @@ class HttpConnection(HttpToolsProtocol):
             "http_version": request.http_version.decode(),
             "server": self.server,
             "client": self.client,
-            "scheme": "http",
+            "scheme": self.scheme or "http",
             "method": request.method.decode(),
             "root_path": "",
             "path": unquote(raw_path.decode()),
             "raw_path": raw_path,
             "query_string": query,
             "headers": list(request.headers),
-            "state": self.app_state.copy(),
+            "state": self.app_state | {"certificate": self._certificate},
         }
 
     def _await_head(self) -> None:

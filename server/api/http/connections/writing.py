@@ -88,7 +88,7 @@ def refusal(error: RefusedRequestError, default_headers: list[tuple[bytes, bytes
         (b"x-request-id", uuid.uuid4().hex.encode()),
         (b"connection", b"close"),
     ]
-    if error.kind.spec.retry_after is not None:
-        headers.append((b"retry-after", str(error.kind.spec.retry_after).encode()))
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(error.retry_after).encode()))
     lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
     return STATUS_LINE[error.status] + lines + b"\r\n" + body

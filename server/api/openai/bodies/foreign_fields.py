@@ -33,7 +33,7 @@ _LEAVE_OUT = "leave it out"
 _OPTIONS_OUTSIDE = "write the options that it holds as fields of the body"
 _OTHER_SAMPLER = "use temperature, top_p, top_k or min_p"
 _NO_BEAMS = "this server samples and has no beam search"
-_NO_ADAPTERS = "this server has no adapters; name a model that /v1/models lists"
+_NO_ADAPTERS = "name the adapter in model, as /v1/models lists it"
 _NO_ISOLATION = "all requests share one prefix cache; run a server per tenant to keep them apart"
 _ONE_POOL = "this server prefills and decodes in one place"
 _THINKING = "use chat_template_kwargs with the variable that the model's chat template has"
@@ -69,7 +69,6 @@ _OPENAI: Mapping[str, Meaning] = {
     **refused("store", "this server stores no answer", False),
     **refused("suffix", "this server continues a prompt and fills no gap", ""),
     **refused("best_of", _NO_BEAMS + "; use n", 1, as_field="n"),
-    **refused("reasoning_effort", _THINKING),
     **refused("verbosity", "say in the messages how long the answer should be", "medium"),
     **refused("function_call", _LEAVE_OUT, "none", "auto"),
     **refused("functions", _LEAVE_OUT, []),
@@ -140,7 +139,7 @@ _ENDS: Mapping[str, Meaning] = {
 
 _PROMPTS: Mapping[str, Meaning] = {
     **refused("num_keep n_keep", _CUT_BEFORE, 0),
-    **refused("truncate_prompt_tokens truncate truncation_length", _CUT_BEFORE),
+    **refused("truncate truncation_length", _CUT_BEFORE),
     **refused("prompt_truncate_len prompt_truncate_length prompt_ignore_length", _CUT_BEFORE),
     **refused("truncation_side", _CUT_BEFORE),
     **refused("context_length_exceeded_behavior", _CUT_BEFORE, "error"),

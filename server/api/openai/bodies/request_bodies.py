@@ -23,6 +23,7 @@ from pydantic import (
 
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
+from server.api.chat.thinking import Thinking
 from server.api.http.plain_errors import said_plainly
 from server.api.openai.bodies.extra_fields import check_foreign, with_own_names
 from server.api.openai.bodies.grammar_bodies import read_grammar
@@ -188,6 +189,11 @@ class SamplingBody(_OptionsBody):
     add_special_tokens: bool | None = Field(
         None, description="Unset is true for a prompt, false for messages."
     )
+    truncate_prompt_tokens: _Int | None = Field(
+        None,
+        description="Keep so many of the prompt's last tokens; -1: as many as leave room for"
+        " max_tokens.",
+    )
     prompt_logprobs: _Int | None = Field(None, json_schema_extra=bounds("prompt_logprobs"))
     response_format: dict[str, Any] | None = Field(
         None, description="The form of the text: text, json_object or json_schema, as OpenAI's."
@@ -277,6 +283,9 @@ class ChatOptions(ToolFields, _Body):
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="Variables for the model's own chat template."
     )
+    reasoning_effort: str | None = Field(
+        None, description="For a template that knows it; none switches thinking off."
+    )
 
     def conversation(self, messages: list[MessageBody]) -> Conversation:
         """The messages and tools in the service's words. ApiError for what cannot be read."""
@@ -288,6 +297,7 @@ class ChatOptions(ToolFields, _Body):
             tools=self.read_tools(),
             tool_choice=self.read_tool_choice(),
             parallel_tool_calls=True if parallel is None else parallel,
+            thinking=Thinking.of_effort(self.reasoning_effort, "reasoning_effort"),
             options=RenderOptions(
                 add_generation_prompt=not continues if adds is None else adds,
                 continue_final_message=continues,

@@ -183,7 +183,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     created: int
     owned_by: Literal["antipode"] = "antipode"
     root: str
-    parent: None = None
+    parent: str | None = None
     max_model_len: int
     model_version: str
     version: str

@@ -108,9 +108,8 @@ async def test_two_names_of_one_option_may_agree(client, engine):
         ("best_of", 2, "use n"),
         ("do_sample", False, "temperature 0"),
         ("lora_path", "x", "/v1/models"),
-        ("truncate_prompt_tokens", 5, "cut the prompt"),
+        ("truncation_side", "right", "cut the prompt"),
         ("prefill", "Sure", "continue_final_message"),
-        ("reasoning_effort", "low", "chat_template_kwargs"),
         ("store", True, "stores no answer"),
         ("maxTokens", 5, "write max_tokens"),
         ("Top-K", 5, "write top_k"),
@@ -208,6 +207,6 @@ async def test_special_tokens_are_added_as_asked(client, service, path, asked, a
         seen.append(add_special_tokens)
         return [1]
 
-    monkeypatch.setattr(service, "_encode", encode)
+    monkeypatch.setattr(service._prompts, "_encode", encode)
     await post(client, path, add_special_tokens=asked)
     assert seen == [adds]

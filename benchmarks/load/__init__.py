@@ -1,0 +1,1 @@
+"""Loads any OpenAI-compatible server and says how fast it answered and what it took."""

@@ -1,0 +1,111 @@
+"""What the clusters are asked without any load. A check gives what is wrong; nothing is good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from k8s.clusters import admission
+from k8s.clusters.lab import (
+    GATEWAY_RELEASE,
+    NUM_TPU_NODES,
+    RELEASE,
+    SETTLE_SECONDS,
+    Clusters,
+)
+from k8s.clusters.region import NAMESPACE, Region
+from k8s.lab.chart_numbers import REGIONS
+
+type Check = Callable[[Clusters], Awaitable[list[str]]]
+
+_SECONDS_TO_SCHEDULE = 60.0
+_TOO_FEW = "Insufficient google.com/tpu"
+# What Kubernetes itself keeps in a namespace.
+_OWN = ("configmap/kube-root-ca.crt", "serviceaccount/default")
+_KINDS = (
+    "all,configmap,secret,serviceaccount,role,rolebinding,poddisruptionbudget,networkpolicy,"
+    "resourceclaim,resourceclaimtemplate,persistentvolumeclaim,inferencepool,podmonitoring,rules,"
+    "serviceexport,autoscalingmetric,gateway,httproute,gcpbackendpolicy,healthcheckpolicy,"
+    "globalrules"
+)
+
+
+async def admitted(clusters: Clusters) -> list[str]:
+    """Both charts, each of their case files, by the API server of each region."""
+    helm = clusters.programs["helm"]
+    found = await admission.check(clusters.primary.api, helm, NAMESPACE)
+    return [f"{case}: {words}" for case, refusals in found.items() for words in refusals]
+
+
+async def claims(clusters: Clusters) -> list[str]:
+    """Each server has a claim for its node's interfaces; one replica too many stays pending."""
+    region, reason, wrong = clusters.primary, "", list[str]()
+    try:
+        await clusters.scale(region, NUM_TPU_NODES + 1)
+        async with asyncio.timeout(_SECONDS_TO_SCHEDULE):
+            # At first a pod waits for its claim to be made.
+            while _TOO_FEW not in (reason := await _unscheduled(region)):
+                await asyncio.sleep(0.5)
+        claimed = await region.api.list(
+            f"/apis/resource.k8s.io/v1/namespaces/{NAMESPACE}/resourceclaims"
+        )
+        held = [one for one in claimed if "allocation" in one.get("status", {})]
+        if len(held) != NUM_TPU_NODES:
+            wrong.append(f"{len(held)} claims are allocated for {NUM_TPU_NODES} nodes")
+        return wrong
+    except TimeoutError:
+        return [f"no replica was pending for {_TOO_FEW}, but for: {reason or 'nothing'}"]
+    finally:
+        await clusters.scale(region, clusters.num_replicas)
+        await clusters.settle()
+
+
+async def _unscheduled(region: Region) -> str:
+    """Why the scheduler found no node for a server; "" if every server has one."""
+    for pod in await region.api.list(f"/api/v1/namespaces/{NAMESPACE}/pods"):
+        for one in pod.get("status", {}).get("conditions", ()):
+            if one["type"] == "PodScheduled" and one["status"] == "False":
+                return str(one.get("message", ""))
+    return ""
+
+
+async def tested(clusters: Clusters) -> list[str]:
+    """`helm test` in each region: a pod of the release generates tokens."""
+    wrong = []
+    for name, region in clusters.regions.items():
+        try:
+            await region.helm("test", RELEASE)
+        except RuntimeError as failure:
+            wrong.append(f"{name}: {failure}")
+    return wrong
+
+
+async def uninstalled(clusters: Clusters) -> list[str]:
+    """`helm uninstall` leaves no object and no process."""
+    await clusters.regions[REGIONS[1]].helm("uninstall", GATEWAY_RELEASE)
+    wrong = []
+    for name, region in clusters.regions.items():
+        await region.helm("uninstall", RELEASE)
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while region.workers:
+                await asyncio.sleep(0.5)
+        left: set[str] = set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                while left := await _left(region):
+                    await asyncio.sleep(0.5)
+        wrong += [f"{name}: {one} is left" for one in sorted(left)]
+    return wrong
+
+
+async def _left(region: Region) -> set[str]:
+    """What is in the namespace, without what Kubernetes itself keeps there."""
+    printed = await region.kubectl("get", _KINDS, "--output=name", "--ignore-not-found")
+    return {*printed.split()} - {*_OWN}
+
+
+# In this order; the last one leaves the clusters empty.
+CHECKS: dict[str, Check] = {"admitted": admitted, "tested": tested, "claims": claims}
+LAST: dict[str, Check] = {"uninstalled": uninstalled}
+SHORT = ("admitted", "tested", "uninstalled")

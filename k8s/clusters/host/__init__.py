@@ -1,0 +1,1 @@
+"""What the lab stands on: namespaces of this machine, programs, and a client of API servers."""

@@ -1,0 +1,68 @@
+"""A network and mounts of the lab's own, in which everything runs that the lab starts.
+
+The API server refuses addresses of 127.0.0.0/8 in EndpointSlices, so pods have others. They exist
+only in this network, which has no way out. Needs root, or a kernel that lets users make namespaces.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+BRIDGE = "pods"
+_INSIDE = "ANTIPODE_CLUSTERS_INSIDE"
+_OWN = ("--net", "--mount")
+_AS_USER = ("--user", "--map-root-user", *_OWN)
+
+
+def go_inside(module: str, arguments: Sequence[str]) -> None:
+    """Go on in namespaces of its own: this process becomes `python -m module`, which calls this
+    function again. RuntimeError if the kernel lets this user make no namespaces.
+    """
+    if _INSIDE in os.environ:
+        return
+    for flags in (_OWN, _AS_USER):
+        command = ["unshare", *flags]
+        if not subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+            os.environ[_INSIDE] = "1"
+            os.execvp("unshare", [*command, sys.executable, "-m", module, *arguments])
+    raise RuntimeError(
+        "the kernel lets this user make no namespaces; run as root, or allow user namespaces"
+    )
+
+
+def make_network(gateways: Sequence[str]) -> None:
+    """The network of the lab: `gateways` are the addresses of the bridge that pods are on, one
+    per region, such as 10.1.0.1.
+    """
+    _ip("link", "set", "lo", "up")
+    _ip("link", "add", BRIDGE, "type", "bridge")
+    for gateway in gateways:
+        _ip("addr", "add", f"{gateway}/16", "dev", BRIDGE)
+    _ip("link", "set", BRIDGE, "up")
+
+
+def connect(pid: int, address: str, gateway: str, name: str) -> None:
+    """Give the network namespace of a process an interface with this address, on the bridge."""
+    _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    _ip("link", "set", name, "master", BRIDGE, "up")
+    inside = (
+        ("link", "set", "lo", "up"),
+        ("addr", "add", f"{address}/16", "dev", "eth0"),
+        ("link", "set", "eth0", "up"),
+        ("route", "add", "default", "via", gateway),
+    )
+    for arguments in inside:
+        _run("nsenter", "--net", f"--target={pid}", "ip", *arguments)
+
+
+def _ip(*arguments: str) -> None:
+    _run("ip", *arguments)
+
+
+def _run(*command: str) -> None:
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {ran.stderr.strip()}")

@@ -1,0 +1,1 @@
+"""The lab's kubelet: runs the pods that are bound to its nodes, as processes of this machine."""

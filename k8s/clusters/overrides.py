@@ -1,0 +1,35 @@
+"""What the lab changes in a region's values: a CPU build of the server on two shared cores.
+
+Everything else is as in the region's file: slice, claims, bucket, probes, times, policies.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from k8s.clusters.kubelet.images import CHECKOUT, COMPILE_CACHE
+
+type Values = dict[str, Any]
+MODEL = CHECKOUT / "models" / "tiny"
+# Sizes that let several servers share two cores; the programs come from the compile cache.
+SIZES = {"max_num_batched_tokens": "64", "num_blocks": "1024"}
+
+
+def region_values(region: str) -> Values:
+    values: Values = yaml.safe_load((CHECKOUT / "helm" / "regions" / f"{region}.yaml").read_text())
+    return values
+
+
+def overrides(num_replicas: int) -> Values:
+    extra = {"dtype": "float32", "compile_cache_dir": str(COMPILE_CACHE), **SIZES}
+    return {"replicas": num_replicas, "server": {"maxNumSeqs": 16, "extra": extra}}
+
+
+def fill_bucket(region: str, buckets: Path) -> None:
+    """Put the tiny model where the region's values say that its model is."""
+    model = region_values(region)["model"]
+    shutil.copytree(MODEL, buckets / model["bucket"] / model["path"], dirs_exist_ok=True)

@@ -1,0 +1,128 @@
+"""Builds the programs of a cluster from their Go modules, at the versions that `go/` pins.
+
+Each folder of `go/` has a go.mod and a go.sum, which the Go command checks. Programs are kept
+outside of the checkout, by the content of both files. Knows nothing of what the programs do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MODULES = Path(__file__).parent / "go"
+DEFAULT_MINOR = "1.35"
+MINORS = tuple(sorted(path.name.removeprefix("kubernetes-") for path in MODULES.glob("kube*")))
+DEFAULT_HELM = "3"
+HELMS = tuple(sorted(path.name.removeprefix("helm-") for path in MODULES.glob("helm-*")))
+_VERSION = "k8s.io/component-base/version"
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Paths of the built programs by name, such as kube-apiserver; `seconds` went into building."""
+
+    paths: Mapping[str, Path]
+    kubernetes: str
+    helm: str
+    seconds: float
+
+    def __getitem__(self, name: str) -> str:
+        return str(self.paths[name])
+
+
+def cache_folder() -> Path:
+    """ANTIPODE_CLUSTERS_CACHE, or ~/.cache/antipode/clusters."""
+    chosen = os.environ.get("ANTIPODE_CLUSTERS_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "antipode" / "clusters"
+
+
+def build(minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM) -> Programs:
+    """Build what is missing. RuntimeError without Go, or if the Go command refuses."""
+    began, found_all = time.monotonic(), built(minor, helm)
+    paths: dict[str, Path] = {}
+    for module in ("etcd", f"kubernetes-{minor}", f"helm-{helm}"):
+        paths |= _build_module(module)
+    version = module_version(f"kubernetes-{minor}", "k8s.io/kubernetes")
+    helm_version = module_version(f"helm-{helm}", f"helm.sh/helm/v{helm}")
+    seconds = 0.0 if found_all else time.monotonic() - began
+    return Programs(paths, version, helm_version, seconds)
+
+
+def built(minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM) -> bool:
+    """Whether `build` would find every program in the cache."""
+    modules = ("etcd", f"kubernetes-{minor}", f"helm-{helm}")
+    return all(path.exists() for name in modules for path in _targets(name).values())
+
+
+def module_version(folder: str, module: str) -> str:
+    """The version of a module that a folder's go.mod requires, such as v1.35.4."""
+    text = (MODULES / folder / "go.mod").read_text()
+    found = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", text, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{folder}/go.mod requires no {module}")
+    return found[1]
+
+
+def tools(folder: str) -> list[str]:
+    """The packages that a folder's go.mod lists as tools."""
+    text = (MODULES / folder / "go.mod").read_text()
+    block = re.search(r"^tool \(\n(.*?)^\)", text, re.MULTILINE | re.DOTALL)
+    return block[1].split() if block else re.findall(r"^tool (\S+)$", text, re.MULTILINE)
+
+
+def _targets(folder: str) -> dict[str, Path]:
+    """Where each of a folder's packages is kept, by the name of its program."""
+    digest = hashlib.sha256()
+    for name in ("go.mod", "go.sum"):
+        digest.update((MODULES / folder / name).read_bytes())
+    kept = cache_folder() / f"{folder}-{digest.hexdigest()[:12]}"
+    return {program_name(package): kept / program_name(package) for package in tools(folder)}
+
+
+def program_name(package: str) -> str:
+    """The last part of the package's path that names a program: etcd's ends in server/v3."""
+    return "etcd" if package.startswith("go.etcd.io/etcd/server/") else package.rsplit("/", 1)[1]
+
+
+def _build_module(folder: str) -> dict[str, Path]:
+    targets = _targets(folder)
+    missing = [p for p in tools(folder) if not targets[program_name(p)].exists()]
+    for package in missing:
+        _build_one(folder, package, targets[program_name(package)])
+    return targets
+
+
+def _build_one(folder: str, package: str, target: Path) -> None:
+    """Build next to the target first: an interrupted build leaves no half program."""
+    if shutil.which("go") is None:
+        raise RuntimeError("make clusters needs Go 1.26 or later on the PATH; see docs/clusters.md")
+    print(f"building {package} ({folder})", file=sys.stderr, flush=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(".draft")
+    command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]
+    command += ["-ldflags", " ".join(_linker_flags(folder)), "-o", str(draft), package]
+    ran = subprocess.run(command, cwd=MODULES / folder, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise RuntimeError(f"go could not build {package}:\n{ran.stderr[-3000:]}")
+    draft.replace(target)
+
+
+def _linker_flags(folder: str) -> list[str]:
+    """Without symbols. Kubernetes and Helm need their version, or they say v0.0.0."""
+    flags = ["-s", "-w"]
+    if folder.startswith("kubernetes-"):
+        version = module_version(folder, "k8s.io/kubernetes")
+        major, minor, _ = version.removeprefix("v").split(".", 2)
+        flags += [
+            f"-X {_VERSION}.{name}={value}"
+            for name, value in (("gitVersion", version), ("gitMajor", major), ("gitMinor", minor))
+        ]
+    return flags

@@ -1,0 +1,197 @@
+"""What each architecture adds to the fields that all decoders have.
+
+A new family is a function here, a row of `ARCHITECTURES`, and what its mathematics needs in
+`models.decoder`. Knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from models.config import ModelConfigError, MoeConfig
+from models.hf_fields import HF, integer, number, optional_number
+from models.hf_rope import rope, rope_parameters
+
+type Fields = dict[str, Any]
+
+
+def _llama(hf: HF) -> Fields:
+    bias = bool(hf.get("attention_bias", False))
+    mlp_bias = bool(hf.get("mlp_bias", False))
+    return {"qkv_bias": bias, "output_bias": bias, "mlp_bias": mlp_bias}
+
+
+def _mistral(hf: HF) -> Fields:
+    return {"layer_windows": (_window(hf),) * integer(hf, "num_hidden_layers")}
+
+
+def _qwen2(hf: HF) -> Fields:
+    return {"qkv_bias": True, "layer_windows": _qwen_windows(hf)}
+
+
+def _qwen3(hf: HF) -> Fields:
+    bias = bool(hf.get("attention_bias", False))
+    return {
+        "qkv_bias": bias,
+        "output_bias": bias,
+        "qk_norm": True,
+        "layer_windows": _qwen_windows(hf),
+    }
+
+
+def _qwen3_moe(hf: HF) -> Fields:
+    if hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1:
+        raise ModelConfigError("experts on some layers only (mlp_only_layers) are not supported")
+    moe = MoeConfig(
+        num_experts=integer(
+            hf, "num_local_experts" if "num_local_experts" in hf else "num_experts"
+        ),
+        num_experts_per_token=integer(hf, "num_experts_per_tok"),
+        expert_size=integer(hf, "moe_intermediate_size"),
+        renormalize=bool(hf.get("norm_topk_prob", False)),
+    )
+    _check_experts(moe, "num_experts_per_tok")
+    # Unlike its dense relatives, this architecture has a window on every layer or on none.
+    return _qwen3({**hf, "max_window_layers": 0}) | {"moe": moe}
+
+
+def _gpt_oss(hf: HF) -> Fields:
+    """The activation's constants are the published ones; a checkpoint that names others differs."""
+    for key, known in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)):
+        if hf.get(key, known) != known:
+            raise ModelConfigError(f"{key} {hf[key]!r} is not supported; only {known} is")
+    per_token = "num_experts_per_tok" if "num_experts_per_tok" in hf else "experts_per_token"
+    bias = bool(hf.get("attention_bias", True))
+    moe = MoeConfig(
+        num_experts=integer(hf, "num_local_experts"),
+        num_experts_per_token=integer(hf, per_token),
+        expert_size=integer(hf, "intermediate_size"),
+        renormalize=True,
+        biases=True,
+        stacked=True,
+    )
+    _check_experts(moe, per_token)
+    return {
+        "qkv_bias": bias,
+        "output_bias": bias,
+        "sinks": True,
+        "activation": "clamped_silu",
+        "layer_windows": _layer_windows(hf, lambda layer: layer % 2 == 0),
+        "moe": moe,
+    }
+
+
+def _check_experts(moe: MoeConfig, key: str) -> None:
+    if moe.num_experts_per_token > moe.num_experts:
+        raise ModelConfigError(f"config.json: {key} is greater than the number of experts")
+
+
+def _gemma2(hf: HF) -> Fields:
+    return _gemma(hf, local=lambda layer: layer % 2 == 0) | {
+        "attention_softcap": optional_number(hf, "attn_logit_softcapping"),
+        "logit_softcap": optional_number(hf, "final_logit_softcapping"),
+    }
+
+
+def _gemma3(hf: HF) -> Fields:
+    if hf.get("final_logit_softcapping") is not None:
+        raise ModelConfigError("final_logit_softcapping is not supported for this architecture")
+    period = integer(hf, "sliding_window_pattern", 6)
+    fields = _gemma(hf, local=lambda layer: (layer + 1) % period != 0)
+    local = rope_parameters(hf, "sliding_attention")
+    if not hf.get("rope_parameters"):
+        local = {"rope_theta": number(hf, "rope_local_base_freq", 10_000.0)}
+    return fields | {"qk_norm": True, "local_rope": rope(hf, local)}
+
+
+def _gemma(hf: HF, local: Callable[[int], bool]) -> Fields:
+    for unsupported in ("attention_bias", "use_bidirectional_attention"):
+        if hf.get(unsupported):
+            raise ModelConfigError(f"{unsupported} is not supported for this architecture")
+    return {
+        "unit_offset": True,
+        "post_norms": True,
+        "embedding_scale": integer(hf, "hidden_size") ** 0.5,
+        "attention_scale": number(hf, "query_pre_attn_scalar", 256) ** -0.5,
+        "layer_windows": _layer_windows(hf, local),
+        "tie_embeddings": bool(hf.get("tie_word_embeddings", True)),
+    }
+
+
+# The fields that an architecture adds to the common ones.
+ARCHITECTURES: Mapping[str, Callable[[HF], Fields]] = {
+    "LlamaForCausalLM": _llama,
+    "MistralForCausalLM": _mistral,
+    "Qwen2ForCausalLM": _qwen2,
+    "Qwen3ForCausalLM": _qwen3,
+    "Qwen3MoeForCausalLM": _qwen3_moe,
+    "Gemma2ForCausalLM": _gemma2,
+    "Gemma3ForCausalLM": _gemma3,
+    "Gemma3ForConditionalGeneration": lambda hf: _gemma3(hf) | _VISION,
+    "Ministral3ForCausalLM": _mistral,
+    "Mistral3ForConditionalGeneration": lambda hf: _mistral(hf) | _VISION,
+    "GptOssForCausalLM": _gpt_oss,
+}
+
+
+# Those of which only the text model is served, and the architecture of that.
+TEXT_MODELS = {
+    "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
+    "Mistral3ForConditionalGeneration": "MistralForCausalLM",
+}
+
+
+_VISION: Fields = {"tensor_prefix": "language_model.model"}
+
+
+# Published Gemma configurations omit fields that equal the architecture's default.
+_GEMMA: Fields = {
+    "vocab_size": 256_000,
+    "head_dim": 256,
+    "max_position_embeddings": 8192,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 4096,
+}
+
+
+DEFAULTS: Mapping[str, Fields] = {
+    "Gemma2ForCausalLM": _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    "Gemma3ForCausalLM": _GEMMA
+    | {
+        "vocab_size": 262_208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131_072,
+        "rope_theta": 1_000_000.0,
+    },
+}
+
+
+def _window(hf: HF) -> int | None:
+    return None if hf.get("sliding_window") is None else integer(hf, "sliding_window")
+
+
+def _qwen_windows(hf: HF) -> tuple[int | None, ...]:
+    num_layers = integer(hf, "num_hidden_layers")
+    if not hf.get("use_sliding_window") or _window(hf) is None:
+        return (None,) * num_layers
+    num_full = hf.get("max_window_layers", 28)
+    if not isinstance(num_full, int):
+        raise ModelConfigError(
+            f"config.json: max_window_layers must be an integer, not {num_full!r}"
+        )
+    return _layer_windows(hf, lambda layer: layer >= num_full)
+
+
+def _layer_windows(hf: HF, local: Callable[[int], bool]) -> tuple[int | None, ...]:
+    """Each layer's window, from `layer_types` if given, else by the architecture's rule."""
+    num_layers, window = integer(hf, "num_hidden_layers"), _window(hf)
+    kinds = hf.get("layer_types") or [
+        "sliding_attention" if local(layer) else "full_attention" for layer in range(num_layers)
+    ]
+    if not isinstance(kinds, list) or len(kinds) != num_layers:
+        raise ModelConfigError(f"config.json: layer_types must list {num_layers} layers")
+    if unknown := set(kinds) - {"sliding_attention", "full_attention"}:
+        raise ModelConfigError(f"layer types {sorted(unknown)} are not supported")
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)

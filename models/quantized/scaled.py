@@ -1,0 +1,105 @@
+"""Bytes with scales: int8 or fp8 weights, one scale for all, for a row, a group or a block.
+
+compressed-tensors (int-quantized, float-quantized, naive-quantized), fp8 as DeepSeek and Qwen
+publish it, and modelopt's FP8 store matrices so. The shape of the scales says what each one covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.quantized.numbers import power_of_two
+from models.quantized.stored import StorageError, StoredMatrix, StoredTensor
+
+FLOATS = ("BF16", "F16", "F32")
+# Biased exponents of powers of two; numpy's files know no type for them, so some say bytes.
+_EXPONENTS = ("U8", "F8_E8M0")
+SCALES = (*FLOATS, "F8_E4M3", *_EXPONENTS)
+_BYTES = ("I8", "F8_E4M3")
+_ZERO_POINT = "weight_zero_point"
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledBytes:
+    """w = (q - zero point) * scale. `block` is the part [out, in] of a matrix under one scale."""
+
+    scale: str = "weight_scale"
+    block: tuple[int, int] | None = None
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return "weight", self.scale, _ZERO_POINT
+
+    def stores(self, tensors: Mapping[str, StoredTensor]) -> bool:
+        return "weight" in tensors and tensors["weight"].dtype in _BYTES
+
+    def check(self, matrix: StoredMatrix) -> None:
+        matrix.require("weight", _BYTES, matrix.shape)
+        shapes = self._shapes(matrix.shape)
+        found = matrix.tensors.get(self.scale)
+        if found is not None and (groups := _groups(found.shape, matrix.shape)):
+            shapes = (*shapes, groups)
+        matrix.require(self.scale, SCALES, *shapes)
+        if _ZERO_POINT in matrix.tensors:
+            matrix.require(_ZERO_POINT, ("I8",), matrix.tensors[self.scale].shape)
+
+    def rows(self, matrix: StoredMatrix, first: int, last: int) -> np.ndarray:
+        values = matrix.read("weight", slice(first, last)).astype(np.float32)
+        if _ZERO_POINT in matrix.tensors:
+            zeros = matrix.whole(_ZERO_POINT).astype(np.float32)
+            values -= self._spread(matrix, zeros, first, last)
+        return values * self._spread(matrix, scales_of(matrix, self.scale), first, last)
+
+    def _shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Of one scale for all, of one for each row, and of one for each block."""
+        of_all: tuple[tuple[int, ...], ...] = ((), (1,), (1, 1), (shape[0],), (shape[0], 1))
+        return of_all if self.block is None else (*of_all, _blocks(shape, self.block))
+
+    def _spread(
+        self, matrix: StoredMatrix, scales: np.ndarray, first: int, last: int
+    ) -> np.ndarray:
+        """What applies to each element of the rows, in a form that broadcasts to them."""
+        if scales.size == 1:
+            return scales.reshape(1, 1)
+        if scales.size == matrix.shape[0]:
+            return scales.reshape(-1, 1)[first:last]
+        height, width = 1, matrix.shape[1] // scales.shape[1]
+        if self.block is not None and scales.shape == _blocks(matrix.shape, self.block):
+            height, width = self.block
+        of_rows = scales[np.arange(first, last) // height]
+        return np.repeat(of_rows, width, axis=1)[:, : matrix.shape[1]]
+
+
+def _blocks(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, int]:
+    return -(-shape[0] // block[0]), -(-shape[1] // block[1])
+
+
+def _groups(found: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape of scales for equal groups of each row, if that is what was found."""
+    is_grouped = len(found) == 2 and found[0] == shape[0] and found[1] and not shape[1] % found[1]
+    return found if is_grouped else None
+
+
+def scales_of(matrix: StoredMatrix, suffix: str, rows: slice = slice(None)) -> np.ndarray:
+    """The scales of these rows, float32."""
+    scales = matrix.read(suffix, rows)
+    if matrix.tensors[suffix].dtype in _EXPONENTS:
+        return power_of_two(scales.view(np.uint8))
+    return scales.astype(np.float32)
+
+
+def group_size(matrix: StoredMatrix, suffix: str, groups_axis: int) -> int:
+    """How many inputs share one scale, from the number of scales. StorageError if it is uneven."""
+    tensor = matrix.tensors.get(suffix)
+    if tensor is None:
+        raise StorageError(f"{suffix} is missing")
+    count = tensor.shape[groups_axis] if len(tensor.shape) == 2 else 0
+    if not count or matrix.shape[1] % count:
+        raise StorageError(
+            f"{suffix} has shape {list(tensor.shape)}, which does not divide"
+            f" {matrix.shape[1]} inputs into equal groups"
+        )
+    return matrix.shape[1] // count

@@ -1,0 +1,1 @@
+"""Low-rank adapters of the model: naming, finding, loading beside serving, and unloading."""

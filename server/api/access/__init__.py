@@ -1,0 +1,1 @@
+"""Who calls, what a caller's key allows, and what is recorded of each call."""

@@ -1,0 +1,1 @@
+"""Calls as spans of OpenTelemetry; nothing else imports it."""

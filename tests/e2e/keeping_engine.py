@@ -1,0 +1,33 @@
+"""The real engine process, except that a follower keeps what it has compiled, as the leader does.
+
+JAX writes to its cache on the leader only, and on CPU no other process finds the leader's entries.
+So each follower of every group would compile all programs again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+
+from server.config import EngineConfig
+from server.processes import build
+from server.processes.engine import run_engine_process
+
+prepare = build.prepare_jax
+
+
+def prepare_to_keep(
+    config: EngineConfig, on_compilation: Callable[[], None] = lambda: None
+) -> None:
+    prepare(config, on_compilation)
+    from jax._src import compiler
+
+    # Asked only whether this process may write.
+    assert compiler.distributed.global_state.process_id == 0
+    compiler.distributed = SimpleNamespace(global_state=SimpleNamespace(process_id=0))
+
+
+if __name__ == "__main__":
+    build.prepare_jax = prepare_to_keep
+    sys.exit(run_engine_process(build.build_model_runner))

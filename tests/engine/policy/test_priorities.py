@@ -1,0 +1,156 @@
+"""Priorities from the queue to the device: bands, shedding, making way, and refusals in time."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.engine.policy.admission import AdmissionError
+from server.engine.policy.sequence import LoadedVersion, SequenceState
+from server.engine.policy.step import RowResult
+from server.engine.policy.waiting_queue import WaitingQueue
+from tests.engine.builders import make_scheduler, make_sequence
+
+VERSION = LoadedVersion()
+
+
+def request(number, *, priority=0, source="", prompt=(1,), **fields):
+    return make_sequence(
+        list(prompt), request_id=number, priority=priority, source=source, **fields
+    )
+
+
+def step(scheduler, now=0.0):
+    """One step, read at once; the requests that ran in it."""
+    batch = scheduler.schedule(VERSION, now)
+    for row in batch.rows:
+        result = RowResult(token_id=2 if row.is_sampling else None)
+        scheduler.results.take(row, result, VERSION)
+    return {row.seq.request_id for row in batch.rows}
+
+
+def steps_until(scheduler, condition, limit=20):
+    for _ in range(limit):
+        if condition(step(scheduler)):
+            return
+    raise AssertionError(f"not within {limit} steps")
+
+
+class TestBands:
+    def queue(self, *seqs):
+        queue = WaitingQueue(9)
+        for seq in seqs:
+            queue.add([seq])
+        return queue
+
+    def test_a_higher_priority_goes_first_whenever_it_came(self):
+        low, middle, high = request(0, priority=-1), request(1), request(2, priority=5)
+        assert list(self.queue(low, middle, high).in_turn()) == [high, middle, low]
+
+    def test_sources_take_turns_within_a_priority(self):
+        one, two, other = (request(i, priority=3, source=s) for i, s in enumerate("aab"))
+        below = request(3, source="c")
+        assert list(self.queue(below, one, two, other).in_turn()) == [one, other, two, below]
+
+    def test_who_was_preempted_comes_first_of_its_priority_only(self):
+        high, low, preempted = request(0), request(1, priority=-1), request(2, priority=-1)
+        queue = self.queue(high, low)
+        queue.add([preempted], first=True)
+        assert list(queue.in_turn()) == [high, preempted, low]
+
+    def test_the_requests_ahead_of_another_are_counted_by_turns(self):
+        queue = self.queue(
+            request(0, priority=1), *(request(i, source="a") for i in (1, 2, 3)), request(4)
+        )
+        assert queue.num_ahead("new", 0) == 3
+        assert queue.num_ahead("a", 0) == 5
+        assert queue.num_ahead("new", 2) == 0
+        assert queue.num_ahead("new", -1) == 5
+
+
+class TestShedding:
+    def test_a_full_queue_gives_up_the_last_request_below_zero(self):
+        scheduler = make_scheduler(max_queue_len=2)
+        for number, priority in ((0, -1), (1, -2)):
+            scheduler.add([request(number, priority=priority)], 0.0)
+        [(seq, event)] = scheduler.add([request(2)], 0.0)
+        assert (seq.request_id, seq.state) == (1, SequenceState.FINISHED)
+        assert (event.error, event.finish_reason) == ("overloaded", "error")
+
+    @pytest.mark.parametrize(("waiting", "new"), [(0, 5), (-1, -1), (-1, -2)])
+    def test_nobody_is_shed_for_an_equal_or_from_zero_on(self, waiting, new):
+        scheduler = make_scheduler(max_queue_len=1)
+        scheduler.add([request(0, priority=waiting)], 0.0)
+        with pytest.raises(AdmissionError) as caught:
+            scheduler.add([request(1, priority=new)], 0.0)
+        assert caught.value.kind == "queue_full"
+
+    def test_a_request_that_is_refused_itself_sheds_nobody(self):
+        scheduler = make_scheduler(max_queue_len=1)
+        scheduler.add([request(0, priority=-1)], 0.0)
+        with pytest.raises(AdmissionError):
+            scheduler.add([request(1, prompt=[1] * 1000)], 0.0)
+        assert scheduler.num_waiting == 1
+
+
+@pytest.mark.parametrize("exact", [False, True])
+class TestMakingWay:
+    def test_who_is_below_zero_gives_its_slot_and_comes_back_with_its_tokens(self, exact):
+        scheduler = make_scheduler(max_num_seqs=1, exact=exact)
+        low, high = request(0, priority=-1, max_tokens=6), request(1, max_tokens=2)
+        scheduler.add([low], 0.0)
+        steps_until(scheduler, lambda _: low.num_own_tokens >= 2)
+        scheduler.add([high], 0.0)
+        steps_until(scheduler, lambda _: high.state is SequenceState.FINISHED)
+        assert low.state is not SequenceState.FINISHED
+        before = low.num_own_tokens
+        assert before >= 2
+        steps_until(scheduler, lambda _: low.state is SequenceState.FINISHED)
+        assert low.num_own_tokens == 6
+        scheduler.check_integrity()
+
+    def test_who_is_below_zero_gives_its_blocks(self, exact):
+        scheduler = make_scheduler(num_blocks=5, block_size=4, exact=exact)
+        low = request(0, priority=-1, prompt=[3] * 6, max_tokens=8)
+        high = request(1, prompt=[4] * 7, max_tokens=6)
+        scheduler.add([low], 0.0)
+        steps_until(scheduler, lambda _: low.num_own_tokens >= 3)
+        scheduler.add([high], 0.0)
+        steps_until(scheduler, lambda _: high.state is SequenceState.FINISHED)
+        assert low.state is not SequenceState.FINISHED
+        steps_until(scheduler, lambda _: low.state is SequenceState.FINISHED, limit=40)
+        scheduler.check_integrity()
+
+    def test_from_zero_on_nobody_makes_way(self, exact):
+        scheduler = make_scheduler(max_num_seqs=1, exact=exact)
+        first, high = request(0, max_tokens=4), request(1, priority=9, max_tokens=2)
+        scheduler.add([first], 0.0)
+        step(scheduler)
+        scheduler.add([high], 0.0)
+        steps_until(scheduler, lambda _: first.state is SequenceState.FINISHED)
+        assert high.num_own_tokens == 0
+
+
+def test_a_short_prompt_of_a_lower_priority_overtakes_nobody():
+    scheduler = make_scheduler(max_num_batched_tokens=8)
+    scheduler.add([request(0, prompt=[5] * 24, source="a")], 0.0)
+    scheduler.add([request(1, prompt=[6], priority=-1, source="b")], 0.0)
+    assert [step(scheduler) for _ in range(2)] == [{0}, {0}]
+
+
+def test_a_deadline_is_refused_by_the_pace_that_was_measured():
+    scheduler = make_scheduler(max_num_seqs=1, max_queue_len=99)
+    for number in range(9):
+        scheduler.add([request(number, max_tokens=1)], 0.0)
+    now = 0.0
+    while scheduler.num_waiting > 1:
+        step(scheduler, now)
+        now += 1.0
+        scheduler.on_step(1, 1.0, now)
+    for number in range(10, 14):
+        scheduler.add([request(number)], now)
+    late = request(20, deadline=now + 2.0)
+    with pytest.raises(AdmissionError, match=r"5 requests are ahead") as caught:
+        scheduler.add([late], now)
+    assert caught.value.kind == "overloaded"
+    assert caught.value.retry_after >= 1
+    scheduler.add([request(21, deadline=now + 60.0)], now)

@@ -1,0 +1,23 @@
+"""Which pods get requests."""
+
+from __future__ import annotations
+
+from k8s.clusters.endpoints import ready_addresses
+
+
+def endpoint(address, **conditions):
+    return {"addresses": [address], "conditions": conditions}
+
+
+def test_only_ready_endpoints_get_requests_and_their_order_is_stable():
+    slices = [
+        {"endpoints": [endpoint("10.1.2.2", ready=True), endpoint("10.1.1.3", ready=False)]},
+        {"endpoints": [endpoint("10.1.1.2")]},
+        {"endpoints": None},
+    ]
+    assert ready_addresses(slices) == ["10.1.1.2", "10.1.2.2"]
+
+
+def test_an_endpoint_that_ends_gets_none_although_it_still_serves():
+    ending = endpoint("10.1.1.2", ready=False, serving=True, terminating=True)
+    assert ready_addresses([{"endpoints": [ending]}]) == []
