@@ -71,7 +71,7 @@ def test_a_requests_cost_is_added_to_the_report():
 
 
 @pytest.mark.parametrize("form", ["json", "text", "bin"])
-def test_there_is_no_report_before_the_engine_serves(form):
+def test_no_report_exists_before_the_engine_serves(form):
     reports = reports_of(None)
     assert (reports.header(form), reports.binary(), reports.message()) == ("", b"", None)
 

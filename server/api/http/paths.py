@@ -34,8 +34,6 @@ _ELSEWHERE: Mapping[str, str] = {
     "/props": "/v1/models",
     "/ready": "/readyz",
     "/v1/complete": "/v1/completions",
-    "/v2/health/live": "/livez",
-    "/v2/health/ready": "/readyz",
     "/v2/models": "/v1/models",
 }
 _PREFIX = "/v1"

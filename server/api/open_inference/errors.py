@@ -5,14 +5,14 @@ Statuses stay as they are in the one table.
 
 from __future__ import annotations
 
-from functools import partial
-
 from msgspec import Struct
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from server.api.http.rewording import RewordedErrors, is_below
 
 PREFIX = "/v2"
+# Cohere's path of reranking, which keeps its own shape.
+_OTHERS = ("/v2/rerank",)
 
 
 class InferenceError(Struct, frozen=True):
@@ -21,6 +21,8 @@ class InferenceError(Struct, frozen=True):
 
 def with_open_inference_errors(app: ASGIApp) -> ASGIApp:
     """Reword every error on this protocol's paths."""
-    return RewordedErrors(
-        app, partial(is_below, PREFIX), lambda _, message, __: InferenceError(message)
-    )
+    return RewordedErrors(app, _is_ours, lambda _, message, __: InferenceError(message))
+
+
+def _is_ours(scope: Scope) -> bool:
+    return is_below(PREFIX, scope) and scope["path"] not in _OTHERS

@@ -20,11 +20,10 @@ from server.api.http.bodies import json_response
 from server.api.http.disconnect import until_disconnect
 from server.api.http.json_body import MAX_INLINE_BYTES, decode
 from server.api.http.middleware import adopt_request_id
-from server.api.http.openapi import json_responses
 from server.api.http.sse import EventStream
 from server.api.load_reports import LoadReports
 from server.api.open_inference import bodies
-from server.api.open_inference.bodies import GenerateAnswer, InferAnswer
+from server.api.open_inference.bodies import GenerateAnswer
 from server.api.open_inference.errors import PREFIX, InferenceError
 from server.api.open_inference.inference import Answer, Inference
 from server.api.open_inference.model_bodies import (
@@ -58,7 +57,8 @@ def open_inference_router(
     *,
     write_timeout_seconds: float,
 ) -> APIRouter:
-    router = APIRouter(default_response_class=Response)
+    # The protocol has a document of its own.
+    router = APIRouter(default_response_class=Response, include_in_schema=False)
     models = Models(service.models, loads)
     _add_health(router, health, models)
     _add_repository(router, repository)
@@ -83,26 +83,22 @@ def _add_health(router: APIRouter, health: Health, models: Models) -> None:
             raise ApiError(ErrorKind.UNAVAILABLE, f"the model {model!r} is not ready")
         return _probe(health.readiness())
 
-    @router.get(PREFIX, summary="The server", responses=_responses(ServerMetadataBody))
+    @router.get(PREFIX, summary="The server")
     async def server_metadata() -> Response:
         return json_response(ServerMetadataBody.current())
 
 
 def _add_models(router: APIRouter, models: Models) -> None:
-    @_of_models(
-        router.get, "/config", summary="Configuration", responses=_responses(ModelConfigBody)
-    )
+    @_of_models(router.get, "/config", summary="Configuration")
     async def config(model: str, version: str = "") -> Response:
         return json_response(ModelConfigBody.of(models.find(model, version)))
 
-    @router.get(
-        f"{PREFIX}/models/stats", summary="Statistics", responses=_responses(StatisticsBody)
-    )
-    @_of_models(router.get, "/stats", summary="Statistics", responses=_responses(StatisticsBody))
+    @router.get(f"{PREFIX}/models/stats", summary="Statistics")
+    @_of_models(router.get, "/stats", summary="Statistics")
     async def statistics(model: str = "", version: str = "") -> Response:
         return json_response(StatisticsBody.of(models.statistics(model, version)))
 
-    @_of_models(router.get, "", summary="The tensors", responses=_responses(ModelMetadataBody))
+    @_of_models(router.get, "", summary="The tensors")
     async def metadata(model: str, version: str = "") -> Response:
         found = models.find(model, version)
         return json_response(ModelMetadataBody.of(found.name, models.versions()))
@@ -132,7 +128,7 @@ def _add_repository(router: APIRouter, repository: Repository) -> None:
 
 
 def _add_inference(router: APIRouter, service: Service, write_timeout_seconds: float) -> None:
-    @_of_models(router.post, "/infer", summary="Generate", responses=_responses(InferAnswer))
+    @_of_models(router.post, "/infer", summary="Generate")
     async def infer(request: Request, model: str, version: str = "") -> Response:
         value, tail = await _json_and_tail(request)
         inference, binary = bodies.read_infer(value, tail, model, version)
@@ -163,7 +159,7 @@ def _add_inference(router: APIRouter, service: Service, write_timeout_seconds: f
             events=InferenceEvents,
         )
 
-    @_of_models(router.post, "/generate", summary="Generate", responses=_responses(GenerateAnswer))
+    @_of_models(router.post, "/generate", summary="Generate")
     async def generate_whole(request: Request, model: str, version: str = "") -> Response:
         return await generate(request, model, version, stream=False)
 
@@ -266,7 +262,3 @@ def _probe(status: HealthStatus) -> Response:
     if not status.ok:
         raise ApiError(ErrorKind.UNAVAILABLE, status.detail)
     return Response()
-
-
-def _responses(body: type[msgspec.Struct]) -> dict[int | str, dict[str, Any]]:
-    return json_responses(body, InferenceError)

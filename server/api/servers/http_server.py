@@ -25,14 +25,7 @@ from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.openapi import describe
 from server.api.http.paths import Paths
 from server.api.load_reports import LoadReports
-from server.api.open_inference.bodies import GenerateAnswer, InferAnswer
-from server.api.open_inference.errors import InferenceError, with_open_inference_errors
-from server.api.open_inference.model_bodies import (
-    ModelConfigBody,
-    ModelMetadataBody,
-    ServerMetadataBody,
-    StatisticsBody,
-)
+from server.api.open_inference.errors import with_open_inference_errors
 from server.api.open_inference.repository import Repository
 from server.api.open_inference.routes import open_inference_router
 from server.api.openai.adapters import adapters_router
@@ -69,13 +62,6 @@ _BODIES: tuple[type[Struct], ...] = (
     anthropic.MessageAnswer,
     anthropic.TokenCount,
     *anthropic.EVENTS,
-    InferAnswer,
-    GenerateAnswer,
-    InferenceError,
-    ServerMetadataBody,
-    ModelMetadataBody,
-    ModelConfigBody,
-    StatisticsBody,
     HealthBody,
     VersionBody,
 )

@@ -230,7 +230,7 @@ async def test_an_unknown_model(client, engine):
 
 
 async def test_routes_and_methods_that_do_not_exist(client):
-    response = await client.get("/v2/nothing")
+    response = await client.get("/v9/nothing")
     assert (response.status_code, error_of(response)["type"]) == (404, "not_found_error")
     response = await client.get(COMPLETIONS)
     assert (response.status_code, response.headers["allow"]) == (405, "OPTIONS, POST")

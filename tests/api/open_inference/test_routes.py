@@ -193,7 +193,7 @@ class TestLoadHeader:
         assert "endpoint-load-metrics" in (await client.post(PATH, content=b"{")).headers
         assert "endpoint-load-metrics" not in (await client.get("/readyz")).headers
 
-    async def test_it_may_be_off_but_for_those_who_ask(self, service, health, loaded):
+    async def test_the_header_may_be_off_but_for_those_who_ask(self, service, health, loaded):
         app = create_http_app(service, health, ServerConfig(load_report_format="none"))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:

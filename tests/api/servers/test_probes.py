@@ -138,11 +138,9 @@ async def test_metrics_are_the_engines_text_as_it_is(client, engine):
     assert response.content == b"up 1\n"
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     accept = {"accept": "application/openmetrics-text; version=1.0.0"}
-    assert (
-        (await client.get("/metrics", headers=accept))
-        .headers["content-type"]
-        .startswith("text/plain")
-    )
+    asked = await client.get("/metrics", headers=accept)
+    assert asked.content == b"up 1\n# EOF\n"
+    assert asked.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
 
 
 @pytest.mark.parametrize("state", ["starting", "draining", "failed"])
