@@ -101,7 +101,7 @@ def test_exact_refuses_several_data_ranks():
 
 def test_adapters_are_refused_with_exact_and_on_several_hosts():
     mesh = make_mesh(CONFIG, 1, jax.devices()[:1])
-    with pytest.raises(ConfigError, match="exact is true and max_loras above 0"):
+    with pytest.raises(ConfigError, match="exact is true with max_loras above 0"):
         make_blueprint(CONFIG, EngineConfig(exact=True, max_loras=1), mesh, None)
     several = SimpleNamespace(devices=mesh.devices, shape=mesh.shape, is_multi_process=True)
     with pytest.raises(ConfigError, match=r"on several hosts; .*merge the adapter into"):

@@ -13,9 +13,9 @@ from server.engine.programs.step_input import (
     IN_FLIGHT,
     NO_TARGET,
     POOLED,
-    draw_places,
     empty_input,
     pack,
+    stack_ranks,
 )
 from server.link.frames import TokenLogprobs
 from tests.engine.programs.rows import BLOCK_SIZE, make_row
@@ -158,8 +158,19 @@ class TestTokens:
             empty_input(bucket, NUM_KINDS, TABLE_SIZE, SCRATCH_SLOT),
             pack_rows(bucket=bucket),
         )
-        for expected, found in zip(empty[:-1], packed[:-1], strict=True):
-            np.testing.assert_array_equal(found, expected)
+        for name in set(empty._fields) - {"sampling"}:
+            np.testing.assert_array_equal(getattr(packed, name), getattr(empty, name))
+
+    def test_a_rows_adapter_slot_is_there_only_where_rows_may_have_adapters(self):
+        row = make_row((1, 2, 3), 0, 3)
+        row.seq.adapter_slot = 2
+        bucket = Bucket(8, 4, decode_only=False)
+        sizes = (NUM_KINDS, TABLE_SIZE, SCRATCH_SLOT)
+        assert pack([row], bucket, *sizes).adapter_S is None
+        packed = pack([row], bucket, *sizes, has_adapters=True)
+        assert packed.adapter_S.tolist() == [2, 0, 0, 0]
+        assert stack_ranks([packed, packed]).adapter_S.shape == (2, 4)
+        assert stack_ranks([pack([row], bucket, *sizes)] * 2).adapter_S is None
 
 
 class TestPromptLogprobs:
