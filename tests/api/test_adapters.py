@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from server.api.adapter_admin import AdapterAdmin
-from server.api.requests.generation import GenerateRequest, ResumePoint
+from server.api.requests.generation import GenerateRequest, ResumePoint, Sampling
 from server.api.requests.model_names import (
     ModelName,
     parse_model_name,
@@ -92,9 +92,14 @@ async def test_a_stream_reports_its_adapter_and_a_resumed_one_names_it(service, 
     engine.emit([1], version="1", adapter_version="2", finish_reason="stop")
     async with await task as generation:
         assert generation.version == "1+sql@2"
-    request = GenerateRequest(prompt="hello", model="sql", resume=ResumePoint(version="1+sql@2"))
+    request = GenerateRequest(
+        prompt="hello",
+        model="sql",
+        sampling=Sampling(seed=3),
+        resume=ResumePoint(version="1+sql@2"),
+    )
     task = asyncio.create_task(service.start(request))
-    while len(engine.submitted) < 2:
+    while len(engine.submitted) < 2 and not task.done():
         await asyncio.sleep(0)
     engine.emit([1], version="1", adapter_version="2", finish_reason="stop")
     async with await task:
@@ -130,7 +135,7 @@ async def test_vllms_routes_are_not_there_unless_a_setting_allows_them(client):
 async def updating(service, health, engine):
     """The HTTP API with vLLM's routes."""
     adapters = AdapterAdmin(service.models, engine)
-    app = create_http_app(service, health, ServerConfig(), adapters)
+    app = create_http_app(service, health, ServerConfig(), adapters=adapters)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://api"
     ) as client:

@@ -40,7 +40,7 @@ async def secured(authority, pairs, tmp_path, request):
     gatekeeper = Gatekeeper(keys=two_keys(tmp_path), needs_certificate=True)
     async with fake_server(
         FunctionEngine(),
-        gatekeeper,
+        gatekeeper=gatekeeper,
         tls_cert_file=str(pairs["server"].certificate),
         tls_key_file=str(pairs["server"].key),
         tls_client_ca_file=str(authority.file),

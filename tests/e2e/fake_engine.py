@@ -26,6 +26,7 @@ class SlowRunner(FakeRunner):
     eos_token_ids: tuple[int, ...] = (EOS,)
     step_seconds: float = 0.0
     hold: Path | None = None
+    draft_rooms = ()  # Nothing verifies drafts.
 
     def read(self, in_flight):
         time.sleep(self.step_seconds)

@@ -176,7 +176,7 @@ class TestDrafts:
         num_tokens = sum(step.num_generated_tokens for step in steps)
         assert sum(len(step.inter_token_seconds) for step in steps) == num_tokens - 2
 
-    def test_it_counts_drafts_and_those_that_came_true(self):
+    def test_drafts_and_those_that_came_true_are_counted(self):
         bench = self.bench()
         self.run(bench, max_tokens=20)
         drafts = [pair for step in bench.observer.steps for pair in step.drafts]

@@ -30,6 +30,8 @@ class ServingFakeRunner(FakeRunner):
     eos_token_ids: tuple[int, ...] = (EOS,)
     step_seconds: float = 0.0
 
+    draft_rooms = ()  # Nothing verifies drafts.
+
     def read(self, in_flight):
         time.sleep(self.step_seconds)
         return FakeRunner.read(self, in_flight)

@@ -66,7 +66,7 @@ def test_an_engine_that_drains_reports_it():
 
 def test_adapters_and_what_keeps_the_file_from_being_followed_are_in_the_pulse():
     status = Status(Metrics(model="tiny", version="1", release="0"))
-    status.serve(ENGINE, VERSIONS, ADAPTERS, RUNNER, max_num_seqs=8)
+    status.serve(ENGINE, VERSIONS, ADAPTERS, RUNNER, CONFIG)
     pulse = status.pulse()
     assert (pulse.adapters, pulse.config_error) == ((ADAPTER,), "adapter x is not there")
     assert 'max_lora="4",running_lora_adapters="sql"' in pulse.metrics.decode()

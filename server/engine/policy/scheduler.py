@@ -196,7 +196,8 @@ class Scheduler:
         if not num_preempted:
             admitted = self._schedule_admissions(version, shares, chunks, now)
         self._extend(version, chunks)
-        drafts = self._drafts(chunks)
+        # A sequence that comes back may have one token left to compute, as if it decoded.
+        drafts = {} if admitted else self._drafts(chunks)
         rows = [
             self._run(seq, num, is_admitted=seq in admitted, draft_ids=drafts.get(seq, ()))
             for seq, num in chunks.items()

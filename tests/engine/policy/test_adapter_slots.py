@@ -122,7 +122,7 @@ class Bench:
 
     def step(self):
         batch = self.ranks.schedule(0.0)
-        rows = tuple(RowResult(5 if row.is_sampling else None) for row in batch.rows)
+        rows = tuple(RowResult((5,) if row.is_sampling else ()) for row in batch.rows)
         self.ranks.postprocess(batch, StepResult(rows))
         return {row.seq for row in batch.rows}, batch.placements
 

@@ -23,7 +23,7 @@ def step(scheduler, now=0.0):
     """One step, read at once; the requests that ran in it."""
     batch = scheduler.schedule(VERSION, now)
     for row in batch.rows:
-        result = RowResult(token_id=2 if row.is_sampling else None)
+        result = RowResult((2,) if row.is_sampling else ())
         scheduler.results.take(row, result, VERSION)
     return {row.seq.request_id for row in batch.rows}
 
@@ -51,7 +51,7 @@ class TestBands:
         below = request(3, source="c")
         assert list(self.queue(below, one, two, other).in_turn()) == [one, other, two, below]
 
-    def test_who_was_preempted_comes_first_of_its_priority_only(self):
+    def test_a_preempted_request_comes_first_of_its_priority_only(self):
         high, low, preempted = request(0), request(1, priority=-1), request(2, priority=-1)
         queue = self.queue(high, low)
         queue.add([preempted], first=True)
@@ -94,7 +94,7 @@ class TestShedding:
 
 @pytest.mark.parametrize("exact", [False, True])
 class TestMakingWay:
-    def test_who_is_below_zero_gives_its_slot_and_comes_back_with_its_tokens(self, exact):
+    def test_a_request_below_zero_gives_its_slot_and_comes_back_with_its_tokens(self, exact):
         scheduler = make_scheduler(max_num_seqs=1, exact=exact)
         low, high = request(0, priority=-1, max_tokens=6), request(1, max_tokens=2)
         scheduler.add([low], 0.0)
@@ -108,7 +108,7 @@ class TestMakingWay:
         assert low.num_own_tokens == 6
         scheduler.check_integrity()
 
-    def test_who_is_below_zero_gives_its_blocks(self, exact):
+    def test_a_request_below_zero_gives_its_blocks(self, exact):
         scheduler = make_scheduler(num_blocks=5, block_size=4, exact=exact)
         low = request(0, priority=-1, prompt=[3] * 6, max_tokens=8)
         high = request(1, prompt=[4] * 7, max_tokens=6)

@@ -378,7 +378,7 @@ class TestFinishing:
         scheduler = make_ranks()
         add(scheduler, [1, 2], num_logprobs=0)
         logprobs = logprob_of([1, 2], 1)
-        _, [(_, event)] = run(scheduler, logprobs=logprobs)
+        _, [(_, event)] = run(scheduler, logprobs=(logprobs,))
         assert event.logprobs == [logprobs]
 
 

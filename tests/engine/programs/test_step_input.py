@@ -13,6 +13,7 @@ from server.engine.programs.step_input import (
     IN_FLIGHT,
     NO_TARGET,
     POOLED,
+    draw_places,
     empty_input,
     pack,
     stack_ranks,
