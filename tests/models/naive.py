@@ -55,7 +55,7 @@ def read(config: dict[str, Any]) -> Reading:
         embedding_scale=math.sqrt(hf["hidden_size"]) if is_gemma else 1.0,
         activation=hf["hidden_activation"] if is_gemma else hf.get("hidden_act", "silu"),
         experts_per_token=hf.get("num_experts_per_tok", 0),
-        renormalise=hf.get("norm_topk_prob", hf["model_type"] == "gpt_oss"),
+        renormalise=hf.get("norm_topk_prob", hf.get("model_type") == "gpt_oss"),
     )
 
 
