@@ -16,6 +16,8 @@ from tests.conformance.rules import Target, require, rule
 
 _ENVOY = "Envoy's parser of load reports"
 _HEADER = "endpoint-load-metrics"
+_WEIGHT = ("rps_fractional", "application_utilization")
+_TRIES = 100
 
 
 async def _report(target: Target, form: str = "") -> str:
@@ -27,10 +29,14 @@ async def _report(target: Target, form: str = "") -> str:
 
 
 async def _weighed(target: Target) -> Items:
-    """The newest report in which the last requests count."""
-    await _report(target)
-    await asyncio.sleep(0.3)
-    return parse_header(await _report(target))
+    """A report in which earlier requests count, which it does not do at once; or the last one."""
+    items = parse_header(await _report(target))
+    for _ in range(_TRIES):
+        if all(dict(items).get(name, 0) > 0 for name in _WEIGHT):
+            break
+        await asyncio.sleep(0.1)
+        items = parse_header(await _report(target))
+    return items
 
 
 @rule("load", "answers carry a load report that no strict parser discards", _ENVOY)
@@ -42,8 +48,8 @@ async def header(target: Target) -> str:
 @rule("load", "the report has what Envoy needs for a weight, after a request", _ENVOY)
 async def weight(target: Target) -> str:
     found = dict(await _weighed(target))
-    require(found.get("rps_fractional", 0) > 0, "rps_fractional is missing or 0")
-    require(found.get("application_utilization", 0) > 0, "application_utilization is missing or 0")
+    for name in _WEIGHT:
+        require(found.get(name, 0) > 0, f"{name} is missing or 0")
     return ", ".join(sorted(found))
 
 
@@ -84,5 +90,6 @@ async def out_of_band(target: Target) -> str:
     for report in reports:
         require(not report.request_cost, "a report out of band has costs of a request")
         parse_binary(report.SerializeToString())
-    require(times[1] - times[0] > 1.5, f"the second report came after {times[1]:.1f} s")
+    # The first may have been read late.
+    require(times[1] - times[0] > 1, f"the second report came after {times[1]:.1f} s")
     return f"after {times[0]:.1f} s and {times[1]:.1f} s"
