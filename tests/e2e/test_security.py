@@ -67,7 +67,7 @@ def test_a_secured_server_serves_logs_and_traces_only_callers_with_a_key(start, 
     context = ssl.create_default_context(cafile=authority.file)
     address = server.http.replace("http://", "https://")
     with httpx.Client(base_url=address, verify=context, trust_env=False, timeout=10) as client:
-        body = {"prompt": "secret", "max_tokens": 5}
+        body = {"prompt": "secret", "max_tokens": 5, "ignore_eos": True}
         assert client.post("/v1/completions", json=body).status_code == 401
         headers = {
             "authorization": f"Bearer {KEY}",
