@@ -104,7 +104,7 @@ def _runner(config: ModelConfig, sizes: AdapterSizes | None, rows: int) -> Calla
         chosen = choose(adapters, jnp.asarray(number_T), sizes) if sizes else None
         tokens = jnp.arange(rows, dtype=jnp.int32)
         ragged = _one_token_each(rows)
-        hidden, _ = decoder(tokens, pools, ragged, decode_only=True, adapters=chosen)
+        hidden, _ = decoder(tokens, pools, ragged, row_tokens=1, adapters=chosen)
         return jnp.sum(hidden)
 
     specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
