@@ -65,7 +65,8 @@ async def drain(target: Target) -> str:
     if not target.pid:
         raise NotApplicableError("no process id was given (PID=)")
     async with http(target) as client:
-        body = completion(target, max_tokens=100, stream=True, ignore_eos=True)
+        # Long enough that the stream outlasts what is asked beside it, also on a busy machine.
+        body = completion(target, max_tokens=500, stream=True, ignore_eos=True)
         async with client.stream("POST", "/v1/completions", json=body) as answer:
             chunks = answer.aiter_raw()
             text = await anext(chunks)
