@@ -16,7 +16,9 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     create_model,
     model_validator,
 )
@@ -24,6 +26,7 @@ from pydantic import (
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
+from server.api.http.json_decoding import Integers
 from server.api.http.plain_errors import said_plainly
 from server.api.openai.bodies.extra_fields import check_foreign, with_own_names
 from server.api.openai.bodies.grammar_bodies import read_grammar
@@ -46,6 +49,11 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _checked_once(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Long lists were checked where they were decoded, in a thread."""
+    return value if type(value) is Integers else check(value)
+
+
 def _no_null(value: Any) -> Any:
     return "" if value is None else value
 
@@ -61,8 +69,8 @@ type _Name = Annotated[
 type _Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
 type _TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
 type _Texts = Annotated[list[_Text], FailFast(), Field(json_schema_extra={"minItems": 1})]
-type _TokenIds = Annotated[list[_TokenId], FailFast()]
-type _Tokens = Annotated[list[_TokenId], FailFast(), Field(json_schema_extra={"minItems": 1})]
+type _TokenIds = Annotated[list[_TokenId], FailFast(), WrapValidator(_checked_once)]
+type _Tokens = Annotated[_TokenIds, Field(json_schema_extra={"minItems": 1})]
 type _TokenLists = Annotated[list[_Tokens], FailFast(), Field(json_schema_extra={"minItems": 1})]
 type _StopString = Annotated[str, Field(json_schema_extra={"maxLength": MAX_STOP_CHARS})]
 type _StopStrings = Annotated[
