@@ -6,7 +6,7 @@ renames, refuses or passes the fields that a body does not have.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -270,15 +270,20 @@ class CompletionBody(SamplingBody):
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
         """One entry a prompt, whichever of the four forms it came in."""
+        return [entry if isinstance(entry, str) else tuple(entry) for entry in self._entries()]
+
+    @property
+    def num_prompts(self) -> int:
+        """Known without the work that `prompts` is for very many."""
+        return len(self._entries())
+
+    def _entries(self) -> Sequence[str | list[int]]:
         prompt: Any = self.prompt
         if self.resume is not None and self.resume.prompt_token_ids is not None:
             prompt = self.resume.prompt_token_ids
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
             return [prompt]
-        if prompt and isinstance(prompt[0], int):
-            return [tuple(prompt)]
-        entries = cast(list[str] | list[list[int]], prompt)
-        return [entry if isinstance(entry, str) else tuple(entry) for entry in entries]
+        return cast(list[str] | list[list[int]], prompt)
 
 
 class ChatOptions(ToolFields, _Body):
