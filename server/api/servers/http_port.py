@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -45,7 +45,7 @@ class HttpPort(uvicorn.Server):
     def close_idle_connections(self) -> None:
         """Close kept-alive connections; one in use is closed after its response."""
         for connection in list(self.server_state.connections):
-            connection.shutdown()
+            cast(HttpConnection, connection).retire()
 
 
 def _uvicorn_config(

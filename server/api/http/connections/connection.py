@@ -42,6 +42,8 @@ MAX_EVENTS_PER_TURN = 256
 MIN_BODY_BYTES_PER_SECOND = 4096
 # A refused client may still be sending: closing at once would reset the answer on its way.
 LINGER_SECONDS = 2.0
+# Who has just connected is about to send, and cannot tell a close from a server that fell.
+FIRST_REQUEST_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +93,13 @@ class HttpConnection(HttpToolsProtocol):
             self._await_head()
         self._reader.feed(data)
         self._read()
+
+    def retire(self) -> None:
+        """As `shutdown`, but a connection that never had a request has a moment for its first."""
+        if self.cycle is None and self._reader.is_between_requests:
+            self._set_deadline(FIRST_REQUEST_SECONDS, self.shutdown)
+        else:
+            self.shutdown()
 
     def shutdown(self) -> None:
         """End what has no request. A request that is half sent is refused, others are answered."""
