@@ -24,8 +24,8 @@ from server.engine.policy.admission import AdmissionError
 from server.engine.policy.load import Load
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.results import SequenceEvent
-from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
-from server.engine.policy.step import ScheduledBatch, StepResult
+from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.sequences.step import ScheduledBatch, StepResult
 from server.engine.version_changes import VersionChanges
 from server.grammar.matcher import Matcher
 from server.link import frames as link

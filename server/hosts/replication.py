@@ -22,8 +22,8 @@ from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.manifest import Golden
 from models.weights.loading import HostLeaves
 from server.engine.device.executor import Executor
-from server.engine.policy.loaded_adapter import LoadedAdapter
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import Drawn
 from server.engine.programs.slot_input import SlotInput, empty_slot

@@ -14,7 +14,7 @@ from models.config import ModelConfig
 from models.sharding import MeshError
 from models.weights.loading import abstract_decoder
 from server.config import EngineConfig
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.programs.blueprint import (
     ACCELERATOR_BLOCK_SIZE,
     Blueprint,

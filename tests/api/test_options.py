@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from antipode.types import Options
 
-from server.engine.policy.step import ScheduledRow
+from server.engine.policy.sequences.step import ScheduledRow
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.step_input import empty_input, pack
 from server.link.sampling import OPTIONS, Option, SamplingParams

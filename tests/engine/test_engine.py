@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.engine import Engine
-from server.engine.policy.block_pool import IntegrityError
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.block_pool import IntegrityError
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.speculation import DraftRoom, Speculation
 from server.link import frames as link
 from server.link.sampling import SamplingParams

@@ -10,8 +10,8 @@ import pytest
 
 from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.manifest import Golden
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.slot_input import SlotSizes, empty_slot
 from server.engine.programs.step_program import StateSizes

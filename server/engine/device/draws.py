@@ -12,8 +12,8 @@ from functools import cached_property
 from itertools import islice
 from typing import Protocol
 
-from server.engine.policy.sequence import Sequence, SequenceState
-from server.engine.policy.step import ScheduledBatch, ScheduledRow
+from server.engine.policy.sequences.sequence import Sequence, SequenceState
+from server.engine.policy.sequences.step import ScheduledBatch, ScheduledRow
 from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import Drawn

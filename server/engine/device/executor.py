@@ -22,8 +22,8 @@ from models.hf_config import read_config
 from server.config import EngineConfig
 from server.engine.device.adapter_sets import AdapterSets
 from server.engine.device.weight_sets import WeightSets
-from server.engine.policy.loaded_adapter import LoadedAdapter
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.baked import BakedCounts, BakedFolder, Compiler
 from server.engine.programs.blueprint import Blueprint, make_blueprint
 from server.engine.programs.buckets import Bucket

@@ -19,13 +19,13 @@ from models.checkpoint.files import Files, LocalFiles
 from server.config import EngineConfig
 from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor, Progress
-from server.engine.policy.drafter import num_accepted
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.policy.loaded_adapter import LoadedAdapter
-from server.engine.policy.pooling import pooled_positions
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.drafts.drafter import num_accepted
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
+from server.engine.policy.sequences.pooling import pooled_positions
+from server.engine.policy.sequences.sequence import LoadedVersion
+from server.engine.policy.sequences.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.engine.policy.speculation import DraftRoom
-from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.sampler import Drawn, Logprobs

@@ -19,7 +19,7 @@ from models.decoder.layout import AdapterSizes, DecoderLayout
 from models.sharding import DATA, TENSOR, data_size, tensor_size
 from models.weights.loading import abstract_decoder
 from server.config import ConfigError, EngineConfig
-from server.engine.policy.layer_kinds import KVKind, split_blocks
+from server.engine.policy.blocks.layer_kinds import KVKind, split_blocks
 from server.engine.programs.adapter_programs import adapter_bytes
 from server.engine.programs.buckets import Ladder, exact_ladder
 from server.engine.programs.sampler import abstract_state, state_specs

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.engine.policy.sequences.step import ScheduledBatch
 from server.engine.policy.speculation import DraftRoom
-from server.engine.policy.step import ScheduledBatch
 
 # Drafts that every row of a verify bucket may have at the same time.
 _FEW_DRAFTS = 3

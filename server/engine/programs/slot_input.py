@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from server.engine.policy.sequence import Sequence
+from server.engine.policy.sequences.sequence import Sequence
 
 # NumPy arrays on the way to the device, traced arrays inside the step.
 type Array = Any

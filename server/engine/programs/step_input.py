@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from server.engine.policy.pooling import pooled_positions
-from server.engine.policy.step import ScheduledRow
+from server.engine.policy.sequences.pooling import pooled_positions
+from server.engine.policy.sequences.step import ScheduledRow
 from server.engine.programs.buckets import Bucket
 from server.link.sampling import OPTIONS
 

@@ -23,7 +23,7 @@ from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import any_rank
 from models.sharding import DATA, TENSOR
 from models.weights.loading import leaf_shardings
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.programs.adapter_programs import AdapterPrograms, choose
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.pooling import pool

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.testing import assert_array_equal
 
 from models.sharding import DATA, TENSOR
-from server.engine.policy.step import ScheduledRow
+from server.engine.policy.sequences.step import ScheduledRow
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.filters import choose_tokens, filter_logits
 from server.engine.programs.sampler import (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.policy.step import ScheduledBatch
+from server.engine.policy.sequences.step import ScheduledBatch
 from server.engine.programs.buckets import Bucket, Ladder, exact_ladder
 from tests.engine.programs.rows import make_row
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from server.engine.policy.step import ScheduledRow
+from server.engine.policy.sequences.step import ScheduledRow
 from server.link.sampling import MAX_LOGPROBS
 from tests.engine.fakes import EOS
 from tests.engine.programs.sampling import (

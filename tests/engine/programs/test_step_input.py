@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.policy.step import ScheduledBatch
+from server.engine.policy.sequences.step import ScheduledBatch
 from server.engine.programs.buckets import Bucket, Ladder
 from server.engine.programs.step_input import (
     IN_FLIGHT,

@@ -14,7 +14,7 @@ import pytest
 from models.hf_config import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import abstract_decoder, random_leaves
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.programs.buckets import Bucket
 from server.engine.programs.slot_input import SlotSizes
 from server.engine.programs.step_program import Programs, StateSizes

@@ -69,6 +69,7 @@ class HttpConnection(HttpToolsProtocol):
         self._body_began_at = 0.0
         self._num_body_bytes = 0
         self._has_ended = False
+        self._has_had_request = False
         self._certificate = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -96,10 +97,10 @@ class HttpConnection(HttpToolsProtocol):
 
     def retire(self) -> None:
         """As `shutdown`, but a connection that never had a request has a moment for its first."""
-        if self.cycle is None and self._reader.is_between_requests:
-            self._set_deadline(FIRST_REQUEST_SECONDS, self.shutdown)
-        else:
+        if self._has_had_request or self._is_half_sent:
             self.shutdown()
+        else:
+            self._set_deadline(FIRST_REQUEST_SECONDS, self.shutdown)
 
     def shutdown(self) -> None:
         """End what has no request. A request that is half sent is refused, others are answered."""
@@ -186,6 +187,7 @@ class HttpConnection(HttpToolsProtocol):
             sentence = f"all {self._crowd.max_connections} connections of this server are in use"
             raise RefusedRequestError(sentence, 503, ErrorKind.UNAVAILABLE)
         self._crowd.begin(self)
+        self._has_had_request = True
         self._await_body()
         is_current = request.http_version == b"1.1"
         self.cycle = Exchange(

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.policy.block_pool import BlockPool, IntegrityError
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.block_pool import BlockPool, IntegrityError
+from server.engine.policy.blocks.layer_kinds import KVKind
 
 A, B = b"a", b"b"
 

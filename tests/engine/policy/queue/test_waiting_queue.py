@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server.engine.policy.sequence import LoadedVersion
-from server.engine.policy.waiting_queue import WaitingQueue
+from server.engine.policy.queue.waiting_queue import WaitingQueue
+from server.engine.policy.sequences.sequence import LoadedVersion
 from tests.engine.builders import make_choices
 
 

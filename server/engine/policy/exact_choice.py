@@ -1,4 +1,4 @@
-"""Schedules so that the arithmetic of a token depends on its own sequence only.
+"""Chooses steps so that the arithmetic of a token depends on its own sequence only.
 
 Two programs run, each of one size: one for chunks of prompts, one for decodes. A step runs one of
 them. A prompt is cut at multiples of `max_num_batched_tokens`, whatever else waits. A token that
@@ -12,20 +12,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
-from server.engine.policy.step import ScheduledBatch, ScheduledRow
+from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.sequences.step import ScheduledBatch, ScheduledRow
+from server.engine.policy.step_choice import StepChoice
 
 
-class ExactScheduler(Scheduler):
+class ExactChoice(StepChoice):
     """Takes turns between steps of chunks and steps of decodes while there are both.
 
-    `block_manager` must find prefixes only in chunks of `max_num_batched_tokens`.
+    The blocks must find prefixes only in chunks of `max_num_batched_tokens`.
     """
 
-    def __init__(self, block_manager: BlockManager, **limits: Any) -> None:
-        super().__init__(block_manager, **limits)
+    def __init__(self, *queues: Any, **limits: Any) -> None:
+        super().__init__(*queues, **limits)
         self._has_prefilled = False
 
     def schedule(self, version: LoadedVersion, now: float) -> ScheduledBatch:
@@ -70,7 +69,11 @@ class ExactScheduler(Scheduler):
             if not self._running.num_free_slots:
                 break
             if not self._is_ready(seq, version):
-                if seq is self._waiting.starved and not seq.is_deferred and self._target(seq):
+                if (
+                    seq is self._waiting.starved
+                    and not seq.is_deferred
+                    and self._versions.meant_by(seq.version)
+                ):
                     break
                 continue
             if budget < min(seq.num_prompt_tokens, self._max_num_batched_tokens):
@@ -105,9 +108,9 @@ class ExactScheduler(Scheduler):
     def _make_whole_room(self, seq: Sequence, wanted: int) -> bool:
         """Whether `seq` has blocks for all of a chunk, preempting from the end where it has not."""
         while seq.state is SequenceState.RUNNING:
-            if self.block_manager.grow(seq, wanted, others=self._running) == wanted:
+            if self._blocks.grow(seq, wanted, others=self._running) == wanted:
                 return True
-            self._preempt(self._running.last_from(seq))
+            self.preempt(self._running.last_from(seq))
         return False
 
 

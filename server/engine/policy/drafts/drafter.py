@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from server.engine.policy.token_history import TokenHistory
+from server.engine.policy.drafts.token_history import TokenHistory
 
 # The weight of the newest attempt in the mean of what attempts gain.
 _WEIGHT = 0.25

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.engine.policy.prefill_shares import num_tokens_to_compute, shares_of_shortest
+from server.engine.policy.queue.prefill_shares import num_tokens_to_compute, shares_of_shortest
 from tests.engine.builders import make_sequence
 
 

@@ -6,7 +6,7 @@ opens. Knows neither arrays nor what becomes of the sum.
 
 from __future__ import annotations
 
-from server.engine.policy.step import RowResult, ScheduledRow
+from server.engine.policy.sequences.step import RowResult, ScheduledRow
 
 
 def pooled_positions(row: ScheduledRow) -> range:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-from server.engine.policy.sequence import Sequence
+from server.engine.policy.sequences.sequence import Sequence
 
 # The shortest prompts get one token of so many; never more, so that short ones starve nobody.
 _SHORT_PART = 2

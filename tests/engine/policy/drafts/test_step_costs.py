@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.engine.policy.step_costs import StepCosts
+from server.engine.policy.drafts.step_costs import StepCosts
 
 
 def measured(plain, drafting, num_rows=1):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.policy.step import ScheduledBatch, ScheduledRow
+from server.engine.policy.sequences.step import ScheduledBatch, ScheduledRow
 from tests.engine.builders import make_sequence
 
 

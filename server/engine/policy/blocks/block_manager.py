@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from operator import ge
 
-from server.engine.policy.block_pool import BlockPool
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.policy.sequence import Sequence
+from server.engine.policy.blocks.block_pool import BlockPool
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.sequence import Sequence
 
 _DIGEST_BYTES = 16
 

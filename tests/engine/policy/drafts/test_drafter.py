@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.policy.drafter import Drafter, num_accepted
+from server.engine.policy.drafts.drafter import Drafter, num_accepted
 
 # The text of a loop: whatever comes next is known.
 LOOP = [1, 2, 3, 4] * 50

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.policy.token_history import MATCH_LENGTHS, TokenHistory
+from server.engine.policy.drafts.token_history import MATCH_LENGTHS, TokenHistory
 
 # Few values, so that tokens repeat; some whose bytes look like the end and start of others.
 tokens = st.lists(st.sampled_from([0, 1, 256, 65536, 16777216]), max_size=40)

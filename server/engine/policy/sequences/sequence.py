@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from server.engine.policy.drafter import Drafter
-from server.engine.policy.loaded_adapter import LoadedAdapter
+from server.engine.policy.drafts.drafter import Drafter
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.grammar.matcher import Matcher
 from server.link.frames import EngineErrorKind, FinishReason, Pooling, TokenLogprobs
 from server.link.sampling import SamplingParams

@@ -13,10 +13,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.block_pool import IntegrityError
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.blocks.block_pool import IntegrityError
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.sequence import LoadedVersion
 from tests.engine.builders import is_all_free, make_blocks, make_sequence
 
 # 150; with --unit, which runs all the time, 37.

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from server.engine.policy.band import Band, Request
-from server.engine.policy.sequence import LoadedVersion, Sequence
+from server.engine.policy.queue.band import Band, Request
+from server.engine.policy.sequences.sequence import LoadedVersion, Sequence
 
 
 class WaitingQueue:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from server.engine.policy.loaded_adapter import Placement
-from server.engine.policy.sequence import LoadedVersion, Sequence
+from server.engine.policy.sequences.loaded_adapter import Placement
+from server.engine.policy.sequences.sequence import LoadedVersion, Sequence
 from server.link.frames import TokenLogprobs
 
 

@@ -4,8 +4,8 @@ from itertools import count
 
 import pytest
 
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.layer_kinds import KVKind, split_blocks
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.blocks.layer_kinds import KVKind, split_blocks
 from tests.engine.builders import make_sequence
 
 LIMITS = {

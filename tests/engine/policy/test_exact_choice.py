@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.layer_kinds import KVKind
 from tests.engine.builders import make_blocks, make_ranks, make_sequence
 from tests.engine.policy.test_scheduler import add, finish_all, results, run, shape
 
@@ -88,7 +88,7 @@ class TestReplays:
         seq = add(scheduler, [1, 2, 3])
         for _ in range(3):
             run(scheduler)
-        scheduler.schedulers[0]._preempt(seq)
+        scheduler.schedulers[0]._choice.preempt(seq)
         assert [shape(run(scheduler)[0])[0][1:] for _ in range(3)] == [(0, 3), (3, 1), (4, 1)]
 
     def test_what_was_received_whole_ends_after_its_prompt(self):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.policy.pace import Pace
+from server.engine.policy.queue.pace import Pace
 
 
 def test_the_rate_of_prompts_is_learnt_from_steps_that_are_half_full_or_more():

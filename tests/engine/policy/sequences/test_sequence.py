@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.policy.sequence import SequenceState
+from server.engine.policy.sequences.sequence import SequenceState
 from tests.engine.builders import make_choices, make_sequence
 from tests.engine.fakes import EOS
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from server.engine.policy.sequence import Sequence
+from server.engine.policy.sequences.sequence import Sequence
 
 type Request = tuple[int, int]
 # In the order of their turns; whoever had one goes to the end.

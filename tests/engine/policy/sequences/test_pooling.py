@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.policy.pooling import pooled_positions
-from server.engine.policy.sequence import LoadedVersion
-from server.engine.policy.step import RowResult, ScheduledRow
+from server.engine.policy.sequences.pooling import pooled_positions
+from server.engine.policy.sequences.sequence import LoadedVersion
+from server.engine.policy.sequences.step import RowResult, ScheduledRow
 from tests.engine.builders import make_sequence
 from tests.engine.policy.test_results import FIRST
 from tests.engine.policy.test_results import Bench as ResultsBench
@@ -72,7 +72,7 @@ def test_a_preempted_prompt_is_pooled_from_its_beginning(pooling, num_steps):
     bench.step(num_steps)
     [scheduler] = bench.ranks.schedulers
     [seq] = scheduler._running
-    scheduler._preempt(seq)
+    scheduler._choice.preempt(seq)
     bench.drain()
     assert pooled(bench, 1) == WHOLE[pooling]
 
