@@ -26,9 +26,12 @@ def temporary_folder(kind: str) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         while True:
             path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{kind}-"))
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            # A start that clears may take the folder before it is opened, or before it is locked.
+            try:
+                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                continue
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # A start that clears may have taken the folder before it was locked.
             if path.exists():
                 break
             os.close(lock)

@@ -49,3 +49,18 @@ def test_what_others_made_stays(tmp_path):
     (tmp_path / "antipode-held-file").touch()
     assert clear_abandoned() == []
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_folder_that_another_start_clears_at_once_is_made_again(monkeypatch):
+    mkdtemp, taken = tempfile.mkdtemp, []
+
+    def mkdtemp_beside_a_start(**options: str) -> str:
+        path = mkdtemp(**options)
+        if not taken:
+            taken.extend(clear_abandoned())
+        return path
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp_beside_a_start)
+    with temporary_folder("link") as folder:
+        assert folder.exists()
+    assert len(taken) == 1
