@@ -164,8 +164,8 @@ def make_golden(folder: Path, texts: tuple[str, ...], tolerance: float) -> Golde
 def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """The greedy continuation of every prompt, by the server's own engine."""
     from server.engine.device.model_runner import ModelRunner
-    from server.engine.engine import OWN_CLIENT
     from server.engine.policy.sequences.sequence import LoadedVersion
+    from server.engine.requests import OWN_CLIENT
     from server.versions.golden import GoldenClient
 
     version = LoadedVersion(folder.name)

@@ -19,7 +19,7 @@ from server.adapters.adapter_folder import WantedAdapter, parse_adapters
 from server.adapters.manager import AdapterManager, AdapterStore
 from server.config import ConfigError, EngineConfig
 from server.control import Command, receive_task, watch_commands
-from server.engine.engine import OWN_CLIENT, Engine
+from server.engine.engine import Engine
 from server.engine.grammar_inbox import GrammarInbox
 from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.blocks.block_manager import BlockManager
@@ -30,6 +30,7 @@ from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.speculation import speculation
 from server.engine.policy.step_choice import StepChoice
+from server.engine.requests import OWN_CLIENT
 from server.link.frames import (
     AdapterCommand,
     EngineInfo,

@@ -140,7 +140,7 @@ class TestDrafts:
         """Two requests of which the first has drafts: what both must get."""
         expected = [*bench.submit(1, [1, 2], **params), *bench.submit(2, [3, 4, 5], **params)]
         bench.step()
-        (seq,) = bench.engine._requests[1, 1]
+        (seq,) = bench.engine._requests._requests[1, 1]
         seq.drafter = Clairvoyant(seq)
         bench.drain()
         return expected
