@@ -1,4 +1,4 @@
-"""Accepted requests as streams of deltas: one prompt, or several that are answered together.
+"""One accepted prompt as a stream of deltas.
 
 A reader gets everything that came since its last call, as one delta per choice; a slow reader gets
 fewer, larger deltas. However a stream ends early (client gone, cancelled, deadline passed),
@@ -9,69 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 from server.api.access.work import Work
 from server.api.requests.generation import (
     Delta,
-    GenerateRequest,
     ResumeExactness,
     TokenLogprob,
     Usage,
 )
-from server.api.requests.model_directory import NamedModel
 from server.api.requests.model_names import stream_version
-from server.api.streams.choice import Choice, token_logprob
+from server.api.streams.choice import token_logprob
+from server.api.streams.prepared_request import PreparedRequest
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.link.client import AbortReason, EngineClient, EngineStream
-from server.link.frames import EngineInfo, TokenEvent, TokenLogprobs
-from server.link.sampling import SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedRequest:
-    """A validated request. `seed` is the seed as reported; `params` has the same seed unsigned.
-
-    In a resumed stream, `choices` already contain the tokens that the client has received; some
-    choices may have ended with these.
-    """
-
-    request: GenerateRequest
-    named: NamedModel
-    prompt_token_ids: tuple[int, ...]
-    seed: int
-    params: SamplingParams
-    choices: tuple[Choice, ...]
-
-    @property
-    def info(self) -> EngineInfo:
-        return self.named.info
-
-    @property
-    def num_tokens(self) -> int:
-        """All tokens that it may take, prompt and generation of every choice."""
-        return self.request.n * (len(self.prompt_token_ids) + self.params.max_tokens)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing remains to be generated."""
-        return all(choice.finish_reason is not None for choice in self.choices)
-
-    @property
-    def received(self) -> list[Sequence[int] | None]:
-        """The received tokens per choice: None for an ended choice, empty for a new stream."""
-        resume = self.request.resume
-        if resume is None:
-            return []
-        received = dict(enumerate(resume.received))
-        return [
-            None if choice.finish_reason is not None else received.get(choice.index, ())
-            for choice in self.choices
-        ]
+from server.link.frames import TokenEvent, TokenLogprobs
 
 
 class Generation:
@@ -223,7 +178,15 @@ class Generation:
 
     async def take(self) -> list[Delta]:
         """Wait for deltas; an empty list is the end. Raises ApiError if the request failed."""
-        return [delta for _, delta in await GenerationGroup([self], self._wakeup).take()]
+        while True:
+            self._wakeup.clear()
+            if deltas := self.take_nowait():
+                return deltas
+            if self.error is not None:
+                raise self.error
+            if self.is_finished:
+                return []
+            await self._wakeup.wait()
 
     def advance(self) -> None:
         """Process the engine's events, without waiting."""
@@ -316,101 +279,6 @@ class Generation:
 
     def _abort(self, reason: AbortReason, index: int | None = None) -> None:
         self._engine.abort(self._stream, index=index, reason=reason)
-
-
-class GenerationGroup:
-    """Several prompts of one client request, read together. They share `wakeup`."""
-
-    def __init__(self, generations: Sequence[Generation], wakeup: asyncio.Event) -> None:
-        self.generations = generations
-        self._wakeup = wakeup
-
-    @property
-    def usage(self) -> Usage:
-        usages = [generation.usage for generation in self.generations]
-        return Usage(
-            num_prompt_tokens=sum(usage.num_prompt_tokens for usage in usages),
-            num_generated_tokens=sum(usage.num_generated_tokens for usage in usages),
-            num_cached_tokens=sum(usage.num_cached_tokens for usage in usages),
-        )
-
-    @property
-    def num_prompt_entries(self) -> int:
-        """What rendering the prompts' log probabilities costs."""
-        return sum(generation.num_prompt_entries for generation in self.generations)
-
-    @property
-    def num_entries(self) -> int:
-        """What rendering the whole answer costs."""
-        return sum(generation.num_entries for generation in self.generations)
-
-    @property
-    def first_started(self) -> Generation:
-        """The first prompt that the engine has answered for."""
-        return next((g for g in self.generations if g.has_started), self.generations[0])
-
-    async def wait_started(self) -> None:
-        """Wait until the engine has answered for a prompt; ApiError if it has refused one by then.
-
-        A prompt that waits for a slot must not hold back what another prompt has generated. The
-        engine refuses a prompt when it gets it, which is before any other prompt has a token.
-        """
-        await self._wait_until(any, lambda generation: generation.has_started)
-
-    async def finish(self) -> list[list[Delta]]:
-        """Wait for the end. Returns, for each prompt, one delta per choice with all of its text."""
-        await self._wait_until(all, lambda generation: generation.is_finished)
-        return [generation.take_nowait() for generation in self.generations]
-
-    async def take(self) -> list[tuple[int, Delta]]:
-        """Wait for deltas, each with its prompt's position. An empty list is the end."""
-        while True:
-            self._wakeup.clear()
-            taken = [
-                (position, delta)
-                for position, generation in enumerate(self.generations)
-                for delta in generation.take_nowait()
-            ]
-            if taken:
-                return taken
-            self._raise_error()
-            if all(generation.is_finished for generation in self.generations):
-                return []
-            await self._wakeup.wait()
-
-    async def aclose(self) -> None:
-        for generation in self.generations:
-            await generation.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    async def _wait_until(
-        self,
-        quantifier: Callable[[Iterable[bool]], bool],
-        is_done: Callable[[Generation], bool],
-    ) -> None:
-        while True:
-            self._wakeup.clear()
-            for generation in self.generations:
-                generation.advance()
-            self._raise_error()
-            if quantifier(map(is_done, self.generations)):
-                return
-            await self._wakeup.wait()
-
-    def _raise_error(self) -> None:
-        for generation in self.generations:
-            if generation.error is not None:
-                raise generation.error
 
 
 def error_of(event: TokenEvent) -> ApiError:
