@@ -27,10 +27,10 @@ from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.sequences.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.engine.policy.speculation import DraftRoom
 from server.engine.programs.blueprint import Blueprint
-from server.engine.programs.buckets import Bucket
-from server.engine.programs.sampler import Drawn, Logprobs
-from server.engine.programs.slot_input import SlotInput, needs_slot_state, pack_slot
-from server.engine.programs.step_input import StepInput, pack, stack_ranks
+from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.slot_input import SlotInput, needs_slot_state, pack_slot
+from server.engine.programs.inputs.step_input import StepInput, pack, stack_ranks
+from server.engine.programs.sampling.sampler import Drawn, Logprobs
 from server.engine.programs.step_program import StepOutput
 from server.link.frames import TokenLogprobs
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.device import oracle
-from tests.engine.programs.sampling import (
+from tests.engine.programs.sampling_bench import (
     CLOSE,
     ROWS,
     VOCAB,

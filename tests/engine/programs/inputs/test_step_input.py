@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.engine.policy.sequences.step import ScheduledBatch
-from server.engine.programs.buckets import Bucket, Ladder
-from server.engine.programs.step_input import (
+from server.engine.programs.inputs.buckets import Bucket, Ladder
+from server.engine.programs.inputs.step_input import (
     IN_FLIGHT,
     NO_TARGET,
     POOLED,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from models.decoder.parallel import any_rank
 from models.sharding import DATA
-from server.engine.programs.step_input import POOLED
+from server.engine.programs.inputs.step_input import POOLED
 
 
 def pool(x_TD: jax.Array, row_T: jax.Array, target_T: jax.Array, num_rows: int) -> jax.Array:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
-from server.engine.programs.sharded_vocab import first_id
-from server.engine.programs.step_input import SamplingInput
+from server.engine.programs.inputs.step_input import SamplingInput
+from server.engine.programs.sampling.sharded_vocab import first_id
 
 
 def gumbel(inputs: SamplingInput, num_columns: int) -> jax.Array:

@@ -16,8 +16,10 @@ from jax.sharding import PartitionSpec
 
 from models.decoder.parallel import any_rank
 from models.sharding import DATA, TENSOR
-from server.engine.programs.filters import choose_tokens
-from server.engine.programs.sharded_vocab import (
+from server.engine.programs.inputs.slot_input import SlotInput, SlotSizes
+from server.engine.programs.inputs.step_input import WORD, DrawInput, SamplingInput
+from server.engine.programs.sampling.filters import choose_tokens
+from server.engine.programs.sampling.sharded_vocab import (
     first_id,
     local_columns,
     row_argmax,
@@ -25,8 +27,6 @@ from server.engine.programs.sharded_vocab import (
     row_sum,
     row_top,
 )
-from server.engine.programs.slot_input import SlotInput, SlotSizes
-from server.engine.programs.step_input import WORD, DrawInput, SamplingInput
 from server.link.sampling import MAX_LOGPROBS
 
 # An array, its shape or its PartitionSpec, always in the same tree.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.engine.policy.sequences.step import ScheduledBatch
-from server.engine.programs.buckets import Bucket, Ladder, exact_ladder
+from server.engine.programs.inputs.buckets import Bucket, Ladder, exact_ladder
 from tests.engine.programs.rows import make_row
 
 LADDER = Ladder(max_num_seqs=4, max_num_batched_tokens=40, smallest_mixed=8)

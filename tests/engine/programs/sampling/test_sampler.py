@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from server.engine.policy.sequences.step import ScheduledRow
 from server.link.sampling import MAX_LOGPROBS
 from tests.engine.fakes import EOS
-from tests.engine.programs.sampling import (
+from tests.engine.programs.sampling_bench import (
     CLOSE,
     ROWS,
     VOCAB,

@@ -16,7 +16,7 @@ import numpy as np
 
 from server.engine.policy.sequences.pooling import pooled_positions
 from server.engine.policy.sequences.step import ScheduledRow
-from server.engine.programs.buckets import Bucket
+from server.engine.programs.inputs.buckets import Bucket
 from server.link.sampling import OPTIONS
 
 # Token id that stands for "the one this slot drew last": the host does not know it yet.

@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from models.sharding import DATA, TENSOR
-from server.engine.programs.pooling import pool
-from server.engine.programs.step_input import NO_TARGET, POOLED
+from server.engine.programs.inputs.step_input import NO_TARGET, POOLED
+from server.engine.programs.sampling.pooling import pool
 
 NUM_TOKENS, NUM_ROWS, SIZE = 8, 3, 4
 X = np.arange(NUM_TOKENS * SIZE, dtype=np.float32).reshape(NUM_TOKENS, SIZE)

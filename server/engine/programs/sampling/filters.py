@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from models.decoder.parallel import any_rank
-from server.engine.programs.noise import gumbel, gumbel_of
-from server.engine.programs.sharded_vocab import row_argmax, row_max, row_sum, row_top
-from server.engine.programs.step_input import SamplingInput
+from server.engine.programs.inputs.step_input import SamplingInput
+from server.engine.programs.sampling.noise import gumbel, gumbel_of
+from server.engine.programs.sampling.sharded_vocab import row_argmax, row_max, row_sum, row_top
 
 # The number of best tokens per row that are read before all tokens are.
 _NUM_BEST = 64

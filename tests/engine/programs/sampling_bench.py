@@ -10,9 +10,11 @@ from numpy.testing import assert_array_equal
 
 from models.sharding import DATA, TENSOR
 from server.engine.policy.sequences.step import ScheduledRow
-from server.engine.programs.buckets import Bucket
-from server.engine.programs.filters import choose_tokens, filter_logits
-from server.engine.programs.sampler import (
+from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.slot_input import SlotSizes, pack_slot
+from server.engine.programs.inputs.step_input import WORD, pack, pack_draw
+from server.engine.programs.sampling.filters import choose_tokens, filter_logits
+from server.engine.programs.sampling.sampler import (
     abstract_state,
     draw,
     sample,
@@ -20,8 +22,6 @@ from server.engine.programs.sampler import (
     state_specs,
     token_logprobs,
 )
-from server.engine.programs.slot_input import SlotSizes, pack_slot
-from server.engine.programs.step_input import WORD, pack, pack_draw
 from tests.engine.builders import make_sequence
 from tests.engine.device import oracle
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 
 from models.sharding import TENSOR
-from server.engine.programs.sharded_vocab import (
+from server.engine.programs.sampling.sharded_vocab import (
     first_id,
     local_columns,
     row_argmax,
@@ -21,7 +21,7 @@ from server.engine.programs.sharded_vocab import (
     row_sum,
     row_top,
 )
-from tests.engine.programs.sampling import make_mesh
+from tests.engine.programs.sampling_bench import make_mesh
 
 COLUMNS = 32
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.engine.device import oracle
-from tests.engine.programs.sampling import ROWS, VOCAB, make_row
+from tests.engine.programs.sampling_bench import ROWS, VOCAB, make_row
 
 
 def test_the_hash_is_threefry():

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.programs.slot_input import SlotSizes, empty_slot, needs_slot_state, pack_slot
+from server.engine.programs.inputs.slot_input import (
+    SlotSizes,
+    empty_slot,
+    needs_slot_state,
+    pack_slot,
+)
 from tests.engine.builders import make_sequence
 from tests.engine.programs.rows import make_row
 
