@@ -18,8 +18,8 @@ from server.api.http.connections.connection import ConnectionLimits, HttpConnect
 from server.api.http.connections.crowd import Crowd
 from server.api.http.connections.tls_front import TlsFront
 from server.config import ServerConfig
-from server.tls_files import TlsMaterial
-from server.watched_files import WatchedFiles
+from server.files.tls_files import TlsMaterial
+from server.files.watched_files import WatchedFiles
 
 # Google's load balancers keep idle connections for 600 s; the server must not close them earlier.
 _KEEP_ALIVE_SECONDS = 620

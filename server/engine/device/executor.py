@@ -33,7 +33,7 @@ from server.engine.programs.inputs.step_input import DrawInput, StepInput
 from server.engine.programs.mesh_choice import choose_mesh
 from server.engine.programs.sampling.sampler import Drawn
 from server.engine.programs.step_program import PickSize, ProgramName, StepOutput
-from server.temporary_folders import temporary_folder
+from server.files.temporary_folders import temporary_folder
 
 type Progress = Callable[[str, float], None]
 # From the memory of this host's smallest chip to the memory of the smallest chip of all hosts. It
