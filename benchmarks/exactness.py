@@ -38,13 +38,14 @@ from models.sharding import allowed_tensor_sizes
 from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.exact_scheduler import ExactScheduler
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.exact_choice import ExactChoice
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.speculation import DraftRoom, Speculation, speculation
+from server.engine.policy.step_choice import StepChoice
 from server.link import frames as link
 from server.link.sampling import SamplingParams
 from tests.engine.fakes import FakeObserver
@@ -116,8 +117,9 @@ class Bench:
     ) -> Engine[object]:
         runner, config = self._runner, self._config
         chunk = runner.max_num_batched_tokens if config.exact else 0
-        scheduler = (ExactScheduler if config.exact else Scheduler)(
+        scheduler = Scheduler(
             BlockManager(runner.kinds, runner.block_size, chunk=chunk),
+            choice=ExactChoice if config.exact else StepChoice,
             max_num_seqs=_NUM_SLOTS,
             max_num_batched_tokens=runner.max_num_batched_tokens,
             max_queue_len=_NUM_SLOTS,

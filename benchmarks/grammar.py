@@ -29,10 +29,10 @@ from server.api.tokenizers.tokenizer import Tokenizer
 from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
-from server.engine.policy.block_manager import BlockManager
+from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.grammar.compiler import Compiler
 from server.link.frames import Submit, Vocabulary

@@ -187,7 +187,7 @@ def test_api_processes_start_without_jax():
 def test_the_reader_of_imports_sees_what_is_there():
     """A reader that found nothing would let everything through."""
     scheduler = "server.engine.policy.scheduler"
-    assert "server.engine.policy.block_manager.BlockManager" in imports(scheduler)
-    assert "server.engine.policy.sequence" in closure(scheduler)
+    assert "server.engine.policy.blocks.block_manager.BlockManager" in imports(scheduler)
+    assert "server.engine.policy.sequences.sequence" in closure(scheduler)
     assert "server.engine.policy" in package_graph()["server.engine"]
     assert imported_by(["server.engine.engine"], "server.link.frames")

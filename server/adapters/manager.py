@@ -22,7 +22,7 @@ from models.checkpoint.files import Files
 from models.checkpoint.location import files_of
 from server.adapters.adapter_folder import AdapterPlace, WantedAdapter, find_adapter
 from server.engine.engine import Engine
-from server.engine.policy.loaded_adapter import LoadedAdapter
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.link.frames import AdapterCommand, AdapterStatus, VersionState
 from server.threads import count_fault, guarded
 from server.versions.model_file import LATEST

@@ -33,7 +33,9 @@ from server.api.requests.validation import (
     sampling_params,
 )
 from server.api.streams.choice import Choice
-from server.api.streams.stream import Generation, GenerationGroup, PreparedRequest
+from server.api.streams.generation import Generation
+from server.api.streams.generation_group import GenerationGroup
+from server.api.streams.prepared_request import PreparedRequest
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState

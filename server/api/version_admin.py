@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast, get_args
 
-from server.admin_token_file import AdminTokenError, read_admin_token
 from server.api.access.call import current_call
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import invalid
 from server.errors import ApiError, ErrorKind
+from server.files.admin_token_file import AdminTokenError, read_admin_token
 from server.link.client import EngineClient
 from server.link.frames import SwapPolicy, VersionAction, VersionStatus
 from server.versions.model_file import is_version

@@ -27,7 +27,7 @@ from server.versions.model_file import is_version
 if TYPE_CHECKING:
     from server.engine.device.model_runner import ModelRunner
     from server.engine.engine import Engine
-    from server.engine.policy.sequence import LoadedVersion
+    from server.engine.policy.sequences.sequence import LoadedVersion
     from server.versions.golden import GoldenClient
 
 PUBLISH = """Make SRC, a checkpoint directory or a GGUF file, the version DIR/<model>/<version>.
@@ -164,8 +164,8 @@ def make_golden(folder: Path, texts: tuple[str, ...], tolerance: float) -> Golde
 def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """The greedy continuation of every prompt, by the server's own engine."""
     from server.engine.device.model_runner import ModelRunner
-    from server.engine.engine import OWN_CLIENT
-    from server.engine.policy.sequence import LoadedVersion
+    from server.engine.policy.sequences.sequence import LoadedVersion
+    from server.engine.requests import OWN_CLIENT
     from server.versions.golden import GoldenClient
 
     version = LoadedVersion(folder.name)
@@ -188,7 +188,7 @@ def _engine_of(
 ) -> Engine[Any]:
     """An engine without an API in front; `client` gets its answers."""
     from server.engine.engine import Engine
-    from server.engine.policy.block_manager import BlockManager
+    from server.engine.policy.blocks.block_manager import BlockManager
     from server.engine.policy.ranks import Ranks
     from server.engine.policy.scheduler import Scheduler
     from server.engine.policy.served_versions import ServedVersions

@@ -2,18 +2,14 @@
 
 One thread owns everything behind `run`. Other threads only put messages into the inbox or read the
 load. The loop knows neither the model nor the transport: a runner executes batches, and `send`
-delivers frames. Client 0 is the engine process itself, which tests new weights by requests. Its
-requests come first, and no metric counts them.
+delivers frames. What becomes of each request is in `requests`.
 """
 
 from __future__ import annotations
 
-import itertools
 import queue
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from collections.abc import Sequence as SequenceOf
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -23,20 +19,12 @@ from server.engine.observer import Observer, StepKind, StepStats
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.load import Load
 from server.engine.policy.ranks import Ranks
-from server.engine.policy.results import SequenceEvent
-from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
-from server.engine.policy.step import ScheduledBatch, StepResult
+from server.engine.policy.sequences.sequence import LoadedVersion
+from server.engine.policy.sequences.step import ScheduledBatch, StepResult
+from server.engine.requests import Matchers, Requests
 from server.engine.version_changes import VersionChanges
-from server.grammar.matcher import Matcher
 from server.link import frames as link
-from server.priorities import MAX_PRIORITY
 
-# One per choice of a request, None for a choice that has ended.
-type Matchers = SequenceOf[Matcher | None]
-
-OWN_CLIENT = 0
-# Above every priority that a request may have.
-_OWN_PRIORITY = MAX_PRIORITY + 1
 _IDLE_SECONDS = 0.25
 
 
@@ -85,13 +73,16 @@ class Engine[InFlight]:
         self._runner = runner
         self._observer = observer
         self._send = send
-        self._eos_token_ids = eos_token_ids
         self._overlap = overlap
         self._clock = clock
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._requests: dict[tuple[int, int], list[Sequence]] = {}
-        self._events: defaultdict[int, list[link.TokenEvent]] = defaultdict(list)
-        self._seq_ids = itertools.count()
+        self._requests = Requests(
+            ranks,
+            observer,
+            eos_token_ids=eos_token_ids,
+            clock=clock,
+            on_fault=self._changes.on_fault,
+        )
         self._is_draining = False
         self._last_read = 0.0
         self._running_since: float | None = None
@@ -118,15 +109,15 @@ class Engine[InFlight]:
     def refuse(self, client: int, submit: link.Submit, message: str) -> None:
         """End a request whose grammar cannot be followed, before it begins."""
         error = AdmissionError("invalid_request", message)
-        self._inbox.put(partial(self._refuse, client, submit, error))
+        self._inbox.put(partial(self._requests.refuse, client, submit, error))
 
     def disconnect(self, client: int) -> None:
         """The client is gone: abort all its requests."""
-        self._inbox.put(partial(self._disconnect, client))
+        self._inbox.put(partial(self._requests.disconnect, client))
 
     def end(self, version: LoadedVersion, message: str) -> None:
         """End every request that still runs on a version, with the error unavailable."""
-        self._inbox.put(partial(self._end, lambda seq: seq.version == version, message))
+        self._inbox.put(partial(self._requests.end, lambda seq: seq.version == version, message))
 
     def fail(self, error: Exception) -> None:
         """Nothing can be served any more: `run` raises `error`."""
@@ -165,7 +156,7 @@ class Engine[InFlight]:
         A step that drafts depend on is read first.
         """
         self._take_messages(wait=not dispatched and not self._ranks.num_unfinished)
-        self._publish(self._ranks.expire(self._clock()))
+        self._requests.publish(self._ranks.expire(self._clock()))
         if dispatched and self._ranks.wants_tokens_of(dispatched.batch):
             self._finish(dispatched)
             dispatched = self._running_since = None
@@ -175,7 +166,8 @@ class Engine[InFlight]:
         if dispatched:
             self._finish(dispatched)
             self._running_since = self._last_read if following else None
-        self._flush()
+        for client, frame in self._requests.take_frames():
+            self._send(client, frame)
         self.last_progress = self._clock()
         return following
 
@@ -194,7 +186,7 @@ class Engine[InFlight]:
             case link.Submit():
                 self._submit(client, frame, matchers)
             case link.Abort():
-                self._abort(client, frame)
+                self._requests.abort(client, frame)
             case link.Refused():
                 self._observer.on_refused(frame.outcome)
             case link.KeyUse():
@@ -203,95 +195,18 @@ class Engine[InFlight]:
                 )
 
     def _submit(self, client: int, submit: link.Submit, matchers: Matchers) -> None:
-        is_own = client == OWN_CLIENT
-        try:
-            if self._is_draining:
-                raise AdmissionError("unavailable", "the server is shutting down")
-            seqs = self._sequences(client, submit, matchers)
-            shed = self._ranks.add(seqs, self._clock(), first=is_own)
-        except AdmissionError as error:
-            self._refuse(client, submit, error)
+        if self._is_draining:
+            error = AdmissionError("unavailable", "the server is shutting down")
+            self._requests.refuse(client, submit, error)
         else:
-            self._requests[client, submit.request_id] = seqs
-            self._publish(shed)
-
-    def _sequences(self, client: int, submit: link.Submit, matchers: Matchers) -> list[Sequence]:
-        version = self.versions.find(submit.version, may_be_closed=client == OWN_CLIENT)
-        adapter = self.adapters.find(submit.adapter, submit.adapter_version)
-        received = submit.received or [[]] * submit.n
-        return [
-            Sequence(
-                seq_id=next(self._seq_ids),
-                client=client,
-                request_id=submit.request_id,
-                index=index,
-                params=submit.params,
-                eos_token_ids=self._eos_token_ids,
-                token_ids=[*submit.prompt_token_ids, *token_ids],
-                num_received_tokens=len(token_ids),
-                arrival=submit.arrival,
-                deadline=submit.deadline,
-                source=submit.source,
-                priority=_OWN_PRIORITY if client == OWN_CLIENT else submit.priority,
-                ttft_seconds=submit.ttft_seconds,
-                version=version,
-                adapter=adapter,
-                matcher=matchers[index] if matchers else None,
-                pooling=submit.pooling,
-            )
-            for index, token_ids in enumerate(received)
-            if token_ids is not None
-        ]
-
-    def _refuse(self, client: int, submit: link.Submit, error: AdmissionError) -> None:
-        self._observer.on_refused(error.kind)
-        self._events[client].extend(
-            link.TokenEvent(
-                request_id=submit.request_id,
-                index=index,
-                finish_reason="error",
-                error=error.kind,
-                message=error.message,
-                retry_after=error.retry_after,
-            )
-            for index in range(submit.n)
-        )
-
-    def _abort(self, client: int, abort: link.Abort) -> None:
-        for seq in self._unfinished(client, abort.request_id):
-            if abort.index not in (None, seq.index):
-                continue
-            if abort.reason == "deadline_exceeded":
-                self._ranks.finish(seq, "error", "deadline_exceeded")
-            else:
-                self._ranks.finish(seq, abort.reason)
-            self._retire(seq)
-
-    def _unfinished(self, client: int, request_id: int) -> list[Sequence]:
-        seqs = self._requests.get((client, request_id), [])
-        return [seq for seq in seqs if seq.state is not SequenceState.FINISHED]
-
-    def _is_first(self, seq: Sequence) -> bool:
-        """Whether metrics count the request by this choice."""
-        return self._requests[seq.client, seq.request_id][0] is seq
-
-    def _disconnect(self, client: int) -> None:
-        for owner, request_id in list(self._requests):
-            if owner == client:
-                self._abort(client, link.Abort(request_id=request_id))
-        self._events.pop(client, None)
+            self._requests.submit(client, submit, matchers)
 
     def _drain(self) -> None:
         self._is_draining = True
 
     def _stop(self) -> None:
         self._is_draining = True
-        self._end(lambda seq: True, "the server is shutting down")
-
-    def _end(self, is_meant: Callable[[Sequence], bool], message: str) -> None:
-        for client, request_id in list(self._requests):
-            for seq in filter(is_meant, self._unfinished(client, request_id)):
-                self._publish([(seq, self._ranks.fail(seq, "unavailable", message))])
+        self._requests.end(lambda seq: True, "the server is shutting down")
 
     def _dispatch(self) -> Dispatched[InFlight] | None:
         start = self._clock()
@@ -303,14 +218,7 @@ class Engine[InFlight]:
             return None
         if self._running_since is None:
             self._running_since = start
-        for row in batch.rows:
-            seq = row.seq
-            if seq.client == OWN_CLIENT:
-                continue
-            if row.is_admitted and seq.first_scheduled_time == start and self._is_first(seq):
-                self._observer.on_admitted(
-                    start - seq.arrival, seq.num_prompt_tokens, seq.num_cached_tokens
-                )
+        self._requests.observe_admissions(batch, start)
         return Dispatched(batch, self._runner.execute(batch), start)
 
     def _watch_queue(self, batch: ScheduledBatch, now: float) -> None:
@@ -324,7 +232,7 @@ class Engine[InFlight]:
         now = self._clock()
         batch, kind = dispatched.batch, _kind(dispatched.batch)
         events = self._ranks.postprocess(batch, result)
-        gaps = self._observe_tokens(events, now)
+        gaps = self._requests.observe_tokens(events, now)
         if kind == "decode":  # A step came right before it: the loop has not been idle.
             self._ranks.note_step(batch, now - self._last_read)
         duration = now - max(dispatched.start, self._last_read)
@@ -341,55 +249,7 @@ class Engine[InFlight]:
             )
         )
         self._last_read = now
-        self._publish(events)
-
-    def _publish(self, events: list[SequenceEvent]) -> None:
-        for seq, event in events:
-            self._events[seq.client].append(event)
-            if event.error == "internal" and seq.version is not None and seq.client != OWN_CLIENT:
-                self._changes.on_fault(seq.version)
-            if event.finish_reason is not None:
-                self._retire(seq)
-
-    def _flush(self) -> None:
-        """Send one frame per client."""
-        for client, events in self._events.items():
-            self._send(client, link.Step(events=events))
-        self._events.clear()
-
-    def _retire(self, seq: Sequence) -> None:
-        """Forget a request when its last choice has ended, and count its outcome."""
-        key = seq.client, seq.request_id
-        choices = self._requests.get(key)
-        # None: several choices ended in one step, and the first of them retired the request.
-        if choices is None or self._unfinished(*key):
-            return
-        del self._requests[key]
-        if seq.client == OWN_CLIENT:
-            return
-        outcomes = [choice.outcome for choice in choices]
-        troubles = [outcome for outcome in outcomes if outcome not in ("stop", "length")]
-        self._observer.on_finished(
-            (troubles or outcomes)[0],
-            self._clock() - seq.arrival,
-            choices[0].seconds_per_output_token,
-        )
-
-    def _observe_tokens(self, events: list[SequenceEvent], now: float) -> tuple[float, ...]:
-        """Stamp the choices that got a token. Returns the gaps to their last tokens, in seconds."""
-        gaps: list[float] = []
-        for seq, event in events:
-            if not event.token_ids or seq.client == OWN_CLIENT:
-                continue
-            if seq.last_token_time is not None:
-                gaps.append(now - seq.last_token_time)
-                gaps += [0.0] * (len(event.token_ids) - 1)
-            else:
-                seq.first_token_time = now
-                if self._is_first(seq):
-                    self._observer.on_first_token(now - seq.arrival)
-            seq.last_token_time = now
-        return tuple(gaps)
+        self._requests.publish(events)
 
 
 def _raise(error: Exception) -> None:

@@ -14,7 +14,7 @@ from models.config import ModelConfig
 from models.sharding import MeshError
 from models.weights.loading import abstract_decoder
 from server.config import EngineConfig
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.programs.blueprint import (
     ACCELERATOR_BLOCK_SIZE,
     Blueprint,
@@ -22,9 +22,9 @@ from server.engine.programs.blueprint import (
     make_blueprint,
     measure,
 )
+from server.engine.programs.device_state import StateSizes
 from server.engine.programs.mesh_choice import choose_mesh, choose_split
 from server.engine.programs.sizing import ChipMemory, SizeError, layer_block_bytes
-from server.engine.programs.step_program import StateSizes
 from server.plan.slice_types import SliceType
 
 

@@ -36,15 +36,15 @@ from server.api.tokenizers.tokenizer import Tokenizer
 from server.api.version_admin import VersionAdmin
 from server.config import Config, ServerConfig
 from server.control import Command, Task, receive_task, watch_commands
+from server.files.tls_files import TlsMaterial, tls_files
+from server.files.watched_files import WatchedFiles
 from server.lifecycle import Lifecycle, drain
 from server.link.client import EngineClient
 from server.logs import set_up_logging
 from server.ports import address, listening_socket
 from server.processes.beats import beat
 from server.processes.gate import admin_gatekeeper, api_gatekeeper, tracing
-from server.tls_files import TlsMaterial, tls_files
 from server.versions.served_model import find_model
-from server.watched_files import WatchedFiles
 
 _FLUSH_SECONDS = 2.0
 _FAILED = 1

@@ -17,8 +17,8 @@ from server.adapters.manager import AdapterStore
 from server.config import EngineConfig
 from server.engine.device.locked_memory import raise_locked_memory
 from server.engine.engine import Runner
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.speculation import DraftRoom
 from server.hosts import messages
 from server.hosts.gathering import Followers, GroupListener, gather

@@ -19,16 +19,18 @@ from server.adapters.adapter_folder import WantedAdapter, parse_adapters
 from server.adapters.manager import AdapterManager, AdapterStore
 from server.config import ConfigError, EngineConfig
 from server.control import Command, receive_task, watch_commands
-from server.engine.engine import OWN_CLIENT, Engine
+from server.engine.engine import Engine
 from server.engine.grammar_inbox import GrammarInbox
 from server.engine.policy.adapter_slots import AdapterSlots
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.exact_scheduler import ExactScheduler
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.exact_choice import ExactChoice
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.speculation import speculation
+from server.engine.policy.step_choice import StepChoice
+from server.engine.requests import OWN_CLIENT
 from server.link.frames import (
     AdapterCommand,
     EngineInfo,
@@ -159,13 +161,14 @@ class EngineProcess:
         versions = ServedVersions(LoadedVersion(self._model.version))
         adapters = AdapterSlots(config.max_loras)
         schedulers = [
-            (ExactScheduler if config.exact else Scheduler)(
+            Scheduler(
                 BlockManager(
                     runner.kinds,
                     runner.block_size,
                     prefix_caching=config.prefix_caching,
                     chunk=runner.max_num_batched_tokens if config.exact else 0,
                 ),
+                choice=ExactChoice if config.exact else StepChoice,
                 max_num_seqs=config.max_num_seqs,
                 max_num_batched_tokens=runner.max_num_batched_tokens,
                 max_queue_len=-(-config.max_queue_len // runner.num_ranks),

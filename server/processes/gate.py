@@ -6,15 +6,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server.admin_token_file import read_admin_token
 from server.api.access.api_keys import ApiKeys, read_api_keys
 from server.api.access.gatekeeper import Counter, Gatekeeper
 from server.api.tracing.setup import check_tracing, make_provider
 from server.config import ServerConfig
+from server.files.admin_token_file import read_admin_token
+from server.files.tls_files import tls_files
+from server.files.watched_files import WatchedFiles
 from server.ports import is_open_to_strangers
 from server.priorities import read_priorities
-from server.tls_files import tls_files
-from server.watched_files import WatchedFiles
 
 if TYPE_CHECKING:
     from server.api.tracing.spans import Tracing

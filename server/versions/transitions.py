@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from server.engine.engine import Engine
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import Watch
 from server.link.frames import SwapPolicy, VersionState
 from server.versions.golden import GoldenClient, GoldenError

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from models.checkpoint.gcs import GcsAccessError, is_gcs
 from models.checkpoint.manifest import Golden
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.link.frames import EngineErrorKind, SwapPolicy, VersionState
 
 

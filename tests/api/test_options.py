@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from antipode.types import Options
 
-from server.engine.policy.step import ScheduledRow
-from server.engine.programs.buckets import Bucket
-from server.engine.programs.step_input import empty_input, pack
+from server.engine.policy.sequences.step import ScheduledRow
+from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.step_input import empty_input, pack
 from server.link.sampling import OPTIONS, Option, SamplingParams
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.config import EngineConfig
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.processes.build import BuildListener, Built
 from server.processes.engine import run_engine_process
 from tests.engine.fakes import EOS, FakeRunner

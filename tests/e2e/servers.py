@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ class RunningServer:
                 raise AssertionError(f"the server ended:\n{self.log_path.read_text()}")
             return sum(line["message"] == "ready" for line in self.log) == num_api_processes
 
-        wait_for(is_ready, "ready", START_SECONDS)
+        with self._log_if_late():
+            wait_for(is_ready, "ready", START_SECONDS)
         return self
 
     def children(self, name: str = "") -> list[int]:
@@ -100,7 +101,17 @@ class RunningServer:
         self.process.send_signal(signal.SIGTERM)
 
     def wait_exit(self, timeout: float = WAIT_SECONDS) -> int:
-        return self.process.wait(timeout)
+        with self._log_if_late():
+            return self.process.wait(timeout)
+
+    @contextlib.contextmanager
+    def _log_if_late(self) -> Iterator[None]:
+        """Print what the server logged, which pytest shows with a test that failed."""
+        try:
+            yield
+        except (AssertionError, subprocess.TimeoutExpired):
+            print(self.log_path.read_text(errors="replace"))
+            raise
 
     def get(self, path: str) -> httpx.Response:
         """One request on a connection of its own."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.exact_scheduler import ExactScheduler
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.exact_choice import ExactChoice
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequence import LoadedVersion, Sequence
+from server.engine.policy.sequences.sequence import LoadedVersion, Sequence
 from server.engine.policy.served_versions import ServedVersions
+from server.engine.policy.step_choice import StepChoice
 from server.engine.version_changes import VersionChanges
 from server.link.sampling import SamplingParams
 from tests.engine.fakes import EOS
@@ -82,13 +83,14 @@ def make_scheduler(
     exact=False,
     speculation=None,
 ) -> Scheduler:
-    return (ExactScheduler if exact else Scheduler)(
+    return Scheduler(
         BlockManager(
             kinds or (KVKind(None, num_blocks),),
             block_size,
             prefix_caching=prefix_caching,
             chunk=max_num_batched_tokens if exact else 0,
         ),
+        choice=ExactChoice if exact else StepChoice,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_queue_len=max_queue_len,

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from models.checkpoint.manifest import Golden, GoldenPrompt
 from server.engine.observer import StepStats
-from server.engine.policy.drafter import num_accepted
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.policy.pooling import pooled_positions
-from server.engine.policy.sequence import LoadedVersion
-from server.engine.policy.sequence import Sequence as EngineSequence
-from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.drafts.drafter import num_accepted
+from server.engine.policy.sequences.pooling import pooled_positions
+from server.engine.policy.sequences.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import Sequence as EngineSequence
+from server.engine.policy.sequences.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.link.frames import TokenLogprobs
 from server.link.sampling import SamplingParams
 

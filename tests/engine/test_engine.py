@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.engine import Engine
-from server.engine.policy.block_pool import IntegrityError
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.block_pool import IntegrityError
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.speculation import DraftRoom, Speculation
 from server.link import frames as link
 from server.link.sampling import SamplingParams
@@ -140,7 +140,7 @@ class TestDrafts:
         """Two requests of which the first has drafts: what both must get."""
         expected = [*bench.submit(1, [1, 2], **params), *bench.submit(2, [3, 4, 5], **params)]
         bench.step()
-        (seq,) = bench.engine._requests[1, 1]
+        (seq,) = bench.engine._requests._requests[1, 1]
         seq.drafter = Clairvoyant(seq)
         bench.drain()
         return expected

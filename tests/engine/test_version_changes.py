@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
+from server.engine.policy.sequences.step import RowResult, StepResult
 from server.engine.policy.served_versions import ServedVersions
-from server.engine.policy.step import RowResult, StepResult
 from server.engine.version_changes import VersionChanges
 from tests.engine.builders import make_ranks, make_sequence
 

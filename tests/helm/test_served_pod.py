@@ -222,3 +222,4 @@ def test_the_pods_of_a_group_serve_and_change_versions_together(group):
         for server in servers:
             server.process.kill()
             server.process.wait()
+            print(server.log_path.read_text())

@@ -10,11 +10,11 @@ import pytest
 
 from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.manifest import Golden
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.policy.sequence import LoadedVersion
-from server.engine.programs.buckets import Bucket
-from server.engine.programs.slot_input import SlotSizes, empty_slot
-from server.engine.programs.step_program import StateSizes
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.sequence import LoadedVersion
+from server.engine.programs.device_state import StateSizes
+from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.slot_input import SlotSizes, empty_slot
 from server.hosts import messages
 from server.hosts.replication import (
     LeadingExecutor,

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.config import EngineConfig
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.link.frames import Abort, EngineInfo, Fatal, Pulse, Step, Submit
 from server.link.framing import api_codec
 from server.link.sampling import SamplingParams

@@ -7,7 +7,7 @@ import pytest
 from models.checkpoint import manifest
 from models.checkpoint.manifest import Golden, GoldenPrompt
 from models.checkpoint.tokenizer_files import tokenizer_sums
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.versions.checkpoint_loader import CheckpointLoader
 
 GOLDEN = Golden(0.1, (GoldenPrompt((1, 2), (3,)),))

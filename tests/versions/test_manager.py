@@ -11,13 +11,14 @@ import pytest
 
 from models.checkpoint.gcs import GcsAccessError
 from server import threads
-from server.engine.engine import OWN_CLIENT, Engine
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.engine import Engine
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
+from server.engine.requests import OWN_CLIENT
 from server.link.frames import Submit, VersionCommand
 from server.link.sampling import SamplingParams
 from server.threads import fault_counts

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.version_changes import VersionChanges
 from server.versions.golden import GoldenError

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.watched_files import WatchedFileError
+from server.files.watched_files import WatchedFileError
 
 MIN_KEY_CHARS = 16
 MAX_KEYS = 1000

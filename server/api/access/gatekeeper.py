@@ -16,9 +16,9 @@ from server.api.access.budgets import Budgets
 from server.api.access.call import Call, CallSpan, set_current_call
 from server.api.access.objectives import read_objectives
 from server.errors import ApiError, ErrorKind
+from server.files.watched_files import WatchedFiles
 from server.trace_context import HEADER as TRACE_HEADER
 from server.trace_context import current_trace_id, trace_id_of
-from server.watched_files import WatchedFiles
 
 MAX_LOGGED_PATH = 200
 _SCHEME = "bearer "

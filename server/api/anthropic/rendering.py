@@ -26,8 +26,8 @@ from server.api.anthropic.response_bodies import (
 from server.api.calls.events import AnswerEnded
 from server.api.chat.format import ChatPrompt
 from server.api.requests.generation import Delta
+from server.api.streams.generation_group import GenerationGroup
 from server.api.streams.reasoning_count import ReasoningCount
-from server.api.streams.stream import GenerationGroup
 from server.errors import ApiError
 
 

@@ -18,7 +18,7 @@ from server.api.calls.events import (
 from server.api.chat.answer import AnswerReader
 from server.api.chat.format import ChatPrompt
 from server.api.requests.generation import Delta
-from server.api.streams.stream import Generation
+from server.api.streams.generation import Generation
 from server.pb.antipode.v1 import generation_pb2 as pb
 
 

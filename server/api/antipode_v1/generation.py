@@ -26,7 +26,7 @@ from server.api.load_reports import LoadReports
 from server.api.requests.generation import GenerateRequest
 from server.api.requests.validation import check_count, check_prompt_length, invalid
 from server.api.service import Service
-from server.api.streams.stream import Generation
+from server.api.streams.generation import Generation
 from server.errors import ApiError
 from server.link.sampling import MAX_STOP_TOKEN_IDS
 from server.pb.antipode.v1 import generation_pb2 as pb

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.api.requests.generation import Delta, ResumePoint, Sampling, TokenLogprob, Usage
-from server.api.streams.stream import Generation
+from server.api.streams.generation import Generation
 from server.errors import ApiError, ErrorKind
 from server.link.sampling import Grammar
 from server.pb.antipode.v1 import generation_pb2 as pb

@@ -21,7 +21,7 @@ from server.api.requests.embedding import EmbeddingRequest, Embeddings, Vector, 
 from server.api.requests.model_directory import ModelDirectory, NamedModel
 from server.api.requests.model_names import stream_version
 from server.api.requests.validation import RequestLimits, check_token_ids, invalid
-from server.api.streams.stream import error_of
+from server.api.streams.generation import error_of
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState

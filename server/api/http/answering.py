@@ -20,7 +20,7 @@ from server.api.http.sse import Chunks, EventStream
 from server.api.requests.generation import Delta, GenerateRequest
 from server.api.requests.source import source_of
 from server.api.service import Service
-from server.api.streams.stream import GenerationGroup
+from server.api.streams.generation_group import GenerationGroup
 
 
 class Renderer(Chunks, Protocol):

@@ -22,7 +22,7 @@ from server.api.http.disconnect import ClientGoneError, until_disconnect
 from server.api.http.errors import error_json
 from server.api.large_work import MAX_INLINE_UNITS
 from server.api.requests.generation import Delta
-from server.api.streams.stream import GenerationGroup
+from server.api.streams.generation_group import GenerationGroup
 from server.errors import ApiError, ErrorKind
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from server.api.open_inference.signature import (
 from server.api.open_inference.tensors import Tensor
 from server.api.requests.generation import Delta, GenerateRequest
 from server.api.requests.validation import invalid
-from server.api.streams.stream import GenerationGroup
+from server.api.streams.generation_group import GenerationGroup
 
 _MICROSECONDS = 1_000_000
 # Marks the end of shorter rows in `output_ids`.

@@ -41,7 +41,7 @@ from server.api.open_inference.signature import INPUTS
 from server.api.requests.generation import Delta, GenerateRequest
 from server.api.requests.validation import invalid
 from server.api.service import Service
-from server.api.streams.stream import GenerationGroup
+from server.api.streams.generation_group import GenerationGroup
 from server.errors import ApiError, ErrorKind
 
 _INPUT_NAMES = tuple(spec.name for spec in INPUTS if spec.name not in OPTION_NAMES)

@@ -19,7 +19,7 @@ from server.api.openai.bodies.response_bodies import (
     UsageBody,
 )
 from server.api.requests.generation import TokenLogprob, Usage
-from server.api.streams.stream import Generation
+from server.api.streams.generation import Generation
 
 
 def head(prefix: str, generation: Generation) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from server.api.openai.bodies.response_bodies import (
     UsageBody,
 )
 from server.api.requests.generation import Delta, TokenLogprob
-from server.api.streams.stream import GenerationGroup
+from server.api.streams.generation_group import GenerationGroup
 
 
 class ChatRenderer:

@@ -27,7 +27,8 @@ from server.api.openai.bodies.response_bodies import (
 from server.api.requests.generation import Delta, GenerateRequest, TokenLogprob
 from server.api.requests.validation import invalid
 from server.api.service import Service
-from server.api.streams.stream import Generation, GenerationGroup
+from server.api.streams.generation import Generation
+from server.api.streams.generation_group import GenerationGroup
 
 DEFAULT_MAX_TOKENS = 16
 

@@ -29,8 +29,8 @@ from server.api.responses.response_bodies import (
     ResponseUsage,
     TopOutputLogprob,
 )
+from server.api.streams.generation_group import GenerationGroup
 from server.api.streams.reasoning_count import ReasoningCount
-from server.api.streams.stream import GenerationGroup
 from server.errors import ApiError, ErrorKind
 
 # OpenAI's codes of a response that fails after it began; all other failures are the server's.

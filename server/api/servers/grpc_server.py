@@ -25,9 +25,9 @@ from server.api.service import Service
 from server.api.version_admin import VersionAdmin
 from server.api.vllm_engine import servicer as vllm_engine
 from server.config import ServerConfig
+from server.files.tls_files import TlsMaterial
+from server.files.watched_files import WatchedFiles
 from server.ports import address, host_of
-from server.tls_files import TlsMaterial
-from server.watched_files import WatchedFiles
 
 # A peer that disappeared silently is noticed within the sum of both times.
 KEEPALIVE_TIME_MS = 60_000

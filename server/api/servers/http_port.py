@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,8 +18,8 @@ from server.api.http.connections.connection import ConnectionLimits, HttpConnect
 from server.api.http.connections.crowd import Crowd
 from server.api.http.connections.tls_front import TlsFront
 from server.config import ServerConfig
-from server.tls_files import TlsMaterial
-from server.watched_files import WatchedFiles
+from server.files.tls_files import TlsMaterial
+from server.files.watched_files import WatchedFiles
 
 # Google's load balancers keep idle connections for 600 s; the server must not close them earlier.
 _KEEP_ALIVE_SECONDS = 620
@@ -45,7 +45,7 @@ class HttpPort(uvicorn.Server):
     def close_idle_connections(self) -> None:
         """Close kept-alive connections; one in use is closed after its response."""
         for connection in list(self.server_state.connections):
-            connection.shutdown()
+            cast(HttpConnection, connection).retire()
 
 
 def _uvicorn_config(

@@ -25,7 +25,7 @@ from server.api.requests.embedding import EmbeddingRequest, Vector
 from server.api.requests.generation import Delta, GenerateRequest
 from server.api.requests.validation import invalid
 from server.api.service import Service
-from server.api.streams.stream import Generation
+from server.api.streams.generation import Generation
 from server.api.vllm_engine import translate
 from server.link.frames import EngineLoad
 from server.pb.vllm.grpc import vllm_engine_pb2 as pb

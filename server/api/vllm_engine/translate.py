@@ -15,7 +15,7 @@ from server.api.load_reports import application_utilization
 from server.api.requests.embedding import Embeddings, Vector
 from server.api.requests.generation import Delta, Sampling, TokenLogprob
 from server.api.requests.validation import invalid
-from server.api.streams.stream import Generation
+from server.api.streams.generation import Generation
 from server.link.frames import EngineInfo, EngineLoad
 from server.link.sampling import Grammar, GrammarKind
 from server.pb.vllm.grpc import vllm_engine_pb2 as pb

@@ -15,9 +15,9 @@ from models.checkpoint.files import Files
 from models.lora.adapter_config import AdapterError
 from models.lora.slot_values import Adapter, SlotValues, read_adapter, slot_bytes
 from server.engine.device.host_memory import available_bytes
-from server.engine.policy.loaded_adapter import LoadedAdapter
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.programs.blueprint import Blueprint
-from server.temporary_folders import temporary_folder
+from server.files.temporary_folders import temporary_folder
 
 
 class AdapterSets:

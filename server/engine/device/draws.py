@@ -12,12 +12,12 @@ from functools import cached_property
 from itertools import islice
 from typing import Protocol
 
-from server.engine.policy.sequence import Sequence, SequenceState
-from server.engine.policy.step import ScheduledBatch, ScheduledRow
+from server.engine.policy.sequences.sequence import Sequence, SequenceState
+from server.engine.policy.sequences.step import ScheduledBatch, ScheduledRow
 from server.engine.programs.blueprint import Blueprint
-from server.engine.programs.buckets import Bucket
-from server.engine.programs.sampler import Drawn
-from server.engine.programs.step_input import DrawInput, draw_places, pack_draw, stack_draws
+from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.step_input import DrawInput, draw_places, pack_draw, stack_draws
+from server.engine.programs.sampling.sampler import Drawn
 from server.grammar.masks import MaskedRow, MaskWriter
 
 

@@ -22,17 +22,18 @@ from models.hf_config import read_config
 from server.config import EngineConfig
 from server.engine.device.adapter_sets import AdapterSets
 from server.engine.device.weight_sets import WeightSets
-from server.engine.policy.loaded_adapter import LoadedAdapter
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.baked import BakedCounts, BakedFolder, Compiler
 from server.engine.programs.blueprint import Blueprint, make_blueprint
-from server.engine.programs.buckets import Bucket
+from server.engine.programs.device_state import DeviceState
+from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.slot_input import SlotInput, empty_slot
+from server.engine.programs.inputs.step_input import DrawInput, StepInput
 from server.engine.programs.mesh_choice import choose_mesh
-from server.engine.programs.sampler import Drawn
-from server.engine.programs.slot_input import SlotInput, empty_slot
-from server.engine.programs.step_input import DrawInput, StepInput
-from server.engine.programs.step_program import DeviceState, PickSize, ProgramName, StepOutput
-from server.temporary_folders import temporary_folder
+from server.engine.programs.sampling.sampler import Drawn
+from server.engine.programs.step_program import PickSize, ProgramName, StepOutput
+from server.files.temporary_folders import temporary_folder
 
 type Progress = Callable[[str, float], None]
 # From the memory of this host's smallest chip to the memory of the smallest chip of all hosts. It

@@ -19,18 +19,18 @@ from models.checkpoint.files import Files, LocalFiles
 from server.config import EngineConfig
 from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor, Progress
-from server.engine.policy.drafter import num_accepted
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.policy.loaded_adapter import LoadedAdapter
-from server.engine.policy.pooling import pooled_positions
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.drafts.drafter import num_accepted
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
+from server.engine.policy.sequences.pooling import pooled_positions
+from server.engine.policy.sequences.sequence import LoadedVersion
+from server.engine.policy.sequences.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.engine.policy.speculation import DraftRoom
-from server.engine.policy.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.engine.programs.blueprint import Blueprint
-from server.engine.programs.buckets import Bucket
-from server.engine.programs.sampler import Drawn, Logprobs
-from server.engine.programs.slot_input import SlotInput, needs_slot_state, pack_slot
-from server.engine.programs.step_input import StepInput, pack, stack_ranks
+from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.slot_input import SlotInput, needs_slot_state, pack_slot
+from server.engine.programs.inputs.step_input import StepInput, pack, stack_ranks
+from server.engine.programs.sampling.sampler import Drawn, Logprobs
 from server.engine.programs.step_program import StepOutput
 from server.link.frames import TokenLogprobs
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.loaded_adapter import LoadedAdapter, Placement
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter, Placement
 
 
 class AdapterSlots:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.sequence import Sequence
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.sequences.sequence import Sequence
 from server.link.frames import EngineErrorKind
 
 

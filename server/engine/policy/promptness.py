@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.pace import Pace
-from server.engine.policy.prefill_shares import num_tokens_to_compute
+from server.engine.policy.queue.pace import Pace
+from server.engine.policy.queue.prefill_shares import num_tokens_to_compute
+from server.engine.policy.queue.waiting_queue import WaitingQueue
 from server.engine.policy.running_set import RunningSet
-from server.engine.policy.sequence import Sequence
-from server.engine.policy.waiting_queue import WaitingQueue
+from server.engine.policy.sequences.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.load import Load
 from server.engine.policy.results import SequenceEvent
 from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequence import LoadedVersion, Sequence
+from server.engine.policy.sequences.sequence import LoadedVersion, Sequence
+from server.engine.policy.sequences.step import ScheduledBatch, StepResult
 from server.engine.policy.served_versions import ServedVersions
-from server.engine.policy.step import ScheduledBatch, StepResult
 from server.link.frames import EngineErrorKind, FinishReason, TokenEvent
 
 # A prefix that a rank has cached is worth this much more work there, as a part and in sequences:

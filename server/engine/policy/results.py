@@ -6,12 +6,12 @@ It ends sequences in every other way too. Who runs next is decided elsewhere; it
 from __future__ import annotations
 
 from server.engine.policy.adapter_slots import AdapterSlots
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.pooling import record_pooled
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.queue.waiting_queue import WaitingQueue
 from server.engine.policy.running_set import RunningSet
-from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
-from server.engine.policy.step import RowResult, ScheduledRow
-from server.engine.policy.waiting_queue import WaitingQueue
+from server.engine.policy.sequences.pooling import record_pooled
+from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.sequences.step import RowResult, ScheduledRow
 from server.link.frames import EngineErrorKind, FinishReason, TokenEvent
 
 type SequenceEvent = tuple[Sequence, TokenEvent]

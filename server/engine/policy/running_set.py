@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from server.engine.policy.adapter_slots import AdapterSlots
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.block_pool import IntegrityError
-from server.engine.policy.sequence import Sequence, SequenceState
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.blocks.block_pool import IntegrityError
+from server.engine.policy.sequences.sequence import Sequence, SequenceState
 
 
 class RunningSet:

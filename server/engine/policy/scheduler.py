@@ -1,43 +1,33 @@
-"""Which sequences of one data rank run in the next step.
+"""The sequences of one data rank: who is taken in, who waits, who runs.
 
 Pure policy over plain integers: no arrays, no transport, and the time is an argument. At most one
-dispatched step may be unread when a step is scheduled; its tokens are then still in flight, and a
-sequence may turn out to have ended in the step before one that already runs it again: that row is
-void. A step runs one version of the weights: which one is decided for all ranks together.
+dispatched step may be unread when a step is scheduled. A step runs one version of the weights:
+which one is decided for all ranks together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain, islice, takewhile
-
 from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.admission import AdmissionError, check_admission
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.block_pool import IntegrityError
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.blocks.block_pool import IntegrityError
 from server.engine.policy.load import Load
-from server.engine.policy.pace import Pace
-from server.engine.policy.prefill_shares import shares_of_shortest
 from server.engine.policy.promptness import check_promptness, outlook
+from server.engine.policy.queue.pace import Pace
+from server.engine.policy.queue.waiting_queue import WaitingQueue
 from server.engine.policy.results import Results, SequenceEvent
 from server.engine.policy.running_set import RunningSet
-from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.sequences.step import ScheduledBatch
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.speculation import Speculation
-from server.engine.policy.step import ScheduledBatch, ScheduledRow
-from server.engine.policy.waiting_queue import WaitingQueue
-from server.priorities import MAX_PRIORITY
+from server.engine.policy.step_choice import StepChoice
 
 
 class Scheduler:
-    """Decides who goes from the queue to what runs, and back; `results` says who ends.
+    """Who waits, who runs, and what becomes of them; `choice` says who is next, `results` who ends.
 
-    Each step holds every decode, then chunks of prompts under way, then new admissions in the order
-    of their turns, within `max_num_batched_tokens` tokens and `max_num_seqs` slots. A part of the
-    tokens is for the shortest prompts, out of their turn. A chunk is cut to what there are blocks
-    for. Who finds no block preempts the most recently admitted sequence. With `speculation`, the
-    rows of a step of only decodes may have drafts; such a step must be read before the next.
-    Sequences with a priority below zero make way for others that wait.
+    The `choice` is of a class of its own, so that another can decide in another way.
     """
 
     def __init__(
@@ -51,6 +41,7 @@ class Scheduler:
         versions: ServedVersions,
         adapters: AdapterSlots | None = None,
         speculation: Speculation | None = None,
+        choice: type[StepChoice] = StepChoice,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(
@@ -58,7 +49,6 @@ class Scheduler:
                 f"{max_num_seqs}: a step could not hold one token of every sequence"
             )
         self.block_manager = block_manager
-        self._max_num_batched_tokens = max_num_batched_tokens
         # A sequence alone in the pool must be able to run to its end, or it would preempt itself
         # and never fit again.
         self._max_num_tokens = min(max_model_len, block_manager.max_num_tokens)
@@ -71,6 +61,15 @@ class Scheduler:
         self._pace = Pace(max_num_batched_tokens)
         self._num_released = 0
         self._speculation = speculation
+        self._choice = choice(
+            self._waiting,
+            self._running,
+            block_manager,
+            adapters=self.adapters,
+            versions=versions,
+            max_num_batched_tokens=max_num_batched_tokens,
+            speculation=speculation,
+        )
 
     @property
     def num_waiting(self) -> int:
@@ -119,7 +118,7 @@ class Scheduler:
         for seq in reversed(users):
             if seq.request not in begun:
                 if seq.state is SequenceState.RUNNING:
-                    self._preempt(seq)
+                    self._choice.preempt(seq)
                 seq.version = None
                 seq.block_digests.clear()
                 seq.num_expected_tokens = 0
@@ -161,7 +160,7 @@ class Scheduler:
 
     def num_cached_tokens(self, seq: Sequence) -> int:
         """How much of a new sequence's prompt it would find in the prefix cache."""
-        own, seq.version = seq.version, self._target(seq)
+        own, seq.version = seq.version, self.versions.meant_by(seq.version)
         num_tokens = self.block_manager.num_cached_tokens(seq)
         seq.version = own
         return num_tokens
@@ -178,44 +177,17 @@ class Scheduler:
 
     def wanted_versions(self) -> set[LoadedVersion]:
         """The versions that somebody runs on, or could now."""
-        wanted = {seq.version for seq in self._running} | set(
-            map(self._target, self._waiting.heads())
-        )
+        wanted = {seq.version for seq in self._running}
+        wanted |= {self.versions.meant_by(seq.version) for seq in self._waiting.heads()}
         return {version for version in wanted if version is not None}
 
     def schedule(self, version: LoadedVersion, now: float) -> ScheduledBatch:
         """Choose the rows of a step of `version`, and advance their counts as if it had run."""
-        num_running = len(self._running)
-        self.adapters.begin_pass(self)
-        self._make_way(version)
-        shares = self._shares_of_shortest(version)
-        chunks = self._schedule_running(version, shares)
-        num_preempted = num_running - len(self._running)
-        admitted: list[Sequence] = []
-        # Who was preempted must not come back before what is in flight for it was read.
-        if not num_preempted:
-            admitted = self._schedule_admissions(version, shares, chunks, now)
-        self._extend(version, chunks)
-        # A sequence that comes back may have one token left to compute, as if it decoded.
-        drafts = {} if admitted else self._drafts(chunks)
-        rows = [
-            self._run(seq, num, is_admitted=seq in admitted, draft_ids=drafts.get(seq, ()))
-            for seq, num in chunks.items()
-        ]
-        rows.sort(key=lambda row: (not row.is_decode, bool(row.draft_ids)))
-        return ScheduledBatch(tuple(rows), num_preempted, version)
+        return self._choice.schedule(version, now)
 
     def wants_tokens_of(self, batch: ScheduledBatch) -> bool:
         """Whether a step in flight is to be read before another is scheduled."""
-        if self._speculation is None:
-            return False
-        if batch.has_drafts:
-            return True
-        begins = len(self._waiting) and self._running.num_free_slots
-        decodes = [seq for seq in self._running if seq.version == batch.version]
-        if begins or not all(seq.is_decoding for seq in decodes):
-            return False
-        return self._speculation.may_follow(decodes)
+        return self._choice.wants_tokens_of(batch)
 
     def note_step(self, batch: ScheduledBatch, seconds: float) -> None:
         """A step of only decodes took `seconds`, from the end of the step before it."""
@@ -228,9 +200,6 @@ class Scheduler:
         if any(seq.block_tables or seq.slot >= 0 for seq in self._waiting):
             raise IntegrityError("a waiting sequence holds blocks or a slot")
 
-    def _target(self, seq: Sequence) -> LoadedVersion | None:
-        return seq.version or self.versions.serving
-
     def _num_expected_tokens(self, seq: Sequence) -> int:
         """How much of a new sequence the prefix cache will hold when it begins, by what is known
         now."""
@@ -238,200 +207,6 @@ class Scheduler:
             return self.num_cached_tokens(seq)
         blocks = self.block_manager
         return blocks.num_shareable_blocks(len(seq.token_ids)) * blocks.block_size
-
-    def _shares_of_shortest(self, version: LoadedVersion) -> dict[Sequence, int]:
-        """What prompts get out of their turn, at the most, of what decodes leave."""
-        running = [seq for seq in self._running if seq.version == version]
-        budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in running)
-        under_way = [s for s in running if s.num_uncomputed_tokens and not s.is_decoding]
-        least = max((seq.priority for seq in under_way), default=-MAX_PRIORITY)
-        # Nobody overtakes a higher priority, be it under way or waiting.
-        others = takewhile(lambda seq: seq.priority >= least, self._may_overtake(version))
-        return shares_of_shortest(budget, under_way, others)
-
-    def _may_overtake(self, version: LoadedVersion) -> Iterator[Sequence]:
-        """Who may begin by a share, in the order of the turns.
-
-        Only whose turn it is, for the last slot, and while somebody waits for blocks.
-        """
-        num_free_slots = self._running.num_free_slots
-        if not num_free_slots:
-            return iter(())
-        is_in_turn_only = num_free_slots == 1 or self._waiting.is_short_of_blocks
-        ready = (seq for seq in self._waiting.in_turn() if self._is_ready(seq, version))
-        first = next(ready, None)
-        if first is None or is_in_turn_only:
-            return iter(() if first is None else (first,))
-        return chain((first,), takewhile(lambda seq: seq.priority == first.priority, ready))
-
-    def _is_ready(self, seq: Sequence, version: LoadedVersion) -> bool:
-        """Whether a sequence that waits could begin in a step of `version`, were there room."""
-        is_meant = not seq.is_deferred and self._target(seq) == version
-        return is_meant and self.adapters.may_start(seq.adapter, self)
-
-    def _schedule_running(
-        self, version: LoadedVersion, shares: dict[Sequence, int]
-    ) -> dict[Sequence, int]:
-        """Every decode, and chunks of prompts under way: each its share, and what is left of the
-        budget by age."""
-        chunks: dict[Sequence, int] = {}
-        running = [seq for seq in self._running if seq.version == version]
-        budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in running)
-        budget -= sum(shares.values())
-        for seq in running:
-            share = shares.pop(seq, 0)
-            is_decoding = seq.is_decoding
-            wanted = 1 if is_decoding else min(budget + share, seq.num_uncomputed_tokens)
-            num_tokens = self._make_room(seq, wanted)
-            if num_tokens:
-                chunks[seq] = num_tokens
-            budget += 0 if is_decoding else share - num_tokens
-        return chunks
-
-    def _schedule_admissions(
-        self,
-        version: LoadedVersion,
-        shares: dict[Sequence, int],
-        chunks: dict[Sequence, int],
-        now: float,
-    ) -> list[Sequence]:
-        """Who begins, by turns: with what is left of the budget, or with its share."""
-        admitted: list[Sequence] = []
-        # Asking for the turns takes as long as the queue is.
-        if not self._running.num_free_slots:
-            return admitted
-        budget = self._max_num_batched_tokens - sum(chunks.values()) - sum(shares.values())
-        is_overtaking = False
-        for seq in self._waiting.in_turn():
-            num_free_slots = self._running.num_free_slots - is_overtaking
-            if num_free_slots <= 0 or not (budget or shares):
-                break
-            if not self._is_ready(seq, version):
-                if seq is self._waiting.starved and not seq.is_deferred and self._target(seq):
-                    break
-                continue
-            share = shares.pop(seq, 0)
-            if not budget + share:
-                is_overtaking = True
-                continue
-            # Whoever overtakes must not make another wait for blocks: small requests would keep a
-            # large one out for ever.
-            if not self._admit(seq, version, budget + share, now, is_overtaking=is_overtaking):
-                break
-            chunks[seq] = min(budget + share, seq.num_uncomputed_tokens)
-            budget += share - chunks[seq]
-            admitted.append(seq)
-        return admitted
-
-    def _extend(self, version: LoadedVersion, chunks: dict[Sequence, int]) -> None:
-        """Give prompts under way, by age, what is left. Nobody is preempted for it."""
-        budget = self._max_num_batched_tokens - sum(chunks.values())
-        for seq in self._running:
-            if budget <= 0:
-                break
-            num_tokens = chunks.get(seq, 0)
-            more = min(budget, seq.num_uncomputed_tokens - num_tokens)
-            if seq.version == version and more > 0:
-                grown = self.block_manager.grow(seq, num_tokens + more, others=self._running)
-                if grown > num_tokens:
-                    chunks[seq] = grown
-                    budget -= grown - num_tokens
-
-    def _admit(
-        self,
-        seq: Sequence,
-        version: LoadedVersion,
-        max_chunk: int,
-        now: float,
-        *,
-        is_overtaking: bool,
-    ) -> bool:
-        """Give `seq` its slot and blocks, leaving each running sequence one block to grow into."""
-        # A preempted sequence comes back with all its tokens known or not at all.
-        if seq.num_in_flight_tokens:
-            return False
-        num_tokens = min(seq.num_tokens + 1, seq.max_num_tokens)
-        version_before, seq.version = seq.version, version
-        if not self._running.start(seq, num_tokens, max_chunk):
-            seq.version = version_before
-            if not is_overtaking:
-                self._waiting.starved = seq
-            return False
-        if not is_overtaking:
-            self._waiting.starved = None
-        self._waiting.take(seq)
-        if version_before is None:
-            self._waiting.bind(seq.request, version)
-        seq.leader = None
-        if seq.first_scheduled_time is None:
-            seq.first_scheduled_time = now
-            seq.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
-        return True
-
-    def _drafts(self, chunks: dict[Sequence, int]) -> dict[Sequence, tuple[int, ...]]:
-        """Drafts for the rows of a step of only decodes, all tokens known, as blocks allow."""
-        is_ready = all(seq.is_decoding and not seq.num_in_flight_tokens for seq in chunks)
-        if self._speculation is None or not is_ready:
-            return {}
-        drafts: dict[Sequence, tuple[int, ...]] = {}
-        for seq, found in self._speculation.choose(chunks).items():
-            grown = self.block_manager.grow(seq, 1 + len(found), others=self._running)
-            drafts[seq] = tuple(found[: grown - 1])
-        return drafts
-
-    def _run(
-        self,
-        seq: Sequence,
-        num_scheduled_tokens: int,
-        *,
-        is_admitted: bool = False,
-        draft_ids: tuple[int, ...] = (),
-    ) -> ScheduledRow:
-        """The row, after counting it as if it had run and no draft had come true."""
-        num_computed_tokens = seq.num_computed_tokens
-        seq.num_computed_tokens += num_scheduled_tokens
-        is_sampling = (
-            seq.num_computed_tokens == seq.num_tokens and seq.num_tokens < seq.max_num_tokens
-        )
-        seq.num_in_flight_tokens += is_sampling
-        return ScheduledRow(
-            seq,
-            num_computed_tokens,
-            num_scheduled_tokens + len(draft_ids),
-            is_sampling,
-            is_admitted,
-            draft_ids=draft_ids,
-        )
-
-    def _make_room(self, seq: Sequence, wanted: int) -> int:
-        """How many of the next `wanted` tokens of `seq` have blocks now.
-
-        At least one, preempting from the end; 0 if `seq` was or is now preempted itself. Rows are
-        scheduled in the order of admission, so a victim has none in this step yet.
-        """
-        others = self._running if wanted > 1 else ()
-        while wanted and seq.state is SequenceState.RUNNING:
-            num_tokens = self.block_manager.grow(seq, wanted, others=others)
-            if num_tokens:
-                return num_tokens
-            self._preempt(self._running.last_from(seq))
-        return 0
-
-    def _make_way(self, version: LoadedVersion) -> None:
-        """Preempt sequences below priority zero where others could begin, had they the room.
-
-        For slots as many as wait; for blocks one per step, because few may be enough.
-        """
-        sheddable = self._running.sheddable
-        if not sheddable:
-            return
-        num_free_slots, starved = self._running.num_free_slots, self._waiting.starved
-        others = (seq for seq in self._waiting.in_turn() if seq.priority >= 0)
-        ready = (seq for seq in others if self._is_ready(seq, version))
-        num_ready = sum(1 for _ in islice(ready, num_free_slots + len(sheddable)))
-        is_starved = num_ready > 0 and starved is not None and starved.priority >= 0
-        for seq in sheddable[: max(num_ready - num_free_slots, int(is_starved))]:
-            self._preempt(seq)
 
     def _make_room_in_queue(self, seq: Sequence) -> list[Sequence]:
         """Who must leave the queue for a new request: nobody, or one that may be shed.
@@ -446,9 +221,3 @@ class Scheduler:
                 "queue_full", f"{self._waiting.max_len} requests wait already; try again later"
             )
         return shed
-
-    def _preempt(self, seq: Sequence) -> None:
-        """Back to the head of the queue. What is in flight for it is still read and kept."""
-        self._running.stop(seq)
-        seq.state = SequenceState.WAITING
-        self._waiting.add([seq], first=True)

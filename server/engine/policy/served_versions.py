@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +46,10 @@ class ServedVersions:
     def serving(self) -> LoadedVersion | None:
         """What a request that names no version begins on; on None such requests wait."""
         return None if self._is_held else self._loaded.get(self._served)
+
+    def meant_by(self, named: LoadedVersion | None) -> LoadedVersion | None:
+        """What a sequence runs on next that is bound to `named`, or to none yet."""
+        return named or self.serving
 
     @property
     def previous(self) -> str | None:

@@ -11,9 +11,9 @@ from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
-from server.engine.policy.drafter import Drafter
-from server.engine.policy.sequence import Sequence
-from server.engine.policy.step_costs import StepCosts
+from server.engine.policy.drafts.drafter import Drafter
+from server.engine.policy.drafts.step_costs import StepCosts
+from server.engine.policy.sequences.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -24,7 +24,7 @@ import msgspec
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
-from server.engine.programs.buckets import Bucket
+from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.step_program import PickSize, ProgramName
 
 _MANIFEST = "manifest.json"

@@ -19,10 +19,13 @@ from models.decoder.layout import AdapterSizes, DecoderLayout
 from models.sharding import DATA, TENSOR, data_size, tensor_size
 from models.weights.loading import abstract_decoder
 from server.config import ConfigError, EngineConfig
-from server.engine.policy.layer_kinds import KVKind, split_blocks
+from server.engine.policy.blocks.layer_kinds import KVKind, split_blocks
 from server.engine.programs.adapter_programs import adapter_bytes
-from server.engine.programs.buckets import Ladder, exact_ladder
-from server.engine.programs.sampler import abstract_state, state_specs
+from server.engine.programs.device_state import StateSizes
+from server.engine.programs.inputs.buckets import Ladder, exact_ladder
+from server.engine.programs.inputs.slot_input import SlotSizes
+from server.engine.programs.inputs.step_input import WORD
+from server.engine.programs.sampling.sampler import abstract_state, state_specs
 from server.engine.programs.sizing import (
     ChipMemory,
     check_table,
@@ -31,9 +34,7 @@ from server.engine.programs.sizing import (
     tree_bytes,
     weight_bytes,
 )
-from server.engine.programs.slot_input import SlotSizes
-from server.engine.programs.step_input import WORD
-from server.engine.programs.step_program import Programs, StateSizes
+from server.engine.programs.step_program import Programs
 from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
 
 # The KV pool's size on CPU. The device leaves no fixed rest there: host memory is shared.

@@ -18,8 +18,8 @@ from models.sharding import allowed_tensor_sizes, check_tensor_size, make_mesh
 from models.weights.loading import abstract_decoder
 from server.config import EngineConfig
 from server.engine.programs.blueprint import choose_layout, choose_sizes, measure, typical_context
+from server.engine.programs.device_state import StateSizes
 from server.engine.programs.sizing import layer_block_bytes
-from server.engine.programs.step_program import StateSizes
 
 
 def choose_mesh(

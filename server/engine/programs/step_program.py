@@ -18,16 +18,21 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.attention.base import Ragged
-from models.decoder.decoder import Decoder, KVPools, pool_shapes
+from models.decoder.decoder import Decoder, pool_shapes
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import any_rank
 from models.sharding import DATA, TENSOR
 from models.weights.loading import leaf_shardings
-from server.engine.policy.layer_kinds import KVKind
 from server.engine.programs.adapter_programs import AdapterPrograms, choose
-from server.engine.programs.buckets import Bucket
-from server.engine.programs.pooling import pool
-from server.engine.programs.sampler import (
+from server.engine.programs.device_state import DeviceState, StateSizes
+from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.slot_input import empty_slot
+from server.engine.programs.inputs.step_input import (
+    DrawInput,
+    StepInput,
+)
+from server.engine.programs.sampling.pooling import pool
+from server.engine.programs.sampling.sampler import (
     Drawn,
     Logprobs,
     SamplerState,
@@ -37,15 +42,6 @@ from server.engine.programs.sampler import (
     set_slot,
     state_specs,
     token_logprobs,
-)
-from server.engine.programs.slot_input import SlotSizes, empty_slot
-from server.engine.programs.step_input import (
-    DrawInput,
-    StepInput,
-    empty_draw,
-    empty_input,
-    stack_draws,
-    stack_ranks,
 )
 from server.link.sampling import MAX_LOGPROBS
 
@@ -67,13 +63,6 @@ type ProgramName = (
 _LOGPROB_TILE = 32
 
 
-class DeviceState(NamedTuple):
-    """All that the engine keeps on the device next to the weights; donated to every program."""
-
-    kv: KVPools
-    sampler: SamplerState
-
-
 class StepOutput(NamedTuple):
     """The output of a step, the ranks' parts one after another.
 
@@ -84,61 +73,6 @@ class StepOutput(NamedTuple):
     drawn: Drawn
     prompt: Logprobs | None
     pooled: jax.Array | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateSizes:
-    """The sizes of each data rank's state. `kinds` has one entry per window of the config.
-
-    `num_words` words have a bit for every row of the embedding. A draw has `draw_rows` rows.
-    `has_adapters`: rows may have adapters.
-    """
-
-    num_ranks: int = 1
-    kinds: tuple[KVKind, ...]
-    block_size: int
-    max_num_seqs: int
-    slot: SlotSizes
-    num_words: int
-    draw_rows: int
-    has_adapters: bool = False
-
-    @property
-    def num_blocks(self) -> tuple[int, ...]:
-        """The number of blocks per layer, by kind."""
-        return tuple(kind.num_blocks for kind in self.kinds)
-
-    def sequences_at(self, context: int) -> int:
-        """The number of sequences of `context` tokens that fit at the same time."""
-        return min(
-            (kind.num_blocks - 1) // kind.blocks_at(context, self.block_size) for kind in self.kinds
-        )
-
-    @property
-    def table_size(self) -> int:
-        """The number of blocks that the longest sequence needs."""
-        return -(-self.slot.max_model_len // self.block_size)
-
-    def empty_input(self, bucket: Bucket) -> StepInput:
-        """The input of a step of only padding."""
-        of_rank = empty_input(
-            bucket,
-            len(self.kinds),
-            self.table_size,
-            self.scratch_slot,
-            has_adapters=self.has_adapters,
-        )
-        return stack_ranks([of_rank] * self.num_ranks)
-
-    def empty_draw(self) -> DrawInput:
-        """The input of a draw that limits no row."""
-        of_rank = empty_draw(self.draw_rows, self.num_words, self.scratch_slot)
-        return stack_draws([of_rank] * self.num_ranks)
-
-    @property
-    def scratch_slot(self) -> int:
-        """The slot after the last; rows that do not sample write to it."""
-        return self.max_num_seqs
 
 
 _LOGITS_SPEC = PartitionSpec(DATA, TENSOR)

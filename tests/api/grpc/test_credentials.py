@@ -6,7 +6,7 @@ import socket
 import grpc
 import pytest
 
-from server import watched_files
+from server.files import watched_files
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
 from tests.api.fakes import FakeEngine

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.servers.http_port import HttpPort
 from server.config import ServerConfig
-from server.tls_files import tls_files
+from server.files.tls_files import tls_files
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:

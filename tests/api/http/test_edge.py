@@ -307,6 +307,23 @@ def test_an_idle_connection_that_meets_a_drain_is_closed_without_an_answer(edge)
         assert (read_to_end(fresh), read_to_end(kept)) == (b"", b"")
 
 
+def test_a_first_request_on_its_way_as_a_drain_begins_is_answered(edge):
+    with edge.connect() as client:
+        edge.settle()
+        edge.loop.call_soon_threadsafe(edge.port.close_idle_connections)
+        edge.settle()
+        client.sendall(CLOSE)
+        assert status_of(read_to_end(client)) == 200
+
+
+def test_a_first_request_that_is_half_sent_long_after_a_drain_began_is_unavailable(edge):
+    with edge.connect() as client:
+        edge.settle()
+        edge.loop.call_soon_threadsafe(edge.port.close_idle_connections)
+        client.sendall(CLOSE[:10])
+        assert status_of(read_to_end(client)) == 503
+
+
 @pytest.fixture(scope="module")
 def crowded():
     with served(max_connections=4) as edge:

@@ -9,7 +9,7 @@ import time
 import pytest
 from starlette.responses import JSONResponse
 
-from server import watched_files
+from server.files import watched_files
 from tests.api.http.edge import json_of, read_response, read_to_end, served, status_of
 from tests.certificates import Authority
 

@@ -9,7 +9,7 @@ import pytest
 from models.checkpoint.files import LocalFiles
 from server.config import EngineConfig
 from server.engine.device.executor import Executor
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 
 CHECKPOINT = Path("models/tiny/1")
 

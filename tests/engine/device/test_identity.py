@@ -18,12 +18,13 @@ from tokenizers import Tokenizer
 from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.exact_scheduler import ExactScheduler
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.exact_choice import ExactChoice
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
+from server.engine.policy.step_choice import StepChoice
 from server.link import frames as link
 from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free
@@ -95,8 +96,9 @@ class Session:
         ]
         versions = ServedVersions(LoadedVersion())
         schedulers = [
-            (ExactScheduler if config.exact else Scheduler)(
+            Scheduler(
                 blocks,
+                choice=ExactChoice if config.exact else StepChoice,
                 max_num_seqs=config.max_num_seqs,
                 max_num_batched_tokens=runner.max_num_batched_tokens,
                 max_queue_len=100,

@@ -13,7 +13,7 @@ from models.hf_config import parse_config
 from models.sharding import make_mesh
 from server.config import EngineConfig
 from server.engine.device.weight_sets import WeightSets
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.blueprint import make_blueprint
 from tests.models.checkpoints import LLAMA, write_checkpoint
 

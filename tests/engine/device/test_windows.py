@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
-from server.engine.policy.block_manager import BlockManager
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from tests.engine.builders import is_all_free, make_sequence
 from tests.golden import random_models

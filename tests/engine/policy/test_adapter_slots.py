@@ -6,8 +6,8 @@ import pytest
 
 from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.loaded_adapter import LoadedAdapter
-from server.engine.policy.step import RowResult, StepResult
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
+from server.engine.policy.sequences.step import RowResult, StepResult
 from tests.engine.builders import make_ranks, make_sequence
 
 A, B, C = (LoadedAdapter(name, "1", number) for number, name in enumerate("abc"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.sequence import LoadedVersion, SequenceState
-from server.engine.policy.step import RowResult
-from server.engine.policy.waiting_queue import WaitingQueue
+from server.engine.policy.queue.waiting_queue import WaitingQueue
+from server.engine.policy.sequences.sequence import LoadedVersion, SequenceState
+from server.engine.policy.sequences.step import RowResult
 from tests.engine.builders import make_scheduler, make_sequence
 
 VERSION = LoadedVersion()

@@ -6,9 +6,9 @@ import pytest
 
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.ranks import Ranks
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
+from server.engine.policy.sequences.step import RowResult, StepResult
 from server.engine.policy.served_versions import ServedVersions
-from server.engine.policy.step import RowResult, StepResult
 from tests.engine.builders import make_choices, make_scheduler, make_sequence, serve
 
 NEXT = LoadedVersion("2", 1)

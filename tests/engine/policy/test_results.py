@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from server.engine.policy.adapter_slots import AdapterSlots
+from server.engine.policy.queue.waiting_queue import WaitingQueue
 from server.engine.policy.results import Results, finish_reason, record_prompt_logprobs, token_event
 from server.engine.policy.running_set import RunningSet
-from server.engine.policy.sequence import LoadedVersion, SequenceState
-from server.engine.policy.step import RowResult, ScheduledRow
-from server.engine.policy.waiting_queue import WaitingQueue
+from server.engine.policy.sequences.sequence import LoadedVersion, SequenceState
+from server.engine.policy.sequences.step import RowResult, ScheduledRow
 from server.link.frames import TokenLogprobs
 from tests.engine.builders import is_all_free, make_blocks, make_sequence
 from tests.engine.fakes import EOS

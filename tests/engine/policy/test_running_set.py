@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from server.engine.policy.adapter_slots import AdapterSlots
-from server.engine.policy.block_pool import IntegrityError
+from server.engine.policy.blocks.block_pool import IntegrityError
 from server.engine.policy.running_set import RunningSet
-from server.engine.policy.sequence import SequenceState
+from server.engine.policy.sequences.sequence import SequenceState
 from tests.engine.builders import is_all_free, make_blocks, make_sequence
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.block_pool import IntegrityError
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.policy.sequence import LoadedVersion, SequenceState
-from server.engine.policy.step import RowResult, StepResult
+from server.engine.policy.blocks.block_pool import IntegrityError
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.sequence import LoadedVersion, SequenceState
+from server.engine.policy.sequences.step import RowResult, StepResult
 from tests.engine.builders import is_all_free, make_choices, make_ranks, make_sequence, serve
 from tests.engine.fakes import EOS, logprob_of
 
@@ -46,7 +46,7 @@ def blocks_of(scheduler):
 def preempt(scheduler, seq):
     """As a sequence that finds no block would."""
     (only,) = scheduler.schedulers
-    only._preempt(seq)
+    only._choice.preempt(seq)
 
 
 def finish_all(scheduler):

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.layer_kinds import KVKind
+from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.ranks import Ranks
-from server.engine.policy.sequence import LoadedVersion, Sequence, SequenceState
+from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.speculation import DraftRoom, Speculation
 from server.link.sampling import SamplingParams

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 
 ONE, TWO, THREE = (LoadedVersion(str(number), number) for number in (1, 2, 3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.programs.sampling import Bench
+from tests.engine.programs.sampling_bench import Bench
 
 
 @pytest.fixture(scope="session")

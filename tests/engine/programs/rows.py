@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.engine.policy.step import ScheduledRow
+from server.engine.policy.sequences.step import ScheduledRow
 from tests.engine.builders import make_sequence
 
 BLOCK_SIZE = 4

@@ -15,10 +15,10 @@ from models.hf_config import read_config
 from models.sharding import make_mesh
 from server.config import EngineConfig
 from server.engine.device.executor import Executor
-from server.engine.policy.sequence import LoadedVersion
+from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.baked import BakedError, BakedFolder, Compiler, program_key, spell
 from server.engine.programs.blueprint import make_blueprint
-from server.engine.programs.buckets import Bucket
+from server.engine.programs.inputs.buckets import Bucket
 from server.plan.compilation import Keep, compile_programs, program_names
 from tests.models.checkpoints import write_checkpoint
 

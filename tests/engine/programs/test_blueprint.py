@@ -15,7 +15,7 @@ from models.sharding import make_mesh
 from server.config import ConfigError, EngineConfig
 from server.engine.programs.adapter_programs import adapter_bytes
 from server.engine.programs.blueprint import choose_layout, make_blueprint
-from server.engine.programs.buckets import Bucket
+from server.engine.programs.inputs.buckets import Bucket
 from tests.models.checkpoints import LLAMA
 
 CONFIG = parse_config(LLAMA)

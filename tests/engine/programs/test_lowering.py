@@ -9,10 +9,11 @@ from jax import export
 from models.hf_config import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import abstract_decoder
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.programs.buckets import Bucket
-from server.engine.programs.slot_input import SlotSizes
-from server.engine.programs.step_program import Programs, StateSizes
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.programs.device_state import StateSizes
+from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.slot_input import SlotSizes
+from server.engine.programs.step_program import Programs
 from tests.golden.random_models import CONFIGS
 from tests.models.paged import make_layout
 

@@ -14,10 +14,11 @@ import pytest
 from models.hf_config import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import abstract_decoder, random_leaves
-from server.engine.policy.layer_kinds import KVKind
-from server.engine.programs.buckets import Bucket
-from server.engine.programs.slot_input import SlotSizes
-from server.engine.programs.step_program import Programs, StateSizes
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.programs.device_state import StateSizes
+from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.slot_input import SlotSizes
+from server.engine.programs.step_program import Programs
 from tests.models.checkpoints import LLAMA
 from tests.models.paged import make_layout
 

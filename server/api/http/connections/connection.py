@@ -42,6 +42,8 @@ MAX_EVENTS_PER_TURN = 256
 MIN_BODY_BYTES_PER_SECOND = 4096
 # A refused client may still be sending: closing at once would reset the answer on its way.
 LINGER_SECONDS = 2.0
+# Who has just connected is about to send, and cannot tell a close from a server that fell.
+FIRST_REQUEST_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class HttpConnection(HttpToolsProtocol):
         self._body_began_at = 0.0
         self._num_body_bytes = 0
         self._has_ended = False
+        self._has_had_request = False
         self._certificate = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -91,6 +94,13 @@ class HttpConnection(HttpToolsProtocol):
             self._await_head()
         self._reader.feed(data)
         self._read()
+
+    def retire(self) -> None:
+        """As `shutdown`, but a connection that never had a request has a moment for its first."""
+        if self._has_had_request or self._is_half_sent:
+            self.shutdown()
+        else:
+            self._set_deadline(FIRST_REQUEST_SECONDS, self.shutdown)
 
     def shutdown(self) -> None:
         """End what has no request. A request that is half sent is refused, others are answered."""
@@ -177,6 +187,7 @@ class HttpConnection(HttpToolsProtocol):
             sentence = f"all {self._crowd.max_connections} connections of this server are in use"
             raise RefusedRequestError(sentence, 503, ErrorKind.UNAVAILABLE)
         self._crowd.begin(self)
+        self._has_had_request = True
         self._await_body()
         is_current = request.http_version == b"1.1"
         self.cycle = Exchange(

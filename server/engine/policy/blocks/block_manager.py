@@ -1,0 +1,215 @@
+"""Which KV blocks a sequence holds, of every kind of layers, and which prefix it need not compute.
+
+Blocks are shared by prefix: a full block is indexed by a digest of all tokens up to its end. Where
+layers look back over a window only, blocks outside it are given back. It knows nothing of arrays,
+batches or policy.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from collections.abc import Iterable
+from hashlib import blake2b
+from operator import ge
+
+from server.engine.policy.blocks.block_pool import BlockPool
+from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.sequence import Sequence
+
+_DIGEST_BYTES = 16
+
+
+class BlockManager:
+    """One pool a kind; what is given to a sequence is given in all of them or in none.
+
+    Digests begin with the version and adapter of a sequence: no KV of other weights is ever found.
+    Unless `chunk` is 0, only prompt tokens are found, and only in whole chunks of that many tokens:
+    the KV of a shorter chunk, or of a generated token, may differ in rounding.
+    """
+
+    def __init__(
+        self,
+        kinds: tuple[KVKind, ...],
+        block_size: int,
+        *,
+        prefix_caching: bool = True,
+        chunk: int = 0,
+    ) -> None:
+        self.pools = tuple(BlockPool(kind, block_size) for kind in kinds)
+        self.block_size = block_size
+        self.prefix_caching = prefix_caching
+        self._shares_only_prompts = bool(chunk)
+        # What is found ends at the end of a block, and of a chunk.
+        self._blocks_found_at_once = math.lcm(chunk or block_size, block_size) // block_size
+
+    @property
+    def fullest(self) -> BlockPool:
+        """The pool of which most is held: it says how much more the engine can take on."""
+        return max(self.pools, key=lambda pool: pool.usage)
+
+    @property
+    def max_num_tokens(self) -> int:
+        """The longest that one sequence can become: layers without a window keep all of it."""
+        usable = [pool.num_usable_blocks for pool in self.pools if pool.kind.window is None]
+        return min(usable, default=sys.maxsize) * self.block_size
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def num_shareable_blocks(self, num_tokens: int) -> int:
+        """The most blocks a lookup may give: whole ones, never the last token, which must run."""
+        return self._whole((num_tokens - 1) // self.block_size) if self.prefix_caching else 0
+
+    def num_cached_tokens(self, seq: Sequence) -> int:
+        """Tokens of `seq`, which holds no blocks, whose KV it would find."""
+        return len(self._found_digests(seq)) * self.block_size
+
+    def check_windows(self, max_chunk: int, max_num_tokens: int) -> None:
+        """Raise ValueError unless a sequence that is alone can run to its end in such chunks."""
+        for pool in self.pools:
+            needed = pool.kind.blocks_for_one(max_chunk, max_num_tokens, self.block_size)
+            if needed > pool.num_usable_blocks:
+                raise ValueError(
+                    f"{pool.num_usable_blocks} KV blocks of {self.block_size} tokens are too few "
+                    f"for layers with a window of {pool.kind.window} tokens: one sequence in steps "
+                    f"of {max_chunk} tokens needs {needed}"
+                )
+
+    def allocate(
+        self, seq: Sequence, num_tokens: int, *, max_chunk: int, others: Iterable[Sequence] = ()
+    ) -> bool:
+        """Give `seq`, which holds none, the blocks of `num_tokens`, cached ones first.
+
+        Layers with a window give what the first chunk needs, and no less than a window. Sets
+        `block_tables` and `num_computed_tokens` (what was found). False, and nothing changed, when
+        that would not leave each of `others` a block to grow into.
+        """
+        digests = self._found_digests(seq)
+        num_computed_tokens = len(digests) * self.block_size
+        chunk_end = self.num_blocks_for(num_computed_tokens + max_chunk)
+        end = self.num_blocks_for(num_tokens)
+        claims = [pool.claim(digests, chunk_end, end) for pool in self.pools]
+        beside = self._tables(others)
+        if not all(map(BlockPool.can_grant, self.pools, claims, beside)):
+            return False
+        seq.block_tables = tuple(map(BlockPool.grant, self.pools, claims))
+        seq.num_indexed_blocks = len(digests)
+        seq.num_computed_tokens = num_computed_tokens
+        return True
+
+    def grow(self, seq: Sequence, num_tokens: int, *, others: Iterable[Sequence] = ()) -> int:
+        """Make room for the next `num_tokens`, or as many as there are blocks for: how many.
+
+        What exceeds the windows of `seq` leaves each of `others` a block to grow into.
+        """
+        end = self.num_blocks_for(seq.num_computed_tokens + num_tokens)
+        if all(len(table) >= end for table in seq.block_tables):
+            return num_tokens
+        beside = self._tables(other for other in others if other is not seq)
+        longest = self._longest(seq, beside)
+        if longest < end:
+            # Better than to do without. What is in flight will be gone when it could be indexed.
+            self.slide(seq, seq.num_computed_tokens)
+            longest = self._longest(seq, beside)
+        for pool, table in zip(self.pools, seq.block_tables, strict=True):
+            pool.extend(table, min(end, longest))
+        return min(num_tokens, longest * self.block_size - seq.num_computed_tokens)
+
+    def index(self, seq: Sequence, num_tokens: int) -> None:
+        """Make the full blocks among the first `num_tokens` findable, where they are still held.
+
+        Their KV must be written by a step that was read, their tokens known.
+        """
+        num_tokens = min(num_tokens, self._num_findable_tokens(seq))
+        num_full = self._whole(num_tokens // self.block_size) if self.prefix_caching else 0
+        for i in range(seq.num_indexed_blocks, num_full):
+            digest = self._digest(seq, i)
+            for pool, table in zip(self.pools, seq.block_tables, strict=True):
+                if table[i]:
+                    pool.index(table[i], digest)
+        seq.num_indexed_blocks = max(seq.num_indexed_blocks, num_full)
+
+    def slide(self, seq: Sequence, num_tokens: int) -> None:
+        """Give back the blocks that no token after the first `num_tokens` sees.
+
+        The steps that computed those tokens may be in flight: who takes the blocks runs after them.
+        """
+        for pool, table in zip(self.pools, seq.block_tables, strict=True):
+            pool.trim(table, pool.first_block(num_tokens))
+
+    def free(self, seq: Sequence) -> None:
+        """Take all blocks back. The tail goes first in line for reuse: heads are shared more."""
+        for pool, table in zip(self.pools, seq.block_tables, strict=True):
+            pool.trim(table, len(table))
+        seq.block_tables = ()
+        seq.num_computed_tokens = 0
+        seq.num_indexed_blocks = 0
+
+    def forget(self, seq: Sequence) -> None:
+        """Nobody shall find the content of `seq` again, given back or not: it is suspect."""
+        for digest in seq.block_digests:
+            for pool in self.pools:
+                pool.forget(digest)
+
+    def check_integrity(self, seqs: Iterable[Sequence]) -> None:
+        """Raise IntegrityError unless in every pool free + held = all, `seqs` being all holders."""
+        for pool, tables in zip(self.pools, self._tables(seqs), strict=True):
+            pool.check_integrity(tables)
+
+    def _tables(self, seqs: Iterable[Sequence]) -> list[list[list[int]]]:
+        """The block tables of `seqs`, pool by pool."""
+        tables = [seq.block_tables for seq in seqs]
+        return [[each[i] for each in tables] for i in range(len(self.pools))]
+
+    def _num_findable_tokens(self, seq: Sequence) -> int:
+        """The tokens of `seq` that may be found, or made findable, before rounding to blocks."""
+        return seq.num_prompt_tokens if self._shares_only_prompts else len(seq.token_ids)
+
+    def _whole(self, num_blocks: int) -> int:
+        """As many of these blocks as are found together."""
+        return num_blocks - num_blocks % self._blocks_found_at_once
+
+    def _longest(self, seq: Sequence, beside: list[list[list[int]]]) -> int:
+        """How many blocks long all tables of `seq` can be."""
+        return min(map(BlockPool.longest, self.pools, seq.block_tables, beside))
+
+    def _found_digests(self, seq: Sequence) -> list[bytes]:
+        """Of the longest prefix after which every pool still has all that the next token sees."""
+        num_findable = self._num_findable_tokens(seq)
+        limit = 0 if seq.needs_whole_prompt else self.num_shareable_blocks(num_findable)
+        num_found, runs = 0, [0] * len(self.pools)
+        for end in range(1, limit + 1):
+            digest = self._digest(seq, end - 1)
+            runs = [
+                run + 1 if pool.has(digest) else 0
+                for pool, run in zip(self.pools, runs, strict=True)
+            ]
+            seen = [end - pool.first_block(end * self.block_size) for pool in self.pools]
+            if all(map(ge, runs, seen)):
+                num_found = end if self._whole(end) == end else num_found
+            elif runs[0] < end and self.pools[0].kind.window is None:
+                break
+        return seq.block_digests[:num_found]
+
+    def _digest(self, seq: Sequence, i: int) -> bytes:
+        """Digest of all tokens up to the end of block `i`; kept with the sequence."""
+        digests = seq.block_digests
+        while len(digests) <= i:
+            start = len(digests) * self.block_size
+            tokens = array("I", seq.token_ids[start : start + self.block_size])
+            parent = digests[-1] if digests else _root(seq)
+            digests.append(blake2b(parent + tokens.tobytes(), digest_size=_DIGEST_BYTES).digest())
+        return digests[i]
+
+
+def _root(seq: Sequence) -> bytes:
+    """What stands before the first block: the loadings of weights that its KV belongs to.
+
+    An adapter changes the KV of every layer after the first that it changes.
+    """
+    weights = f"{seq.version.name}/{seq.version.number}" if seq.version else ""
+    if seq.adapter is not None:
+        weights += f":{seq.adapter.name}/{seq.adapter.version}/{seq.adapter.number}"
+    return blake2b(weights.encode(), digest_size=_DIGEST_BYTES).digest()

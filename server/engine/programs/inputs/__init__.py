@@ -1,0 +1,1 @@
+"""What a step and a slot are given: arrays of fixed sizes, built on the host."""
