@@ -24,9 +24,11 @@ def region_values(region: str) -> Values:
     return values
 
 
-def overrides(num_replicas: int) -> Values:
+def overrides(num_replicas: int, *, chips_by_claim: bool = False) -> Values:
+    """With `chips_by_claim` servers get their chips from a driver, not from the device plugin."""
+    chips = {"sliceChips": "claim"} if chips_by_claim else {}
     extra = {"dtype": "float32", "compile_cache_dir": str(COMPILE_CACHE), **SIZES}
-    return {"replicas": num_replicas, "server": {"maxNumSeqs": 16, "extra": extra}}
+    return chips | {"replicas": num_replicas, "server": {"maxNumSeqs": 16, "extra": extra}}
 
 
 def fill_bucket(region: str, buckets: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+PICKER = "llm-d-router-endpoint-picker"
 CHECKOUT = Path(__file__).parents[3]
 COMPILE_CACHE = CHECKOUT / ".cache" / "xla-lab"
 # The CPU build has neither chips nor claimed interfaces: it would refuse to be told of them.
@@ -55,7 +56,7 @@ def table(picker: Path | None) -> dict[str, Image]:
     """Images by a pattern of their names."""
     found = {r".*/antipode(-tpu)?": server_image()}
     if picker is not None:
-        found[r".*-endpoint-picker"] = picker_image(picker)
+        found[rf"(.*/)?{PICKER}"] = picker_image(picker)
     return found
 
 
