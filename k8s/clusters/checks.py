@@ -16,7 +16,7 @@ from k8s.clusters.lab import (
     SETTLE_SECONDS,
     Clusters,
 )
-from k8s.clusters.region import NAMESPACE, Region
+from k8s.clusters.region import NAMESPACE, OTHER_NAMESPACE, Region
 from k8s.clusters.shares import SHARED_BY, measure
 from k8s.lab.chart_numbers import REGIONS
 from k8s.lab.ports import HOST
@@ -38,10 +38,12 @@ _KINDS = (
 
 
 async def admitted(clusters: Clusters) -> list[str]:
-    """Both charts, each of their case files, by the API server of each region."""
+    """Both charts, each of their case files; and what GKE's controllers refuse is refused."""
     helm = clusters.programs["helm"]
-    found = await admission.check(clusters.primary.api, helm, NAMESPACE)
-    return [f"{case}: {words}" for case, refusals in found.items() for words in refusals]
+    api = clusters.primary.api
+    passed = await admission.unrefused(api, NAMESPACE)
+    found = await admission.check(api, helm, NAMESPACE, OTHER_NAMESPACE)
+    return [*passed, *(f"{case}: {words}" for case, those in found.items() for words in those)]
 
 
 async def claims(clusters: Clusters) -> list[str]:
