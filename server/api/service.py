@@ -36,6 +36,7 @@ from server.api.streams.choice import Choice
 from server.api.streams.generation import Generation
 from server.api.streams.generation_group import GenerationGroup
 from server.api.streams.prepared_request import PreparedRequest
+from server.api.token_limits import with_token_rules
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
@@ -177,6 +178,7 @@ class Service:
             named = self.models.resumed(request.resume.version, named)
         info = named.info
         check_options(request, info)
+        request = await with_token_rules(request, info, self._tokenizer, self.large_work)
         timeout = _timeout_of(request)
         if timeout is not None and timeout <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")

@@ -35,6 +35,8 @@ from server.api.openai.bodies.tool_bodies import ToolFields
 from server.api.requests.generation import ResumePoint, Sampling
 from server.api.requests.validation import (
     LOGIT_BIAS_RANGE,
+    MAX_BAD_WORD_CHARS,
+    MAX_BAD_WORDS,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
     RANGES,
@@ -75,6 +77,10 @@ type _TokenLists = Annotated[list[_Tokens], FailFast(), Field(json_schema_extra=
 type _StopString = Annotated[str, Field(json_schema_extra={"maxLength": MAX_STOP_CHARS})]
 type _StopStrings = Annotated[
     list[_StopString], FailFast(), Field(json_schema_extra={"maxItems": MAX_STOP_STRINGS})
+]
+
+type _BadWord = Annotated[
+    str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_BAD_WORD_CHARS})
 ]
 
 Prompt = Annotated[
@@ -191,6 +197,14 @@ class SamplingBody(_OptionsBody):
     stop_token_ids: _TokenIds | None = Field(
         None, json_schema_extra={"maxItems": MAX_STOP_TOKEN_IDS}
     )
+    allowed_token_ids: _Tokens | None = Field(
+        None, description="The only tokens that may be drawn; not next to a form of the text."
+    )
+    bad_words: list[_BadWord] | None = Field(
+        None,
+        json_schema_extra={"maxItems": MAX_BAD_WORDS},
+        description="Texts whose last token is never drawn; not next to a form of the text.",
+    )
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = Field(None, description="Unset is true.")
@@ -252,6 +266,8 @@ class SamplingBody(_OptionsBody):
 
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """All options in the service's words, but for two that each endpoint spells its own way."""
+        if self.allowed_token_ids == []:
+            raise invalid("allowed_token_ids must not be empty; leave it out", "allowed_token_ids")
         given = {name: getattr(self, name) for name in _SAME_NAME} | {
             "max_tokens": None if max_tokens == REST_OF_CONTEXT else max_tokens,
             "logprobs": logprobs,
