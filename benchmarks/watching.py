@@ -102,6 +102,7 @@ def measure_scrapes(target: Target, options: argparse.Namespace) -> None:
             next_to = inter_token(streamed(target, options.tokens, options.calls))
         scrapes += seconds
         ratios.append(next_to / alone)
+        print(f"  round {len(ratios)}: {ratios[-1]:.3f}, {len(seconds)} scrapes", flush=True)
     print(f"{len(scrapes)} scrapes, {options.rate:g} per second, next to {_STREAMS} streams:")
     print(f"  median {statistics.median(scrapes) * 1e3:.2f} ms, p99 {_p99(scrapes) * 1e3:.2f} ms")
     print(f"  time between tokens, with scrapes / without: {_spread(ratios)}")

@@ -109,7 +109,7 @@ class TestSizes:
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             await s.stub.Tokenize(pb.TokenizeRequest(text="a"))
 
-    async def test_one_that_grows_over_the_limit_is_refused_and_a_smaller_one_is_read(self):
+    async def test_a_message_that_grows_over_the_limit_is_refused_and_a_small_one_read(self):
         """32 MB, which arrive as 32 KB."""
         async with serving(FakeEngine(), channel_options=NO_LIMIT, max_body_bytes=1 << 20) as s:
             small, bomb = (pb.TokenizeRequest(text="a" * size) for size in (1, 32 << 20))
