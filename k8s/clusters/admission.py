@@ -62,7 +62,7 @@ def path_of(thing: Object, namespace: str) -> str:
 
 
 async def render(helm: str, chart: str, values: Path, namespace: str) -> list[Object]:
-    """What `helm template` gives, without the hooks."""
+    """What `helm template` gives, hooks included."""
     command = ["template", "prod", str(CHECKOUT / "helm" / chart), f"--values={values}"]
     process = await asyncio.create_subprocess_exec(
         *(helm, *command, f"--namespace={namespace}", "--kube-version=1.35.0"),

@@ -115,6 +115,9 @@ class Region:
         await self.apply(
             "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         )
+        # Without its service account, which the controller manager makes, no pod is admitted.
+        while await self.api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default") is None:
+            await asyncio.sleep(0.1)
 
     async def apply(self, folder: str, thing: Object) -> None:
         await self.api.apply(f"{folder}/{thing['metadata']['name']}", thing)
