@@ -10,16 +10,22 @@ from dataclasses import dataclass
 from server.api.load_reports import LoadReports
 from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient
+from server.start_clock import StartPhase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthStatus:
-    """An answer to a probe: `state` in one word, `detail` in a sentence, `progress` 0 to 1."""
+    """An answer to a probe: `state` in one word, `detail` in a sentence, `progress` 0 to 1.
+
+    While the engine starts, `phase` is where it is, for `phase_seconds`.
+    """
 
     ok: bool
     state: str
     detail: str = ""
     progress: float = 0.0
+    phase: StartPhase | None = None
+    phase_seconds: float | None = None
 
 
 class Health:
@@ -66,7 +72,12 @@ class Health:
         if pulse is None:
             return HealthStatus(ok=False, state="starting", detail="the engine process is starting")
         return HealthStatus(
-            ok=False, state="starting", detail=pulse.detail, progress=pulse.progress
+            ok=False,
+            state="starting",
+            detail=pulse.detail,
+            progress=pulse.progress,
+            phase=pulse.phase,
+            phase_seconds=pulse.phase_seconds,
         )
 
     def _serving(self) -> HealthStatus:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from server.link.sampling import SamplingParams
+from server.start_clock import StartPhase
 
 # Which hidden states of a prompt become its embedding: the last token's, the first token's ("cls"),
 # or the mean of all.
@@ -272,7 +273,8 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
     """Sent by a thread of its own several times a second, whatever the step loop does.
 
     `progress_age` is seconds since the step loop last came round (0 while starting). `detail` says
-    what start-up is doing, `progress` how far that is, 0 to 1. `metrics` is the exposition text.
+    what start-up is doing, `phase` in which phase it is, for `phase_seconds`, and `progress` how
+    far the whole start is, 0 to 1. `metrics` is the exposition text.
     `queue_full` tells that the next request would be refused. `queue_stall` is for how many seconds
     requests have waited without one that began. `versions` has the one that is served
     first; `config_error` is why the model configuration file is not followed, empty if it is.
@@ -282,6 +284,8 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, tag="pulse", omit_default
     state: EngineState
     progress_age: float = 0.0
     detail: str = ""
+    phase: StartPhase | None = None
+    phase_seconds: float = 0.0
     progress: float = 0.0
     metrics: bytes = b""
     num_unfinished: int = 0

@@ -31,6 +31,7 @@ from server.metrics.slice_metrics import chip_metrics, link_metric, slice_metric
 from server.metrics.snapshot import Snapshot
 from server.metrics.version_metrics import version_metrics
 from server.metrics.vllm_metrics import vllm_metrics
+from server.start_clock import PHASES
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
@@ -50,7 +51,8 @@ class Metrics(Collector):
     """Implements the engine's Observer; only the step loop's thread may count.
 
     It also implements the version manager's SwapObserver; only the manager's thread may call it.
-    `on_compilation` may come from any thread. One thread at a time may call `render`.
+    `on_compilation` and `on_cache_hit` may come from any thread. One thread at a time may call
+    `render`.
     """
 
     def __init__(
@@ -164,6 +166,11 @@ class Metrics(Collector):
         with self._compilation_lock:
             self._counts["compilations"] += 1
             self._counts["compilations_after_ready"] += is_ready
+
+    def on_cache_hit(self) -> None:
+        """A program was taken from the compilation cache."""
+        with self._compilation_lock:
+            self._counts["compilation_cache_hits"] += 1
 
     def render(self, gauges: Snapshot, running_seconds: float = 0.0) -> bytes:
         """The exposition text, format 0.0.4; the same object as before if nothing changed.
@@ -299,9 +306,17 @@ class Metrics(Collector):
         )
         yield _gauge(
             "antipode_model_load_duration_seconds",
-            "Time to load and warm up the model; 0 until then.",
+            "Time from the engine process's start until it is ready; 0 until then.",
             gauges.model_load_seconds,
         )
+        start = GaugeMetricFamily(
+            "antipode_start_seconds",
+            "What each phase of the start took; together they are the time to ready.",
+            labels=["phase"],
+        )
+        for phase in PHASES:
+            start.add_metric([phase], gauges.start_seconds.get(phase, 0.0))
+        yield start
         version = self._versions[0].version
         labels = {"release": self._release, "model": self._model, "version": version}
         yield _gauge("antipode_build_info", "The release, model and version that run.", 1, labels)
@@ -352,6 +367,7 @@ _COUNTERS = {
     "prefix_cache_hit_tokens": "Prompt tokens whose KV was found in the prefix cache.",
     "preemptions": "Sequences that lost their blocks to another sequence and were requeued.",
     "compilations": "Programs compiled, or taken from the compilation cache.",
+    "compilation_cache_hits": "Programs taken from the compilation cache.",
     "compilations_after_ready": "Programs compiled while serving; each one is a fault.",
 }
 

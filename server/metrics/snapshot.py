@@ -12,6 +12,7 @@ from server.link.frames import EngineState, VersionStatus
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
 from server.slice.resolve import Slice
+from server.start_clock import StartPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Snapshot:
     once, and `max_queue_len` that of requests that may wait. `step_age_seconds` is the time since
     the step loop last began a round. `queue_stall_seconds` is for how long requests have waited
     without one that began. `num_slots`, `max_queue_len`, `num_blocks`, `block_size` and
-    `model_load_seconds` are 0 until the model is loaded. `slice` is
+    `model_load_seconds` are 0 until the model is loaded. `start_seconds` is what each phase of the
+    start has taken so far. `slice` is
     None until JAX has its devices. `chips` has the use of each host's chips by the host's index.
     `thread_faults` counts exceptions by the name of a thread.
     """
@@ -49,6 +51,7 @@ class Snapshot:
     step_age_seconds: float = 0.0
     queue_stall_seconds: float = 0.0
     model_load_seconds: float = 0.0
+    start_seconds: Mapping[StartPhase, float] = field(default_factory=dict)
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
     adapters: AdapterUse = AdapterUse()

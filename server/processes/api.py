@@ -20,6 +20,7 @@ from pathlib import Path
 import uvloop
 
 from models.headless import is_headless
+from server.api.access.budgets import Budgets
 from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
@@ -85,7 +86,8 @@ class ApiProcess:
         )
         self._grammars = service.grammars
         self._tracing = tracing(config.server, release_of("antipode-server"))
-        gatekeeper = api_gatekeeper(config.server, self._engine, self._tracing)
+        budgets = Budgets(Path(link).with_name("budgets"))
+        gatekeeper = api_gatekeeper(config.server, self._engine, budgets, self._tracing)
         tls = tls_files(config.server)
         adapters = AdapterAdmin(models, self._engine)
         allowed = adapters if config.server.allow_runtime_lora_updating else None

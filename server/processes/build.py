@@ -31,6 +31,7 @@ from server.slice.host_group import Group, GroupError, HostLink, find_group
 from server.slice.interfaces import claimed, read_interfaces
 from server.slice.jax_platform import choose_platform, has_tpu
 from server.slice.resolve import Slice
+from server.start_clock import StartPhase
 from server.versions.served_model import find_model
 from server.versions.version import VersionLoader
 
@@ -44,8 +45,11 @@ _log = logging.getLogger(__name__)
 class StartListener(Protocol):
     """Receives the progress of a host's start, from the building thread."""
 
+    def on_phase(self, phase: StartPhase) -> None:
+        """A phase begins, and the one before is over."""
+
     def on_progress(self, detail: str, progress: float) -> None:
-        """`detail` is what start-up does now; `progress` is 0 to 1."""
+        """`detail` is what the phase does now; `progress` is how much of it is done, 0 to 1."""
 
     def on_slice(self, found: Slice) -> None: ...
 
@@ -55,6 +59,9 @@ class BuildListener(StartListener, GroupListener, Protocol):
 
     def on_compilation(self) -> None:
         """A program was compiled, during start-up or later. Followers compile the same programs."""
+
+    def on_cache_hit(self) -> None:
+        """A program came from JAX's compilation cache; `on_compilation` follows."""
 
     def on_links(self, links: tuple[HostLink, ...]) -> None:
         """All hosts are here; `links` are the connections to them."""
@@ -117,7 +124,7 @@ def build_model_runner(config: EngineConfig, listener: BuildListener) -> Built:
     if group.is_several:
         return _build_leading(config, group, listener)
     listener.on_progress("importing JAX", 0.0)
-    prepare_jax(config, listener.on_compilation)
+    prepare_jax(config, listener.on_compilation, listener.on_cache_hit)
     listener.on_slice(find_slice(config, ask_jax()))
     from server.engine.device.model_runner import ModelRunner
 
@@ -162,8 +169,12 @@ def software() -> str:
     return f"antipode {release_of('antipode-server')} with jax {release_of('jax')}"
 
 
-def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None] = lambda: None) -> None:
-    """Import JAX with its settings, and report each compilation to `on_compilation`."""
+def prepare_jax(
+    config: EngineConfig,
+    on_compilation: Callable[[], None] = lambda: None,
+    on_cache_hit: Callable[[], None] = lambda: None,
+) -> None:
+    """Import JAX with its settings, and report its compilations and those its cache has saved."""
     choose_platform(os.environ)
     if has_tpu():
         raise_locked_memory()
@@ -174,14 +185,21 @@ def prepare_jax(config: EngineConfig, on_compilation: Callable[[], None] = lambd
         if event == "/jax/core/compile/backend_compile_duration":
             on_compilation()
 
+    def on_event(event: str, **_: str | int) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            on_cache_hit()
+
     jax.monitoring.register_event_duration_secs_listener(on_duration)
+    jax.monitoring.register_event_listener(on_event)
 
 
 def _build_leading(config: EngineConfig, group: Group, listener: BuildListener) -> Built:
     version = find_model(config).version
+    listener.on_phase("hosts")
     followers = _gather(config, group, version, listener)
+    listener.on_phase("import")
     try:
-        prepare_jax(config, listener.on_compilation)
+        prepare_jax(config, listener.on_compilation, listener.on_cache_hit)
         join_jax(group, config, followers.meeting_address)
         listener.on_slice(find_slice(config, ask_jax()))
         return _lead(config, version, followers, listener)
@@ -235,7 +253,12 @@ def _build_executor(
     from server.engine.device.executor import Executor
 
     executor = Executor.build(
-        files_of(config.model), config, listener.on_progress, LoadedVersion(version), agree
+        files_of(config.model),
+        config,
+        listener.on_progress,
+        LoadedVersion(version),
+        agree,
+        listener.on_phase,
     )
     if not executor.weights_digest:
         _log.warning("%s has no antipode.json, so none of its files is verified", config.model)

@@ -50,6 +50,7 @@ from server.processes.pulse import PulseSender
 from server.processes.version_commands import VersionCommands, follow_model_file
 from server.slice.chips import ChipMonitor, monitor_of
 from server.slice.host_group import LOSS_SECONDS, Group, find_group
+from server.start_clock import StartClock
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
 from server.versions.model_file import parse_model_config
@@ -144,7 +145,7 @@ class EngineProcess:
         self.status.serve(engine, manager, adapters, runner, self._config)
         self._pulses.send()
         self._link.announce(_info(self._model, runner, self._config))
-        _log_ready(runner, self.status.load_seconds, max_num_seqs)
+        _log_ready(runner, self.status.start, max_num_seqs)
         self._monitor = monitor_of(
             self.status.slice,
             self._config.tpu_metrics_interval_seconds,
@@ -287,11 +288,12 @@ def _info(model: ServedModel, runner: ServingRunner, config: EngineConfig) -> En
     )
 
 
-def _log_ready(runner: ServingRunner, load_seconds: float, max_num_seqs: int) -> None:
+def _log_ready(runner: ServingRunner, start: StartClock, max_num_seqs: int) -> None:
     _log.info(
-        "loaded and warm in %.1f s",
-        load_seconds,
+        "loaded and warm in %s",
+        start.summary(),
         extra={
+            "start_seconds": {name: round(s, 2) for name, s in start.seconds().items()},
             "max_model_len": runner.max_model_len,
             "data_ranks": runner.num_ranks,
             "max_num_seqs": max_num_seqs,

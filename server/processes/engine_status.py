@@ -19,22 +19,22 @@ from server.processes.build import ServingRunner
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
 from server.slice.resolve import Slice
+from server.start_clock import StartClock, process_age
 from server.threads import fault_counts
 from server.versions.manager import VersionManager
 
 
 class Status:
-    """`detail` and `progress` (0 to 1) are of the start; `chips` are by the index of their host."""
+    """`start` and `detail` are of the start; `chips` are by the index of their host."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._started = time.monotonic()
         self._engine: Engine[Any] | None = None
         self._num_slots = self._num_blocks = self._block_size = self._max_queue_len = 0
         self._versions: VersionManager | None = None
         self._adapters: AdapterManager | None = None
-        self.load_seconds = 0.0
-        self.detail, self.progress = "starting", 0.0
+        self.start = StartClock(age=process_age())
+        self.detail = "starting"
         self.slice: Slice | None = None
         self.host_links: tuple[HostLink, ...] = ()
         self.chips: dict[int, ChipUse] = {}
@@ -50,7 +50,7 @@ class Status:
     ) -> None:
         """The start is over. Who is told so is told of the versions too."""
         self._versions, self._adapters = versions, adapters
-        self.load_seconds = time.monotonic() - self._started
+        self.start.end()
         self._num_slots = runner.num_ranks * config.max_num_seqs
         self._num_blocks = runner.num_ranks * runner.kinds[0].num_blocks
         self._block_size = runner.block_size
@@ -82,6 +82,7 @@ class Status:
     def _starting(self) -> Pulse:
         gauges = Snapshot(
             state=self.state,
+            start_seconds=self.start.seconds(),
             thread_faults=fault_counts(),
             slice=self.slice,
             host_links=self.host_links,
@@ -89,7 +90,9 @@ class Status:
         return Pulse(
             state=self.state,
             detail=self.detail,
-            progress=self.progress,
+            phase=self.start.phase,
+            phase_seconds=round(self.start.phase_seconds, 1),
+            progress=round(self.start.progress, 2),
             metrics=self._metrics.render(gauges),
         )
 
@@ -108,7 +111,8 @@ class Status:
             block_size=self._block_size,
             step_age_seconds=age // 1,
             queue_stall_seconds=stall // 1,
-            model_load_seconds=self.load_seconds,
+            model_load_seconds=self.start.total,
+            start_seconds=self.start.seconds(),
             versions=self._versions.statuses() if self._versions else (),
             config_error=self._config_error(),
             adapters=AdapterUse(

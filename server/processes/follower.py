@@ -22,6 +22,7 @@ from server.slice.host_group import LOSS_SECONDS, Group, GroupError
 from server.slice.interfaces import claimed, read_interfaces
 from server.slice.resolve import Slice
 from server.slice.sources import SliceMismatchError
+from server.start_clock import StartClock, StartPhase, process_age
 
 _FAILED = 1
 
@@ -33,6 +34,7 @@ class FollowerProcess:
 
     def __init__(self, config: EngineConfig, group: Group) -> None:
         self._config, self._group = config, group
+        self._start = StartClock(age=process_age())
         self._detail = ""
         self._leader: Leader | None = None
         self._slice: Slice | None = None
@@ -41,7 +43,9 @@ class FollowerProcess:
     def run(self) -> int:
         """Follow until the leader says stop; the process's exit code."""
         try:
+            self._start.enter("hosts")
             leader = self._leader = self._join()
+            self._start.enter("import")
         except (GroupError, SliceMismatchError) as error:
             _log.critical("cannot start: %s", error)
             return _FAILED
@@ -67,6 +71,9 @@ class FollowerProcess:
             os._exit(0)
         _log.info("asked to %s; following until host 0 has finished", command)
         self._leader.send(messages.Leaving())
+
+    def on_phase(self, phase: StartPhase) -> None:
+        self._start.enter(phase)
 
     def on_progress(self, detail: str, progress: float) -> None:
         if detail != self._detail:
@@ -105,7 +112,8 @@ class FollowerProcess:
         # JAX is there by now.
         from server.hosts.replication import Replica
 
-        _log.info("loaded and warm")
+        self._start.end()
+        _log.info("loaded and warm in %s", self._start.summary())
         self._watch_chips(leader)
         Replica(executor, checkpoint_loader(executor, leader.config), leader).run()
 

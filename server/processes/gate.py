@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.api.access.api_keys import ApiKeys, read_api_keys
+from server.api.access.budgets import Budgets
 from server.api.access.gatekeeper import Counter, Gatekeeper
 from server.api.tracing.setup import check_tracing, make_provider
 from server.config import ServerConfig
@@ -66,14 +67,13 @@ def tracing(config: ServerConfig, release: str) -> Tracing | None:
 
 
 def api_gatekeeper(
-    config: ServerConfig, counter: Counter, traces: Tracing | None = None
+    config: ServerConfig, counter: Counter, budgets: Budgets, traces: Tracing | None = None
 ) -> Gatekeeper:
-    """In front of the API's ports."""
+    """In front of the API's ports. The API processes share the file of `budgets`."""
     return Gatekeeper(
         counter,
         keys=api_keys(config),
-        # A caller's connections spread over the processes, and no process sees the others' calls.
-        budget_part=1 / config.api_processes,
+        budgets=budgets,
         needs_certificate=bool(config.tls_client_ca_file),
         are_metrics_open=not config.metrics_need_key,
         logs_calls=config.access_log,

@@ -16,6 +16,7 @@ from server.processes.engine_status import Status
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
 from server.slice.resolve import Slice
+from server.start_clock import StartPhase
 
 _log = logging.getLogger(__name__)
 
@@ -26,10 +27,17 @@ class ServingListener:
     def __init__(self, status: Status, metrics: Metrics, link: LinkServer) -> None:
         self._status, self._metrics, self._link = status, metrics, link
 
+    def on_phase(self, phase: StartPhase) -> None:
+        self._status.start.enter(phase)
+
     def on_progress(self, detail: str, progress: float) -> None:
         if detail != self._status.detail:
             _log.info("%s", detail)
-        self._status.detail, self._status.progress = detail, progress
+        self._status.detail = detail
+        self._status.start.advance(progress)
+
+    def on_cache_hit(self) -> None:
+        self._metrics.on_cache_hit()
 
     def on_compilation(self) -> None:
         self._metrics.on_compilation(is_ready=self._status.is_serving)

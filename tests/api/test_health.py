@@ -15,12 +15,19 @@ def test_readiness_follows_start_up(engine):
     health = make_health(engine, lifecycle)
     engine.info, engine.pulse = None, None
     assert not health.readiness().ok
-    engine.pulse = Pulse(state="starting", detail="loading weights", progress=0.25)
+    engine.pulse = Pulse(
+        state="starting",
+        detail="loading weights",
+        phase="weights",
+        phase_seconds=1.5,
+        progress=0.25,
+    )
     status = health.readiness()
     assert (status.ok, status.detail, status.progress) == (False, "loading weights", 0.25)
+    assert (status.phase, status.phase_seconds) == ("weights", 1.5)
     engine.info = FakeEngine().info
     lifecycle.mark_ready()
-    assert health.readiness().ok
+    assert (health.readiness().ok, health.readiness().phase) == (True, None)
 
 
 def test_a_draining_server_is_not_ready_but_lives(health, lifecycle):

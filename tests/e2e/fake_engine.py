@@ -36,6 +36,7 @@ class SlowRunner(FakeRunner):
 
 
 def build(config: EngineConfig, listener: BuildListener) -> Built:
+    listener.on_phase("weights")
     listener.on_progress("loading weights", 0.5)
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
     runner = SlowRunner(

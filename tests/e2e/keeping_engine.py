@@ -17,10 +17,8 @@ from server.processes.engine import run_engine_process
 prepare = build.prepare_jax
 
 
-def prepare_to_keep(
-    config: EngineConfig, on_compilation: Callable[[], None] = lambda: None
-) -> None:
-    prepare(config, on_compilation)
+def prepare_to_keep(config: EngineConfig, *listeners: Callable[[], None]) -> None:
+    prepare(config, *listeners)
     from jax._src import compiler
 
     # Asked only whether this process may write.

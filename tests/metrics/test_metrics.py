@@ -59,6 +59,8 @@ OWN_NAMES = [
     "antipode_step_padding_ratio",
     "antipode_compilations",
     "antipode_compilations_after_ready",
+    "antipode_compilation_cache_hits",
+    "antipode_start_seconds",
     "antipode_model_load_duration_seconds",
     "antipode_server_state",
     "antipode_draining",
@@ -279,9 +281,11 @@ def test_preemptions_and_compilations_are_counted(metrics):
     metrics.on_preempted(2)
     metrics.on_compilation(is_ready=False)
     metrics.on_compilation(is_ready=True)
+    metrics.on_cache_hit()
     assert value(metrics, "antipode_preemptions_total") == 2
     assert value(metrics, "antipode_compilations_total") == 2
     assert value(metrics, "antipode_compilations_after_ready_total") == 1
+    assert value(metrics, "antipode_compilation_cache_hits_total") == 1
 
 
 @pytest.mark.parametrize("state", ["starting", "ready", "draining"])
@@ -295,9 +299,13 @@ def test_exactly_one_state_is_on(metrics, state):
 
 
 def test_the_rest_of_the_state_is_shown(metrics):
-    gauges = Snapshot(step_age_seconds=3.0, model_load_seconds=12.5)
+    gauges = Snapshot(
+        step_age_seconds=3.0, model_load_seconds=12.5, start_seconds={"import": 2.5, "compile": 10}
+    )
     assert value(metrics, "antipode_step_age_seconds", gauges) == 3
     assert value(metrics, "antipode_model_load_duration_seconds", gauges) == 12.5
+    assert value(metrics, "antipode_start_seconds", gauges, phase="compile") == 10
+    assert value(metrics, "antipode_start_seconds", gauges, phase="weights") == 0
     labels = {"release": "0.1.0", "model": "tiny", "version": "2"}
     assert value(metrics, "antipode_build_info", gauges, **labels) == 1
 

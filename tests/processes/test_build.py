@@ -27,7 +27,11 @@ def test_weights_that_nothing_verifies_are_told(monkeypatch, caplog, digest, is_
     monkeypatch.setattr(build, "ask_jax", lambda: None)
     monkeypatch.setattr(build, "find_slice", lambda *_: None)
     listener = SimpleNamespace(
-        on_progress=lambda *_: None, on_compilation=lambda: None, on_slice=lambda _: None
+        on_phase=lambda _: None,
+        on_progress=lambda *_: None,
+        on_compilation=lambda: None,
+        on_cache_hit=lambda: None,
+        on_slice=lambda _: None,
     )
     build.build_model_runner(EngineConfig(model="tiny"), listener)
     assert ("tiny has no antipode.json" in caplog.text) == is_told

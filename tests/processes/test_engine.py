@@ -56,6 +56,7 @@ class Builder:
         self.go_on = threading.Event()
 
     def __call__(self, config, listener):
+        listener.on_phase("weights")
         listener.on_progress("loading weights", 0.25)
         listener.on_compilation()
         assert self.go_on.wait(10)
@@ -197,7 +198,9 @@ def is_ready(pulse):
 def test_an_engine_process_pulses_while_it_loads(engine):
     client = engine.start(ready=False)
     pulse = client.wait_for(Pulse, lambda pulse: pulse.progress > 0)
-    assert (pulse.state, pulse.detail, pulse.progress) == ("starting", "loading weights", 0.25)
+    assert (pulse.state, pulse.phase, pulse.detail) == ("starting", "weights", "loading weights")
+    assert pulse.progress == 0.25
+    assert metric(pulse, "antipode_start_seconds", phase="import") > 0
     assert pulse.progress_age == 0
     assert metric(pulse, "antipode_server_state", state="starting") == 1
     assert metric(pulse, "antipode_compilations_total") == 1

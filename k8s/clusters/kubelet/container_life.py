@@ -164,9 +164,6 @@ class ContainerLife:
     def _mounts(self, image: Image) -> Mapping[str, Mount]:
         """The image's folders, the pod's volumes and its hosts file."""
         found = {place: Mount(str(p), place, read_only=True) for place, p in image.mounts.items()}
-        for path in image.writable:
-            path.mkdir(parents=True, exist_ok=True)
-            found[str(path)] = Mount(str(path), str(path), read_only=False)
         volumes = {one["name"]: one for one in self._pod["spec"].get("volumes", ())}
         for asked in self._container.get("volumeMounts", ()):
             volume = volumes[asked["name"]]
@@ -174,6 +171,9 @@ class ContainerLife:
             source /= asked.get("subPath", "")
             place = asked["mountPath"].rstrip("/")
             found[place] = Mount(str(source), place, read_only=asked.get("readOnly", False))
+        for place, path in image.kept.items():
+            path.mkdir(parents=True, exist_ok=True)
+            found[place] = Mount(str(path), place, read_only=False)
         hosts = self._write_hosts()
         found["/etc/hosts"] = Mount(str(hosts), "/etc/hosts", read_only=True)
         return found

@@ -69,7 +69,15 @@ class PodWorker:
     @property
     def component(self) -> str:
         """The pod's part in its release, as the charts label it."""
-        return str(self.pod["metadata"].get("labels", {}).get("app.kubernetes.io/component", ""))
+        return self._label("app.kubernetes.io/component")
+
+    @property
+    def release(self) -> str:
+        """The release that the pod belongs to, as the charts label it."""
+        return self._label("app.kubernetes.io/instance")
+
+    def _label(self, name: str) -> str:
+        return str(self.pod["metadata"].get("labels", {}).get(name, ""))
 
     @property
     def num_restarts(self) -> int:

@@ -13,6 +13,7 @@ from server.api.open_metrics import CONTENT_TYPE, OPEN_METRICS, Exemplars, open_
 from server.api.requests.generation import ModelInfo
 from server.api.requests.model_directory import ModelDirectory
 from server.errors import ApiError
+from server.start_clock import StartPhase
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,10 +26,14 @@ class VersionBody(Struct, frozen=True, kw_only=True):
     model_version: str | None
 
 
-class HealthBody(Struct, frozen=True, kw_only=True):
+class HealthBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`progress` is 0 to 1. Only a server that starts has a `phase`, for `phase_seconds` so far."""
+
     state: str
     detail: str
     progress: float
+    phase: StartPhase | None = None
+    phase_seconds: float | None = None
 
 
 def probes_router(
@@ -68,7 +73,13 @@ def _add_probes(router: APIRouter, health: Health) -> None:
 
 
 def _health_response(status: HealthStatus) -> Response:
-    body = HealthBody(state=status.state, detail=status.detail, progress=status.progress)
+    body = HealthBody(
+        state=status.state,
+        detail=status.detail,
+        progress=status.progress,
+        phase=status.phase,
+        phase_seconds=status.phase_seconds,
+    )
     return json_response(body, 200 if status.ok else 503)
 
 

@@ -7,9 +7,7 @@ several hosts, every host has one executor, and all executors get the same calls
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import jax
@@ -21,10 +19,11 @@ from models.checkpoint.version_folder import VersionFolder, open_version
 from models.hf_config import read_config
 from server.config import EngineConfig
 from server.engine.device.adapter_sets import AdapterSets
+from server.engine.device.compiling import Compiling, Progress
 from server.engine.device.weight_sets import WeightSets
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequences.sequence import LoadedVersion
-from server.engine.programs.baked import BakedCounts, BakedFolder, Compiler
+from server.engine.programs.baked import BakedFolder, Compiler
 from server.engine.programs.blueprint import Blueprint, make_blueprint
 from server.engine.programs.device_state import DeviceState
 from server.engine.programs.inputs.buckets import Bucket
@@ -34,16 +33,14 @@ from server.engine.programs.mesh_choice import choose_mesh
 from server.engine.programs.sampling.sampler import Drawn
 from server.engine.programs.step_program import PickSize, ProgramName, StepOutput
 from server.files.temporary_folders import temporary_folder
+from server.start_clock import StartPhase
 
-type Progress = Callable[[str, float], None]
 # From the memory of this host's smallest chip to the memory of the smallest chip of all hosts. It
 # returns when every host has called it.
 type Agree = Callable[[int | None], int | None]
 
-# XLA compiles one program mostly on one core, so several programs are compiled at once.
-_COMPILE_THREADS = 4
-
-_log = logging.getLogger(__name__)
+# Called when a phase of the start begins.
+type OnPhase = Callable[[StartPhase], None]
 
 
 class Executor:
@@ -78,12 +75,17 @@ class Executor:
         progress: Progress,
         version: LoadedVersion,
         agree: Agree = lambda chip_bytes: chip_bytes,
+        on_phase: OnPhase = lambda phase: None,
     ) -> Executor:
         """Load the checkpoint as `version`, allocate the pool, compile and warm up every program.
+
+        Programs need no weights, so they are compiled while the weights are read. `on_phase` hears
+        where the start waits.
 
         Raises ConfigError, CheckpointError, MeshError, BackendError or SizeError, each with a
         sentence for the operator.
         """
+        on_phase("weights")
         with temporary_folder("version") as copy:
             source = open_version(files, copy)
             config = read_config(source.copy)
@@ -91,14 +93,21 @@ class Executor:
             mesh = choose_mesh(config, engine, jax.devices(), chip_bytes)
             blueprint = make_blueprint(config, engine, mesh, chip_bytes)
             weights = WeightSets(blueprint)
-            weights.load(version, source, progress)
-            tokenizer = tokenizer_sums(source.copy)
-            digest = _digest(source)
-        executor = cls(blueprint, weights, tokenizer, digest)
-        folder = BakedFolder(Path(engine.baked_dir)) if engine.baked_dir else None
-        executor._compile(progress, Compiler(mesh, folder))
+            weights.check(source)
+            folder = BakedFolder(Path(engine.baked_dir)) if engine.baked_dir else None
+            compiling = Compiling(blueprint, Compiler(mesh, folder))
+            try:
+                weights.load(version, source, progress)
+            except BaseException:
+                compiling.cancel()
+                raise
+            executor = cls(blueprint, weights, tokenizer_sums(source.copy), _digest(source))
+        on_phase("compile")
+        executor._take(compiling.wait(progress))
         # A collective would give up on a host that still compiles: all hosts wait for one another.
+        on_phase("hosts")
         agree(chip_bytes)
+        on_phase("warm_up")
         executor._run_once(version)
         return executor
 
@@ -134,28 +143,15 @@ class Executor:
         self._state = self._state._replace(sampler=sampler)
         return drawn
 
-    def _compile(self, progress: Progress, compiler: Compiler) -> None:
-        """Compile all programs, several at once."""
-        buckets = sorted(self.blueprint.ladder.buckets, reverse=True)
-        picks = [PickSize(num_rows) for num_rows in self.blueprint.ladder.draw_counts]
-        names: list[ProgramName] = [*buckets, "draw", *picks, "set_slot", "make_state"]
-        names += ["set_adapter", "make_adapters"] if self.adapters else []
-        compiled: dict[ProgramName, jax.stages.Compiled] = {}
-        with ThreadPoolExecutor(_COMPILE_THREADS) as pool:
-            running = {pool.submit(self._compile_one, name, compiler): name for name in names}
-            for i, done in enumerate(as_completed(running)):
-                compiled[running[done]] = done.result()
-                progress(f"compiled {i + 1} of {len(names)} programs", (i + 1) / len(names))
+    def _take(self, compiled: dict[ProgramName, jax.stages.Compiled]) -> None:
+        ladder = self.blueprint.ladder
         self._set_slot, self._make_state = compiled["set_slot"], compiled["make_state"]
-        self._steps = {bucket: compiled[bucket] for bucket in buckets}
-        self._picks = {size.num_rows: compiled[size] for size in picks}
+        # The largest first: a first run that lacks memory fails at once.
+        self._steps = {bucket: compiled[bucket] for bucket in sorted(ladder.buckets, reverse=True)}
+        self._picks = {n: compiled[PickSize(n)] for n in ladder.draw_counts}
         self._draw = compiled["draw"]
         if self.adapters is not None:
             self.adapters.start(compiled["make_adapters"], compiled["set_adapter"])
-        _log_counts(compiler.counts)
-
-    def _compile_one(self, name: ProgramName, compiler: Compiler) -> jax.stages.Compiled:
-        return compiler.compile(name, self._programs.lower(name))
 
     def _run_once(self, version: LoadedVersion) -> None:
         """Run every program on padding, in the same order on every host."""
@@ -179,13 +175,3 @@ def _digest(source: VersionFolder) -> str:
     if not source.is_published:
         return ""
     return hashlib.sha256((source.copy / MANIFEST).read_bytes()).hexdigest()
-
-
-def _log_counts(counts: BakedCounts) -> None:
-    if counts.hits + counts.misses:
-        _log.info(
-            "baked programs: %d loaded, %d compiled, about %.1f s saved",
-            counts.hits,
-            counts.misses,
-            counts.saved_seconds,
-        )

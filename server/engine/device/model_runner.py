@@ -17,8 +17,9 @@ import numpy as np
 
 from models.checkpoint.files import Files, LocalFiles
 from server.config import EngineConfig
+from server.engine.device.compiling import Progress
 from server.engine.device.draws import Draw, DrawExecutor, Draws
-from server.engine.device.executor import Executor, Progress
+from server.engine.device.executor import Executor
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.drafts.drafter import num_accepted
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter

@@ -109,6 +109,15 @@ class TestSizes:
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             await s.stub.Tokenize(pb.TokenizeRequest(text="a"))
 
+    async def test_a_message_that_grows_over_the_limit_is_refused_and_a_small_one_read(self):
+        """32 MB, which arrive as 32 KB."""
+        async with serving(FakeEngine(), channel_options=NO_LIMIT, max_body_bytes=1 << 20) as s:
+            small, bomb = (pb.TokenizeRequest(text="a" * size) for size in (1, 32 << 20))
+            zipped = grpc.Compression.Gzip
+            error = await failure(s.stub.Tokenize(bomb, compression=zipped))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (await s.stub.Tokenize(small, compression=zipped)).token_ids
+
     async def test_the_limit_is_8_mib_unless_set(self):
         assert ServerConfig().max_body_bytes == 8 << 20
 
