@@ -95,7 +95,13 @@ class ApiProcess:
         if config.server.admin_token_file:
             admin = VersionAdmin(models, self._engine, Path(config.server.admin_token_file))
         app = create_http_app(service, health, config.server, admin, allowed, gatekeeper=gatekeeper)
-        self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS, tls=tls)
+        self._http = HttpPort(
+            app,
+            config.server,
+            flush_seconds=_FLUSH_SECONDS,
+            cors_origins=config.server.cors_origins,
+            tls=tls,
+        )
         self._grpc = create_grpc_server(
             service, health, config.server, admin, gatekeeper=gatekeeper, tls=tls
         )

@@ -18,6 +18,7 @@ from server.api.grpc.health import add_health
 from server.api.grpc.lifetime import GrpcServer
 from server.api.grpc.reflection import add_reflection
 from server.api.health import Health
+from server.api.open_files import most_open_files
 from server.api.open_inference import servicer as open_inference
 from server.api.open_inference.repository import Repository
 from server.api.orca import servicer as orca
@@ -91,6 +92,11 @@ def create_versions_server(
     return GrpcServer(server)
 
 
+def max_connections(config: ServerConfig) -> int:
+    """Beyond it, gRPC closes new connections before their first byte."""
+    return min(config.max_connections, most_open_files() // 4)
+
+
 def _admin_options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 1),
@@ -101,6 +107,7 @@ def _admin_options(config: ServerConfig) -> list[tuple[str, int]]:
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         *_admin_options(config),
+        ("grpc.max_allowed_incoming_connections", max_connections(config)),
         ("grpc.max_receive_message_length", config.max_body_bytes),
         # Log probabilities of a long prompt are longer than any request.
         ("grpc.max_send_message_length", -1),

@@ -164,6 +164,35 @@ async def test_pings_do_not_end_a_connection():
         await writer.wait_closed()
 
 
+async def test_a_connection_too_many_is_closed_and_another_may_come_after_one_has_left():
+    with reserved_port() as port:
+        server = small_server(ServerConfig(grpc_port=port, max_connections=2))
+        await server.start()
+
+        async def connect() -> asyncio.StreamWriter | None:
+            """None if the server closes the connection in place of its first frame."""
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2_frame(SETTINGS, b""))
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await next_frame_kind(reader)
+                return writer
+            writer.close()
+            return None
+
+        first, second = await connect(), await connect()
+        assert first is not None
+        assert second is not None
+        assert await connect() is None
+        first.close()
+        async with asyncio.timeout(60):
+            while (next_one := await connect()) is None:
+                pass
+        for writer in (second, next_one):
+            writer.close()
+            await writer.wait_closed()
+        await server.stop(0)
+
+
 async def test_many_streams_at_once_each_get_their_own_answer():
     engine = FakeEngine([[token_id] for token_id in [*ids("abcdefgh"), EOS]])
     async with serving(engine) as s:
