@@ -2,10 +2,12 @@
 
     make watching
     make watching ARGS="--scrapes 1000 --calls 8"
+    make watching ARGS="--integers --rounds 0"      on a busy machine
 
 Rounds take turns, A B A B: the same streams without scrapes and next to them, and then on two
 servers without tracing and with it. A round's ratio is of its own two halves, because a machine is
-not equally busy for long. The receiver of spans throws them away.
+not equally busy for long. The receiver of spans throws them away. With `--integers` the scraped server
+has a device made of integers, whose step takes 20 ms whatever else runs.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import os
 import platform
 import random
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,11 +43,14 @@ from server.api.access.gatekeeper import Gatekeeper
 from server.api.access.work import Work
 from server.api.tracing.setup import make_provider
 from server.api.tracing.spans import Tracing
+from tests.e2e.checkpoints import write_serving_checkpoint
+from tests.e2e.servers import FAKE
 
 _TINY = Path("models/tiny/2")
 _STREAMS = 4
 _PROMPT_TOKENS = 32
-_TOKEN_IDS = range(300, 3000)
+# Both models have all of these.
+_TOKEN_IDS = range(10, 250)
 _API = "server.processes.api"
 _SPAN_ROUNDS, _SPAN_CALLS = 6, 1000
 _WORK = Work(
@@ -69,6 +76,13 @@ def bodies(model: str, num_tokens: int) -> Iterator[Body]:
             "ignore_eos": True,
             "return_token_ids": True,
         }
+
+
+def served_integers(folder: Path) -> Target:
+    checkpoint = write_serving_checkpoint(folder / "integers" / "1")
+    command = f"env FAKE_STEP_SECONDS=0.02 {sys.executable} -m {FAKE} serve --model {checkpoint}"
+    command += " --host 127.0.0.1 --http-port {port} --grpc-port 0 --num-blocks 4096"
+    return Target("integers", command, folder / "log")
 
 
 def streamed(target: Target, num_tokens: int, calls: int = _STREAMS) -> list[Stream]:
@@ -223,6 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scrapes", type=int, default=10_000, help="0 measures only tracing")
     parser.add_argument("--rate", type=float, default=100.0, help="scrapes per second")
+    parser.add_argument("--integers", action="store_true", help="scrape a server without a device")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer")
     parser.add_argument("--rounds", type=int, default=8, help="of tracing; 0 leaves it out")
     parser.add_argument("--calls", type=int, default=32, help="calls of each half of such a round")
@@ -230,8 +245,10 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     print(f"{date.today()}, {platform.machine()}, {cores} cores, {_TINY.parent.name}", flush=True)
     if options.scrapes:
-        with served(_TINY) as target:
-            measure_scrapes(target, options)
+        with tempfile.TemporaryDirectory() as folder:
+            scraped_server = served_integers(Path(folder)) if options.integers else served(_TINY)
+            with scraped_server as target:
+                measure_scrapes(target, options)
     if options.rounds:
         measure_spans()
         measure_tracing(options)
