@@ -6,8 +6,8 @@
 
 Rounds take turns, A B A B: the same streams without scrapes and next to them, and then on two
 servers without tracing and with it. A round's ratio is of its own two halves, because a machine is
-not equally busy for long. The receiver of spans throws them away. With `--integers` the scraped server
-has a device made of integers, whose step takes 20 ms whatever else runs.
+not equally busy for long. The receiver of spans throws them away. With `--integers` the scraped
+server has a device made of integers, whose step takes 20 ms whatever else runs.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def served_integers(folder: Path) -> Target:
     checkpoint = write_serving_checkpoint(folder / "integers" / "1")
     command = f"env FAKE_STEP_SECONDS=0.02 {sys.executable} -m {FAKE} serve --model {checkpoint}"
     command += " --host 127.0.0.1 --http-port {port} --grpc-port 0 --num-blocks 4096"
+    command += " --max-num-seqs 32 --max-num-batched-tokens 256"
     return Target("integers", command, folder / "log")
 
 
