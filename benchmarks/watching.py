@@ -137,7 +137,7 @@ def measure_scrapes(target: Target, options: argparse.Namespace) -> None:
         scrapes += seconds
         ratios.append(next_to / alone)
         print(f"  round {len(ratios)}: {ratios[-1]:.3f}, {len(seconds)} scrapes", flush=True)
-    print(f"{len(scrapes)} scrapes, {options.rate:g} per second, next to {_STREAMS} streams:")
+    print(f"{target.model}: {len(scrapes)} scrapes next to {_STREAMS} streams")
     print(f"  median {statistics.median(scrapes) * 1e3:.2f} ms, p99 {_p99(scrapes) * 1e3:.2f} ms")
     print(f"  time between tokens, with scrapes / without: {_spread(ratios)}")
 
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=32, help="calls of each half of such a round")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    print(f"{date.today()}, {platform.machine()}, {cores} cores, {_TINY.parent.name}", flush=True)
+    print(f"{date.today()}, {platform.machine()}, {cores} cores", flush=True)
     if options.scrapes:
         with tempfile.TemporaryDirectory() as folder:
             scraped_server = served_integers(Path(folder)) if options.integers else served(_TINY)
