@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 
 import grpc
-import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conformance.calls import channel, completion, http
@@ -76,17 +74,10 @@ async def drain(target: Target) -> str:
             text = await anext(chunks)
             os.kill(target.pid, signal.SIGTERM)
             async with asyncio.timeout(_DRAIN_SECONDS):
-                while await _status(client, "/readyz") == 200:
+                while (await client.get("/readyz", headers=_ALONE)).status_code == 200:
                     pass
-                metrics = await _status(client, "/metrics")
+            metrics = (await client.get("/metrics", headers=_ALONE)).status_code
             text += b"".join([chunk async for chunk in chunks])
     require(text.rstrip().endswith(b"[DONE]"), "the stream did not finish")
     require(metrics == 200, f"/metrics answered {metrics} during the drain")
     return "the stream finished"
-
-
-async def _status(client: httpx.AsyncClient, path: str) -> int:
-    """Ask as pickers do, again: a drain closes connections that have asked nothing yet."""
-    while True:
-        with contextlib.suppress(httpx.RemoteProtocolError):
-            return (await client.get(path, headers=_ALONE)).status_code
