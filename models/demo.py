@@ -38,8 +38,16 @@ def ensure(root: Path = DEFAULT_ROOT, progress: Progress | None = None) -> Path:
     if manifest.sha256(path) != _SHA256:
         raise DemoModelError(f"{path} is not the file of {_DISTRIBUTION} 0.1.2: install it again")
     try:
-        # Only this function writes this folder, so it replaces a damaged one.
-        return convert(path, target, shard_bytes=_SHARD_BYTES, replace=True, progress=progress)
+        # Only this function writes this folder, so it replaces a damaged one. The demo is served in
+        # bfloat16: its numbers are compared with other servers'.
+        return convert(
+            path,
+            target,
+            shard_bytes=_SHARD_BYTES,
+            replace=True,
+            keeps_small=False,
+            progress=progress,
+        )
     except GgufError as error:
         raise DemoModelError(str(error)) from error
 

@@ -161,7 +161,10 @@ def _stored_bits(hf: HF) -> int | None:
             f"this quantized checkpoint cannot be served: {error}. Publish it in bfloat16 and set"
             " weight_dtype, or quantize it in a supported format"
         ) from error
-    return None if scheme is None else scheme.bits
+    if scheme is None:
+        # The conversion of a quantized GGUF file widens it, and says how wide it was.
+        return None if hf.get("gguf_bits") is None else integer(hf, "gguf_bits")
+    return scheme.bits
 
 
 def _activation(hf: HF) -> str:

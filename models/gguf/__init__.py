@@ -1,4 +1,4 @@
-"""Import of GGUF files of the Llama family into checkpoint folders in the Hugging Face layout.
+"""Import of GGUF files into checkpoint folders in the Hugging Face layout.
 
 `convert` is the entry point; the other modules map names, shapes and settings of a GGUF file.
 """

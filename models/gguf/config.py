@@ -5,15 +5,18 @@ Sizes come from the metadata, except where a tensor is more reliable (vocabulary
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from models.gguf.architectures import EMBEDDING, HEAD, Architecture
-from models.gguf.reader import GgufError, GgufFile
+from models.gguf.reader import GgufError, GgufFile, short
 from models.gguf.rope import rope_parameters
 
 # End-of-turn tokens that many files have in the vocabulary, but without a metadata key.
-_END_TOKENS = frozenset({"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"})
+_END_TOKENS = frozenset({"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>"})
 _CONTROL = 3
+# A file with fewer bits a weight is quantized; Q8_0 has 8.5.
+_LEAST_WIDE_BITS = 15
 
 
 def model_config(file: GgufFile, architecture: Architecture) -> dict[str, Any]:
@@ -24,9 +27,9 @@ def model_config(file: GgufFile, architecture: Architecture) -> dict[str, Any]:
     head_dim = int(file.metadata.get(f"{prefix}.attention.key_length", hidden_size // heads))
     if file.metadata.get(f"{prefix}.attention.value_length", head_dim) != head_dim:
         raise GgufError("heads whose keys and values differ in size are not supported")
-    if file.metadata.get(f"{prefix}.attention.sliding_window"):
-        raise GgufError("sliding-window attention is not supported")
-    return {
+    if file.metadata.get(f"{prefix}.attention.sliding_window") and not architecture.unit_offset:
+        raise GgufError(f"sliding-window attention is not supported for architecture {prefix!r}")
+    config = {
         "architectures": [architecture.class_name],
         "model_type": architecture.model_type,
         "hidden_size": hidden_size,
@@ -37,7 +40,7 @@ def model_config(file: GgufFile, architecture: Architecture) -> dict[str, Any]:
         "head_dim": head_dim,
         "vocab_size": _vocab_size(file),
         "max_position_embeddings": int(file.required(f"{prefix}.context_length")),
-        "rms_norm_eps": _short(file.required(f"{prefix}.attention.layer_norm_rms_epsilon")),
+        "rms_norm_eps": short(file.required(f"{prefix}.attention.layer_norm_rms_epsilon")),
         "rope_parameters": rope_parameters(file, head_dim),
         "hidden_act": "silu",
         "attention_bias": any(f"blk.0.{name.gguf}" in file.tensors for name in architecture.biases),
@@ -46,6 +49,18 @@ def model_config(file: GgufFile, architecture: Architecture) -> dict[str, Any]:
         "dtype": "bfloat16",
         **special_token_ids(file),
     }
+    return config | architecture.fields(file, config)
+
+
+def stored_bits(file: GgufFile) -> dict[str, int]:
+    """The field of config.json that says how many bits a weight of a quantized file takes.
+
+    That is on average over all matrices, rounded up. Empty for a file that is not quantized.
+    """
+    matrices = [tensor for tensor in file.tensors.values() if len(tensor.shape) > 1]
+    num_weights = sum(math.prod(tensor.shape) for tensor in matrices)
+    bits = 8 * sum(tensor.data.nbytes for tensor in matrices) / num_weights
+    return {"gguf_bits": math.ceil(bits)} if bits < _LEAST_WIDE_BITS else {}
 
 
 def generation_config(file: GgufFile) -> dict[str, Any]:
@@ -89,8 +104,3 @@ def _vocab_size(file: GgufFile) -> int:
     if EMBEDDING.gguf not in file.tensors:
         raise GgufError(f"{file.path} has no tensor {EMBEDDING.gguf}")
     return file.tensors[EMBEDDING.gguf].shape[0]
-
-
-def _short(value: float) -> float:
-    """The intended decimal: the file stores 1e-05 in 32 bits, which reads as 9.99999974e-06."""
-    return float(f"{value:.6g}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from models.checkpoint import manifest
 from models.config import ModelConfigError
 from models.gguf.architectures import architecture_of
-from models.gguf.config import generation_config, model_config
+from models.gguf.config import generation_config, model_config, stored_bits
 from models.gguf.hf_tensors import Weight, weights
 from models.gguf.reader import GgufError, GgufFile
 from models.gguf.shards import write_shards
@@ -32,8 +33,10 @@ from models.hf_config import parse_config
 
 Progress = Callable[[str, float], None]
 
+_log = logging.getLogger(__name__)
+
 # Part of the name of an unfinished conversion: raise it when a file would convert differently.
-_REVISION = 1
+_REVISION = 2
 _SHARD_BYTES = 1 << 30
 
 
@@ -43,13 +46,15 @@ def convert(
     *,
     shard_bytes: int = _SHARD_BYTES,
     replace: bool = False,
+    keeps_small: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Make the checkpoint folder `target` from the GGUF file `source`, unless it is there.
 
     `progress` gets the current activity and its progress from 0 to 1; a terminal shows a bar.
-    Raises GgufError for a file that cannot be imported, and OSError from the disk. If `target` is
-    not a whole checkpoint, raises FileExistsError or, with `replace`, removes it.
+    The folder holds bfloat16. With `keeps_small`, a server keeps a quantized file's matrices in 8
+    bits. Raises GgufError for a file that cannot be imported, and OSError from the disk. If
+    `target` is not a whole checkpoint, raises FileExistsError or, with `replace`, removes it.
     """
     if manifest.is_complete(target):
         return target
@@ -58,7 +63,7 @@ def convert(
         if not manifest.is_complete(target):
             if target.exists():
                 _remove(target, replace)
-            _build(GgufFile(source), target, shard_bytes, progress)
+            _build(GgufFile(source), target, shard_bytes, keeps_small, progress)
     return target
 
 
@@ -68,13 +73,20 @@ def _remove(target: Path, replace: bool) -> None:
     shutil.rmtree(target)
 
 
-def _build(file: GgufFile, target: Path, shard_bytes: int, progress: Progress | None) -> None:
+def _build(
+    file: GgufFile,
+    target: Path,
+    shard_bytes: int,
+    keeps_small: bool,
+    progress: Progress | None,
+) -> None:
     partial = _partial_folder(file, target, shard_bytes)
     architecture = architecture_of(file)
-    config = model_config(file, architecture)
+    config = model_config(file, architecture) | (stored_bits(file) if keeps_small else {})
     _check_servable(config)
     planned = weights(file, architecture, config)
     made = tokenizer(file)
+    _log_sizes(file, planned)
     partial.mkdir(exist_ok=True)
     manifest.write_json(partial / "config.json", config)
     manifest.write_json(partial / "generation_config.json", generation_config(file))
@@ -85,6 +97,17 @@ def _build(file: GgufFile, target: Path, shard_bytes: int, progress: Progress | 
     manifest.write(partial)
     partial.rename(target)
     manifest.sync_folder(target.parent)
+
+
+def _log_sizes(file: GgufFile, planned: Sequence[Weight]) -> None:
+    stored = sum(tensor.data.nbytes for tensor in file.tensors.values())
+    wide = sum(weight.num_bytes for weight in planned)
+    _log.info(
+        "%s: %.2f GiB of weights become %.2f GiB of bfloat16 in the folder",
+        file.path.name,
+        stored / 2**30,
+        wide / 2**30,
+    )
 
 
 def _check_servable(config: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from models.gguf.architectures import EMBEDDING, FINAL_NORM, HEAD, LAYER, Architecture, TensorName
+from models.gguf.architectures import EMBEDDING, FINAL_NORM, HEAD, Architecture, TensorName
 from models.gguf.reader import GgufError, GgufFile, GgufTensor
 from models.gguf.rope import FREQUENCY_DIVISORS
 
@@ -24,11 +24,14 @@ _BF16_BYTES = 2
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One weight of the checkpoint. `row_order` lists the stored rows in their new order."""
+    """One weight of the checkpoint. `row_order` lists the stored rows in their new order; `offset`
+    is added to what is stored.
+    """
 
     name: str
     tensor: GgufTensor
     row_order: NDArray[np.intp] | None = None
+    offset: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -44,7 +47,8 @@ class Weight:
         for start in range(0, self.shape[0], step):
             rows = slice(start, start + step)
             index = rows if self.row_order is None else self.row_order[rows]
-            yield self.tensor.rows(index).astype(ml_dtypes.bfloat16).tobytes()
+            values = self.tensor.rows(index) + np.float32(self.offset)
+            yield values.astype(ml_dtypes.bfloat16).tobytes()
 
 
 def weights(file: GgufFile, architecture: Architecture, config: dict[str, Any]) -> list[Weight]:
@@ -58,11 +62,13 @@ def weights(file: GgufFile, architecture: Architecture, config: dict[str, Any]) 
     if unknown:
         raise GgufError(f"{file.path} has tensors the model does not: {sorted(unknown)[:8]}")
     sizes = _sizes(config)
-    return [_weight(file, architecture, config, name, sizes) for name in names]
+    return [
+        weight for name in names for weight in _weights(file, architecture, config, name, sizes)
+    ]
 
 
 def _names(architecture: Architecture, config: dict[str, Any]) -> list[TensorName]:
-    per_layer = LAYER + architecture.extras
+    per_layer = architecture.layer
     if config["attention_bias"]:
         per_layer += architecture.biases
     names = [EMBEDDING]
@@ -83,27 +89,34 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
         "H": config["head_dim"],
         "F": config["intermediate_size"],
         "V": config["vocab_size"],
+        "E": config.get("num_experts", 0),
+        "M": config.get("moe_intermediate_size", 0),
     }
 
 
-def _weight(
+def _weights(
     file: GgufFile,
     architecture: Architecture,
     config: dict[str, Any],
     name: TensorName,
     sizes: dict[str, int],
-) -> Weight:
+) -> list[Weight]:
+    """The weights of one tensor of the file: one, or one for each expert."""
     if name.gguf not in file.tensors:
         raise GgufError(f"{file.path} has no tensor {name.gguf}")
     tensor = file.tensors[name.gguf]
     shape = tuple(sizes[letter] for letter in name.sizes)
     if tensor.shape != shape:
         raise GgufError(f"tensor {name.gguf} has shape {tensor.shape}, the metadata says {shape}")
+    if len(shape) > 2:
+        return [Weight(name.hugging_face.format(i), tensor.part(i)) for i in range(shape[0])]
     rotated = ".attn_q." in name.gguf or ".attn_k." in name.gguf
     order = None
     if architecture.interleaved_rope and rotated:
         order = rope_row_order(shape[0], config["head_dim"])
-    return Weight(name.hugging_face, tensor, order)
+    is_norm = name.hugging_face.endswith("norm.weight")
+    offset = -1.0 if architecture.unit_offset and is_norm else 0.0
+    return [Weight(name.hugging_face, tensor, order, offset)]
 
 
 def rope_row_order(num_rows: int, head_dim: int) -> NDArray[np.intp]:

@@ -34,6 +34,12 @@ class GgufTensor:
     encoding: str
     data: NDArray[Any]
 
+    def part(self, index: int) -> GgufTensor:
+        """One of the matrices that a tensor of three dimensions holds."""
+        return GgufTensor(
+            self.name, self.shape[1:], self.encoding, self.data[index].reshape(self.shape[1], -1)
+        )
+
     def rows(self, index: slice | NDArray[np.intp]) -> NDArray[np.float32]:
         """The requested rows, dequantized: [rows, in] (in = 1 for a one-dimensional tensor)."""
         gguf = _package()
@@ -75,6 +81,11 @@ class GgufFile:
     def header_bytes(self) -> memoryview:
         """Metadata and tensor table as in the file: a cheap way to distinguish two files."""
         return memoryview(self._reader.data[: self._reader.data_offset])
+
+
+def short(value: float) -> float:
+    """The intended decimal: a file stores 1e-05 in 32 bits, which reads as 9.99999974e-06."""
+    return float(f"{value:.6g}")
 
 
 def _tensor(tensor: Any) -> GgufTensor:

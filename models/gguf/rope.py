@@ -22,12 +22,14 @@ _TOLERANCE = 1e-3
 _SCALING_KEYS = ("type", "factor", "original_context_length", "finetuned")
 
 
-def rope_parameters(file: GgufFile, head_dim: int) -> dict[str, Any]:
+def rope_parameters(
+    file: GgufFile, head_dim: int, default_theta: float = _DEFAULT_THETA
+) -> dict[str, Any]:
     """`rope_theta` and the scaling; GgufError for an unsupported scaling."""
     prefix = f"{file.required('general.architecture')}.rope"
     if file.metadata.get(f"{prefix}.dimension_count", head_dim) != head_dim:
         raise GgufError("a rotary embedding over part of a head is not supported")
-    theta = float(file.metadata.get(f"{prefix}.freq_base", _DEFAULT_THETA))
+    theta = float(file.metadata.get(f"{prefix}.freq_base", default_theta))
     if FREQUENCY_DIVISORS in file.tensors:
         divisors = file.tensors[FREQUENCY_DIVISORS].rows(slice(None)).ravel()
         return {"rope_theta": theta, **_llama3(divisors, theta, head_dim)}

@@ -1,6 +1,6 @@
 """The tokenizer of a GGUF file as `tokenizer.json` and `tokenizer_config.json`.
 
-The Llama family has two kinds of tokenizers. Byte-level BPE: the file only names its splitting rule
+The families have two kinds of tokenizers. Byte-level BPE: the file only names its splitting rule
 (`splitting`). SentencePiece: it has scores in place of merges. Both become a Hugging Face BPE; this
 module refuses any other kind.
 """

@@ -10,6 +10,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +170,7 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
     from server.versions.golden import GoldenClient
 
     version = LoadedVersion(folder.name)
-    runner = ModelRunner.build(folder, _SIZES, version=version)
+    runner = ModelRunner.build(folder, _sizes(folder), version=version)
     client = GoldenClient(lambda submit: engine.receive(OWN_CLIENT, submit))
     engine = _engine_of(runner, client, version, len(prompts))
     loop = guarded(engine.run, "publish", on_fault=end_process, goes_on=False)
@@ -181,6 +182,15 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
         engine.stop()
         loop.join()
     return [tuple(token_id for token_id, _ in answer) for answer in answers]
+
+
+def _sizes(folder: Path) -> EngineConfig:
+    """Where tokens see later ones, a step must hold a prompt and what follows it."""
+    from models.hf_config import read_config
+
+    if read_config(folder).bidirectional:
+        return replace(_SIZES, max_num_batched_tokens=_SIZES.max_model_len)
+    return _SIZES
 
 
 def _engine_of(

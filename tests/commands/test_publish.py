@@ -10,7 +10,8 @@ import pytest
 from models.checkpoint import manifest
 from models.checkpoint.checkpoint import CheckpointError
 from server.__main__ import main
-from server.commands.publish import PublishError, publish, verify
+from server.commands.publish import PublishError, _sizes, publish, verify
+from tests.golden import random_models
 
 TINY = Path("models/tiny/1")
 
@@ -66,3 +67,9 @@ def test_the_command_says_it_in_one_line(version, capsys):
     assert capsys.readouterr().out == f"{version} is whole, with 4 golden prompts\n"
     assert main(["publish", str(TINY), str(version)]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "expected"), [("gemma3", 32), ("embeddinggemma", 128)])
+def test_a_step_holds_golden_prompts_whole_where_tokens_see_later_ones(tmp_path, name, expected):
+    sizes = _sizes(random_models.write(name, tmp_path))
+    assert sizes.max_num_batched_tokens == expected

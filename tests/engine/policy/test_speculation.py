@@ -68,6 +68,13 @@ def test_a_row_whose_options_need_the_tokens_before_gets_none(params):
     assert make_speculation().choose([looping(**params)]) == {}
 
 
+def test_a_row_with_a_grammar_gets_none():
+    """Which tokens it allows depends on those before, in the same step."""
+    row = looping()
+    row.matcher = object()
+    assert make_speculation().choose([row]) == {}
+
+
 @pytest.mark.parametrize(
     "params", [{"temperature": 1.0, "top_p": 0.9}, {"min_tokens": 5}, {"num_logprobs": 2}]
 )

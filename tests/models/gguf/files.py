@@ -7,6 +7,7 @@ import cannot hide behind itself.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,6 @@ BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 CONTROL = ["<|end|>", "<|start|>"]
 TOKENS = [*CONTROL, *BYTES, "Ġt", "he", "Ġthe", "12"]
 MERGES = ["Ġ t", "h e", "Ġt he", "1 2"]
-
-_HF_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 
 type Array = NDArray[np.float32]
 
@@ -57,10 +41,12 @@ class ModelFile:
         for key, value in self.metadata.items():
             if key != "general.architecture":
                 _add(writer, key, value)
-        for name, weight in self.weights.items():
-            gguf_name = _gguf_name(name)
+        for name, weight in _merged_experts(self.weights).items():
+            gguf_name = _gguf_name(arch, name)
             rotated = arch == "llama" and (".attn_q." in gguf_name or ".attn_k." in gguf_name)
             stored = interleave(weight) if rotated else weight
+            if arch.startswith("gemma") and name.endswith("norm.weight"):
+                stored = stored + np.float32(1)
             encoding = self.encodings.get(gguf_name, gguf.GGMLQuantizationType.F32)
             writer.add_tensor(gguf_name, gguf.quants.quantize(stored, encoding), raw_dtype=encoding)
         for name, tensor in self.extra_tensors.items():
@@ -136,14 +122,28 @@ def _shapes(architecture: str, tied: bool) -> dict[str, tuple[int, ...]]:
     return shapes if tied else shapes | {"lm_head.weight": (len(TOKENS), HIDDEN)}
 
 
-def _gguf_name(name: str) -> str:
-    stem, kind = name.rsplit(".", 1)
-    prefix = ""
-    if stem.startswith("model.layers."):
-        _, _, layer, stem = stem.split(".", 3)
-        prefix = f"blk.{layer}."
-    found = next(gguf_stem for gguf_stem, hf_stem in _HF_NAMES.items() if hf_stem == stem)
-    return f"{prefix}{found}.{kind}"
+def _gguf_name(architecture: str, name: str) -> str:
+    """The name that llama.cpp's own table has for the weight."""
+    found = _name_map(architecture).get_name(name, (".weight", ".bias"))
+    assert found is not None, name
+    return found
+
+
+@cache
+def _name_map(architecture: str) -> gguf.TensorNameMap:
+    (kind,) = (key for key, known in gguf.MODEL_ARCH_NAMES.items() if known == architecture)
+    return gguf.get_tensor_name_map(kind, 10)
+
+
+def _merged_experts(weights: dict[str, Array]) -> dict[str, Array]:
+    """One tensor in the place of those of all experts of a layer."""
+    merged: dict[str, list[Array]] = {}
+    for name, weight in weights.items():
+        head, found, tail = name.partition(".experts.")
+        merged.setdefault(head + found + tail.split(".", 1)[-1], []).append(weight)
+    return {
+        name: np.stack(parts) if ".experts." in name else parts[0] for name, parts in merged.items()
+    }
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
