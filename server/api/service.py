@@ -159,11 +159,8 @@ class Service:
     async def _prepare_all(self, requests: Sequence[GenerateRequest]) -> list[PreparedRequest]:
         if not self._lifecycle.is_accepting and self._lifecycle.state is not ServerState.STARTING:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
-        if not self.embedder.recipe.generates:
-            raise invalid(
-                "this model has no output head, so it generates no tokens; use /v1/embeddings",
-                "model",
-            )
+        if reason := self.embedder.recipe.no_tokens:
+            raise invalid(f"{reason}; use /v1/embeddings", "model")
         if not requests:
             raise invalid("prompt must not be empty", "prompt")
         self._limits.check_sequences(len(requests), sum(request.n for request in requests))

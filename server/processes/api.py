@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvloop
 
-from models.headless import is_headless
+from models.headless import why_no_tokens
 from server.api.access.budgets import Budgets
 from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
@@ -254,7 +254,7 @@ def _read_recipe(checkpoint: Path, config: ServerConfig) -> EmbeddingRecipe:
     recipe = read_recipe(checkpoint, config.pooling)
     if recipe.refusal:
         _log.info("%s", recipe.refusal)
-    return replace(recipe, generates=not is_headless(checkpoint))
+    return replace(recipe, no_tokens=why_no_tokens(checkpoint))
 
 
 def main() -> int:

@@ -81,6 +81,7 @@ def make_scheduler(
     versions=None,
     adapters=None,
     exact=False,
+    choice=None,
     speculation=None,
 ) -> Scheduler:
     return Scheduler(
@@ -90,7 +91,7 @@ def make_scheduler(
             prefix_caching=prefix_caching,
             chunk=max_num_batched_tokens if exact else 0,
         ),
-        choice=ExactChoice if exact else StepChoice,
+        choice=choice or (ExactChoice if exact else StepChoice),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_queue_len=max_queue_len,

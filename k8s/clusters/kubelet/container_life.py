@@ -74,7 +74,6 @@ class ContainerLife:
         """Start it, probe it and wait for its end."""
         command = await self._command()
         root = self._folder / "roots" / self._state.name
-        self._folder.mkdir(parents=True, exist_ok=True)
         starting = asyncio.create_task(start(self._sandbox, command, root, self.log))
         starting.add_done_callback(self._note_start)
         # A pod may have to end meanwhile. Then the process that is just starting must be known.

@@ -47,6 +47,7 @@ class Call:
     request_id: str = ""
     trace_id: str = ""
     certificate: str = ""
+    has_admin_token: bool = False
     caller: Caller | None = None
     objectives: Objectives = field(default_factory=Objectives)
     trusts_headers: bool = True

@@ -87,7 +87,7 @@ class VllmEngineServicer:
         return pb.HealthCheckResponse(healthy=status.ok, message=status.detail)
 
     async def model_info(self, _: pb.GetModelInfoRequest) -> Message:
-        generates = self._service.embedder.recipe.generates
+        generates = not self._service.embedder.recipe.no_tokens
         return translate.model_info(self._service.models.info(), generates=generates)
 
     async def server_info(self, _: pb.GetServerInfoRequest) -> Message:

@@ -14,7 +14,9 @@ from server.api.http import json_decoding
 from server.api.http.json_decoding import MAX_NUMBERS, MAX_VALUES, Integers, decode
 from server.errors import ApiError
 
-_PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
+_PLAIN = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+)
 _TEXTS = st.text('a"\\[]{},:0 ', max_size=8)
 _VALUES = st.recursive(
     _PLAIN | _TEXTS | st.lists(st.integers(0, 99)),
