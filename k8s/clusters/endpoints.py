@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from k8s.clusters.host.api import Api
+from k8s.clusters.host.tasks import in_background
 
 type Object = dict[str, Any]
 
@@ -32,7 +32,7 @@ class Endpoints:
         self.on_change = on_change
         self._api = api
         self._slices: dict[str, Object] = {}
-        self._task = asyncio.create_task(self._follow())
+        self._task = in_background(self._follow())
 
     def ready(self, namespace: str, service: str) -> list[str]:
         mine = [

@@ -164,13 +164,11 @@ type Breaking = Callable[[Clusters, LoadGenerator], Awaitable[float]]
 
 
 def _kept(name: str, break_it: Breaking, description: str) -> Scenario[Clusters]:
-    """Answers come without a gap, from whichever region."""
+    """Nothing fails, whichever region answers. It promises no time: what happens takes minutes, and
+    the first answer after its beginning says only how often requests are sent.
+    """
     return Scenario(
-        name=name,
-        description=description,
-        break_it=break_it,
-        first_answer="any region",
-        within=lambda _: AT_ONCE_SECONDS,
+        name=name, description=description, break_it=break_it, first_answer="any region"
     )
 
 

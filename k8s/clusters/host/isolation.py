@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 BRIDGE = "pods"
 _INSIDE = "ANTIPODE_CLUSTERS_INSIDE"
+# gRPC's own handlers of fork sometimes abort the child before it becomes another program.
+_WITHOUT_FORK_HANDLERS = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
 _OWN = ("--net", "--mount")
 _AS_USER = ("--user", "--map-root-user", *_OWN)
 
@@ -26,7 +28,7 @@ def go_inside(module: str, arguments: Sequence[str]) -> None:
     for flags in (_OWN, _AS_USER):
         command = ["unshare", *flags]
         if not subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-            os.environ[_INSIDE] = "1"
+            os.environ |= {_INSIDE: "1", **_WITHOUT_FORK_HANDLERS}
             os.execvp("unshare", [*command, sys.executable, "-m", module, *arguments])
     raise RuntimeError(
         "the kernel lets this user make no namespaces; run as root, or allow user namespaces"

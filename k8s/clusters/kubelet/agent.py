@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from k8s.clusters.host.api import CONFLICT, ApiError
+from k8s.clusters.host.tasks import in_background
 from k8s.clusters.kubelet.environment import references
 from k8s.clusters.kubelet.node import Node, Reference
 from k8s.clusters.kubelet.pod import PodWorker
@@ -35,8 +36,8 @@ class Kubelet:
     async def start(self) -> None:
         await self._register()
         self._tasks = [
-            asyncio.create_task(self._beat()),
-            asyncio.create_task(self._follow_pods()),
+            in_background(self._beat()),
+            in_background(self._follow_pods()),
         ]
 
     async def vanish(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from k8s.clusters.host.api import Api
+from k8s.clusters.host.tasks import in_background
 from k8s.clusters.kubelet.environment import decoded
 from k8s.clusters.kubelet.images import Image
 
@@ -35,7 +36,7 @@ class Contents:
     def follow(self, namespace: str, kind: str, name: str) -> None:
         key = (namespace, kind, name)
         if key not in self._tasks:
-            self._tasks[key] = asyncio.create_task(self._follow(key))
+            self._tasks[key] = in_background(self._follow(key))
 
     def of(self, namespace: str) -> dict[tuple[str, str], dict[str, str]]:
         return {key[1:]: found for key, found in self._found.items() if key[0] == namespace}

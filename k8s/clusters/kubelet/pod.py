@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 
 from k8s.clusters.host.api import NOT_FOUND, ApiError
+from k8s.clusters.host.tasks import in_background
 from k8s.clusters.kubelet.container_life import ContainerLife
 from k8s.clusters.kubelet.environment import MissingReferenceError, references
 from k8s.clusters.kubelet.node import Node
@@ -56,9 +56,7 @@ class PodWorker:
         self._sandbox: Sandbox | None = None
         self._changed = asyncio.Event()
         self._tokens: dict[tuple[str, int], str] = {}
-        self._tasks = [asyncio.create_task(self._live()), asyncio.create_task(self._report())]
-        for task in self._tasks:
-            task.add_done_callback(_tell)
+        self._tasks = [in_background(self._live()), in_background(self._report())]
         self._ending: asyncio.Task[None] | None = None
 
     @property
@@ -101,7 +99,7 @@ class PodWorker:
         self.pod = pod
         if "deletionTimestamp" in pod["metadata"] and self._ending is None:
             grace = float(pod["metadata"].get("deletionGracePeriodSeconds", 30))
-            self._ending = asyncio.create_task(self._end(grace))
+            self._ending = in_background(self._end(grace))
 
     def refresh(self) -> None:
         """A ConfigMap or Secret changed: bring it into the volumes."""
@@ -228,12 +226,6 @@ class PodWorker:
             self._sandbox = None
         for name in ("volumes", "roots"):
             shutil.rmtree(Path(self.folder) / name, ignore_errors=True)
-
-
-def _tell(task: asyncio.Task[None]) -> None:
-    """Print what a worker did not expect: its pod would only seem to be slow."""
-    if not task.cancelled() and (error := task.exception()):
-        traceback.print_exception(error)
 
 
 def _state(container: Object) -> ContainerState:

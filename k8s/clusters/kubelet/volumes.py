@@ -77,7 +77,10 @@ def files_of(volume: Object, pod: Object, contents: Contents, tokens: Tokens) ->
                 found[item["path"]] = field(pod, item["fieldRef"]["fieldPath"])
         elif "serviceAccountToken" in source:
             asked = source["serviceAccountToken"]
-            found[asked["path"]] = tokens[_audience_and_seconds(asked)]
+            token = tokens.get(_audience_and_seconds(asked))
+            if token is None:
+                raise MissingReferenceError(f"token of volume {volume['name']}")
+            found[asked["path"]] = token
         else:
             raise MissingReferenceError(f"a source of volume {volume['name']}: {', '.join(source)}")
     return found

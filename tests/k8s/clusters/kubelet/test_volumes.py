@@ -65,6 +65,12 @@ def test_a_projection_joins_a_token_a_config_map_and_fields():
     assert files == {"token": "secret", "a": "1", "b": "2", "namespace": "n"}
 
 
+def test_a_token_that_is_not_there_yet_is_a_missing_reference():
+    token = {"serviceAccountToken": {"path": "token"}}
+    with pytest.raises(MissingReferenceError, match="token of volume v"):
+        files_of({"name": "v", "projected": {"sources": [token]}}, POD, CONTENTS, {})
+
+
 def test_a_bucket_is_its_folder_or_the_only_one_that_is_mounted(tmp_path):
     (tmp_path / "bucket" / "llama").mkdir(parents=True)
     attributes = {"bucketName": "bucket", "mountOptions": "implicit-dirs"}
