@@ -168,6 +168,7 @@ class EngineProcess:
                     runner.block_size,
                     prefix_caching=config.prefix_caching,
                     chunk=runner.max_num_batched_tokens if config.exact else 0,
+                    num_host_blocks=runner.num_host_blocks,
                 ),
                 choice=ExactChoice if config.exact else StepChoice,
                 max_num_seqs=config.max_num_seqs,

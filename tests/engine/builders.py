@@ -82,6 +82,7 @@ def make_scheduler(
     adapters=None,
     exact=False,
     speculation=None,
+    num_host_blocks=(),
 ) -> Scheduler:
     return Scheduler(
         BlockManager(
@@ -89,6 +90,7 @@ def make_scheduler(
             block_size,
             prefix_caching=prefix_caching,
             chunk=max_num_batched_tokens if exact else 0,
+            num_host_blocks=num_host_blocks,
         ),
         choice=ExactChoice if exact else StepChoice,
         max_num_seqs=max_num_seqs,

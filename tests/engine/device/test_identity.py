@@ -92,7 +92,10 @@ class Session:
         kinds = [replace(kind, num_blocks=num_blocks or kind.num_blocks) for kind in runner.kinds]
         chunk = runner.max_num_batched_tokens if config.exact else 0
         self.blocks = [
-            BlockManager(kinds, runner.block_size, chunk=chunk) for _ in range(runner.num_ranks)
+            BlockManager(
+                kinds, runner.block_size, chunk=chunk, num_host_blocks=runner.num_host_blocks
+            )
+            for _ in range(runner.num_ranks)
         ]
         versions = ServedVersions(LoadedVersion())
         schedulers = [
