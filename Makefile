@@ -12,7 +12,7 @@ THREE_AT_ONCE := -n 3 $(IN_ORDER)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness prefixes grammar schemas swap weights hosts plan-ci golden train-tiny sbom charts reference clients terraform
+.PHONY: help setup serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness prefixes grammar schemas swap weights watching hosts plan-ci golden train-tiny sbom charts reference clients terraform
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -103,6 +103,9 @@ swap: setup ## change versions under load, ten times over; ARGS="--rounds 1" is 
 
 weights: setup .cache/envoy/ready ## let Envoy weigh two servers by their load reports, by each carrier
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.weights $(ARGS)
+
+watching: setup ## what scrapes and tracing cost streams; ARGS="--scrapes 1000 --rounds 2" is shorter
+	JAX_PLATFORMS=cpu $(RUN) benchmarks.watching $(ARGS)
 
 hosts: setup ## serve from several processes as from several hosts, beside one; end them by kill -9
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.hosts $(ARGS)

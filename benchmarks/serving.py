@@ -72,11 +72,13 @@ def run_streams(target: Target, count: int) -> list[Stream]:
     return asyncio.run(closed(target.url, (asked | each for each in prompts), count, count))
 
 
-def served(checkpoint: Path, *options: str) -> Target:
-    """This server on a checkpoint, on ports of its own, with further options."""
-    command = [sys.executable, "-m", "server", "serve", "--model", str(checkpoint)]
+def served(checkpoint: Path, *flags: str, **environment: str) -> Target:
+    """This server on a checkpoint, on ports of its own."""
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    command = ["env", *variables, sys.executable, "-m", "server", "serve", *flags]
+    command += ["--model", str(checkpoint)]
     command += ["--host", "127.0.0.1", "--log-level", "warning"]
-    command += ["--http-port", "{port}", "--grpc-port", "0", *options]
+    command += ["--http-port", "{port}", "--grpc-port", "0"]
     return Target("antipode", shlex.join(command), Path(tempfile.gettempdir()) / "antipode.log")
 
 

@@ -78,6 +78,8 @@ class ModelConfig:
     `*_softcap`: logits x become cap * tanh(x / cap).
     `stored_bits`: the bits of a weight in a checkpoint that is quantized. No program depends on it:
     a model is the same model however its versions are stored.
+    `bidirectional`: a token also attends to later tokens, by as many as its layer's window lets it
+    look back; such a model makes embeddings and generates nothing.
     `sinks`: each query head also attends to a learned score without a value (Xiao et al., 2023).
     `tensor_prefix`: the prefix of the decoder's tensor names in the checkpoint.
     """
@@ -104,6 +106,7 @@ class ModelConfig:
     mlp_bias: bool = False
     qk_norm: bool = False
     sinks: bool = False
+    bidirectional: bool = False
     post_norms: bool = False
     unit_offset: bool = False
     activation: str = "silu"

@@ -1,7 +1,8 @@
 """Decoders that are published without an output head, as models for embeddings are.
 
 Such a checkpoint names the decoder without its head, or its files lack the head's matrix, or its
-tensors lack the prefix that a model with a head gives them. Reads no weights.
+tensors lack the prefix that a model with a head gives them. A model whose tokens see later tokens
+generates nothing either. Reads no weights.
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ def with_head(architecture: Any) -> Any:
 def tensor_name(name: str) -> str:
     """The tensor's name in a model with a head."""
     return f"model.{name}" if name.startswith(_TOP_TENSORS) else name
+
+
+def why_no_tokens(checkpoint: Path) -> str:
+    """Why the model generates no tokens, as a sentence; empty for a model that does."""
+    if _read(checkpoint / "config.json").get("use_bidirectional_attention"):
+        return "in this model tokens see later tokens, so it generates none"
+    if is_headless(checkpoint):
+        return "this model has no output head, so it generates no tokens"
+    return ""
 
 
 def is_headless(checkpoint: Path) -> bool:

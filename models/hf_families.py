@@ -88,6 +88,7 @@ def _check_experts(moe: MoeConfig, key: str) -> None:
 
 
 def _gemma2(hf: HF) -> Fields:
+    _refuse_bidirectional(hf)
     return _gemma(hf, local=lambda layer: layer % 2 == 0) | {
         "attention_softcap": optional_number(hf, "attn_logit_softcapping"),
         "logit_softcap": optional_number(hf, "final_logit_softcapping"),
@@ -102,13 +103,30 @@ def _gemma3(hf: HF) -> Fields:
     local = rope_parameters(hf, "sliding_attention")
     if not hf.get("rope_parameters"):
         local = {"rope_theta": number(hf, "rope_local_base_freq", 10_000.0)}
-    return fields | {"qk_norm": True, "local_rope": rope(hf, local)}
+    fields |= {"qk_norm": True, "local_rope": rope(hf, local)}
+    return _bidirectional(fields) if hf.get("use_bidirectional_attention") else fields
+
+
+def _bidirectional(fields: Fields) -> Fields:
+    """EmbeddingGemma's: half of a window lies behind a token and half before it."""
+    windows = fields["layer_windows"]
+    halves = tuple(None if window is None else window // 2 + 1 for window in windows)
+    return fields | {"bidirectional": True, "layer_windows": halves}
+
+
+def _gemma3_vision(hf: HF) -> Fields:
+    _refuse_bidirectional(hf)
+    return _gemma3(hf) | _VISION
+
+
+def _refuse_bidirectional(hf: HF) -> None:
+    if hf.get("use_bidirectional_attention"):
+        raise ModelConfigError("use_bidirectional_attention is not supported for this architecture")
 
 
 def _gemma(hf: HF, local: Callable[[int], bool]) -> Fields:
-    for unsupported in ("attention_bias", "use_bidirectional_attention"):
-        if hf.get(unsupported):
-            raise ModelConfigError(f"{unsupported} is not supported for this architecture")
+    if hf.get("attention_bias"):
+        raise ModelConfigError("attention_bias is not supported for this architecture")
     return {
         "unit_offset": True,
         "post_norms": True,
@@ -128,7 +146,7 @@ ARCHITECTURES: Mapping[str, Callable[[HF], Fields]] = {
     "Qwen3MoeForCausalLM": _qwen3_moe,
     "Gemma2ForCausalLM": _gemma2,
     "Gemma3ForCausalLM": _gemma3,
-    "Gemma3ForConditionalGeneration": lambda hf: _gemma3(hf) | _VISION,
+    "Gemma3ForConditionalGeneration": _gemma3_vision,
     "Ministral3ForCausalLM": _mistral,
     "Mistral3ForConditionalGeneration": lambda hf: _mistral(hf) | _VISION,
     "GptOssForCausalLM": _gpt_oss,

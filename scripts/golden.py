@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import regex
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.golden import random_models, texts
+from tests.golden.configs import EMBEDDERS
 
 FOLDER = Path("tests/golden")
 SMOLLM2 = Path(".cache/models/smollm2-135m-instruct/1")
@@ -40,6 +41,8 @@ def main() -> None:
     for name in parser.parse_args().names:
         if name == "tokenizer":
             write_tokenizer()
+        elif name in EMBEDDERS:
+            write_embedder(name)
         else:
             write_model(name)
 
@@ -47,7 +50,7 @@ def main() -> None:
 def available() -> list[str]:
     """Every reference output that can be made from the installed models."""
     tiny = [f"tiny-{folder.name}" for folder in sorted(TINY.glob("[0-9]*"))]
-    return ["tokenizer", *random_models.CONFIGS, *tiny, "smollm2"]
+    return ["tokenizer", *random_models.CONFIGS, *EMBEDDERS, *tiny, "smollm2"]
 
 
 def write_model(name: str) -> None:
@@ -69,9 +72,33 @@ def write_model(name: str) -> None:
     print(f"{name}: {len(prompts)} prompts, {(FOLDER / f'{name}.npz').stat().st_size} bytes")
 
 
-def load(folder: Path) -> PreTrainedModel:
+@torch.no_grad()
+def write_embedder(name: str) -> None:
+    """Write `embedders/<name>.npz`: the prompts, and the vector [P, size] of each.
+
+    A vector is the mean over all tokens, through the dense layers, of length one, in the
+    mathematics of sentence-transformers' modules.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        model = load(random_models.write(name, Path(scratch)), AutoModel)
+    layers = [torch.from_numpy(each) for each in random_models.dense_weights(name).values()]
+    prompts, vectors = random_models.prompts(name), []
+    for prompt in prompts:
+        vector = model(torch.tensor([prompt])).last_hidden_state[0].mean(0)
+        for layer in layers:
+            vector = torch.nn.functional.linear(vector, layer)
+        vectors.append(torch.nn.functional.normalize(vector, dim=0).numpy())
+    path = FOLDER / "embedders" / f"{name}.npz"
+    path.parent.mkdir(exist_ok=True)
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    ids = np.concatenate(prompts).astype(np.int32)
+    np.savez_compressed(path, prompt_lengths=lengths, prompt_ids=ids, vectors=np.stack(vectors))
+    print(f"{name}: {len(prompts)} prompts, {path.stat().st_size} bytes")
+
+
+def load(folder: Path, kind: type = AutoModelForCausalLM) -> PreTrainedModel:
     """Refuse weights that transformers left out or added: the reference would be wrong."""
-    model, report = AutoModelForCausalLM.from_pretrained(
+    model, report = kind.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     if any(report.values()):

@@ -324,7 +324,9 @@ class ServerConfig:
     max_connections: int = _field(
         4096,
         "most HTTP connections of each API process and port, but at most half of its open files;"
-        " the connection that has been without a request for longest makes room for a new one",
+        " the connection that has been without a request for longest makes room for a new one; also"
+        " most gRPC connections, but at most a quarter of the open files, and further ones are"
+        " closed at once",
         low=1,
     )
     cors_origins: str = _field(

@@ -21,6 +21,7 @@ MARKS = {
         "engine/device/test_resume.py",
         "engine/device/test_speculation.py",
         "engine/device/test_weight_sets.py",
+        "engine/device/test_whole_prompts.py",
         "engine/device/test_windows.py",
         "engine/programs/test_baked.py",
         "engine/programs/test_block_programs.py",

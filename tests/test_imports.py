@@ -180,6 +180,15 @@ def test_processes_are_imported_by_commands_only():
     assert imported_by(others, "server.processes") == []
 
 
+def test_nothing_is_unpickled_but_compiled_programs_of_a_trusted_folder():
+    running = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")
+    modules = within("server", "models")
+    assert imported_by(modules, *running) == []
+    unpickling = "jax.experimental.serialize_executable"
+    found = imported_by(modules, unpickling)
+    assert found == [f"server.engine.programs.baked imports {unpickling}"]
+
+
 def test_api_processes_start_without_jax():
     assert imported_by(sorted(closure("server.processes.api")), "jax", "jaxlib", "flax") == []
 

@@ -55,11 +55,15 @@ class Target:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(timeout=_END_SECONDS)
 
-    def cpu_seconds(self) -> float | None:
-        """User and system time of all its processes so far; None where these are not known."""
+    def cpu_seconds(self, command: str = "") -> float | None:
+        """User and system time of its processes so far; None where these are not known.
+
+        Of all of them, or of those whose command line holds `command`.
+        """
         if self._process is None:
             return None
-        times = [each.cpu_times() for each in self._processes()]
+        chosen = [each for each in self._processes() if command in " ".join(each.cmdline())]
+        times = [each.cpu_times() for each in chosen]
         return sum(each.user + each.system for each in times)
 
     def memory_bytes(self) -> int | None:

@@ -163,6 +163,8 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "seed": _seed,
     "stop": _stop,
     "stop_token_ids": _token_ids,
+    "allowed_token_ids": _token_ids,
+    "bad_words": _texts,
     "logit_bias": _logit_bias,
     "grammar": _grammar,
     "tools": _tools,

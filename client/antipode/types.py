@@ -53,6 +53,8 @@ class Options(TypedDict, total=False):
     seed: int
     stop: str | Sequence[str]
     stop_token_ids: Sequence[int]
+    allowed_token_ids: Sequence[int]
+    bad_words: Sequence[str]
     include_stop_str_in_output: bool
     ignore_eos: bool
     skip_special_tokens: bool

@@ -25,7 +25,7 @@ from k8s.clusters.kinds import open_kinds, published
 from k8s.clusters.kubelet import images
 from k8s.clusters.lab import Clusters
 from k8s.clusters.region import gateway
-from k8s.clusters.scenarios import SCENARIOS, SHORT
+from k8s.clusters.scenarios import PICKER, SCENARIOS, SHORT
 from k8s.lab.chart_numbers import REGIONS
 from k8s.lab.load import LoadShape
 from k8s.lab.page import write_page, write_picture
@@ -40,7 +40,7 @@ MEBIBYTE = 1 << 20
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m k8s.clusters", description=__doc__)
-    names = [scenario.name for scenario in SCENARIOS]
+    names = [scenario.name for scenario in (*SCENARIOS, PICKER)]
     parser.add_argument("--scenario", action="append", choices=names, help="run only this one")
     parser.add_argument("--short", action="store_true", help="what CI runs, without time limits")
     parser.add_argument("--rate", type=float, default=20.0, help="unary requests per second")
@@ -99,6 +99,7 @@ def _facts(arguments: argparse.Namespace, built: programs.Programs) -> dict[str,
     missing = []
     if arguments.picker is None:
         missing.append("no endpoint picker runs: name its program with --picker")
+    missing += ["no LeaderWorkerSet controller runs", "no Envoy Gateway runs"]
     without = [kind.name for kind in open_kinds(published(folder))]
     missing.append(f"admitted without a schema: {', '.join(without)}")
     return {
@@ -150,6 +151,7 @@ async def _run_all(arguments: argparse.Namespace, clusters: Clusters, outcome: O
     wanted = checks.SHORT if arguments.short else (*CHECKS, *LAST)
     for name in [name for name in CHECKS if name in wanted and not arguments.scenario]:
         await _check(name, CHECKS[name], clusters, outcome)
+    outcome.facts |= {"shares": clusters.shares}
     for scenario in _chosen(arguments):
         outcome.results.append(await _scenario(scenario, clusters, shape))
         _write(arguments.output, outcome)
@@ -160,7 +162,8 @@ async def _run_all(arguments: argparse.Namespace, clusters: Clusters, outcome: O
 
 def _chosen(arguments: argparse.Namespace) -> list[Scenario[Clusters]]:
     wanted = SHORT if arguments.short else arguments.scenario
-    chosen = [one for one in SCENARIOS if not wanted or one.name in wanted]
+    known = (*SCENARIOS, PICKER) if arguments.picker else SCENARIOS
+    chosen = [one for one in known if not wanted or one.name in wanted]
     # On a shared machine a slow answer is reported, but breaks no promise.
     return [replace(one, within=None) for one in chosen] if arguments.short else chosen
 
@@ -170,7 +173,10 @@ async def _scenario(scenario: Scenario[Clusters], clusters: Clusters, shape: Loa
     try:
         say("restoring")
         await clusters.restore()
-        load = clusters.load(shape)
+        by_picker = scenario is PICKER
+        if by_picker:
+            await clusters.until_picked()
+        load = clusters.load(shape, by_picker=by_picker)
         return await run_under_load(
             scenario, clusters, load, shape, clusters.numbers, clusters.pids
         )
@@ -206,6 +212,8 @@ def _print(outcome: Outcome) -> None:
             f"installed in {figures['installed']} s, ready in {figures['ready']} s; "
             f"control planes {memory[0]:.0f} MiB, servers {memory[1]:.0f} MiB"
         )
+    if shares := facts.get("shares"):
+        print("picker:", ", ".join(f"{name} {share:.2f}" for name, share in shares.items()))
     for words in facts["missing"]:
         print(f"missing: {words}")
     for name, wrong in outcome.checks.items():

@@ -7,6 +7,7 @@ the definition of its kind, and pods' templates must fit the namespace's Pod Sec
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import yaml
 from k8s.clusters.host.api import Api, ApiError
 from k8s.clusters.kinds import KINDS
 from k8s.clusters.kubelet.images import CHECKOUT
+from k8s.clusters.policies import RULES, refused
 
 type Object = dict[str, Any]
+# An API server needs a moment to know a new policy.
+_POLICY_SECONDS = 20.0
 CHARTS = ("antipode", "antipode-gateway")
 # Kubernetes' own kinds that the charts use, by API.
 _BUILT_IN = {
@@ -58,7 +62,7 @@ def path_of(thing: Object, namespace: str) -> str:
 
 
 async def render(helm: str, chart: str, values: Path, namespace: str) -> list[Object]:
-    """What `helm template` gives, without the hooks."""
+    """What `helm template` gives, hooks included."""
     command = ["template", "prod", str(CHECKOUT / "helm" / chart), f"--values={values}"]
     process = await asyncio.create_subprocess_exec(
         *(helm, *command, f"--namespace={namespace}", "--kube-version=1.35.0"),
@@ -69,6 +73,28 @@ async def render(helm: str, chart: str, values: Path, namespace: str) -> list[Ob
     if process.returncode:
         raise RuntimeError(f"helm template {chart} {values.name}: {errors.decode()}")
     return [one for one in yaml.safe_load_all(printed) if one]
+
+
+async def unrefused(api: Api, namespace: str) -> list[str]:
+    """The rules of GKE's controllers whose policy lets pass what they refuse."""
+    found = []
+    for rule in RULES:
+        bad = refused(rule)
+        deadline = time.monotonic() + _POLICY_SECONDS
+        while not await _refuses(api, path_of(bad, namespace), bad, rule.why):
+            if time.monotonic() > deadline:
+                found.append(f"{rule.name}: nothing refuses an object that breaks it")
+                break
+            await asyncio.sleep(0.2)
+    return found
+
+
+async def _refuses(api: Api, path: str, thing: Object, why: str) -> bool:
+    try:
+        await api.apply(path, thing, dryRun="All")
+    except ApiError as error:
+        return why in str(error)
+    return False
 
 
 async def refusals(api: Api, objects: list[Object], namespace: str) -> list[str]:
@@ -87,10 +113,12 @@ async def refusals(api: Api, objects: list[Object], namespace: str) -> list[str]
     return found
 
 
-async def check(api: Api, helm: str, namespace: str) -> dict[str, list[str]]:
-    """The refusals of each case, by `chart/case`."""
+async def check(api: Api, helm: str, for_gke: str, for_others: str) -> dict[str, list[str]]:
+    """The refusals of each case, by `chart/case`, in the namespace for its gateway."""
     found = {}
     for chart, path in cases():
+        values = yaml.safe_load(path.read_text()) or {}
+        namespace = for_others if values.get("flavour") == "envoy" else for_gke
         objects = await render(helm, chart, path, namespace)
         found[f"{chart}/{path.stem}"] = await refusals(api, objects, namespace)
     return found

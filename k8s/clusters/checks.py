@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 
-from k8s.clusters import admission
+from k8s.clusters import admission, overrides
 from k8s.clusters.lab import (
+    CHIPS_BY_CLAIM,
     GATEWAY_RELEASE,
     NUM_TPU_NODES,
     RELEASE,
     SETTLE_SECONDS,
     Clusters,
 )
-from k8s.clusters.region import NAMESPACE, Region
+from k8s.clusters.region import NAMESPACE, OTHER_NAMESPACE, Region
+from k8s.clusters.shares import SHARED_BY, measure
 from k8s.lab.chart_numbers import REGIONS
+from k8s.lab.ports import HOST
 
 type Check = Callable[[Clusters], Awaitable[list[str]]]
 
 _SECONDS_TO_SCHEDULE = 60.0
-_TOO_FEW = "Insufficient google.com/tpu"
+_SECOND, _PATIENCE = "second", "--timeout=420s"
+# What the scheduler says where the device plugin counts chips, and where claims give them.
+_TOO_FEW, _NO_CLAIM = "Insufficient google.com/tpu", "cannot allocate all claims"
 # What Kubernetes itself keeps in a namespace.
 _OWN = ("configmap/kube-root-ca.crt", "serviceaccount/default")
 _KINDS = (
@@ -32,30 +38,41 @@ _KINDS = (
 
 
 async def admitted(clusters: Clusters) -> list[str]:
-    """Both charts, each of their case files, by the API server of each region."""
+    """Both charts, each of their case files; and what GKE's controllers refuse is refused."""
     helm = clusters.programs["helm"]
-    found = await admission.check(clusters.primary.api, helm, NAMESPACE)
-    return [f"{case}: {words}" for case, refusals in found.items() for words in refusals]
+    api = clusters.primary.api
+    passed = await admission.unrefused(api, NAMESPACE)
+    found = await admission.check(api, helm, NAMESPACE, OTHER_NAMESPACE)
+    return [*passed, *(f"{case}: {words}" for case, those in found.items() for words in those)]
 
 
 async def claims(clusters: Clusters) -> list[str]:
-    """Each server has a claim for its node's interfaces; one replica too many stays pending."""
-    region, reason, wrong = clusters.primary, "", list[str]()
+    """Each server has a claim on its node's devices; one replica too many stays pending."""
+    return [
+        f"{name}: {words}"
+        for name, region in clusters.regions.items()
+        for words in await _claims_of(clusters, region)
+    ]
+
+
+async def _claims_of(clusters: Clusters, region: Region) -> list[str]:
+    expected = _NO_CLAIM if region.name == CHIPS_BY_CLAIM else _TOO_FEW
+    reason = ""
     try:
         await clusters.scale(region, NUM_TPU_NODES + 1)
         async with asyncio.timeout(_SECONDS_TO_SCHEDULE):
             # At first a pod waits for its claim to be made.
-            while _TOO_FEW not in (reason := await _unscheduled(region)):
+            while expected not in (reason := await _unscheduled(region)):
                 await asyncio.sleep(0.5)
         claimed = await region.api.list(
             f"/apis/resource.k8s.io/v1/namespaces/{NAMESPACE}/resourceclaims"
         )
         held = [one for one in claimed if "allocation" in one.get("status", {})]
         if len(held) != NUM_TPU_NODES:
-            wrong.append(f"{len(held)} claims are allocated for {NUM_TPU_NODES} nodes")
-        return wrong
+            return [f"{len(held)} claims are allocated for {NUM_TPU_NODES} nodes"]
+        return []
     except TimeoutError:
-        return [f"no replica was pending for {_TOO_FEW}, but for: {reason or 'nothing'}"]
+        return [f"no replica was pending for {expected}, but for: {reason or 'nothing'}"]
     finally:
         await clusters.scale(region, clusters.num_replicas)
         await clusters.settle()
@@ -79,6 +96,36 @@ async def tested(clusters: Clusters) -> list[str]:
         except RuntimeError as failure:
             wrong.append(f"{name}: {failure}")
     return wrong
+
+
+async def two_releases(clusters: Clusters) -> list[str]:
+    """A second release of the server's chart in the namespace of the first: both serve."""
+    region = clusters.primary
+    await clusters.install_server(region, _SECOND, "--set=replicas=1")
+    try:
+        await region.kubectl("rollout", "status", f"deployment/{_SECOND}", _PATIENCE)
+        for release in (RELEASE, _SECOND):
+            await region.helm("test", release)
+        return []
+    except RuntimeError as failure:
+        return [str(failure)]
+    finally:
+        await region.helm("uninstall", _SECOND)
+        while any(one.release == _SECOND for one in region.workers):
+            await asyncio.sleep(0.5)
+
+
+async def shared(clusters: Clusters) -> list[str]:
+    """How the primary region's picker shares requests between its two servers."""
+    if not clusters.has_pickers or clusters.num_replicas != SHARED_BY:
+        return []
+    await clusters.until_picked()
+    pods = [worker.address for worker in clusters.servers(clusters.primary)]
+    pool = f"http://{HOST}:{clusters.gateway.pools[REGIONS[0]]}"
+    model = overrides.region_values(REGIONS[0])["model"]["name"]
+    found = await measure(pool, pods, model)
+    clusters.shares = asdict(found)
+    return found.faults()
 
 
 async def uninstalled(clusters: Clusters) -> list[str]:
@@ -106,6 +153,12 @@ async def _left(region: Region) -> set[str]:
 
 
 # In this order; the last one leaves the clusters empty.
-CHECKS: dict[str, Check] = {"admitted": admitted, "tested": tested, "claims": claims}
+CHECKS: dict[str, Check] = {
+    "admitted": admitted,
+    "tested": tested,
+    "two releases": two_releases,
+    "claims": claims,
+    "shared": shared,
+}
 LAST: dict[str, Check] = {"uninstalled": uninstalled}
 SHORT = ("admitted", "tested", "uninstalled")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from k8s.clusters.pickers import add_pool
 from k8s.lab.chart_numbers import Numbers
 from k8s.lab.proxy import Address, Proxy, configuration
 
@@ -21,17 +22,22 @@ _ASSIGNMENT = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignmen
 
 
 class Gateway:
-    """`pods` gives the addresses of a region's ready pods; call `update` when they change."""
+    """`pods` and `pickers` give the addresses of a region's ready pods; call `update` when they
+    change. A region's picker is asked only behind the region's port of `pools`.
+    """
 
     def __init__(
         self,
         addresses: Mapping[str, Address],
+        pools: Mapping[str, int],
         pods: Callable[[str], Sequence[str]],
+        pickers: Callable[[str], Sequence[str]],
         numbers: Numbers,
         folder: Path,
     ) -> None:
-        self.addresses = addresses
-        self._pods, self._numbers, self._folder = pods, numbers, folder / "endpoints"
+        self.addresses, self.pools = addresses, pools
+        self._pods, self._pickers = pods, pickers
+        self._numbers, self._folder = numbers, folder / "endpoints"
         self._folder.mkdir(parents=True, exist_ok=True)
         config = self._configuration()
         self._written: dict[str, Json] = {}
@@ -49,14 +55,18 @@ class Gateway:
     async def is_whole(self, num_pods: int) -> bool:
         """Whether Envoy sends requests to that many pods, and has no others."""
         hosts = await self.proxy.hosts()
-        return all(len(one) == num_pods and all(one) for one in hosts.values())
+        servers = [found for name, found in hosts.items() if not name.startswith("picker-")]
+        return all(len(one) == num_pods and all(one) for one in servers)
 
     def _configuration(self) -> Json:
         regions = {
             region: [Address(HTTP_PORT, GRPC_PORT, pod) for pod in self._pods(region)]
             for region in self.addresses
         }
-        return configuration(regions, self.addresses, self._numbers, retries=True)
+        config = configuration(regions, self.addresses, self._numbers, retries=True)
+        for region, port in self.pools.items():
+            add_pool(config, region, port, self._pickers(region))
+        return config
 
     def _write(self, config: Json) -> None:
         for cluster in config["static_resources"]["clusters"]:

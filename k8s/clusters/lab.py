@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -19,7 +19,7 @@ import yaml
 from k8s.clusters import overrides
 from k8s.clusters.gateway import GRPC_PORT, HTTP_PORT, Gateway
 from k8s.clusters.host.processes import descendants, memory_bytes
-from k8s.clusters.kubelet.images import CHECKOUT, Image
+from k8s.clusters.kubelet.images import CHECKOUT, PICKER, Image, find
 from k8s.clusters.kubelet.pod import PodWorker
 from k8s.clusters.machines import Machine
 from k8s.clusters.programs import Programs
@@ -32,9 +32,12 @@ RELEASE, GATEWAY_RELEASE = "antipode", "gateway"
 CHART, GATEWAY_CHART = CHECKOUT / "helm" / "antipode", CHECKOUT / "helm" / "antipode-gateway"
 VERSION, NEW_VERSION = "1", "2"
 NUM_TPU_NODES = 3
+# The region whose nodes offer their chips by a driver. The other's have the device plugin.
+CHIPS_BY_CLAIM = REGIONS[1]
 # Servers start on cores that they share, and may compile first.
 SETTLE_SECONDS = 420.0
 _GATEWAY_PORTS = {REGIONS[0]: Address(18_000, 19_000), REGIONS[1]: Address(28_000, 29_000)}
+_POOL_PORTS = {REGIONS[0]: 18_001, REGIONS[1]: 28_001}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,8 @@ class Clusters:
             name: Region(name, number, programs, folder, images)
             for number, name in enumerate(REGIONS, start=1)
         }
+        self.has_pickers = find(images, PICKER) is not None
+        self.shares: dict[str, float] = {}
         self.numbers = Numbers.from_charts()
         self.expected: Expected = {}
 
@@ -85,17 +90,22 @@ class Clusters:
     async def install(self) -> None:
         """Install the charts by the commands of docs/deploy.md, and wait for the servers."""
         began = time.monotonic()
-        path = self.folder / "overrides.yaml"
-        path.write_text(yaml.safe_dump(overrides.overrides(self.num_replicas)))
-        for name, region in self.regions.items():
-            values = CHECKOUT / "helm" / "regions" / f"{name}.yaml"
-            files = (f"--values={values}", f"--values={path}")
-            await region.helm("install", RELEASE, str(CHART), *files)
+        await self._compile_first()
+        for region in self.regions.values():
+            if region is not self.primary:
+                await self.install_server(region)
         chosen = ("--set", f"regions={{{','.join(REGIONS)}}}")
         config = self.regions[REGIONS[1]]
         await config.helm("install", GATEWAY_RELEASE, str(GATEWAY_CHART), *chosen)
         installed = time.monotonic() - began
-        self.gateway = Gateway(_GATEWAY_PORTS, self._pods, self.numbers, self.folder)
+        self.gateway = Gateway(
+            _GATEWAY_PORTS,
+            _POOL_PORTS if self.has_pickers else {},
+            self._pods,
+            self._picker_addresses,
+            self.numbers,
+            self.folder,
+        )
         for region in self.regions.values():
             region.endpoints.on_change = self.gateway.update
         await self.settle()
@@ -107,6 +117,24 @@ class Clusters:
             server_bytes=memory_bytes(self.server_pids()),
         )
 
+    async def _compile_first(self) -> None:
+        """One server compiles for all; servers that start at once would all compile the same."""
+        await self.install_server(self.primary)
+        await self.scale(self.primary, 1)
+        patience = f"--timeout={SETTLE_SECONDS:.0f}s"
+        await self.primary.kubectl("rollout", "status", f"deployment/{RELEASE}", patience)
+        await self.scale(self.primary, self.num_replicas)
+
+    async def install_server(self, region: Region, release: str = RELEASE, *more: str) -> None:
+        """Install the server's chart in a region, by its own values and the lab's overrides."""
+        path = self.folder / region.name / "overrides.yaml"
+        by_claim = region.name == CHIPS_BY_CLAIM
+        chosen = overrides.overrides(self.num_replicas, chips_by_claim=by_claim)
+        path.write_text(yaml.safe_dump(chosen))
+        values = CHECKOUT / "helm" / "regions" / f"{region.name}.yaml"
+        files = (f"--values={values}", f"--values={path}")
+        await region.helm("install", release, str(CHART), *files, *more)
+
     async def expect(self, num_tokens: int) -> None:
         """Learn each version's tokens from an idle server of the primary region."""
         found = {}
@@ -116,8 +144,11 @@ class Clusters:
             found[version] = await undisturbed(first, num_tokens)
         self.expected = found
 
-    def load(self, shape: LoadShape) -> LoadGenerator:
+    def load(self, shape: LoadShape, *, by_picker: bool = False) -> LoadGenerator:
+        """By the primary region's picker, HTTP only goes by it: gRPC has no pool by default."""
         address = self.gateway.addresses[REGIONS[0]]
+        if by_picker:
+            address = replace(address, http=self.gateway.pools[REGIONS[0]])
         return LoadGenerator(address, shape, self.expected, self.region_of)
 
     def region_of(self, upstream: str) -> str | None:
@@ -173,6 +204,16 @@ class Clusters:
         """The region's pods of the server's, those that end included."""
         return [one for one in region.workers if one.component == "server"]
 
+    def pickers(self, region: Region) -> list[PodWorker]:
+        """The region's pickers of the HTTP pool: the one that leads, and the others."""
+        return [one for one in region.workers if one.component == "http-picker"]
+
+    async def until_picked(self) -> None:
+        """Wait until the primary region's picker places requests."""
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while not self._picker_addresses(REGIONS[0]):
+                await asyncio.sleep(0.2)
+
     def server_pids(self) -> list[int]:
         pods = [worker for region in self.regions.values() for worker in self.servers(region)]
         return [pid for worker in pods for first in worker.pids for pid in descendants(first)]
@@ -192,6 +233,9 @@ class Clusters:
     def _pods(self, region: str) -> list[str]:
         return self.regions[region].endpoints.ready(NAMESPACE, RELEASE)
 
+    def _picker_addresses(self, region: str) -> list[str]:
+        return self.regions[region].endpoints.ready(NAMESPACE, f"{RELEASE}-http-picker")
+
     def _describe(self) -> str:
         """The servers with the end of their logs."""
         pods = [worker for region in self.regions.values() for worker in self.servers(region)]
@@ -210,6 +254,13 @@ def machines(region: str, number: int) -> Iterator[Machine]:
     for index in range(NUM_TPU_NODES):
         name = f"{region}-tpu-{index}"
         address = f"10.{number}.{index + 1}.1"
-        yield Machine(name=name, region=region, pool="tpu", address=address, slice=slice_name)
+        yield Machine(
+            name=name,
+            region=region,
+            pool="tpu",
+            address=address,
+            slice=slice_name,
+            chips_by_claim=region == CHIPS_BY_CLAIM,
+        )
     address = f"10.{number}.{NUM_TPU_NODES + 1}.1"
     yield Machine(name=f"{region}-default-0", region=region, pool="default", address=address)

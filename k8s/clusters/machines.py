@@ -64,7 +64,7 @@ def node(machine: Machine) -> Object:
         "cloud.google.com/gke-nodepool": machine.pool,
     }
     taints = []
-    capacity = {"cpu": "8", "memory": "32Gi", "ephemeral-storage": "100Gi", "pods": "110"}
+    capacity = {"cpu": "16", "memory": "64Gi", "ephemeral-storage": "100Gi", "pods": "110"}
     if machine.slice:
         row = chart_table("slices")[machine.slice]
         size = chart_table("machines")[row["machine"]]

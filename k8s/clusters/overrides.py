@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from k8s.clusters.kubelet.images import CHECKOUT, COMPILE_CACHE
+from k8s.clusters.kubelet.images import CHECKOUT
 
 type Values = dict[str, Any]
 MODEL = CHECKOUT / "models" / "tiny"
-# Sizes that let several servers share two cores; the programs come from the compile cache.
+# Sizes that let several servers share two cores.
 SIZES = {"max_num_batched_tokens": "64", "num_blocks": "1024"}
 
 
@@ -24,9 +24,11 @@ def region_values(region: str) -> Values:
     return values
 
 
-def overrides(num_replicas: int) -> Values:
-    extra = {"dtype": "float32", "compile_cache_dir": str(COMPILE_CACHE), **SIZES}
-    return {"replicas": num_replicas, "server": {"maxNumSeqs": 16, "extra": extra}}
+def overrides(num_replicas: int, *, chips_by_claim: bool = False) -> Values:
+    """With `chips_by_claim` servers get their chips from a driver, not from the device plugin."""
+    chips = {"sliceChips": "claim"} if chips_by_claim else {}
+    extra = {"dtype": "float32", **SIZES}
+    return chips | {"replicas": num_replicas, "server": {"maxNumSeqs": 16, "extra": extra}}
 
 
 def fill_bucket(region: str, buckets: Path) -> None:

@@ -20,13 +20,17 @@ from k8s.clusters.kubelet.images import Image
 from k8s.clusters.kubelet.node import Addresses, Contents, Node
 from k8s.clusters.kubelet.pod import PodWorker
 from k8s.clusters.machines import Machine, device_classes, node, resource_slices
+from k8s.clusters.policies import GKE, LABEL, policies
 from k8s.clusters.programs import Programs
 
 type Object = dict[str, Any]
 
 NAMESPACE = "antipode"
+# For routes of gateways that are not GKE's.
+OTHER_NAMESPACE = "elsewhere"
 _SECURITY = ("enforce", "warn")
 _DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 _RESOURCES = "/apis/resource.k8s.io/v1"
 
 
@@ -60,7 +64,10 @@ class Region:
         await self._define_kinds(definitions)
         for one in device_classes():
             await self.apply(f"{_RESOURCES}/deviceclasses", one)
-        await self.make_namespace(NAMESPACE)
+        for plural, one in policies():
+            await self.apply(f"{_ADMISSION}/{plural}", one)
+        await self.make_namespace(NAMESPACE, GKE)
+        await self.make_namespace(OTHER_NAMESPACE, "envoy")
         for machine in self._machines.values():
             await self.add_node(machine)
         return seconds
@@ -101,12 +108,16 @@ class Region:
         for name in self._machines.keys() - self.kubelets.keys():
             await self.add_node(self._machines[name])
 
-    async def make_namespace(self, name: str) -> None:
-        labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in _SECURITY}
+    async def make_namespace(self, name: str, gateway_of: str) -> None:
+        labels = {LABEL: gateway_of}
+        labels |= {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in _SECURITY}
         metadata = {"name": name, "labels": labels}
         await self.apply(
             "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         )
+        # Without its service account, which the controller manager makes, no pod is admitted.
+        while await self.api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default") is None:
+            await asyncio.sleep(0.1)
 
     async def apply(self, folder: str, thing: Object) -> None:
         await self.api.apply(f"{folder}/{thing['metadata']['name']}", thing)

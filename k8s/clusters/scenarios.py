@@ -9,11 +9,11 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from k8s.clusters.kubelet.pod import PodWorker
-from k8s.clusters.lab import NEW_VERSION, NUM_TPU_NODES, RELEASE, VERSION, Clusters
+from k8s.clusters.lab import CHART, NEW_VERSION, NUM_TPU_NODES, RELEASE, VERSION, Clusters
 from k8s.clusters.region import Region
 from k8s.lab.load import LoadGenerator
 from k8s.lab.scenarios import AT_ONCE_SECONDS, Scenario
@@ -63,9 +63,23 @@ async def _upgrade(clusters: Clusters, _: LoadGenerator) -> float:
 
 
 async def _roll_out(clusters: Clusters, _: LoadGenerator) -> float:
-    began = time.monotonic()
-    await clusters.primary.kubectl("rollout", "restart", _DEPLOYMENT)
-    await clusters.primary.kubectl("rollout", "status", _DEPLOYMENT, _PATIENCE)
+    """Another image, then the former one again. One name of the image is as good as another."""
+    began, region = time.monotonic(), clusters.primary
+    await region.upgrade(CHART, RELEASE, "--set-string=image.tag=next")
+    await _until_ready(region, clusters.num_replicas)
+    await region.helm("rollback", RELEASE)
+    await _until_ready(region, clusters.num_replicas)
+    return began
+
+
+async def _remove_region(clusters: Clusters, _: LoadGenerator) -> float:
+    """Its pods end as pods of a rollout do; the other region has all traffic meanwhile."""
+    began, region = time.monotonic(), clusters.primary
+    await region.helm("uninstall", RELEASE)
+    while region.workers:
+        await asyncio.sleep(0.2)
+    await clusters.install_server(region)
+    await _until_ready(region, clusters.num_replicas)
     return began
 
 
@@ -134,62 +148,74 @@ async def _when_gone(pids: list[int]) -> float:
     return time.monotonic()
 
 
+async def _kill_picker(clusters: Clusters, _: LoadGenerator) -> float:
+    """All pickers of the pool at once: the gateway chooses by itself until a new one leads."""
+    pickers = clusters.pickers(clusters.primary)
+    gone = _pids(pickers)
+    for pid in gone:
+        os.kill(pid, signal.SIGKILL)
+    ended = await _when_gone(gone)
+    await asyncio.sleep(PLANE_DOWN_SECONDS / 2)
+    await clusters.until_picked()
+    return ended
+
+
+type Breaking = Callable[[Clusters, LoadGenerator], Awaitable[float]]
+
+
+def _kept(name: str, break_it: Breaking, description: str) -> Scenario[Clusters]:
+    """Answers come without a gap, from whichever region."""
+    return Scenario(
+        name=name,
+        description=description,
+        break_it=break_it,
+        first_answer="any region",
+        within=lambda _: AT_ONCE_SECONDS,
+    )
+
+
+def _failed_over(
+    name: str, break_it: Breaking, description: str, seconds: float
+) -> Scenario[Clusters]:
+    """The other region answers at once."""
+    return Scenario(
+        name=name,
+        description=description,
+        break_it=break_it,
+        within=lambda _: AT_ONCE_SECONDS,
+        seconds=seconds,
+    )
+
+
 SCENARIOS = (
-    Scenario(
-        name="delete",
-        description="the primary region's pods are deleted without a grace period",
-        break_it=_delete,
-        within=lambda _: AT_ONCE_SECONDS,
-        seconds=20.0,
+    _failed_over(
+        "delete", _delete, "the primary region's pods are deleted without a grace period", 20.0
     ),
-    Scenario(
-        name="upgrade",
-        description="helm upgrade of the model's version in both regions, in place, and rollback",
-        break_it=_upgrade,
-        first_answer="any region",
-        within=lambda _: AT_ONCE_SECONDS,
+    _kept(
+        "upgrade",
+        _upgrade,
+        "helm upgrade of the model's version in both regions, in place, and rollback",
     ),
-    Scenario(
-        name="plane",
-        description="the primary region's control plane is stopped, and started again",
-        break_it=_lose_control_plane,
-        first_answer="any region",
-        within=lambda _: AT_ONCE_SECONDS,
+    _kept(
+        "plane",
+        _lose_control_plane,
+        "the primary region's control plane is stopped, and started again",
     ),
-    Scenario(
-        name="crash",
-        description="kill -9 of one of two servers; the kubelet starts it again",
-        break_it=_crash,
-        first_answer="any region",
-        within=lambda _: AT_ONCE_SECONDS,
+    _kept("crash", _crash, "kill -9 of one of two servers; the kubelet starts it again"),
+    _kept("drain", _drain, "kubectl drain of each node of the primary region that runs a server"),
+    _failed_over(
+        "nodes", _lose_nodes, "every TPU machine of the primary region is gone at once", 30.0
     ),
-    Scenario(
-        name="drain",
-        description="kubectl drain of each node of the primary region that runs a server",
-        break_it=_drain,
-        first_answer="any region",
-        within=lambda _: AT_ONCE_SECONDS,
+    _kept("rollout", _roll_out, "helm upgrade of the primary region's image, and rollback"),
+    _kept(
+        "scale",
+        _scale,
+        f"the primary region is scaled to 1, to {NUM_TPU_NODES} and to 1 again",
     ),
-    Scenario(
-        name="nodes",
-        description="every TPU machine of the primary region is gone at once",
-        break_it=_lose_nodes,
-        within=lambda _: AT_ONCE_SECONDS,
-        seconds=30.0,
-    ),
-    Scenario(
-        name="rollout",
-        description="kubectl rollout restart of the primary region's servers",
-        break_it=_roll_out,
-        first_answer="any region",
-        within=lambda _: AT_ONCE_SECONDS,
-    ),
-    Scenario(
-        name="scale",
-        description=f"the primary region is scaled to 1, to {NUM_TPU_NODES} and to 1 again",
-        break_it=_scale,
-        first_answer="any region",
-        within=lambda _: AT_ONCE_SECONDS,
-    ),
+    _kept("region", _remove_region, "helm uninstall of the primary region's release, and install"),
+)
+# Its load goes by the picker. It runs only where the lab has one.
+PICKER = _kept(
+    "picker", _kill_picker, "kill -9 of the primary region's pickers; the kubelet starts them again"
 )
 SHORT = ("delete", "upgrade")

@@ -54,8 +54,9 @@ class PoolShape:
 class AttentionSpec:
     """The compile-time constants of attention for one kind of layers on one shard.
 
-    `window` limits a token to the last `window` positions, itself included. Scores are multiplied
-    by `scale`, then capped to `softcap * tanh(score / softcap)`. No row has more than `row_tokens`
+    `window` limits a token to the last `window` positions, itself included. If `bidirectional`, it
+    also sees as many later ones of its row, which the step must hold. Scores are multiplied by
+    `scale`, then capped to `softcap * tanh(score / softcap)`. No row has more than `row_tokens`
     tokens; None promises nothing.
     """
 
@@ -68,6 +69,7 @@ class AttentionSpec:
     block_size: int
     kv_dtype: jnp.dtype
     row_tokens: int | None
+    bidirectional: bool = False
 
     @property
     def decode_only(self) -> bool:
@@ -99,7 +101,9 @@ class Backend(Protocol):
         table_SB: jax.Array,
         sinks_KG: jax.Array | None = None,
     ) -> tuple[jax.Array, Pool]:
-        """Write keys and values (in the pool's dtype) into their slots, then attend causally.
+        """Write keys and values (in the pool's dtype) into their slots, then attend.
+
+        Attention is causal unless the spec is bidirectional.
 
         `table_SB` has block numbers within the whole pool. `sinks_KG` has a score for each query
         head that takes part in the softmax and has no value. Returns [K, T, G, H] in q's dtype.

@@ -24,6 +24,12 @@ def choose_backend(
     """The named backend, or the best one for `auto`. Raises BackendError."""
     if name == "xla" or (name == "auto" and platform != "tpu"):
         return XlaAttention()
+    if config.bidirectional:
+        if name == "auto":
+            return XlaAttention()
+        raise BackendError(
+            f"attention backend {name} lets no token see later ones, as this model's do; use xla"
+        )
     if platform != "tpu":
         raise BackendError(f"attention backend {name} runs on TPU only; on {platform} use xla")
     has_tokamax = find_spec("tokamax") is not None

@@ -103,7 +103,7 @@ def _write(pool: KVBlocks, ragged: Ragged, table_SB: jax.Array, kv_TK2H: jax.Arr
 
 
 def _attend(context: _Context, q_TKGH: jax.Array) -> jax.Array:
-    """Causal attention of every token over its own sequence: float32 [T, K, G, H]."""
+    """Attention of every token over its own sequence: float32 [T, K, G, H]."""
     num_rows = context.ragged.seq_lens_S.shape[0]
     if context.spec.row_tokens is not None and not context.spec.decode_only:
         return _attend_short_rows(context, q_TKGH, context.spec.row_tokens)
@@ -120,7 +120,8 @@ def _attend_decodes(context: _Context, q_SKGH: jax.Array) -> jax.Array:
     is_decode = jnp.arange(num_queries) < ragged.num_decodes
     lens_S = jnp.where(is_decode, ragged.seq_lens_S[:num_queries], 0)
     tables = context.table_SB[:num_queries]
-    out = _over_context(context, q_SKGH[:, :, None], (lens_S - 1)[:, None], tables)
+    position_S1 = (lens_S - 1)[:, None]
+    out = _over_context(context, q_SKGH[:, :, None], position_S1, position_S1, tables)
     return out[:, :, 0]
 
 
@@ -141,8 +142,21 @@ def _attend_groups(
     is_real = token_NQ < q_TKGH.shape[0]
     q = q_TKGH.at[token_NQ].get(mode="fill", fill_value=0.0)
     position = jnp.where(is_real, context.ragged.positions_T.at[token_NQ].get(mode="fill"), -1)
-    o = _over_context(context, q.swapaxes(1, 2), position, table_NB)
+    last = _last_seen(context, token_NQ, position)
+    o = _over_context(context, q.swapaxes(1, 2), position, last, table_NB)
     return out.at[token_NQ].set(o.swapaxes(1, 2), mode="drop")
+
+
+def _last_seen(context: _Context, token_NQ: jax.Array, position_NQ: jax.Array) -> jax.Array:
+    """The last position that each query sees: its own, or a later one of its row."""
+    spec, ragged = context.spec, context.ragged
+    if not spec.bidirectional:
+        return position_NQ
+    row_NQ = ragged.row_T.at[token_NQ].get(mode="clip")
+    last_NQ = ragged.seq_lens_S[row_NQ] - 1
+    if spec.window is not None:
+        last_NQ = jnp.minimum(last_NQ, position_NQ + spec.window - 1)
+    return jnp.where(position_NQ < 0, -1, last_NQ)
 
 
 def _attend_prefills(context: _Context, q_TKGH: jax.Array, out: jax.Array) -> jax.Array:
@@ -167,11 +181,15 @@ def _attend_prefills(context: _Context, q_TKGH: jax.Array, out: jax.Array) -> ja
 
 
 def _over_context(
-    context: _Context, q_NKQGH: jax.Array, position_NQ: jax.Array, tables_NB: jax.Array
+    context: _Context,
+    q_NKQGH: jax.Array,
+    position_NQ: jax.Array,
+    last_NQ: jax.Array,
+    tables_NB: jax.Array,
 ) -> jax.Array:
     """Attention of N groups of Q queries, each group over one block table: [N, K, Q, G, H].
 
-    A query at position p sees positions 0..p; p = -1 sees nothing and gives zeros.
+    A query at position p sees its window up to `last_NQ`; p = -1 sees nothing and gives zeros.
     """
     n, kv_heads, q_len, group, head_dim = q_NKQGH.shape
     pool, spec = context.pool, context.spec
@@ -179,8 +197,8 @@ def _over_context(
     blocks = max(1, min(_CHUNK_TOKENS // spec.block_size, tables_NB.shape[1]))
     tables_NB = jnp.pad(tables_NB, ((0, 0), (0, -tables_NB.shape[1] % blocks)))
     q = q_NKQGH.reshape(n, kv_heads, q_len * group, head_dim).astype(dtype)
-    limit = jnp.repeat(position_NQ, group, axis=1)[:, None, None, :, None]
-    first_seen, last_seen = _span(position_NQ, spec.window)
+    own, limit = (_per_query(each, group) for each in (position_NQ, last_NQ))
+    first_seen, last_seen = _first_seen(position_NQ, spec.window), jnp.max(last_NQ, axis=1)
 
     def chunk(i: jax.Array, state: _Softmax) -> _Softmax:
         ids = jax.lax.dynamic_slice_in_dim(tables_NB, i * blocks, blocks, 1)
@@ -188,7 +206,7 @@ def _over_context(
         position = (i * slots.size + slots)[None, :, None, None, :]
         seen = position <= limit
         if spec.window is not None:
-            seen &= position > limit - spec.window
+            seen &= position > own - spec.window
         # A weight of zero does not stop a NaN, which a failed sequence or the padding may hold.
         is_kept = (position >= _per_group(first_seen)) & (position <= _per_group(last_seen))
         v = jnp.where(is_kept[:, :, :, 0, :, None], pool.v[ids].astype(dtype), 0)
@@ -218,13 +236,16 @@ def _product_dtype(spec: AttentionSpec) -> jnp.dtype:
     return jnp.dtype(jnp.float32) if spec.kv_dtype.itemsize == 1 else spec.kv_dtype
 
 
-def _span(position_NQ: jax.Array, window: int | None) -> tuple[jax.Array, jax.Array]:
-    """The first and the last position that any query of each group sees: [N] each."""
-    last = jnp.max(position_NQ, axis=1)
+def _first_seen(position_NQ: jax.Array, window: int | None) -> jax.Array:
+    """The first position that any query of each group sees: [N]."""
     if window is None:
-        return jnp.zeros_like(last), last
+        return jnp.zeros_like(position_NQ[:, 0])
     earliest = jnp.min(jnp.where(position_NQ < 0, _FAR, position_NQ), axis=1)
-    return jnp.maximum(earliest - window + 1, 0), last
+    return jnp.maximum(earliest - window + 1, 0)
+
+
+def _per_query(x_NQ: jax.Array, group: int) -> jax.Array:
+    return jnp.repeat(x_NQ, group, axis=1)[:, None, None, :, None]
 
 
 def _per_group(x_N: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from models.checkpoint.pooling_files import pooling_files
+from models.checkpoint.module_files import module_files
 
 # The API processes read these files only at their start.
 _TOKENIZER_FILES = (
@@ -16,7 +16,7 @@ _TOKENIZER_FILES = (
 
 
 def tokenizer_sums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every tokenizer file in the folder, and of its pooling's configuration."""
-    names = [*_TOKENIZER_FILES, *pooling_files(folder)]
+    """The SHA-256 of every tokenizer file in the folder, and of its modules for embeddings."""
+    names = [*_TOKENIZER_FILES, *module_files(folder)]
     present = {name: folder / name for name in names if (folder / name).is_file()}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in present.items()}

@@ -13,7 +13,7 @@ from models.checkpoint import manifest
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
 from models.checkpoint.files import Files
 from models.checkpoint.json_files import JsonFileError, read_object
-from models.checkpoint.pooling_files import is_pooling_file, pooling_files
+from models.checkpoint.module_files import is_module_file, module_files
 from models.checkpoint.verified_reading import CHUNK_BYTES, FileReader, ReadError, ReadLimits
 from models.quantized.scheme import QuantizationError, read_scheme
 
@@ -68,7 +68,7 @@ def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> 
             raise CheckpointError(f"{files.place} is empty, or not there")
         if manifest.NAME not in names:
             _copy(reader, names, copy)
-            _copy(reader, _pooling_files(reader, copy), copy)
+            _copy(reader, _module_files(reader, copy), copy)
             return VersionFolder(copy, files.place, reader, False, None)
         content = bytes(reader.read(manifest.NAME, 0, reader.size(manifest.NAME)))
         found = manifest.parse(content, reader.path(manifest.NAME))
@@ -85,9 +85,9 @@ def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> 
         raise CheckpointError(f"{files.place}: {error}") from error
 
 
-def _pooling_files(reader: FileReader, copy: Path) -> list[str]:
+def _module_files(reader: FileReader, copy: Path) -> list[str]:
     """Those that `modules.json` names and that are there."""
-    return [name for name in pooling_files(copy) if _is_there(reader, name)]
+    return [name for name in module_files(copy) if _is_there(reader, name)]
 
 
 def _is_there(reader: FileReader, name: str) -> bool:
@@ -103,11 +103,12 @@ def _is_there(reader: FileReader, name: str) -> bool:
 def _copy(reader: FileReader, names: list[str] | dict[str, object], copy: Path) -> None:
     copy.mkdir(parents=True, exist_ok=True)
     for name in names:
-        if Path(name).name != name and not is_pooling_file(name):
+        if Path(name).name != name and not is_module_file(name):
             raise CheckpointError(
                 f"{reader.place}: {manifest.NAME} names {name!r}, which is no file"
             )
         size = reader.size(name)
-        if not name.endswith(_WEIGHTS) and size <= _MAX_SMALL_BYTES:
+        is_small = is_module_file(name) or not name.endswith(_WEIGHTS)
+        if is_small and size <= _MAX_SMALL_BYTES:
             (copy / name).parent.mkdir(exist_ok=True)
             (copy / name).write_bytes(reader.read(name, 0, size))

@@ -317,6 +317,7 @@ def _attention_spec(
         block_size=layout.backend.block_size(pool),
         kv_dtype=layout.kv_dtype,
         row_tokens=kind.row_tokens,
+        bidirectional=config.bidirectional,
     )
 
 

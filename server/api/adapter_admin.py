@@ -1,10 +1,12 @@
 """Loading and unloading adapters, without a transport: the admin port and vLLM's routes call this.
 
-Who may call is the caller's business; what can be loaded is the engine's.
+Each change leaves an audit line. Who may call is the caller's business; what can be loaded is the
+engine's.
 """
 
 from __future__ import annotations
 
+from server.api.access.audit import audited
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import invalid
 from server.errors import ApiError, ErrorKind
@@ -35,7 +37,8 @@ class AdapterAdmin:
         """
         if not self._models.info().max_loras:
             raise invalid("this server serves no adapters: start it with --max-loras", "lora_name")
-        await self._engine.change_adapter("load", name, version=version, path=path)
+        with audited("load adapter", adapter=name, version=version or "", path=path):
+            await self._engine.change_adapter("load", name, version=version, path=path)
         if (found := self.find(name)) is None:
             raise ApiError(ErrorKind.CONFLICT, f"adapter {name} was unloaded at the same time")
         return found
@@ -43,4 +46,5 @@ class AdapterAdmin:
     async def unload(self, name: str) -> None:
         """No request may name it any more; requests that already run go on to their end."""
         self._models.info()
-        await self._engine.change_adapter("unload", name)
+        with audited("unload adapter", adapter=name):
+            await self._engine.change_adapter("unload", name)

@@ -36,6 +36,7 @@ from server.api.streams.choice import Choice
 from server.api.streams.generation import Generation
 from server.api.streams.generation_group import GenerationGroup
 from server.api.streams.prepared_request import PreparedRequest
+from server.api.token_limits import with_token_rules
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
@@ -158,11 +159,8 @@ class Service:
     async def _prepare_all(self, requests: Sequence[GenerateRequest]) -> list[PreparedRequest]:
         if not self._lifecycle.is_accepting and self._lifecycle.state is not ServerState.STARTING:
             raise ApiError(ErrorKind.UNAVAILABLE, "the server is shutting down")
-        if not self.embedder.recipe.generates:
-            raise invalid(
-                "this model has no output head, so it generates no tokens; use /v1/embeddings",
-                "model",
-            )
+        if reason := self.embedder.recipe.no_tokens:
+            raise invalid(f"{reason}; use /v1/embeddings", "model")
         if not requests:
             raise invalid("prompt must not be empty", "prompt")
         self._limits.check_sequences(len(requests), sum(request.n for request in requests))
@@ -177,6 +175,7 @@ class Service:
             named = self.models.resumed(request.resume.version, named)
         info = named.info
         check_options(request, info)
+        request = await with_token_rules(request, info, self._tokenizer, self.large_work)
         timeout = _timeout_of(request)
         if timeout is not None and timeout <= 0:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")

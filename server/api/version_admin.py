@@ -7,24 +7,20 @@ each change and each refused caller; the rest is the engine's.
 from __future__ import annotations
 
 import hmac
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import cast, get_args
 
-from server.admin_token_file import AdminTokenError, read_admin_token
+from server.api.access.audit import audit, audited
 from server.api.access.call import current_call
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import invalid
 from server.errors import ApiError, ErrorKind
+from server.files.admin_token_file import AdminTokenError, read_admin_token
 from server.link.client import EngineClient
 from server.link.frames import SwapPolicy, VersionAction, VersionStatus
 from server.versions.model_file import is_version
 
 _SCHEME = "bearer "
-
-_log = logging.getLogger(__name__)
 
 
 class VersionAdmin:
@@ -50,10 +46,11 @@ class VersionAdmin:
             raise ApiError(ErrorKind.UNAUTHENTICATED, str(error)) from error
         given = header[len(_SCHEME) :] if header.lower().startswith(_SCHEME) else ""
         if not hmac.compare_digest(given.strip().encode(), token.encode()):
-            _audit("call", outcome="unauthenticated")
+            audit("call", outcome="unauthenticated")
             raise ApiError(
                 ErrorKind.UNAUTHENTICATED, "give the admin token: authorization: Bearer TOKEN"
             )
+        current_call().has_admin_token = True
 
     def list(self) -> tuple[VersionStatus, ...]:
         """Every version there is or was, the one that is served first."""
@@ -78,7 +75,7 @@ class VersionAdmin:
         if not path and not served:
             raise invalid("give the path of the version", "path")
         path = path or f"{served.rstrip('/').rpartition('/')[0]}/{version}"
-        with _audited("load", version=version, path=path):
+        with audited("load", version=version, path=path):
             await self._engine.change_version(
                 "load", version, path=path, policy=cast(SwapPolicy | None, policy)
             )
@@ -104,41 +101,10 @@ class VersionAdmin:
     async def _change(self, action: VersionAction, version: str = "") -> None:
         """Returns when the change is done. ApiError (unavailable) before the server is ready."""
         self._models.info()
-        with _audited(action, version=version):
+        with audited(action, version=version):
             await self._engine.change_version(action, version)
 
     @staticmethod
     def _check(version: str) -> None:
         if not is_version(version):
             raise invalid("version must be a whole number, the name of its folder", "version")
-
-
-@contextmanager
-def _audited(action: str, **details: str) -> Iterator[None]:
-    """Log what became of a change. A caller that leaves does not end it."""
-    outcome = "done"
-    try:
-        yield
-    except ApiError as error:
-        outcome = error.kind.value
-        raise
-    except BaseException:
-        outcome = "unknown: the caller left"
-        raise
-    finally:
-        _audit(action, outcome=outcome, **details)
-
-
-def _audit(action: str, **details: str) -> None:
-    call = current_call()
-    given = {name: value for name, value in details.items() if value}
-    _log.info(
-        "audit",
-        extra={
-            "action": action,
-            **given,
-            "by": call.caller_name or "the admin token",
-            "client": call.client,
-            "request_id": call.request_id,
-        },
-    )

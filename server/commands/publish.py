@@ -17,7 +17,7 @@ from models.checkpoint import manifest
 from models.checkpoint.files import LocalFiles
 from models.checkpoint.gcs import GcsFiles, is_gcs
 from models.checkpoint.manifest import Golden, GoldenPrompt
-from models.checkpoint.pooling_files import pooling_files
+from models.checkpoint.module_files import module_files
 from models.checkpoint.version_folder import VersionFolder, open_version
 from models.config import ModelConfigError
 from server.config import EngineConfig
@@ -192,9 +192,12 @@ def _engine_of(
     from server.engine.policy.ranks import Ranks
     from server.engine.policy.scheduler import Scheduler
     from server.engine.policy.served_versions import ServedVersions
+    from server.engine.policy.step_choice import StepChoice
+    from server.engine.policy.whole_prompt_choice import WholePromptChoice
 
     scheduler = Scheduler(
-        BlockManager(runner.kinds, runner.block_size),
+        BlockManager(runner.kinds, runner.block_size, prefix_caching=not runner.is_bidirectional),
+        choice=WholePromptChoice if runner.is_bidirectional else StepChoice,
         max_num_seqs=_SIZES.max_num_seqs,
         max_num_batched_tokens=runner.max_num_batched_tokens,
         max_queue_len=queue_len,
@@ -246,7 +249,7 @@ def _copy(source: Path, partial: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.is_file() and path.name != manifest.NAME and not path.name.startswith("."):
             shutil.copyfile(path, partial / path.name)
-    for name in pooling_files(source):
+    for name in module_files(source):
         if not (source / name).is_file():
             continue
         (partial / name).parent.mkdir(exist_ok=True)

@@ -17,12 +17,12 @@ DESCRIPTION = "Run the server until SIGTERM or SIGINT."
 def run(flags: dict[str, str]) -> int:
     """Run the server with these flags over environment and file. Returns the exit code."""
     # Imported here: `version` and `--help` do not need the supervisor and checkpoint code.
-    from server.admin_token_file import AdminTokenError
+    from server.files.admin_token_file import AdminTokenError
+    from server.files.watched_files import WatchedFileError
     from server.ports import PortError
     from server.processes.supervisor import run_supervisor
     from server.slice.sources import SliceMismatchError
     from server.versions.served_model import ModelNotFoundError
-    from server.watched_files import WatchedFileError
 
     try:
         return run_supervisor(load_config(flags, os.environ))

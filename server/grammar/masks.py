@@ -21,12 +21,12 @@ _MAX_THREADS = 32
 
 @dataclass(frozen=True, slots=True)
 class MaskedRow:
-    """A row's matcher, and the tokens that it has not taken yet.
+    """A row's matcher, the tokens that it has not taken yet, and where its words go.
 
     `withheld` tokens are not allowed while any other token is.
     """
 
-    place: int
+    allowed_W: np.ndarray
     matcher: Matcher
     new_token_ids: Sequence[int]
     withheld: Collection[int] = ()
@@ -37,10 +37,12 @@ class MaskWriter:
 
     def __init__(self, vocab_size: int) -> None:
         self._num_words = -(-vocab_size // _WORD)
-        self._executor = LLExecutor(max(1, min(_MAX_THREADS, (os.cpu_count() or 1) - 1)))
+        num_threads = max(1, min(_MAX_THREADS, (os.cpu_count() or 1) - 1))
+        # One thread would gain nothing, and a busy machine wakes it milliseconds late.
+        self._executor = LLExecutor(num_threads) if num_threads > 1 else None
 
-    def write(self, rows: Sequence[MaskedRow], allowed_SW: np.ndarray) -> None:
-        """Take each row's new tokens and set its words of `allowed_SW`.
+    def write(self, rows: Sequence[MaskedRow]) -> None:
+        """Take each row's new tokens and set its words.
 
         A row whose matcher ends with an error keeps its words.
         """
@@ -50,20 +52,28 @@ class MaskWriter:
         if not rows:
             return
         bits_SW = np.zeros((len(rows), self._num_words), np.uint32)
-        self._executor.unsafe_compute_mask_ptr(
-            [(row.matcher.inner, i) for i, row in enumerate(rows)],
-            bits_SW.ctypes.data,
-            self._num_words * bits_SW.itemsize,
-            len(rows),
-        )
+        self._compute([row.matcher for row in rows], bits_SW)
         for row, bits_W in zip(rows, bits_SW, strict=True):
             row.matcher.note_error()
             _withhold(bits_W, row.withheld)
             if not row.matcher.error and not bits_W.any():
                 row.matcher.error = "the grammar allows no token of this model's vocabulary next"
             if not row.matcher.error:
-                allowed_SW[row.place] = 0
-                allowed_SW[row.place, : self._num_words] = bits_W
+                row.allowed_W[:] = 0
+                row.allowed_W[: self._num_words] = bits_W
+
+    def _compute(self, matchers: Sequence[Matcher], bits_SW: np.ndarray) -> None:
+        num_bytes, begin = self._num_words * bits_SW.itemsize, bits_SW.ctypes.data
+        if self._executor is None or len(matchers) == 1:
+            for i, matcher in enumerate(matchers):
+                matcher.inner.unsafe_compute_mask_ptr(begin + i * num_bytes, num_bytes)
+            return
+        self._executor.unsafe_compute_mask_ptr(
+            [(matcher.inner, i) for i, matcher in enumerate(matchers)],
+            begin,
+            num_bytes,
+            len(matchers),
+        )
 
 
 def _sound(rows: Iterable[MaskedRow]) -> list[MaskedRow]:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import uvloop
 
-from models.headless import is_headless
+from models.headless import why_no_tokens
+from server.api.access.budgets import Budgets
 from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
@@ -36,15 +37,15 @@ from server.api.tokenizers.tokenizer import Tokenizer
 from server.api.version_admin import VersionAdmin
 from server.config import Config, ServerConfig
 from server.control import Command, Task, receive_task, watch_commands
+from server.files.tls_files import TlsMaterial, tls_files
+from server.files.watched_files import WatchedFiles
 from server.lifecycle import Lifecycle, drain
 from server.link.client import EngineClient
 from server.logs import set_up_logging
 from server.ports import address, listening_socket
 from server.processes.beats import beat
 from server.processes.gate import admin_gatekeeper, api_gatekeeper, tracing
-from server.tls_files import TlsMaterial, tls_files
 from server.versions.served_model import find_model
-from server.watched_files import WatchedFiles
 
 _FLUSH_SECONDS = 2.0
 _FAILED = 1
@@ -85,7 +86,8 @@ class ApiProcess:
         )
         self._grammars = service.grammars
         self._tracing = tracing(config.server, release_of("antipode-server"))
-        gatekeeper = api_gatekeeper(config.server, self._engine, self._tracing)
+        budgets = Budgets(Path(link).with_name("budgets"))
+        gatekeeper = api_gatekeeper(config.server, self._engine, budgets, self._tracing)
         tls = tls_files(config.server)
         adapters = AdapterAdmin(models, self._engine)
         allowed = adapters if config.server.allow_runtime_lora_updating else None
@@ -93,7 +95,13 @@ class ApiProcess:
         if config.server.admin_token_file:
             admin = VersionAdmin(models, self._engine, Path(config.server.admin_token_file))
         app = create_http_app(service, health, config.server, admin, allowed, gatekeeper=gatekeeper)
-        self._http = HttpPort(app, config.server, flush_seconds=_FLUSH_SECONDS, tls=tls)
+        self._http = HttpPort(
+            app,
+            config.server,
+            flush_seconds=_FLUSH_SECONDS,
+            cors_origins=config.server.cors_origins,
+            tls=tls,
+        )
         self._grpc = create_grpc_server(
             service, health, config.server, admin, gatekeeper=gatekeeper, tls=tls
         )
@@ -246,7 +254,7 @@ def _read_recipe(checkpoint: Path, config: ServerConfig) -> EmbeddingRecipe:
     recipe = read_recipe(checkpoint, config.pooling)
     if recipe.refusal:
         _log.info("%s", recipe.refusal)
-    return replace(recipe, generates=not is_headless(checkpoint))
+    return replace(recipe, no_tokens=why_no_tokens(checkpoint))
 
 
 def main() -> int:

@@ -80,6 +80,10 @@ class ServingRunner(Runner[Any], Protocol):
     def eos_token_ids(self) -> tuple[int, ...]: ...
 
     @property
+    def is_bidirectional(self) -> bool:
+        """Whether a token sees later ones, so that a step must hold all of a prompt."""
+
+    @property
     def num_ranks(self) -> int:
         """Data ranks. Each has the blocks of `kinds` and its own `max_num_batched_tokens`."""
 

@@ -30,6 +30,7 @@ from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.speculation import speculation
 from server.engine.policy.step_choice import StepChoice
+from server.engine.policy.whole_prompt_choice import WholePromptChoice
 from server.engine.requests import OWN_CLIENT
 from server.link.frames import (
     AdapterCommand,
@@ -166,11 +167,12 @@ class EngineProcess:
                 BlockManager(
                     runner.kinds,
                     runner.block_size,
-                    prefix_caching=config.prefix_caching,
+                    # What a prefix is computed to depends on what follows it.
+                    prefix_caching=config.prefix_caching and not runner.is_bidirectional,
                     chunk=runner.max_num_batched_tokens if config.exact else 0,
                     num_host_blocks=runner.num_host_blocks,
                 ),
-                choice=ExactChoice if config.exact else StepChoice,
+                choice=_choice_of(runner, config),
                 max_num_seqs=config.max_num_seqs,
                 max_num_batched_tokens=runner.max_num_batched_tokens,
                 max_queue_len=-(-config.max_queue_len // runner.num_ranks),
@@ -274,6 +276,12 @@ def _end(code: int, group: Group) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _choice_of(runner: ServingRunner, config: EngineConfig) -> type[StepChoice]:
+    if runner.is_bidirectional:
+        return WholePromptChoice
+    return ExactChoice if config.exact else StepChoice
 
 
 def _info(model: ServedModel, runner: ServingRunner, config: EngineConfig) -> EngineInfo:

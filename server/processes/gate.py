@@ -6,15 +6,16 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server.admin_token_file import read_admin_token
 from server.api.access.api_keys import ApiKeys, read_api_keys
+from server.api.access.budgets import Budgets
 from server.api.access.gatekeeper import Counter, Gatekeeper
 from server.api.tracing.setup import check_tracing, make_provider
 from server.config import ServerConfig
+from server.files.admin_token_file import read_admin_token
+from server.files.tls_files import tls_files
+from server.files.watched_files import WatchedFiles
 from server.ports import is_open_to_strangers
 from server.priorities import read_priorities
-from server.tls_files import tls_files
-from server.watched_files import WatchedFiles
 
 if TYPE_CHECKING:
     from server.api.tracing.spans import Tracing
@@ -66,14 +67,13 @@ def tracing(config: ServerConfig, release: str) -> Tracing | None:
 
 
 def api_gatekeeper(
-    config: ServerConfig, counter: Counter, traces: Tracing | None = None
+    config: ServerConfig, counter: Counter, budgets: Budgets, traces: Tracing | None = None
 ) -> Gatekeeper:
-    """In front of the API's ports."""
+    """In front of the API's ports. The API processes share the file of `budgets`."""
     return Gatekeeper(
         counter,
         keys=api_keys(config),
-        # A caller's connections spread over the processes, and no process sees the others' calls.
-        budget_part=1 / config.api_processes,
+        budgets=budgets,
         needs_certificate=bool(config.tls_client_ca_file),
         are_metrics_open=not config.metrics_need_key,
         logs_calls=config.access_log,

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from server.config import Config, ConfigError, ServerConfig
 from server.control import DRAIN_SIGNAL, Child, Command, Task
+from server.files.temporary_folders import clear_abandoned, temporary_folder
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
 from server.processes.beats import LOOKS, Beats
@@ -31,7 +32,6 @@ from server.processes.gate import check_access, warn_of_strangers
 from server.processes.signals import Signals
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import find_group
-from server.temporary_folders import clear_abandoned, temporary_folder
 from server.versions.served_model import follow_model_config, prepare_model
 
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.processes.engine")

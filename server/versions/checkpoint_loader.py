@@ -20,7 +20,7 @@ from models.weights.loading import HostLeaves
 from server.engine.device.host_memory import available_bytes
 from server.engine.device.weight_sets import WeightSets
 from server.engine.policy.sequences.sequence import LoadedVersion
-from server.temporary_folders import temporary_folder
+from server.files.temporary_folders import temporary_folder
 from server.versions.version import UnpublishedError
 
 _MAX_BUFFER_BYTES = 1 << 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 
 import httpx
@@ -152,6 +153,20 @@ async def test_adapters_are_loaded_and_unloaded_by_vllms_routes(updating, engine
     answer = await updating.post("/v1/unload_lora_adapter", json={"lora_name": "sql"})
     assert answer.text == "Success: LoRA adapter 'sql' removed successfully."
     assert engine.changes == [("load", "sql", "/m/sql", None), ("unload", "sql", "", None)]
+
+
+async def test_every_change_of_an_adapter_leaves_an_audit_line(updating, engine, caplog):
+    caplog.set_level(logging.INFO)
+    body = {"lora_name": "sql", "lora_path": "/m/sql", "load_inplace": True}
+    await updating.post("/v1/load_lora_adapter", json=body)
+    engine.change_error = ApiError(ErrorKind.NOT_FOUND, "adapter x is not loaded here")
+    await updating.post("/v1/unload_lora_adapter", json={"lora_name": "x"})
+    lines = [vars(r) for r in caplog.records if r.getMessage() == "audit"]
+    assert [(r["action"], r["adapter"], r["outcome"], r["by"]) for r in lines] == [
+        ("load adapter", "sql", "done", "nobody known"),
+        ("unload adapter", "x", "not_found", "nobody known"),
+    ]
+    assert lines[0]["path"] == "/m/sql"
 
 
 async def test_a_server_without_slots_says_how_to_get_some(updating, engine):

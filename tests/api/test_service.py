@@ -366,7 +366,8 @@ async def test_more_received_tokens_than_a_stream_can_have_are_refused(
 
 
 async def test_a_model_without_a_head_is_asked_for_no_token(engine, tokenizer, lifecycle):
-    service = make_service(engine, tokenizer, lifecycle, recipe=EmbeddingRecipe(generates=False))
+    recipe = EmbeddingRecipe(no_tokens="this model has no output head")
+    service = make_service(engine, tokenizer, lifecycle, recipe=recipe)
     error = await refusal(service, GenerateRequest(prompt="x"))
     assert (error.kind, error.param) == (ErrorKind.INVALID_REQUEST, "model")
-    assert "no output head" in error.message
+    assert error.message == "this model has no output head; use /v1/embeddings"

@@ -189,6 +189,7 @@ class TestHttp:
         ]
         assert (lines[0].version, lines[0].request_id) == ("2", "r-1")
         assert lines[0].client == "127.0.0.1"
+        assert [r.by for r in lines] == ["the admin token", "the admin token", "nobody known"]
         assert "secret" not in caplog.text
         assert "guessed" not in "".join(str(vars(r)) for r in lines)
 

@@ -22,10 +22,10 @@ from server.api.servers.http_port import HttpPort
 from server.api.servers.http_server import create_http_app
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.config import ServerConfig
+from server.files.tls_files import tls_files
 from server.lifecycle import Lifecycle
 from server.link.frames import EngineInfo, TokenEvent
 from server.link.sampling import SamplingParams
-from server.tls_files import tls_files
 from tests.api.fakes import (
     FakeEngine,
     Submission,

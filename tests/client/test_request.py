@@ -55,7 +55,8 @@ def test_content_in_other_parts_is_refused(part):
 
 # Each value that one of the transports would have taken, or have sent as another.
 REFUSED = {
-    "stop": 5, "stop_token_ids": [5.5], "temperature": True, "top_p": "1", "min_p": float("nan"),
+    "stop": 5, "stop_token_ids": [5.5], "allowed_token_ids": 5, "bad_words": "text",
+    "temperature": True, "top_p": "1", "min_p": float("nan"),
     "max_tokens": -1, "min_tokens": True, "seed": 2**64, "ignore_eos": 1, "logprobs": False,
     "logit_bias": {"a": 1}, "top_k": 1.5, "grammar": {"choice": "ab"}, "skip_special_tokens": "no",
     "tools": 5, "tool_choice": {}, "parallel_tool_calls": "x", "chat_template_kwargs": 5,

@@ -158,8 +158,8 @@ async def test_a_deadline_in_the_middle_ends_the_stream(transport):
     async with calling(transport, FunctionEngine(halt_after=5)) as (client, _):
         start = now()
         with pytest.raises(DeadlineExceededError):
-            await read_all(client.generate(PROMPT, max_tokens=30, timeout=0.3))
-        assert 0.25 < now() - start < 2
+            await read_all(client.generate(PROMPT, max_tokens=30, timeout=1))
+        assert 0.95 < now() - start < 3
     assert len(choice.token_ids) == 5
 
 

@@ -17,8 +17,9 @@ _TIMEOUT = 60.0
 @asynccontextmanager
 async def http(target: Target) -> AsyncIterator[httpx.AsyncClient]:
     """A client without default headers that would ask for another format."""
+    options = {"timeout": _TIMEOUT, "limits": httpx.Limits(max_connections=None)}
     async with httpx.AsyncClient(
-        base_url=target.http, timeout=_TIMEOUT, trust_env=False, headers={"accept": ""}
+        base_url=target.http, trust_env=False, headers={"accept": ""}, **options
     ) as client:
         del client.headers["accept"]
         yield client

@@ -28,6 +28,7 @@ class SlowRunner(FakeRunner):
     hold: Path | None = None
     draft_rooms = ()  # Nothing verifies drafts.
     num_host_blocks = ()
+    is_bidirectional = False
 
     def read(self, in_flight):
         time.sleep(self.step_seconds)

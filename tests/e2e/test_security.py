@@ -14,7 +14,7 @@ pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed
 
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from tests.api.access.keys import KEY
+from tests.api.access.keys import BEARER_OF_LIMITED, KEY, LIMITED
 from tests.certificates import Authority
 from tests.e2e.servers import FAKE, first_free_port, wait_for
 
@@ -50,12 +50,17 @@ def receiver():
     server.stop(None)
 
 
+def get_as_limited(client):
+    return client.get("/v1/models", headers=BEARER_OF_LIMITED)
+
+
 def test_a_secured_server_serves_logs_and_traces_only_callers_with_a_key(start, tmp_path, receiver):
     authority = Authority(tmp_path)
     pair = authority.sign("server")
-    (tmp_path / "keys").write_text(f"search: {KEY}\n")
+    (tmp_path / "keys").write_text(f"search: {KEY}\nbatch: {LIMITED} requests_per_minute=4\n")
     server = start(
         FAKE,
+        "--api-processes=2",
         f"--api-keys-file={tmp_path}/keys",
         f"--tls-cert-file={pair.certificate}",
         f"--tls-key-file={pair.key}",
@@ -63,7 +68,7 @@ def test_a_secured_server_serves_logs_and_traces_only_callers_with_a_key(start, 
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.address,
         OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
         OTEL_BSP_SCHEDULE_DELAY="100",
-    ).wait_ready()
+    ).wait_ready(num_api_processes=2)
     context = ssl.create_default_context(cafile=authority.file)
     address = server.http.replace("http://", "https://")
     with httpx.Client(base_url=address, verify=context, trust_env=False, timeout=10) as client:
@@ -76,6 +81,12 @@ def test_a_secured_server_serves_logs_and_traces_only_callers_with_a_key(start, 
         assert client.post("/v1/completions", json=body, headers=headers).status_code == 200
         expected = 'antipode_key_calls_total{key="search"} 1.0'
         wait_for(lambda: expected in client.get("/metrics").text, "the count of the key")
+        # One connection may use all of a budget, whichever process has it, and no other adds to it.
+        statuses = [get_as_limited(client).status_code for _ in range(5)]
+    assert statuses == [200] * 4 + [429]
+    for _ in range(8):
+        with httpx.Client(base_url=address, verify=context, trust_env=False) as client:
+            assert get_as_limited(client).status_code == 429
     with pytest.raises(httpx.HTTPError):
         server.get("/readyz")
     served, refused = (

@@ -5,32 +5,19 @@ import json
 import shutil
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 
 from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
-from server.pb.antipode.v1 import generation_pb2 as pb
-from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
 from server.processes.engine import EngineProcess
 from server.versions.served_model import ServedModel
 from tests.e2e.clients import Stream, client, read_stream, start_streams
+from tests.e2e.protocols import tokens_by_protocol
 from tests.e2e.servers import REAL, metric_of, wait_for
 
 # As in test_hosts, whose compiled programs are then read from the cache.
 DTYPE = "--dtype=float32"
-
-
-async def generate(server, prompt, max_tokens):
-    """Token ids of a gRPC stream with the settings of `clients.body`."""
-    sampling = pb.Sampling(max_tokens=max_tokens, ignore_eos=True, seed=7)
-    request = pb.GenerateRequest(text=prompt, sampling=sampling, return_token_ids=True)
-    token_ids = []
-    async with grpc.aio.insecure_channel(server.grpc) as channel:
-        async for response in GenerationStub(channel).Generate(request):
-            token_ids += response.token_ids
-    return token_ids
 
 
 async def embed(http):
@@ -50,7 +37,7 @@ def num_accepted(server):
     )
 
 
-async def test_a_server_streams_over_http_and_grpc_and_ends_cleanly_under_load(start):
+async def test_a_server_answers_alike_in_every_protocol_and_ends_cleanly_under_load(start):
     """One server for the whole story, because compiling its programs takes a while."""
     server = start(REAL, DTYPE, "--drain-timeout-seconds=120").wait_ready()
     assert server.get("/readyz").status_code == 200
@@ -58,12 +45,16 @@ async def test_a_server_streams_over_http_and_grpc_and_ends_cleanly_under_load(s
     async with client(server) as http:
         over_http = await read_stream(http, Stream(), prompt="alpha", max_tokens=20)
         assert (len(over_http.token_ids), over_http.finish_reason) == (20, "length")
-        assert await generate(server, "alpha", 20) == over_http.token_ids
+        options = {"max_tokens": 20, "temperature": 1.0, "seed": 7, "ignore_eos": True}
+        found = await tokens_by_protocol(http, server.grpc, "alpha", **options)
+        assert found == dict.fromkeys(found, over_http.token_ids)
 
         streams = await start_streams(http, 48, num_started=8, max_tokens=200)
         # The last are so long that they are still running when the drain begins.
         streams += await start_streams(http, 16, num_started=0, max_tokens=1200)
-        await asyncio.to_thread(wait_for, lambda: num_accepted(server) == 64 + 2, "64 streams")
+        await asyncio.to_thread(
+            wait_for, lambda: num_accepted(server) == 64 + len(found) + 1, "64 streams"
+        )
         cancelled, kept = streams[::2], streams[1::2]
         for _, task in cancelled:
             task.cancel()

@@ -81,6 +81,7 @@ def make_scheduler(
     versions=None,
     adapters=None,
     exact=False,
+    choice=None,
     speculation=None,
     num_host_blocks=(),
 ) -> Scheduler:
@@ -92,7 +93,7 @@ def make_scheduler(
             chunk=max_num_batched_tokens if exact else 0,
             num_host_blocks=num_host_blocks,
         ),
-        choice=ExactChoice if exact else StepChoice,
+        choice=choice or (ExactChoice if exact else StepChoice),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_queue_len=max_queue_len,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 import httpx
-from antipode import AntipodeError, AsyncClient
+from antipode import AntipodeError, AsyncClient, DeadlineExceededError
 from google.protobuf.message import Message
 
 from server.pb.antipode.v1 import generation_pb2 as pb
@@ -234,18 +234,23 @@ class WrongServer:
 
 
 def client(server: WrongServer, calls: AsyncClient) -> Door:
-    """Our client against a server that answers anything: deltas, or an error of its own."""
+    """Our client against a server that answers anything: deltas, or an error of its own.
+
+    The server closes every connection, so a call that its deadline ends has hung.
+    """
 
     async def send(rng: random.Random) -> None:
         server.rng = rng
         try:
-            # Its own timeout must come first.
+            # The client's own timeout must come first.
             async with (
                 asyncio.timeout(2 * SECONDS),
                 calls.generate("abc", timeout=SECONDS) as stream,
             ):
                 async for _ in stream:
                     pass
+        except DeadlineExceededError as error:
+            raise AssertionError("the client waited for what could not come") from error
         except AntipodeError:
             return
         except Exception as error:

@@ -233,3 +233,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "dtype": "float32",
     },
 }
+
+# Models that make embeddings only. Their tensors have no prefix, as published.
+EMBEDDERS: dict[str, dict[str, Any]] = {
+    "embeddinggemma": _GEMMA
+    | {
+        "architectures": ["Gemma3TextModel"],
+        "model_type": "gemma3_text",
+        "use_bidirectional_attention": True,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 2,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "sliding_window_pattern": 3,
+        "rope_theta": 50000.0,
+        "rope_local_base_freq": 500.0,
+    },
+}
+# Output sizes of the dense layers that follow the mean.
+DENSE_SIZES = (128, 80)

@@ -6,6 +6,7 @@ reference environment makes them too.
 
 from __future__ import annotations
 
+import itertools
 import json
 import zlib
 from pathlib import Path
@@ -15,22 +16,58 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from tests.golden.configs import CONFIGS
+from tests.golden.configs import CONFIGS, DENSE_SIZES, EMBEDDERS
+
+_ALL = CONFIGS | EMBEDDERS
 
 
 def write(name: str, folder: Path) -> Path:
     """Write the checkpoint of that name into `folder`: config.json and model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIGS[name], indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(_ALL[name], indent=2) + "\n")
     save_file(weights(name), folder / "model.safetensors", metadata={"format": "pt"})
+    if name in EMBEDDERS:
+        _write_modules(name, folder)
     return folder
+
+
+def _write_modules(name: str, folder: Path) -> None:
+    """What sentence-transformers writes: the mean, dense layers, and the norm."""
+    kinds = ["Transformer", "Pooling", *["Dense"] * len(DENSE_SIZES), "Normalize"]
+    modules = [
+        {"path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    _write_json(folder / "1_Pooling/config.json", {"pooling_mode_mean_tokens": True})
+    for path, weight in dense_weights(name).items():
+        size, taken = weight.shape
+        config = {"in_features": taken, "out_features": size, "bias": False}
+        identity = "torch.nn.modules.linear.Identity"
+        _write_json(folder / path / "config.json", config | {"activation_function": identity})
+        save_file({"linear.weight": weight}, folder / path / "model.safetensors")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def dense_weights(name: str) -> dict[str, NDArray[np.float32]]:
+    """The matrix [out, in] of each dense layer, by its folder."""
+    sizes = (_ALL[name]["hidden_size"], *DENSE_SIZES)
+    return {
+        f"{i + 2}_Dense": _uniform(f"{name}/{i + 2}_Dense", (size, taken))
+        for i, (taken, size) in enumerate(itertools.pairwise(sizes))
+    }
 
 
 def weights(name: str) -> dict[str, NDArray[np.float32]]:
     """Every weight, float32, under its Hugging Face name."""
-    config = CONFIGS[name]
+    config = _ALL[name]
+    prefix = "model." if name in EMBEDDERS else ""
     return {
-        weight: _scaled(config, weight, _uniform(f"{name}/{weight}", shape))
+        weight.removeprefix(prefix): _scaled(config, weight, _uniform(f"{name}/{weight}", shape))
         for weight, shape in _shapes(config).items()
     }
 
@@ -40,7 +77,7 @@ def prompts(name: str, count: int = 24) -> list[list[int]]:
 
     Those leave the window far behind, and the first chunk of keys that attention reads.
     """
-    text = _text(CONFIGS[name])
+    text = _text(_ALL[name])
     has_window = text.get("sliding_window") and text.get("use_sliding_window", True)
     longest = 192 if has_window else 48
     raw = _raw(f"{name}/prompts", count * longest).reshape(count, longest)

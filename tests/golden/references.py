@@ -51,6 +51,22 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.npz"))
 
 
+@dataclass(frozen=True)
+class Vectors:
+    """Prompts, and the vector [P, size] of each, as transformers computed it."""
+
+    prompts: list[list[int]]
+    vectors: NDArray[np.float32]
+
+
+def read_vectors(name: str) -> Vectors:
+    """The reference of a model that makes embeddings."""
+    with np.load(FOLDER / "embedders" / f"{name}.npz") as file:
+        ends = np.cumsum(file["prompt_lengths"])
+        prompts = np.split(file["prompt_ids"], ends[:-1])
+        return Vectors([prompt.tolist() for prompt in prompts], file["vectors"])
+
+
 def read(name: str) -> Reference:
     with np.load(FOLDER / f"{name}.npz") as file:
         arrays = dict(file)

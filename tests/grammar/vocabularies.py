@@ -40,7 +40,7 @@ def text_of(token_ids: list[int]) -> str:
 def allowed(matcher: Matcher, *, new=(), withheld=()) -> set[int]:
     """The ids that a matcher allows after it has taken `new`."""
     words = np.full((2, NUM_WORDS), 0xFFFFFFFF, np.uint32)
-    MaskWriter(VOCAB_SIZE).write([MaskedRow(1, matcher, new, withheld)], words)
+    MaskWriter(VOCAB_SIZE).write([MaskedRow(words[1], matcher, new, withheld)])
     assert (words[0] == 0xFFFFFFFF).all()
     return set(np.flatnonzero(np.unpackbits(words[1].view(np.uint8), bitorder="little")).tolist())
 
@@ -58,7 +58,7 @@ def generate(matcher: Matcher, seed: int, max_tokens: int = 4000, *, is_greedy=F
     closing = [EOS, *(ord(c) for c in '}]",')]
     words = np.zeros((1, NUM_WORDS), np.uint32)
     while len(token_ids) < max_tokens and token_ids[-1:] != [EOS]:
-        writer.write([MaskedRow(0, matcher, token_ids[-1:])], words)
+        writer.write([MaskedRow(words[0], matcher, token_ids[-1:])])
         assert not matcher.error, matcher.error
         bits = np.unpackbits(words.view(np.uint8), bitorder="little")
         options = np.flatnonzero(bits).tolist()

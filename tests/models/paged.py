@@ -57,15 +57,19 @@ class PagedModel:
         tensor_size: int = 1,
         adapter_folders: list[Path] | None = None,
         slots: list[int] | None = None,
+        gives_states: bool = False,
         **layout_fields: Any,
     ) -> None:
-        """The adapters are put into the slots from 1; `slots` has the slot of each row."""
+        """The adapters are put into the slots from 1; `slots` has the slot of each row.
+
+        With `gives_states`, steps give hidden states [tokens, D] in the place of logits.
+        """
         config = read_config(folder)
         mesh = make_mesh(config, tensor_size)
         layout = make_layout(tensor_size=tensor_size, **layout_fields)
         model = abstract_decoder(config, layout)
         self._leaves = calibrate(model, load_leaves(model, Checkpoint(folder), mesh), mesh)
-        self._vocab_size = config.vocab_size
+        self._width = config.hidden_size if gives_states else config.vocab_size
         self._lens = np.zeros(num_rows, np.int32)
         blocks = -(-max_tokens // BLOCK_SIZE)
         # Block 0 takes the writes of padding; neighbours in a sequence are not neighbours here.
@@ -88,7 +92,7 @@ class PagedModel:
             if layout.adapters is not None:
                 chosen = choose(adapters, jnp.asarray(self._slots)[ragged.row_T], layout.adapters)
             x, kv = decoder(tokens, kv, ragged, row_tokens=row_tokens, adapters=chosen)
-            return decoder.logits(x), kv
+            return (x if gives_states else decoder.logits(x)), kv
 
         leaf_specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
         by_head, everywhere = PartitionSpec(None, TENSOR), PartitionSpec()
@@ -100,7 +104,7 @@ class PagedModel:
                     lambda *args: step(*args, row_tokens),
                     mesh=mesh,
                     in_specs=(leaf_specs, by_head, everywhere, everywhere, adapter_specs),
-                    out_specs=(by_head, by_head),
+                    out_specs=(everywhere if gives_states else by_head, by_head),
                     check_vma=False,
                 ),
                 donate_argnums=1,
@@ -139,7 +143,7 @@ class PagedModel:
         )
         padded_tokens = _pad(tokens, padded)
         logits, self._kv = program(self._leaves, self._kv, padded_tokens, ragged, self._adapters)
-        return np.asarray(logits)[:total, : self._vocab_size]
+        return np.asarray(logits)[:total, : self._width]
 
 
 def _place(folders: list[Path], config: Any, layout: DecoderLayout) -> Any:

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from models.checkpoint.checkpoint import Checkpoint
 from models.config import ModelConfigError
-from models.headless import is_headless
+from models.headless import is_headless, why_no_tokens
 from models.hf_config import parse_config, read_config
 from tests.models.checkpoints import LLAMA
 
@@ -44,6 +44,20 @@ def test_a_head_is_missing_by_the_architectures_name_or_by_the_index(
     assert read_config(folder).tie_embeddings is (expected or bool(hf["tie_word_embeddings"]))
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, ""),
+        ({"architectures": ["LlamaModel"]}, "no output head"),
+        ({"use_bidirectional_attention": True}, "see later tokens"),
+    ],
+)
+def test_a_model_that_generates_nothing_says_why(tmp_path, fields, reason):
+    found = why_no_tokens(write(tmp_path, LLAMA | fields))
+    assert reason in found
+    assert bool(found) == bool(reason)
+
+
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
 def test_a_decoder_without_a_head_is_the_decoder(name):
     found = parse_config(LLAMA | {"architectures": [f"{name}Model"]})
@@ -60,7 +74,14 @@ def test_tensors_are_found_without_their_prefix(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"architectures": ["Gemma3TextModel"], "use_bidirectional_attention": True}, "use_bidir"),
+        ({"architectures": ["Gemma2Model"], "use_bidirectional_attention": True}, "use_bidir"),
+        (
+            {
+                "architectures": ["Gemma3ForConditionalGeneration"],
+                "text_config": LLAMA | {"use_bidirectional_attention": True},
+            },
+            "use_bidir",
+        ),
         ({"architectures": ["Qwen2ForCausalLM"], "is_causal": False}, "is_causal false"),
         ({"architectures": ["BertModel"]}, "BertModel"),
     ],

@@ -300,7 +300,7 @@ def test_the_window_of_every_layer(hf, windows):
             MOE | {"num_experts_per_tok": 9},
             "num_experts_per_tok is greater than",
         ),
-        (GEMMA3 | {"use_bidirectional_attention": True}, "use_bidirectional_attention is not"),
+        (GEMMA2 | {"use_bidirectional_attention": True}, "use_bidirectional_attention is not"),
         (GEMMA3 | {"final_logit_softcapping": 30.0}, "final_logit_softcapping is not supported"),
         (GEMMA2 | {"hidden_activation": "relu"}, "hidden_act 'relu' is not supported"),
         (VISION | {"text_config": 3}, "text_config must be an object"),
@@ -372,3 +372,11 @@ def test_a_model_is_the_same_however_its_versions_are_stored():
     stored = LLAMA | {"quantization_config": {"quant_method": "fp8"}}
     assert parse_config(stored) == parse_config(LLAMA)
     assert (parse_config(stored).stored_bits, parse_config(LLAMA).stored_bits) == (8, None)
+
+
+def test_a_bidirectional_model_sees_half_a_window_behind_a_token_and_half_before_it():
+    one_way = parse_config(GEMMA3)
+    both_ways = parse_config(GEMMA3 | {"use_bidirectional_attention": True})
+    assert (one_way.bidirectional, both_ways.bidirectional) == (False, True)
+    halves = [None if window is None else window // 2 + 1 for window in one_way.layer_windows]
+    assert list(both_ways.layer_windows) == halves

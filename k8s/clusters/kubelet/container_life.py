@@ -74,7 +74,6 @@ class ContainerLife:
         """Start it, probe it and wait for its end."""
         command = await self._command()
         root = self._folder / "roots" / self._state.name
-        self._folder.mkdir(parents=True, exist_ok=True)
         starting = asyncio.create_task(start(self._sandbox, command, root, self.log))
         starting.add_done_callback(self._note_start)
         # A pod may have to end meanwhile. Then the process that is just starting must be known.
@@ -164,9 +163,6 @@ class ContainerLife:
     def _mounts(self, image: Image) -> Mapping[str, Mount]:
         """The image's folders, the pod's volumes and its hosts file."""
         found = {place: Mount(str(p), place, read_only=True) for place, p in image.mounts.items()}
-        for path in image.writable:
-            path.mkdir(parents=True, exist_ok=True)
-            found[str(path)] = Mount(str(path), str(path), read_only=False)
         volumes = {one["name"]: one for one in self._pod["spec"].get("volumes", ())}
         for asked in self._container.get("volumeMounts", ()):
             volume = volumes[asked["name"]]
@@ -174,6 +170,9 @@ class ContainerLife:
             source /= asked.get("subPath", "")
             place = asked["mountPath"].rstrip("/")
             found[place] = Mount(str(source), place, read_only=asked.get("readOnly", False))
+        for place, path in image.kept.items():
+            path.mkdir(parents=True, exist_ok=True)
+            found[place] = Mount(str(path), place, read_only=False)
         hosts = self._write_hosts()
         found["/etc/hosts"] = Mount(str(hosts), "/etc/hosts", read_only=True)
         return found

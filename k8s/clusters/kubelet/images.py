@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+PICKER = "llm-d-router-endpoint-picker"
 CHECKOUT = Path(__file__).parents[3]
 COMPILE_CACHE = CHECKOUT / ".cache" / "xla-lab"
 # The CPU build has neither chips nor claimed interfaces: it would refuse to be told of them.
@@ -19,21 +20,22 @@ _OF_TPUS = ("ANTIPODE_SLICE_", "ANTIPODE_CLAIM_", "ANTIPODE_CHIP_CLAIM_", "ANTIP
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """`mounts` are folders of this machine at further places; `writable` are folders that the
-    container may write to, at their own place. Variables with a prefix of `without` are left out.
+    """`mounts` are folders of this machine at further places; `kept` are folders that stand
+    for the pod's own volumes at their places, and outlive it. Variables with a prefix of `without`
+    are left out.
     """
 
     entrypoint: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: Mapping[str, Path] = field(default_factory=dict)
-    writable: Sequence[Path] = ()
+    kept: Mapping[str, Path] = field(default_factory=dict)
     without: tuple[str, ...] = ()
 
 
 def server_image() -> Image:
     """The checkout, where the Dockerfile's image has its environment."""
     return Image(
-        entrypoint=("/opt/antipode/bin/python", "-m", "server"),
+        entrypoint=("/opt/antipode/bin/python", "-P", "-m", "server"),
         environment={
             "HOME": "/tmp",
             "JAX_PLATFORMS": "cpu",
@@ -42,7 +44,8 @@ def server_image() -> Image:
             "PYTHONPATH": str(CHECKOUT),
         },
         mounts={"/opt/antipode": Path(sys.prefix), str(CHECKOUT): CHECKOUT},
-        writable=(COMPILE_CACHE,),
+        # Servers that compile take every core, so what one compiled serves all.
+        kept={"/var/cache/antipode/xla": COMPILE_CACHE},
         without=_OF_TPUS,
     )
 
@@ -55,7 +58,7 @@ def table(picker: Path | None) -> dict[str, Image]:
     """Images by a pattern of their names."""
     found = {r".*/antipode(-tpu)?": server_image()}
     if picker is not None:
-        found[r".*-endpoint-picker"] = picker_image(picker)
+        found[rf"(.*/)?{PICKER}"] = picker_image(picker)
     return found
 
 

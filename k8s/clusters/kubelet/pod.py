@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,8 @@ class PodWorker:
         self._changed = asyncio.Event()
         self._tokens: dict[tuple[str, int], str] = {}
         self._tasks = [asyncio.create_task(self._live()), asyncio.create_task(self._report())]
+        for task in self._tasks:
+            task.add_done_callback(_tell)
         self._ending: asyncio.Task[None] | None = None
 
     @property
@@ -69,7 +72,15 @@ class PodWorker:
     @property
     def component(self) -> str:
         """The pod's part in its release, as the charts label it."""
-        return str(self.pod["metadata"].get("labels", {}).get("app.kubernetes.io/component", ""))
+        return self._label("app.kubernetes.io/component")
+
+    @property
+    def release(self) -> str:
+        """The release that the pod belongs to, as the charts label it."""
+        return self._label("app.kubernetes.io/instance")
+
+    def _label(self, name: str) -> str:
+        return str(self.pod["metadata"].get("labels", {}).get(name, ""))
 
     @property
     def num_restarts(self) -> int:
@@ -106,6 +117,7 @@ class PodWorker:
         self._clean_up()
 
     async def _live(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         for kind, name in references(self.pod):
             self._node.contents.follow(self.namespace, kind, name)
         await self._prepare()
@@ -216,6 +228,12 @@ class PodWorker:
             self._sandbox = None
         for name in ("volumes", "roots"):
             shutil.rmtree(Path(self.folder) / name, ignore_errors=True)
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    """Print what a worker did not expect: its pod would only seem to be slow."""
+    if not task.cancelled() and (error := task.exception()):
+        traceback.print_exception(error)
 
 
 def _state(container: Object) -> ContainerState:

@@ -5,22 +5,25 @@
     batch: 8ad1...77 requests_per_minute=60 tokens_per_minute=20000
 
 A name may have several lines with one key each: so a key is replaced without a gap. Only digests of
-keys are kept, and no message repeats a key. Knows neither requests nor time.
+keys are kept, made with a secret of the process. No message repeats a key. Knows neither requests
+nor time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.watched_files import WatchedFileError
+from server.files.watched_files import WatchedFileError
 
 MIN_KEY_CHARS = 16
 MAX_KEYS = 1000
+# Of this process: no list of digests that was made elsewhere fits those in its memory.
+_SECRET = secrets.token_bytes(32)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[!-~]+")
 _LIMITS = ("requests_per_minute", "tokens_per_minute")
@@ -50,7 +53,7 @@ class Caller:
 
 
 class ApiKeys:
-    """Callers by the SHA-256 of their keys."""
+    """Callers by digests of their keys, which another process would not have."""
 
     def __init__(self, callers: dict[bytes, Caller]) -> None:
         self._callers = callers
@@ -122,4 +125,4 @@ def _allowance(limits: list[str], place: str) -> Allowance:
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+    return hmac.digest(_SECRET, key.encode(errors="surrogatepass"), "sha256")

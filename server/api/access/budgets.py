@@ -1,76 +1,112 @@
 """How much of its allowance each name has left: a bucket of requests and a bucket of tokens.
 
 A bucket holds a minute's worth and fills at a constant rate. A call is let in while there is
-something left, and then spends what it used, so one call may take a bucket below zero. Time is an
-argument. Knows neither keys nor transports.
+something left, and then spends what it used, so one call may take a bucket below zero. The buckets
+are in a file that all API processes of a server map, because a caller's connections spread over
+them. Time is an argument, of a clock that the processes share. Knows neither keys nor transports.
 """
 
 from __future__ import annotations
 
-from server.api.access.api_keys import Allowance, Caller
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.api.access.api_keys import MAX_KEYS, Caller
 
 _MINUTE = 60.0
+# The digest of a name and its limits, both levels, and when they were filled.
+_RECORD = struct.Struct("<32s3d")
+# A name whose limits change gets a new record, so there is room for several changes of all names.
+_NUM_RECORDS = 4 * MAX_KEYS
+_SIZE = _NUM_RECORDS * _RECORD.size
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_REQUESTS, _TOKENS = range(2)
+_LIMITS = ("requests_per_minute", "tokens_per_minute")
 
 
+@dataclass(slots=True)
 class Bucket:
-    """Units that flow in at `per_minute` and never exceed it. Full at first."""
+    """Units that flow in at `per_minute` and never exceed it; 0 is without limit."""
 
-    def __init__(self, per_minute: float, now: float) -> None:
-        self._per_minute = per_minute
-        self._level = per_minute
-        self._filled_at = now
+    per_minute: float
+    level: float
 
-    def spend(self, amount: float, now: float) -> None:
-        self._fill(now)
-        self._level -= amount
+    def fill(self, seconds: float) -> None:
+        self.level = min(self.per_minute, self.level + seconds * self.per_minute / _MINUTE)
 
-    def seconds_until(self, least: float, now: float) -> float:
+    def seconds_until(self, least: float) -> float:
         """How long it takes until the bucket holds `least`; 0 if it does."""
-        self._fill(now)
-        missing = min(least, self._per_minute) - self._level
-        return max(0.0, missing * _MINUTE / self._per_minute)
-
-    def _fill(self, now: float) -> None:
-        gained = (now - self._filled_at) * self._per_minute / _MINUTE
-        self._level = min(self._per_minute, self._level + gained)
-        self._filled_at = now
+        if not self.per_minute:
+            return 0.0
+        return max(0.0, (least - self.level) * _MINUTE / self.per_minute)
 
 
 class Budgets:
-    """The buckets of every name. `part` of each allowance is this process's."""
+    """The buckets of every name, in the file at `path`; without it, only this process has them."""
 
-    def __init__(self, part: float = 1.0) -> None:
-        self._part = part
-        self._buckets: dict[str, tuple[Allowance, Bucket | None, Bucket | None]] = {}
+    def __init__(self, path: Path | None = None) -> None:
+        file = os.memfd_create("budgets") if path is None else os.open(path, _FLAGS, 0o600)
+        weakref.finalize(self, os.close, file)
+        os.ftruncate(file, _SIZE)
+        self._file, self._records = file, mmap.mmap(file, _SIZE)
 
-    def seconds_until_open(self, caller: Caller, now: float) -> tuple[float, str]:
-        """How long the caller must wait for its next request, and which limit says so."""
-        requests, tokens = self._of(caller, now)
-        waits = [
-            (bucket.seconds_until(1, now), name)
-            for bucket, name in ((requests, "requests_per_minute"), (tokens, "tokens_per_minute"))
-            if bucket
-        ]
-        return max(waits, default=(0.0, ""))
-
-    def spend_request(self, caller: Caller, now: float) -> None:
-        requests, _ = self._of(caller, now)
-        if requests:
-            requests.spend(1, now)
+    def admit(self, caller: Caller, now: float) -> tuple[float, str]:
+        """Spend one request. If nothing is left, spend none: how long to wait, for which limit."""
+        if not any(_limits_of(caller)):
+            return 0.0, ""
+        with self._buckets(caller, now) as buckets:
+            waits = [bucket.seconds_until(1) for bucket in buckets]
+            seconds = max(waits)
+            if seconds > 0:
+                return seconds, _LIMITS[waits.index(seconds)]
+            buckets[_REQUESTS].level -= 1
+        return 0.0, ""
 
     def spend_tokens(self, caller: Caller, num_tokens: int, now: float) -> None:
-        _, tokens = self._of(caller, now)
-        if tokens:
-            tokens.spend(num_tokens, now)
+        if caller.allowance.tokens_per_minute:
+            with self._buckets(caller, now) as buckets:
+                buckets[_TOKENS].level -= num_tokens
 
-    def _of(self, caller: Caller, now: float) -> tuple[Bucket | None, Bucket | None]:
-        """The caller's buckets; new ones where the file has given it other limits."""
-        found = self._buckets.get(caller.name)
-        if found is None or found[0] != caller.allowance:
-            allowance = caller.allowance
-            limits = (allowance.requests_per_minute, allowance.tokens_per_minute)
-            requests, tokens = (
-                Bucket(limit * self._part, now) if limit else None for limit in limits
-            )
-            found = self._buckets[caller.name] = (allowance, requests, tokens)
-        return found[1], found[2]
+    @contextmanager
+    def _buckets(self, caller: Caller, now: float) -> Iterator[list[Bucket]]:
+        """The caller's buckets, filled until now; no process touches them meanwhile.
+
+        The kernel gives back the lock of a process that dies.
+        """
+        digest = hashlib.sha256(repr((caller.name, _limits_of(caller))).encode()).digest()
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            place, levels, filled_at = self._read(digest, caller)
+            buckets = [Bucket(*pair) for pair in zip(_limits_of(caller), levels, strict=True)]
+            for bucket in buckets:
+                bucket.fill(max(0.0, now - filled_at))
+            yield buckets
+            left = [bucket.level for bucket in buckets]
+            _RECORD.pack_into(self._records, place, digest, *left, max(now, filled_at))
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _read(self, digest: bytes, caller: Caller) -> tuple[int, tuple[float, ...], float]:
+        """Where the record is, its levels, and when they were filled. A new one is full."""
+        place = self._records.find(digest)
+        if place < 0:
+            return self._longest_unused(), _limits_of(caller), 0.0
+        _, *levels, filled_at = _RECORD.unpack_from(self._records, place)
+        return place, tuple(levels), filled_at
+
+    def _longest_unused(self) -> int:
+        """An empty record was filled at 0."""
+        filled = [filled_at for *_, filled_at in _RECORD.iter_unpack(self._records)]
+        return filled.index(min(filled)) * _RECORD.size
+
+
+def _limits_of(caller: Caller) -> tuple[float, float]:
+    return caller.allowance.requests_per_minute, caller.allowance.tokens_per_minute

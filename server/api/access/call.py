@@ -32,7 +32,8 @@ class CallSpan(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """`method` is HTTP's or "gRPC". `caller` is None without keys; `certificate` names the client's
+    """`method` is HTTP's or "gRPC". `route` is the pattern that the path matches, empty if there is
+    none; `scheme` is of HTTP's URL. `caller` is None without keys; `certificate` names the client's
     certificate, empty without one. `trusts_headers`: whether fairness ids and priorities count.
     `operation` is what its prompts are for. `status` is the HTTP status or the name of gRPC's code.
     `started` is of the monotonic clock.
@@ -40,10 +41,13 @@ class Call:
 
     method: str = ""
     path: str = ""
+    route: str = ""
+    scheme: str = ""
     client: str = ""
     request_id: str = ""
     trace_id: str = ""
     certificate: str = ""
+    has_admin_token: bool = False
     caller: Caller | None = None
     objectives: Objectives = field(default_factory=Objectives)
     trusts_headers: bool = True

@@ -16,9 +16,9 @@ from server.api.access.budgets import Budgets
 from server.api.access.call import Call, CallSpan, set_current_call
 from server.api.access.objectives import read_objectives
 from server.errors import ApiError, ErrorKind
+from server.files.watched_files import WatchedFiles
 from server.trace_context import HEADER as TRACE_HEADER
 from server.trace_context import current_trace_id, trace_id_of
-from server.watched_files import WatchedFiles
 
 MAX_LOGGED_PATH = 200
 _SCHEME = "bearer "
@@ -37,8 +37,8 @@ class Counter(Protocol):
 
 class Gatekeeper:
     """One per API process. Without `keys` it lets in whoever comes, and without `counter` it counts
-    nothing. `budget_part` is the part of each allowance that this process may give out.
-    `priorities` has the priority of each named objective.
+    nothing. `budgets` are what the other API processes count in too. `priorities` has the priority
+    of each named objective.
 
     `start_span` makes a call's span of its headers; None records no spans.
     """
@@ -48,7 +48,7 @@ class Gatekeeper:
         counter: Counter | None = None,
         *,
         keys: WatchedFiles[ApiKeys] | None = None,
-        budget_part: float = 1.0,
+        budgets: Budgets | None = None,
         needs_certificate: bool = False,
         are_metrics_open: bool = True,
         logs_calls: bool = False,
@@ -59,7 +59,7 @@ class Gatekeeper:
     ) -> None:
         self._counter = counter
         self._keys = keys
-        self._budgets = Budgets(budget_part)
+        self._budgets = budgets or Budgets()
         self._needs_certificate = needs_certificate
         self.are_metrics_open = are_metrics_open
         self._logs_calls = logs_calls
@@ -122,8 +122,7 @@ class Gatekeeper:
                 code="invalid_api_key",
             )
         call.caller = caller
-        now = self._clock()
-        seconds, limit = self._budgets.seconds_until_open(caller, now)
+        seconds, limit = self._budgets.admit(caller, self._clock())
         if seconds > 0:
             raise ApiError(
                 ErrorKind.OVER_BUDGET,
@@ -131,7 +130,6 @@ class Gatekeeper:
                 f" {math.ceil(seconds)} seconds",
                 retry_after=math.ceil(seconds),
             )
-        self._budgets.spend_request(caller, now)
 
 
 def log_call(call: Call) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
 
 import grpc
 
@@ -17,6 +16,7 @@ from server.api.antipode_v1.answers import AnswerWriter
 from server.api.chat.format import ChatPrompt
 from server.api.fitting import fitted
 from server.api.grpc.answered import Cost, answered
+from server.api.grpc.handlers import add_service, streaming, unary
 from server.api.grpc.messages import MAX_INLINE_BYTES, parse_large
 from server.api.grpc.peer import source
 from server.api.grpc.status import REQUEST_ID_KEY, Context, adopt_request_id
@@ -178,19 +178,10 @@ def add_generation(
 ) -> None:
     """Serve `service` as antipode.v1.Generation on `server`."""
     servicer = GenerationServicer(service, loads, write_timeout_seconds)
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "Generate": grpc.unary_stream_rpc_method_handler(
-            servicer.generate, response_serializer=pb.GenerateResponse.SerializeToString
-        ),
-        "Tokenize": grpc.unary_unary_rpc_method_handler(
-            servicer.tokenize, response_serializer=pb.TokenizeResponse.SerializeToString
-        ),
-        "Detokenize": grpc.unary_unary_rpc_method_handler(
-            servicer.detokenize, response_serializer=pb.DetokenizeResponse.SerializeToString
-        ),
-        "Embed": grpc.unary_unary_rpc_method_handler(
-            servicer.embed, response_serializer=pb.EmbedResponse.SerializeToString
-        ),
+    handlers = {
+        "Generate": streaming(servicer.generate),
+        "Tokenize": unary(servicer.tokenize),
+        "Detokenize": unary(servicer.detokenize),
+        "Embed": unary(servicer.embed),
     }
-    generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
-    server.add_generic_rpc_handlers((generic,))
+    add_service(server, SERVICE_NAME, handlers)

@@ -30,6 +30,8 @@ def sampling(message: pb.Sampling) -> Sampling:
     given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
     given["stop"] = tuple(message.stop)
     given["stop_token_ids"] = tuple(message.stop_token_ids)
+    given["allowed_token_ids"] = tuple(message.allowed_token_ids)
+    given["bad_words"] = tuple(message.bad_words)
     given["logit_bias"] = dict(message.logit_bias)
     given["grammar"] = grammar(message.grammar) if message.HasField("grammar") else None
     return Sampling(**given)

@@ -5,14 +5,13 @@ Knows messages and metadata; what may be done, and by whom, is decided elsewhere
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 import grpc
 from google.protobuf.message import Message
 
-from server.api.grpc.messages import parse
-from server.api.grpc.status import Context, adopt_request_id, errors_as_status
+from server.api.grpc.handlers import Handler, add_service, small
+from server.api.grpc.status import errors_as_status
 from server.api.version_admin import VersionAdmin
 from server.link.frames import VersionStatus
 from server.pb.antipode.v1 import versions_pb2 as pb
@@ -41,23 +40,16 @@ def add_versions(server: grpc.aio.Server, admin: VersionAdmin) -> None:
             admin, pb.UnloadVersionRequest, lambda m: _answer(admin.unload(m.version))
         ),
     }
-    generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
-    server.add_generic_rpc_handlers((generic,))
+    add_service(server, SERVICE_NAME, handlers)
 
 
 def _method[M: Message](
     admin: VersionAdmin, message_type: type[M], act: Callable[[M], Awaitable[Message]]
-) -> grpc.RpcMethodHandler[Any, Any]:
-    async def call(data: bytes, context: Context) -> Message | None:
-        async with errors_as_status(context):
-            adopt_request_id(context)
-            metadata = dict(context.invocation_metadata() or ())
-            admin.authorize(str(metadata.get("authorization", "")))
-            return await act(parse(message_type, data))
+) -> Handler:
+    def authorize(headers: Mapping[str, str]) -> None:
+        admin.authorize(headers.get("authorization", ""))
 
-    return grpc.unary_unary_rpc_method_handler(
-        call, response_serializer=lambda message: message.SerializeToString()
-    )
+    return small(errors_as_status, message_type, act, authorize)
 
 
 async def _list(admin: VersionAdmin) -> pb.ListVersionsResponse:

@@ -257,6 +257,7 @@ class _Run[T]:
             event.pooled,
             len(self._prepared.prompts[index]),
             self._recipe.pooling,
+            layers=self._recipe.dense,
             dimensions=self._prepared.request.dimensions,
             normalizes=self._recipe.normalizes,
         )

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from server.api.embeddings.dense_layer import DenseLayer, DenseLayerError, read_dense_layer
 from server.link.frames import Pooling
 
 type PoolingSetting = Literal["auto", "last", "mean", "cls", "none"]
 
 _MODULES = "modules.json"
+# The modules that can be followed, in the order in which they can.
+_ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 _POOLING_FLAGS: Mapping[str, Pooling] = {
     "pooling_mode_lasttoken": "last",
     "pooling_mode_mean_tokens": "mean",
@@ -32,7 +35,8 @@ class EmbeddingRecipe:
 
     `refusal`, unless empty, says why no embeddings are made. `size` is that of a whole vector, and
     `max_tokens` the most tokens of a text; 0 where the checkpoint does not say. `prompts` are texts
-    to put in front, by name. Not `generates`: the checkpoint has no output head.
+    to put in front, by name. `dense` layers follow the pooling. `no_tokens`, unless empty, says why
+    the model generates none.
     """
 
     pooling: Pooling = "last"
@@ -42,7 +46,8 @@ class EmbeddingRecipe:
     max_tokens: int = 0
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
-    generates: bool = True
+    dense: tuple[DenseLayer, ...] = ()
+    no_tokens: str = ""
 
     def prompt(self, *names: str) -> str:
         """The text of the first of these names that the checkpoint has, else its default."""
@@ -65,7 +70,7 @@ def read_recipe(checkpoint: Path, setting: PoolingSetting) -> EmbeddingRecipe:
         recipe = EmbeddingRecipe(size=_hidden_size(checkpoint))
         if (checkpoint / _MODULES).is_file():
             recipe = _with_prompts(checkpoint, _with_modules(checkpoint, recipe, setting))
-    except RecipeError as error:
+    except (RecipeError, DenseLayerError) as error:
         return EmbeddingRecipe(refusal=f"this server makes no embeddings with this model: {error}")
     return recipe if setting == "auto" else replace(recipe, pooling=setting)
 
@@ -73,20 +78,37 @@ def read_recipe(checkpoint: Path, setting: PoolingSetting) -> EmbeddingRecipe:
 def _with_modules(
     checkpoint: Path, recipe: EmbeddingRecipe, setting: PoolingSetting
 ) -> EmbeddingRecipe:
-    """The recipe by modules.json: a model, its pooling, and whether vectors are normalized."""
+    """The recipe by modules.json: a model, its pooling, dense layers, and whether vectors are
+    normalized."""
     modules = _read_json(checkpoint / _MODULES)
     if not isinstance(modules, list) or not all(isinstance(each, dict) for each in modules):
         raise RecipeError(f"{_MODULES} is no list of modules")
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
-    if unknown := [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]:
+    if unknown := [kind for kind in kinds if kind not in _ORDER]:
         raise RecipeError(f"{_MODULES} asks for the module {unknown[0]}, which is not supported")
+    if kinds != sorted(kinds, key=_ORDER.index):
+        raise RecipeError(f"{_MODULES} has its modules in the order {', '.join(kinds)}")
+    paths = [str(module.get("path", "")) for module in modules]
+    dense = [path for path, kind in zip(paths, kinds, strict=True) if kind == "Dense"]
+    recipe = _with_dense(checkpoint, dense, recipe)
     recipe = replace(
         recipe, normalizes="Normalize" in kinds, max_tokens=_max_seq_length(checkpoint)
     )
     if "Pooling" not in kinds or setting != "auto":
         return recipe
-    path = str(modules[kinds.index("Pooling")].get("path", ""))
+    path = paths[kinds.index("Pooling")]
     return replace(recipe, pooling=_pooling(_read_object(checkpoint / path / "config.json"), path))
+
+
+def _with_dense(checkpoint: Path, paths: list[str], recipe: EmbeddingRecipe) -> EmbeddingRecipe:
+    """The recipe with these layers; each must take what the one before it gives."""
+    layers, size = tuple(read_dense_layer(checkpoint, path) for path in paths), recipe.size
+    for path, layer in zip(paths, layers, strict=True):
+        taken, given = layer.sizes
+        if size not in (taken, 0):
+            raise RecipeError(f"{path} takes vectors of {taken} numbers, but gets {size}")
+        size = given
+    return replace(recipe, dense=layers, size=size)
 
 
 def _pooling(config: Mapping[str, Any], path: str) -> Pooling:

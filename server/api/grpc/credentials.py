@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import grpc
 
-from server.tls_files import TlsMaterial
-from server.watched_files import WatchedFiles
+from server.files.tls_files import TlsMaterial
+from server.files.watched_files import WatchedFiles
 
 
 def add_port(server: grpc.aio.Server, address: str, tls: WatchedFiles[TlsMaterial] | None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2
 
+from server.api.grpc.handlers import add_service, streaming, unary
 from server.api.grpc.messages import parse
 from server.api.grpc.status import Context, errors_as_status
 from server.errors import ApiError, ErrorKind
@@ -65,12 +66,9 @@ def add_health(
 ) -> None:
     """Answer health checks of these services on `server`."""
     servicer = HealthServicer(is_ready, service_names)
-    status = health_pb2.HealthCheckResponse.SerializeToString
-    statuses = health_pb2.HealthListResponse.SerializeToString
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "Check": grpc.unary_unary_rpc_method_handler(servicer.check, response_serializer=status),
-        "List": grpc.unary_unary_rpc_method_handler(servicer.list, response_serializer=statuses),
-        "Watch": grpc.unary_stream_rpc_method_handler(servicer.watch, response_serializer=status),
+    handlers = {
+        "Check": unary(servicer.check),
+        "List": unary(servicer.list),
+        "Watch": streaming(servicer.watch),
     }
-    generic = grpc.method_handlers_generic_handler(health.SERVICE_NAME, handlers)
-    server.add_generic_rpc_handlers((generic,))
+    add_service(server, health.SERVICE_NAME, handlers)

@@ -22,7 +22,7 @@ from server.errors import ApiError, ErrorKind
 MAX_INLINE_BYTES = 1 << 16
 MAX_FIELDS = 10_000
 # In packed lists: about as many as a JSON body may hold.
-MAX_NUMBERS = 1 << 21
+MAX_NUMBERS = 1 << 20
 # Protobuf's encodings of a value on the wire.
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 # The types of number that requests have lists of.

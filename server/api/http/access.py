@@ -34,6 +34,7 @@ class CallMiddleware:
         call = Call(
             method=scope["method"],
             path=scope["path"],
+            scheme=scope["scheme"],
             client=client[0] if client else "",
             request_id=state["request_id"],
             certificate=state.get("certificate", ""),
@@ -51,6 +52,7 @@ class CallMiddleware:
         finally:
             # The body may have named another.
             call.request_id = state["request_id"]
+            call.route = getattr(scope.get("route"), "path_format", "")
             self._gatekeeper.end(call)
 
 

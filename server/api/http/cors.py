@@ -6,6 +6,8 @@ named origin may send credentials, pages of any origin (`*`) may not. Knows no r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -24,6 +26,20 @@ def with_cors(app: ASGIApp, setting: str) -> ASGIApp:
     """`app`, answering browsers for the origins of the setting; `app` itself where it is empty."""
     origins = read_origins(setting)
     return _Cors(app, origins) if origins else app
+
+
+def refusal_headers(origins: Sequence[str], origin: str) -> list[tuple[bytes, bytes]]:
+    """What lets a page of `origin` read a refusal that no application has answered."""
+    if not origin or not ({origin, "*"} & {*origins}):
+        return []
+    allowed = [(b"access-control-allow-origin", b"*")]
+    if "*" not in origins:
+        allowed = [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-allow-credentials", b"true"),
+            (b"vary", b"Origin"),
+        ]
+    return [*allowed, (b"access-control-expose-headers", ", ".join(_EXPOSED).encode())]
 
 
 class _Cors(CORSMiddleware):

@@ -168,6 +168,10 @@ class Answer:
         """Whether everything has been taken."""
         return all(generation.is_finished for generation in self._group.generations)
 
+    async def finish(self) -> list[tuple[int, Delta]]:
+        """Wait for the end: everything that came, as `tensors` takes it."""
+        return flattened(await self._group.finish())
+
     def tensors(self, taken: Sequence[tuple[int, Delta]]) -> list[Tensor]:
         """The wanted outputs of these deltas, each with its prompt's position."""
         rows = list(map(self._row, taken))
@@ -215,6 +219,11 @@ class _Row:
     num_tokens: int
     num_prompt_tokens: int
     finish_reason: bytes
+
+
+def flattened(answers: Sequence[Sequence[Delta]]) -> list[tuple[int, Delta]]:
+    """Each delta with its prompt's position, from a list for each prompt."""
+    return [(position, delta) for position, deltas in enumerate(answers) for delta in deltas]
 
 
 def _padded(rows: Sequence[Sequence[int]], longest: int) -> Iterator[int]:

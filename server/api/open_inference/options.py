@@ -25,7 +25,6 @@ _REFUSED = {
     **refused("best_of", "leave it out, or ask for n", 1),
     **refused("use_beam_search early_stopping", "leave it out", False),
     **refused("beam_width", "leave it out", 1),
-    **refused("bad_words", "use logit_bias"),
 }
 
 _ALIASES = {"random_seed": "seed", "stop_words": "stop", "max_new_tokens": "max_tokens"}
@@ -60,7 +59,8 @@ _TYPES: Mapping[str, Any] = {
         bool,
     ),
     "stop": str | list[str],
-    "stop_token_ids": list[int],
+    **dict.fromkeys(("stop_token_ids", "allowed_token_ids"), list[int]),
+    "bad_words": list[str],
     "logit_bias": dict[int, float],
     **dict.fromkeys(_GRAMMARS, Any),
 }

@@ -18,14 +18,15 @@ from server.api.health import Health, HealthStatus
 from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.bodies import json_response
 from server.api.http.disconnect import until_disconnect
-from server.api.http.json_body import MAX_INLINE_BYTES, decode
+from server.api.http.json_body import MAX_INLINE_BYTES
+from server.api.http.json_decoding import decode
 from server.api.http.middleware import adopt_request_id
 from server.api.http.sse import EventStream
 from server.api.load_reports import LoadReports
 from server.api.open_inference import bodies
 from server.api.open_inference.bodies import GenerateAnswer
 from server.api.open_inference.errors import PREFIX, InferenceError
-from server.api.open_inference.inference import Answer, Inference
+from server.api.open_inference.inference import Answer, Inference, flattened
 from server.api.open_inference.model_bodies import (
     ModelConfigBody,
     ModelMetadataBody,
@@ -136,12 +137,12 @@ def _add_inference(router: APIRouter, service: Service, write_timeout_seconds: f
             until_disconnect(request.receive),
             await service.start_group(_requests(inference, request)) as group,
         ):
-            answers = await group.finish()
-            request.state.usage = group.usage
             found = Answer(inference, group)
+            taken = await found.finish()
+            request.state.usage = group.usage
 
             def render() -> Response:
-                tensors = found.tensors(_taken(answers))
+                tensors = found.tensors(taken)
                 return bodies.infer_response(found.model, inference.id, tensors, binary)
 
             return await service.large_work.run(group.num_entries, render)
@@ -176,7 +177,7 @@ class GenerateRenderer:
         self._answer = Answer(inference, group)
 
     def whole(self, answers: list[list[Delta]]) -> GenerateAnswer:
-        return self._body(_taken(answers))
+        return self._body(flattened(answers))
 
     def chunks(self, taken: list[tuple[int, Delta]]) -> Iterable[GenerateAnswer]:
         # One choice per event, so that each field is one value.
@@ -196,10 +197,6 @@ class InferenceEvents(EventStream):
 
     def _failure(self, error: ApiError) -> bytes:
         return self._encode([InferenceError(error.message)])
-
-
-def _taken(answers: list[list[Delta]]) -> list[tuple[int, Delta]]:
-    return [(position, delta) for position, deltas in enumerate(answers) for delta in deltas]
 
 
 def _requests(inference: Inference, request: Request) -> list[GenerateRequest]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterable
+from functools import partial
 
 import grpc
 from google.protobuf.message import Message
 
 from server.api.grpc.answered import Cost, answered
-from server.api.grpc.messages import parse, parse_large
+from server.api.grpc.handlers import add_service, bidirectional, small, unary
+from server.api.grpc.messages import parse_large
 from server.api.grpc.peer import source
 from server.api.grpc.status import Context, adopt_request_id
 from server.api.grpc.writing import Writer
@@ -38,8 +39,6 @@ MAX_REQUESTS_PER_STREAM = 64
 _MAX_ERROR_CHARS = 1024
 
 _log = logging.getLogger(__name__)
-
-type _Answer[M] = Callable[[M], Awaitable[Message]]
 
 
 class InferenceServicer:
@@ -109,10 +108,9 @@ class InferenceServicer:
         self, inference: Inference, requests: list[GenerateRequest], cost: Cost
     ) -> pb.ModelInferResponse:
         async with await self._service.start_group(requests) as group:
-            answers = await group.finish()
-            cost.usage = group.usage
             answer = Answer(inference, group)
-            taken = [(position, delta) for position, each in enumerate(answers) for delta in each]
+            taken = await answer.finish()
+            cost.usage = group.usage
 
             def render() -> pb.ModelInferResponse:
                 tensors = answer.tensors(taken)
@@ -181,56 +179,23 @@ def add_open_inference(
     loads = health.loads
     inference = InferenceServicer(service, loads, write_timeout_seconds)
     models = ModelServicer(Models(service.models, loads), health, repository)
-
-    def method[M: Message](
-        message_type: type[M], answer: _Answer[M], *, is_admin: bool = False
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        return _method(loads, message_type, answer, repository if is_admin else None)
-
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "ServerLive": method(pb.ServerLiveRequest, models.live),
-        "ServerReady": method(pb.ServerReadyRequest, models.ready),
-        "ModelReady": method(pb.ModelReadyRequest, models.model_ready),
-        "ServerMetadata": method(pb.ServerMetadataRequest, models.server_metadata),
-        "ModelMetadata": method(pb.ModelMetadataRequest, models.model_metadata),
-        "ModelConfig": method(pb.ModelConfigRequest, models.model_config),
-        "ModelStatistics": method(pb.ModelStatisticsRequest, models.statistics),
-        "RepositoryIndex": method(pb.RepositoryIndexRequest, models.index, is_admin=True),
-        "RepositoryModelLoad": method(pb.RepositoryModelLoadRequest, models.load, is_admin=True),
-        "RepositoryModelUnload": method(
-            pb.RepositoryModelUnloadRequest, models.unload, is_admin=True
-        ),
-        "ModelInfer": grpc.unary_unary_rpc_method_handler(
-            inference.infer, response_serializer=pb.ModelInferResponse.SerializeToString
-        ),
-        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
-            inference.stream_infer,
-            response_serializer=pb.ModelStreamInferResponse.SerializeToString,
-        ),
+    end = partial(answered, loads=loads)
+    admin = repository.authorize
+    handlers = {
+        "ServerLive": small(end, pb.ServerLiveRequest, models.live),
+        "ServerReady": small(end, pb.ServerReadyRequest, models.ready),
+        "ModelReady": small(end, pb.ModelReadyRequest, models.model_ready),
+        "ServerMetadata": small(end, pb.ServerMetadataRequest, models.server_metadata),
+        "ModelMetadata": small(end, pb.ModelMetadataRequest, models.model_metadata),
+        "ModelConfig": small(end, pb.ModelConfigRequest, models.model_config),
+        "ModelStatistics": small(end, pb.ModelStatisticsRequest, models.statistics),
+        "RepositoryIndex": small(end, pb.RepositoryIndexRequest, models.index, admin),
+        "RepositoryModelLoad": small(end, pb.RepositoryModelLoadRequest, models.load, admin),
+        "RepositoryModelUnload": small(end, pb.RepositoryModelUnloadRequest, models.unload, admin),
+        "ModelInfer": unary(inference.infer),
+        "ModelStreamInfer": bidirectional(inference.stream_infer),
     }
-    generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
-    server.add_generic_rpc_handlers((generic,))
-
-
-def _method[M: Message](
-    loads: LoadReports,
-    message_type: type[M],
-    answer: _Answer[M],
-    repository: Repository | None,
-) -> grpc.RpcMethodHandler[Any, Any]:
-    """A method with one request and one response; with `repository`, for bearers of its token."""
-
-    async def call(data: bytes, context: Context) -> Message | None:
-        async with answered(context, loads):
-            adopt_request_id(context)
-            if repository is not None:
-                metadata = context.invocation_metadata() or ()
-                repository.authorize({key: str(value) for key, value in metadata})
-            return await answer(parse(message_type, data))
-
-    return grpc.unary_unary_rpc_method_handler(
-        call, response_serializer=lambda message: message.SerializeToString()
-    )
+    add_service(server, SERVICE_NAME, handlers)
 
 
 def _requests(inference: Inference, context: Context, request_id: str) -> list[GenerateRequest]:

@@ -43,7 +43,7 @@ def completions_router(service: Service, *, write_timeout_seconds: float) -> API
         response_class=Response,
     )
     async def create_completion(body: CompletionBody, request: Request) -> Response:
-        service.check_num_prompts(len(body.prompts))
+        service.check_num_prompts(body.num_prompts)
         requests = generate_requests(body, request)
         includes_usage = body.read_includes_usage()
         return await answer(

@@ -6,15 +6,14 @@ Knows messages and calls; what a report says is decided elsewhere.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import grpc
 
+from server.api.grpc.handlers import add_service, streaming
 from server.api.grpc.messages import parse
 from server.api.grpc.status import Context, errors_as_status
 from server.api.load_reports import LoadReports
 from server.errors import ApiError, ErrorKind
-from server.pb.xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
 from server.pb.xds.service.orca.v3 import orca_pb2 as pb
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["OpenRcaService"].full_name
@@ -41,10 +40,4 @@ def add_orca(server: grpc.aio.Server, loads: LoadReports, least_seconds: float) 
                 await context.write(report)
                 await asyncio.sleep(interval)
 
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "StreamCoreMetrics": grpc.unary_stream_rpc_method_handler(
-            stream, response_serializer=OrcaLoadReport.SerializeToString
-        )
-    }
-    generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
-    server.add_generic_rpc_handlers((generic,))
+    add_service(server, SERVICE_NAME, {"StreamCoreMetrics": streaming(stream)})

@@ -5,7 +5,7 @@ Also the arithmetic between a prompt's hidden states and its vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,16 +65,20 @@ def pool(
     num_tokens: int,
     pooling: Pooling,
     *,
+    layers: Sequence[Callable[[Vector], Vector]] = (),
     dimensions: int | None,
     normalizes: bool,
 ) -> Vector:
     """The vector of a prompt of `num_tokens`, from the sums of hidden states that its chunks gave.
 
-    A cut vector is normalized after the cut, as models with nested dimensions are trained.
+    `layers` follow the pooling. A cut vector is normalized after the cut, as models with nested
+    dimensions are trained.
     """
     total = np.sum([np.frombuffer(part, "<f4") for part in parts], axis=0, dtype=np.float64)
     if pooling == "mean":
         total = total / num_tokens
+    for layer in layers:
+        total = layer(total.astype(np.float32)).astype(np.float64)
     total = total[:dimensions]
     if normalizes:
         total = total / max(float(np.linalg.norm(total)), _SMALLEST_NORM)

@@ -23,7 +23,9 @@ class Sampling:
     Defaults: `max_tokens` whatever the context still holds (the completions endpoint says 16),
     `temperature` 1, `top_p` 1, `top_k` 0 or -1 for off, `seed` one drawn by the server. `logprobs`
     is the number of alternatives per generated token (0 for only the token's own, None for none),
-    `prompt_logprobs` the same for the prompt's. `grammar` is the form that the text must have.
+    `prompt_logprobs` the same for the prompt's. `allowed_token_ids`, unless empty, are the only
+    tokens that may be drawn; no text of `bad_words` is completed. `grammar` is the form that the
+    text must have.
     """
 
     max_tokens: int | None = None
@@ -44,6 +46,8 @@ class Sampling:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
     grammar: Grammar | None = None
 
 

@@ -25,6 +25,8 @@ from server.link.sampling import (
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1024
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_CHARS = 64
 MAX_REQUEST_ID_CHARS = 128
 # Below this, the second-best token's share is nothing for any gap float32 logits can show.
 GREEDY_BELOW_TEMPERATURE = 1e-3
@@ -110,6 +112,9 @@ def check_options(request: GenerateRequest, info: EngineInfo) -> None:
     check_count("stop_token_ids", sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
     check_token_ids("stop_token_ids", sampling.stop_token_ids, info.vocab_size)
     _check_logit_bias(sampling.logit_bias, info.vocab_size)
+    check_count("allowed_token_ids", sampling.allowed_token_ids, info.vocab_size)
+    check_token_ids("allowed_token_ids", sampling.allowed_token_ids, info.vocab_size)
+    _check_bad_words(sampling.bad_words)
     if request.resume is not None:
         _check_resume(request.resume, request, info)
     if sampling.max_tokens is not None and (sampling.min_tokens or 0) > sampling.max_tokens:
@@ -235,6 +240,12 @@ def _check_stop(stop: tuple[str, ...]) -> None:
     check_count("stop", stop, MAX_STOP_STRINGS)
     if any(len(string) > MAX_STOP_CHARS for string in stop):
         raise invalid(f"a stop string must have at most {MAX_STOP_CHARS} characters", "stop")
+
+
+def _check_bad_words(words: tuple[str, ...]) -> None:
+    check_count("bad_words", words, MAX_BAD_WORDS)
+    if not all(0 < len(word) <= MAX_BAD_WORD_CHARS for word in words):
+        raise invalid(f"a bad word must have 1 to {MAX_BAD_WORD_CHARS} characters", "bad_words")
 
 
 def _check_logit_bias(logit_bias: Mapping[int, float], vocab_size: int) -> None:

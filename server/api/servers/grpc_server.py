@@ -18,6 +18,7 @@ from server.api.grpc.health import add_health
 from server.api.grpc.lifetime import GrpcServer
 from server.api.grpc.reflection import add_reflection
 from server.api.health import Health
+from server.api.open_files import most_open_files
 from server.api.open_inference import servicer as open_inference
 from server.api.open_inference.repository import Repository
 from server.api.orca import servicer as orca
@@ -25,9 +26,9 @@ from server.api.service import Service
 from server.api.version_admin import VersionAdmin
 from server.api.vllm_engine import servicer as vllm_engine
 from server.config import ServerConfig
+from server.files.tls_files import TlsMaterial
+from server.files.watched_files import WatchedFiles
 from server.ports import address, host_of
-from server.tls_files import TlsMaterial
-from server.watched_files import WatchedFiles
 
 # A peer that disappeared silently is noticed within the sum of both times.
 KEEPALIVE_TIME_MS = 60_000
@@ -91,6 +92,11 @@ def create_versions_server(
     return GrpcServer(server)
 
 
+def max_connections(config: ServerConfig) -> int:
+    """Beyond it, gRPC closes new connections before their first byte."""
+    return min(config.max_connections, most_open_files() // 4)
+
+
 def _admin_options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 1),
@@ -101,6 +107,7 @@ def _admin_options(config: ServerConfig) -> list[tuple[str, int]]:
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         *_admin_options(config),
+        ("grpc.max_allowed_incoming_connections", max_connections(config)),
         ("grpc.max_receive_message_length", config.max_body_bytes),
         # Log probabilities of a long prompt are longer than any request.
         ("grpc.max_send_message_length", -1),

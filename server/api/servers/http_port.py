@@ -18,15 +18,19 @@ from server.api.http.connections.connection import ConnectionLimits, HttpConnect
 from server.api.http.connections.crowd import Crowd
 from server.api.http.connections.tls_front import TlsFront
 from server.config import ServerConfig
-from server.tls_files import TlsMaterial
-from server.watched_files import WatchedFiles
+from server.files.tls_files import TlsMaterial
+from server.files.watched_files import WatchedFiles
+from server.origins import read_origins
 
 # Google's load balancers keep idle connections for 600 s; the server must not close them earlier.
 _KEEP_ALIVE_SECONDS = 620
 
 
 class HttpPort(uvicorn.Server):
-    """uvicorn without its own handling of signals, and with TLS if `tls` is given."""
+    """uvicorn without its own handling of signals, and with TLS if `tls` is given.
+
+    `cors_origins` is the setting: whose pages may read what the port refuses by itself.
+    """
 
     def __init__(
         self,
@@ -34,9 +38,17 @@ class HttpPort(uvicorn.Server):
         config: ServerConfig,
         *,
         flush_seconds: float,
+        cors_origins: str = "",
         tls: WatchedFiles[TlsMaterial] | None = None,
     ) -> None:
-        super().__init__(_uvicorn_config(app, config, flush_seconds, tls))
+        limits = ConnectionLimits(
+            head_timeout=config.head_timeout_seconds,
+            body_timeout=config.body_timeout_seconds,
+            max_header_bytes=config.max_header_bytes,
+            cors_origins=tuple(read_origins(cors_origins)),
+        )
+        protocol = _protocol(limits, Crowd(config.max_connections), tls)
+        super().__init__(_uvicorn_config(app, protocol, flush_seconds))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -49,14 +61,11 @@ class HttpPort(uvicorn.Server):
 
 
 def _uvicorn_config(
-    app: ASGIApp,
-    config: ServerConfig,
-    flush_seconds: float,
-    tls: WatchedFiles[TlsMaterial] | None,
+    app: ASGIApp, protocol: Callable[..., asyncio.Protocol], flush_seconds: float
 ) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_protocol(config, tls),  # type: ignore[arg-type]
+        http=protocol,  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
@@ -68,15 +77,9 @@ def _uvicorn_config(
 
 
 def _protocol(
-    config: ServerConfig, tls: WatchedFiles[TlsMaterial] | None
+    limits: ConnectionLimits, crowd: Crowd, tls: WatchedFiles[TlsMaterial] | None
 ) -> Callable[..., asyncio.Protocol]:
     """What uvicorn makes for each connection, with the arguments that it gives."""
-    limits = ConnectionLimits(
-        head_timeout=config.head_timeout_seconds,
-        body_timeout=config.body_timeout_seconds,
-        max_header_bytes=config.max_header_bytes,
-    )
-    crowd = Crowd(config.max_connections)
     connection = partial(HttpConnection, limits=limits, crowd=crowd)
     if tls is None:
         return connection

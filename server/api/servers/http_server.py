@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from fastapi import APIRouter
 from fastapi_offline import FastAPIOffline
 from msgspec import Struct
 from starlette.types import ASGIApp
@@ -95,27 +96,9 @@ def create_http_app(
         redirect_slashes=False,
         strict_content_type=False,
     )
-    write_timeout_seconds = config.write_timeout_seconds
-    routers = (
-        completions_router(service, write_timeout_seconds=write_timeout_seconds),
-        chat_router(service, write_timeout_seconds=write_timeout_seconds),
-        responses_router(service, write_timeout_seconds=write_timeout_seconds),
-        messages_router(service, write_timeout_seconds=write_timeout_seconds),
-        embeddings_router(service.embedder),
-        similarity_router(service.embedder),
-        anthropic_models_router(service.models),
-        models_router(service),
-        open_inference_router(
-            service,
-            health,
-            health.loads,
-            Repository(admin),
-            write_timeout_seconds=write_timeout_seconds,
-        ),
-        page_router(),
-        probes_router(health, service.models, service.exemplars, release=release),
-        *(() if adapters is None else (adapters_router(adapters),)),
-    )
+    routers = _routers(service, health, config.write_timeout_seconds, admin, release)
+    if adapters is not None:
+        routers.append(adapters_router(adapters))
     for router in routers:
         app.include_router(router)
     routes = [*app.routes, *(route for router in routers for route in router.routes)]
@@ -123,6 +106,37 @@ def create_http_app(
     add_error_handlers(app, paths)
     describe(app, _BODIES)
     return _with_edge(app, paths, config, gatekeeper or Gatekeeper(), health.loads)
+
+
+def _routers(
+    service: Service,
+    health: Health,
+    write_timeout_seconds: float,
+    admin: VersionAdmin | None,
+    release: str,
+) -> list[APIRouter]:
+    """The routes that every server has, each protocol's in a router of its own."""
+    writing = [
+        make(service, write_timeout_seconds=write_timeout_seconds)
+        for make in (completions_router, chat_router, responses_router, messages_router)
+    ]
+    inference = open_inference_router(
+        service,
+        health,
+        health.loads,
+        Repository(admin),
+        write_timeout_seconds=write_timeout_seconds,
+    )
+    return [
+        *writing,
+        embeddings_router(service.embedder),
+        similarity_router(service.embedder),
+        anthropic_models_router(service.models),
+        models_router(service),
+        inference,
+        page_router(),
+        probes_router(health, service.models, service.exemplars, release=release),
+    ]
 
 
 def _with_edge(

@@ -7,10 +7,26 @@ from server.api.access.work import Work
 
 type Value = str | int | float | tuple[str, ...]
 
+# The codes of gRPC that are the server's fault, by the conventions.
+_GRPC_FAULTS = frozenset(
+    {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+)
 # The fields of Sampling that the conventions have a name for: the same as ours.
 _SAMPLING = (
     "max_tokens", "temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty"
 )  # fmt: skip
+
+
+def span_name(call: Call) -> str:
+    """By the route, not the path: names are few however many paths callers try."""
+    return call.path.lstrip("/") if call.method == "gRPC" else f"{call.method} {call.route}".strip()
+
+
+def is_fault(call: Call) -> bool:
+    """Whether the server is at fault, by the conventions."""
+    if isinstance(call.status, int):
+        return call.status >= 500
+    return call.status in _GRPC_FAULTS
 
 
 def call_attributes(call: Call) -> dict[str, Value]:
@@ -18,6 +34,7 @@ def call_attributes(call: Call) -> dict[str, Value]:
         "client.address": call.client,
         "antipode.request_id": call.request_id,
         "antipode.key": call.caller_name,
+        "error.type": str(call.status) if is_fault(call) else "",
     }
     if call.method == "gRPC":
         common |= {
@@ -28,7 +45,9 @@ def call_attributes(call: Call) -> dict[str, Value]:
     else:
         common |= {
             "http.request.method": call.method,
+            "http.route": call.route,
             "url.path": call.path,
+            "url.scheme": call.scheme,
             "http.response.status_code": call.status,
         }
     return {name: value for name, value in common.items() if value != ""}

@@ -24,13 +24,9 @@ from opentelemetry.trace import (
 
 from server.api.access.call import Call
 from server.api.access.work import Work
-from server.api.tracing.attributes import call_attributes, work_attributes
+from server.api.tracing.attributes import call_attributes, is_fault, span_name, work_attributes
 
 _FLUSH_MS = 1000
-# The codes of gRPC that are the server's fault, by the conventions.
-_GRPC_FAULTS = frozenset(
-    {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
-)
 
 
 class Tracing:
@@ -43,7 +39,7 @@ class Tracing:
     def start(self, call: Call, headers: Mapping[str, str]) -> CallTrace:
         """Begin a call's span, within the trace that its headers name."""
         context = propagate.extract(headers)
-        span = self._tracer.start_span(_name(call), context, SpanKind.SERVER)
+        span = self._tracer.start_span(span_name(call), context, SpanKind.SERVER)
         return CallTrace(self._tracer, span)
 
     def flush(self) -> None:
@@ -78,10 +74,9 @@ class CallTrace:
 
     def end(self, call: Call) -> None:
         self._span.set_attributes(call_attributes(call))
-        is_fault = call.status in _GRPC_FAULTS or (
-            isinstance(call.status, int) and call.status >= 500
-        )
-        if is_fault:
+        # The route is known only now.
+        self._span.update_name(span_name(call))
+        if is_fault(call):
             self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()
 
@@ -90,10 +85,6 @@ class CallTrace:
         return self._tracer.start_span(
             name, context, SpanKind.INTERNAL, start_time=_ns(start + offset)
         )
-
-
-def _name(call: Call) -> str:
-    return call.path.lstrip("/") if call.method == "gRPC" else f"{call.method} {call.path}"
 
 
 def _ns(seconds: float) -> int:

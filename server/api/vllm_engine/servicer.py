@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import grpc
 from google.protobuf.message import Message
 
 from server.api.grpc.answered import Cost, answered
-from server.api.grpc.messages import parse, parse_large
+from server.api.grpc.handlers import add_service, small, streaming, unary
+from server.api.grpc.messages import parse_large
 from server.api.grpc.peer import source
 from server.api.grpc.status import Context, adopt_request_id
 from server.api.grpc.unknown_fields import check_known
@@ -86,7 +87,7 @@ class VllmEngineServicer:
         return pb.HealthCheckResponse(healthy=status.ok, message=status.detail)
 
     async def model_info(self, _: pb.GetModelInfoRequest) -> Message:
-        generates = self._service.embedder.recipe.generates
+        generates = not self._service.embedder.recipe.no_tokens
         return translate.model_info(self._service.models.info(), generates=generates)
 
     async def server_info(self, _: pb.GetServerInfoRequest) -> Message:
@@ -152,31 +153,14 @@ def add_vllm_engine(
 ) -> None:
     """Serve vllm.grpc.engine.VllmEngine on `server`."""
     servicer = VllmEngineServicer(service, health, write_timeout_seconds)
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "Generate": grpc.unary_stream_rpc_method_handler(
-            servicer.generate, response_serializer=pb.GenerateResponse.SerializeToString
-        ),
-        "Embed": grpc.unary_unary_rpc_method_handler(
-            servicer.embed, response_serializer=pb.EmbedResponse.SerializeToString
-        ),
-        "Abort": _method(health, pb.AbortRequest, servicer.abort),
-        "HealthCheck": _method(health, pb.HealthCheckRequest, servicer.health),
-        "GetModelInfo": _method(health, pb.GetModelInfoRequest, servicer.model_info),
-        "GetServerInfo": _method(health, pb.GetServerInfoRequest, servicer.server_info),
-        "GetLoads": _method(health, pb.GetLoadsRequest, servicer.loads),
+    end = partial(answered, loads=health.loads)
+    handlers = {
+        "Generate": streaming(servicer.generate),
+        "Embed": unary(servicer.embed),
+        "Abort": small(end, pb.AbortRequest, servicer.abort),
+        "HealthCheck": small(end, pb.HealthCheckRequest, servicer.health),
+        "GetModelInfo": small(end, pb.GetModelInfoRequest, servicer.model_info),
+        "GetServerInfo": small(end, pb.GetServerInfoRequest, servicer.server_info),
+        "GetLoads": small(end, pb.GetLoadsRequest, servicer.loads),
     }
-    generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
-    server.add_generic_rpc_handlers((generic,))
-
-
-def _method[M: Message](
-    health: Health, message_type: type[M], answer: Callable[[M], Awaitable[Message]]
-) -> grpc.RpcMethodHandler[Any, Any]:
-    async def call(data: bytes, context: Context) -> Message | None:
-        async with answered(context, health.loads):
-            adopt_request_id(context)
-            return await answer(parse(message_type, data))
-
-    return grpc.unary_unary_rpc_method_handler(
-        call, response_serializer=lambda message: message.SerializeToString()
-    )
+    add_service(server, SERVICE_NAME, handlers)

@@ -17,7 +17,7 @@ from models.lora.slot_values import Adapter, SlotValues, read_adapter, slot_byte
 from server.engine.device.host_memory import available_bytes
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.programs.blueprint import Blueprint
-from server.temporary_folders import temporary_folder
+from server.files.temporary_folders import temporary_folder
 
 
 class AdapterSets:

@@ -12,6 +12,8 @@ from functools import cached_property
 from itertools import islice
 from typing import Protocol
 
+import numpy as np
+
 from server.engine.policy.sequences.sequence import Sequence, SequenceState
 from server.engine.policy.sequences.step import ScheduledBatch, ScheduledRow
 from server.engine.programs.blueprint import Blueprint
@@ -99,8 +101,8 @@ class Draws:
         if draw.is_dispatched:
             return
         self._pending = None
+        self._write_masks(draw)
         for tile in draw.tiles:
-            self._write_masks(draw, tile)
             tile.drawn = self._executor.draw(draw.num_rows, stack_draws(tile.inputs))
 
     def _tile(self, of_ranks: list[dict[int, ScheduledRow]], start: int) -> Tile:
@@ -119,22 +121,23 @@ class Draws:
     def _masks(self) -> MaskWriter:
         return MaskWriter(self._blueprint.config.vocab_size)
 
-    def _write_masks(self, draw: Draw, tile: Tile) -> None:
-        """A sequence that has ended meanwhile keeps a mask that allows everything."""
-        for rank, inputs in enumerate(tile.inputs):
-            first = rank * self._blueprint.sizes.draw_rows
-            rows = [
-                _masked(place - first, row)
-                for place, row in tile.rows.items()
-                if row.seq.rank == rank and row.seq.state is not SequenceState.FINISHED
-            ]
-            self._masks.write(rows, inputs.allowed_SW)
-        for row in tile.rows.values():
+    def _write_masks(self, draw: Draw) -> None:
+        """All at once. A sequence that has ended meanwhile keeps a mask that allows everything."""
+        num_rows = self._blueprint.sizes.draw_rows
+        rows = [
+            (tile.inputs[row.seq.rank].allowed_SW[place % num_rows], row)
+            for tile in draw.tiles
+            for place, row in tile.rows.items()
+        ]
+        self._masks.write(
+            [_masked(*each) for each in rows if each[1].seq.state is not SequenceState.FINISHED]
+        )
+        for _, row in rows:
             if row.seq.matcher is not None and row.seq.matcher.error:
                 draw.errors[row.seq] = row.seq.matcher.error
 
 
-def _masked(place: int, row: ScheduledRow) -> MaskedRow:
+def _masked(allowed_W: np.ndarray, row: ScheduledRow) -> MaskedRow:
     seq = row.seq
     assert seq.matcher is not None
     first = seq.num_prompt_tokens + seq.matcher.num_tokens
@@ -142,4 +145,4 @@ def _masked(place: int, row: ScheduledRow) -> MaskedRow:
     withheld = seq.stop_token_ids if num_generated < seq.params.min_tokens else frozenset()
     if seq.params.ignore_eos:
         withheld = withheld.union(seq.eos_token_ids)
-    return MaskedRow(place, seq.matcher, seq.token_ids[first : row.end], withheld)
+    return MaskedRow(allowed_W, seq.matcher, seq.token_ids[first : row.end], withheld)

@@ -34,8 +34,8 @@ from server.engine.programs.inputs.step_input import DrawInput, StepInput
 from server.engine.programs.mesh_choice import choose_mesh
 from server.engine.programs.sampling.sampler import Drawn
 from server.engine.programs.step_program import PickSize, ProgramName, StepOutput
+from server.files.temporary_folders import temporary_folder
 from server.start_clock import StartPhase
-from server.temporary_folders import temporary_folder
 
 # From the memory of this host's smallest chip to the memory of the smallest chip of all hosts. It
 # returns when every host has called it.

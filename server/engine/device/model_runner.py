@@ -96,6 +96,11 @@ class ModelRunner:
         return self._blueprint.config.eos_token_ids
 
     @property
+    def is_bidirectional(self) -> bool:
+        """Whether a token sees later ones, so that a step must hold all of a prompt."""
+        return self._blueprint.config.bidirectional
+
+    @property
     def num_ranks(self) -> int:
         return self._blueprint.sizes.num_ranks
 

@@ -129,6 +129,7 @@ def make_blueprint(
     _check_adapters(engine, mesh)
     _check_speculation(engine, data_size(mesh))
     _check_host_prefixes(engine, mesh)
+    _check_bidirectional(config, engine)
     layout = choose_layout(config, engine, platform, tensor_size(mesh))
     model = abstract_decoder(config, layout)
     memory = None
@@ -140,7 +141,7 @@ def make_blueprint(
         mesh=mesh,
         model=model,
         sizes=choose_sizes(config, engine, platform, layout, memory, data_size(mesh)),
-        ladder=_ladder(engine, _defaults(platform)),
+        ladder=_ladder(config, engine, _defaults(platform)),
         memory=memory,
     )
 
@@ -160,7 +161,7 @@ def choose_sizes(
     if platform == "tpu":
         _check_tpu(engine, slot, block_size)
     kv_bytes = _kv_bytes(engine, layout, memory, num_ranks)
-    ladder = _ladder(engine, defaults)
+    ladder = _ladder(config, engine, defaults)
     budget = ladder.max_num_batched_tokens
     kinds = _kinds(config, engine, layout, kv_bytes, slot, block_size, budget)
     return StateSizes(
@@ -254,12 +255,24 @@ def _defaults(platform: str) -> _Defaults:
 
 
 def _slot_sizes(config: ModelConfig, engine: EngineConfig) -> SlotSizes:
+    return SlotSizes(
+        _longest(config, engine), MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS + len(config.eos_token_ids)
+    )
+
+
+def _longest(config: ModelConfig, engine: EngineConfig) -> int:
+    """The most tokens of a sequence; where tokens see later ones, a step must hold them all."""
     longest = min(engine.max_model_len or config.max_position, config.max_position)
-    return SlotSizes(longest, MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS + len(config.eos_token_ids))
+    if config.bidirectional and engine.max_num_batched_tokens:
+        return min(longest, engine.max_num_batched_tokens)
+    return longest
 
 
-def _ladder(engine: EngineConfig, defaults: _Defaults) -> Ladder:
-    budget = engine.max_num_batched_tokens or max(defaults.token_budget, 2 * engine.max_num_seqs)
+def _ladder(config: ModelConfig, engine: EngineConfig, defaults: _Defaults) -> Ladder:
+    least = max(defaults.token_budget, 2 * engine.max_num_seqs)
+    if config.bidirectional:
+        least = max(least, _longest(config, engine))
+    budget = engine.max_num_batched_tokens or least
     if engine.exact:
         return exact_ladder(engine.max_num_seqs, budget)
     return Ladder(
@@ -352,6 +365,17 @@ def _check_host_prefixes(engine: EngineConfig, mesh: Mesh) -> None:
             "prefix_host_bytes is set with prefix_caching false: nothing would be found again; set"
             " prefix_caching to true, or prefix_host_bytes to 0"
         )
+
+
+def _check_bidirectional(config: ModelConfig, engine: EngineConfig) -> None:
+    if not config.bidirectional:
+        return
+    for name, is_on in (("exact", engine.exact), ("speculation", engine.speculation != "off")):
+        if is_on:
+            raise ConfigError(
+                f"{name} is for models that generate; this one makes embeddings only, since its "
+                f"tokens see later tokens: turn {name} off"
+            )
 
 
 def _check_tpu(engine: EngineConfig, slot: SlotSizes, block_size: int) -> None:

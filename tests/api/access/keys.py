@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from server.api.access.api_keys import ApiKeys, read_api_keys
-from server.watched_files import WatchedFiles
+from server.files.watched_files import WatchedFiles
 
 KEY, LIMITED = "a-key-of-the-search-team", "a-key-of-the-batch-team"
 BEARER = {"authorization": f"Bearer {KEY}"}

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
+from server.api.access import api_keys
 from server.api.access.api_keys import Allowance, ApiKeysError, read_api_keys
 
 KEY, OTHER = "a-key-of-the-search-team", "a-key-of-the-batch-team"
@@ -22,6 +25,14 @@ def test_a_key_finds_whose_it_is(read):
     assert keys.find(KEY).name == "search"
     assert keys.find(KEY).allowance == Allowance()
     assert keys.find(OTHER).allowance == Allowance(tokens_per_minute=500)
+
+
+def test_no_digest_made_elsewhere_is_that_of_a_key(read, monkeypatch):
+    here = read(f"search: {KEY}")
+    monkeypatch.setattr(api_keys, "_SECRET", b"of another process")
+    assert here.find(KEY) is None
+    assert read(f"search: {KEY}").find(KEY).name == "search"
+    assert hashlib.sha256(KEY.encode()).digest() not in here._callers
 
 
 @pytest.mark.parametrize("given", ["", KEY[:-1], KEY + "x", KEY.upper(), "search", "\ud800"])

@@ -25,6 +25,8 @@ OPTIONS = {
     "seed": (2**64 - 1, 0),
     "stop": (("a", "ü"), ()),
     "stop_token_ids": ((1, 2), ()),
+    "allowed_token_ids": ((1, 2), ()),
+    "bad_words": (("a", "ü"), ()),
     "include_stop_str_in_output": (True, False),
     "ignore_eos": (True, False),
     "skip_special_tokens": (False, True),

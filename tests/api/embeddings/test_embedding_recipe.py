@@ -12,6 +12,7 @@ TRANSFORMER = {"idx": 0, "path": "", "type": "sentence_transformers.models.Trans
 POOLING = {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
 NORMALIZE = {"idx": 2, "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}
 DENSE = {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+CNN = {"idx": 2, "path": "2_CNN", "type": "sentence_transformers.models.CNN"}
 OLD = dict.fromkeys(("cls_token", "mean_tokens", "max_tokens", "lasttoken"), False)
 
 
@@ -66,7 +67,9 @@ def test_without_a_normalize_module_vectors_are_left_as_they_are(folder):
         (pooling(modes("cls_token", "mean_tokens")), "cls_token and pooling_mode_mean_tokens"),
         (pooling(modes()), "pooling none"),
         (pooling(modes("mean_tokens") | {"include_prompt": False}), "include_prompt"),
-        ({"modules": [TRANSFORMER, POOLING, DENSE]}, "module Dense"),
+        ({"modules": [TRANSFORMER, POOLING, CNN]}, "module CNN"),
+        ({"modules": [TRANSFORMER, NORMALIZE, POOLING]}, "order Transformer, Normalize, Pooling"),
+        ({"modules": [TRANSFORMER, POOLING, DENSE]}, "2_Dense cannot be read"),
         ({"modules": [TRANSFORMER, POOLING]}, "1_Pooling/config.json cannot be read"),
         ({"modules": {}}, "no list of modules"),
         (

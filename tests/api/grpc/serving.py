@@ -19,10 +19,10 @@ from server.api.servers.grpc_server import create_grpc_server
 from server.api.service import Service
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.config import ServerConfig
+from server.files.tls_files import tls_files
 from server.lifecycle import Lifecycle
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
-from server.tls_files import tls_files
 from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrained
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 
 import grpc
 import pytest
 
-from server import watched_files
+from server.files import watched_files
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub
 from tests.api.fakes import FakeEngine
@@ -40,11 +41,12 @@ def files(tmp_path, authority):
     return tmp_path
 
 
-def settings_of(files, *, asks_clients=False):
+def settings_of(files, *, asks_clients=False, **others):
     return {
         "tls_cert_file": str(files / "tls.crt"),
         "tls_key_file": str(files / "tls.key"),
         "tls_client_ca_file": str(files / "ca.crt") if asks_clients else "",
+        **others,
     }
 
 
@@ -81,6 +83,18 @@ async def test_calls_are_answered_within_tls_and_plain_text_is_not(files, author
         assert (await server.stub.Tokenize(REQUEST)).token_ids
 
 
+async def test_a_slow_handshake_is_cut_off(files, authority):
+    settings = settings_of(files, head_timeout_seconds=0.2)
+    async with serving(FakeEngine([]), credentials=credentials(authority), **settings) as server:
+        for begun in (b"", b"\x16\x03\x01\x02\x00\x01"):
+            reader, writer = await asyncio.open_connection(*server.address.split(":"))
+            writer.write(begun)
+            async with asyncio.timeout(60):
+                assert await reader.read() == b""
+            writer.close()
+        assert (await server.stub.Tokenize(REQUEST)).token_ids
+
+
 async def test_a_client_needs_a_certificate_that_the_authority_signed(files, authority, stranger):
     known = credentials(authority, authority.sign("client"))
     async with serving(
@@ -106,3 +120,16 @@ async def test_files_that_are_replaced_hold_for_new_connections(files, authority
         assert await answer(server.address, credentials(stranger))
         assert await answer(server.address, credentials(authority)) is grpc.StatusCode.UNAVAILABLE
         assert (await server.stub.Tokenize(REQUEST)).token_ids
+
+
+async def test_an_authority_that_is_replaced_is_trusted_no_more(files, authority, stranger):
+    known, other = authority.sign("client"), stranger.sign("another-client")
+    old, new = (credentials(authority, pair) for pair in (known, other))
+    async with serving(
+        FakeEngine([]), credentials=old, **settings_of(files, asks_clients=True)
+    ) as server:
+        assert await answer(server.address, old)
+        assert await answer(server.address, new) is grpc.StatusCode.UNAVAILABLE
+        shutil.copy(stranger.file, files / "ca.crt")
+        assert await answer(server.address, new)
+        assert await answer(server.address, old) is grpc.StatusCode.UNAVAILABLE

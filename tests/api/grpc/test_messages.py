@@ -130,7 +130,7 @@ async def test_very_many_numbers_are_refused_before_they_are_decoded(monkeypatch
     message.token_ids.ids.append(1)
     data = message.SerializeToString()
     monkeypatch.setattr(messages, "parse", None)
-    with pytest.raises(ApiError, match="2097152 numbers"):
+    with pytest.raises(ApiError, match=f"{MAX_NUMBERS} numbers"):
         await parse_large(pb.GenerateRequest, data)
 
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.servers.http_port import HttpPort
 from server.config import ServerConfig
-from server.tls_files import tls_files
+from server.files.tls_files import tls_files
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +86,8 @@ def served(app: ASGIApp = echo, **settings: object) -> Iterator[Edge]:
     """An application, by default the echo, behind a port with these settings."""
     loop = uvloop.new_event_loop()
     config = ServerConfig(**settings)  # type: ignore[arg-type]
-    port = HttpPort(app, config, flush_seconds=1, tls=tls_files(config))
+    origins = config.cors_origins
+    port = HttpPort(app, config, flush_seconds=1, cors_origins=origins, tls=tls_files(config))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = loop.create_task(port.serve(sockets=[listening]))
         thread = threading.Thread(target=loop.run_until_complete, args=(serving,))
@@ -127,6 +128,13 @@ def split_responses(data: bytes) -> list[bytes]:
         responses.append(head + b"\r\n\r\n" + rest[:length])
         data = rest[length:]
     return responses
+
+
+def header_of(response: bytes, name: bytes) -> bytes:
+    """The value of a header, b"" without one."""
+    lines = response.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    fields = dict(line.split(b": ", 1) for line in lines)
+    return {key.lower(): value for key, value in fields.items()}.get(name, b"")
 
 
 def length_of(head: bytes) -> int:

@@ -11,6 +11,7 @@ import pytest
 from server.api.http.connections.request_reader import MAX_HEADERS
 from tests.api.http.edge import (
     Edge,
+    header_of,
     json_of,
     read_response,
     read_to_end,
@@ -324,10 +325,29 @@ def test_a_first_request_that_is_half_sent_long_after_a_drain_began_is_unavailab
         assert status_of(read_to_end(client)) == 503
 
 
+PAGE = b"Origin: https://page.example\r\n"
+
+
 @pytest.fixture(scope="module")
 def crowded():
-    with served(max_connections=4) as edge:
+    with served(max_connections=4, cors_origins="https://page.example") as edge:
         yield edge
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"\r\n", 400),
+        (b"Host: s\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"Host: s\r\n" + b"A: b\r\n" * MAX_HEADERS + b"\r\n", 431),
+        (b"Host: s\r\nX: " + b"a" * (1 << 17), 431),
+    ],
+)
+def test_an_allowed_page_may_read_what_the_connection_refuses(crowded, rest, status):
+    for page, allowed in ((PAGE, b"https://page.example"), (b"Origin: https://b\r\n", b"")):
+        response = crowded.exchange(b"GET / HTTP/1.1\r\n" + page + rest)
+        assert status_of(response) == status
+        assert header_of(response, b"access-control-allow-origin") == allowed
 
 
 def test_silent_connections_make_room_for_those_that_ask(crowded):
@@ -347,6 +367,8 @@ def test_where_every_connection_has_a_request_probes_are_still_answered(crowded)
     crowded.settle()
     [response] = crowded.answers(CLOSE.replace(b"/last", b"/livez"))
     assert status_of(response) == 200
+    response = crowded.exchange(CLOSE.replace(b"\r\n\r\n", b"\r\n" + PAGE + b"\r\n"))
+    assert header_of(response, b"access-control-allow-origin") == b"https://page.example"
     error = refusal(crowded, CLOSE)
     assert (error["status"], error["type"]) == (503, "service_unavailable_error")
     for client in busy:

@@ -149,7 +149,7 @@ async def test_tools_are_refused_where_there_are_no_messages(client, engine, fie
         {"best_of": 2},
         {"suffix": "end"},
         {"use_beam_search": True},
-        {"bad_words": ["x"]},
+        {"bad_words_ids": [[1]]},
         {"truncation_side": "right"},
         {"prompt_embeds": "AAAA"},
     ],

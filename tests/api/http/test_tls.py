@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import ssl
@@ -9,7 +10,7 @@ import time
 import pytest
 from starlette.responses import JSONResponse
 
-from server import watched_files
+from server.files import watched_files
 from tests.api.http.edge import json_of, read_response, read_to_end, served, status_of
 from tests.certificates import Authority
 
@@ -115,6 +116,8 @@ def test_old_versions_of_tls_are_refused(files, authority):
 
 def test_plain_text_ends_its_connection_and_nothing_else(files, authority):
     with served(**settings_of(files)) as edge:
+        assert status_of(exchange(edge, client_context(authority))) == 200
+        before = len(os.listdir("/proc/self/fd"))
         for garbage in (GET, b"\x00" * 100, b"\x16\x03\x01\xff\xff" + b"\xff" * 9000):
             try:
                 answer = edge.exchange(garbage)
@@ -122,6 +125,8 @@ def test_plain_text_ends_its_connection_and_nothing_else(files, authority):
                 answer = b""
             assert b"HTTP" not in answer
         assert status_of(exchange(edge, client_context(authority))) == 200
+        edge.settle()
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
 def test_a_slow_handshake_is_cut_off(files, authority):

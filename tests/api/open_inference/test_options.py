@@ -59,7 +59,7 @@ def test_an_option_that_cannot_be_honoured_is_refused(sources, sentence):
     assert sentence in refusal(*sources)
 
 
-def test_a_beam_of_one_and_no_bad_words_change_nothing_but_are_no_options():
+def test_a_beam_of_one_changes_nothing_but_is_no_option():
     assert "is no option" in refusal({"beam_width": 1})
 
 

@@ -109,6 +109,15 @@ class TestSizes:
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             await s.stub.Tokenize(pb.TokenizeRequest(text="a"))
 
+    async def test_a_message_that_grows_over_the_limit_is_refused_and_a_small_one_read(self):
+        """32 MB, which arrive as 32 KB."""
+        async with serving(FakeEngine(), channel_options=NO_LIMIT, max_body_bytes=1 << 20) as s:
+            small, bomb = (pb.TokenizeRequest(text="a" * size) for size in (1, 32 << 20))
+            zipped = grpc.Compression.Gzip
+            error = await failure(s.stub.Tokenize(bomb, compression=zipped))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (await s.stub.Tokenize(small, compression=zipped)).token_ids
+
     async def test_the_limit_is_8_mib_unless_set(self):
         assert ServerConfig().max_body_bytes == 8 << 20
 
@@ -153,6 +162,35 @@ async def test_pings_do_not_end_a_connection():
                 assert kind != GOAWAY
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_connection_too_many_is_closed_and_another_may_come_after_one_has_left():
+    with reserved_port() as port:
+        server = small_server(ServerConfig(grpc_port=port, max_connections=2))
+        await server.start()
+
+        async def connect() -> asyncio.StreamWriter | None:
+            """None if the server closes the connection in place of its first frame."""
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2_frame(SETTINGS, b""))
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await next_frame_kind(reader)
+                return writer
+            writer.close()
+            return None
+
+        first, second = await connect(), await connect()
+        assert first is not None
+        assert second is not None
+        assert await connect() is None
+        first.close()
+        async with asyncio.timeout(60):
+            while (next_one := await connect()) is None:
+                pass
+        for writer in (second, next_one):
+            writer.close()
+            await writer.wait_closed()
+        await server.stop(0)
 
 
 async def test_many_streams_at_once_each_get_their_own_answer():

@@ -106,7 +106,13 @@ async def test_a_healthy_server(client, path):
 
 async def test_a_loading_server_lives_and_is_not_ready(client, engine):
     engine.info = None
-    engine.pulse = Pulse(state="starting", detail="loading weights", progress=0.5)
+    engine.pulse = Pulse(
+        state="starting",
+        detail="loading weights",
+        progress=0.5,
+        phase="weights",
+        phase_seconds=1.5,
+    )
     assert (await client.get("/livez")).status_code == 200
     for path in ("/readyz", "/health"):
         response = await client.get(path)
@@ -116,6 +122,8 @@ async def test_a_loading_server_lives_and_is_not_ready(client, engine):
             "state": "starting",
             "detail": "loading weights",
             "progress": 0.5,
+            "phase": "weights",
+            "phase_seconds": 1.5,
         }
 
 

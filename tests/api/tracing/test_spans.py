@@ -102,6 +102,28 @@ async def test_spans_have_the_conventions_attributes_and_no_word_of_the_call(cli
             assert text not in span.to_json()
 
 
+async def test_spans_are_named_by_routes_however_many_paths_are_tried(client, exported):
+    for path in ("/v1/models/small", "/v1/models/other", "/no/such/1", "/no/such/2"):
+        await client.get(path)
+    spans = exported.get_finished_spans()
+    assert [span.name for span in spans] == ["GET /v1/models/{model}"] * 2 + ["GET"] * 2
+    assert spans[1].attributes["http.route"] == "/v1/models/{model}"
+    assert [span.attributes["url.scheme"] for span in spans] == ["http"] * 4
+
+
+async def test_a_fault_of_the_server_is_an_error_of_the_span(client, exported, lifecycle):
+    lifecycle.begin_drain()
+    lifecycle.stop_accepting()
+    assert (await client.post("/v1/completions", json=BODY)).status_code == 503
+    await client.post("/v1/completions", json={})
+    refused, wrong = exported.get_finished_spans()
+    assert (refused.status.status_code, refused.attributes["error.type"]) == (
+        StatusCode.ERROR,
+        "503",
+    )
+    assert (wrong.status.status_code, "error.type" in wrong.attributes) == (StatusCode.UNSET, False)
+
+
 async def test_chats_and_embeddings_are_told_apart(client, exported):
     await client.post("/v1/chat/completions", json=CHAT)
     await client.post("/v1/embeddings", json={"model": "small", "input": "secret"})

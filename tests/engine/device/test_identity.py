@@ -25,6 +25,7 @@ from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step_choice import StepChoice
+from server.engine.policy.whole_prompt_choice import WholePromptChoice
 from server.link import frames as link
 from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free
@@ -93,15 +94,22 @@ class Session:
         chunk = runner.max_num_batched_tokens if config.exact else 0
         self.blocks = [
             BlockManager(
-                kinds, runner.block_size, chunk=chunk, num_host_blocks=runner.num_host_blocks
+                kinds,
+                runner.block_size,
+                prefix_caching=not runner.is_bidirectional,
+                chunk=chunk,
+                num_host_blocks=runner.num_host_blocks,
             )
             for _ in range(runner.num_ranks)
         ]
         versions = ServedVersions(LoadedVersion())
+        choice = ExactChoice if config.exact else StepChoice
+        if runner.is_bidirectional:
+            choice = WholePromptChoice
         schedulers = [
             Scheduler(
                 blocks,
-                choice=ExactChoice if config.exact else StepChoice,
+                choice=choice,
                 max_num_seqs=config.max_num_seqs,
                 max_num_batched_tokens=runner.max_num_batched_tokens,
                 max_queue_len=100,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
+from k8s.clusters.kubelet.environment import quantity
 from k8s.clusters.machines import (
     Machine,
     chart_table,
@@ -11,7 +13,7 @@ from k8s.clusters.machines import (
     node,
     resource_slices,
 )
-from tests.helm.charts import case_values, find, merged, pods_of, render
+from tests.helm.charts import PROJECT, case_values, find, merged, pods_of, render
 
 
 def machine(slice_name, **others):
@@ -53,3 +55,12 @@ def test_a_machine_without_tpus_has_no_taint_and_no_devices():
     made = machine("")
     assert node(made)["spec"]["taints"] == []
     assert resource_slices(made) == []
+
+
+def test_the_pickers_of_two_releases_leave_room_for_a_test_pod():
+    picker = yaml.safe_load((PROJECT / "helm" / "antipode" / "values.yaml").read_text())["picker"]
+    other = node(Machine(name="n", region="r", pool="default", address="10.1.4.1"))
+    sizes = other["status"]["allocatable"]
+    asked = 2 * picker["replicas"]
+    assert quantity(sizes["cpu"]) > asked * quantity(picker["cpu"])
+    assert quantity(sizes["memory"]) > asked * quantity(picker["memory"])

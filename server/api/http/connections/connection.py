@@ -32,6 +32,7 @@ from server.api.http.connections.request_reader import (
     path_of,
 )
 from server.api.http.connections.writing import Exchange, JoinedWrites, refusal
+from server.api.http.cors import refusal_headers
 from server.errors import ErrorKind
 
 # The answers for operators, which a full server still gives.
@@ -50,11 +51,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """What one connection may take. Times are seconds."""
+    """What one connection may take, and whose pages may read a refusal. Times are seconds."""
 
     head_timeout: float
     body_timeout: float
     max_header_bytes: int
+    cors_origins: tuple[str, ...] = ()
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -268,7 +270,8 @@ class HttpConnection(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         if not has_begun:
-            self.transport.write(refusal(error, self.server_state.default_headers))
+            cors = refusal_headers(self._limits.cors_origins, self._reader.origin)
+            self.transport.write(refusal(error, [*self.server_state.default_headers, *cors]))
         self.transport.close()
 
     def _close(self, transport: asyncio.Transport) -> None:

@@ -8,9 +8,10 @@ in. Knows nothing of HTTP.
 from __future__ import annotations
 
 import logging
-import resource
 import time
 from typing import Protocol
+
+from server.api.open_files import most_open_files
 
 # Connections above the limit that may still ask for a probe's path.
 RESERVE = 32
@@ -30,7 +31,7 @@ class Crowd:
     """The connections of one port in one process. A member enters once and leaves once."""
 
     def __init__(self, max_connections: int) -> None:
-        self.max_connections = min(max_connections, _descriptors() // 2)
+        self.max_connections = min(max_connections, most_open_files() // 2)
         self._members: set[Member] = set()
         # In the order in which they began to wait for a request.
         self._waiting: dict[Member, None] = {}
@@ -78,9 +79,3 @@ class Crowd:
             self.max_connections,
         )
         self._num_closed, self._logged_at = 0, now
-
-
-def _descriptors() -> int:
-    """The files that this process may have open; the other half is for gRPC and the process."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 1 << 20 if soft == resource.RLIM_INFINITY else soft

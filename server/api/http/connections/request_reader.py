@@ -22,6 +22,7 @@ _BAD_LINE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")
 _LENGTH = re.compile(rb"\n(?:content-length|transfer-encoding):([^\r]*)", re.IGNORECASE)
 _QUOTATION = re.compile(r":? (?:bytearray\()?b['\"].*", re.DOTALL)
 _METHOD_BEGIN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
+_ORIGIN = re.compile(rb"\norigin:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _HTTP_2_PREFACE = b"PRI * HTTP/2"
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 _HEADERS_TOO_LARGE = 431
@@ -45,6 +46,7 @@ class RequestReader:
         self._max_header_bytes = max_header_bytes
         self._waiting = bytearray()
         self._searched = 0
+        self._head = b""
         self._parser: h11.Connection | None = None
 
     @property
@@ -56,6 +58,13 @@ class RequestReader:
     def num_waiting_bytes(self) -> int:
         """Bytes that came and that `next_event` has not reached."""
         return len(self._waiting)
+
+    @property
+    def origin(self) -> str:
+        """The web origin that the request names, as far as its head can be read; "" without one."""
+        head = bytes(self._waiting) if self._parser is None else self._head
+        found = _ORIGIN.search(head[: self._max_header_bytes].partition(b"\r\n\r\n")[0])
+        return found[1].decode("latin-1").strip() if found else ""
 
     def feed(self, data: bytes) -> None:
         if self._parser is None:
@@ -97,6 +106,7 @@ class RequestReader:
                 f"the request must have at most {MAX_HEADERS} headers", _HEADERS_TOO_LARGE
             )
         _check_lengths(head)
+        self._head = head
         self._parser = h11.Connection(h11.SERVER, self._max_header_bytes)
         self._parser.receive_data(bytes(self._waiting))
         self._waiting, self._searched = bytearray(), 0

@@ -6,7 +6,7 @@ renames, refuses or passes the fields that a body does not have.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -16,7 +16,9 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     create_model,
     model_validator,
 )
@@ -24,6 +26,7 @@ from pydantic import (
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
+from server.api.http.json_decoding import Integers
 from server.api.http.plain_errors import said_plainly
 from server.api.openai.bodies.extra_fields import check_foreign, with_own_names
 from server.api.openai.bodies.grammar_bodies import read_grammar
@@ -32,6 +35,8 @@ from server.api.openai.bodies.tool_bodies import ToolFields
 from server.api.requests.generation import ResumePoint, Sampling
 from server.api.requests.validation import (
     LOGIT_BIAS_RANGE,
+    MAX_BAD_WORD_CHARS,
+    MAX_BAD_WORDS,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
     RANGES,
@@ -44,6 +49,11 @@ from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, OPTIONS, 
 def _whole(value: Any) -> Any:
     """16.0 as 16: JSON has one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _checked_once(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Long lists were checked where they were decoded, in a thread."""
+    return value if type(value) is Integers else check(value)
 
 
 def _no_null(value: Any) -> Any:
@@ -61,12 +71,16 @@ type _Name = Annotated[
 type _Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
 type _TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
 type _Texts = Annotated[list[_Text], FailFast(), Field(json_schema_extra={"minItems": 1})]
-type _TokenIds = Annotated[list[_TokenId], FailFast()]
-type _Tokens = Annotated[list[_TokenId], FailFast(), Field(json_schema_extra={"minItems": 1})]
+type _TokenIds = Annotated[list[_TokenId], FailFast(), WrapValidator(_checked_once)]
+type _Tokens = Annotated[_TokenIds, Field(json_schema_extra={"minItems": 1})]
 type _TokenLists = Annotated[list[_Tokens], FailFast(), Field(json_schema_extra={"minItems": 1})]
 type _StopString = Annotated[str, Field(json_schema_extra={"maxLength": MAX_STOP_CHARS})]
 type _StopStrings = Annotated[
     list[_StopString], FailFast(), Field(json_schema_extra={"maxItems": MAX_STOP_STRINGS})
+]
+
+type _BadWord = Annotated[
+    str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_BAD_WORD_CHARS})
 ]
 
 Prompt = Annotated[
@@ -183,6 +197,14 @@ class SamplingBody(_OptionsBody):
     stop_token_ids: _TokenIds | None = Field(
         None, json_schema_extra={"maxItems": MAX_STOP_TOKEN_IDS}
     )
+    allowed_token_ids: _Tokens | None = Field(
+        None, description="The only tokens that may be drawn; not next to a form of the text."
+    )
+    bad_words: list[_BadWord] | None = Field(
+        None,
+        json_schema_extra={"maxItems": MAX_BAD_WORDS},
+        description="Texts whose last token is never drawn; not next to a form of the text.",
+    )
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = Field(None, description="Unset is true.")
@@ -244,6 +266,8 @@ class SamplingBody(_OptionsBody):
 
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """All options in the service's words, but for two that each endpoint spells its own way."""
+        if self.allowed_token_ids == []:
+            raise invalid("allowed_token_ids must not be empty; leave it out", "allowed_token_ids")
         given = {name: getattr(self, name) for name in _SAME_NAME} | {
             "max_tokens": None if max_tokens == REST_OF_CONTEXT else max_tokens,
             "logprobs": logprobs,
@@ -262,15 +286,20 @@ class CompletionBody(SamplingBody):
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
         """One entry a prompt, whichever of the four forms it came in."""
+        return [entry if isinstance(entry, str) else tuple(entry) for entry in self._entries()]
+
+    @property
+    def num_prompts(self) -> int:
+        """Known without the work that `prompts` is for very many."""
+        return len(self._entries())
+
+    def _entries(self) -> Sequence[str | list[int]]:
         prompt: Any = self.prompt
         if self.resume is not None and self.resume.prompt_token_ids is not None:
             prompt = self.resume.prompt_token_ids
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
             return [prompt]
-        if prompt and isinstance(prompt[0], int):
-            return [tuple(prompt)]
-        entries = cast(list[str] | list[list[int]], prompt)
-        return [entry if isinstance(entry, str) else tuple(entry) for entry in entries]
+        return cast(list[str] | list[list[int]], prompt)
 
 
 class ChatOptions(ToolFields, _Body):

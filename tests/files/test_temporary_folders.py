@@ -6,11 +6,11 @@ import tempfile
 
 import pytest
 
-from server.temporary_folders import clear_abandoned, temporary_folder
+from server.files.temporary_folders import clear_abandoned, temporary_folder
 
 KILLED = """
 import os, signal
-from server.temporary_folders import temporary_folder
+from server.files.temporary_folders import temporary_folder
 with temporary_folder("link") as folder:
     (folder / "engine.sock").touch()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -4,7 +4,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from server.config import ServerConfig
-from server.tls_files import TlsFilesError, tls_files
+from server.files.tls_files import TlsFilesError, tls_files
 from tests.certificates import Authority
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from server.config import ServerConfig
-from server.watched_files import WatchedFileError, WatchedFiles
+from server.files.watched_files import WatchedFileError, WatchedFiles
 
 _ALPN = ["http/1.1"]
 

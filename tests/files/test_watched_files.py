@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from server.watched_files import LOOK_SECONDS, WatchedFileError, WatchedFiles
+from server.files.watched_files import LOOK_SECONDS, WatchedFileError, WatchedFiles
 
 
 class Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.admin_token_file import AdminTokenError, read_admin_token
+from server.files.admin_token_file import AdminTokenError, read_admin_token
 
 
 def test_white_space_around_it_is_none_of_it(tmp_path):
