@@ -12,7 +12,7 @@ THREE_AT_ONCE := -n 3 $(IN_ORDER)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness grammar schemas swap weights watching hosts plan-ci golden train-tiny sbom charts reference clients terraform
+.PHONY: help setup serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness prefixes grammar schemas swap weights watching hosts plan-ci golden train-tiny sbom charts reference clients terraform
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -85,6 +85,9 @@ bench-edge: setup ## the largest requests to a running server, and its slowest p
 
 exactness: setup ## count tokens that rounding turns, and measure what --exact costs; ARGS="--models tiny" is shorter
 	$(RUN) benchmarks.exactness $(ARGS)
+
+prefixes: setup ## first tokens of long conversations: cold, from the device and from host memory
+	JAX_PLATFORMS=cpu $(RUN) benchmarks.prefixes $(ARGS)
 
 fairness: setup ## small requests and running streams next to twenty long prompts
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.fairness $(ARGS)

@@ -192,6 +192,12 @@ class EngineConfig:
         low=0,
     )
     prefix_caching: bool = _field(True, "reuse the KV blocks of equal beginnings of prompts")
+    prefix_host_bytes: int = _field(
+        0,
+        "host memory for KV blocks that leave the prefix cache of the device; they come back when a"
+        " prompt begins with their tokens. 0 is off. Needs one host and one data rank",
+        low=0,
+    )
     overlap: bool = _field(True, "dispatch a step before the tokens of the last step are read")
     exact: bool = _field(
         False,

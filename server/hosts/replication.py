@@ -22,6 +22,7 @@ from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.manifest import Golden
 from models.weights.loading import HostLeaves
 from server.engine.device.executor import Executor
+from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.inputs.buckets import Bucket
@@ -62,6 +63,10 @@ class LeadingExecutor:
     def place_adapter(self, adapter: LoadedAdapter, number: int) -> None:
         """Never called: a blueprint with slots for adapters is refused on several hosts."""
         raise NotImplementedError(f"adapter {adapter.name} on several hosts")
+
+    def move_blocks(self, moves: tuple[BlockMoves, ...]) -> None:
+        """Never called: a blueprint that keeps blocks on the host is refused on several hosts."""
+        raise NotImplementedError(f"{len(moves)} moves of blocks on several hosts")
 
     def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
         self._followers.send(messages.Draw(num_rows=num_rows, arrays=to_bytes(inputs)))

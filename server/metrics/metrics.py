@@ -26,6 +26,7 @@ from server.engine.observer import StepStats
 from server.link.frames import EngineLoad, EngineState, VersionStatus
 from server.metrics.draft_metrics import DraftCounts, draft_metrics
 from server.metrics.histogram import LONG_SECONDS, RATIOS, SHORT_SECONDS, BusyRatio, Histogram
+from server.metrics.host_prefix_metrics import host_prefix_metrics
 from server.metrics.load import LoadMeter
 from server.metrics.slice_metrics import chip_metrics, link_metric, slice_metrics
 from server.metrics.snapshot import Snapshot
@@ -201,6 +202,7 @@ class Metrics(Collector):
             self._outcomes,
         )
         yield from draft_metrics(self._drafts, self._model)
+        yield from host_prefix_metrics(self._gauges.host_prefixes)
         yield from self._load_families()
         yield from self._latency_families()
         yield from self._count_families()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.engine.policy.blocks.host_pool import HostPrefixes
 from server.link.frames import EngineState, VersionStatus
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
@@ -52,6 +53,7 @@ class Snapshot:
     queue_stall_seconds: float = 0.0
     model_load_seconds: float = 0.0
     start_seconds: Mapping[StartPhase, float] = field(default_factory=dict)
+    host_prefixes: HostPrefixes = field(default_factory=HostPrefixes)
     versions: tuple[VersionStatus, ...] = ()
     config_error: str = ""
     adapters: AdapterUse = AdapterUse()

@@ -77,6 +77,7 @@ def program_names(blueprint: Blueprint) -> list[ProgramName]:
     ladder = blueprint.ladder
     picks = map(PickSize, reversed(ladder.draw_counts))
     adapters: list[ProgramName] = ["set_adapter", "make_adapters"]
+    blocks: list[ProgramName] = ["save_blocks", "restore_blocks"]
     return [
         *sorted(ladder.buckets, reverse=True),
         "draw",
@@ -84,6 +85,7 @@ def program_names(blueprint: Blueprint) -> list[ProgramName]:
         "set_slot",
         "make_state",
         *(adapters if blueprint.layout.adapters else []),
+        *(blocks if blueprint.sizes.num_host_blocks else []),
     ]
 
 

@@ -98,6 +98,10 @@ class ServingRunner(Runner[Any], Protocol):
     def max_num_batched_tokens(self) -> int: ...
 
     @property
+    def num_host_blocks(self) -> tuple[int, ...]:
+        """Blocks of each kind that are kept in host memory; () is none."""
+
+    @property
     def draft_rooms(self) -> tuple[DraftRoom, ...]:
         """The sizes of steps with drafts; none without speculation."""
 

@@ -170,6 +170,7 @@ class EngineProcess:
                     # What a prefix is computed to depends on what follows it.
                     prefix_caching=config.prefix_caching and not runner.is_bidirectional,
                     chunk=runner.max_num_batched_tokens if config.exact else 0,
+                    num_host_blocks=runner.num_host_blocks,
                 ),
                 choice=_choice_of(runner, config),
                 max_num_seqs=config.max_num_seqs,

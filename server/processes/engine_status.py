@@ -113,6 +113,7 @@ class Status:
             queue_stall_seconds=stall // 1,
             model_load_seconds=self.start.total,
             start_seconds=self.start.seconds(),
+            host_prefixes=load.host,
             versions=self._versions.statuses() if self._versions else (),
             config_error=self._config_error(),
             adapters=AdapterUse(

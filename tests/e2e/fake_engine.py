@@ -27,6 +27,7 @@ class SlowRunner(FakeRunner):
     step_seconds: float = 0.0
     hold: Path | None = None
     draft_rooms = ()  # Nothing verifies drafts.
+    num_host_blocks = ()
     is_bidirectional = False
 
     def read(self, in_flight):

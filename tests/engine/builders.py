@@ -83,6 +83,7 @@ def make_scheduler(
     exact=False,
     choice=None,
     speculation=None,
+    num_host_blocks=(),
 ) -> Scheduler:
     return Scheduler(
         BlockManager(
@@ -90,6 +91,7 @@ def make_scheduler(
             block_size,
             prefix_caching=prefix_caching,
             chunk=max_num_batched_tokens if exact else 0,
+            num_host_blocks=num_host_blocks,
         ),
         choice=choice or (ExactChoice if exact else StepChoice),
         max_num_seqs=max_num_seqs,

@@ -9,7 +9,7 @@ fails in the step that reads it. `expected_tokens` says which tokens a sequence 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from models.checkpoint.manifest import Golden, GoldenPrompt
 from server.engine.observer import StepStats
@@ -80,6 +80,7 @@ class FakeRunner:
     log: list[str] = field(default_factory=list)
     on_read: Callable[[], None] = lambda: None
     pools: list[list[list[Content]]] = field(init=False)
+    host: list[dict[int, list[Content]]] = field(init=False)
     last_tokens: list[int | None] = field(init=False)
     slot_owners: list[int | None] = field(init=False)
 
@@ -87,11 +88,13 @@ class FakeRunner:
         self.pools = [
             [[None] * self.block_size for _ in range(kind.num_blocks)] for kind in self.kinds
         ]
+        self.host = [{} for _ in self.kinds]
         self.last_tokens = [None] * self.max_num_seqs
         self.slot_owners = [None] * self.max_num_seqs
 
     def execute(self, batch: ScheduledBatch) -> tuple[int, StepResult]:
         self._check(batch)
+        self._move(batch)
         self.batches.append(
             [
                 (
@@ -131,6 +134,14 @@ class FakeRunner:
         assert min(slots) >= 0
         kinds = [row.is_decode for row in batch.rows]
         assert kinds == sorted(kinds, reverse=True), "decodes come first"
+
+    def _move(self, batch: ScheduledBatch) -> None:
+        """Copy blocks from and to the host, of each kind of layers."""
+        for pool, host, moves in zip(self.pools, self.host, batch.moves, strict=False):
+            restored = [(block, host[place]) for block, place in moves.restores]
+            host |= {place: list(pool[block]) for block, place in moves.saves}
+            for block, content in restored:
+                pool[block] = list(content)
 
     def _inputs(self, row: ScheduledRow) -> tuple[int, ...]:
         """All tokens up to the scheduled ones: known to the host, or the slot's last one."""
@@ -236,8 +247,9 @@ class FakeRankedRunner:
         ranks = [row.seq.rank for row in batch.rows]
         assert ranks == sorted(ranks), "rank by rank"
         parts = [tuple(batch.of_rank(rank)) for rank in range(len(self.runners))]
+        assert not batch.moves or len(parts) == 1, "blocks are kept on the host for one rank only"
         return [
-            runner.execute(ScheduledBatch(rows, version=batch.version)) if rows else None
+            runner.execute(replace(batch, rows=rows)) if rows else None
             for runner, rows in zip(self.runners, parts, strict=True)
         ]
 

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.engine.observer import StepStats
+from server.engine.policy.blocks.host_pool import HostPrefixes
 from server.errors import ErrorKind
 from server.metrics.metrics import OUTCOMES, Metrics
 from server.metrics.snapshot import AdapterUse, Snapshot
@@ -61,6 +62,11 @@ OWN_NAMES = [
     "antipode_compilations_after_ready",
     "antipode_compilation_cache_hits",
     "antipode_start_seconds",
+    "antipode_host_prefix_cache_hit_tokens",
+    "antipode_host_prefix_cache_saved_blocks",
+    "antipode_host_prefix_cache_restored_blocks",
+    "antipode_host_prefix_cache_refused_blocks",
+    "antipode_host_prefix_cache_usage_ratio",
     "antipode_model_load_duration_seconds",
     "antipode_server_state",
     "antipode_draining",
@@ -308,6 +314,14 @@ def test_the_rest_of_the_state_is_shown(metrics):
     assert value(metrics, "antipode_start_seconds", gauges, phase="weights") == 0
     labels = {"release": "0.1.0", "model": "tiny", "version": "2"}
     assert value(metrics, "antipode_build_info", gauges, **labels) == 1
+
+
+def test_prefixes_in_host_memory_are_shown(metrics):
+    host = HostPrefixes(num_blocks=8, num_held=2, num_restored=3, num_restored_tokens=48)
+    gauges = Snapshot(host_prefixes=host)
+    assert value(metrics, "antipode_host_prefix_cache_hit_tokens_total", gauges) == 48
+    assert value(metrics, "antipode_host_prefix_cache_restored_blocks_total", gauges) == 3
+    assert value(metrics, "antipode_host_prefix_cache_usage_ratio", gauges) == 0.25
 
 
 def test_chips_without_a_source_are_no_number_and_not_idle(metrics):

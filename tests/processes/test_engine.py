@@ -31,6 +31,7 @@ class ServingFakeRunner(FakeRunner):
     step_seconds: float = 0.0
 
     draft_rooms = ()  # Nothing verifies drafts.
+    num_host_blocks = ()
     is_bidirectional = False
 
     def read(self, in_flight):

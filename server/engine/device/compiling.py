@@ -57,6 +57,7 @@ def _names(blueprint: Blueprint) -> list[ProgramName]:
     ladder = blueprint.ladder
     picks = [PickSize(num_rows) for num_rows in ladder.draw_counts]
     adapters: list[ProgramName] = ["set_adapter", "make_adapters"]
+    blocks: list[ProgramName] = ["save_blocks", "restore_blocks"]
     return [
         *sorted(ladder.buckets, reverse=True),
         "draw",
@@ -64,6 +65,7 @@ def _names(blueprint: Blueprint) -> list[ProgramName]:
         "set_slot",
         "make_state",
         *(adapters if blueprint.layout.adapters else []),
+        *(blocks if blueprint.sizes.num_host_blocks else []),
     ]
 
 

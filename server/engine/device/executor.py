@@ -20,7 +20,9 @@ from models.hf_config import read_config
 from server.config import EngineConfig
 from server.engine.device.adapter_sets import AdapterSets
 from server.engine.device.compiling import Compiling, Progress
+from server.engine.device.host_blocks import HostBlocks
 from server.engine.device.weight_sets import WeightSets
+from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.baked import BakedFolder, Compiler
@@ -64,6 +66,7 @@ class Executor:
         self._picks: dict[int, jax.stages.Compiled] = {}
         self._state: DeviceState
         self.adapters = AdapterSets(blueprint) if blueprint.layout.adapters else None
+        self._host_blocks = HostBlocks(blueprint) if blueprint.sizes.num_host_blocks else None
         # Of the last step: a draw follows its step before the next one.
         self._logits_SV: jax.Array
 
@@ -135,6 +138,12 @@ class Executor:
         assert self.adapters is not None
         self.adapters.place(adapter, number)
 
+    def move_blocks(self, moves: tuple[BlockMoves, ...]) -> None:
+        """Copy KV blocks from and to host memory before the next step, without waiting for steps
+        where few are copied."""
+        assert self._host_blocks is not None
+        self._state = self._state._replace(kv=self._host_blocks.move(self._state.kv, moves))
+
     def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
         """Dispatch a draw for rows of the last step, which had `num_rows`; without waiting."""
         drawn: Drawn
@@ -152,6 +161,8 @@ class Executor:
         self._draw = compiled["draw"]
         if self.adapters is not None:
             self.adapters.start(compiled["make_adapters"], compiled["set_adapter"])
+        if self._host_blocks is not None:
+            self._host_blocks.start(compiled["save_blocks"], compiled["restore_blocks"])
 
     def _run_once(self, version: LoadedVersion) -> None:
         """Run every program on padding, in the same order on every host."""
@@ -161,6 +172,8 @@ class Executor:
         for bucket in self._steps:
             self.step(bucket, version, sizes.empty_input(bucket))
             self.draw(bucket.num_draws, sizes.empty_draw())
+        if self._host_blocks is not None:
+            self._state = self._state._replace(kv=self._host_blocks.run_once(self._state.kv))
         jax.block_until_ready(self._state)
 
 

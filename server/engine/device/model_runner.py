@@ -22,6 +22,7 @@ from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.drafts.drafter import num_accepted
+from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequences.pooling import pooled_positions
 from server.engine.policy.sequences.sequence import LoadedVersion
@@ -44,6 +45,8 @@ class StepExecutor(DrawExecutor, Protocol):
     def step(self, bucket: Bucket, version: LoadedVersion, inputs: StepInput) -> StepOutput: ...
 
     def place_adapter(self, adapter: LoadedAdapter, number: int) -> None: ...
+
+    def move_blocks(self, moves: tuple[BlockMoves, ...]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,11 @@ class ModelRunner:
         return self._blueprint.ladder.max_num_batched_tokens
 
     @property
+    def num_host_blocks(self) -> tuple[int, ...]:
+        """Blocks of each kind that are kept in host memory; () is none."""
+        return self._blueprint.sizes.num_host_blocks
+
+    @property
     def draft_rooms(self) -> tuple[DraftRoom, ...]:
         """The sizes of steps with drafts; none without speculation."""
         return self._blueprint.ladder.draft_rooms
@@ -122,6 +130,8 @@ class ModelRunner:
         """Dispatch one step. It reads all it needs of the sequences before it returns."""
         self._draws.dispatch_pending()
         sizes = self._blueprint.sizes
+        if batch.moves:
+            self._executor.move_blocks(batch.moves)
         for adapter, number in batch.placements:
             self._executor.place_adapter(adapter, number)
         for row in batch.rows:

@@ -5,12 +5,17 @@ It is a record only: it knows neither queues nor blocks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from server.engine.policy.blocks.host_pool import HostPrefixes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """In requests, sequences and blocks: of that kind of layers of which most are held."""
+    """In requests, sequences and blocks: of that kind of layers of which most are held.
+
+    Only a server of one rank has `host`.
+    """
 
     num_requests_waiting: int
     num_sequences_running: int
@@ -18,6 +23,7 @@ class Load:
     num_free_blocks: int
     num_usable_blocks: int
     is_queue_full: bool
+    host: HostPrefixes = field(default_factory=HostPrefixes)
 
     def __add__(self, other: Load) -> Load:
         """The load of two ranks together, whose queue is full when both queues are."""
@@ -28,4 +34,5 @@ class Load:
             num_free_blocks=self.num_free_blocks + other.num_free_blocks,
             num_usable_blocks=self.num_usable_blocks + other.num_usable_blocks,
             is_queue_full=self.is_queue_full and other.is_queue_full,
+            host=self.host,
         )

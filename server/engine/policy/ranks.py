@@ -16,6 +16,7 @@ from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.load import Load
 from server.engine.policy.results import SequenceEvent
 from server.engine.policy.scheduler import Scheduler
+from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.sequence import LoadedVersion, Sequence
 from server.engine.policy.sequences.step import ScheduledBatch, StepResult
 from server.engine.policy.served_versions import ServedVersions
@@ -90,7 +91,8 @@ class Ranks:
                 self._balance()
                 # Without rows there is no step that could need them.
                 placements = self.adapters.take_placements() if rows else ()
-                return ScheduledBatch(rows, num_preempted, version, placements)
+                moves = self._take_moves() if rows else ()
+                return ScheduledBatch(rows, num_preempted, version, placements, moves)
         return ScheduledBatch(())
 
     def wants_tokens_of(self, batch: ScheduledBatch) -> bool:
@@ -153,6 +155,12 @@ class Ranks:
         return min(
             candidates,
             key=lambda rank: (-self.schedulers[rank].num_cached_tokens(seq), loads[rank], rank),
+        )
+
+    def _take_moves(self) -> tuple[BlockMoves, ...]:
+        """Only a server of one rank keeps blocks on the host."""
+        return tuple(
+            chain.from_iterable(each.block_manager.take_moves() for each in self.schedulers)
         )
 
     def _balance(self) -> None:

@@ -98,6 +98,7 @@ class Scheduler:
             num_free_blocks=fullest.num_free_blocks,
             num_usable_blocks=fullest.num_usable_blocks,
             is_queue_full=self._waiting.is_full,
+            host=self.block_manager.host,
         )
 
     def retarget(self) -> None:

@@ -128,6 +128,7 @@ def make_blueprint(
     _check_exact(engine, data_size(mesh))
     _check_adapters(engine, mesh)
     _check_speculation(engine, data_size(mesh))
+    _check_host_prefixes(engine, mesh)
     _check_bidirectional(config, engine)
     layout = choose_layout(config, engine, platform, tensor_size(mesh))
     model = abstract_decoder(config, layout)
@@ -162,9 +163,11 @@ def choose_sizes(
     kv_bytes = _kv_bytes(engine, layout, memory, num_ranks)
     ladder = _ladder(config, engine, defaults)
     budget = ladder.max_num_batched_tokens
+    kinds = _kinds(config, engine, layout, kv_bytes, slot, block_size, budget)
     return StateSizes(
         num_ranks=num_ranks,
-        kinds=_kinds(config, engine, layout, kv_bytes, slot, block_size, budget),
+        kinds=kinds,
+        num_host_blocks=host_blocks(config, engine, layout, kinds, block_size),
         block_size=block_size,
         max_num_seqs=engine.max_num_seqs,
         slot=slot,
@@ -215,6 +218,31 @@ def measure(
         sampler=tree_bytes(sampler, state_specs(), mesh),
         adapters=adapter_bytes(model.config, layout, mesh),
     )
+
+
+def host_blocks(
+    config: ModelConfig,
+    engine: EngineConfig,
+    layout: DecoderLayout,
+    kinds: tuple[KVKind, ...],
+    block_size: int,
+) -> tuple[int, ...]:
+    """The blocks of each kind that are kept in host memory, in proportion to the device's.
+
+    () is none. Raises ConfigError where the bytes hold no block of a kind.
+    """
+    if not engine.prefix_host_bytes:
+        return ()
+    layers = [config.layer_windows.count(kind.window) for kind in kinds]
+    of_layer = layer_block_bytes(config, layout, block_size) * layout.tensor_size
+    on_device = of_layer * sum(n * kind.num_blocks for n, kind in zip(layers, kinds, strict=True))
+    found = tuple(kind.num_blocks * engine.prefix_host_bytes // on_device for kind in kinds)
+    if not min(found):
+        raise ConfigError(
+            f"prefix_host_bytes is {engine.prefix_host_bytes}, too little for a block of each kind"
+            f" of layers next to {on_device} bytes of KV on the device: raise it, or set it to 0"
+        )
+    return found
 
 
 def typical_context(engine: EngineConfig, max_model_len: int) -> int:
@@ -320,6 +348,22 @@ def _check_speculation(engine: EngineConfig, num_ranks: int) -> None:
         raise ConfigError(
             f"speculation is {engine.speculation} with {num_ranks} data ranks; it needs one: set "
             "data_parallel_size to 1, or speculation to off"
+        )
+
+
+def _check_host_prefixes(engine: EngineConfig, mesh: Mesh) -> None:
+    """Followers would have to keep what host 0 decides; each rank would need places of its own."""
+    if not engine.prefix_host_bytes:
+        return
+    if mesh.is_multi_process or data_size(mesh) > 1:
+        raise ConfigError(
+            f"prefix_host_bytes is {engine.prefix_host_bytes} on several hosts or data ranks; "
+            "prefixes are kept in host memory on one host with one data rank only: set it to 0"
+        )
+    if not engine.prefix_caching:
+        raise ConfigError(
+            "prefix_host_bytes is set with prefix_caching false: nothing would be found again; set"
+            " prefix_caching to true, or prefix_host_bytes to 0"
         )
 
 

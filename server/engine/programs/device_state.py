@@ -34,7 +34,8 @@ class StateSizes:
     """The sizes of each data rank's state. `kinds` has one entry per window of the config.
 
     `num_words` words have a bit for every row of the embedding. A draw has `draw_rows` rows.
-    `has_adapters`: rows may have adapters.
+    `has_adapters`: rows may have adapters. `num_host_blocks` is how many blocks of each kind are
+    kept in host memory; () is none.
     """
 
     num_ranks: int = 1
@@ -45,6 +46,7 @@ class StateSizes:
     num_words: int
     draw_rows: int
     has_adapters: bool = False
+    num_host_blocks: tuple[int, ...] = ()
 
     @property
     def num_blocks(self) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from models.decoder.parallel import any_rank
 from models.sharding import DATA, TENSOR
 from models.weights.loading import leaf_shardings
 from server.engine.programs.adapter_programs import AdapterPrograms, choose
+from server.engine.programs.block_programs import BlockPrograms
 from server.engine.programs.device_state import DeviceState, StateSizes
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.slot_input import empty_slot
@@ -53,10 +54,13 @@ class PickSize:
     num_rows: int
 
 
-# A step's bucket, the size of a pick, or the name of a program that is neither. Only a server with
-# slots for adapters has the last two.
+# A step's bucket, the size of a pick, or the name of a program that is neither. The programs of
+# adapters need slots for them, the programs of blocks a server that keeps blocks on the host.
 type ProgramName = (
-    Bucket | PickSize | Literal["draw", "set_slot", "make_state", "set_adapter", "make_adapters"]
+    Bucket
+    | PickSize
+    | Literal["draw", "set_slot", "make_state"]
+    | Literal["set_adapter", "make_adapters", "save_blocks", "restore_blocks"]
 )
 
 # Prompt tokens whose logits are in memory at once when their log probabilities are requested.
@@ -107,10 +111,28 @@ class Programs:
             return self._adapters.lower_make()
         if name == "set_adapter":
             return self._adapters.lower_set()
+        if name == "save_blocks" or name == "restore_blocks":
+            return self._lower_blocks(name)
         if isinstance(name, PickSize):
             return self._lower_pick(name.num_rows)
         jitted, arguments = self.step(name)
         return jitted.lower(*arguments)
+
+    @property
+    def blocks(self) -> BlockPrograms:
+        """The programs that copy blocks from and to the host."""
+        return BlockPrograms(
+            self._config,
+            self._layout,
+            self._mesh,
+            self._sizes.num_blocks,
+            self.abstract_state().kv,
+            self.state_specs().kv,
+        )
+
+    def _lower_blocks(self, name: Literal["save_blocks", "restore_blocks"]) -> jax.stages.Lowered:
+        programs = self.blocks
+        return programs.lower_save() if name == "save_blocks" else programs.lower_restore()
 
     def step(self, bucket: Bucket) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
         """`(leaves, state, input, adapters) -> (output, logits, state)` for one bucket, and the

@@ -98,6 +98,7 @@ class Session:
                 runner.block_size,
                 prefix_caching=not runner.is_bidirectional,
                 chunk=chunk,
+                num_host_blocks=runner.num_host_blocks,
             )
             for _ in range(runner.num_ranks)
         ]

@@ -23,9 +23,10 @@ COMMON = [7 * i % 250 + 3 for i in range(30)]
 PROMPTS = [COMMON[:num_shared] + [9 + i] * 20 for i, num_shared in enumerate((30, 13, 0, 30, 29))]
 
 
-def generate(runner, kinds):
-    """The tokens of every prompt, and how many of them were found in the prefix cache."""
-    blocks = BlockManager(kinds, runner.block_size)
+def generate(runner, kinds, num_host_blocks=()):
+    """The tokens of every prompt, how many of them were found in the prefix cache, and the blocks
+    of each kind that came back from the host."""
+    blocks = BlockManager(kinds, runner.block_size, num_host_blocks=num_host_blocks)
     versions = ServedVersions(LoadedVersion())
     scheduler = Ranks([Scheduler(blocks, max_queue_len=9, versions=versions, **LIMITS)])
     seqs = [
@@ -44,17 +45,27 @@ def generate(runner, kinds):
             scheduler.postprocess(unread[0], runner.read(unread[1]))
         unread = following
     assert is_all_free(blocks)
-    return [seq.token_ids for seq in seqs], sum(seq.num_cached_tokens for seq in seqs)
+    restored = [pool.host.num_restored for pool in blocks.pools]
+    return [seq.token_ids for seq in seqs], sum(seq.num_cached_tokens for seq in seqs), restored
 
 
 def test_layers_that_keep_their_window_only_give_the_same_tokens(tmp_path):
     folder = random_models.write("gemma3", tmp_path)
     config = EngineConfig(
-        model=str(folder), block_size=4, num_blocks=NUM_BLOCKS, data_parallel_size=1, **LIMITS
+        model=str(folder),
+        block_size=4,
+        num_blocks=NUM_BLOCKS,
+        data_parallel_size=1,
+        prefix_host_bytes=8 << 20,
+        **LIMITS,
     )
     runner = ModelRunner.build(folder, config)
     assert runner.kinds == (KVKind(None, NUM_BLOCKS), KVKind(8, NUM_BLOCKS))
-    expected, _ = generate(runner, (KVKind(None, NUM_BLOCKS),) * 2)
-    tokens, num_cached = generate(runner, (KVKind(None, NUM_BLOCKS), KVKind(8, 14)))
+    expected, _, _ = generate(runner, (KVKind(None, NUM_BLOCKS),) * 2)
+    tokens, num_cached, _ = generate(runner, (KVKind(None, NUM_BLOCKS), KVKind(8, 14)))
     assert tokens == expected
     assert num_cached > 0, "what was given back was never found again"
+    few = (KVKind(None, 22), KVKind(8, 14))
+    tokens, _, restored = generate(runner, few, runner.num_host_blocks)
+    assert tokens == expected
+    assert all(restored), "no block of a kind came back from the host"

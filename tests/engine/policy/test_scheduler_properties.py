@@ -90,6 +90,8 @@ limits = {
     "prefix_caching": st.sampled_from([True, True, False]),
     "overlap": st.sampled_from([True, True, False]),
     "is_speculating": st.booleans(),
+    # Of each kind of layers: none, fewer than a sequence has, more than all.
+    "num_host_blocks": st.sampled_from([0, 3, 40]),
     "burst": bursts,
 }
 
@@ -98,7 +100,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     num_ranks = 1
 
     def create(
-        self, windows, num_more, num_blocks, extra_budget, overlap, is_speculating, burst, **limits
+        self,
+        windows,
+        num_more,
+        num_blocks,
+        extra_budget,
+        overlap,
+        is_speculating,
+        num_host_blocks,
+        burst,
+        **limits,
     ):
         limits["max_num_batched_tokens"] = limits["max_num_seqs"] + extra_budget
         limits["kinds"] = make_kinds(
@@ -109,6 +120,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             limits["max_num_batched_tokens"],
             limits["max_model_len"],
         )
+        if num_host_blocks and self.num_ranks == 1:
+            limits["num_host_blocks"] = (num_host_blocks,) * len(windows)
         self.limits = limits
         self.overlap = overlap
         versions = ServedVersions(LoadedVersion())

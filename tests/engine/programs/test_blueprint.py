@@ -87,6 +87,30 @@ def test_a_tpu_takes_no_block_that_its_kernels_were_not_compiled_with(tpu_mesh, 
         make_blueprint(CONFIG, engine, tpu_mesh, 1 << 34)
 
 
+def test_host_memory_keeps_blocks_of_each_kind_in_proportion_to_the_device():
+    blueprint = draw(num_blocks=10, prefix_host_bytes=20 * (2 * 2 * 4 * 8 * 4 * 16))
+    assert blueprint.sizes.num_host_blocks == (20,)
+    assert draw(num_blocks=10).sizes.num_host_blocks == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"prefix_host_bytes": 5}, "too little"),
+        ({"prefix_host_bytes": 1 << 20, "prefix_caching": False}, "prefix_caching"),
+    ],
+)
+def test_host_memory_for_prefixes_is_refused_where_it_could_keep_nothing(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        draw(num_blocks=10, **settings)
+
+
+def test_host_memory_for_prefixes_refuses_several_data_ranks():
+    mesh = Mesh(np.array(jax.devices()[:2]).reshape(2, 1), ("data", "tensor"))
+    with pytest.raises(ConfigError, match="data ranks"):
+        make_blueprint(CONFIG, EngineConfig(prefix_host_bytes=1 << 20), mesh, None)
+
+
 def test_speculation_refuses_several_data_ranks():
     mesh = make_mesh(CONFIG, 1, jax.devices()[:2], data_size=2)
     with pytest.raises(ConfigError, match="prompt_lookup with 2 data ranks; it needs one"):

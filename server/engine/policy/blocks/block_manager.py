@@ -15,7 +15,9 @@ from hashlib import blake2b
 from operator import ge
 
 from server.engine.policy.blocks.block_pool import BlockPool
+from server.engine.policy.blocks.host_pool import HostPool, HostPrefixes
 from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.sequence import Sequence
 
 _DIGEST_BYTES = 16
@@ -26,7 +28,8 @@ class BlockManager:
 
     Digests begin with the version and adapter of a sequence: no KV of other weights is ever found.
     Unless `chunk` is 0, only prompt tokens are found, and only in whole chunks of that many tokens:
-    the KV of a shorter chunk, or of a generated token, may differ in rounding.
+    the KV of a shorter chunk, or of a generated token, may differ in rounding. `num_host_blocks` is
+    how many blocks of each kind host memory keeps when they leave their pool; () is none.
     """
 
     def __init__(
@@ -36,8 +39,14 @@ class BlockManager:
         *,
         prefix_caching: bool = True,
         chunk: int = 0,
+        num_host_blocks: tuple[int, ...] = (),
     ) -> None:
-        self.pools = tuple(BlockPool(kind, block_size) for kind in kinds)
+        sizes = num_host_blocks or (0,) * len(kinds)
+        self.pools = tuple(
+            BlockPool(kind, block_size, HostPool(size))
+            for kind, size in zip(kinds, sizes, strict=True)
+        )
+        self.num_restored_tokens = 0
         self.block_size = block_size
         self.prefix_caching = prefix_caching
         self._shares_only_prompts = bool(chunk)
@@ -97,6 +106,7 @@ class BlockManager:
         seq.block_tables = tuple(map(BlockPool.grant, self.pools, claims))
         seq.num_indexed_blocks = len(digests)
         seq.num_computed_tokens = num_computed_tokens
+        self.num_restored_tokens += max(len(each.restored) for each in claims) * self.block_size
         return True
 
     def grow(self, seq: Sequence, num_tokens: int, *, others: Iterable[Sequence] = ()) -> int:
@@ -152,6 +162,27 @@ class BlockManager:
         for digest in seq.block_digests:
             for pool in self.pools:
                 pool.forget(digest)
+
+    @property
+    def host(self) -> HostPrefixes:
+        """Safe to call from another thread."""
+        pools = [pool.host for pool in self.pools]
+        return HostPrefixes(
+            num_blocks=sum(each.num_blocks for each in pools),
+            num_held=sum(map(len, pools)),
+            num_saved=sum(each.num_saved for each in pools),
+            num_restored=sum(each.num_restored for each in pools),
+            num_refused=sum(each.num_refused for each in pools),
+            num_restored_tokens=self.num_restored_tokens,
+        )
+
+    def take_moves(self) -> tuple[BlockMoves, ...]:
+        """What must be copied from and to host memory before the next step, by kind; () if nothing.
+
+        Steps run in the order of their dispatch, so a block's old content is still there.
+        """
+        moves = tuple(pool.host.take() for pool in self.pools)
+        return moves if any(moves) else ()
 
     def check_integrity(self, seqs: Iterable[Sequence]) -> None:
         """Raise IntegrityError unless in every pool free + held = all, `seqs` being all holders."""

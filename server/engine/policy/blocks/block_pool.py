@@ -8,9 +8,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
+from server.engine.policy.blocks.host_pool import HostPool
 from server.engine.policy.blocks.layer_kinds import KVKind
 
 
@@ -20,31 +21,36 @@ class IntegrityError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A table to be: `num_unseen` blocks it can do without, found ones, new ones up to `end`."""
+    """A table to be: `num_unseen` blocks it can do without, found ones, new ones up to `end`.
+
+    In `shared`, 0 stands for content that only the host has. It takes a new block, by its digest.
+    """
 
     num_unseen: int
     shared: list[int]
     end: int
+    restored: list[bytes] = field(default_factory=list)
 
     @property
     def num_new(self) -> int:
-        return self.end - self.num_unseen - len(self.shared)
+        return self.end - self.num_unseen - len(self.shared) + len(self.restored)
 
 
 class BlockPool:
     """Hands out blocks 1..num_blocks-1; in a table, 0 stands for one that was given back.
 
     A free block whose content is indexed stays findable until it is needed, least recently used
-    first.
+    first. Then `host` is asked to keep it, and it stays findable there.
     """
 
-    def __init__(self, kind: KVKind, block_size: int) -> None:
+    def __init__(self, kind: KVKind, block_size: int, host: HostPool | None = None) -> None:
         if kind.num_blocks < 2 or block_size < 1:
             raise ValueError(
                 f"{kind.num_blocks} blocks of {block_size} tokens hold nothing: "
                 "at least 2 blocks (one is padding) of at least 1 token are needed"
             )
         self.kind = kind
+        self.host = HostPool() if host is None else host
         self.num_usable_blocks = kind.num_blocks - 1
         self._share = kind.share(block_size)
         self._block_size = block_size
@@ -70,7 +76,7 @@ class BlockPool:
 
     def has(self, digest: bytes) -> bool:
         """Whether the content with this digest can be found."""
-        return digest in self._block_by_digest
+        return digest in self._block_by_digest or self.host.has(digest)
 
     def claim(self, digests: list[bytes], chunk_end: int, end: int) -> Claim:
         """What a new sequence of `end` blocks needs, having found what these digests stand for.
@@ -78,21 +84,25 @@ class BlockPool:
         It computes up to block `chunk_end` first. Claims less than its share only if that is all.
         """
         num_unseen = self.first_block(len(digests) * self._block_size)
-        shared = [self._block_by_digest[digest] for digest in digests[num_unseen:]]
-        return Claim(num_unseen, shared, min(end, max(chunk_end, num_unseen + self._share)))
+        seen = digests[num_unseen:]
+        shared = [self._block_by_digest.get(digest, 0) for digest in seen]
+        restored = [digest for digest, block in zip(seen, shared, strict=True) if not block]
+        end = min(end, max(chunk_end, num_unseen + self._share))
+        return Claim(num_unseen, shared, end, restored)
 
     def can_grant(self, claim: Claim, beside: Iterable[list[int]]) -> bool:
         """Whether there is enough, and a block for each table of `beside` to grow into."""
-        num_revived = sum(self._ref_counts[block] == 0 for block in claim.shared)
+        num_revived = sum(self._ref_counts[block] == 0 for block in claim.shared if block)
         num_taken = claim.num_new + num_revived
         return num_taken + self._num_growing(beside) <= self.num_free_blocks
 
     def grant(self, claim: Claim) -> list[int]:
         """The table of a claim that can be granted."""
-        for block in claim.shared:
+        for block in filter(None, claim.shared):
             self._cached.pop(block, None)
             self._ref_counts[block] += 1
-        table = [0] * claim.num_unseen + claim.shared
+        restored = iter(self._restore(claim.restored))
+        table = [0] * claim.num_unseen + [block or next(restored) for block in claim.shared]
         self.extend(table, claim.end)
         return table
 
@@ -122,7 +132,8 @@ class BlockPool:
             self._digest_by_block[block] = digest
 
     def forget(self, digest: bytes) -> None:
-        """Nobody shall find this content again."""
+        """Nobody shall find this content again, here or on the host."""
+        self.host.forget(digest)
         block = self._block_by_digest.get(digest)
         if block is None:
             return
@@ -156,11 +167,22 @@ class BlockPool:
         """How many of the tables may take a block before they have one to give back."""
         return sum(len(table) - _num_given_back(table) < self._share for table in tables)
 
+    def _restore(self, digests: list[bytes]) -> list[int]:
+        """A block for each of these, which only the host has; findable here from now on."""
+        # To take blocks makes the host give up others: these must have been claimed before.
+        places = [self.host.claim(digest) for digest in digests]
+        blocks = [self._take() for _ in digests]
+        for digest, place, block in zip(digests, places, blocks, strict=True):
+            self.host.restore(place, block)
+            self.index(block, digest)
+        return blocks
+
     def _take(self) -> int:
         if self._blank:
             block = self._blank.pop()
         else:
             block, _ = self._cached.popitem(last=False)
+            self.host.save(self._digest_by_block[block], block)
             self._unindex(block)
         self._ref_counts[block] = 1
         return block

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.loaded_adapter import Placement
 from server.engine.policy.sequences.sequence import LoadedVersion, Sequence
 from server.link.frames import TokenLogprobs
@@ -62,13 +63,15 @@ class ScheduledBatch:
     """The rows of one step, all of one version; falsy when there is none to run.
 
     Of each data rank, decodes come first. `num_preempted` is of all ranks. `placements` are the
-    adapters that must be put into slots before the step, in this order.
+    adapters that must be put into slots before the step, in this order. `moves` are the blocks of
+    each kind of layers that are copied from or to host memory before it; () if none.
     """
 
     rows: tuple[ScheduledRow, ...]
     num_preempted: int = 0
     version: LoadedVersion = field(default_factory=LoadedVersion)
     placements: tuple[Placement, ...] = ()
+    moves: tuple[BlockMoves, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.rows)
