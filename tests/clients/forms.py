@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Colour(StrEnum):
@@ -13,7 +13,9 @@ class Colour(StrEnum):
 
 
 class Fruit(BaseModel):
-    """A fruit of a colour."""
+    """A fruit of a colour. Further properties, which a schema allows by itself, have no end."""
+
+    model_config = ConfigDict(extra="forbid")
 
     colour: Colour
     count: int = Field(ge=1, le=9)
