@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from server.api.anthropic.errors import MODELS_PATH, asks_for_ours
 from server.api.anthropic.response_bodies import ModelEntry, ModelPage
-from server.api.http.bodies import json_response
+from server.api.http.json_bodies.json_response import json_response
 from server.api.requests.generation import ModelInfo
 from server.api.requests.model_directory import ModelDirectory
 

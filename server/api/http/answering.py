@@ -14,8 +14,8 @@ from fastapi import Request
 from starlette.responses import Response
 
 from server.api.access.call import current_call
-from server.api.http.bodies import json_response
 from server.api.http.disconnect import until_disconnect
+from server.api.http.json_bodies.json_response import json_response
 from server.api.http.sse import Chunks, EventStream
 from server.api.requests.generation import Delta, GenerateRequest
 from server.api.requests.source import source_of

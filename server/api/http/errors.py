@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from server.api.http.bodies import ErrorBody, ErrorDetail
+from server.api.http.json_bodies.json_response import ErrorBody, ErrorDetail
 from server.api.http.paths import Paths
 from server.errors import ApiError, ErrorKind
 

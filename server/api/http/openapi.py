@@ -13,7 +13,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from server.api.http.bodies import ErrorBody
+from server.api.http.json_bodies.json_response import ErrorBody
 
 _REF = "#/components/schemas/{name}"
 type Responses = dict[int | str, dict[str, Any]]

@@ -12,7 +12,7 @@ import msgspec
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.http.bodies import ErrorBody
+from server.api.http.json_bodies.json_response import ErrorBody
 
 # The body of an error: from its status, its sentence and the request's id.
 type Wording = Callable[[int, str, str], msgspec.Struct]

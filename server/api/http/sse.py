@@ -17,9 +17,9 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from server.api.http.bodies import encode
 from server.api.http.disconnect import ClientGoneError, until_disconnect
 from server.api.http.errors import error_json
+from server.api.http.json_bodies.json_response import encode
 from server.api.large_work import MAX_INLINE_UNITS
 from server.api.requests.generation import Delta
 from server.api.streams.generation_group import GenerationGroup

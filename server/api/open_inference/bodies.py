@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from server.api.http.bodies import encode
+from server.api.http.json_bodies.json_response import encode
 from server.api.open_inference.inference import Inference
 from server.api.open_inference.tensors import Tensor, checked, from_raw, raw
 from server.api.requests.validation import invalid

@@ -16,10 +16,10 @@ from starlette.responses import Response
 
 from server.api.health import Health, HealthStatus
 from server.api.http.answering import answer, source, timeout_seconds
-from server.api.http.bodies import json_response
 from server.api.http.disconnect import until_disconnect
-from server.api.http.json_body import MAX_INLINE_BYTES
-from server.api.http.json_decoding import decode
+from server.api.http.json_bodies.json_body import MAX_INLINE_BYTES
+from server.api.http.json_bodies.json_decoding import decode
+from server.api.http.json_bodies.json_response import json_response
 from server.api.http.middleware import adopt_request_id
 from server.api.http.sse import EventStream
 from server.api.load_reports import LoadReports

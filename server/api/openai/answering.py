@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from server.api.http.bodies import finite
+from server.api.http.json_bodies.json_response import finite
 from server.api.openai.bodies.response_bodies import (
     PromptLogprob,
     PromptLogprobs,

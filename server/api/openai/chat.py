@@ -10,7 +10,7 @@ from starlette.responses import Response
 from server.api.chat.format import ChatPrompt
 from server.api.fitting import fitted
 from server.api.http.answering import answer, source, timeout_seconds
-from server.api.http.json_body import LargeBodyRoute
+from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
 from server.api.openai.bodies.request_bodies import COMPLETION_FIELDS, ChatBody

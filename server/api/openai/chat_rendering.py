@@ -19,7 +19,7 @@ from server.api.calls.events import (
 )
 from server.api.chat.answer import AnswerReader, WholeAnswer, read_whole
 from server.api.chat.format import ChatPrompt
-from server.api.http.bodies import finite
+from server.api.http.json_bodies.json_response import finite
 from server.api.openai.answering import head, prompt_logprobs, usage_body
 from server.api.openai.bodies.request_bodies import ChatBody
 from server.api.openai.bodies.response_bodies import (

@@ -11,8 +11,8 @@ from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from server.api.http.answering import answer, source, timeout_seconds
-from server.api.http.bodies import finite
-from server.api.http.json_body import LargeBodyRoute
+from server.api.http.json_bodies.json_body import LargeBodyRoute
+from server.api.http.json_bodies.json_response import finite
 from server.api.http.middleware import adopt_request_id
 from server.api.http.openapi import generation_responses
 from server.api.openai.answering import head, prompt_logprobs, usage_body

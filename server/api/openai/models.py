@@ -7,8 +7,8 @@ import asyncio
 from fastapi import APIRouter, HTTPException
 from starlette.responses import Response
 
-from server.api.http.bodies import json_response
-from server.api.http.json_body import LargeBodyRoute
+from server.api.http.json_bodies.json_body import LargeBodyRoute
+from server.api.http.json_bodies.json_response import json_response
 from server.api.http.openapi import json_responses
 from server.api.openai.bodies.request_bodies import DetokenizeBody, TokenizeBody
 from server.api.openai.bodies.response_bodies import Detokenized, ModelCard, ModelList, Tokenized

@@ -6,7 +6,7 @@ from typing import get_args
 
 from msgspec import Struct
 
-from server.api.http.bodies import ErrorDetail
+from server.api.http.json_bodies.json_response import ErrorDetail
 from server.api.responses.response_bodies import OutputItem, OutputLogprob, OutputPart, ResponseBody
 
 

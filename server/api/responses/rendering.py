@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from server.api.calls.events import AnswerEnded
 from server.api.chat.format import ChatPrompt
-from server.api.http.bodies import ErrorDetail, finite
+from server.api.http.json_bodies.json_response import ErrorDetail, finite
 from server.api.requests.generation import Delta, TokenLogprob
 from server.api.responses import event_bodies as events
 from server.api.responses.event_bodies import ResponseEvent

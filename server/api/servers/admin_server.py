@@ -21,8 +21,8 @@ from starlette.types import ASGIApp
 from server.api.access.gatekeeper import Gatekeeper
 from server.api.adapter_admin import AdapterAdmin
 from server.api.http.access import AuthorizationMiddleware, CallMiddleware
-from server.api.http.bodies import json_response
 from server.api.http.errors import add_error_handlers
+from server.api.http.json_bodies.json_response import json_response
 from server.api.http.methods import MethodsMiddleware
 from server.api.http.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from server.api.http.paths import Paths

@@ -14,7 +14,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from server.api.http.json_decoding import decode
+from server.api.http.json_bodies.json_decoding import decode
 from server.api.large_work import LARGE_BYTES, decode_large
 
 # Up to this size, decoding and validating takes a few milliseconds whatever the body holds.

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.http import json_decoding
-from server.api.http.json_decoding import MAX_NUMBERS, MAX_VALUES, Integers, decode
+from server.api.http.json_bodies import json_decoding
+from server.api.http.json_bodies.json_decoding import MAX_NUMBERS, MAX_VALUES, Integers, decode
 from server.errors import ApiError
 
 _PLAIN = (

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from server.api.http import json_body, middleware
-from server.api.http.json_body import MAX_INLINE_BYTES
-from server.api.http.json_decoding import MAX_VALUES
+from server.api.http.json_bodies.json_body import MAX_INLINE_BYTES
+from server.api.http.json_bodies.json_decoding import MAX_VALUES
 from tests.api.http_client import app_of
 
 PADDING = "x" * MAX_INLINE_BYTES

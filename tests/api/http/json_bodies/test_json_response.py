@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.api.http.bodies import encode
+from server.api.http.json_bodies.json_response import encode
 from server.api.openai import answering
 
 
