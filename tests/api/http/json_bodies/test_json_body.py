@@ -9,7 +9,8 @@ import threading
 import httpx
 import pytest
 
-from server.api.http import json_body, middleware
+from server.api.http import middleware
+from server.api.http.json_bodies import json_body
 from server.api.http.json_bodies.json_body import MAX_INLINE_BYTES
 from server.api.http.json_bodies.json_decoding import MAX_VALUES
 from tests.api.http_client import app_of
