@@ -30,7 +30,7 @@ from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
 from server.engine.policy.blocks.block_manager import BlockManager
-from server.engine.policy.ranks import Ranks
+from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from antipode.embedding import EmbeddingRequest, Embeddings
 from antipode.errors import AntipodeError, DeadlineExceededError, UnavailableError
 from antipode.limits import MAX_CHOICE_TOKENS
-from antipode.resume import Progress
+from antipode.progress import Progress
 from antipode.retry import Attempts, RetryPolicy
 from antipode.timeouts import TIMEOUTS, timeout_after
 from antipode.types import Choice, Delta, Event, Request, Resume, ResumeExactness, Start, Usage

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 type Object = dict[str, Any]
-HELPERS = Path(__file__).parents[2] / "helm" / "antipode" / "templates" / "_helpers.tpl"
+TABLES = Path(__file__).parents[2] / "helm" / "antipode" / "templates" / "_machines.tpl"
 ACCELERATORS = {
     "v5e": "tpu-v5-lite-podslice",
     "v5p": "tpu-v5p-slice",
@@ -43,10 +43,10 @@ class Machine:
 @cache
 def chart_table(name: str) -> dict[str, Object]:
     """A table of the chart's helpers: `slices` or `machines`."""
-    text = HELPERS.read_text()
+    text = TABLES.read_text()
     found = re.search(rf'define "antipode.{name}" -}}}}\n(.*?)\n{{{{- end', text, re.DOTALL)
     if found is None:
-        raise ValueError(f"{HELPERS} has no table {name}")
+        raise ValueError(f"{TABLES} has no table {name}")
     # The names have colons in them, which YAML allows only within quotes here.
     text = re.sub(r"^([^{]*):(?= )", r'"\1":', found[1], flags=re.MULTILINE)
     table: dict[str, Object] = yaml.safe_load(text)

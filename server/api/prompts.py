@@ -1,6 +1,7 @@
 """Texts and requests' prompts as token ids, within bounds of the work that a text can cost.
 
-A prompt that cannot fit is refused before it is tokenized whole. Knows neither transports nor the
+A prompt that cannot fit is refused before it is tokenized whole, or truncated where its request
+asks for that. Knows neither transports nor the
 engine.
 """
 

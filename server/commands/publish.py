@@ -199,7 +199,7 @@ def _engine_of(
     """An engine without an API in front; `client` gets its answers."""
     from server.engine.engine import Engine
     from server.engine.policy.blocks.block_manager import BlockManager
-    from server.engine.policy.ranks import Ranks
+    from server.engine.policy.data_ranks import Ranks
     from server.engine.policy.scheduler import Scheduler
     from server.engine.policy.served_versions import ServedVersions
     from server.engine.policy.step_choice import StepChoice

@@ -17,8 +17,8 @@ from typing import Protocol
 
 from server.engine.observer import Observer, StepKind, StepStats
 from server.engine.policy.admission import AdmissionError
+from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.load import Load
-from server.engine.policy.ranks import Ranks
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.sequences.step import ScheduledBatch, StepResult
 from server.engine.requests import Matchers, Requests

@@ -14,7 +14,7 @@ from collections.abc import Sequence as SequenceOf
 
 from server.engine.observer import Observer
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.ranks import Ranks
+from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.results import SequenceEvent
 from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.sequences.step import ScheduledBatch

@@ -6,7 +6,7 @@ Knows neither where weights come from nor whether they are good.
 
 from __future__ import annotations
 
-from server.engine.policy.ranks import Ranks
+from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import Watch
 

@@ -2,8 +2,8 @@
 
 Before `start`, the caller sends and waits for answers. After `start`, a thread reads, and each side
 sends `Beat` all the time. Silence then means that the other host hangs, was cut off or lost its
-machine; a process that dies closes its connection at once. Only bytes that the seals have opened
-are decoded. Knows no frame but `Beat`.
+machine; a process that dies closes its connection at once. The processes that listen and
+follow end on a loss. Only bytes that the seals have opened are decoded. Knows no frame but `Beat`.
 """
 
 from __future__ import annotations

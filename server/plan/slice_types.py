@@ -1,7 +1,8 @@
 """The slices that a plan can be made for, and the properties of their chips.
 
 The usable memory is what libtpu's compiler reports. Bandwidth and peak are the published numbers of
-a chip, divided by its devices where JAX sees more than one. No source gives the clocks: they are
+a chip, divided by its devices where JAX sees more than one. What a machine has beside its chips is
+in the chart (`_machines.tpl`). No source gives the clocks: they are
 assumed to be the peak divided by the operations that a matrix unit does per cycle. This module
 imports no JAX, because a slice's environment must be set before JAX is imported.
 """

@@ -23,8 +23,8 @@ from server.engine.engine import Engine
 from server.engine.grammar_inbox import GrammarInbox
 from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.exact_choice import ExactChoice
-from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions

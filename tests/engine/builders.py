@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.exact_choice import ExactChoice
-from server.engine.policy.ranks import Ranks
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequences.sequence import LoadedVersion, Sequence
 from server.engine.policy.served_versions import ServedVersions

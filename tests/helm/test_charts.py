@@ -303,7 +303,7 @@ class TestPod:
 @pytest.mark.parametrize(
     "name",
     re.findall(
-        r"^(v\w+:[x\d]+):", (HELM / "antipode/templates/_helpers.tpl").read_text(), re.MULTILINE
+        r"^(v\w+:[x\d]+):", (HELM / "antipode/templates/_machines.tpl").read_text(), re.MULTILINE
     ),
 )
 def test_the_charts_slices_are_those_of_the_plan(name):

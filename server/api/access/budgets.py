@@ -3,7 +3,8 @@
 A bucket holds a minute's worth and fills at a constant rate. A call is let in while there is
 something left, and then spends what it used, so one call may take a bucket below zero. The buckets
 are in a file that all API processes of a server map, because a caller's connections spread over
-them. Time is an argument, of a clock that the processes share. Knows neither keys nor transports.
+them. Time is an argument, of a clock that the processes share. The gatekeeper refuses who has spent
+its budget. Knows neither keys nor transports.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from server.api.anthropic.errors import PATH
 from server.api.anthropic.rendering import MessageRenderer
 from server.api.anthropic.request_body import MessagesBody, PromptBody
 from server.api.anthropic.response_bodies import EVENTS, MessageAnswer, MessageError, TokenCount
+from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
-from server.api.fitting import fitted
 from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import json_response

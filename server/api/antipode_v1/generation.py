@@ -13,8 +13,8 @@ import grpc
 
 from server.api.antipode_v1 import chats, embedding, translate
 from server.api.antipode_v1.answers import AnswerWriter
+from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
-from server.api.fitting import fitted
 from server.api.grpc.answered import Cost, answered
 from server.api.grpc.handlers import add_service, streaming, unary
 from server.api.grpc.messages import MAX_INLINE_BYTES, parse_large

@@ -7,8 +7,8 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
-from server.api.fitting import fitted
 from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.middleware import adopt_request_id

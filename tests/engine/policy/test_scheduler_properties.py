@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.blocks.layer_kinds import KVKind
-from server.engine.policy.ranks import Ranks
+from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.speculation import DraftRoom, Speculation

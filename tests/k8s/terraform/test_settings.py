@@ -71,7 +71,7 @@ def test_the_gateways_values_name_the_regions(outputs):
 
 
 def test_the_slices_are_those_of_the_chart():
-    text = (HELM / "antipode" / "templates" / "_helpers.tpl").read_text()
+    text = (HELM / "antipode" / "templates" / "_machines.tpl").read_text()
     table = yaml.safe_load("\n".join(re.findall(r"^v\d\w+:[x\d]+: {.*}$", text, re.MULTILINE)))
     slices = modules(texts())["modules/settings"].blocks["locals"]["slices"]
     assert slices == {name: {"hosts": 1, **row} for name, row in table.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.ranks import Ranks
+from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.sequences.step import RowResult, StepResult
 from server.engine.policy.served_versions import ServedVersions
