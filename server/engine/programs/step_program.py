@@ -283,7 +283,7 @@ class Programs:
             token_ids_T, state.kv, ragged, row_tokens=bucket.row_tokens, adapters=chosen
         )
         last_S = jnp.clip(inputs.query_start_S1[1:] - 1, 0)
-        rows = x_TD if bucket.num_draws == bucket.num_tokens else x_TD[last_S]
+        rows = x_TD if bucket.draws_everywhere else x_TD[last_S]
         with jax.named_scope("sample"):
             logits_SV = model.logits(rows)
             drawn, sampler = sample(logits_SV, state.sampler, inputs.sampling)

@@ -224,10 +224,12 @@ def test_tokens_are_the_same_for_requests_together(base, check):
     check(Session(*base).run(list(REQUESTS.values())))
 
 
-def test_tokens_are_the_same_next_to_other_requests(check):
+def test_tokens_are_the_same_next_to_other_requests(check, alone):
     runner, config = build(max_num_seqs=33, max_num_batched_tokens=128, num_blocks=400)
     session = Session(runner, config)
     check(session.run([*REQUESTS.values(), *fillers(27)]))
+    # A prompt in a step that has as many rows as tokens.
+    assert Session(runner, config).run([REQUESTS["greedy"]]) == alone["greedy"]
 
 
 def test_tokens_are_the_same_without_overlap(base, check):

@@ -275,7 +275,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check_fairness(self, rank, batch):
         """Every sequence that can run does, unless it was preempted; spare budget is used.
 
-        All but what was set aside for decodes that were preempted then.
+        All but what was set aside for decodes that were preempted then. A prompt cannot go on
+        without a block, if what it might have had was set aside for one that waits.
         """
         rows = batch.of_rank(rank)
         scheduled = {row.seq for row in rows}
@@ -286,11 +287,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_tokens = sum(row.num_scheduled_tokens for row in rows)
         spare = self.limits["max_num_batched_tokens"] - num_tokens
         assert not any(seq.is_decoding for seq in could_run)
-        assert spare <= batch.num_preempted or not could_run
+        assert spare <= batch.num_preempted or not any(map(self.has_room, could_run))
         waiting = [seq for seq in self.unfinished() if seq not in running and not seq.is_deferred]
         # With several ranks, who waits may have been given to this one after it was scheduled.
         if self.num_ranks == 1 and waiting and spare and not running and not batch.num_preempted:
             assert any(seq.num_in_flight_tokens for seq in waiting), "an empty pool admits anybody"
+
+    def has_room(self, seq):
+        """Whether there are blocks for the next token of a sequence that runs."""
+        pools = self.ranks[seq.rank].block_manager.pools
+        num_blocks = seq.num_computed_tokens // self.limits["block_size"] + 1
+        return all(
+            len(table) >= num_blocks or pool.num_free_blocks
+            for pool, table in zip(pools, seq.block_tables, strict=True)
+        )
 
     def check_stream(self, seq):
         events = self.events[seq]

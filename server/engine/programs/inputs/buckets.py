@@ -33,6 +33,13 @@ class Bucket:
         return self.num_tokens if self.num_drafts else self.num_rows
 
     @property
+    def draws_everywhere(self) -> bool:
+        """Whether each token has its own draw. A mixed bucket may have as many rows as tokens, and
+        still draws for the last token of each row.
+        """
+        return self.decode_only or self.num_drafts > 0
+
+    @property
     def row_tokens(self) -> int | None:
         """The most tokens of a row; None where a row may have all."""
         if self.decode_only:

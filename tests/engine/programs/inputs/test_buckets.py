@@ -68,6 +68,13 @@ def test_a_mixed_bucket_has_a_token_for_every_row(max_num_seqs, budget):
     assert all(bucket.num_tokens >= bucket.num_rows for bucket in buckets)
 
 
+def test_a_mixed_bucket_with_a_row_for_every_token_still_draws_for_rows():
+    ladder = Ladder(64, 64, smallest_mixed=64, num_drafts=1, most_verified=64)
+    square = [bucket for bucket in ladder.buckets if bucket.num_tokens == bucket.num_rows == 64]
+    assert [(b.decode_only, b.draws_everywhere) for b in square] == [(True, True), (False, False)]
+    assert all(bucket.draws_everywhere for bucket in ladder.buckets if bucket.num_drafts)
+
+
 def test_a_ladder_keeps_the_budget_it_was_given():
     assert Ladder(4, 100, 16).max_num_batched_tokens == 100
 
