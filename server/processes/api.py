@@ -72,17 +72,14 @@ class ApiProcess:
             queue_stall_seconds=config.server.queue_stall_seconds,
         )
         models = ModelDirectory(self._engine, self._lifecycle)
-        limits = RequestLimits(
-            max_sequences=config.server.max_request_sequences,
-            max_tokens=config.server.max_request_tokens,
-        )
-        chat = ChatSettings(
-            tool_call_parser=config.server.tool_call_parser,
-            reasoning_parser=config.server.reasoning_parser,
-            control_tokens_in_messages=config.server.control_tokens_in_messages,
-        )
         service = Service(
-            self._engine, tokenizer, self._lifecycle, models, limits, chat=chat, recipe=recipe
+            self._engine,
+            tokenizer,
+            self._lifecycle,
+            models,
+            _request_limits(config.server),
+            chat=_chat_settings(config.server),
+            recipe=recipe,
         )
         self._grammars = service.grammars
         self._tracing = tracing(config.server, release_of("antipode-server"))
@@ -223,6 +220,20 @@ class ApiProcess:
         """End the running streams: each reports that the server is stopping."""
         self._has_hung_up = True
         self._engine.close()
+
+
+def _request_limits(config: ServerConfig) -> RequestLimits:
+    return RequestLimits(
+        max_sequences=config.max_request_sequences, max_tokens=config.max_request_tokens
+    )
+
+
+def _chat_settings(config: ServerConfig) -> ChatSettings:
+    return ChatSettings(
+        tool_call_parser=config.tool_call_parser,
+        reasoning_parser=config.reasoning_parser,
+        control_tokens_in_messages=config.control_tokens_in_messages,
+    )
 
 
 async def _run(task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe) -> int:

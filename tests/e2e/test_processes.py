@@ -156,7 +156,8 @@ async def test_a_slow_start_is_alive_but_not_ready(start):
         return answer is not None and answer.json().get("detail") == "loading weights" and answer
 
     answer = wait_for(is_loading, "the progress of loading", 60)
-    assert (answer.status_code, answer.json()["phase"]) == (503, "weights")
+    body = answer.json()
+    assert (answer.status_code, body["phase"], body["progress"]) == (503, "weights", 0.3)
     until = time.monotonic() + 3.0
     while time.monotonic() < until:
         assert server.get("/livez").status_code == 200
