@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from server.link.images import PromptImage
 from server.link.sampling import SamplingParams
 from server.start_clock import StartPhase
 
@@ -37,13 +38,14 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     `request_id` is unique on its connection. `arrival` and `deadline` are seconds of the machine's
     monotonic clock; no deadline is None. `version` None is whichever is served when it begins.
     `adapter` names a low-rank adapter, None for the model itself; `adapter_version` None is
-    whichever is loaded. `source` names who sent the request: sources take turns among requests of
-    one `priority`, and a higher priority goes first. Below zero, the request may be shed and
+    whichever is loaded. `images` are in the order of their tokens. `source` names who sent the
+    request: sources take turns among requests of one `priority`, and a higher priority goes first. Below zero, the request may be shed and
     preempted. `ttft_seconds` is the time to the first token that the caller hopes for.
     """
 
     request_id: int
     prompt_token_ids: list[int]
+    images: list[PromptImage] = []
     params: SamplingParams
     n: int = 1
     received: list[list[int] | None] = []
