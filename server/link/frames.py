@@ -39,8 +39,9 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", omit_defau
     monotonic clock; no deadline is None. `version` None is whichever is served when it begins.
     `adapter` names a low-rank adapter, None for the model itself; `adapter_version` None is
     whichever is loaded. `images` are in the order of their tokens. `source` names who sent the
-    request: sources take turns among requests of one `priority`, and a higher priority goes first. Below zero, the request may be shed and
-    preempted. `ttft_seconds` is the time to the first token that the caller hopes for.
+    request: sources take turns among requests of one `priority`, and a higher priority goes first.
+    Below zero, the request may be shed and preempted. `ttft_seconds` is the time to the first token
+    that the caller hopes for.
     """
 
     request_id: int
