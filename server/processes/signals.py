@@ -2,7 +2,8 @@
 
 Blocking signals and waiting in `sigwait` is not enough. Libraries have threads of their own (as
 NumPy's BLAS does) that block nothing, and a SIGTERM on such a thread would end the process at once.
-So a handler that does nothing takes the signals on any thread, and Python writes each to a pipe.
+So a handler notes each signal, whichever thread took it, and what Python writes to a pipe wakes the
+waiting thread. The note counts, not the byte: the kernel may have no room for a byte.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import contextlib
 import select
 import signal
 import socket
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+_BYTES_AT_ONCE = 4096
 
 
 class Signals:
@@ -20,6 +25,7 @@ class Signals:
 
     def __init__(self, numbers: Sequence[int]) -> None:
         self._numbers = numbers
+        self._taken: deque[int] = deque()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Signals:
@@ -30,7 +36,7 @@ class Signals:
         before = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, before)
         for number in self._numbers:
-            self._stack.callback(signal.signal, number, signal.signal(number, _take))
+            self._stack.callback(signal.signal, number, signal.signal(number, self._take))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,9 +44,13 @@ class Signals:
 
     def next(self, timeout: float | None = None) -> int | None:
         """Wait for a signal; None after `timeout` seconds. Several equal signals may become one."""
-        if not select.select([self._received], [], [], timeout)[0]:
-            return None
-        return self._received.recv(1)[0]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._taken:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._received], [], [], left)[0]:
+                break
+            self._received.recv(_BYTES_AT_ONCE)
+        return self._taken.popleft() if self._taken else None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -51,6 +61,6 @@ class Signals:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-
-def _take(number: int, frame: object) -> None:
-    """Do nothing: Python has already written the number to the pipe."""
+    def _take(self, number: int, frame: object) -> None:
+        """Python calls it on the main thread, between two of its instructions."""
+        self._taken.append(number)

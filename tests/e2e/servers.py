@@ -106,11 +106,13 @@ class RunningServer:
 
     @contextlib.contextmanager
     def _log_if_late(self) -> Iterator[None]:
-        """Print what the server logged, which pytest shows with a test that failed."""
+        """Print the server's log and its processes' states, which pytest shows with a failure."""
         try:
             yield
         except (AssertionError, subprocess.TimeoutExpired):
             print(self.log_path.read_text(errors="replace"))
+            for pid in (self.pid, *self.children()):
+                print(_of_process(pid, "cmdline"), _of_process(pid, "status"), sep="\n")
             raise
 
     def get(self, path: str) -> httpx.Response:

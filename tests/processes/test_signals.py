@@ -51,6 +51,13 @@ def test_a_signal_that_another_thread_gets_is_not_lost(signals, other_thread):
     assert signals.next(5) == signal.SIGUSR1
 
 
+def test_a_signal_that_could_not_wake_anyone_is_not_lost(signals):
+    waking = signal.set_wakeup_fd(-1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+    assert signals.next(0.1) == signal.SIGUSR1
+
+
 def test_held_ones_come_later_even_if_another_thread_is_there(signals, other_thread):
     with signals.held():
         os.kill(os.getpid(), signal.SIGUSR1)
