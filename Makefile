@@ -6,8 +6,8 @@ ARGS ?=
 # their order: by default those of few tests come last, and few are slow ones.
 IN_ORDER := --dist loadfile --no-loadscope-reorder
 TWO_AT_ONCE := -n 2 $(IN_ORDER)
-# The unit tests wait as long as they compute, and compile nothing: a third fills the waits.
-THREE_AT_ONCE := -n 3 $(IN_ORDER)
+# The unit tests wait as long as they compute, and compile nothing: others fill the waits.
+FIVE_AT_ONCE := -n 5 $(IN_ORDER)
 # Where it is set, every process compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -40,7 +40,7 @@ clusters: setup .cache/envoy/ready ## install the charts on two real clusters an
 	$(RUN) k8s.clusters $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
 
 unit: setup ## run the tests that compile nothing and start no server
-	$(RUN) pytest $(THREE_AT_ONCE) --unit $(ARGS)
+	$(RUN) pytest $(FIVE_AT_ONCE) --unit $(ARGS)
 
 check: lint unit ## check before every commit: style, types and the quick tests
 
