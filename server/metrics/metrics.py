@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -23,23 +22,24 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from server.engine.observer import StepStats
-from server.link.frames import EngineLoad, EngineState, VersionStatus
+from server.link.frames import EngineLoad, VersionStatus
 from server.metrics.draft_metrics import DraftCounts, draft_metrics
 from server.metrics.histogram import LONG_SECONDS, RATIOS, SHORT_SECONDS, BusyRatio, Histogram
 from server.metrics.host_prefix_metrics import host_prefix_metrics
+from server.metrics.key_counts import KeyCounts
 from server.metrics.load import LoadMeter
 from server.metrics.slice_metrics import chip_metrics, link_metric, slice_metrics
 from server.metrics.snapshot import Snapshot
+from server.metrics.state_metrics import state_metrics
+from server.metrics.swap_counts import SwapCounts
 from server.metrics.version_metrics import version_metrics
 from server.metrics.vllm_metrics import vllm_metrics
-from server.start_clock import PHASES
 
 OUTCOMES = (
     "stop", "length", "abort", "invalid_request", "unauthenticated", "not_found", "conflict",
     "version_gone", "too_large", "queue_full", "overloaded", "over_budget", "deadline_exceeded",
     "cancelled", "unavailable", "internal",
 )  # fmt: skip
-SWAP_RESULTS = ("promoted", "failed", "rolled_back", "automatic_rollback")
 # The threads of the engine process, by name.
 THREADS = (
     "adapters", "chips", "host-accept", "host-beat", "host-caller", "host-read", "link-accept",
@@ -51,9 +51,8 @@ STEP_KINDS = ("prefill", "decode", "mixed")
 class Metrics(Collector):
     """Implements the engine's Observer; only the step loop's thread may count.
 
-    It also implements the version manager's SwapObserver; only the manager's thread may call it.
-    `on_compilation` and `on_cache_hit` may come from any thread. One thread at a time may call
-    `render`.
+    `swaps` is for the version manager. `on_compilation` and `on_cache_hit` may come from any
+    thread. One thread at a time may call `render`.
     """
 
     def __init__(
@@ -76,11 +75,9 @@ class Metrics(Collector):
         self._histograms = {name: Histogram(bounds) for name, (bounds, _) in _LATENCIES.items()}
         self._step_duration = {kind: Histogram(SHORT_SECONDS) for kind in STEP_KINDS}
         self._step_padding = Histogram(RATIOS)
-        self._key_use = {name: Counter({"": 0}) for name in _KEY_COUNTERS}
+        self._key_use = KeyCounts()
         self._drafts = DraftCounts(num_speculative_tokens)
-        self._swaps: Counter[str] = Counter(dict.fromkeys(SWAP_RESULTS, 0))
-        self._version_load = Histogram(LONG_SECONDS)
-        self._version_switch = Histogram(SHORT_SECONDS)
+        self.swaps = SwapCounts()
         self._busy = BusyRatio()
         self._load = LoadMeter(clock)
         self._busy_seconds = 0.0
@@ -140,27 +137,7 @@ class Metrics(Collector):
 
     def on_key_use(self, key: str, num_prompt_tokens: int, num_generated_tokens: int) -> None:
         self._num_changes += 1
-        for name, amount in (
-            ("key_calls", 1),
-            ("key_prompt_tokens", num_prompt_tokens),
-            ("key_generated_tokens", num_generated_tokens),
-        ):
-            self._key_use[name][key] += amount
-
-    def on_swap(self, result: str) -> None:
-        """The served version changed, or a version could not be served: `result` says how."""
-        self._num_changes += 1
-        self._swaps[result] += 1
-
-    def on_load(self, seconds: float) -> None:
-        """A version was read, and proved where it has golden prompts."""
-        self._num_changes += 1
-        self._version_load.observe(seconds)
-
-    def on_switch(self, seconds: float) -> None:
-        """One version took another's place; with swap_policy resource, requests waited for it."""
-        self._num_changes += 1
-        self._version_switch.observe(seconds)
+        self._key_use.add(key, num_prompt_tokens, num_generated_tokens)
 
     def on_compilation(self, *, is_ready: bool) -> None:
         """A program was compiled, or was taken from the compilation cache."""
@@ -183,7 +160,8 @@ class Metrics(Collector):
         self._gauges = gauges
         busy_seconds = self._busy_seconds + running_seconds
         self._busy_ratio = self._busy.update(self._clock(), busy_seconds)
-        state = (gauges, self._busy_ratio, self._num_changes, self._counts["compilations"])
+        changes = self._num_changes + self.swaps.num_changes
+        state = (gauges, self._busy_ratio, changes, self._counts["compilations"])
         if state != self._rendered[0]:
             self._rendered = (state, generate_latest(self._registry))
         return self._rendered[1]
@@ -206,9 +184,10 @@ class Metrics(Collector):
         yield from self._load_families()
         yield from self._latency_families()
         yield from self._count_families()
-        yield from self._state_families()
+        yield from state_metrics(self._gauges)
+        yield self._build_info()
         yield from version_metrics(self._versions)
-        yield from self._swap_families()
+        yield from self.swaps.collect(is_followed=not self._gauges.config_error)
         yield from slice_metrics(self._gauges.slice)
         yield link_metric(self._gauges.host_links)
         yield from chip_metrics(self._gauges.chips)
@@ -267,7 +246,7 @@ class Metrics(Collector):
         for outcome, count in tuple(self._outcomes.items()):
             requests.add_metric([outcome], count)
         yield requests
-        yield from self._key_families()
+        yield from self._key_use.collect()
         faults = CounterMetricFamily(
             "antipode_thread_faults",
             "Exceptions that nobody foresaw, by the thread that went on or ended its connection.",
@@ -277,79 +256,16 @@ class Metrics(Collector):
             faults.add_metric([name], count)
         yield faults
 
-    def _key_families(self) -> Iterator[Metric]:
-        """By API key. The series of no key is there from the start and stays 0."""
-        for name, description in _KEY_COUNTERS.items():
-            family = CounterMetricFamily(f"antipode_{name}", description, labels=["key"])
-            for key, count in tuple(self._key_use[name].items()):
-                family.add_metric([key], count)
-            yield family
-
-    def _state_families(self) -> Iterator[Metric]:
-        gauges = self._gauges
-        state = GaugeMetricFamily(
-            "antipode_server_state", "1 for the state the server is in.", labels=["state"]
-        )
-        for name in get_args(EngineState):
-            state.add_metric([name], float(name == gauges.state))
-        yield state
-        yield _gauge(
-            "antipode_draining", "1 while the server is draining.", gauges.state == "draining"
-        )
-        yield _gauge(
-            "antipode_step_age_seconds",
-            "Whole seconds since the step loop last began a round.",
-            gauges.step_age_seconds // 1,
-        )
-        yield _gauge(
-            "antipode_queue_stall_seconds",
-            "Whole seconds for which requests have waited without one that began; 0 if none waits.",
-            gauges.queue_stall_seconds // 1,
-        )
-        yield _gauge(
-            "antipode_model_load_duration_seconds",
-            "Time from the engine process's start until it is ready; 0 until then.",
-            gauges.model_load_seconds,
-        )
-        start = GaugeMetricFamily(
-            "antipode_start_seconds",
-            "What each phase of the start took; together they are the time to ready.",
-            labels=["phase"],
-        )
-        for phase in PHASES:
-            start.add_metric([phase], gauges.start_seconds.get(phase, 0.0))
-        yield start
+    def _build_info(self) -> Metric:
         version = self._versions[0].version
         labels = {"release": self._release, "model": self._model, "version": version}
-        yield _gauge("antipode_build_info", "The release, model and version that run.", 1, labels)
+        return _gauge("antipode_build_info", "The release, model and version that run.", 1, labels)
 
     @property
     def _versions(self) -> tuple[VersionStatus, ...]:
         """The known versions; during start-up, the version that the server starts with."""
         first = VersionStatus(version=self._version, path="", state="LOADING")
         return self._gauges.versions or (first,)
-
-    def _swap_families(self) -> Iterator[Metric]:
-        yield _gauge(
-            "antipode_model_config_followed",
-            "0 while the model configuration file cannot be followed.",
-            not self._gauges.config_error,
-        )
-        swaps = CounterMetricFamily(
-            "antipode_model_swaps", "Changes of the served version, by result.", labels=["result"]
-        )
-        for result, count in tuple(self._swaps.items()):
-            swaps.add_metric([result], count)
-        yield swaps
-        for name, description, histogram in (
-            ("load", "Time to read a version and prove it.", self._version_load),
-            ("switch", "Time to put a version in another's place.", self._version_switch),
-        ):
-            family = HistogramMetricFamily(
-                f"antipode_model_version_{name}_duration_seconds", description
-            )
-            family.add_metric([], *histogram.cumulative())
-            yield family
 
 
 # Bounds and description of each latency in seconds.
@@ -371,13 +287,6 @@ _COUNTERS = {
     "compilations": "Programs compiled, or taken from the compilation cache.",
     "compilation_cache_hits": "Programs taken from the compilation cache.",
     "compilations_after_ready": "Programs compiled while serving; each one is a fault.",
-}
-
-
-_KEY_COUNTERS = {
-    "key_calls": "Calls that ended, by the name of their API key.",
-    "key_prompt_tokens": "Prompt tokens of calls that ended, by the name of their API key.",
-    "key_generated_tokens": "Generated tokens of calls that ended, by the name of their API key.",
 }
 
 

@@ -216,7 +216,7 @@ class EngineProcess:
                 watch_window=config.watch_window_seconds,
                 swap_timeout=config.swap_timeout_seconds,
             ),
-            self._metrics,
+            self._metrics.swaps,
             on_change=self._pulses.send,
         )
         manager.start()
