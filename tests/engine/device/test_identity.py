@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
+from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.exact_choice import ExactChoice
@@ -36,7 +37,7 @@ from tests.models import naive
 CHECKPOINT = Path("models/tiny/1")
 CLOSE = 1e-4
 MAX_CLOSE_CALLS = 2
-TEXT = Path("server/engine/policy/scheduler.py").read_text()
+TEXT = Path("LICENSE").read_text()
 LIMITS = {"max_num_seqs": 8, "max_model_len": 256, "max_num_batched_tokens": 64}
 FILTERS = {"temperature": 0.9, "top_p": 0.9, "top_k": 40, "min_p": 0.01}
 PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
@@ -49,6 +50,7 @@ class Request:
     n: int = 1
     received: list[list[int]] = field(default_factory=list)
     pooling: str | None = None
+    adapter: str | None = None
 
 
 def make_request(start, length, *, n=1, max_tokens=24, **params):
@@ -103,6 +105,7 @@ class Session:
             for _ in range(runner.num_ranks)
         ]
         versions = ServedVersions(LoadedVersion())
+        adapters = AdapterSlots(config.max_loras)
         choice = ExactChoice if config.exact else StepChoice
         if runner.is_bidirectional:
             choice = WholePromptChoice
@@ -116,6 +119,7 @@ class Session:
                 max_model_len=runner.max_model_len,
                 versions=versions,
                 speculation=speculation,
+                adapters=adapters,
             )
             for blocks in self.blocks
         ]
@@ -131,17 +135,7 @@ class Session:
 
     def run(self, requests):
         """The generated tokens of every choice, by request and choice."""
-        for i, request in enumerate(requests):
-            submit = link.Submit(
-                request_id=i,
-                prompt_token_ids=request.prompt,
-                params=request.params,
-                n=request.n,
-                received=request.received,
-                pooling=request.pooling,
-                arrival=0.0,
-            )
-            self.engine.receive(0, submit)
+        self.submit(requests)
         self.frames.clear()
         unread = self.engine.step(None)
         while unread or self.engine.load().num_unfinished:
@@ -151,6 +145,20 @@ class Session:
         for event in (event for frame in self.frames for event in frame.events):
             tokens[event.request_id, event.index] += event.token_ids
         return tokens
+
+    def submit(self, requests):
+        for i, request in enumerate(requests):
+            submit = link.Submit(
+                request_id=i,
+                prompt_token_ids=request.prompt,
+                params=request.params,
+                n=request.n,
+                received=request.received,
+                pooling=request.pooling,
+                adapter=request.adapter,
+                arrival=0.0,
+            )
+            self.engine.receive(0, submit)
 
     @property
     def num_cached_tokens(self):
