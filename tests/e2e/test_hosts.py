@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -53,6 +54,31 @@ FORM = {
     "return_token_ids": True,
     "structured_outputs": {"regex": r"(true|false)( and (not )?(true|false)){4}"},
 }
+
+# A grammar too, which the API makes of the tool.
+CALL = {
+    "messages": [{"role": "user", "content": "find number 7"}],
+    "tools": [
+        {
+            "type": "function",
+            "function": {
+                "name": "find",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"number": {"enum": [1, 7, 33]}},
+                    "required": ["number"],
+                    "additionalProperties": False,
+                },
+            },
+        }
+    ],
+    "tool_choice": "required",
+    "parallel_tool_calls": False,
+    "max_tokens": 120,
+    "temperature": 0,
+    "return_token_ids": True,
+}
+NUM_RECEIVED = 7
 
 
 def devices(count):
@@ -113,10 +139,11 @@ def start_group(start, secret_file):
 
 
 @pytest.fixture(scope="module")
-def tokens_alone(tmp_path_factory, checkpoint, compile_cache):
-    """What one host answers."""
+def alone(tmp_path_factory, checkpoint, compile_cache):
+    """What one host answers: its tokens and an embedding."""
     with starter(tmp_path_factory.mktemp("alone"), checkpoint, compile_cache) as start:
-        return tokens(start(REAL, "--dtype=float32", **devices(1)).wait_ready())
+        server = start(REAL, "--dtype=float32", **devices(1)).wait_ready()
+        return tokens(server), embedding(server)
 
 
 @pytest.fixture
@@ -142,11 +169,32 @@ def networks_of():
 
 
 def tokens(server):
-    """Those of several free texts, and of one that has a form."""
-    model = {"model": server.start_line["model"]}
-    answers = [server.post("/v1/completions", body | model).json() for body in (REQUEST, FORM)]
+    """Those of several free texts, of one that has a form, and of a tool call."""
+    answers = [answer(server, "/v1/completions", body) for body in (REQUEST, FORM)]
     assert re.fullmatch(FORM["structured_outputs"]["regex"], answers[1]["choices"][0]["text"])
+    answers.append(answer(server, "/v1/chat/completions", CALL))
+    [call] = answers[2]["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"])["number"] in (1, 7, 33)
     return [choice["token_ids"] for answer in answers for choice in answer["choices"]]
+
+
+def answer(server, path, body):
+    return server.post(path, body | {"model": server.start_line["model"]}).json()
+
+
+def embedding(server):
+    body = {"input": "one prompt, which is longer than a block of tokens"}
+    return answer(server, "/v1/embeddings", body)["data"][0]["embedding"]
+
+
+def rest(server, received):
+    """What comes of the text that has a form to a client that has received these tokens."""
+    begun = {"model_version": server.start_line["version"], "token_ids": [received]}
+    body = FORM | {"model": server.start_line["model"], "stream": True, "resume": begun}
+    lines = server.post("/v1/completions", body).text.splitlines()
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    choices = [choice for event in events for choice in event["choices"]]
+    return [token for choice in choices for token in choice.get("token_ids", [])]
 
 
 def processes(servers):
@@ -168,13 +216,17 @@ def wait_end(servers, pids):
     ids=["2 share", "2 ranks", "2 ranks share"],
 )
 def test_several_hosts_give_the_tokens_of_one_host_until_one_of_them_freezes(
-    tokens_alone, start_group, networks_of, size, tensor_size, frozen
+    alone, start_group, networks_of, size, tensor_size, frozen
 ):
     apart = networks_of(size)
     group = start_group(size, tensor_size=tensor_size, apart=apart, bound=BOUND_SECONDS)
     leader, *followers = group
     with apart.inside(0):
-        assert tokens(leader) == tokens_alone
+        whole, vector = alone
+        assert tokens(leader) == whole
+        formed = whole[len(REQUEST["prompt"])]
+        assert rest(leader, formed[:NUM_RECEIVED]) == formed[NUM_RECEIVED:]
+        assert embedding(leader) == pytest.approx(vector, abs=1e-5)
         assert all(follower.logged("loaded and warm") for follower in followers)
         for index in range(1, size):
             link = {"host_index": str(index), **apart.link(index)}
@@ -205,11 +257,14 @@ def test_all_hosts_end_when_the_cable_of_a_claimed_interface_is_pulled(start_gro
 
 
 @pytest.mark.parametrize(
-    ("policy", "tensor_size", "kv_dtype", "told"),
-    [("resource", 2, "int8", (0, 1)), ("availability", 1, "auto", (1,))],
+    ("policy", "tensor_size", "dtypes", "told"),
+    [
+        ("resource", 2, ("--kv-dtype=int8", "--weight-dtype=int8"), (0, 1)),
+        ("availability", 1, (), (1,)),
+    ],
 )
 async def test_all_hosts_change_versions_and_drain_together(
-    start_group, tmp_path, policy, tensor_size, kv_dtype, told
+    start_group, tmp_path, policy, tensor_size, dtypes, told
 ):
     """When all are told to end, or when the kubelet evicts one that follows."""
     config = tmp_path / "model.yaml"
@@ -219,7 +274,7 @@ async def test_all_hosts_change_versions_and_drain_together(
         config.write_text(yaml.safe_dump(content))
 
     serve("1")
-    flags = (f"--model-config={config}", "--max-model-len=512", f"--kv-dtype={kv_dtype}")
+    flags = (f"--model-config={config}", "--max-model-len=512", *dtypes)
     group = start_group(2, *flags, tensor_size=tensor_size)
     leader = group[0]
     first = await asyncio.to_thread(tokens, leader)
