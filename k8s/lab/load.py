@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 from antipode import AntipodeError, AsyncClient, AsyncStream, RetryPolicy
 
+from k8s.lab.losses import StreamEnd, differences, is_right
 from k8s.lab.proxy import REGION_HEADER, Address
 
 NUM_PROMPTS = 8
@@ -40,20 +41,6 @@ class Answer:
     end: float
     protocol: str
     region: str | None
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamEnd:
-    """One stream: its resumptions, and how its tokens differ from those of an undisturbed one."""
-
-    start: float
-    end: float
-    protocol: str
-    num_resumed: int
-    num_retries: int
-    num_lost: int
-    num_duplicated: int
     error: str = ""
 
 
@@ -185,8 +172,7 @@ class LoadGenerator:
             upstream, version, token_ids = await ask(number % NUM_PROMPTS, num_tokens)
             region = self._region_of(upstream)
             expected = self._expected_of(version, number % NUM_PROMPTS)[:num_tokens]
-            if not expected or token_ids[: len(expected)] != expected:
-                error = "wrong tokens"
+            error = "" if is_right(token_ids, expected) else "wrong tokens"
         except (httpx.HTTPError, AntipodeError) as failure:
             error = _words(failure)
         self.record.answers.append(Answer(start, time.monotonic(), protocol, region, error))
@@ -237,44 +223,26 @@ class LoadGenerator:
         except AntipodeError as failure:
             error = _words(failure)
             await asyncio.sleep(0.1)
-        self.record.streams.append(
-            self._stream_end(stream, start, protocol, token_ids, prompt, error)
-        )
-
-    def _stream_end(
-        self,
-        stream: AsyncStream,
-        start: float,
-        protocol: str,
-        token_ids: list[int],
-        prompt: int,
-        error: str,
-    ) -> StreamEnd:
         # A stream that never began is compared with those of any version.
         version = _version_of(stream) or next(iter(self._expected))
-        expected = self._expected_of(version, prompt)
-        num_equal = len(common_prefix(token_ids, expected))
-        return StreamEnd(
-            start=start,
-            end=time.monotonic(),
-            protocol=protocol,
-            num_resumed=stream.num_resumed,
-            num_retries=stream.num_retries,
-            num_lost=len(expected) - num_equal,
-            num_duplicated=len(token_ids) - num_equal,
-            error=error,
+        lost, duplicated = differences(token_ids, self._expected_of(version, prompt))
+        self.record.streams.append(
+            StreamEnd(
+                start=start,
+                end=time.monotonic(),
+                protocol=protocol,
+                num_resumed=stream.num_resumed,
+                num_retries=stream.num_retries,
+                num_lost=lost,
+                num_duplicated=duplicated,
+                error=error,
+            )
         )
 
 
 def _version_of(stream: AsyncStream) -> str:
     """The model version that answers; "" before the first answer."""
     return stream.start.model_version if stream.start is not None else ""
-
-
-def common_prefix(left: list[int], right: list[int]) -> list[int]:
-    """The number of leading tokens that two streams have in common."""
-    pairs = itertools.takewhile(lambda p: p[0] == p[1], zip(left, right, strict=False))
-    return [token_id for token_id, _ in pairs]
 
 
 def _words(failure: Exception) -> str:

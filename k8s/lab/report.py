@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 from k8s.lab.chart_numbers import Numbers
-from k8s.lab.load import Answer, LoadShape, Record, StreamEnd
+from k8s.lab.load import Answer, LoadShape, Record
+from k8s.lab.losses import StreamEnd
 from k8s.lab.scenarios import Scenario
 
 # Slow answers that end further apart belong to two waves.

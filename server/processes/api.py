@@ -43,7 +43,7 @@ from server.lifecycle import Lifecycle, drain
 from server.link.client import EngineClient
 from server.logs import set_up_logging
 from server.ports import address, listening_socket
-from server.processes.beats import beat
+from server.processes.api_beats import beat
 from server.processes.gate import admin_gatekeeper, api_gatekeeper, tracing
 from server.versions.served_model import find_model
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from k8s.lab.chart_numbers import Numbers
-from k8s.lab.load import Answer, LoadShape, Record, StreamEnd, common_prefix
+from k8s.lab.load import Answer, LoadShape, Record
+from k8s.lab.losses import StreamEnd, common_prefix
 from k8s.lab.page import page
 from k8s.lab.report import evaluate, percentiles
 from k8s.lab.scenarios import SCENARIOS, SHORT
