@@ -59,9 +59,8 @@ def messages_router(service: Service, *, write_timeout_seconds: float) -> APIRou
     async def count_tokens(body: PromptBody) -> Response:
         body.check_supported()
         service.models.find(body.model)
-        prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
-        token_ids = await service.tokenize(prompt.text, add_special_tokens=False)
-        return json_response(TokenCount(len(token_ids)))
+        conversation = await asyncio.to_thread(body.conversation)
+        return json_response(TokenCount(await service.count_chat_tokens(conversation)))
 
     _add_batches(router)
     return router

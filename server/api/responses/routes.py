@@ -63,9 +63,9 @@ def responses_router(service: Service, *, write_timeout_seconds: float) -> APIRo
         body.check_supported()
         with fields_named(_NAMES):
             service.models.find(body.model)
-            prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
-            token_ids = await service.tokenize(prompt.text, add_special_tokens=False)
-        return json_response(InputTokenCount(input_tokens=len(token_ids)))
+            conversation = await asyncio.to_thread(body.conversation)
+            num_tokens = await service.count_chat_tokens(conversation)
+        return json_response(InputTokenCount(input_tokens=num_tokens))
 
     _add_stored(router)
     return router
