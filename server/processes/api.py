@@ -20,12 +20,14 @@ from pathlib import Path
 import uvloop
 
 from models.headless import why_no_tokens
+from models.vision.image_format import ImageFormat, ImageFormatError, read_image_format
 from server.api.access.budgets import Budgets
 from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
+from server.api.images.image_reader import ImageLimits
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import RequestLimits
 from server.api.servers.admin_server import create_admin_app
@@ -39,6 +41,7 @@ from server.config import Config, ServerConfig
 from server.control import Command, Task, receive_task, watch_commands
 from server.files.tls_files import TlsMaterial, tls_files
 from server.files.watched_files import WatchedFiles
+from server.image_hosts import read_image_hosts
 from server.lifecycle import Lifecycle, drain
 from server.link.client import EngineClient
 from server.logs import set_up_logging
@@ -60,7 +63,12 @@ class ApiProcess:
     """The parts of one API process, and the order in which they start and stop."""
 
     def __init__(
-        self, config: Config, link: str, tokenizer: Tokenizer, recipe: EmbeddingRecipe
+        self,
+        config: Config,
+        link: str,
+        tokenizer: Tokenizer,
+        recipe: EmbeddingRecipe,
+        image_format: ImageFormat | None = None,
     ) -> None:
         self._config = config.server
         self._lifecycle = Lifecycle()
@@ -80,7 +88,10 @@ class ApiProcess:
             _request_limits(config.server),
             chat=_chat_settings(config.server),
             recipe=recipe,
+            image_format=image_format,
+            image_limits=_image_limits(config.server),
         )
+        room = 0 if image_format is None else _room_for_images(config.server)
         self._grammars = service.grammars
         self._tracing = tracing(config.server, release_of("antipode-server"))
         budgets = Budgets(Path(link).with_name("budgets"))
@@ -91,7 +102,11 @@ class ApiProcess:
         admin: VersionAdmin | None = None
         if config.server.admin_token_file:
             admin = VersionAdmin(models, self._engine, Path(config.server.admin_token_file))
-        app = create_http_app(service, health, config.server, admin, allowed, gatekeeper=gatekeeper)
+        app = create_http_app(
+            *(service, health, config.server, admin, allowed),
+            gatekeeper=gatekeeper,
+            room_for_images=room,
+        )
         self._http = HttpPort(
             app,
             config.server,
@@ -100,7 +115,10 @@ class ApiProcess:
             tls=tls,
         )
         self._grpc = create_grpc_server(
-            service, health, config.server, admin, gatekeeper=gatekeeper, tls=tls
+            *(service, health, config.server, admin),
+            gatekeeper=gatekeeper,
+            tls=tls,
+            room_for_images=room,
         )
         self._admin = None if admin is None else self._make_admin(admin, adapters, tls)
         self._drain_asked = asyncio.Event()
@@ -236,8 +254,24 @@ def _chat_settings(config: ServerConfig) -> ChatSettings:
     )
 
 
-async def _run(task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe) -> int:
-    process = ApiProcess(task.config, task.link, tokenizer, recipe)
+def _image_limits(config: ServerConfig) -> ImageLimits:
+    return ImageLimits(
+        max_bytes=config.max_image_bytes,
+        max_request_bytes=config.max_request_image_bytes,
+        max_pixels=config.max_image_pixels,
+        hosts=read_image_hosts(config.allowed_image_hosts),
+    )
+
+
+def _room_for_images(config: ServerConfig) -> int:
+    """Base64 takes four characters for three bytes."""
+    return config.max_request_image_bytes * 4 // 3
+
+
+async def _run(
+    task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe, image_format: ImageFormat | None
+) -> int:
+    process = ApiProcess(task.config, task.link, tokenizer, recipe, image_format)
     watch_commands(commands_on(asyncio.get_running_loop(), process.command))
     beating = asyncio.create_task(beat(task.beats))
     try:
@@ -268,6 +302,14 @@ def _read_recipe(checkpoint: Path, config: ServerConfig) -> EmbeddingRecipe:
     return replace(recipe, no_tokens=why_no_tokens(checkpoint))
 
 
+def _read_image_format(checkpoint: Path) -> ImageFormat | None:
+    try:
+        return read_image_format(checkpoint)
+    except ImageFormatError as error:
+        _log.warning("requests may have no images: %s", error)
+        return None
+
+
 def main() -> int:
     """The whole life of an API process: read the task, serve, and return the exit code."""
     task = receive_task()
@@ -279,11 +321,12 @@ def main() -> int:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return _FAILED
     recipe = _read_recipe(Path(model.path), task.config.server)
+    image_format = _read_image_format(Path(model.path))
     sys.setswitchinterval(_SWITCH_SECONDS)
     # What is there from the start stays: no collection needs to look at it, so each takes little.
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(task, tokenizer, recipe))
+        return runner.run(_run(task, tokenizer, recipe, image_format))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ from server.errors import ApiError, ErrorKind
 from server.link.images import PromptImage
 
 
-def image_starts(
-    token_ids: tuple[int, ...], num_images: int, form: ImageFormat
-) -> tuple[int, ...]:
+def image_starts(token_ids: tuple[int, ...], num_images: int, form: ImageFormat) -> tuple[int, ...]:
     """The place of the first soft token of each image. ApiError if there are not so many images.
 
     Only an image has soft tokens: the text of a message never becomes one.
