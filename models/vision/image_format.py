@@ -62,7 +62,8 @@ def read_image_format(checkpoint: Path) -> ImageFormat | None:
     Raises ImageFormatError.
     """
     hf = _read(checkpoint / "config.json")
-    if _ARCHITECTURE not in (hf.get("architectures") or ()):
+    names = hf.get("architectures")
+    if not isinstance(names, list) or _ARCHITECTURE not in names:
         return None
     processor = _processor(checkpoint)
     height, width = _size(hf, processor)

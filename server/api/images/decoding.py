@@ -39,13 +39,13 @@ class ReadImage:
 def read_image(data: bytes, form: ImageFormat, max_pixels: int) -> ReadImage:
     """The first frame of a file, upright, in RGB, at the model's size. Raises ImageError.
 
-    As `load_image` and the PIL image processors of transformers: alpha is dropped, and the aspect
-    ratio is not kept.
+    As `load_image` and the PIL image processors of transformers: an alpha channel is dropped, a
+    colour that stands for transparency becomes white, and the aspect ratio is not kept.
     """
     image = _opened(data, max_pixels)
     try:
         ImageOps.exif_transpose(image, in_place=True)
-        rgb = image.convert("RGB")
+        rgb = _on_white(image.convert("RGB"))
         resized = rgb.resize((form.width, form.height), Image.Resampling(form.resample))
     # Pillow raises many kinds of exception for files that are damaged.
     except Exception as error:
@@ -54,6 +54,14 @@ def read_image(data: bytes, form: ImageFormat, max_pixels: int) -> ReadImage:
     shape = f"{form.height}x{form.width}:".encode()
     digest = hashlib.sha256(shape + pixels).digest()
     return ReadImage(height=form.height, width=form.width, pixels=pixels, digest=digest)
+
+
+def _on_white(rgb: Image.Image) -> Image.Image:
+    """`rgb` with white in place of the colour that its file calls transparent, if it does."""
+    if rgb.info.get("transparency") is None:
+        return rgb
+    background = Image.new("RGBA", rgb.size, "white")
+    return Image.alpha_composite(background, rgb.convert("RGBA")).convert("RGB")
 
 
 def _opened(data: bytes, max_pixels: int) -> Image.Image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import h11
 
@@ -17,53 +17,55 @@ from server.api.images.addresses import ImageAddress, is_public
 
 _READ_BYTES = 1 << 16
 
-# The addresses that a name leads to.
-type Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+type Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Network:
+    """The names and connections of the machine."""
+
+    async def resolve(self, address: ImageAddress) -> Sequence[str]:
+        """The addresses that the host's name leads to. OSError."""
+        loop = asyncio.get_running_loop()
+        entries = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        return [str(entry[4][0]) for entry in entries]
+
+    async def connect(self, ip: str, address: ImageAddress) -> Streams:
+        """A connection to `ip`, whose certificate must be the host's. OSError."""
+        if not address.is_secure:
+            return await asyncio.open_connection(ip, address.port)
+        return await asyncio.open_connection(
+            ip, address.port, ssl=ssl.create_default_context(), server_hostname=address.host
+        )
 
 
 class FetchError(Exception):
     """Why a file could not be fetched; the message goes on from the image's place."""
 
 
-async def fetch(
-    address: ImageAddress, max_bytes: int, deadline: float, resolve: Resolve | None = None
-) -> bytes:
+async def fetch(address: ImageAddress, max_bytes: int, deadline: float, network: Network) -> bytes:
     """The file, before `deadline` of the event loop's clock.
 
     FetchError for a host that is not public, or that does not answer with a file.
     """
     try:
         async with asyncio.timeout_at(deadline):
-            checked = await _checked_address(address, resolve or _resolve)
-            return await _download(address, checked, max_bytes)
+            ip = _checked(await network.resolve(address))
+            return await _download(address, await network.connect(ip, address), max_bytes)
     except TimeoutError:
         raise FetchError("did not come in time") from None
     except (OSError, h11.ProtocolError) as error:
         raise FetchError(f"could not be fetched ({type(error).__name__})") from error
 
 
-async def _checked_address(address: ImageAddress, resolve: Resolve) -> str:
+def _checked(found: Sequence[str]) -> str:
     """The first address of the host. All must be public: which one is taken must not matter."""
-    found = await resolve(address.host, address.port)
     if not found or not all(map(is_public, found)):
         raise FetchError("is on a host that has no address, or one that is not public")
     return found[0]
 
 
-async def _resolve(host: str, port: int) -> Sequence[str]:
-    loop = asyncio.get_running_loop()
-    entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in entries]
-
-
-async def _download(address: ImageAddress, checked: str, max_bytes: int) -> bytes:
-    context = ssl.create_default_context() if address.is_secure else None
-    reader, writer = await asyncio.open_connection(
-        checked,
-        address.port,
-        ssl=context,
-        server_hostname=address.host if context else None,
-    )
+async def _download(address: ImageAddress, streams: Streams, max_bytes: int) -> bytes:
+    reader, writer = streams
     try:
         connection = h11.Connection(h11.CLIENT)
         writer.write(connection.send(_request(address)) or b"")

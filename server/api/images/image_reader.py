@@ -14,7 +14,7 @@ from functools import partial
 
 from server.api.images.addresses import image_address
 from server.api.images.decoding import ImageError, ReadImage, read_image
-from server.api.images.fetching import FetchError, fetch
+from server.api.images.fetching import FetchError, Network, fetch
 from server.api.images.image_format import ImageFormat
 from server.api.images.sent_image import SentImage, refused
 from server.api.large_work import LARGE_BYTES, memory_return
@@ -43,9 +43,12 @@ class ImageLimits:
 class ImageReader:
     """One per API process, on its event loop."""
 
-    def __init__(self, form: ImageFormat, limits: ImageLimits) -> None:
+    def __init__(
+        self, form: ImageFormat, limits: ImageLimits, network: Network | None = None
+    ) -> None:
         self._form = form
         self._limits = limits
+        self._network = network or Network()
         self._threads = ThreadPoolExecutor(MAX_AT_ONCE, "images")
         self._num_bytes = 0
 
@@ -99,7 +102,7 @@ class ImageReader:
     async def _fetch(self, image: SentImage, deadline: float) -> SentImage:
         address = image_address(image, self._limits.hosts)
         try:
-            data = await fetch(address, self._limits.max_bytes, deadline)
+            data = await fetch(address, self._limits.max_bytes, deadline, self._network)
         except FetchError as error:
             raise refused(image.where, f"has an image that {error}") from error
         return SentImage(where=image.where, data=data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from server.api.images.decoding import ReadImage
+from server.api.images.fetching import Network
 from server.api.images.image_format import ImageFormat
 from server.api.images.image_reader import ImageLimits, ImageReader
 from server.api.images.placing import image_starts, prompt_images
@@ -19,9 +20,11 @@ from server.link.images import PromptImage
 class PromptImages:
     """One per API process, on its event loop. Without `form` the model reads only text."""
 
-    def __init__(self, form: ImageFormat | None, limits: ImageLimits) -> None:
+    def __init__(
+        self, form: ImageFormat | None, limits: ImageLimits, network: Network | None = None
+    ) -> None:
         self._form = form
-        self._reader = None if form is None else ImageReader(form, limits)
+        self._reader = None if form is None else ImageReader(form, limits, network)
 
     def check(self, images: Sequence[SentImage], info: EngineInfo) -> None:
         """ApiError for more images than a prompt may have."""
