@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from server.api.images.decoding import ReadImage
-from server.api.images.fetching import Network
 from server.api.images.image_format import ImageFormat
 from server.api.images.image_reader import ImageLimits, ImageReader
 from server.api.images.placing import image_starts, prompt_images
@@ -20,11 +19,9 @@ from server.link.images import PromptImage
 class PromptImages:
     """One per API process, on its event loop. Without `form` the model reads only text."""
 
-    def __init__(
-        self, form: ImageFormat | None, limits: ImageLimits, network: Network | None = None
-    ) -> None:
+    def __init__(self, form: ImageFormat | None, limits: ImageLimits) -> None:
         self._form = form
-        self._reader = None if form is None else ImageReader(form, limits, network)
+        self._reader = None if form is None else ImageReader(form, limits)
 
     def check(self, images: Sequence[SentImage], info: EngineInfo) -> None:
         """ApiError for more images than a prompt may have."""

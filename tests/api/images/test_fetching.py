@@ -128,7 +128,7 @@ async def test_the_machines_own_name_is_refused_by_the_real_network():
 
 
 async def test_a_slow_host_is_given_up():
-    async with host(ANSWER, seconds=5) as (port, _):
+    async with host(ANSWER, seconds=0.5) as (port, _):
         with pytest.raises(FetchError, match="did not come in time"):
             await fetched(FakeNetwork(port), seconds=0.1)
 
