@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import time
 from dataclasses import replace
 
@@ -127,3 +129,26 @@ def test_a_bomb_is_refused_by_its_header_alone():
     with pytest.raises(ImageError):
         read_image(png_header(60_000, 60_000), FORM, MAX_PIXELS)
     assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "progressive JPEG", "WebP", "GIF", "CMYK"])
+def test_damaged_files_are_read_or_refused_and_nothing_else(kind):
+    rng, whole = random.Random(7), FILES[kind]
+    for _ in range(150):
+        with contextlib.suppress(ImageError):
+            read_image(damaged(rng, whole), FORM, MAX_PIXELS)
+
+
+def damaged(rng: random.Random, file: bytes) -> bytes:
+    """A file with some bytes changed, left out, or doubled."""
+    data = bytearray(file)
+    for _ in range(rng.randint(1, 8)):
+        place = rng.randrange(len(data))
+        match rng.randrange(3):
+            case 0:
+                data[place] = rng.randrange(256)
+            case 1:
+                del data[place : place + rng.randint(1, 30)]
+            case 2:
+                data[place:place] = data[place : place + rng.randint(1, 30)]
+    return bytes(data)
