@@ -157,3 +157,13 @@ def test_a_file_says_what_it_is(data, media_type):
 def test_what_is_no_image_is_refused_before_anything_is_sent(image, said):
     with pytest.raises(InvalidRequestError, match=said):
         request_of({"type": "image", "image": image})
+
+
+async def test_a_request_that_is_too_long_for_the_server_is_not_sent_again(transport):
+    engine = SeeingEngine()
+    async with server_of(engine) as server:
+        address = f"{transport}://{server.addresses[transport]}"
+        async with AsyncClient(address, retry=QUICK, trust_env=False) as client:
+            with pytest.raises(InvalidRequestError) as caught:
+                await client.generate(asked({"type": "image", "image": bytes(9 << 20)})).collect()
+    assert (caught.value.attempts, engine.submitted) == (1, [])

@@ -13,13 +13,14 @@ from io import BytesIO
 from PIL import GifImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from server.api.images.image_format import ImageFormat
+from server.api.images.jpeg_scans import has_more_scans
 
 # Imported by name, so that no other plugin is looked for while a request waits.
 _PLUGINS = (GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _NO_IMAGE = "has an image that is no PNG, JPEG, WebP or GIF"
-# A progressive JPEG has about ten scans, and each costs the time of all pixels.
-_SCAN_MARKER, _MAX_SCANS = b"\xff\xda", 100
+# A progressive JPEG has about ten.
+_MAX_SCANS = 100
 
 
 class ImageError(ValueError):
@@ -78,6 +79,6 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
             f"has an image of {width} by {height} pixels; at most {max_pixels} can be read"
             " (--max-image-pixels)"
         )
-    if image.format in ("JPEG", "MPO") and data.count(_SCAN_MARKER) > _MAX_SCANS:
+    if image.format in ("JPEG", "MPO") and has_more_scans(data, _MAX_SCANS):
         raise ImageError(f"has a JPEG of more than {_MAX_SCANS} scans")
     return image

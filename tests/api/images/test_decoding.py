@@ -51,6 +51,9 @@ FILES = {
     "WebP of two frames": file_of(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]),
     "PNG of two frames": file_of(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]),
     "two pictures in a JPEG": file_of(FRAMES[0], "MPO", save_all=True, append_images=FRAMES[1:]),
+    "a film behind a JPEG": file_of(picture(), "JPEG") + b"\xff\xda" * 1000,
+    "the bytes of scans in a comment": file_of(picture(), "JPEG", comment=b"\xff\xda" * 1000),
+    "a hundred scans": jpeg_of_scans(90),
     "one pixel": file_of(picture(size=(1, 1))),
     "larger than the model's": file_of(picture(size=(321, 45))),
     **{f"orientation {number}": rotated(number) for number in range(1, 9)},
@@ -111,6 +114,10 @@ REFUSED = {
     "GIF bomb": (file_of(Image.new("P", (5000, 5000)), "GIF"), "5000 by 5000 pixels"),
     "JPEG bomb": (file_of(Image.new("L", (5000, 5000)), "JPEG"), "5000 by 5000 pixels"),
     "JPEG of many scans": (jpeg_of_scans(200), "more than 100 scans"),
+    "many scans behind an end in a comment": (
+        b"\xff\xd8" + b"\xff\xfe\x00\x04\xff\xd9" + jpeg_of_scans(200)[2:],
+        "more than 100 scans",
+    ),
 }
 
 
