@@ -14,7 +14,7 @@ from server.api.access.call import current_call
 from server.api.chat.format import ChatFormat, ChatPrompt, Conversation
 from server.api.chat.template import ChatTemplateError
 from server.api.images.prompt_images import PromptImages
-from server.api.large_work import MAX_INLINE_UNITS, LargeWork
+from server.api.large_work import LARGE_BYTES, MAX_INLINE_UNITS, LargeWork, memory_return
 from server.api.prompts import Prompts
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import context_length_exceeded, invalid
@@ -61,8 +61,11 @@ class Chats:
         `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
         """
         prompt = await self.prepare_text(conversation, prompt_token_ids)
-        images = await self._images.read(conversation.images)
-        return replace(prompt, images=images)
+        try:
+            return replace(prompt, images=await self._images.read(conversation.images))
+        finally:
+            if sum(len(image.data) for image in conversation.images) > LARGE_BYTES:
+                memory_return.soon()
 
     async def prepare_text(
         self, conversation: Conversation, prompt_token_ids: Sequence[int] | None = None

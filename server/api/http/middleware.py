@@ -54,7 +54,7 @@ class BodyLimitMiddleware:
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, room_for_images: int = 0) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes + room_for_images
-        self._max_bytes_held = max(MAX_BODIES_HELD * max_body_bytes, self._max_body_bytes)
+        self._room_for_images = room_for_images
         self._num_bytes_held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,6 +92,11 @@ class BodyLimitMiddleware:
             await self._app(scope, limited_receive, releasing_send)
         finally:
             self._num_bytes_held -= num_bytes
+
+    @property
+    def _max_bytes_held(self) -> int:
+        bodies = MAX_BODIES_HELD * (self._max_body_bytes - self._room_for_images)
+        return max(bodies, self._max_body_bytes)
 
     def _too_large(self) -> ApiError:
         limit = self._max_body_bytes

@@ -17,7 +17,6 @@ from server.api.images.decoding import ImageError, ReadImage, read_image
 from server.api.images.fetching import FetchError, Network, fetch
 from server.api.images.image_format import ImageFormat
 from server.api.images.sent_image import SentImage, refused
-from server.api.large_work import LARGE_BYTES, memory_return
 from server.errors import ApiError, ErrorKind
 
 MAX_AT_ONCE = 2
@@ -65,8 +64,6 @@ class ImageReader:
             return [await self._decoded(image) for image in await self._fetched(images)]
         finally:
             self._num_bytes -= reserved
-            if reserved > LARGE_BYTES:
-                memory_return.soon()
 
     def _bytes_to_hold(self, images: Sequence[SentImage]) -> int:
         """The most that the files may be. ApiError for an address that must not be fetched."""

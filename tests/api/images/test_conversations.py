@@ -61,7 +61,7 @@ async def test_control_tokens_of_images_in_a_text_stay_text():
     assert TOKENIZER.decode(submission.prompt_token_ids).count(text) == 2
 
 
-async def test_they_stay_text_where_other_control_tokens_may_be_written(lifecycle):
+async def test_control_tokens_of_images_stay_text_where_others_may_be_written(lifecycle):
 
     engine = vision_engine(ANSWER)
     service = make_service(

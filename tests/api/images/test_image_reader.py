@@ -41,7 +41,7 @@ async def test_images_are_read_in_their_order():
         (ImageLimits(max_pixels=999), r"content\[0\] has an image of 50 by 20 pixels"),
     ],
 )
-async def test_bounds(limits, said):
+async def test_a_file_beyond_a_bound_is_refused_by_its_place(limits, said):
     reader = ImageReader(FORM, limits)
     with pytest.raises(ApiError, match=said) as caught:
         await reader.read(sent(png(), png()))
