@@ -20,14 +20,13 @@ from pathlib import Path
 import uvloop
 
 from models.headless import why_no_tokens
-from models.vision.image_format import ImageFormat, ImageFormatError, read_image_format
+from models.vision.image_format import ImageFormat
 from server.api.access.budgets import Budgets
 from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
-from server.api.images.image_reader import ImageLimits
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import RequestLimits
 from server.api.servers.admin_server import create_admin_app
@@ -41,13 +40,13 @@ from server.config import Config, ServerConfig
 from server.control import Command, Task, receive_task, watch_commands
 from server.files.tls_files import TlsMaterial, tls_files
 from server.files.watched_files import WatchedFiles
-from server.image_hosts import read_image_hosts
 from server.lifecycle import Lifecycle, drain
 from server.link.client import EngineClient
 from server.logs import set_up_logging
 from server.ports import address, listening_socket
 from server.processes.beats import beat
 from server.processes.gate import admin_gatekeeper, api_gatekeeper, tracing
+from server.processes.images import image_format_of, image_limits, room_for_images
 from server.versions.served_model import find_model
 
 _FLUSH_SECONDS = 2.0
@@ -89,9 +88,9 @@ class ApiProcess:
             chat=_chat_settings(config.server),
             recipe=recipe,
             image_format=image_format,
-            image_limits=_image_limits(config.server),
+            image_limits=image_limits(config.server),
         )
-        room = 0 if image_format is None else _room_for_images(config.server)
+        room = room_for_images(config.server, image_format)
         self._grammars = service.grammars
         self._tracing = tracing(config.server, release_of("antipode-server"))
         budgets = Budgets(Path(link).with_name("budgets"))
@@ -254,20 +253,6 @@ def _chat_settings(config: ServerConfig) -> ChatSettings:
     )
 
 
-def _image_limits(config: ServerConfig) -> ImageLimits:
-    return ImageLimits(
-        max_bytes=config.max_image_bytes,
-        max_request_bytes=config.max_request_image_bytes,
-        max_pixels=config.max_image_pixels,
-        hosts=read_image_hosts(config.allowed_image_hosts),
-    )
-
-
-def _room_for_images(config: ServerConfig) -> int:
-    """Base64 takes four characters for three bytes."""
-    return config.max_request_image_bytes * 4 // 3
-
-
 async def _run(
     task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe, image_format: ImageFormat | None
 ) -> int:
@@ -302,14 +287,6 @@ def _read_recipe(checkpoint: Path, config: ServerConfig) -> EmbeddingRecipe:
     return replace(recipe, no_tokens=why_no_tokens(checkpoint))
 
 
-def _read_image_format(checkpoint: Path) -> ImageFormat | None:
-    try:
-        return read_image_format(checkpoint)
-    except ImageFormatError as error:
-        _log.warning("requests may have no images: %s", error)
-        return None
-
-
 def main() -> int:
     """The whole life of an API process: read the task, serve, and return the exit code."""
     task = receive_task()
@@ -321,7 +298,7 @@ def main() -> int:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return _FAILED
     recipe = _read_recipe(Path(model.path), task.config.server)
-    image_format = _read_image_format(Path(model.path))
+    image_format = image_format_of(Path(model.path))
     sys.setswitchinterval(_SWITCH_SECONDS)
     # What is there from the start stays: no collection needs to look at it, so each takes little.
     gc.freeze()

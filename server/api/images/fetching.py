@@ -7,6 +7,7 @@ nothing is inflated, and no proxy is asked. Knows neither images nor who may be 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -49,19 +50,28 @@ async def fetch(address: ImageAddress, max_bytes: int, deadline: float, network:
     """
     try:
         async with asyncio.timeout_at(deadline):
-            ip = _checked(await network.resolve(address))
-            return await _download(address, await network.connect(ip, address), max_bytes)
+            found = _checked(await network.resolve(address))
+            return await _download(address, await _connected(found, address, network), max_bytes)
     except TimeoutError:
         raise FetchError("did not come in time") from None
     except (OSError, h11.ProtocolError) as error:
         raise FetchError(f"could not be fetched ({type(error).__name__})") from error
 
 
-def _checked(found: Sequence[str]) -> str:
-    """The first address of the host. All must be public: which one is taken must not matter."""
+def _checked(found: Sequence[str]) -> Sequence[str]:
+    """The addresses of a host. All must be public: which one is taken must not matter."""
     if not found or not all(map(is_public, found)):
         raise FetchError("is on a host that has no address, or one that is not public")
-    return found[0]
+    return found
+
+
+async def _connected(found: Sequence[str], address: ImageAddress, network: Network) -> Streams:
+    """A connection to the first of the addresses that takes one. OSError of the last."""
+    *others, last = found
+    for ip in others:
+        with contextlib.suppress(OSError):
+            return await network.connect(ip, address)
+    return await network.connect(last, address)
 
 
 async def _download(address: ImageAddress, streams: Streams, max_bytes: int) -> bytes:

@@ -110,6 +110,19 @@ async def test_what_is_no_file_is_refused(answer, said):
             await fetched(FakeNetwork(port))
 
 
+async def test_another_address_of_the_host_is_tried_where_one_takes_no_connection():
+    class HalfReachable(FakeNetwork):
+        async def connect(self, ip, address):
+            if ip == "1.1.1.1":
+                raise ConnectionRefusedError
+            return await super().connect(ip, address)
+
+    async with host(ANSWER) as (port, _):
+        network = HalfReachable(port, found=("1.1.1.1", PUBLIC))
+        assert await fetched(network) == FILE
+    assert network.connected == [PUBLIC]
+
+
 @pytest.mark.parametrize(
     "found",
     [(), ("127.0.0.1",), ("169.254.169.254",), ("::ffff:10.0.0.1",), (PUBLIC, "10.0.0.1")],
