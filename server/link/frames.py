@@ -167,8 +167,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     """Sent once, when the engine is ready to serve: what the API process validates against.
 
     `is_exact`: a request's tokens do not depend on what else runs, nor on where it was resumed.
-    `max_loras` adapters may be on the device at once; 0 where the server serves none. A prompt may
-    have `max_images` images; 0 where the server reads none.
+    `max_loras` adapters may be on the device at once; 0 where the server serves none.
+    `max_images` is the most images of a prompt; 0 where the server reads none.
     """
 
     model: str

@@ -16,6 +16,11 @@ from server.link.frames import EngineInfo
 from server.link.images import PromptImage
 
 
+# A frame to the engine must hold the pixels of all images of a prompt, and its tokens.
+_MAX_PIXEL_BYTES = 192 << 20
+_CHANNELS = 3
+
+
 class PromptImages:
     """One per API process, on its event loop. Without `form` the model reads only text."""
 
@@ -29,11 +34,12 @@ class PromptImages:
             return
         if self._form is None or info.max_images == 0:
             raise refused(images[0].where, "is an image, but this model reads only text")
-        if len(images) > info.max_images:
+        bytes_each = self._form.height * self._form.width * _CHANNELS
+        most = min(info.max_images, _MAX_PIXEL_BYTES // bytes_each)
+        if len(images) > most:
             raise refused(
-                images[info.max_images].where,
-                f"is image {info.max_images + 1} of {len(images)}; a prompt may have"
-                f" {info.max_images}",
+                images[most].where,
+                f"is image {most + 1} of {len(images)}; a prompt may have {most}",
             )
 
     def num_tokens(self, images: Sequence[SentImage]) -> int:

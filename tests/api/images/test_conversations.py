@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,11 @@ from server.api.antipode_v1.chats import conversation
 from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatSettings
 from server.api.images.image_reader import ImageLimits
+from server.api.images.prompt_images import PromptImages
+from server.api.images.sent_image import SentImage
 from server.api.requests.generation import GenerateRequest
+from server.errors import ApiError
+from server.link.framing import MAX_FRAME_BYTES
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine, make_service
 from tests.api.images.pictures import data_url, png
@@ -280,3 +285,14 @@ async def test_nothing_that_lasts_as_long_as_an_answer_holds_its_images():
         engine.emit([72])
         async with await starting:
             pass
+
+
+def test_there_are_no_more_images_than_a_frame_to_the_engine_holds():
+    form = replace(vision_form(TOKENIZER), height=896, width=896)
+    images = PromptImages(form, ImageLimits())
+    info = vision_engine(max_images=1024).info
+    sent = [SentImage(where=f"content[{i}]", data=A) for i in range(84)]
+    images.check(sent[:83], info)
+    with pytest.raises(ApiError, match=r"content\[83\] is image 84 of 84; a prompt may have 83"):
+        images.check(sent, info)
+    assert 83 * 896 * 896 * 3 < MAX_FRAME_BYTES
