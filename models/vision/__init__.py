@@ -1,1 +1,1 @@
-"""Images: what stands for one in a prompt, and how a model reads it."""
+"""Images as tokens: the tower that reads them, and where their rows go in a step."""

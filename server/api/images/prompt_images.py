@@ -15,7 +15,6 @@ from server.api.images.sent_image import SentImage, refused
 from server.link.frames import EngineInfo
 from server.link.images import PromptImage
 
-
 # A frame to the engine must hold the pixels of all images of a prompt, and its tokens.
 _MAX_PIXEL_BYTES = 192 << 20
 _CHANNELS = 3
