@@ -18,6 +18,11 @@ def image_starts(token_ids: tuple[int, ...], num_images: int, form: ImageFormat)
 
     Only an image has soft tokens: the text of a message never becomes one.
     """
+    if num_images == 0 and form.token_id in token_ids:
+        raise _invalid(
+            f"the prompt holds the token {form.token_id}, which stands for an image; send images as"
+            " parts of messages"
+        )
     starts: list[int] = []
     place = _find(token_ids, form.token_id, 0)
     while place is not None:
@@ -27,11 +32,6 @@ def image_starts(token_ids: tuple[int, ...], num_images: int, form: ImageFormat)
             raise _invalid(f"the prompt has part of an image at its token {place}")
         starts.append(place)
         place = _find(token_ids, form.token_id, end)
-    if len(starts) > num_images == 0:
-        raise _invalid(
-            f"the prompt holds the token {form.token_id}, which stands for an image; send images as"
-            " parts of messages"
-        )
     if len(starts) != num_images:
         raise _invalid(
             f"the prompt has places for {len(starts)} images, but the messages have {num_images};"

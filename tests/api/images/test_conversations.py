@@ -287,7 +287,7 @@ async def test_nothing_that_lasts_as_long_as_an_answer_holds_its_images():
             pass
 
 
-def test_there_are_no_more_images_than_a_frame_to_the_engine_holds():
+def test_a_prompt_has_no_more_images_than_a_frame_to_the_engine_holds():
     form = replace(vision_form(TOKENIZER), height=896, width=896)
     images = PromptImages(form, ImageLimits())
     info = vision_engine(max_images=1024).info

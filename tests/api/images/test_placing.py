@@ -32,7 +32,8 @@ def test_an_image_starts_at_its_first_soft_token(token_ids, starts):
 @pytest.mark.parametrize(
     ("token_ids", "num_images", "said"),
     [
-        ((1, SOFT, 2), 0, "has part of an image at its token 1"),
+        ((1, SOFT, 2), 0, "holds the token 9, which stands for an image; send images as parts"),
+        ((1, SOFT, 2), 1, "has part of an image at its token 1"),
         ((1, *(SOFT,) * 3), 1, "has part of an image at its token 1"),
         ((1, *(SOFT,) * 5), 1, "has part of an image at its token 1"),
         (IMAGE, 0, "holds the token 9, which stands for an image; send images as parts"),
