@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.config import ConfigError
+from server.config_sources import load_config
 from server.image_hosts import read_image_hosts
 
 
@@ -33,3 +34,8 @@ def test_hosts_are_separated_by_commas(setting, hosts):
 def test_what_is_no_host_name_is_refused(setting):
     with pytest.raises(ConfigError, match="without scheme, port and path"):
         read_image_hosts(setting)
+
+
+def test_a_server_does_not_start_with_a_host_that_is_none():
+    with pytest.raises(ConfigError, match="allowed_image_hosts holds 'https://a.example'"):
+        load_config({"allowed_image_hosts": "https://a.example"}, {})

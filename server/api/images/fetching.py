@@ -22,7 +22,10 @@ type Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Network:
-    """The names and connections of the machine."""
+    """The names and connections of the machine, with the authorities that it trusts."""
+
+    def __init__(self) -> None:
+        self._trusted: ssl.SSLContext | None = None
 
     async def resolve(self, address: ImageAddress) -> Sequence[str]:
         """The addresses that the host's name leads to. OSError."""
@@ -34,8 +37,11 @@ class Network:
         """A connection to `ip`, whose certificate must be the host's. OSError."""
         if not address.is_secure:
             return await asyncio.open_connection(ip, address.port)
+        if self._trusted is None:
+            # Reading the authorities takes longer than the event loop may stand still.
+            self._trusted = await asyncio.to_thread(ssl.create_default_context)
         return await asyncio.open_connection(
-            ip, address.port, ssl=ssl.create_default_context(), server_hostname=address.host
+            ip, address.port, ssl=self._trusted, server_hostname=address.host
         )
 
 

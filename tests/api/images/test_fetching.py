@@ -23,6 +23,7 @@ class FakeNetwork(Network):
     """Leads every name to `found`, and every connection to a server of the test."""
 
     def __init__(self, port=0, found=(PUBLIC,), context=None):
+        super().__init__()
         self.port, self.found, self.context = port, found, context
         self.connected = []
 
@@ -165,3 +166,23 @@ async def test_a_certificate_must_be_the_hosts(tmp_path, name, is_named):
         else:
             with pytest.raises(FetchError, match="SSLCertVerificationError"):
                 await fetched(network, address=secure)
+
+
+@pytest.mark.parametrize(("name", "is_named"), [("localhost", True), (HOST, False)])
+async def test_the_real_network_checks_the_certificate_of_the_address(
+    tmp_path, monkeypatch, name, is_named
+):
+    authority = Authority(tmp_path)
+    pair = authority.sign("server")
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(pair.certificate, pair.key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    async with host(ANSWER, context=server_side) as (port, _):
+        monkeypatch.setattr(ImageAddress, "port", port)
+        connecting = Network().connect("127.0.0.1", ImageAddress(True, name, "/"))
+        if is_named:
+            _, writer = await connecting
+            writer.close()
+        else:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await connecting
