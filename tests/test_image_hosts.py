@@ -37,5 +37,5 @@ def test_what_is_no_host_name_is_refused(setting):
 
 
 def test_a_server_does_not_start_with_a_host_that_is_none():
-    with pytest.raises(ConfigError, match="allowed_image_hosts holds 'https://a.example'"):
+    with pytest.raises(ConfigError, match=r"allowed_image_hosts holds 'https://a\.example'"):
         load_config({"allowed_image_hosts": "https://a.example"}, {})
