@@ -6,6 +6,7 @@ transports nor how an answer is generated.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,12 +14,15 @@ from functools import partial
 from server.api.access.call import current_call
 from server.api.chat.format import ChatFormat, ChatPrompt, Conversation
 from server.api.chat.template import ChatTemplateError
+from server.api.images.decoding import ReadImage
 from server.api.images.prompt_images import PromptImages
+from server.api.images.sent_image import SentImage
 from server.api.large_work import LARGE_BYTES, MAX_INLINE_UNITS, LargeWork, memory_return
 from server.api.prompts import Prompts
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import context_length_exceeded, invalid
 from server.api.tokenizers.tokenizer import Tokenizer
+from server.errors import ApiError, ErrorKind
 from server.link.client import EngineClient
 
 # The last tokens of a prompt say whether its answer begins inside reasoning.
@@ -61,10 +65,20 @@ class Chats:
         `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
         """
         prompt = await self.prepare_text(conversation, prompt_token_ids)
+        if not conversation.images:
+            return prompt
+        return replace(prompt, images=await self._read(conversation.images))
+
+    async def _read(self, images: Sequence[SentImage]) -> list[ReadImage]:
+        """The pixels, within the time that the caller waits."""
         try:
-            return replace(prompt, images=await self._images.read(conversation.images))
+            async with asyncio.timeout(current_call().objectives.timeout_seconds):
+                return await self._images.read(images)
+        except TimeoutError:
+            reason = "the request's deadline has passed"
+            raise ApiError(ErrorKind.DEADLINE_EXCEEDED, reason) from None
         finally:
-            if sum(len(image.data) for image in conversation.images) > LARGE_BYTES:
+            if sum(len(image.data) for image in images) > LARGE_BYTES:
                 memory_return.soon()
 
     async def prepare_text(

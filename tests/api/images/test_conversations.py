@@ -14,11 +14,12 @@ from server.api.images.image_reader import ImageLimits
 from server.api.images.prompt_images import PromptImages
 from server.api.images.sent_image import SentImage
 from server.api.requests.generation import GenerateRequest
+from server.config import ServerConfig
 from server.errors import ApiError
 from server.link.framing import MAX_FRAME_BYTES
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine, make_service
-from tests.api.images.pictures import data_url, png
+from tests.api.images.pictures import data_url, file_of, picture, png
 from tests.api.images.surfaces import (
     CHAT,
     MESSAGES,
@@ -296,3 +297,17 @@ def test_a_prompt_has_no_more_images_than_a_frame_to_the_engine_holds():
     with pytest.raises(ApiError, match=r"content\[83\] is image 84 of 84; a prompt may have 83"):
         images.check(sent, info)
     assert MAX_FRAME_BYTES > 83 * 896 * 896 * 3
+
+
+async def test_a_deadline_that_passes_while_images_are_read_ends_the_request():
+    engine = vision_engine(ANSWER)
+    large = file_of(picture(size=(3000, 3000)), compress_level=1)
+    body = {"messages": openai_messages([("user", [large] * 3)])}
+    limits = ImageLimits(max_bytes=1 << 30, max_request_bytes=1 << 30)
+    async with vision_serving(engine, limits=limits) as s:
+        config = ServerConfig(max_body_bytes=1 << 30)
+        async with http_client(s, config) as client:
+            headers = {"x-envoy-expected-rq-timeout-ms": "20"}
+            response = await client.post(CHAT, json=body, headers=headers)
+    assert response.status_code == 504
+    assert engine.submitted == []
