@@ -373,6 +373,22 @@ class ServerConfig:
         " model's context",
         low=0,
     )
+    allowed_image_hosts: str = _field(
+        "",
+        "hosts from which the server fetches images that requests give by address, comma-separated,"
+        " such as images.example.org; exact names, public addresses only; empty fetches none, and"
+        " images come in requests",
+    )
+    max_image_bytes: int = _field(8 << 20, "most bytes of the file of one image", low=1)
+    max_request_image_bytes: int = _field(
+        24 << 20,
+        "most bytes of the files of all images of one request; where the model reads images, HTTP"
+        " bodies and gRPC messages may be four thirds of this longer than max_body_bytes",
+        low=1,
+    )
+    max_image_pixels: int = _field(
+        1 << 24, "most pixels of an image as it is sent; they take 20 bytes of memory each", low=1
+    )
     pooling: Literal["auto", "last", "mean", "cls", "none"] = _field(
         "auto",
         "which hidden states of a text become its embedding: the last token's, the mean, the first"

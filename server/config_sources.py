@@ -22,6 +22,7 @@ from server.config import (
     ServerConfig,
     settings,
 )
+from server.image_hosts import read_image_hosts
 from server.origins import read_origins
 from server.priorities import read_priorities
 
@@ -115,6 +116,7 @@ def _check(config: Config) -> None:
     _check_ports(server)
     _check_objectives(server)
     read_origins(server.cors_origins)
+    read_image_hosts(server.allowed_image_hosts)
 
 
 def _check_objectives(server: ServerConfig) -> None:

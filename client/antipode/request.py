@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from antipode.errors import InvalidRequestError
+from antipode.images import Image, read_image
 from antipode.options import integer, read_options, wrong
 from antipode.types import CHAT_OPTIONS, Prompt, Request, is_chat
 
+_IMAGE_TYPES = ("image", "image_url")
 _MESSAGE_FIELDS = {
     "role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content",
 }  # fmt: skip
@@ -47,7 +49,7 @@ def _read_prompt(prompt: Any) -> Prompt:
 
 
 def _message(entry: Any, where: str) -> dict[str, Any]:
-    """A message without fields that are None, and with its text parts joined as the server does."""
+    """A message without fields that are None. Its content is text, or a list with images."""
     if not isinstance(entry, Mapping):
         raise wrong(where, entry, "a mapping with role and content")
     message = {name: value for name, value in entry.items() if value is not None}
@@ -59,15 +61,27 @@ def _message(entry: Any, where: str) -> dict[str, Any]:
         )
     message = {name: value for name, value in message.items() if name in _MESSAGE_FIELDS}
     if isinstance(message.get("content"), list | tuple):
-        message["content"] = _text(message["content"])
+        message["content"] = _content(message["content"], f"{where}.content")
     says_something = message.get("tool_calls") or message.get("reasoning_content")
     if "content" not in message and not (message.get("role") == "assistant" and says_something):
         raise InvalidRequestError(f"{where} has no content")
     return message
 
 
-def _text(parts: Any) -> str:
-    for part in parts:
-        if not isinstance(part, Mapping) or part.get("type") != "text" or "text" not in part:
-            raise InvalidRequestError("a message's content must be text or a list of text parts")
-    return "\n".join(str(part["text"]) for part in parts)
+def _content(parts: Any, where: str) -> str | list[str | Image]:
+    """Texts and images in their order; texts alone are joined, as the server does."""
+    read = [_part(part, f"{where}[{i}]") for i, part in enumerate(parts)]
+    if any(isinstance(part, Image) for part in read):
+        return read
+    return "\n".join(map(str, read))
+
+
+def _part(part: Any, where: str) -> str | Image:
+    if isinstance(part, Mapping):
+        if part.get("type") == "text" and "text" in part:
+            return str(part["text"])
+        if part.get("type") in _IMAGE_TYPES:
+            return read_image(part, where)
+    raise InvalidRequestError(
+        "a message's content must be text or a list of text parts and image parts"
+    )

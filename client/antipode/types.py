@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 ResumeExactness: TypeAlias = Literal["exact", "consistent"]
-# As OpenAI has it: a role, content as text or as a list of text parts, and calls or a result.
+# As OpenAI has it: a role, content as text or as a list of parts, and calls or a result. A part is
+# {"type": "text", "text": ...}, {"type": "image", "image": ...} or OpenAI's image_url part.
 Message: TypeAlias = Mapping[str, Any]
 Prompt: TypeAlias = str | Sequence[int] | Sequence[Message]
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
 from server.api.access.call import Call, current_call
 from server.api.chat.format import ChatFormat, ChatPrompt, ChatSettings, Conversation
-from server.api.chat.template import ChatTemplateError
+from server.api.chats import Chats
 from server.api.embeddings.embedder import Embedder
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.grammars import Grammars
-from server.api.large_work import MAX_INLINE_UNITS, LargeWork
+from server.api.images.image_format import ImageFormat
+from server.api.images.image_reader import ImageLimits
+from server.api.images.prompt_images import PromptImages
+from server.api.large_work import LargeWork
 from server.api.open_metrics import Exemplars
 from server.api.prompts import Prompts, check_num_tokens
 from server.api.requests.generation import GenerateRequest
@@ -28,7 +31,7 @@ from server.api.requests.validation import (
     RequestLimits,
     check_options,
     check_prompt,
-    context_length_exceeded,
+    check_truncation,
     invalid,
     sampling_params,
 )
@@ -45,15 +48,13 @@ from server.trace_context import current_trace_id
 
 # A drawn seed is exact in a double, so no JSON reader can garble what is reported.
 DRAWN_SEED_BITS = 53
-# The last tokens of a prompt say whether its answer begins inside reasoning.
-_PROMPT_END = 32
 
 
 class Service:
     """One per API process. All methods belong to its event loop.
 
     `models` says what it serves, `grammars` which forms of text it can hold answers to.
-    `embedder` makes embeddings, as `recipe` says.
+    `embedder` makes embeddings, as `recipe` says. Without `image_format` it takes no images.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Service:
         *,
         chat: ChatSettings | None = None,
         recipe: EmbeddingRecipe | None = None,
+        image_format: ImageFormat | None = None,
+        image_limits: ImageLimits | None = None,
     ) -> None:
         self.models = models
         self.embedder = Embedder(
@@ -78,7 +81,16 @@ class Service:
         self.large_work = LargeWork()
         self.exemplars = Exemplars()
         self._prompts = Prompts(tokenizer, self.large_work)
-        self._chat = ChatFormat(tokenizer, chat or ChatSettings())
+        self._images = PromptImages(image_format, image_limits or ImageLimits())
+        self._chats = Chats(
+            ChatFormat(tokenizer, chat or ChatSettings(), image_format),
+            self._images,
+            self._prompts,
+            engine=engine,
+            models=models,
+            tokenizer=tokenizer,
+            large_work=self.large_work,
+        )
         self.grammars = Grammars(tokenizer)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -104,40 +116,21 @@ class Service:
 
     async def render_chat(self, conversation: Conversation) -> str:
         """The prompt of a conversation, to be tokenised without further special tokens."""
-        current_call().operation = "chat"
-        _check_conversation(conversation)
-        return await self._with_template(conversation, partial(self._chat.render, conversation))
+        return await self._chats.render(conversation)
 
     async def prepare_chat(
         self, conversation: Conversation, prompt_token_ids: Sequence[int] | None = None
     ) -> ChatPrompt:
-        """The prompt of a conversation, and how to read its answers.
+        """The prompt of a conversation, its images, and how to read its answers.
 
         `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
         """
-        current_call().operation = "chat"
-        _check_conversation(conversation)
-        self._check_may_fit(conversation)
-        end = None if prompt_token_ids is None else prompt_token_ids[-_PROMPT_END:]
-        text = None if end is None else await self.detokenize(end)
-        return await self._with_template(
-            conversation, partial(self._chat.prepare, conversation, text)
-        )
+        return await self._chats.prepare(conversation, prompt_token_ids)
 
-    async def _with_template[T](self, conversation: Conversation, work: Callable[[], T]) -> T:
-        """A template is a program, so it never runs on the event loop, however short the texts."""
-        num_units = MAX_INLINE_UNITS + _num_units(conversation)
-        try:
-            return await self.large_work.run(num_units, work)
-        except ChatTemplateError as error:
-            raise invalid(str(error), "messages") from error
-
-    def _check_may_fit(self, conversation: Conversation) -> None:
-        """Refuse what no tokens can hold, before the template renders it."""
-        info = self._engine.info
-        num_chars = sum(len(message.content) for message in conversation.messages)
-        if info is not None and num_chars > info.max_model_len * self._tokenizer.max_token_chars:
-            raise context_length_exceeded(f"has {num_chars} characters", info)
+    async def count_chat_tokens(self, conversation: Conversation) -> int:
+        """How many tokens the prompt of a conversation has. Its images are not read."""
+        prompt = await self._chats.prepare_text(conversation)
+        return len(await self.tokenize(prompt.text, add_special_tokens=False))
 
     async def start(self, request: GenerateRequest) -> Generation:
         """Submit one prompt; returns when the engine has begun to answer. The caller closes it.
@@ -181,8 +174,10 @@ class Service:
             raise ApiError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed")
         if request.sampling.grammar is not None:
             await self.grammars.check(request.sampling.grammar, request.grammar_asked_as, info)
+        check_truncation(request)
         prompt_token_ids = await self._prompts.token_ids(request, info)
         check_prompt(prompt_token_ids, info)
+        image_starts = self._images.starts(request.images, prompt_token_ids, info)
         seed = request.sampling.seed
         if seed is None:
             seed = secrets.randbits(DRAWN_SEED_BITS)
@@ -194,7 +189,9 @@ class Service:
             for choice, token_ids in zip(choices, request.resume.received, strict=False):
                 replay = partial(choice.replay, token_ids, params, info.eos_token_ids)
                 await self.large_work.run(len(token_ids), replay)
-        return PreparedRequest(request, named, prompt_token_ids, seed, params, choices)
+        return PreparedRequest(
+            request, named, prompt_token_ids, seed, params, choices, image_starts
+        )
 
     async def _submit_all(self, prepared: Sequence[PreparedRequest]) -> GenerationGroup:
         wakeup = asyncio.Event()
@@ -237,6 +234,8 @@ class Service:
         if prepared.is_complete:
             return EngineStream(0, wakeup)
         objectives = current_call().objectives
+        images = self._images.placed(prepared.request.images, prepared.image_starts)
+        prepared.request.images.clear()
         return self._engine.submit(
             prepared.prompt_token_ids,
             prepared.params,
@@ -250,6 +249,7 @@ class Service:
             source=prepared.request.source,
             priority=objectives.priority,
             ttft_seconds=objectives.ttft_seconds,
+            images=images,
         )
 
     def _enter(self, generation: Generation, timeout: float | None) -> ExitStack:
@@ -277,19 +277,3 @@ def _count(generation: Generation, call: Call) -> None:
     )
     if call.span is not None:
         call.span.record(call.operation, generation.work())
-
-
-def _check_conversation(conversation: Conversation) -> None:
-    if not conversation.messages:
-        raise invalid("messages must not be empty", "messages")
-    options = conversation.options
-    if options.add_generation_prompt and options.continue_final_message:
-        raise invalid(
-            "continue_final_message needs add_generation_prompt to be false",
-            "continue_final_message",
-        )
-
-
-def _num_units(conversation: Conversation) -> int:
-    """About how much text a conversation has."""
-    return sum(1 + len(message.content) for message in conversation.messages)

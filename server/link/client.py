@@ -37,6 +37,7 @@ from server.link.frames import (
     Vocabulary,
 )
 from server.link.framing import api_codec
+from server.link.images import PromptImage
 from server.link.sampling import SamplingParams
 
 type AbortReason = Literal["abort", "stop", "deadline_exceeded"]
@@ -142,12 +143,14 @@ class EngineClient(asyncio.Protocol):
         priority: int = 0,
         ttft_seconds: float | None = None,
         pooling: Pooling | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> EngineStream:
         """Hand a validated request over. ApiError when the engine is gone."""
         stream = EngineStream(next(self._request_ids), wakeup)
         frame = Submit(
             request_id=stream.request_id,
             prompt_token_ids=list(prompt_token_ids),
+            images=list(images),
             params=params,
             n=n,
             received=[None if entry is None else list(entry) for entry in received],

@@ -20,6 +20,7 @@ from pathlib import Path
 import uvloop
 
 from models.headless import why_no_tokens
+from models.vision.image_format import ImageFormat
 from server.api.access.budgets import Budgets
 from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
@@ -45,6 +46,7 @@ from server.logs import set_up_logging
 from server.ports import address, listening_socket
 from server.processes.api_beats import beat
 from server.processes.gate import admin_gatekeeper, api_gatekeeper, tracing
+from server.processes.images import image_format_of, image_limits, room_for_images
 from server.versions.served_model import find_model
 
 _FLUSH_SECONDS = 2.0
@@ -60,7 +62,12 @@ class ApiProcess:
     """The parts of one API process, and the order in which they start and stop."""
 
     def __init__(
-        self, config: Config, link: str, tokenizer: Tokenizer, recipe: EmbeddingRecipe
+        self,
+        config: Config,
+        link: str,
+        tokenizer: Tokenizer,
+        recipe: EmbeddingRecipe,
+        image_format: ImageFormat | None = None,
     ) -> None:
         self._config = config.server
         self._lifecycle = Lifecycle()
@@ -80,7 +87,10 @@ class ApiProcess:
             _request_limits(config.server),
             chat=_chat_settings(config.server),
             recipe=recipe,
+            image_format=image_format,
+            image_limits=image_limits(config.server),
         )
+        room = room_for_images(config.server, image_format)
         self._grammars = service.grammars
         self._tracing = tracing(config.server, release_of("antipode-server"))
         budgets = Budgets(Path(link).with_name("budgets"))
@@ -91,7 +101,11 @@ class ApiProcess:
         admin: VersionAdmin | None = None
         if config.server.admin_token_file:
             admin = VersionAdmin(models, self._engine, Path(config.server.admin_token_file))
-        app = create_http_app(service, health, config.server, admin, allowed, gatekeeper=gatekeeper)
+        app = create_http_app(
+            *(service, health, config.server, admin, allowed),
+            gatekeeper=gatekeeper,
+            room_for_images=room,
+        )
         self._http = HttpPort(
             app,
             config.server,
@@ -100,7 +114,10 @@ class ApiProcess:
             tls=tls,
         )
         self._grpc = create_grpc_server(
-            service, health, config.server, admin, gatekeeper=gatekeeper, tls=tls
+            *(service, health, config.server, admin),
+            gatekeeper=gatekeeper,
+            tls=tls,
+            room_for_images=room,
         )
         self._admin = None if admin is None else self._make_admin(admin, adapters, tls)
         self._drain_asked = asyncio.Event()
@@ -236,8 +253,10 @@ def _chat_settings(config: ServerConfig) -> ChatSettings:
     )
 
 
-async def _run(task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe) -> int:
-    process = ApiProcess(task.config, task.link, tokenizer, recipe)
+async def _run(
+    task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe, image_format: ImageFormat | None
+) -> int:
+    process = ApiProcess(task.config, task.link, tokenizer, recipe, image_format)
     watch_commands(commands_on(asyncio.get_running_loop(), process.command))
     beating = asyncio.create_task(beat(task.beats))
     try:
@@ -279,11 +298,12 @@ def main() -> int:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return _FAILED
     recipe = _read_recipe(Path(model.path), task.config.server)
+    image_format = image_format_of(Path(model.path))
     sys.setswitchinterval(_SWITCH_SECONDS)
     # What is there from the start stays: no collection needs to look at it, so each takes little.
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(task, tokenizer, recipe))
+        return runner.run(_run(task, tokenizer, recipe, image_format))
 
 
 if __name__ == "__main__":

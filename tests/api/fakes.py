@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -21,6 +21,7 @@ from server.errors import ApiError
 from server.lifecycle import Lifecycle
 from server.link.client import AbortReason, EngineStream
 from server.link.frames import EngineInfo, Pooling, Pulse, TokenEvent, TokenLogprobs
+from server.link.images import PromptImage
 from server.link.sampling import SamplingParams
 
 CHAT_TEMPLATE = (
@@ -67,6 +68,7 @@ class Submission:
     priority: int = 0
     ttft_seconds: float | None = None
     pooling: Pooling | None = None
+    images: list[PromptImage] = field(default_factory=list)
 
 
 class FakeEngine:
@@ -85,6 +87,7 @@ class FakeEngine:
         finish_reason: str = "stop",
         vocab_size: int = 266,
         max_model_len: int = 256,
+        max_images: int = 0,
         step_seconds: float = 0.0,
     ) -> None:
         self.info: EngineInfo | None = EngineInfo(
@@ -94,6 +97,7 @@ class FakeEngine:
             vocab_size=vocab_size,
             eos_token_ids=self.EOS,
             max_num_seqs=8,
+            max_images=max_images,
         )
         self.pulse: Pulse | None = Pulse(state="ready", metrics=b"up 1\n")
         self.pulse_age = 0.0
@@ -127,12 +131,14 @@ class FakeEngine:
         priority: int = 0,
         ttft_seconds: float | None = None,
         pooling: Pooling | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> EngineStream:
         stream = EngineStream(next(self._request_ids), wakeup)
         self.open[stream.request_id] = stream
         submission = Submission(
             *(stream, list(prompt_token_ids), params, n, deadline, list(received)),
             *(version, adapter, adapter_version, source, priority, ttft_seconds, pooling),
+            list(images),
         )
         self.submitted.append(submission)
         if self.script is not None and pooling is not None:
@@ -241,9 +247,11 @@ def make_service(
     lifecycle: Lifecycle,
     limits: RequestLimits | None = None,
     recipe: EmbeddingRecipe | None = None,
+    **images: object,
 ) -> Service:
     models = ModelDirectory(engine, lifecycle)
-    return Service(engine, tokenizer, lifecycle, models, limits or RequestLimits(), recipe=recipe)
+    limits = limits or RequestLimits()
+    return Service(engine, tokenizer, lifecycle, models, limits, recipe=recipe, **images)
 
 
 def make_health(engine: FakeEngine, lifecycle: Lifecycle) -> Health:

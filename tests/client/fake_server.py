@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from models.vision.image_format import ImageFormat
 from server.api.access.gatekeeper import Gatekeeper
 from server.api.servers.grpc_server import create_grpc_server
 from server.api.servers.http_port import HttpPort
@@ -139,12 +140,14 @@ async def fake_server[E: FakeEngine](
     engine: E,
     tokenizer: Tokenizer | None = None,
     gatekeeper: Gatekeeper | None = None,
+    image_format: ImageFormat | None = None,
     **settings: Any,
 ) -> AsyncIterator[FakeServer[E]]:
     lifecycle = Lifecycle()
     lifecycle.mark_ready()
     tokenizer = tokenizer or Tokenizer(small_pretrained())
-    service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
+    service = make_service(engine, tokenizer, lifecycle, image_format=image_format)
+    health = make_health(engine, lifecycle)
     server = FakeServer(engine, lifecycle)
     with reserved_port() as port, socket.create_server(("127.0.0.1", 0)) as listening:
         config = ServerConfig(host="127.0.0.1", grpc_port=port, **settings)

@@ -47,9 +47,9 @@ def test_content_in_text_parts_is_text():
     assert fields["messages"][0]["content"] == built.chat.messages[0].content == "a\nb"
 
 
-@pytest.mark.parametrize("part", [{"type": "image_url"}, {"type": "text"}, "text", None])
+@pytest.mark.parametrize("part", [{"type": "input_audio"}, {"type": "text"}, "text", None])
 def test_content_in_other_parts_is_refused(part):
-    with pytest.raises(InvalidRequestError, match="a list of text parts"):
+    with pytest.raises(InvalidRequestError, match="a list of text parts and image parts"):
         request_of([{"role": "user", "content": [part]}])
 
 

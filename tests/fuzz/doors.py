@@ -118,6 +118,11 @@ def message(rng: random.Random) -> bytes:
         said = request.chat.messages.add(role="user", content="x")
         tool = request.chat.tools.add(name="f", parameters='{"type": "object"}')
         targets = [request.sampling, request.chat, said, tool, request.chat.tool_choice]
+        if rng.random() < 0.3:
+            said.content = ""
+            part = said.parts.add()
+            part.image.data = rng.randbytes(rng.randrange(50))
+            targets += [part, part.image]
     for _ in range(rng.randint(0, 4)):
         target = rng.choice(targets)
         name = rng.choice([one.name for one in target.DESCRIPTOR.fields])

@@ -21,6 +21,8 @@ COMPLETION = {
     "ignore_eos": False, "return_token_ids": True, "user": "a", "resume": None,
     "stream_options": {"include_usage": True},
 }  # fmt: skip
+# A GIF of one pixel.
+IMAGE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="
 CHAT = {name: value for name, value in COMPLETION.items() if name not in ("prompt", "echo")} | {
     "messages": [{"role": "user", "content": "hi"}],
     "logprobs": True,
@@ -37,11 +39,23 @@ def body(rng: random.Random, right: dict[str, Any]) -> bytes:
         for field in ("prompt", "messages"):
             if field in right:
                 found[field] = right[field]
+    if "messages" in found and rng.random() < 0.2:
+        found["messages"] = [{"role": "user", "content": [image_part(rng), image_part(rng)]}]
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         found[rng.choice([*right])] = strange(rng)
     if isinstance(found["max_tokens"], int | float) and found["max_tokens"] > 64:
         found["max_tokens"] = 64
     return torn(rng, json.dumps(found).encode()) if rng.random() < 0.2 else _dumped(rng, found)
+
+
+def image_part(rng: random.Random) -> dict[str, Any]:
+    """An image, or what is nearly one."""
+    place = rng.randrange(len(IMAGE) + 1)
+    url = rng.choice((IMAGE, IMAGE[:place], IMAGE[:place] + "*" + IMAGE[place:], strange(rng)))
+    part = {"type": "image_url", "image_url": rng.choice((url, {"url": url, "detail": "auto"}))}
+    if rng.random() < 0.2:
+        part[rng.choice(("type", "image_url"))] = strange(rng)
+    return part
 
 
 def strange(rng: random.Random, depth: int = 0) -> Any:

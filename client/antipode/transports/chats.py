@@ -1,4 +1,4 @@
-"""A conversation as the message Chat: messages and tools in OpenAI's form, schemas as JSON text.
+"""A conversation as the message Chat: messages, images and tools, schemas as JSON text.
 
 Knows neither what a model makes of tools nor how the chat is sent.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antipode._pb.antipode.v1 import generation_pb2 as pb
+from antipode.images import Image
 
 _MODES = {
     "auto": pb.ToolChoice.MODE_AUTO,
@@ -35,7 +36,17 @@ def chat(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> p
 def _message(entry: Mapping[str, Any]) -> pb.ChatMessage:
     fields = {"reasoning" if k == "reasoning_content" else k: v for k, v in entry.items()}
     fields["tool_calls"] = [_call(call) for call in entry.get("tool_calls") or ()]
+    if isinstance(entry.get("content"), list):
+        fields["parts"] = [_part(part) for part in fields.pop("content")]
     return pb.ChatMessage(**fields)
+
+
+def _part(part: str | Image) -> pb.ContentPart:
+    if isinstance(part, str):
+        return pb.ContentPart(text=part)
+    if part.url:
+        return pb.ContentPart(image=pb.Image(url=part.url))
+    return pb.ContentPart(image=pb.Image(data=part.data, media_type=part.media_type))
 
 
 def _call(call: Mapping[str, Any]) -> pb.ToolCall:

@@ -78,8 +78,9 @@ WRONG_ADDRESS: Mapping[str, str] = {
     "http2 header with status": "this port has no gRPC service: use http://, or the gRPC port",
     "WRONG_VERSION_NUMBER": "this port does not speak TLS: use grpc://",
 }
-# How grpc refuses a message of over MAX_MESSAGE_BYTES: as if the server's queue were full.
-OVERSIZE = "larger than max"
+# How grpc refuses a message that is too long: as if the server's queue were full. The server's end
+# refuses the request, and this end an answer of over MAX_MESSAGE_BYTES.
+OVERSIZE, OVERSIZE_REQUEST = "larger than max", "SERVER: "
 
 
 class GrpcTransport:
@@ -264,8 +265,9 @@ def _error(error: grpc.aio.AioRpcError) -> AntipodeError:
     for sign, advice in WRONG_ADDRESS.items():
         if sign in details:
             return NotFoundError(f"{advice} ({details})")
-    is_oversize = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and OVERSIZE in details
-    kind = ServerError if is_oversize else CODES.get(error.code(), UnavailableError)
+    kind = CODES.get(error.code(), UnavailableError)
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and OVERSIZE in details:
+        kind = InvalidRequestError if details.startswith(OVERSIZE_REQUEST) else ServerError
     pushback = str(dict(error.trailing_metadata() or ()).get(PUSHBACK_KEY, "0"))
     retry_after = float(pushback) / 1000 if pushback.isdecimal() else 0.0
     return kind(details, retry_after=retry_after)

@@ -30,6 +30,7 @@ from antipode.tls import Tls
 from antipode.transports.chunks import is_end, parse
 from antipode.transports.embedding_bodies import embedding_body, read_embeddings
 from antipode.transports.grammars import http_grammar
+from antipode.transports.message_bodies import message_bodies
 from antipode.transports.sse import EventParser
 from antipode.types import Event, Request, Resume, is_chat
 
@@ -175,13 +176,17 @@ def body(request: Request, resume: Resume | None, model: str) -> dict[str, Any]:
         fields["request_id"] = request.request_id
     return {
         **fields,
-        "messages" if is_chat(request.prompt) else "prompt": request.prompt,
+        **_prompt(request.prompt),
         **({"model": model} if model else {}),
         "n": request.n,
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_token_ids": True,
     }
+
+
+def _prompt(prompt: Any) -> dict[str, Any]:
+    return {"messages": message_bodies(prompt)} if is_chat(prompt) else {"prompt": prompt}
 
 
 def _path(request: Request) -> str:

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from server.api.chat.messages import Message, ToolCall
+from server.api.chat.messages import Message, Part, ToolCall
 from server.api.http.plain_errors import or_text
+from server.api.images.sent_image import SentImage, image_of_base64, image_of_url
 from server.api.requests.validation import invalid
 
 
@@ -22,11 +23,35 @@ class _Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
+class ImageSourceBody(_Wire):
+    """Where an image is: in `data` as base64, or at `url`."""
+
+    type: str
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+
+    def read(self, where: str) -> SentImage:
+        place = f"{where}.source"
+        match self.type:
+            case "base64":
+                data = _required(self.data, "data", place)
+                return image_of_base64(data, self.media_type or "", where)
+            case "url":
+                return image_of_url(_required(self.url, "url", place), where)
+        raise invalid(
+            f"{place} is of type {self.type[:64]!r}; this server reads images of type base64 and"
+            " url",
+            place,
+        )
+
+
 class ResultBlock(_Wire):
-    """A part of a tool's result."""
+    """A part of a tool's result, or of the system's text."""
 
     type: str
     text: str | None = None
+    source: ImageSourceBody | None = None
 
 
 def _as_block(text: str) -> dict[str, Any]:
@@ -51,6 +76,7 @@ class Block(_Wire):
     tool_use_id: str | None = None
     content: TextBlocks = None
     is_error: bool | None = None
+    source: ImageSourceBody | None = None
 
 
 class AnthropicMessageBody(_Wire):
@@ -97,9 +123,9 @@ class _Reader:
         if last is None or last.role != message.role or message.role == "tool":
             self.messages.append(message)
             return
+        joined = last.with_parts((*last.as_parts(), *message.as_parts()))
         self.messages[-1] = replace(
-            last,
-            content="\n".join(filter(None, (last.content, message.content))),
+            joined,
             tool_calls=last.tool_calls + message.tool_calls,
             reasoning="\n".join(filter(None, (last.reasoning, message.reasoning))) or None,
         )
@@ -108,6 +134,8 @@ class _Reader:
         match (block.type, role):
             case ("text", _):
                 self.add(Message(role=role, content=_required(block.text, "text", where)))
+            case ("image", "user"):
+                self.add(Message(role=role).with_parts([_image(block.source, where)]))
             case ("thinking", "assistant"):
                 self.add(Message(role=role, reasoning=_required(block.thinking, "thinking", where)))
             case ("redacted_thinking", "assistant"):
@@ -119,8 +147,8 @@ class _Reader:
                 self._read_result(block, where)
             case (kind, _):
                 raise invalid(
-                    f"{where} is of type {kind[:64]!r} in a message of the {role}; this model reads"
-                    " text, tool_use, tool_result and thinking",
+                    f"{where} is of type {kind[:64]!r} in a message of the {role}; this server"
+                    " reads text, image, tool_use, tool_result and thinking",
                     where,
                 )
 
@@ -138,12 +166,29 @@ class _Reader:
                 f"{where} is the result of {use_id[:64]!r}, which no tool_use before it has",
                 f"{where}.tool_use_id",
             )
-        text = _joined(block.content, f"{where}.content")
-        if block.is_error and not text.lower().startswith("error"):
+        parts = _parts(block.content, f"{where}.content")
+        message = Message(role="tool", name=self._used[use_id], tool_call_id=use_id)
+        message = message.with_parts(parts)
+        if block.is_error and not message.content.lower().startswith("error"):
             # Chat templates have no other place to say so.
-            text = f"Error: {text}"
-        name = self._used[use_id]
-        self.add(Message(role="tool", content=text, name=name, tool_call_id=use_id))
+            first = [f"Error: {message.content}"] if not message.parts else ["Error: ", *parts]
+            message = message.with_parts(first)
+        self.add(message)
+
+
+def _parts(blocks: TextBlocks, where: str) -> list[Part]:
+    return [
+        _image(block.source, f"{where}[{i}]")
+        if block.type == "image"
+        else _text(block, f"{where}[{i}]")
+        for i, block in enumerate(blocks or ())
+    ]
+
+
+def _image(source: ImageSourceBody | None, where: str) -> SentImage:
+    if source is None:
+        raise invalid(f"{where} has no source", f"{where}.source")
+    return source.read(where)
 
 
 def _joined(blocks: TextBlocks, where: str) -> str:
@@ -152,7 +197,7 @@ def _joined(blocks: TextBlocks, where: str) -> str:
 
 def _text(block: ResultBlock, where: str) -> str:
     if block.type != "text":
-        raise invalid(f"{where} is of type {block.type[:64]!r}; this model reads text", where)
+        raise invalid(f"{where} is of type {block.type[:64]!r}; only text is read here", where)
     return _required(block.text, "text", where)
 
 

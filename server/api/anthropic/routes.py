@@ -40,7 +40,11 @@ def messages_router(service: Service, *, write_timeout_seconds: float) -> APIRou
     async def create_message(body: MessagesBody, request: Request) -> Response:
         body.check_supported()
         with fields_named(_NAMES):
-            prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
+            conversation = await asyncio.to_thread(body.conversation)
+            # The body lasts as long as its answer, which needs no messages.
+            body.messages.clear()
+            prompt = await service.prepare_chat(conversation)
+            del conversation
             return await answer(
                 service,
                 [_generate_request(body, prompt, request)],
@@ -59,9 +63,8 @@ def messages_router(service: Service, *, write_timeout_seconds: float) -> APIRou
     async def count_tokens(body: PromptBody) -> Response:
         body.check_supported()
         service.models.find(body.model)
-        prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
-        token_ids = await service.tokenize(prompt.text, add_special_tokens=False)
-        return json_response(TokenCount(len(token_ids)))
+        conversation = await asyncio.to_thread(body.conversation)
+        return json_response(TokenCount(await service.count_chat_tokens(conversation)))
 
     _add_batches(router)
     return router

@@ -11,9 +11,10 @@ from typing import Any
 
 from server.api.chat.call_arguments import arguments_of
 from server.api.chat.format import Conversation
-from server.api.chat.messages import Message, ToolCall
+from server.api.chat.messages import Message, Part, ToolCall
 from server.api.chat.template import RenderOptions
 from server.api.chat.tools import Tool, ToolChoice
+from server.api.images.sent_image import image_of_bytes, image_of_url
 from server.api.requests.validation import invalid
 from server.pb.antipode.v1 import generation_pb2 as pb
 
@@ -55,7 +56,9 @@ def _message(entry: pb.ChatMessage, position: int) -> Message:
         raise invalid(f"{where} has no role; every message needs a role", where)
     if entry.tool_calls and entry.role != "assistant":
         raise invalid(f"{where} has tool_calls, but its role is {entry.role[:64]!r}", where)
-    return Message(
+    if entry.parts and entry.content:
+        raise invalid(f"{where} has both content and parts; give one of them", where)
+    message = Message(
         role=entry.role,
         content=entry.content,
         name=entry.name if entry.HasField("name") else None,
@@ -65,6 +68,25 @@ def _message(entry: pb.ChatMessage, position: int) -> Message:
         tool_call_id=entry.tool_call_id if entry.HasField("tool_call_id") else None,
         reasoning=entry.reasoning if entry.HasField("reasoning") else None,
     )
+    if not entry.parts:
+        return message
+    return message.with_parts(
+        [_part(part, f"{where}.parts[{i}]") for i, part in enumerate(entry.parts)]
+    )
+
+
+def _part(entry: pb.ContentPart, where: str) -> Part:
+    match entry.WhichOneof("part"):
+        case "text":
+            return entry.text
+        case None:
+            raise invalid(f"{where} has neither text nor an image", where)
+    match entry.image.WhichOneof("source"):
+        case "data":
+            return image_of_bytes(entry.image.data, entry.image.media_type, where)
+        case "url":
+            return image_of_url(entry.image.url, where)
+    raise invalid(f"{where} has an image with neither data nor url", where)
 
 
 def _call(entry: pb.ToolCall, where: str) -> ToolCall:

@@ -109,7 +109,8 @@ class GenerationServicer:
             case "text":
                 return message.text
             case "chat":
-                return await self._service.render_chat(chats.conversation(message.chat))
+                conversation = await asyncio.to_thread(chats.conversation, message.chat)
+                return await self._service.render_chat(conversation)
         raise _no_prompt()
 
     async def _stream(

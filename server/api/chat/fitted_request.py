@@ -14,4 +14,5 @@ def fitted(request: GenerateRequest, prompt: ChatPrompt) -> GenerateRequest:
     grammar, asked_as = prompt.constrained(sampling.grammar, request.grammar_asked_as)
     if prompt.shows_special_tokens:
         sampling = replace(sampling, skip_special_tokens=False)
-    return replace(request, sampling=replace(sampling, grammar=grammar), grammar_asked_as=asked_as)
+    sampling = replace(sampling, grammar=grammar)
+    return replace(request, sampling=sampling, grammar_asked_as=asked_as, images=prompt.images)

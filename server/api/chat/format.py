@@ -28,6 +28,9 @@ from server.api.chat.template import ChatTemplate, ChatTemplateError, Renderer, 
 from server.api.chat.thinking import Thinking
 from server.api.chat.tool_grammar import AnswerForm, can_enforce, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice, check_tools
+from server.api.images.decoding import ReadImage
+from server.api.images.image_format import ImageFormat
+from server.api.images.sent_image import SentImage
 from server.errors import ApiError, ErrorKind
 from server.link.sampling import Grammar
 
@@ -57,13 +60,19 @@ class Conversation:
         """The tools that the model may call."""
         return () if self.tool_choice.mode == "none" else self.tools
 
+    @property
+    def images(self) -> tuple[SentImage, ...]:
+        """The images of all messages, in the order in which the prompt has them."""
+        return tuple(image for message in self.messages for image in message.images)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPrompt:
     """A rendered conversation. `reader` makes the reader of one choice.
 
     `shows_special_tokens`: the reader looks for special tokens, so the text must show them.
-    `combine` puts a client's own grammar next to calls and reasoning; None if it cannot.
+    `combine` puts a client's own grammar next to calls and reasoning; None if it cannot. `images`
+    are those of the messages, as far as they have been read.
     """
 
     text: str
@@ -71,6 +80,7 @@ class ChatPrompt:
     combine: Callable[[Grammar], Grammar | None]
     grammar: Grammar | None = None
     shows_special_tokens: bool = False
+    images: list[ReadImage] = field(default_factory=list)
 
     def constrained(self, grammar: Grammar | None, asked_as: str) -> tuple[Grammar | None, str]:
         """The grammar of the answer for a client that may ask for one, and who asks for it."""
@@ -122,11 +132,13 @@ class TokenRenderer(Renderer, Protocol):
 class ChatFormat:
     """One per tokenizer. `prepare` may take long, and is safe to call from several threads."""
 
-    def __init__(self, tokenizer: TokenRenderer, settings: ChatSettings) -> None:
+    def __init__(
+        self, tokenizer: TokenRenderer, settings: ChatSettings, images: ImageFormat | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._settings = settings
         self._template = ChatTemplate(
-            tokenizer, allow_control_tokens=settings.control_tokens_in_messages
+            tokenizer, allow_control_tokens=settings.control_tokens_in_messages, images=images
         )
 
     def render(self, conversation: Conversation) -> str:
@@ -150,6 +162,8 @@ class ChatFormat:
     def prepare(self, conversation: Conversation, prompt: str | None = None) -> ChatPrompt:
         """The prompt and how to read its answers. `prompt` is one that was rendered before."""
         text = self.render(conversation) if prompt is None else prompt
+        # What reads the answers lasts as long as they do, and needs no messages.
+        conversation = replace(conversation, messages=())
         if self._is_harmony:
             return self._harmony_prompt(conversation, text)
         tags = self._tags

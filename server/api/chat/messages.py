@@ -6,9 +6,13 @@ the mappings which chat templates expect. Knows neither a protocol nor a model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from server.api.images.sent_image import SentImage
+
+type Part = str | SentImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +33,32 @@ class Message:
     """One message. `extra` holds further fields of the client, which reach the template as is.
 
     `content` is empty where an assistant's message has only calls or only reasoning. A message with
-    the role `tool` carries the result of the call `tool_call_id`.
+    the role `tool` carries the result of the call `tool_call_id`. `parts` are the texts and images
+    of a message with images, in their order; `content` is then its texts alone.
     """
 
     role: str
     content: str = ""
+    parts: tuple[Part, ...] = ()
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     reasoning: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def images(self) -> tuple[SentImage, ...]:
+        return tuple(part for part in self.parts if isinstance(part, SentImage))
+
+    def with_parts(self, parts: Sequence[Part]) -> Message:
+        """The message with this content. Texts without an image are one text, by lines."""
+        content = "\n".join(part for part in parts if isinstance(part, str))
+        has_images = any(isinstance(part, SentImage) for part in parts)
+        return replace(self, content=content, parts=tuple(parts) if has_images else ())
+
+    def as_parts(self) -> tuple[Part, ...]:
+        """The content in parts, also of a message without images."""
+        return self.parts or ((self.content,) if self.content else ())
 
     def for_template(self) -> dict[str, Any]:
         """As a mapping; a field without a value is left out."""
@@ -46,10 +66,15 @@ class Message:
         fields = {
             **self.extra,
             "role": self.role,
-            "content": self.content,
+            "content": [_part(part) for part in self.parts] if self.parts else self.content,
             "name": self.name,
             "tool_calls": calls or None,
             "tool_call_id": self.tool_call_id,
             "reasoning_content": self.reasoning,
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def _part(part: Part) -> dict[str, str]:
+    """As transformers gives parts to templates."""
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}

@@ -34,10 +34,16 @@ def with_tool_instructions(
     first = next((i for i, message in enumerate(messages) if message.role == role), None)
     if first is None or (as_system and first > 0):
         return [Message(role=role, content=instructions), *messages]
-    message = messages[first]
-    parts = (message.content, instructions) if as_system else (instructions, message.content)
-    joined = replace(message, content="\n\n".join(filter(None, parts)))
+    joined = _with_instructions(messages[first], instructions, at_end=as_system)
     return [*messages[:first], joined, *messages[first + 1 :]]
+
+
+def _with_instructions(message: Message, instructions: str, *, at_end: bool) -> Message:
+    if message.parts:
+        given = message.parts
+        return message.with_parts((*given, instructions) if at_end else (instructions, *given))
+    texts = (message.content, instructions) if at_end else (instructions, message.content)
+    return replace(message, content="\n\n".join(filter(None, texts)))
 
 
 def fold_calls(messages: Sequence[Message]) -> list[Message]:
@@ -51,16 +57,24 @@ def fold_calls(messages: Sequence[Message]) -> list[Message]:
         is_result = message.role == "tool"
         plain = _result(message) if is_result else _with_calls(message)
         if folded and (joins or is_result) and folded[-1].role == plain.role == "user":
-            content = f"{folded.pop().content}\n{plain.content}"
-            plain = replace(plain, content=content)
+            plain = _joined(folded.pop(), plain)
         folded.append(plain)
         joins = is_result
     return folded
 
 
+def _joined(first: Message, second: Message) -> Message:
+    """Two messages of the user as one."""
+    if first.parts or second.parts:
+        return second.with_parts((*first.as_parts(), *second.as_parts()))
+    return replace(second, content=f"{first.content}\n{second.content}")
+
+
 def _result(message: Message) -> Message:
-    content = f"<tool_response>\n{message.content}\n</tool_response>"
-    return Message(role="user", content=content)
+    user = Message(role="user")
+    if message.parts:
+        return user.with_parts(("<tool_response>", *message.parts, "</tool_response>"))
+    return replace(user, content=f"<tool_response>\n{message.content}\n</tool_response>")
 
 
 def _with_calls(message: Message) -> Message:

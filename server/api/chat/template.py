@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 from server.api.calls.call_log import mistral_id_of
 from server.api.calls.families import Family, family_of
-from server.api.chat.control_tokens import ControlTokens, cut, unused_mark
+from server.api.chat.control_tokens import ControlTokens, PiecedText, cut, unused_mark
 from server.api.chat.messages import Message, ToolCall
 from server.api.chat.plain_tools import fold_calls, with_tool_instructions
 from server.api.chat.tools import Tool
+from server.api.images.image_format import ImageFormat
+from server.api.images.sent_image import SentImage
 
 _SENTINEL = "zq7sentinel"
 _CALL = ToolCall(id="abcdefghi", name=_SENTINEL, arguments={"a": 1})
@@ -65,12 +67,22 @@ class RenderOptions:
 class ChatTemplate:
     """The chat template of one tokenizer. Safe to use from several threads."""
 
-    def __init__(self, renderer: Renderer, *, allow_control_tokens: bool = False) -> None:
+    def __init__(
+        self,
+        renderer: Renderer,
+        *,
+        allow_control_tokens: bool = False,
+        images: ImageFormat | None = None,
+    ) -> None:
         self._renderer = renderer
+        self._images = images
+        # A client's text never stands for an image, whatever else it may write.
+        of_images = () if images is None else (images.start, images.token, images.end)
         self._control_tokens = ControlTokens(
-            () if allow_control_tokens else renderer.control_tokens
+            {*of_images, *(() if allow_control_tokens else renderer.control_tokens)}
         )
         self._is_dropped = lru_cache(maxsize=64)(self._drops)
+        self._has_place = lru_cache(maxsize=64)(self._places_image)
 
     @cached_property
     def family(self) -> Family:
@@ -103,8 +115,18 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool], options: RenderOptions
     ) -> str:
-        """The prompt, in pieces if the client's text holds control tokens."""
+        """The prompt, in pieces if the client's text holds control tokens.
+
+        With images, it has for each what the tokenizer makes the image's tokens of.
+        """
         messages = self._conform(messages, tools)
+        num_images = sum(len(message.images) for message in messages)
+        rendered = self._rendered_in_pieces(messages, tools, options)
+        return rendered if num_images == 0 else self._with_images(rendered, num_images)
+
+    def _rendered_in_pieces(
+        self, messages: Sequence[Message], tools: Sequence[Tool], options: RenderOptions
+    ) -> str:
         offered = tools if self.renders_tools else ()
         given = (
             [message.for_template() for message in messages],
@@ -119,6 +141,20 @@ class ChatTemplate:
         marked = self._marked_messages(given[0], mark)
         tools_marked, variables = self._control_tokens.mark(list(given[1:]), mark)
         return cut(self._rendered(marked, tools_marked, variables, options), mark)
+
+    def _with_images(self, rendered: str, num_images: int) -> str:
+        """What the template wrote for an image is whole in its piece; a client's text is not."""
+        if self._images is None:
+            raise ChatTemplateError("this model's files do not say what stands for an image")
+        placeholder, expansion = self._images.placeholder, self._images.expansion
+        pieces = rendered.pieces if isinstance(rendered, PiecedText) else (rendered,)
+        num_places = sum(piece.count(placeholder) for piece in pieces)
+        if num_places != num_images:
+            raise ChatTemplateError(
+                f"the model's chat template has {num_places} places for the messages' {num_images}"
+                " images"
+            )
+        return PiecedText(piece.replace(placeholder, expansion) for piece in pieces)
 
     def _rendered(
         self,
@@ -140,7 +176,10 @@ class ChatTemplate:
         marked: list[dict[str, Any]] = self._control_tokens.mark(messages, mark)
         for message, given in zip(marked, messages, strict=True):
             message["role"] = given["role"]
-            if message["role"] == "assistant":
+            if isinstance(message["content"], list):
+                for part, given_part in zip(message["content"], given["content"], strict=True):
+                    part["type"] = given_part["type"]
+            elif message["role"] == "assistant":
                 for tag in _THINK_TAGS:
                     message["content"] = message["content"].replace(tag[0] + mark + tag[1:], tag)
         return marked
@@ -157,6 +196,7 @@ class ChatTemplate:
             fits = self.renders_calls
             messages = _fit_ids(messages, self.family) if fits else fold_calls(messages)
         self._check_roles(messages)
+        self._check_images(messages)
         if tools and not self.renders_tools:
             messages = with_tool_instructions(messages, tools, as_system=self.renders_system)
         return messages
@@ -168,6 +208,27 @@ class ChatTemplate:
                     f"messages[{position}] has the role {message.role[:64]!r}, which the model's"
                     " chat template leaves out there"
                 )
+
+    def _check_images(self, messages: Sequence[Message]) -> None:
+        for position, message in enumerate(messages):
+            if message.images and not self._has_place(message.role, position == 0):
+                raise ChatTemplateError(
+                    f"{message.images[0].where} is an image, which the model's chat template leaves"
+                    f" out in a message of the role {message.role[:64]!r}"
+                )
+
+    def _places_image(self, role: str, is_first: bool) -> bool:
+        """Whether the template writes an image of a message that has this role."""
+        if self._images is None:
+            return False
+        image = Message(role=role, tool_call_id=_CALL.id if role == "tool" else None)
+        probe = image.with_parts((SentImage(where=""), "t"))
+        calling = Message(role="assistant", tool_calls=(_CALL,))
+        before = {"assistant": [_USER], "tool": [_USER, calling]}.get(role, [_USER, _ASSISTANT])
+        after = [] if role == "user" else [_USER]
+        messages = [*([] if is_first else before), probe, *after]
+        rendered = self._rendered_or_none(messages)
+        return rendered is not None and rendered.count(self._images.placeholder) == 1
 
     def _drops(self, role: str, is_first: bool) -> bool:
         """Whether the template renders a conversation without the message that has this role."""
@@ -182,13 +243,18 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> bool | None:
         """Whether the word to look for is in the prompt; None if the template raises an error."""
+        rendered = self._rendered_or_none(messages, tools)
+        return None if rendered is None else _SENTINEL in rendered
+
+    def _rendered_or_none(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str | None:
         try:
-            rendered = self._renderer.render_chat(
+            return self._renderer.render_chat(
                 [message.for_template() for message in messages], tools=tools
             )
         except ChatTemplateError:
             return None
-        return _SENTINEL in rendered
 
 
 def _fit_ids(messages: Sequence[Message], family: Family) -> list[Message]:

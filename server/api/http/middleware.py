@@ -17,7 +17,7 @@ from server.api.requests.validation import check_request_id, is_request_id
 from server.errors import ApiError, ErrorKind
 
 HEADER = "x-request-id"
-# So many bodies of the greatest length may be held until they are answered.
+# As many bytes as so many bodies of the greatest length have may be held until they are answered.
 MAX_BODIES_HELD = 64
 _FULL = "the server holds as many bytes of other requests as it can; send it again later"
 
@@ -48,11 +48,13 @@ class BodyLimitMiddleware:
     """Answers 413 to a longer body: at once if its declared length is too long, else on arrival.
 
     It also bounds the memory of all bodies together, from their first byte to their answer.
+    `room_for_images` is how much longer a body may be; it is no more memory for all of them.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, room_for_images: int = 0) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = max_body_bytes + room_for_images
+        self._room_for_images = room_for_images
         self._num_bytes_held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +77,7 @@ class BodyLimitMiddleware:
             self._num_bytes_held += num_new
             if num_bytes > self._max_body_bytes:
                 raise HTTPException(413, self._too_large().message, {"connection": "close"})
-            if self._num_bytes_held > MAX_BODIES_HELD * self._max_body_bytes:
+            if self._num_bytes_held > self._max_bytes_held:
                 raise HTTPException(503, _FULL, {"connection": "close"})
             return message
 
@@ -90,6 +92,11 @@ class BodyLimitMiddleware:
             await self._app(scope, limited_receive, releasing_send)
         finally:
             self._num_bytes_held -= num_bytes
+
+    @property
+    def _max_bytes_held(self) -> int:
+        bodies = MAX_BODIES_HELD * (self._max_body_bytes - self._room_for_images)
+        return max(bodies, self._max_body_bytes)
 
     def _too_large(self) -> ApiError:
         limit = self._max_body_bytes

@@ -50,6 +50,8 @@ async def chat_prompt(service: Service, body: ChatBody) -> ChatPrompt:
     """The rendered conversation, and how to read its answers."""
     # In a thread, because a body may hold a million messages.
     conversation = await asyncio.to_thread(body.conversation, body.messages)
+    # The body lasts as long as its answer, which needs no messages.
+    body.messages.clear()
     return await service.prepare_chat(conversation, _prompt_of_resumed(body))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from server.api.images.decoding import ReadImage
 from server.link.frames import FinishReason, VersionState
 from server.link.sampling import Grammar
 
@@ -72,7 +73,9 @@ class GenerateRequest:
     `default_max_tokens` is for an unset `max_tokens`, as far as the context holds that many; None
     is whatever it holds. `resume` goes on with a broken stream. `timeout_seconds` is what is left
     of the client's deadline, None where it set none. `source` is a hash of who sent it.
-    `grammar_asked_as` is the field of the request that has the grammar, for a refusal.
+    `grammar_asked_as` is the field of the request that has the grammar, for a refusal. `images` are
+    those of the prompt, in their order. They are large: the list is emptied when the engine has
+    them.
     """
 
     prompt: str | tuple[int, ...]
@@ -87,6 +90,7 @@ class GenerateRequest:
     timeout_seconds: float | None = None
     source: str = ""
     grammar_asked_as: str = "grammar"
+    images: list[ReadImage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,16 @@ def check_prompt(prompt_token_ids: tuple[int, ...], info: EngineInfo) -> None:
     check_token_ids("prompt", prompt_token_ids, info.vocab_size)
 
 
+def check_truncation(request: GenerateRequest) -> None:
+    """Refuse to cut a prompt with images, because a cut could go through one."""
+    if request.images and request.truncate_prompt_tokens is not None:
+        raise invalid(
+            "truncate_prompt_tokens cannot go with images; leave it out, or leave out the oldest"
+            " messages",
+            "truncate_prompt_tokens",
+        )
+
+
 def check_prompt_length(num_tokens: int, info: EngineInfo) -> None:
     """Refuse a prompt that leaves no room for a token."""
     if num_tokens >= info.max_model_len:

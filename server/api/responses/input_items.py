@@ -1,7 +1,7 @@
 """The input of a response in every form that clients send, read as typed messages.
 
 One turn of the assistant may be several items: reasoning, a message, calls. They become one message
-again, because chat templates render turns. What cannot be read is refused by its type.
+again, because chat templates render turns. What cannot be read is refused by its type or place.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict
 
 from server.api.chat.call_arguments import arguments_of
-from server.api.chat.messages import Message, ToolCall
+from server.api.chat.messages import Message, Part, ToolCall
 from server.api.http.plain_errors import or_text
+from server.api.images.sent_image import SentImage, image_of_url
 from server.api.requests.validation import invalid
 
 _TEXT_TYPES = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
@@ -28,16 +29,35 @@ class InputPart(_Wire):
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: str | None = None
 
     def read(self, where: str) -> str:
+        """A text. ApiError for any other part."""
         text = self.refusal if self.type == "refusal" else self.text
         if self.type not in (*_TEXT_TYPES, "refusal"):
             raise invalid(
-                f"{where} has a part of type {self.type[:64]!r}; this model reads text", where
+                f"{where} has a part of type {self.type[:64]!r}; this server reads text here, and"
+                " input_image in messages and outputs of functions",
+                where,
             )
         if text is None:
             raise invalid(f"{where} has a part of type {self.type!r} without its text", where)
         return text
+
+    def read_part(self, where: str, position: int) -> Part:
+        """A text or an image."""
+        if self.type != "input_image":
+            return self.read(where)
+        return self._image(f"{where}[{position}]")
+
+    def _image(self, where: str) -> SentImage:
+        if self.image_url is None:
+            raise invalid(
+                f"{where} is an image without image_url; this server stores no files, so send the"
+                " image itself",
+                where,
+            )
+        return image_of_url(self.image_url, where)
 
 
 def _as_part(text: str) -> dict[str, Any]:
@@ -50,7 +70,7 @@ def _as_item(text: str) -> dict[str, Any]:
 
 Parts = Annotated[
     list[InputPart] | None,
-    or_text(list[InputPart] | None, _as_part, "must be a string or a list of text parts"),
+    or_text(list[InputPart] | None, _as_part, "must be a string or a list of parts"),
 ]
 
 
@@ -70,10 +90,10 @@ class InputItem(_Wire):
     def kind(self) -> str:
         return self.type or ("message" if self.role else "")
 
-    def text(self, parts: list[InputPart] | None, where: str) -> str:
+    def parts(self, parts: list[InputPart] | None, where: str) -> list[Part]:
         if not parts:
             raise invalid(f"{where} is missing or empty", where)
-        return "\n".join(part.read(where) for part in parts)
+        return [part.read_part(where, i) for i, part in enumerate(parts)]
 
 
 Input = Annotated[
@@ -99,7 +119,7 @@ class _Turn:
     """One turn of the assistant, as far as it has been read."""
 
     reasoning: list[str] = field(default_factory=list)
-    content: str | None = None
+    content: list[Part] | None = None
     calls: list[ToolCall] = field(default_factory=list)
 
     @property
@@ -108,12 +128,12 @@ class _Turn:
         return self.content is None and not self.calls
 
     def message(self) -> Message:
-        return Message(
+        message = Message(
             role="assistant",
-            content=self.content or "",
             tool_calls=tuple(self.calls),
             reasoning="\n".join(self.reasoning) or None,
         )
+        return message.with_parts(self.content or ())
 
 
 class _Reader:
@@ -157,12 +177,12 @@ class _Reader:
                 f" {', '.join(_ROLES)}",
                 f"{where}.role",
             )
-        content = item.text(item.content, f"{where}.content")
+        content = item.parts(item.content, f"{where}.content")
         if item.role == "assistant":
             self._open_turn().content = content
         else:
             self.end_turn()
-            self.messages.append(Message(role=item.role, content=content))
+            self.messages.append(Message(role=item.role).with_parts(content))
 
     def _read_reasoning(self, item: InputItem, where: str) -> None:
         """What another server has encrypted cannot be read, and is no text of this model."""
@@ -190,10 +210,9 @@ class _Reader:
                 f"{where}.call_id",
             )
         self.end_turn()
-        content = "" if item.output == [] else item.text(item.output, f"{where}.output")
-        name = self._called[call_id]
-        message = Message(role="tool", content=content, name=name, tool_call_id=call_id)
-        self.messages.append(message)
+        content = [] if item.output == [] else item.parts(item.output, f"{where}.output")
+        message = Message(role="tool", name=self._called[call_id], tool_call_id=call_id)
+        self.messages.append(message.with_parts(content))
 
     def _open_turn(self) -> _Turn:
         if self._turn is None or not self._turn.takes_more:

@@ -43,7 +43,11 @@ def responses_router(service: Service, *, write_timeout_seconds: float) -> APIRo
     async def create_response(body: ResponsesBody, request: Request) -> Response:
         body.check_supported()
         with fields_named(_NAMES):
-            prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
+            conversation = await asyncio.to_thread(body.conversation)
+            # The body lasts as long as its answer, which needs no input.
+            body.input.clear()
+            prompt = await service.prepare_chat(conversation)
+            del conversation
             return await answer(
                 service,
                 [_generate_request(body, prompt, request)],
@@ -63,9 +67,9 @@ def responses_router(service: Service, *, write_timeout_seconds: float) -> APIRo
         body.check_supported()
         with fields_named(_NAMES):
             service.models.find(body.model)
-            prompt = await service.prepare_chat(await asyncio.to_thread(body.conversation))
-            token_ids = await service.tokenize(prompt.text, add_special_tokens=False)
-        return json_response(InputTokenCount(input_tokens=len(token_ids)))
+            conversation = await asyncio.to_thread(body.conversation)
+            num_tokens = await service.count_chat_tokens(conversation)
+        return json_response(InputTokenCount(input_tokens=num_tokens))
 
     _add_stored(router)
     return router

@@ -57,10 +57,15 @@ def create_grpc_server(
     *,
     gatekeeper: Gatekeeper | None = None,
     tls: WatchedFiles[TlsMaterial] | None = None,
+    room_for_images: int = 0,
 ) -> GrpcServer:
-    """A server on `config.grpc_port`, which processes may share. RuntimeError if it is taken."""
+    """A server on `config.grpc_port`, which processes may share. RuntimeError if it is taken.
+
+    `room_for_images` is how many bytes longer than the configuration's a message may be.
+    """
     interceptors = [CallInterceptor(gatekeeper or Gatekeeper())]
-    server = grpc.aio.server(options=_options(config), interceptors=interceptors)
+    options = _options(config, config.max_body_bytes + room_for_images)
+    server = grpc.aio.server(options=options, interceptors=interceptors)
     timeout = config.write_timeout_seconds
     add_generation(server, service, health.loads, timeout)
     open_inference.add_open_inference(server, service, health, Repository(admin), timeout)
@@ -104,11 +109,11 @@ def _admin_options(config: ServerConfig) -> list[tuple[str, int]]:
     ]
 
 
-def _options(config: ServerConfig) -> list[tuple[str, int]]:
+def _options(config: ServerConfig, max_message_bytes: int) -> list[tuple[str, int]]:
     return [
         *_admin_options(config),
         ("grpc.max_allowed_incoming_connections", max_connections(config)),
-        ("grpc.max_receive_message_length", config.max_body_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
         # Log probabilities of a long prompt are longer than any request.
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),

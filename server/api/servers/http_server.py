@@ -82,11 +82,13 @@ def create_http_app(
     adapters: AdapterAdmin | None = None,
     *,
     gatekeeper: Gatekeeper | None = None,
+    room_for_images: int = 0,
 ) -> ASGIApp:
     """The application of one API process. It owns none of its arguments.
 
     With `admin` the Open Inference Protocol's repository changes versions. With `adapters` it has
-    vLLM's routes for loading and unloading them.
+    vLLM's routes for loading and unloading them. `room_for_images` is how many bytes longer than
+    the configuration's a body may be.
     """
     release = version("antipode-server")
     app = FastAPIOffline(
@@ -105,7 +107,14 @@ def create_http_app(
     paths = Paths(routes)
     add_error_handlers(app, paths)
     describe(app, _BODIES)
-    return _with_edge(app, paths, config, gatekeeper or Gatekeeper(), health.loads)
+    return _with_edge(
+        app,
+        paths,
+        config,
+        gatekeeper or Gatekeeper(),
+        health.loads,
+        room_for_images=room_for_images,
+    )
 
 
 def _routers(
@@ -140,12 +149,20 @@ def _routers(
 
 
 def _with_edge(
-    app: ASGIApp, paths: Paths, config: ServerConfig, gatekeeper: Gatekeeper, loads: LoadReports
+    app: ASGIApp,
+    paths: Paths,
+    config: ServerConfig,
+    gatekeeper: Gatekeeper,
+    loads: LoadReports,
+    *,
+    room_for_images: int,
 ) -> ASGIApp:
     """What applies to every request before its route; the last named comes first."""
     max_body_bytes = config.max_body_bytes
-    plain = EncodingMiddleware(app, max_body_bytes=max_body_bytes)
-    limited = BodyLimitMiddleware(plain, max_body_bytes=max_body_bytes)
+    plain = EncodingMiddleware(app, max_body_bytes=max_body_bytes + room_for_images)
+    limited = BodyLimitMiddleware(
+        plain, max_body_bytes=max_body_bytes, room_for_images=room_for_images
+    )
     any_method = MethodsMiddleware(limited, paths)
     let_in = AuthorizationMiddleware(any_method, gatekeeper)
     worded = with_open_inference_errors(with_anthropic_errors(let_in))

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.api.requests.generation import (
-    GenerateRequest,
-)
+from server.api.requests.generation import GenerateRequest
 from server.api.requests.model_directory import NamedModel
 from server.api.streams.choice import Choice
 from server.link.frames import EngineInfo
@@ -22,7 +20,7 @@ class PreparedRequest:
     """A validated request. `seed` is the seed as reported; `params` has the same seed unsigned.
 
     In a resumed stream, `choices` already contain the tokens that the client has received; some
-    choices may have ended with these.
+    choices may have ended with these. `image_starts` are the places of the request's images.
     """
 
     request: GenerateRequest
@@ -31,6 +29,7 @@ class PreparedRequest:
     seed: int
     params: SamplingParams
     choices: tuple[Choice, ...]
+    image_starts: tuple[int, ...] = ()
 
     @property
     def info(self) -> EngineInfo:

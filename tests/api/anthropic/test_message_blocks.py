@@ -75,7 +75,11 @@ def test_redacted_thinking_adds_nothing():
     ("messages", "said"),
     [
         ([("user", [])], r"messages\[0\] has no content"),
-        ([("user", [{"type": "image"}])], r"messages\[0\].content\[0\] is of type 'image'"),
+        ([("user", [{"type": "image"}])], r"messages\[0\].content\[0\] has no source"),
+        (
+            [("user", [{"type": "image", "source": {"type": "file", "file_id": "f"}}])],
+            r"messages\[0\].content\[0\].source is of type 'file'",
+        ),
         ([("user", [{"type": "document"}])], "'document'"),
         ([("user", [USE])], "'tool_use' in a message of the user"),
         ([("assistant", [{"type": "server_tool_use"}])], "'server_tool_use'"),
@@ -85,7 +89,7 @@ def test_redacted_thinking_adds_nothing():
         ([("assistant", [USE])], "a message with its tool_result must follow"),
         (
             [("assistant", [USE]), ("user", [{**RESULT, "content": [{"type": "image"}]}])],
-            r"messages\[1\].content\[0\].content\[0\] is of type 'image'",
+            r"messages\[1\].content\[0\].content\[0\] has no source",
         ),
     ],
 )

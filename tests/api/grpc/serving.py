@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -57,15 +57,22 @@ async def serving(
     channel_options: tuple = (),
     gatekeeper: Gatekeeper | None = None,
     credentials: grpc.ChannelCredentials | None = None,
+    tokenizer: Tokenizer | None = None,
+    images: Mapping[str, object] | None = None,
+    room_for_images: int = 0,
     **settings: object,
 ) -> AsyncIterator[Serving]:
-    tokenizer, lifecycle = _small_tokenizer(), Lifecycle()
+    tokenizer, lifecycle = tokenizer or _small_tokenizer(), Lifecycle()
     lifecycle.mark_ready()
-    service, health = make_service(engine, tokenizer, lifecycle), make_health(engine, lifecycle)
+    service = make_service(engine, tokenizer, lifecycle, **(images or {}))
+    health = make_health(engine, lifecycle)
     with reserved_port() as port:
         config = ServerConfig(host="127.0.0.1", grpc_port=port, **settings)
         server = create_grpc_server(
-            service, health, config, gatekeeper=gatekeeper, tls=tls_files(config)
+            *(service, health, config),
+            gatekeeper=gatekeeper,
+            tls=tls_files(config),
+            room_for_images=room_for_images,
         )
         await server.start()
         address = f"127.0.0.1:{port}"

@@ -291,7 +291,7 @@ async def test_every_form_of_message_reaches_the_template(
         ({"role": "user", "content": []}, "messages[1].content"),
         ({"role": "assistant", "content": None, "tool_calls": []}, "messages[1].content"),
         ({"role": "tool", "tool_call_id": "call_1"}, "messages[1].content"),
-        ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content[0]"),
         ({"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}, "messages[1].content"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content"),
         ({"role": "critic", "content": "x"}, "messages"),

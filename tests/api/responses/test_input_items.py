@@ -95,7 +95,11 @@ def test_results_are_text_or_text_parts(output):
         ([{"role": "user", "content": []}], "missing or empty"),
         (
             [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}],
-            "'input_image'",
+            r"input\[0\].content\[0\] has a URL that begins with 'x'",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}],
+            r"input\[0\].content\[0\] is an image without image_url",
         ),
         ([{"role": "user", "content": [{"type": "input_text"}]}], "without its text"),
         ([CALL, {**OUTPUT, "output": [{"type": "input_file"}]}], "'input_file'"),

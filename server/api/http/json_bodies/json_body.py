@@ -40,6 +40,8 @@ class _Request(Request):
         body = await self.body()
         if len(body) <= MAX_INLINE_BYTES:
             return await super().json()
+        # An answer may last for minutes, and its request with it.
+        self._body = b""
         if len(body) > LARGE_BYTES:
             return await decode_large(partial(decode, body))
         return await asyncio.to_thread(decode, body)

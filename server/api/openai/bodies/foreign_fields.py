@@ -37,7 +37,8 @@ _NO_ADAPTERS = "name the adapter in model, as /v1/models lists it"
 _NO_ISOLATION = "all requests share one prefix cache; run a server per tenant to keep them apart"
 _ONE_POOL = "this server prefills and decodes in one place"
 _THINKING = "use chat_template_kwargs with the variable that the model's chat template has"
-_TEXT_ONLY = "this server reads and writes text"
+_TEXT_ONLY = "this server reads text and images, and writes text"
+_IMAGE_PARTS = "send images as image_url parts of messages"
 _BY_LOGITS = "use logit_bias"
 _BY_LOGPROBS = "use logprobs, top_logprobs or prompt_logprobs"
 _OWN_PROMPT = "write the whole prompt, or messages"
@@ -158,7 +159,8 @@ _PROMPTS: Mapping[str, Meaning] = {
     **refused("prompt_mode", _THINKING),
     **refused("prefill assistant_prefill", "use continue_final_message"),
     **refused("add_bos_token", "use add_special_tokens", True),
-    **refused("image_data images image video_data audio_data multi_modal_data", _TEXT_ONLY, []),
+    **refused("image_data images image multi_modal_data", _IMAGE_PARTS, []),
+    **refused("video_data audio_data", _TEXT_ONLY, []),
     **refused("mm_processor_kwargs media_io_kwargs", _TEXT_ONLY, {}),
     **refused("use_audio_in_video", _TEXT_ONLY, False),
     **refused("cache_salt extra_key prompt_cache_isolation_key", _NO_ISOLATION),

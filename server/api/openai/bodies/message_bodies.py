@@ -1,7 +1,7 @@
 """The messages of a chat request in every form that clients send, read as typed messages.
 
-Content is text or a list of parts. What the model cannot read is refused by name: a part that is no
-text, a message without content, arguments that are no JSON object.
+Content is text or a list of parts. What cannot be read is refused by name: a part that is neither
+text nor an image, a message without content, arguments that are no JSON object.
 """
 
 from __future__ import annotations
@@ -12,36 +12,57 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict
 
 from server.api.chat.call_arguments import arguments_of
-from server.api.chat.messages import Message, ToolCall
+from server.api.chat.messages import Message, Part, ToolCall
 from server.api.http.plain_errors import said_plainly
+from server.api.images.sent_image import SentImage, image_of_url
 from server.api.requests.validation import invalid
 
 _ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TEXT_TYPES = ("text", "input_text", "output_text")
+_IMAGE_TYPES = ("image_url", "input_image")
 
 
 class _Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
+class ImageUrlBody(_Wire):
+    """`detail` is taken, but the model reads every image at its one size."""
+
+    url: str
+    detail: str | None = None
+
+
 class ContentPart(_Wire):
-    """One part of a content. Only text can be read, and a refusal that the assistant gave."""
+    """One part of a content: text, an image, or a refusal that the assistant gave."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: Annotated[
+        str | ImageUrlBody | None, said_plainly("must be a URL, or an object that has one as url")
+    ] = None
 
-    def read(self, role: str, where: str) -> str:
+    def read(self, role: str, where: str, position: int) -> Part:
         if self.type in _TEXT_TYPES and self.text is not None:
             return self.text
         if self.type == "refusal" and role == "assistant" and self.refusal is not None:
             return self.refusal
+        if self.type in _IMAGE_TYPES:
+            return self._image(f"{where}[{position}]")
         if self.type in (*_TEXT_TYPES, "refusal"):
             raise invalid(f"{where} has a part of type {self.type!r} without its text", where)
         raise invalid(
-            f"{where} has a part of type {self.type[:64]!r}; this model reads parts of type text",
+            f"{where} has a part of type {self.type[:64]!r}; this server reads parts of type text"
+            " and image_url",
             where,
         )
+
+    def _image(self, where: str) -> SentImage:
+        if self.image_url is None:
+            raise invalid(f"{where} is of type {self.type!r} without its image_url", where)
+        url = self.image_url if isinstance(self.image_url, str) else self.image_url.url
+        return image_of_url(url, where)
 
 
 class FunctionCallBody(_Wire):
@@ -67,7 +88,7 @@ class ToolCallBody(_Wire):
 
 Content = Annotated[
     str | list[ContentPart] | None,
-    said_plainly("must be a string or a list of text parts; nothing else can be read here"),
+    said_plainly("must be a string, or a list of parts that are text or images"),
 ]
 
 
@@ -89,15 +110,15 @@ class MessageBody(_Wire):
         where = f"messages[{position}]"
         if not _ROLE.fullmatch(self.role):
             raise invalid(f"{where} has the role {self.role[:80]!r}, which is none", where)
-        return Message(
+        message = Message(
             role="tool" if self.role == "function" else self.role,
-            content=self._content(where),
             name=self.name,
             tool_calls=self._calls(where),
             tool_call_id=self._result_of(),
             reasoning=self._thought,
             extra={k: v for k, v in (self.model_extra or {}).items() if v is not None},
         )
+        return message.with_parts(self._content(where))
 
     @property
     def _thought(self) -> str | None:
@@ -105,21 +126,21 @@ class MessageBody(_Wire):
         thought = self.reasoning_content or self.reasoning
         return thought if isinstance(thought, str) else None
 
-    def _content(self, where: str) -> str:
+    def _content(self, where: str) -> list[Part]:
         if isinstance(self.content, str):
-            return self.content
+            return [self.content]
         if self.content:
-            parts = [part.read(self.role, f"{where}.content") for part in self.content]
-            return "\n".join(parts)
+            place = f"{where}.content"
+            return [part.read(self.role, place, i) for i, part in enumerate(self.content)]
         if self.role == "assistant" and self.refusal:
-            return self.refusal
+            return [self.refusal]
         says_something = self.tool_calls or self.function_call or self._thought
         if self.role != "assistant" or not says_something:
             raise invalid(
                 f"{where} has no content; only an assistant's message with tool_calls may lack it",
                 f"{where}.content",
             )
-        return ""
+        return []
 
     def _calls(self, where: str) -> tuple[ToolCall, ...]:
         if self.role != "assistant" and (self.tool_calls or self.function_call):

@@ -1,0 +1,1 @@
+"""Images of requests: as clients send them, fetched, decoded, and placed in prompts."""

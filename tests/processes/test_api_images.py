@@ -1,0 +1,160 @@
+"""An API process over a checkpoint that reads images: what reaches the engine, frame by frame."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+
+import httpx
+import numpy as np
+import pytest
+from antipode import AsyncClient
+from PIL import Image
+
+from models.vision.image_format import read_image_format
+from server.api.embeddings.embedding_recipe import EmbeddingRecipe
+from server.api.tokenizers.tokenizer import Tokenizer
+from server.config import Config, ServerConfig
+from server.link.frames import EngineInfo, Pulse, Step, Submit, TokenEvent
+from server.link.framing import engine_codec
+from server.processes.api import ApiProcess
+from tests.api.fakes import FakeEngine
+from tests.api.grpc.serving import reserved_port
+from tests.api.images.pictures import FORM, file_of
+from tests.api.images.vision import MAX_IMAGES, vision_tokenizer
+
+INFO = EngineInfo(
+    model="small",
+    version="1",
+    max_model_len=2048,
+    vocab_size=400,
+    eos_token_ids=FakeEngine.EOS,
+    max_num_seqs=8,
+    max_images=MAX_IMAGES,
+)
+# Noise, because it cannot be compressed: a file is a little larger than its pixels.
+NOISE = np.random.default_rng(1).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+LARGE = file_of(Image.fromarray(NOISE), compress_level=1)
+
+
+class FakeEngineProcess:
+    """The engine's end of the socket: answers every request with one token."""
+
+    def __init__(self):
+        self.submitted: list[Submit] = []
+
+    async def serve(self, reader, writer):
+        codec, buffer = engine_codec(), bytearray()
+        for frame in (INFO, Pulse(state="ready", metrics=b"")):
+            writer.write(codec.encode(frame))
+        while data := await reader.read(1 << 20):
+            buffer += data
+            for frame in codec.feed(buffer):
+                if isinstance(frame, Submit):
+                    self.submitted.append(frame)
+                    writer.write(codec.encode(Step(events=[_answer(frame)])))
+        writer.close()
+
+
+def _answer(frame):
+    return TokenEvent(request_id=frame.request_id, token_ids=[72], finish_reason="length")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """The files that an API process reads of a checkpoint."""
+    vision_tokenizer()._pretrained.save_pretrained(tmp_path)
+    special = vision_tokenizer().special_id
+    config = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "boi_token_index": special(FORM.start),
+        "eoi_token_index": special(FORM.end),
+        "image_token_index": special(FORM.token),
+        "mm_tokens_per_image": FORM.num_tokens,
+        "vision_config": {"image_size": FORM.height},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@asynccontextmanager
+async def api_process(checkpoint):
+    """The process's parts on this event loop, and its ports."""
+    engine, link = FakeEngineProcess(), str(checkpoint / "engine.sock")
+    listening = await asyncio.start_unix_server(engine.serve, link)
+    with reserved_port() as http, reserved_port() as grpc:
+        server = ServerConfig(host="127.0.0.1", http_port=http, grpc_port=grpc)
+        process = ApiProcess(
+            Config(server=server),
+            link,
+            Tokenizer.load(checkpoint),
+            EmbeddingRecipe(),
+            read_image_format(checkpoint),
+        )
+        running = asyncio.create_task(process.run())
+        try:
+            await _ready(http)
+            yield engine, {"http": f"http://127.0.0.1:{http}", "grpc": f"grpc://127.0.0.1:{grpc}"}
+        finally:
+            process.command("stop")
+            await running
+            listening.close()
+
+
+async def _ready(port):
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        while True:
+            try:
+                if (await client.get("/readyz")).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            await asyncio.sleep(0.02)
+
+
+async def _slowest_probe(address, until):
+    """The longest that /livez took, in seconds, while `until` was not done."""
+    slowest = 0.0
+    async with httpx.AsyncClient(base_url=address) as client:
+        while not until.done():
+            began = time.monotonic()
+            assert (await client.get("/livez")).status_code == 200
+            slowest = max(slowest, time.monotonic() - began)
+    return slowest
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+async def test_the_largest_request_reaches_the_engine_and_probes_go_on(checkpoint, transport):
+    """Files of more than a body may have otherwise: 20 MB, as base64 27 MB."""
+    parts = [{"type": "image", "image": LARGE} for _ in range(MAX_IMAGES)]
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "What?"}]}]
+    async with (
+        api_process(checkpoint) as (engine, addresses),
+        AsyncClient(addresses[transport], trust_env=False) as client,
+    ):
+        asked = asyncio.create_task(client.generate(messages, max_tokens=1).collect())
+        slowest = await _slowest_probe(addresses["http"], asked)
+        [choice] = await asked
+    assert choice.token_ids == [72]
+    [frame] = engine.submitted
+    soft = vision_tokenizer().special_id(FORM.token)
+    places = [i for i, token_id in enumerate(frame.prompt_token_ids) if token_id == soft]
+    assert [image.start + k for image in frame.images for k in range(4)] == places
+    resized = Image.fromarray(NOISE).resize((32, 32), Image.Resampling.BILINEAR).tobytes()
+    assert [image.pixels for image in frame.images] == [resized] * MAX_IMAGES
+    assert len({image.digest for image in frame.images}) == 1
+    # A decoder that held the interpreter, or ran on the event loop, would take all of the time.
+    assert slowest < 1.0
+
+
+async def test_files_beyond_the_bound_are_refused_over_both_transports(checkpoint):
+    parts = [{"type": "image", "image": LARGE + bytes(2 << 20)}]
+    messages = [{"role": "user", "content": parts}]
+    async with api_process(checkpoint) as (engine, addresses):
+        for address in addresses.values():
+            async with AsyncClient(address, trust_env=False) as client:
+                with pytest.raises(Exception, match="--max-image-bytes"):
+                    await client.generate(messages).collect()
+    assert engine.submitted == []
