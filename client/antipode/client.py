@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from antipode.addresses import Address, read_address
+from antipode.address import Address, read_address
 from antipode.embedding import EmbeddingRequest, Embeddings, as_inputs, embed
+from antipode.failover import Transport, Transports
 from antipode.request import make_request
 from antipode.retry import RetryPolicy
-from antipode.stream import AsyncStream, Transport, Transports
+from antipode.stream import AsyncStream
 from antipode.tls import Tls
 from antipode.types import Options, Prompt
 

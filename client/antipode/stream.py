@@ -11,15 +11,15 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from antipode.embedding import EmbeddingRequest, Embeddings
 from antipode.errors import AntipodeError, DeadlineExceededError, UnavailableError
+from antipode.failover import Transport, Transports
 from antipode.limits import MAX_CHOICE_TOKENS
 from antipode.progress import Progress
 from antipode.retry import Attempts, RetryPolicy
 from antipode.timeouts import TIMEOUTS, timeout_after
-from antipode.types import Choice, Delta, Event, Request, Resume, ResumeExactness, Start, Usage
+from antipode.types import Choice, Delta, Event, Request, ResumeExactness, Start, Usage
 
 if TYPE_CHECKING:
     # Python 3.10 does not have it.
@@ -27,50 +27,6 @@ if TYPE_CHECKING:
 
 # How long the client waits for the end of an answer that is complete, to keep its connection.
 _END_SECONDS = 1.0
-
-
-class Transport(Protocol):
-    """The connection to one server."""
-
-    def call(
-        self, request: Request, resume: Resume | None, timeout: float | None
-    ) -> AsyncGenerator[Event]:
-        """One try: its events, then the end or an AntipodeError. Closing it ends the call."""
-
-    async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
-        """One try at a batch of embeddings."""
-
-    async def aclose(self) -> None: ...
-
-
-class Transports:
-    """The servers to choose from: after a failure, the next one is called."""
-
-    def __init__(self, transports: list[Transport]) -> None:
-        self._transports = transports
-        self._turn = 0
-
-    @property
-    def current(self) -> Transport:
-        return self._transports[self._turn % len(self._transports)]
-
-    def pass_turn(self, failed: Transport) -> None:
-        """If several calls fail on one server, only the first moves on to the next server."""
-        if failed is self.current:
-            self._turn += 1
-
-    async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
-        """One try at the server whose turn it is."""
-        transport = self.current
-        try:
-            return await transport.embed(request, timeout)
-        except BaseException:
-            self.pass_turn(transport)
-            raise
-
-    async def aclose(self) -> None:
-        for transport in self._transports:
-            await transport.aclose()
 
 
 class AsyncStream:

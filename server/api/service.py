@@ -25,6 +25,7 @@ from server.api.images.prompt_images import PromptImages
 from server.api.large_work import LargeWork
 from server.api.open_metrics import Exemplars
 from server.api.prompts import Prompts, check_num_tokens
+from server.api.requests.defaults import sampling_params
 from server.api.requests.generation import GenerateRequest
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import (
@@ -33,7 +34,6 @@ from server.api.requests.validation import (
     check_prompt,
     check_truncation,
     invalid,
-    sampling_params,
 )
 from server.api.streams.choice import Choice
 from server.api.streams.generation import Generation

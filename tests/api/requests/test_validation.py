@@ -13,7 +13,6 @@ from server.api.requests.validation import (
     RANGES,
     check_options,
     check_prompt,
-    sampling_params,
 )
 from server.errors import ApiError, ErrorKind
 from server.link.frames import EngineInfo
@@ -91,10 +90,6 @@ def request(
     )
 
 
-def params(num_prompt_tokens: int = 10, seed: int = 0, **options: object):
-    return sampling_params(request(**options), num_prompt_tokens, seed, INFO)
-
-
 @pytest.mark.parametrize(("options", "sentence"), REFUSED)
 def test_out_of_bounds(options, sentence):
     with pytest.raises(ApiError) as caught:
@@ -150,50 +145,3 @@ def test_prompts_that_cannot_run(prompt, sentence, code):
 
 def test_a_prompt_that_leaves_room_for_one_token():
     check_prompt((1,) * 99, INFO)
-    assert params(99).max_tokens == 1
-
-
-def test_defaults_fill_what_a_request_leaves_out():
-    filled = params()
-    assert filled.max_tokens == 90
-    assert (filled.temperature, filled.top_p, filled.top_k, filled.min_p) == (1.0, 1.0, 0, 0.0)
-    assert (filled.presence_penalty, filled.frequency_penalty) == (0.0, 0.0)
-    assert (filled.repetition_penalty, filled.min_tokens) == (1.0, 0)
-    assert (filled.num_logprobs, filled.num_prompt_logprobs) == (-1, -1)
-
-
-def test_an_explicit_max_tokens_that_does_not_fit_is_refused():
-    with pytest.raises(ApiError, match="at most 90 can be generated") as caught:
-        params(max_tokens=91)
-    assert (caught.value.param, caught.value.code) == ("max_tokens", "context_length_exceeded")
-
-
-def test_a_default_max_tokens_is_cut_to_what_fits():
-    assert params(default_max_tokens=16).max_tokens == 16
-    assert params(95, default_max_tokens=16).max_tokens == 5
-
-
-def test_min_tokens_counts_against_the_default_too():
-    with pytest.raises(ApiError, match="min_tokens must not exceed max_tokens, here 16"):
-        params(default_max_tokens=16, min_tokens=17)
-
-
-@pytest.mark.parametrize(("given", "meant"), [(0.0, 0.0), (1e-9, 0.0), (0.001, 0.001), (2.0, 2.0)])
-def test_a_temperature_next_to_zero_is_greedy(given, meant):
-    assert params(temperature=given).temperature == meant
-
-
-def test_a_top_p_too_small_for_the_device_is_its_smallest():
-    assert params(top_p=5e-324).top_p == 1e-6
-
-
-@pytest.mark.parametrize("top_k", [-1, 0])
-def test_both_ways_to_switch_top_k_off(top_k):
-    assert params(top_k=top_k).top_k == 0
-
-
-@pytest.mark.parametrize(
-    ("seed", "unsigned"), [(5, 5), (-1, 2**64 - 1), (-(2**63), 2**63), (2**64 - 1, 2**64 - 1)]
-)
-def test_seeds_wrap_to_64_unsigned_bits(seed, unsigned):
-    assert params(seed=seed).seed == unsigned

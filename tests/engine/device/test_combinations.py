@@ -197,14 +197,14 @@ def test_preempted_each_goes_on_where_it_was(engine, alone):
     assert session.observer.num_preempted
 
 
-def test_from_the_prefix_cache_each_finds_its_own(engine, alone):
+def test_each_finds_its_own_in_the_prefix_cache(engine, alone):
     session = engine.session()
     session.run(REQUESTS)
     check(session.run(REQUESTS), alone)
     assert session.num_cached_tokens
 
 
-def test_with_drafts(start, alone):
+def test_drafts_change_no_token(start, alone):
     engine = start(speculation="prompt_lookup", max_num_seqs=2, max_num_batched_tokens=32)
     speculation = TellingSpeculation(engine.runner, engine.config, REQUESTS, alone)
     session = engine.session(speculation=speculation)
@@ -214,7 +214,7 @@ def test_with_drafts(start, alone):
     check_rests(session.run(resumed(alone, 9)), alone, 9)
 
 
-def test_on_two_data_ranks(start, alone):
+def test_two_data_ranks_give_the_tokens_of_one(start, alone):
     engine = start(data_parallel_size=2)
     assert engine.runner.num_ranks == 2
     check(engine.session().run(REQUESTS), alone)

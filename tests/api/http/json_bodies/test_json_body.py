@@ -9,7 +9,7 @@ import threading
 import httpx
 import pytest
 
-from server.api.http import middleware
+from server.api.http import body_limit
 from server.api.http.json_bodies import json_body
 from server.api.http.json_bodies.json_body import MAX_INLINE_BYTES
 from server.api.http.json_bodies.json_decoding import MAX_VALUES
@@ -89,7 +89,7 @@ async def test_bodies_that_are_held_until_they_are_answered_are_bounded(
     service, health, monkeypatch
 ):
     """A body stops counting when its answer begins, so the same can come again and again."""
-    monkeypatch.setattr(middleware, "MAX_BODIES_HELD", 1)
+    monkeypatch.setattr(body_limit, "MAX_BODIES_HELD", 1)
     transport = httpx.ASGITransport(app_of(service, health))
     body = {"prompt": "x" * 200, "max_tokens": 1, "user": "x" * (5 << 20)}
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:

@@ -1,47 +1,20 @@
-"""Applies to every request before its route: a request id on the response, and a limit on the body.
+"""Bounds the bytes of a body, and of all bodies that the server holds at once.
 
 It decides by headers and lengths. Knows ASGI, but not what a body says.
 """
 
 from __future__ import annotations
 
-import uuid
-
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
-from server.api.requests.validation import check_request_id, is_request_id
 from server.errors import ApiError, ErrorKind
 
-HEADER = "x-request-id"
 # As many bytes as so many bodies of the greatest length have may be held until they are answered.
 MAX_BODIES_HELD = 64
 _FULL = "the server holds as many bytes of other requests as it can; send it again later"
-
-
-class RequestIdMiddleware:
-    """Takes the client's X-Request-Id, or creates an id, and puts it on the response."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get(HEADER, "")
-        state = scope.setdefault("state", {})
-        state["request_id"] = given if is_request_id(given) else uuid.uuid4().hex
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = state["request_id"]
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)
 
 
 class BodyLimitMiddleware:
@@ -101,12 +74,3 @@ class BodyLimitMiddleware:
     def _too_large(self) -> ApiError:
         limit = self._max_body_bytes
         return ApiError(ErrorKind.TOO_LARGE, f"the body must have at most {limit} bytes")
-
-
-def adopt_request_id(request: Request, given: str | None) -> str:
-    """The request's id. An id in the body replaces the id that the middleware chose."""
-    if given is not None:
-        check_request_id(given)
-        request.state.request_id = given
-    request_id: str = request.state.request_id
-    return request_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from antipode.addresses import Address, read_address
+from antipode.address import Address, read_address
 
 
 @pytest.mark.parametrize(
