@@ -168,6 +168,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
 
     `is_exact`: a request's tokens do not depend on what else runs, nor on where it was resumed.
     `max_loras` adapters may be on the device at once; 0 where the server serves none.
+    `max_images` is the most images of a prompt; 0 where the server reads none.
     """
 
     model: str
@@ -178,6 +179,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     max_num_seqs: int
     is_exact: bool = False
     max_loras: int = 0
+    max_images: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
