@@ -40,6 +40,7 @@ MARKS = {
         "models/training/test_loss.py",
         "models/training/test_run.py",
         "models/training/test_tiny.py",
+        "models/vision",
         "models/weights",
         "plan/test_compilation.py",
         "plan/test_plan.py",

@@ -279,7 +279,7 @@ def _variables(model: Decoder) -> Iterator[tuple[tuple[Any, ...], Any]]:
 
 
 def _is_stacked(path: tuple[Any, ...], layout: DecoderLayout) -> bool:
-    return layout.stacked and path[0] == "layers"
+    return path[:2] == ("vision", "layers") or (layout.stacked and path[0] == "layers")
 
 
 def _sharding(variable: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
