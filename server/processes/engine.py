@@ -25,6 +25,7 @@ from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.exact_choice import ExactChoice
+from server.engine.policy.image_admission import ImageLimits
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
@@ -161,7 +162,7 @@ class EngineProcess:
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
         config = self._config
         versions = ServedVersions(LoadedVersion(self._model.version))
-        adapters = AdapterSlots(config.max_loras)
+        adapters, images = AdapterSlots(config.max_loras), runner.image_format
         schedulers = [
             Scheduler(
                 BlockManager(
@@ -179,6 +180,7 @@ class EngineProcess:
                 max_model_len=runner.max_model_len,
                 versions=versions,
                 adapters=adapters,
+                image_tokens=images.num_tokens if images else 0,
                 speculation=speculation(runner.draft_rooms, config.most_drafts),
             )
             for _ in range(runner.num_ranks)
@@ -189,33 +191,7 @@ class EngineProcess:
             self._metrics,
             self._send,
             eos_token_ids=runner.eos_token_ids,
-            overlap=config.overlap,
-        )
-
-    def _send(self, client: int, frame: Step) -> None:
-        if client == OWN_CLIENT:
-            self._golden.receive(frame)
-        else:
-            self._link.send(client, frame)
-
-    def _manage_versions(
-        self, engine: Engine[Any], loader: VersionLoader[Any], adapters: AdapterManager
-    ) -> VersionManager:
-        """Start the threads that follow commands and the model configuration file."""
-        config, model = self._config, self._model
-        first = Version(
-            model.version, model.source, "AVAILABLE", progress=1.0, asked=self._asked_path()
-        )
-        manager = VersionManager(
-            engine,
-            loader,
-            self._golden,
-            first,
-            SwapSettings(
-                policy=config.swap_policy,
-                watch_window=config.watch_window_seconds,
-                swap_timeout=config.swap_timeout_seconds,
-            ),
+            images=ImageLimits(images, config.max_images_per_prompt),
             self._metrics,
             on_change=self._pulses.send,
         )
@@ -294,6 +270,7 @@ def _info(model: ServedModel, runner: ServingRunner, config: EngineConfig) -> En
         max_num_seqs=config.max_num_seqs,
         is_exact=config.exact,
         max_loras=config.max_loras,
+        max_images=config.max_images_per_prompt if runner.image_format is not None else 0,
     )
 
 

@@ -244,7 +244,7 @@ def _vision_shapes(vision: dict[str, Any], hidden: int) -> dict[str, tuple[int, 
         tower |= {f"{name}.weight": shape for name, shape in linear.items()}
         tower |= {f"{name}.bias": shape[:1] for name, shape in linear.items()}
         norms = [f"{layer}layer_norm{n}.{part}" for n in (1, 2) for part in ("weight", "bias")]
-        tower |= {name: (size,) for name in norms}
+        tower |= dict.fromkeys(norms, (size,))
     shapes = {f"vision_tower.vision_model.{name}": shape for name, shape in tower.items()}
     return shapes | {
         "multi_modal_projector.mm_input_projection_weight": (size, hidden),

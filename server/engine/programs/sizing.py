@@ -44,12 +44,14 @@ class ChipMemory:
     weights: int
     sampler: int
     adapters: int = 0
+    images: int = 0
     temporaries: int = TEMPORARY_BYTES
 
     @property
     def for_kv(self) -> int:
         """Bytes left for KV; negative where even the rest does not fit."""
-        return self.usable - self.weights - self.sampler - self.adapters - self.temporaries
+        beside = self.sampler + self.adapters + self.images + self.temporaries
+        return self.usable - self.weights - beside
 
 
 def weight_bytes(model: Decoder, mesh: Mesh | AbstractMesh) -> int:

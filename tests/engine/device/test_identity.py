@@ -21,12 +21,14 @@ from server.engine.engine import Engine
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.exact_choice import ExactChoice
+from server.engine.policy.image_admission import ImageLimits
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step_choice import StepChoice
 from server.engine.policy.whole_prompt_choice import WholePromptChoice
 from server.link import frames as link
+from server.link.images import PromptImage
 from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free
 from tests.engine.device import oracle
@@ -49,6 +51,7 @@ class Request:
     n: int = 1
     received: list[list[int]] = field(default_factory=list)
     pooling: str | None = None
+    images: list[PromptImage] = field(default_factory=list)
 
 
 def make_request(start, length, *, n=1, max_tokens=24, **params):
@@ -116,6 +119,7 @@ class Session:
                 max_model_len=runner.max_model_len,
                 versions=versions,
                 speculation=speculation,
+                image_tokens=runner.image_format.num_tokens if runner.image_format else 0,
             )
             for blocks in self.blocks
         ]
@@ -126,6 +130,7 @@ class Session:
             self.observer,
             lambda client, frame: self.frames.append(frame),
             eos_token_ids=runner.eos_token_ids,
+            images=ImageLimits(runner.image_format, config.max_images_per_prompt),
             overlap=overlap,
         )
 
@@ -139,6 +144,7 @@ class Session:
                 n=request.n,
                 received=request.received,
                 pooling=request.pooling,
+                images=request.images,
                 arrival=0.0,
             )
             self.engine.receive(0, submit)

@@ -1,0 +1,193 @@
+"""Prompts with images through the real engine: the tokens of transformers, however they were run.
+
+Greedy tokens may differ from the reference only where its two best candidates lie within 1e-3; what
+follows such a choice is compared no further.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from hashlib import blake2b
+
+import pytest
+
+from server.config import ConfigError, EngineConfig
+from server.engine.device.model_runner import ModelRunner
+from server.engine.policy.speculation import speculation
+from server.link.images import PromptImage
+from server.link.sampling import SamplingParams
+from tests.engine.device.test_identity import Request, Session
+from tests.golden import random_models, references
+
+NAME = "gemma3-images"
+NUM_TOKENS = 32
+MARGIN = 1e-3
+# An image has 16 tokens, and its window layers look back over 12.
+LIMITS = {
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 64,
+    "max_model_len": 320,
+    "block_size": 4,
+    "num_blocks": 400,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return random_models.write(NAME, tmp_path_factory.mktemp(NAME))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return references.read(f"images/{NAME}")
+
+
+@pytest.fixture(scope="module")
+def requests():
+    prompts = random_models.prompts_with_images(NAME)
+    pixels = iter(random_models.pixels(NAME, sum(len(starts) for _, starts in prompts)))
+    return [
+        greedy(prompt, [image(next(pixels), start) for start in starts])
+        for prompt, starts in prompts
+    ]
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    return build(folder)
+
+
+def image(pixels, start):
+    content = pixels.tobytes()
+    return PromptImage(
+        start=start,
+        num_tokens=16,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        pixels=content,
+        digest=blake2b(content).digest(),
+    )
+
+
+def greedy(prompt, images, **options):
+    params = SamplingParams(max_tokens=NUM_TOKENS, ignore_eos=True, temperature=0.0)
+    return Request(prompt, params, images=images, **options)
+
+
+def build(folder, **settings):
+    defaults = {"dtype": "float32", "tensor_parallel_size": 1, "data_parallel_size": 1}
+    config = EngineConfig(model=str(folder), **(defaults | LIMITS | settings))
+    return ModelRunner.build(folder, config), config
+
+
+def check(reference, tokens, numbers=None):
+    """Each request's tokens against the reference of that number."""
+    for i, number in enumerate(numbers or range(len(reference.prompts))):
+        found, expected = tokens[i, 0], reference.greedy_ids[number, :NUM_TOKENS].tolist()
+        assert len(found) == NUM_TOKENS
+        at = next((at for at in range(NUM_TOKENS) if found[at] != expected[at]), None)
+        assert at is None or reference.margins[number, at] < MARGIN, (number, at)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_tokens_are_those_of_transformers(base, reference, requests, overlap):
+    check(reference, Session(*base, overlap=overlap).run(requests))
+
+
+def test_nothing_but_an_image_and_its_neighbours_fits_into_a_step(folder, reference, requests):
+    runner, config = build(folder, max_num_batched_tokens=24)
+    check(reference, Session(runner, config).run(requests))
+
+
+def test_prefixes_with_images_are_found_again(base, reference, requests):
+    session, few = Session(*base), requests[:9]
+    session.run(few)
+    check(reference, session.run(few), range(9))
+    assert session.num_cached_tokens > sum(len(each.prompt) for each in few) / 2
+
+
+def test_prompts_that_differ_only_in_their_images_share_nothing(base, reference, requests):
+    i = next(i for i, request in enumerate(requests) if len(request.images) == 1)
+    other = next(each.images[0] for each in requests[i + 1 :] if each.images)
+    impostor = replace(requests[i].images[0], pixels=other.pixels, digest=other.digest)
+    session = Session(*base)
+    differing = session.run([replace(requests[i], images=[impostor])])
+    check(reference, session.run([requests[i]]), [i])
+    assert session.num_cached_tokens < requests[i].images[0].start + 1
+    assert differing != session.run([requests[i]])
+
+
+def test_preempted_prompts_are_read_again(base, reference, requests):
+    session = Session(*base, num_blocks=90)
+    check(reference, session.run(requests))
+    assert session.observer.num_preempted > 0
+
+
+def test_choices_share_their_prompt(base, reference, requests):
+    several = [replace(request, n=3) for request in requests[:9]]
+    tokens = Session(*base).run(several)
+    check(reference, tokens, range(9))
+    assert all(tokens[i, choice] == tokens[i, 0] for i in range(9) for choice in range(3))
+
+
+def test_a_resumed_choice_gives_the_rest(base, reference, requests):
+    tokens = Session(*base).run(requests[:6])
+    resumed = [replace(r, received=[tokens[i, 0][:7]]) for i, r in enumerate(requests[:6])]
+    rest = Session(*base).run(resumed)
+    assert all(rest[i, 0] == tokens[i, 0][7:] for i in range(6))
+
+
+@pytest.mark.parametrize(("data_size", "tensor_size"), [(1, 2), (1, 4), (2, 1), (2, 2)])
+def test_every_mesh_gives_the_same_tokens(folder, reference, requests, data_size, tensor_size):
+    runner, config = build(
+        folder, data_parallel_size=data_size, tensor_parallel_size=tensor_size
+    )
+    assert runner.num_ranks == data_size
+    check(reference, Session(runner, config).run(requests))
+
+
+def test_drafts_change_no_token(folder, reference, requests):
+    runner, config = build(folder, speculation="prompt_lookup")
+    drafts = speculation(runner.draft_rooms, config.most_drafts)
+    check(reference, Session(runner, config, speculation=drafts).run(requests))
+
+
+def test_blocks_with_images_come_back_from_the_host(folder, reference, requests):
+    runner, config = build(folder, prefix_host_bytes=8 << 20)
+    session = Session(runner, config, num_blocks=90)
+    session.run(requests)
+    check(reference, session.run(requests))
+    assert session.blocks[0].host.num_restored > 0
+
+
+def test_an_8_bit_cache_serves_images(folder, requests):
+    """Its tokens are not the reference's: only that they come."""
+    runner, config = build(folder, kv_dtype="int8")
+    tokens = Session(runner, config).run(requests[:6])
+    assert all(len(tokens[i, 0]) == NUM_TOKENS for i in range(6))
+
+
+def test_a_server_of_text_has_no_tower(folder, requests):
+    runner, config = build(folder, max_images_per_prompt=0)
+    assert runner.image_format is None
+    text_only = [replace(request, images=[]) for request in requests[:3]]
+    session = Session(runner, config)
+    assert all(len(tokens) == NUM_TOKENS for tokens in session.run(text_only).values())
+    session.run([requests[1]])
+    (event,) = [event for frame in session.frames for event in frame.events]
+    assert (event.error, event.message) == (
+        "invalid_request",
+        "this model reads no images: send text only",
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"exact": True}, "exact is true for a model that reads images"),
+        ({"max_num_batched_tokens": 23}, "an image of 16 tokens next to 8 sequences needs 24"),
+    ],
+)
+def test_settings_that_do_not_go_with_images_are_refused(folder, settings, reason):
+    with pytest.raises(ConfigError, match=reason):
+        build(folder, **settings)
