@@ -192,6 +192,33 @@ class EngineProcess:
             self._send,
             eos_token_ids=runner.eos_token_ids,
             images=ImageLimits(images, config.max_images_per_prompt),
+            overlap=config.overlap,
+        )
+
+    def _send(self, client: int, frame: Step) -> None:
+        if client == OWN_CLIENT:
+            self._golden.receive(frame)
+        else:
+            self._link.send(client, frame)
+
+    def _manage_versions(
+        self, engine: Engine[Any], loader: VersionLoader[Any], adapters: AdapterManager
+    ) -> VersionManager:
+        """Start the threads that follow commands and the model configuration file."""
+        config, model = self._config, self._model
+        first = Version(
+            model.version, model.source, "AVAILABLE", progress=1.0, asked=self._asked_path()
+        )
+        manager = VersionManager(
+            engine,
+            loader,
+            self._golden,
+            first,
+            SwapSettings(
+                policy=config.swap_policy,
+                watch_window=config.watch_window_seconds,
+                swap_timeout=config.swap_timeout_seconds,
+            ),
             self._metrics,
             on_change=self._pulses.send,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from hashlib import blake2b
 
+import msgspec
 import pytest
 
 from server.config import ConfigError, EngineConfig
@@ -109,7 +110,9 @@ def test_prefixes_with_images_are_found_again(base, reference, requests):
 def test_prompts_that_differ_only_in_their_images_share_nothing(base, reference, requests):
     i = next(i for i, request in enumerate(requests) if len(request.images) == 1)
     other = next(each.images[0] for each in requests[i + 1 :] if each.images)
-    impostor = replace(requests[i].images[0], pixels=other.pixels, digest=other.digest)
+    impostor = msgspec.structs.replace(
+        requests[i].images[0], pixels=other.pixels, digest=other.digest
+    )
     session = Session(*base)
     differing = session.run([replace(requests[i], images=[impostor])])
     check(reference, session.run([requests[i]]), [i])
@@ -139,17 +142,15 @@ def test_a_resumed_choice_gives_the_rest(base, reference, requests):
 
 @pytest.mark.parametrize(("data_size", "tensor_size"), [(1, 2), (1, 4), (2, 1), (2, 2)])
 def test_every_mesh_gives_the_same_tokens(folder, reference, requests, data_size, tensor_size):
-    runner, config = build(
-        folder, data_parallel_size=data_size, tensor_parallel_size=tensor_size
-    )
+    runner, config = build(folder, data_parallel_size=data_size, tensor_parallel_size=tensor_size)
     assert runner.num_ranks == data_size
-    check(reference, Session(runner, config).run(requests))
+    check(reference, Session(runner, config).run(requests[:12]), range(12))
 
 
 def test_drafts_change_no_token(folder, reference, requests):
     runner, config = build(folder, speculation="prompt_lookup")
     drafts = speculation(runner.draft_rooms, config.most_drafts)
-    check(reference, Session(runner, config, speculation=drafts).run(requests))
+    check(reference, Session(runner, config, speculation=drafts).run(requests[:12]), range(12))
 
 
 def test_blocks_with_images_come_back_from_the_host(folder, reference, requests):
