@@ -59,6 +59,14 @@ def weight_bytes(model: Decoder, mesh: Mesh | AbstractMesh) -> int:
     return shard_bytes(jax.tree.leaves(nnx.state(model)), leaf_shardings(model, mesh))
 
 
+def tower_bytes(model: Decoder, mesh: Mesh | AbstractMesh) -> int:
+    """One chip's share of the weights that read images, in bytes; 0 without any."""
+    flat = [path[0] == "vision" for path, _ in nnx.to_flat_state(nnx.state(model))]
+    pairs = zip(jax.tree.leaves(nnx.state(model)), leaf_shardings(model, mesh), strict=True)
+    own = [pair for pair, is_vision in zip(pairs, flat, strict=True) if is_vision]
+    return shard_bytes([leaf for leaf, _ in own], [sharding for _, sharding in own])
+
+
 def tree_bytes(tree: Any, specs: Any, mesh: Mesh | AbstractMesh) -> int:
     """One chip's share of a tree of shapes with a tree of PartitionSpecs over it."""
     is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
