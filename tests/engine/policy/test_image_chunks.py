@@ -81,15 +81,18 @@ def prompts(draw):
     return max(1, end + draw(st.integers(0, 9))), starts
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(
     requests=st.lists(prompts(), min_size=1, max_size=8),
     num_blocks=st.integers(14, 40),
-    has_window=st.booleans(),
+    num_window_blocks=st.none() | st.integers(6, 14),
     num_choices=st.integers(1, 2),
 )
-def test_every_image_runs_whole_and_everybody_ends(requests, num_blocks, has_window, num_choices):
-    kinds = (KVKind(None, num_blocks), *([KVKind(5, num_blocks)] if has_window else []))
+def test_every_image_runs_whole_and_everybody_ends(
+    requests, num_blocks, num_window_blocks, num_choices
+):
+    window = [KVKind(5, num_window_blocks)] if num_window_blocks else []
+    kinds = (KVKind(None, num_blocks), *window)
     scheduler = make(kinds=kinds, max_queue_len=99)
     for request_id, (length, starts) in enumerate(requests):
         prompt, images = [7] * length, images_at(*starts)
