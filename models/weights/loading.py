@@ -226,9 +226,11 @@ class WeightLoader:
             holders.setdefault(number, []).append(device)
         for devices in holders.values():
             index = indices[devices[0]]
-            start = 0 if axis is None or index is None else index[axis].start or 0
-            each = 1 if axis is None else shape[axis] // count
-            value = part.source.read(checkpoint, Shard(start // each, count))
+            if axis is None or index is None:
+                shard = Shard(0, 1)
+            else:
+                shard = Shard((index[axis].start or 0) // (shape[axis] // count), count)
+            value = part.source.read(checkpoint, shard)
             yield np.ascontiguousarray(value.astype(dtype)), devices
 
 

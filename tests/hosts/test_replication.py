@@ -57,6 +57,9 @@ class FakeExecutor:
     def draw(self, num_rows, inputs):
         self.done.append(("draw", num_rows, inputs))
 
+    def encode(self, version, inputs):
+        self.done.append(("encode", version, inputs))
+
     def inspect(self, path):
         self._read("inspect", path)
 
