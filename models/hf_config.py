@@ -18,7 +18,7 @@ from models.headless import is_headless, with_head
 from models.hf_families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
 from models.hf_fields import HF, integer, number
 from models.hf_rope import rope, rope_parameters
-from models.hf_vision import PREPROCESSOR, parse_vision, with_preprocessor
+from models.hf_vision import INDEX, PREPROCESSOR, has_tower, parse_vision, with_preprocessor
 from models.quantized.scheme import QuantizationError, read_scheme
 
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -41,6 +41,8 @@ def read_config(checkpoint: Path) -> ModelConfig:
         # Nothing computes with the embedding as a head, but no program must be another for it.
         hf = hf | {"tie_word_embeddings": True}
     config = with_preprocessor(parse_config(hf), _read_optional(checkpoint, PREPROCESSOR))
+    if not has_tower(_read_optional(checkpoint, INDEX)):
+        config = replace(config, vision=None)
     return replace(config, eos_token_ids=_end_token_ids(checkpoint, config))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from models.config import ModelConfig, ModelConfigError, VisionConfig
 from models.hf_fields import HF, integer, number
 
-PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR, INDEX = "preprocessor_config.json", "model.safetensors.index.json"
 # The architectures whose images are served, if they have this kind of tower.
 _ARCHITECTURES = ("Gemma3ForConditionalGeneration",)
 _TOWER = "siglip_vision_model"
@@ -54,6 +54,14 @@ def parse_vision(architecture: str, hf: HF) -> VisionConfig | None:
     )
     _check(config)
     return config
+
+
+def has_tower(index: HF) -> bool:
+    """False where an index of the tensors names none of a tower; a copy may be of the text only."""
+    weight_map = index.get("weight_map")
+    return not isinstance(weight_map, Mapping) or any(
+        "vision_tower." in name for name in weight_map
+    )
 
 
 def with_preprocessor(config: ModelConfig, hf: HF) -> ModelConfig:

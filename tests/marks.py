@@ -13,6 +13,7 @@ MARKS = {
     "compiles": (
         "commands/test_plan.py",
         "commands/test_publish.py",
+        "e2e/test_images.py",
         "engine/device/test_draws.py",
         "engine/device/test_embeddings.py",
         "engine/device/test_exact.py",

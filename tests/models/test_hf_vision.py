@@ -96,3 +96,10 @@ def test_colours_are_read_as_the_preprocessor_says(tmp_path):
 def test_colours_that_cannot_be_read_are_refused(tmp_path, preprocessor, reason):
     with pytest.raises(ModelConfigError, match=reason):
         read(tmp_path, preprocessor)
+
+
+@pytest.mark.parametrize("name", ["vision_tower.post_layernorm.bias", "language_model.norm.weight"])
+def test_a_folder_whose_index_names_no_tower_is_one_of_text(tmp_path, name):
+    index = {"weight_map": {name: "model.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert (read(tmp_path, {}) is not None) is name.startswith("vision_tower")

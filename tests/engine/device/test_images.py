@@ -45,17 +45,22 @@ def reference():
 
 @pytest.fixture(scope="module")
 def requests():
+    return all_requests()
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    return build(folder)
+
+
+def all_requests():
+    """Those of the reference, with their images."""
     prompts = random_models.prompts_with_images(NAME)
     pixels = iter(random_models.pixels(NAME, sum(len(starts) for _, starts in prompts)))
     return [
         greedy(prompt, [image(next(pixels), start) for start in starts])
         for prompt, starts in prompts
     ]
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return build(folder)
 
 
 def image(pixels, start):
