@@ -18,9 +18,12 @@ from server.config import EngineConfig
 from server.link.frames import EngineInfo, Pulse, VersionCommand, VersionResult
 from server.processes.build import build_model_runner
 from server.versions.served_model import find_model
+from tests.e2e.checkpoints import write_tokenizer
+from tests.e2e.servers import KEEPING, first_free_port
+from tests.e2e.test_hosts import LOOPBACK, devices
 from tests.engine.device.test_images import MARGIN, NAME, all_requests, greedy
 from tests.golden import random_models, references
-from tests.processes.test_engine import Running, metric
+from tests.processes.test_engine import Client, Running, metric
 
 WAIT_SECONDS = 240
 NUM_TOKENS = 12
@@ -56,6 +59,7 @@ def folders(tmp_path_factory):
     reference = references.read(f"images/{NAME}")
     text = GoldenPrompt(tuple(reference.prompts[0]), tuple(reference.greedy_ids[0, :4].tolist()))
     for folder in (first, second):
+        write_tokenizer(folder)
         manifest.write(folder, Golden(0.1, (text,)))
     return first, second
 
@@ -131,3 +135,40 @@ def test_images_are_served_by_the_tower_of_the_version(client, folders):
     )
     pulse = client.wait_for(Pulse)
     assert metric(pulse, "antipode_compilations_after_ready_total") == 0
+
+
+def connect(folder):
+    """A client of the engine whose socket lies in a folder of this one."""
+    for path in folder.rglob("engine.sock"):
+        with contextlib.suppress(ConnectionRefusedError):
+            return Client(path)
+    raise AssertionError("no engine listens")
+
+
+@pytest.mark.parametrize("tensor_size", [1, 2], ids=["a rank each", "together"])
+def test_several_hosts_read_images(start, folders, tmp_path, monkeypatch, tensor_size):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    sizes = ("--max-num-seqs=2", "--max-num-batched-tokens=32", "--max-model-len=256")
+    hosts = f"{LOOPBACK.address(0)}:{first_free_port(2)},{LOOPBACK.address(1)}"
+    group = [
+        start(
+            KEEPING,
+            f"--hosts={hosts}",
+            f"--host-index={index}",
+            f"--tensor-parallel-size={tensor_size}",
+            "--group-timeout-seconds=60",
+            "--dtype=float32",
+            "--num-blocks=64",
+            *sizes,
+            model=folders[0],
+            **devices(1),
+        )
+        for index in range(2)
+    ]
+    group[0].wait_ready()
+    client = connect(tmp_path)
+    client.wait_for(EngineInfo)
+    request, expected = find_request(references.read(f"images/{NAME}"))
+    for request_id in (1, 2):
+        assert generate(client, request_id, request)[0][:NUM_TOKENS] == expected
+    client.socket.close()

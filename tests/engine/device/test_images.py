@@ -166,11 +166,20 @@ def test_blocks_with_images_come_back_from_the_host(folder, reference, requests)
     assert session.blocks[0].host.num_restored > 0
 
 
-def test_an_8_bit_cache_serves_images(folder, requests):
-    """Its tokens are not the reference's: only that they come."""
-    runner, config = build(folder, kv_dtype="int8")
-    tokens = Session(runner, config).run(requests[:6])
-    assert all(len(tokens[i, 0]) == NUM_TOKENS for i in range(6))
+@pytest.mark.parametrize("settings", [{"kv_dtype": "int8"}, {"weight_dtype": "int8"}], ids=str)
+def test_eight_bits_serve_images_whatever_else_runs(folder, requests, settings):
+    """The tokens are not the reference's, but one's own, and not those of other images."""
+    runner, config = build(folder, **settings)
+    together = Session(runner, config).run(requests[:6])
+    for i in (1, 2):
+        alone = Session(runner, config).run([requests[i]])
+        assert alone[0, 0] == together[i, 0]
+    images = [
+        msgspec.structs.replace(image, pixels=image.pixels[::-1], digest=b"reversed")
+        for image in requests[1].images
+    ]
+    reversed_ = Session(runner, config).run([replace(requests[1], images=images)])
+    assert reversed_[0, 0] != together[1, 0]
 
 
 def test_a_server_of_text_has_no_tower(folder, requests):
