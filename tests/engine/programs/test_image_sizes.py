@@ -21,10 +21,10 @@ from tests.golden.random_models import WITH_IMAGES
 CONFIG = parse_config(WITH_IMAGES["gemma3-images"])
 
 
-def draw(**settings):
+def draw(config=CONFIG, **settings):
     engine = EngineConfig(**({"max_num_seqs": 4} | settings))
-    mesh = make_mesh(CONFIG, 1, jax.devices()[:1])
-    return make_blueprint(served_config(CONFIG, engine), engine, mesh, None)
+    mesh = make_mesh(config, 1, jax.devices()[:1])
+    return make_blueprint(served_config(config, engine), engine, mesh, None)
 
 
 def test_a_step_has_room_for_the_images_that_its_tokens_hold():
@@ -75,3 +75,19 @@ def test_memory_counts_the_tower_with_the_weights_and_the_rows_beside():
     tower = tower_bytes(abstract_decoder(CONFIG, layout), mesh)
     assert tower > 0
     assert with_images.weights - of_text.weights == tower
+
+
+def test_programs_that_have_no_images_are_those_of_a_server_of_text():
+    """A decode costs what it did: it takes no tower and no rows."""
+    larger = replace(CONFIG, vision=replace(CONFIG.vision, num_tokens=64))
+    with_images, of_text = (
+        draw(larger, max_num_batched_tokens=128, num_blocks=9, **settings).programs()
+        for settings in ({}, {"max_images_per_prompt": 0})
+    )
+    for bucket, is_same in (
+        (Bucket(2, 2, decode_only=True), True),
+        (Bucket(32, 4, decode_only=False), True),
+        (Bucket(64, 4, decode_only=False), False),
+    ):
+        texts = [programs.lower(bucket).as_text() for programs in (with_images, of_text)]
+        assert (texts[0] == texts[1]) is is_same, bucket
