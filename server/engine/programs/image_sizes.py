@@ -33,17 +33,13 @@ def step_of_image(vision: VisionConfig, engine: EngineConfig) -> int:
 
 
 def check_images(config: ModelConfig, engine: EngineConfig, ladder: Ladder) -> None:
-    """Raises ConfigError where the settings do not go with images."""
+    """Raises ConfigError where a step has no room for an image."""
     if config.vision is None:
         return
-    off = "or max_images_per_prompt to 0, to serve text only"
-    if engine.exact:
-        # Prompts would be cut at multiples of a size, images or not.
-        raise ConfigError(f"exact is true for a model that reads images: set exact to false, {off}")
     least = step_of_image(config.vision, engine)
     if ladder.max_num_batched_tokens < least:
         raise ConfigError(
             f"max_num_batched_tokens is {ladder.max_num_batched_tokens}, but an image of"
             f" {config.vision.num_tokens} tokens next to {engine.max_num_seqs} sequences needs"
-            f" {least} in a step: raise it, {off}"
+            f" {least} in a step: raise it, or set max_images_per_prompt to 0, to serve text only"
         )

@@ -196,13 +196,40 @@ def test_a_server_of_text_has_no_tower(folder, requests):
     )
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"exact": True}, "exact is true for a model that reads images"),
-        ({"max_num_batched_tokens": 23}, "an image of 16 tokens next to 8 sequences needs 24"),
-    ],
-)
-def test_settings_that_do_not_go_with_images_are_refused(folder, settings, reason):
-    with pytest.raises(ConfigError, match=reason):
-        build(folder, **settings)
+def test_a_step_without_room_for_an_image_is_refused(folder):
+    with pytest.raises(ConfigError, match="an image of 16 tokens next to 8 sequences needs 24"):
+        build(folder, max_num_batched_tokens=23)
+
+
+def with_logprobs(request):
+    params = msgspec.structs.replace(request.params, num_logprobs=3)
+    return replace(request, params=params)
+
+
+def test_exact_steps_give_the_same_bits_whatever_else_runs(folder, reference, requests):
+    """In chunks of 32 tokens, at whose ends images lie."""
+    runner, config = build(folder, exact=True, max_num_batched_tokens=32)
+    asked = [with_logprobs(request) for request in requests]
+    session = Session(runner, config)
+    check(reference, session.run(asked))
+    together = logprobs(session)
+    session.run(asked[:9])
+    assert logprobs(session) == {i: together[i] for i in range(9)}
+    assert session.num_cached_tokens > 0
+    # The sessions to come write the same pool on the device.
+    for i in (5, 7, 11):
+        alone = Session(runner, config)
+        alone.run([asked[i]])
+        assert logprobs(alone)[0] == together[i]
+    found = Session(runner, config, num_blocks=90)
+    found.run(asked)
+    assert found.observer.num_preempted > 0
+    assert logprobs(found) == together
+
+
+def logprobs(session):
+    """By request, of every token."""
+    found = {}
+    for event in (event for frame in session.frames for event in frame.events):
+        found.setdefault(event.request_id, []).extend(event.logprobs or [])
+    return found

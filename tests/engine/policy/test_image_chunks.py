@@ -71,6 +71,16 @@ def test_a_prompt_preempted_within_its_images_computes_them_again():
     assert len(first.token_ids) == len(second.token_ids) == 31
 
 
+def test_exact_chunks_are_cut_by_the_prompt_alone_and_around_an_image():
+    """At multiples of 10, but for the images that lie across 10 and 30."""
+    scheduler = make(exact=True)
+    add(scheduler, range(37), images=images_at(7, 20, 26), max_tokens=0)
+    steps = []
+    while scheduler.num_unfinished:
+        steps += shape(run(scheduler)[0])
+    assert steps == [(0, 0, 7), (0, 7, 6), (0, 13, 7), (0, 20, 6), (0, 26, 6), (0, 32, 5)]
+
+
 @st.composite
 def prompts(draw):
     """A length, and where images begin."""
@@ -87,13 +97,14 @@ def prompts(draw):
     num_blocks=st.integers(14, 40),
     num_window_blocks=st.none() | st.integers(6, 14),
     num_choices=st.integers(1, 2),
+    exact=st.booleans(),
 )
 def test_every_image_runs_whole_and_everybody_ends(
-    requests, num_blocks, num_window_blocks, num_choices
+    requests, num_blocks, num_window_blocks, num_choices, exact
 ):
     window = [KVKind(5, num_window_blocks)] if num_window_blocks else []
     kinds = (KVKind(None, num_blocks), *window)
-    scheduler = make(kinds=kinds, max_queue_len=99)
+    scheduler = make(kinds=kinds, max_queue_len=99, exact=exact)
     for request_id, (length, starts) in enumerate(requests):
         prompt, images = [7] * length, images_at(*starts)
         add(scheduler, prompt, num_choices, request_id=request_id, images=images, max_tokens=4)

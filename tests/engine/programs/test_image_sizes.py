@@ -55,12 +55,6 @@ def test_a_server_of_text_has_neither_tower_nor_room():
     blueprint = draw(max_images_per_prompt=0, max_num_batched_tokens=8)
     assert blueprint.sizes.images is None
     assert blueprint.model.vision is None
-    assert draw(max_images_per_prompt=0, exact=True).sizes.images is None
-
-
-def test_exact_steps_have_no_images():
-    with pytest.raises(ConfigError, match="exact is true for a model that reads images: set exact"):
-        draw(exact=True)
 
 
 def test_memory_counts_the_tower_with_the_weights_and_the_rows_beside():
