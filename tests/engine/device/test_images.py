@@ -6,6 +6,7 @@ follows such a choice is compared no further.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -15,8 +16,10 @@ import pytest
 from server.config import ConfigError, EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.policy.speculation import speculation
+from server.grammar.compiler import Compiler
+from server.link.frames import Vocabulary
 from server.link.images import PromptImage
-from server.link.sampling import SamplingParams
+from server.link.sampling import Grammar, SamplingParams
 from tests.engine.device.test_identity import Request, Session
 from tests.golden import random_models, references
 
@@ -233,3 +236,25 @@ def logprobs(session):
     for event in (event for frame in session.frames for event in frame.events):
         found.setdefault(event.request_id, []).extend(event.logprobs or [])
     return found
+
+
+def test_an_answer_about_an_image_follows_its_grammar(base, reference, requests):
+    """A token per letter. The others in the step give what they give without."""
+    letters = {ord(letter): letter.encode() for letter in "abc"}
+    tokens = [letters.get(i, b"") for i in range(512)]
+    others = [i for i in range(512) if i not in letters]
+    compiler = Compiler(Vocabulary(tokens=tokens, special_token_ids=others), 512, (1,))
+    params = SamplingParams(max_tokens=40, temperature=0.0, grammar=Grammar("regex", "(ab|ca){6}"))
+    session = Session(*base)
+    receive = session.engine.receive
+
+    def with_matcher(client, submit):
+        has_form = submit.params.grammar is not None
+        matchers = [compiler.compile(submit.params.grammar)] if has_form else []
+        receive(client, submit, matchers)
+
+    session.engine.receive = with_matcher
+    asked = replace(requests[5], params=params)
+    found = session.run([*requests[:9], asked])
+    check(reference, found, range(9))
+    assert re.fullmatch("(ab|ca){6}", "".join(map(chr, found[9, 0][:12])))
