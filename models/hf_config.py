@@ -18,7 +18,14 @@ from models.headless import is_headless, with_head
 from models.hf_families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
 from models.hf_fields import HF, integer, number
 from models.hf_rope import rope, rope_parameters
-from models.hf_vision import INDEX, PREPROCESSOR, has_tower, parse_vision, with_preprocessor
+from models.hf_vision import (
+    INDEX,
+    PREPROCESSOR,
+    PROCESSOR,
+    has_tower,
+    parse_vision,
+    with_preprocessor,
+)
 from models.quantized.scheme import QuantizationError, read_scheme
 
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -40,7 +47,9 @@ def read_config(checkpoint: Path) -> ModelConfig:
     if is_headless(checkpoint):
         # Nothing computes with the embedding as a head, but no program must be another for it.
         hf = hf | {"tie_word_embeddings": True}
-    config = with_preprocessor(parse_config(hf), _read_optional(checkpoint, PREPROCESSOR))
+    nested = _read_optional(checkpoint, PROCESSOR).get("image_processor")
+    preprocessor = nested or _read_optional(checkpoint, PREPROCESSOR)
+    config = with_preprocessor(parse_config(hf), preprocessor)
     if not has_tower(_read_optional(checkpoint, INDEX)):
         config = replace(config, vision=None)
     return replace(config, eos_token_ids=_end_token_ids(checkpoint, config))

@@ -13,7 +13,10 @@ from typing import Any
 from models.config import ModelConfig, ModelConfigError, VisionConfig
 from models.hf_fields import HF, integer, number
 
-PREPROCESSOR, INDEX = "preprocessor_config.json", "model.safetensors.index.json"
+# The second is what newer tools write, and read first: it has the fields of the first under
+# `image_processor`.
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+INDEX = "model.safetensors.index.json"
 # The architectures whose images are served, if they have this kind of tower.
 _ARCHITECTURES = ("Gemma3ForConditionalGeneration",)
 _TOWER = "siglip_vision_model"
@@ -64,9 +67,9 @@ def has_tower(index: HF) -> bool:
     )
 
 
-def with_preprocessor(config: ModelConfig, hf: HF) -> ModelConfig:
+def with_preprocessor(config: ModelConfig, hf: Any) -> ModelConfig:
     """The model with the mean and deviation of colours that a preprocessor_config.json names."""
-    if config.vision is None:
+    if config.vision is None or not isinstance(hf, Mapping):
         return config
     if hf.get("do_normalize") is False:
         mean, std = (0.0,) * _CHANNELS, (1.0,) * _CHANNELS

@@ -85,6 +85,13 @@ def test_colours_are_read_as_the_preprocessor_says(tmp_path):
     assert (vision.mean, vision.std) == ((0.5,) * 3, (0.5,) * 3)
 
 
+def test_the_file_of_newer_tools_says_the_same(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(GEMMA))
+    processor = {"image_processor": {"image_mean": [0.1, 0.2, 0.3]}, "image_seq_length": 256}
+    (tmp_path / "processor_config.json").write_text(json.dumps(processor))
+    assert read_config(tmp_path).vision.mean == (0.1, 0.2, 0.3)
+
+
 @pytest.mark.parametrize(
     ("preprocessor", "reason"),
     [
