@@ -23,13 +23,19 @@ from server.engine.policy.blocks.layer_kinds import KVKind, split_blocks
 from server.engine.programs.adapter_programs import adapter_bytes
 from server.engine.programs.device_state import StateSizes
 from server.engine.programs.image_programs import row_bytes
-from server.engine.programs.image_sizes import check_images, image_sizes, step_of_image
+from server.engine.programs.image_sizes import (
+    check_images,
+    explained,
+    image_sizes,
+    step_of_image,
+)
 from server.engine.programs.inputs.buckets import Ladder, exact_ladder
 from server.engine.programs.inputs.slot_input import SlotSizes
 from server.engine.programs.inputs.step_input import WORD
 from server.engine.programs.sampling.sampler import abstract_state, state_specs
 from server.engine.programs.sizing import (
     ChipMemory,
+    SizeError,
     check_table,
     count_blocks,
     layer_block_bytes,
@@ -138,12 +144,16 @@ def make_blueprint(
     memory = None
     if chip_bytes is not None and platform != "cpu":
         memory = measure(model, layout, engine, chip_bytes)
+    try:
+        sizes = choose_sizes(config, engine, platform, layout, memory, data_size(mesh))
+    except SizeError as error:
+        raise explained(error, config) from error
     return Blueprint(
         config=config,
         layout=layout,
         mesh=mesh,
         model=model,
-        sizes=choose_sizes(config, engine, platform, layout, memory, data_size(mesh)),
+        sizes=sizes,
         ladder=_ladder(config, engine, _defaults(platform)),
         memory=memory,
     )

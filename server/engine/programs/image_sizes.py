@@ -11,6 +11,7 @@ from models.config import ModelConfig, VisionConfig
 from server.config import ConfigError, EngineConfig
 from server.engine.programs.device_state import ImageSizes
 from server.engine.programs.inputs.buckets import Ladder
+from server.engine.programs.sizing import SizeError
 
 
 def served_config(config: ModelConfig, engine: EngineConfig) -> ModelConfig:
@@ -30,6 +31,13 @@ def image_sizes(config: ModelConfig, ladder: Ladder) -> ImageSizes | None:
 def step_of_image(vision: VisionConfig, engine: EngineConfig) -> int:
     """The tokens of a step that has room for an image whatever else runs."""
     return vision.num_tokens + engine.max_num_seqs
+
+
+def explained(error: SizeError, config: ModelConfig) -> SizeError:
+    """The error, with what a model that reads images could do without."""
+    if config.vision is None:
+        return error
+    return SizeError(f"{error}; or serve text only, by max_images_per_prompt 0")
 
 
 def check_images(config: ModelConfig, engine: EngineConfig, ladder: Ladder) -> None:

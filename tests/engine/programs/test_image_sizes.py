@@ -14,7 +14,7 @@ from server.config import ConfigError, EngineConfig
 from server.engine.programs.blueprint import choose_layout, make_blueprint, measure
 from server.engine.programs.image_sizes import served_config
 from server.engine.programs.inputs.buckets import Bucket
-from server.engine.programs.sizing import tower_bytes
+from server.engine.programs.sizing import SizeError, tower_bytes
 from tests.golden.random_models import WITH_IMAGES
 
 # An image is 16 tokens of 96 numbers.
@@ -55,6 +55,13 @@ def test_a_server_of_text_has_neither_tower_nor_room():
     blueprint = draw(max_images_per_prompt=0, max_num_batched_tokens=8)
     assert blueprint.sizes.images is None
     assert blueprint.model.vision is None
+
+
+def test_where_memory_is_short_the_tower_is_named_as_what_could_be_left_out():
+    with pytest.raises(SizeError, match=r"no room for KV.*; or serve text only, by max_images"):
+        draw(kv_cache_bytes=1)
+    with pytest.raises(SizeError, match=r"kv_dtype fp8$"):
+        draw(kv_cache_bytes=1, max_images_per_prompt=0)
 
 
 def test_memory_counts_the_tower_with_the_weights_and_the_rows_beside():
