@@ -162,7 +162,7 @@ class EngineProcess:
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
         config = self._config
         versions = ServedVersions(LoadedVersion(self._model.version))
-        adapters, images = AdapterSlots(config.max_loras), runner.image_format
+        adapters, images = AdapterSlots(config.max_loras), runner.readable_image
         schedulers = [
             Scheduler(
                 BlockManager(
@@ -297,7 +297,7 @@ def _info(model: ServedModel, runner: ServingRunner, config: EngineConfig) -> En
         max_num_seqs=config.max_num_seqs,
         is_exact=config.exact,
         max_loras=config.max_loras,
-        max_images=config.max_images_per_prompt if runner.image_format is not None else 0,
+        max_images=config.max_images_per_prompt if runner.readable_image is not None else 0,
     )
 
 

@@ -33,7 +33,7 @@ class ServingFakeRunner(FakeRunner):
     draft_rooms = ()  # Nothing verifies drafts.
     num_host_blocks = ()
     is_bidirectional = False
-    image_format = None
+    readable_image = None
 
     def read(self, in_flight):
         time.sleep(self.step_seconds)

@@ -23,7 +23,7 @@ from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.drafts.drafter import num_accepted
-from server.engine.policy.image_admission import ImageFormat
+from server.engine.policy.image_admission import ReadableImage
 from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequences.pooling import pooled_positions
@@ -106,10 +106,10 @@ class ModelRunner:
         return self._blueprint.config.bidirectional
 
     @property
-    def image_format(self) -> ImageFormat | None:
+    def readable_image(self) -> ReadableImage | None:
         """What an image must be for the model to read it; None where it reads none."""
         images = self._blueprint.sizes.images
-        return None if images is None else ImageFormat(images.side, images.num_tokens)
+        return None if images is None else ReadableImage(images.side, images.num_tokens)
 
     @property
     def num_ranks(self) -> int:

@@ -15,13 +15,13 @@ _CHANNELS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFormat:
+class ReadableImage:
     """What the model reads: `side` x `side` pixels, as `num_tokens` tokens."""
 
     side: int
     num_tokens: int
 
-    def is_format_of(self, image: PromptImage) -> bool:
+    def matches(self, image: PromptImage) -> bool:
         is_square = image.height == image.width == self.side
         has_all = len(image.pixels) == image.height * image.width * _CHANNELS
         return is_square and has_all and image.num_tokens == self.num_tokens
@@ -29,27 +29,27 @@ class ImageFormat:
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """The format of images and the most of a prompt; None for a model that reads none."""
+    """What images a prompt may have, and how many; None for a model that reads none."""
 
-    format: ImageFormat | None = None
+    readable: ReadableImage | None = None
     max_images: int = 0
 
     def check(self, submit: Submit) -> None:
         """Raise AdmissionError unless the engine can read the request's images, if it has any."""
         if not submit.images:
             return
-        if self.format is None:
+        if self.readable is None:
             raise _refused("this model reads no images: send text only")
         if submit.pooling is not None:
             raise _refused("an embedding is made of text only: send no images")
         if (count := len(submit.images)) > self.max_images:
             raise _refused(f"{count} images are more than the {self.max_images} of a prompt")
         for image in submit.images:
-            if not self.format.is_format_of(image):
+            if not self.readable.matches(image):
                 raise _refused(
                     f"an image of {image.width} x {image.height} pixels and {image.num_tokens} "
-                    f"tokens is not what the model reads: {self.format.side} x {self.format.side} "
-                    f"and {self.format.num_tokens}"
+                    f"tokens is not what the model reads: {self.readable.side} x {self.readable.side} "
+                    f"and {self.readable.num_tokens}"
                 )
         _check_places(submit)
 

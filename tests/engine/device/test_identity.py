@@ -119,7 +119,7 @@ class Session:
                 max_model_len=runner.max_model_len,
                 versions=versions,
                 speculation=speculation,
-                image_tokens=runner.image_format.num_tokens if runner.image_format else 0,
+                image_tokens=runner.readable_image.num_tokens if runner.readable_image else 0,
             )
             for blocks in self.blocks
         ]
@@ -130,7 +130,7 @@ class Session:
             self.observer,
             lambda client, frame: self.frames.append(frame),
             eos_token_ids=runner.eos_token_ids,
-            images=ImageLimits(runner.image_format, config.max_images_per_prompt),
+            images=ImageLimits(runner.readable_image, config.max_images_per_prompt),
             overlap=overlap,
         )
 

@@ -187,7 +187,7 @@ def test_eight_bits_serve_images_whatever_else_runs(folder, requests, settings):
 
 def test_a_server_of_text_has_no_tower(folder, requests):
     runner, config = build(folder, max_images_per_prompt=0)
-    assert runner.image_format is None
+    assert runner.readable_image is None
     text_only = [replace(request, images=[]) for request in requests[:3]]
     session = Session(runner, config)
     assert all(len(tokens) == NUM_TOKENS for tokens in session.run(text_only).values())

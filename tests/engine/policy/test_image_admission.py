@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.image_admission import TEXT_ONLY, ImageFormat, ImageLimits
+from server.engine.policy.image_admission import TEXT_ONLY, ReadableImage, ImageLimits
 from server.link.frames import Submit
 from server.link.sampling import SamplingParams
 from tests.engine.builders import make_image
 
-LIMITS = ImageLimits(ImageFormat(side=1, num_tokens=4), max_images=2)
+LIMITS = ImageLimits(ReadableImage(side=1, num_tokens=4), max_images=2)
 
 
 def submit(*images, **fields):
