@@ -21,6 +21,9 @@ class ReadableImage:
     side: int
     num_tokens: int
 
+    def __str__(self) -> str:
+        return f"{self.side} x {self.side} and {self.num_tokens}"
+
     def matches(self, image: PromptImage) -> bool:
         is_square = image.height == image.width == self.side
         has_all = len(image.pixels) == image.height * image.width * _CHANNELS
@@ -48,8 +51,7 @@ class ImageLimits:
             if not self.readable.matches(image):
                 raise _refused(
                     f"an image of {image.width} x {image.height} pixels and {image.num_tokens} "
-                    f"tokens is not what the model reads: {self.readable.side} x {self.readable.side} "
-                    f"and {self.readable.num_tokens}"
+                    f"tokens is not what the model reads: {self.readable}"
                 )
         _check_places(submit)
 

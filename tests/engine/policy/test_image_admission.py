@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.image_admission import TEXT_ONLY, ReadableImage, ImageLimits
+from server.engine.policy.image_admission import TEXT_ONLY, ImageLimits, ReadableImage
 from server.link.frames import Submit
 from server.link.sampling import SamplingParams
 from tests.engine.builders import make_image
