@@ -68,6 +68,31 @@ class MoeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    """A tower that reads an image, and the pooling of its output to soft tokens.
+
+    An image of `image_size` x `image_size` pixels is cut into patches of `patch_size` x
+    `patch_size`, of which `num_tokens` tokens are made, a square too. A channel's values x, 0 to
+    255, are read as (x / 255 - mean) / std.
+    """
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    mlp_size: int
+    image_size: int
+    patch_size: int
+    num_tokens: int
+    norm_eps: float
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    @property
+    def patches_per_side(self) -> int:
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """A decoder with grouped-query attention. Letters as in the shapes: V D L N K H F.
 
@@ -82,6 +107,7 @@ class ModelConfig:
     look back; such a model makes embeddings and generates nothing.
     `sinks`: each query head also attends to a learned score without a value (Xiao et al., 2023).
     `tensor_prefix`: the prefix of the decoder's tensor names in the checkpoint.
+    `vision`: the tower whose rows take the place of embeddings; None for a model of text only.
     """
 
     architecture: str
@@ -115,6 +141,7 @@ class ModelConfig:
     logit_softcap: float | None = None
     moe: MoeConfig | None = None
     tensor_prefix: str = "model"
+    vision: VisionConfig | None = None
     stored_bits: int | None = field(default=None, compare=False)
 
     @property

@@ -18,6 +18,14 @@ from models.headless import is_headless, with_head
 from models.hf_families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
 from models.hf_fields import HF, integer, number
 from models.hf_rope import rope, rope_parameters
+from models.hf_vision import (
+    INDEX,
+    PREPROCESSOR,
+    PROCESSOR,
+    has_tower,
+    parse_vision,
+    with_preprocessor,
+)
 from models.quantized.scheme import QuantizationError, read_scheme
 
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -39,14 +47,17 @@ def read_config(checkpoint: Path) -> ModelConfig:
     if is_headless(checkpoint):
         # Nothing computes with the embedding as a head, but no program must be another for it.
         hf = hf | {"tie_word_embeddings": True}
-    config = parse_config(hf)
+    nested = _read_optional(checkpoint, PROCESSOR).get("image_processor")
+    preprocessor = nested or _read_optional(checkpoint, PREPROCESSOR)
+    config = with_preprocessor(parse_config(hf), preprocessor)
+    if not has_tower(_read_optional(checkpoint, INDEX)):
+        config = replace(config, vision=None)
     return replace(config, eos_token_ids=_end_token_ids(checkpoint, config))
 
 
 def _end_token_ids(checkpoint: Path, config: ModelConfig) -> tuple[int, ...]:
     """The union of what the files say: each of the tokens may end an answer."""
-    generation = checkpoint / "generation_config.json"
-    eos = _read_json(generation).get("eos_token_id") if generation.exists() else None
+    eos = _read_optional(checkpoint, "generation_config.json").get("eos_token_id")
     try:
         named = tokenizer_end_ids(checkpoint)
     except JsonFileError as error:
@@ -70,10 +81,10 @@ def _refuse_code(hf: HF) -> None:
 def parse_config(hf: HF) -> ModelConfig:
     """A `ModelConfig` from the fields of a Hugging Face config.json."""
     architecture = _architecture(hf)
-    stored_bits = _stored_bits(hf)
+    stored_bits, vision = _stored_bits(hf), parse_vision(architecture, hf)
     hf = _text_fields(architecture, hf)
     _refuse_unsupported(hf)
-    common = _common(architecture, hf) | {"stored_bits": stored_bits}
+    common = _common(architecture, hf) | {"stored_bits": stored_bits, "vision": vision}
     config = ModelConfig(**(common | ARCHITECTURES[architecture](hf)))
     _check(config)
     return config
@@ -124,6 +135,11 @@ def _text_fields(architecture: str, hf: HF) -> Fields:
         fields = {key: value for key, value in text.items() if value is not None} | outer
         architecture = TEXT_MODELS[architecture]
     return DEFAULTS.get(architecture, {}) | fields
+
+
+def _read_optional(checkpoint: Path, name: str) -> dict[str, Any]:
+    path = checkpoint / name
+    return _read_json(path) if path.exists() else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.golden import random_models, texts
-from tests.golden.configs import EMBEDDERS
+from tests.golden.configs import EMBEDDERS, WITH_IMAGES
 
 FOLDER = Path("tests/golden")
 SMOLLM2 = Path(".cache/models/smollm2-135m-instruct/1")
@@ -43,6 +43,8 @@ def main() -> None:
             write_tokenizer()
         elif name in EMBEDDERS:
             write_embedder(name)
+        elif name in WITH_IMAGES:
+            write_with_images(name)
         else:
             write_model(name)
 
@@ -50,7 +52,7 @@ def main() -> None:
 def available() -> list[str]:
     """Every reference output that can be made from the installed models."""
     tiny = [f"tiny-{folder.name}" for folder in sorted(TINY.glob("[0-9]*"))]
-    return ["tokenizer", *random_models.CONFIGS, *EMBEDDERS, *tiny, "smollm2"]
+    return ["tokenizer", *random_models.CONFIGS, *EMBEDDERS, *WITH_IMAGES, *tiny, "smollm2"]
 
 
 def write_model(name: str) -> None:
@@ -96,6 +98,31 @@ def write_embedder(name: str) -> None:
     print(f"{name}: {len(prompts)} prompts, {path.stat().st_size} bytes")
 
 
+def write_with_images(name: str) -> None:
+    """Write `images/<name>.npz` (see `reference`), of prompts with images."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model = load(random_models.write(name, Path(scratch)))
+    prompts, starts = zip(*random_models.prompts_with_images(name), strict=True)
+    pixels = iter(random_models.pixels(name, sum(map(len, starts))))
+    images = [np.array([next(pixels) for _ in each]) for each in starts]
+    path = FOLDER / "images" / f"{name}.npz"
+    path.parent.mkdir(exist_ok=True)
+    np.savez_compressed(path, **reference(model, list(prompts), images))
+    print(f"{name}: {len(prompts)} prompts, {path.stat().st_size} bytes")
+
+
+def inputs(
+    model: PreTrainedModel, prompt: list[int], images: np.ndarray | None
+) -> dict[str, torch.Tensor]:
+    """What the model takes for a prompt and its images [count, height, width, 3] of bytes."""
+    ids = torch.tensor([prompt])
+    if images is None or not len(images):
+        return {"input_ids": ids}
+    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    is_image = (ids == model.config.image_token_id).long()
+    return {"input_ids": ids, "pixel_values": pixels, "token_type_ids": is_image}
+
+
 def load(folder: Path, kind: type = AutoModelForCausalLM) -> PreTrainedModel:
     """Refuse weights that transformers left out or added: the reference would be wrong."""
     model, report = kind.from_pretrained(
@@ -126,7 +153,9 @@ def smollm2_prompts(folder: Path) -> list[list[int]]:
 
 
 @torch.no_grad()
-def reference(model: PreTrainedModel, prompts: list[list[int]]) -> dict[str, np.ndarray]:
+def reference(
+    model: PreTrainedModel, prompts: list[list[int]], images: list[np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
     """Arrays over P prompts, N checked positions in total, V vocabulary, G = 64 generated tokens.
 
     prompt_lengths [P] and the concatenated prompt_ids. Per checked position: position_prompts and
@@ -137,7 +166,11 @@ def reference(model: PreTrainedModel, prompts: list[list[int]]) -> dict[str, np.
     """
     vocab_size = model.config.get_text_config().vocab_size
     sampled_ids = np.linspace(0, vocab_size - 1, NUM_SAMPLED).astype(np.int32)
-    logits = [model(torch.tensor([prompt])).logits[0] for prompt in prompts]
+    given = [
+        inputs(model, prompt, found)
+        for prompt, found in zip(prompts, images or [None] * len(prompts), strict=True)
+    ]
+    logits = [model(**each).logits[0] for each in given]
     checked = [
         (i, int(position))
         for i, prompt in enumerate(prompts)
@@ -145,7 +178,7 @@ def reference(model: PreTrainedModel, prompts: list[list[int]]) -> dict[str, np.
     ]
     rows = torch.stack([logits[i][position] for i, position in checked])
     top = rows.topk(NUM_TOP)
-    greedy = [generate(model, prompt) for prompt in prompts]
+    greedy = [generate(model, each) for each in given]
     return {
         "prompt_lengths": np.array([len(prompt) for prompt in prompts], np.int32),
         "prompt_ids": np.concatenate(prompts).astype(np.int32),
@@ -162,11 +195,13 @@ def reference(model: PreTrainedModel, prompts: list[list[int]]) -> dict[str, np.
     }
 
 
-def generate(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], list[float]]:
+def generate(
+    model: PreTrainedModel, given: dict[str, torch.Tensor]
+) -> tuple[list[int], list[float]]:
     """Greedy tokens, without stopping at end tokens, and their margins over the second best."""
     ids: list[int] = []
     margins: list[float] = []
-    out = model(torch.tensor([prompt]), use_cache=True)
+    out = model(**given, use_cache=True)
     for _ in range(NUM_GENERATED):
         best = out.logits[0, -1].topk(2)
         ids.append(int(best.indices[0]))

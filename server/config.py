@@ -104,6 +104,13 @@ class EngineConfig:
         "LoRA adapters to load at the start, comma-separated: NAME (its newest version in the"
         " folder adapters/NAME next to the model's versions), NAME@VERSION, or NAME=PATH",
     )
+    max_images_per_prompt: int = _field(
+        8,
+        "most images of a prompt, for a model that reads images; 0 serves text only, and does not"
+        " load what reads images",
+        low=0,
+        high=1024,
+    )
     max_num_seqs: int = _field(32, "sequences that run at once on each data rank", low=1)
     max_model_len: int = _field(
         0, "tokens of prompt and generation together; 0 is the model's own limit", low=0

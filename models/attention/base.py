@@ -26,7 +26,8 @@ class Ragged(NamedTuple):
     where `is_padding_T`. `block_tables_KSB` has one table per kind of layers. `seq_lens_S` is the
     KV length after this step, `query_start_S1` the cumulative number of tokens. The first
     `num_decodes` rows have one token each, at the index of the row. Only the first `num_rows` rows
-    have tokens.
+    have tokens. Where a step may have images, `last_seen_T` is the last position of its row that a
+    token sees, and `image_start_M` the place of each image's first token, T for no image.
     """
 
     positions_T: jax.Array
@@ -37,6 +38,8 @@ class Ragged(NamedTuple):
     query_start_S1: jax.Array
     num_decodes: jax.Array
     num_rows: jax.Array
+    last_seen_T: jax.Array | None = None
+    image_start_M: jax.Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ class AttentionSpec:
     `window` limits a token to the last `window` positions, itself included. If `bidirectional`, it
     also sees as many later ones of its row, which the step must hold. Scores are multiplied by
     `scale`, then capped to `softcap * tanh(score / softcap)`. No row has more than `row_tokens`
-    tokens; None promises nothing.
+    tokens; None promises nothing. The tokens of an image, `image_tokens` each, see one another.
     """
 
     kv_heads: int
@@ -70,6 +73,7 @@ class AttentionSpec:
     kv_dtype: jnp.dtype
     row_tokens: int | None
     bidirectional: bool = False
+    image_tokens: int = 0
 
     @property
     def decode_only(self) -> bool:
@@ -103,7 +107,7 @@ class Backend(Protocol):
     ) -> tuple[jax.Array, Pool]:
         """Write keys and values (in the pool's dtype) into their slots, then attend.
 
-        Attention is causal unless the spec is bidirectional.
+        Attention is causal unless the spec is bidirectional; tokens of an image see all of it.
 
         `table_SB` has block numbers within the whole pool. `sinks_KG` has a score for each query
         head that takes part in the softmax and has no value. Returns [K, T, G, H] in q's dtype.

@@ -37,10 +37,11 @@ def choose_backend(
         if not has_tokamax:
             raise BackendError("attention backend tokamax needs the package tokamax (extra tpu)")
         return TokamaxAttention()
-    if config.sinks:
+    if config.sinks or config.vision is not None:
         if name == "auto":
             return XlaAttention()
-        raise BackendError("attention backend pallas knows no sinks; use tokamax")
+        what = "sinks" if config.sinks else "images"
+        raise BackendError(f"attention backend pallas knows no {what}; use tokamax")
     kv_heads = max(1, config.num_kv_heads // tensor_size)
     if config.head_dim == HEAD_DIM and kv_heads in KV_HEADS:
         return PallasAttention()

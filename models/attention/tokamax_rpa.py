@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from models.attention.base import AttentionSpec, PoolShape, Ragged
+from models.attention.later_tokens import CausalAttention, with_later_tokens
 from models.sharding import DATA, TENSOR
 
 # Tuned sizes: query and context tokens per round, and rows or tiles processed together.
@@ -38,6 +39,7 @@ class Lengths(NamedTuple):
 class RpaPlan(NamedTuple):
     lengths: Lengths
     schedule: Any
+    image_start_M: jax.Array | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,8 @@ class TokamaxAttention:
         # The schedule is the same for every dtype.
         table = ragged.block_tables_KSB.shape[1:]
         cfgs = _configs(spec, num_tokens, table, jnp.dtype(jnp.bfloat16))
-        return RpaPlan(
-            lengths, schedule.generate_rpa_metadata(*lengths, jnp.stack(ends), cfgs=cfgs)
-        )
+        metadata = schedule.generate_rpa_metadata(*lengths, jnp.stack(ends), cfgs=cfgs)
+        return RpaPlan(lengths, metadata, ragged.image_start_M)
 
     def attend(
         self,
@@ -86,10 +87,11 @@ class TokamaxAttention:
         from tokamax._src.ops.batched_rpa.kernel import kernel
 
         dtype, num_tokens = q_KTGH.dtype, q_KTGH.shape[1]
-        has_sinks = sinks_KG is not None
-        cfgs = _configs(spec, num_tokens, table_SB.shape, dtype, return_lse=has_sinks)
+        # What the kernel does not know of is joined to its softmax afterwards.
+        needs_lse = sinks_KG is not None or plan.image_start_M is not None
+        cfgs = _configs(spec, num_tokens, table_SB.shape, dtype, return_lse=needs_lse)
         packed = _pack_queries(q_KTGH)
-        lse = _empty_lse(packed) if has_sinks else None
+        lse = _empty_lse(packed) if needs_lse else None
         out, pool, lse = kernel.rpa_kernel(
             *plan.lengths,
             table_SB.reshape(-1),
@@ -102,8 +104,14 @@ class TokamaxAttention:
         )
         k, t, g, h = q_KTGH.shape
         out = out.reshape(k, t, -1, out.shape[-1])[:, :, :g, :h]
+        if not needs_lse:
+            return out, pool
+        lse_KTG = lse.reshape(k, t, -1, lse.shape[-1])[:, :, :g, 0]
+        if plan.image_start_M is not None:
+            causal = CausalAttention(out, lse_KTG, q_KTGH, kv_TK2H)
+            out, lse_KTG = with_later_tokens(causal, plan.image_start_M, spec)
         if sinks_KG is not None:
-            out = _with_sinks(out, lse.reshape(k, t, -1, lse.shape[-1])[:, :, :g, 0], sinks_KG)
+            out = _with_sinks(out, lse_KTG, sinks_KG)
         return out, pool
 
 

@@ -47,6 +47,9 @@ _BITS = {
 }  # fmt: skip
 # The published prefix of the language model in a vision checkpoint.
 _VISION, _HEAD = "language_model.", "lm_head.weight"
+# The parts of a vision checkpoint beside the language model, and the published prefix of one.
+_PARTS = ("vision_tower.", "multi_modal_projector.")
+_TOWER = "vision_tower.vision_model."
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100 << 20
 
@@ -222,9 +225,13 @@ class Checkpoint:
 
 
 def _published(name: str) -> str:
-    """The name that the decoder asks for: that of published vision checkpoints, for a tensor that
+    """The name that the model asks for: that of published vision checkpoints, for a tensor that
     newer tools saved, and that of a model with a head, for a tensor of a model without one.
     """
+    if (part := name.removeprefix("model.")).startswith(_PARTS):
+        return (
+            part if part.startswith((_TOWER, _PARTS[1])) else _TOWER + part.removeprefix(_PARTS[0])
+        )
     renamed = "model.language_model."
     if not name.startswith(renamed):
         return tensor_name(name)

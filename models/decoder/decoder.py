@@ -35,6 +35,8 @@ from models.decoder.parallel import Residual
 from models.decoder.quantization import quantize_kv
 from models.decoder.rope import RopeTables, rope_tables, rotate_keys, rotate_queries
 from models.sharding import TENSOR
+from models.vision.step_images import StepImages
+from models.vision.tower import VisionTower
 
 # Stacked layers: one pool per window of the config's `windows`. Listed layers: one pool per layer.
 type KVPools = tuple[Pool, ...]
@@ -150,7 +152,10 @@ class DecoderLayer(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """A whole model. `head` is None if the embedding is also the output head."""
+    """A whole model. `head` is None if the embedding is also the output head.
+
+    `vision` is the tower whose rows may stand in the place of embeddings; None without one.
+    """
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         rows, d = layout.vocab_rows(config), config.hidden_size
@@ -158,6 +163,7 @@ class Decoder(nnx.Module):
         self.layers = self._make_layers(rngs, config, layout)
         self.norm = RmsNorm(rngs, d, config.rms_norm_eps)
         self.head = None if config.tie_embeddings else Embedding(rngs, rows, d, layout.dtype)
+        self.vision = _make_tower(rngs, config, layout)
         self.config, self.layout = config, layout
 
     @staticmethod
@@ -183,6 +189,7 @@ class Decoder(nnx.Module):
         *,
         row_tokens: int | None,
         adapters: StepAdapters | None = None,
+        images: StepImages | None = None,
     ) -> tuple[jax.Array, KVPools]:
         """Hidden states after the final norm, [T, D] on every shard, and the pools with new KV.
 
@@ -192,7 +199,7 @@ class Decoder(nnx.Module):
         residual = Residual(row_tokens != 1 and size > 1 and token_ids_T.shape[0] % size == 0)
         kinds = {window: Kind(window, row_tokens, residual) for window in config.windows}
         inputs = {window: self._inputs(kind, pools, ragged) for window, kind in kinds.items()}
-        x_TD = residual.reduce(self._embed(token_ids_T))
+        x_TD = residual.reduce(self._embed(token_ids_T, images))
         run = self._scan if self.layout.stacked else self._unroll
         x_TD, pools = run(x_TD, pools, kinds, inputs, adapters)
         return residual.gather(self.norm(x_TD)), pools
@@ -205,13 +212,19 @@ class Decoder(nnx.Module):
         token_id = jax.lax.axis_index(TENSOR) * logits.shape[1] + jnp.arange(logits.shape[1])
         return jnp.where(token_id < self.config.vocab_size, logits, -jnp.inf)
 
-    def _embed(self, token_ids_T: jax.Array) -> jax.Array:
-        """This shard's part of the token vectors. The scale is rounded to the weights' dtype."""
+    def _embed(self, token_ids_T: jax.Array, images: StepImages | None) -> jax.Array:
+        """This shard's part of the token vectors. The scale is rounded to the weights' dtype.
+
+        The rows of images are not scaled, and the first shard has them whole.
+        """
         x = self.embedding.partial(token_ids_T).astype(self.layout.activation_dtype)
-        if self.config.embedding_scale == 1.0:
+        if self.config.embedding_scale != 1.0:
+            scale = jnp.asarray(self.config.embedding_scale, self.layout.dtype)
+            x = x * scale.astype(x.dtype)
+        if images is None:
             return x
-        scale = jnp.asarray(self.config.embedding_scale, self.layout.dtype)
-        return x * scale.astype(x.dtype)
+        rows_MND = jnp.where(jax.lax.axis_index(TENSOR) == 0, images.rows_MND, 0)
+        return images._replace(rows_MND=rows_MND.astype(x.dtype)).put(x)
 
     def _inputs(self, kind: Kind, pools: KVPools, ragged: Ragged) -> KindInputs:
         config, layout = self.config, self.layout
@@ -283,6 +296,19 @@ class Decoder(nnx.Module):
         return run(*carry, groups, rest)
 
 
+def _make_tower(rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> VisionTower | None:
+    if config.vision is None:
+        return None
+    return VisionTower(
+        rngs,
+        config.vision,
+        width=config.hidden_size,
+        dtype=layout.dtype,
+        activation_dtype=layout.activation_dtype,
+        tensor_size=layout.tensor_size,
+    )
+
+
 def pool_shapes(
     config: ModelConfig, layout: DecoderLayout, num_blocks: tuple[int, ...], block_size: int
 ) -> list[PoolShape]:
@@ -318,6 +344,7 @@ def _attention_spec(
         kv_dtype=layout.kv_dtype,
         row_tokens=kind.row_tokens,
         bidirectional=config.bidirectional,
+        image_tokens=0 if config.vision is None else config.vision.num_tokens,
     )
 
 

@@ -21,25 +21,10 @@ from models.config import ModelConfig
 from models.decoder.adapters import LayerAdapters
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import Residual
-from models.sharding import TENSOR, LogicalAxes, is_split
-
-type Initializer = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
+from models.parameters import declare, ones, zeros
+from models.sharding import TENSOR, is_split
 
 _F32 = jnp.dtype(jnp.float32)
-_NORMAL: Initializer = jax.nn.initializers.normal(0.02)
-_ONES: Initializer = jax.nn.initializers.ones
-zeros: Initializer = jax.nn.initializers.zeros
-
-
-def declare(
-    rngs: nnx.Rngs,
-    shape: tuple[int, ...],
-    axes: LogicalAxes,
-    dtype: jnp.dtype,
-    initializer: Initializer = _NORMAL,
-) -> nnx.Param[jax.Array]:
-    """One weight. `axes` names a logical axis (or None) for every dimension of `shape`."""
-    return nnx.Param(initializer(rngs.params(), shape, dtype), logical_axes=axes)
 
 
 def int8_noise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
@@ -120,14 +105,14 @@ def _sum(product: jax.Array, added: jax.Array | None) -> jax.Array:
 
 def declare_norm_weight(rngs: nnx.Rngs, size: int) -> nnx.Param[jax.Array]:
     """The weight of a norm that is folded into matrices: adapters need it by itself."""
-    return declare(rngs, (size,), (None,), _F32, _ONES)
+    return declare(rngs, (size,), (None,), _F32, ones)
 
 
 class RmsNorm(nnx.Module):
     """A norm over the last axis whose weight is not folded into a matrix."""
 
     def __init__(self, rngs: nnx.Rngs, size: int, eps: float) -> None:
-        self.scale = declare(rngs, (size,), (None,), _F32, _ONES)
+        self.scale = declare(rngs, (size,), (None,), _F32, ones)
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -200,7 +185,7 @@ class KvScale(nnx.Module):
     """The units [K, 2] of each KV head's stored keys and values; see `quantization`."""
 
     def __init__(self, rngs: nnx.Rngs, kv_heads: int) -> None:
-        self.units = declare(rngs, (kv_heads, 2), ("kv_heads", None), _F32, _ONES)
+        self.units = declare(rngs, (kv_heads, 2), ("kv_heads", None), _F32, ones)
 
 
 class Embedding(nnx.Module):

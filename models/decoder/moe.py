@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import ModelConfig
-from models.decoder.layers import declare, gated, int8_noise, int8_scale, zeros
+from models.decoder.layers import gated, int8_noise, int8_scale
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import Residual
+from models.parameters import declare, zeros
 from models.sharding import TENSOR
 
 # Up to this many tokens, the dense form costs no more than reading the experts.

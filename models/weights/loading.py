@@ -226,9 +226,11 @@ class WeightLoader:
             holders.setdefault(number, []).append(device)
         for devices in holders.values():
             index = indices[devices[0]]
-            start = 0 if axis is None or index is None else index[axis].start or 0
-            each = 1 if axis is None else shape[axis] // count
-            value = part.source.read(checkpoint, Shard(start // each, count))
+            if axis is None or index is None:
+                shard = Shard(0, 1)
+            else:
+                shard = Shard((index[axis].start or 0) // (shape[axis] // count), count)
+            value = part.source.read(checkpoint, shard)
             yield np.ascontiguousarray(value.astype(dtype)), devices
 
 
@@ -279,7 +281,7 @@ def _variables(model: Decoder) -> Iterator[tuple[tuple[Any, ...], Any]]:
 
 
 def _is_stacked(path: tuple[Any, ...], layout: DecoderLayout) -> bool:
-    return layout.stacked and path[0] == "layers"
+    return path[:2] == ("vision", "layers") or (layout.stacked and path[0] == "layers")
 
 
 def _sharding(variable: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:

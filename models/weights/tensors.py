@@ -22,6 +22,7 @@ from models.weights.sources import (
     quantized,
     scales_of,
 )
+from models.weights.vision_tensors import vision_sources
 
 type Path = tuple[Any, ...]
 
@@ -31,6 +32,8 @@ def sources_of(path: Path, config: ModelConfig, kv_heads: int, is_int8: bool) ->
 
     `kv_heads` includes copies; `is_int8` says that the leaf's dtype is int8.
     """
+    if path[0] == "vision":
+        return vision_sources(path[1:], config)
     if path[0] != "layers":
         return [_top_source(path, config)]
     if isinstance(path[1], int):

@@ -47,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tensor-parallel-size", type=int, default=0, metavar="N")
     parser.add_argument("--max-loras", type=int, default=0, metavar="N")
     parser.add_argument("--max-lora-rank", type=int, default=16, metavar="N")
+    parser.add_argument(
+        "--max-images-per-prompt", type=int, metavar="N",
+        default=EngineConfig().max_images_per_prompt,
+    )  # fmt: skip
     parser.add_argument("--block-size", type=int, default=0, metavar="N")
     parser.add_argument("--num-blocks", type=int, default=0, metavar="N")
     parser.add_argument("--hbm-utilization", type=float, default=0.9, metavar="PART")
@@ -131,6 +135,7 @@ def _search(arguments: argparse.Namespace, request: PlanRequest) -> int:
 
 
 def _read_request(arguments: argparse.Namespace, where: SliceType) -> PlanRequest:
+    from server.engine.programs.image_sizes import served_config
     from server.plan.request import PlanRequest
 
     model, config = _find_config(arguments.model)
@@ -146,6 +151,7 @@ def _read_request(arguments: argparse.Namespace, where: SliceType) -> PlanReques
         max_num_batched_tokens=arguments.max_num_batched_tokens,
         max_loras=arguments.max_loras,
         max_lora_rank=arguments.max_lora_rank,
+        max_images_per_prompt=arguments.max_images_per_prompt,
         tensor_parallel_size=arguments.tensor_parallel_size,
         block_size=arguments.block_size,
         num_blocks=arguments.num_blocks,
@@ -154,7 +160,11 @@ def _read_request(arguments: argparse.Namespace, where: SliceType) -> PlanReques
         weight_dtype=arguments.weight_dtype,
     )
     return PlanRequest(
-        model=model, config=config, slice=where, engine=engine, context=arguments.context
+        model=model,
+        config=served_config(config, engine),
+        slice=where,
+        engine=engine,
+        context=arguments.context,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Protocol
 from server.engine.observer import Observer, StepKind, StepStats
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.data_ranks import Ranks
+from server.engine.policy.image_admission import TEXT_ONLY, ImageLimits
 from server.engine.policy.load import Load
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.sequences.step import ScheduledBatch, StepResult
@@ -52,7 +53,7 @@ class Engine[InFlight]:
 
     The step loop calls `send` with one frame per client and step; `send` must not block. Without
     `overlap`, every step is read before the next is scheduled: slower, with the same tokens as
-    far as rounding allows.
+    far as rounding allows. `images` says what images requests may have.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Engine[InFlight]:
         send: Callable[[int, link.Step], None],
         *,
         eos_token_ids: tuple[int, ...],
+        images: ImageLimits = TEXT_ONLY,
         overlap: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +82,7 @@ class Engine[InFlight]:
             ranks,
             observer,
             eos_token_ids=eos_token_ids,
+            images=images,
             clock=clock,
             on_fault=self._changes.on_fault,
         )

@@ -15,6 +15,7 @@ from collections.abc import Sequence as SequenceOf
 from server.engine.observer import Observer
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.data_ranks import Ranks
+from server.engine.policy.image_admission import ImageLimits
 from server.engine.policy.results import SequenceEvent
 from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.sequences.step import ScheduledBatch
@@ -31,7 +32,10 @@ _OWN_PRIORITY = MAX_PRIORITY + 1
 
 
 class Requests:
-    """`on_fault` is told the version whose output was not finite for somebody's request."""
+    """`on_fault` is told the version whose output was not finite for somebody's request.
+
+    `images` says what images requests may have.
+    """
 
     def __init__(
         self,
@@ -39,12 +43,13 @@ class Requests:
         observer: Observer,
         *,
         eos_token_ids: tuple[int, ...],
+        images: ImageLimits,
         clock: Callable[[], float],
         on_fault: Callable[[LoadedVersion], None],
     ) -> None:
         self._ranks, self._observer = ranks, observer
         self._eos_token_ids = eos_token_ids
-        self._clock = clock
+        self._images, self._clock = images, clock
         self._on_fault = on_fault
         self._requests: dict[tuple[int, int], list[Sequence]] = {}
         self._events: defaultdict[int, list[link.TokenEvent]] = defaultdict(list)
@@ -54,6 +59,7 @@ class Requests:
         """Queue the choices of a request, or refuse it."""
         is_own = client == OWN_CLIENT
         try:
+            self._images.check(submit)
             seqs = self._sequences(client, submit, matchers)
             shed = self._ranks.add(seqs, self._clock(), first=is_own)
         except AdmissionError as error:
@@ -165,6 +171,7 @@ class Requests:
                 adapter=adapter,
                 matcher=matchers[index] if matchers else None,
                 pooling=submit.pooling,
+                images=tuple(submit.images),
             )
             for index, token_ids in enumerate(received)
             if token_ids is not None

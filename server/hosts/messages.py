@@ -100,6 +100,13 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     arrays: bytes
 
 
+class Encode(msgspec.Struct, frozen=True, kw_only=True, tag="encode"):
+    """Make rows of an image of each rank, for the next step: a version, an ImageInput's arrays."""
+
+    version: tuple[str, int]
+    arrays: bytes
+
+
 class Draw(msgspec.Struct, frozen=True, kw_only=True, tag="draw"):
     """Draw for constrained rows of the last step: how many it had, and a DrawInput's arrays."""
 
@@ -158,6 +165,7 @@ type ToFollower = (
     | SetSlot
     | RunStep
     | Draw
+    | Encode
     | LoadVersion
     | Stage
     | Exchange

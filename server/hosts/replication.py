@@ -26,6 +26,7 @@ from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.image_input import ImageInput
 from server.engine.programs.inputs.slot_input import SlotInput, empty_slot
 from server.engine.programs.inputs.step_input import DrawInput, StepInput
 from server.engine.programs.sampling.sampler import Drawn
@@ -67,6 +68,10 @@ class LeadingExecutor:
     def move_blocks(self, moves: tuple[BlockMoves, ...]) -> None:
         """Never called: a blueprint that keeps blocks on the host is refused on several hosts."""
         raise NotImplementedError(f"{len(moves)} moves of blocks on several hosts")
+
+    def encode(self, version: LoadedVersion, inputs: ImageInput) -> None:
+        self._followers.send(messages.Encode(version=_spelled(version), arrays=to_bytes(inputs)))
+        self._executor.encode(version, inputs)
 
     def draw(self, num_rows: int, inputs: DrawInput) -> Drawn:
         self._followers.send(messages.Draw(num_rows=num_rows, arrays=to_bytes(inputs)))
@@ -191,6 +196,10 @@ class Replica:
                 self._executor.set_slot(from_bytes(frame.arrays, self._slot))
             case messages.Draw():
                 self._executor.draw(frame.num_rows, from_bytes(frame.arrays, self._draw_like))
+            case messages.Encode():
+                image = self._executor.blueprint.sizes.empty_image()
+                version = LoadedVersion(*frame.version)
+                self._executor.encode(version, from_bytes(frame.arrays, image))
             case messages.LoadVersion():
                 self._reads.put(lambda: self._answer(lambda: self._load(frame)))
             case messages.Stage():

@@ -78,6 +78,7 @@ def program_names(blueprint: Blueprint) -> list[ProgramName]:
     picks = map(PickSize, reversed(ladder.draw_counts))
     adapters: list[ProgramName] = ["set_adapter", "make_adapters"]
     blocks: list[ProgramName] = ["save_blocks", "restore_blocks"]
+    images: list[ProgramName] = ["encode_image", "make_images"]
     return [
         *sorted(ladder.buckets, reverse=True),
         "draw",
@@ -86,6 +87,7 @@ def program_names(blueprint: Blueprint) -> list[ProgramName]:
         "make_state",
         *(adapters if blueprint.layout.adapters else []),
         *(blocks if blueprint.sizes.num_host_blocks else []),
+        *(images if blueprint.sizes.images else []),
     ]
 
 

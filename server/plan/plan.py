@@ -14,8 +14,9 @@ from typing import Any
 import jax
 
 from models.sharding import data_size, tensor_size
+from server.config import EngineConfig
 from server.engine.programs.blueprint import Blueprint, keeps_int8
-from server.engine.programs.sizing import SizeError, tree_bytes, weight_bytes
+from server.engine.programs.sizing import SizeError, tower_bytes, tree_bytes, weight_bytes
 from server.engine.programs.step_program import ProgramName
 from server.plan.compilation import (
     Keep,
@@ -135,10 +136,13 @@ def _hbm(request: PlanRequest, blueprint: Blueprint, programs: list[ProgramRepor
     """One chip's memory: from the compiler where a program was compiled, else from the shapes."""
     memory, state = blueprint.memory, blueprint.programs()
     kv = tree_bytes(state.abstract_state().kv, state.state_specs().kv, blueprint.mesh)
-    weights = weight_bytes(blueprint.model, blueprint.mesh) + (memory.adapters if memory else 0)
+    beside = memory.adapters + memory.images if memory else 0
+    weights = weight_bytes(blueprint.model, blueprint.mesh) + beside
     sampler = memory.sampler if memory else 0
     temp = max((program.temp_bytes for program in programs), default=0)
     total = max((program.total_bytes for program in programs), default=weights + kv + sampler)
+    if programs:  # No step takes the tower's weights.
+        total += tower_bytes(blueprint.model, blueprint.mesh)
     limit = request.slice.chip.hbm_bytes
     return HbmBytes(weights=weights, kv=kv, sampler=sampler, temp=temp, total=total, limit=limit)
 
@@ -158,6 +162,8 @@ def serve_flags(request: PlanRequest, blueprint: Blueprint) -> list[str]:
     }
     if engine.max_loras:
         settings |= {"max_loras": engine.max_loras, "max_lora_rank": engine.max_lora_rank}
+    if engine.max_images_per_prompt != EngineConfig().max_images_per_prompt:
+        settings["max_images_per_prompt"] = engine.max_images_per_prompt
     if engine.num_blocks:
         settings["num_blocks"] = engine.num_blocks
     elif blueprint.memory is not None:

@@ -18,6 +18,7 @@ from server.config import EngineConfig
 from server.engine.device.locked_memory import raise_locked_memory
 from server.engine.engine import Runner
 from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.image_admission import ReadableImage
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.speculation import DraftRoom
 from server.hosts import messages
@@ -82,6 +83,10 @@ class ServingRunner(Runner[Any], Protocol):
     @property
     def is_bidirectional(self) -> bool:
         """Whether a token sees later ones, so that a step must hold all of a prompt."""
+
+    @property
+    def readable_image(self) -> ReadableImage | None:
+        """What an image must be for the model to read it; None where it reads none."""
 
     @property
     def num_ranks(self) -> int:

@@ -25,6 +25,7 @@ from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.exact_choice import ExactChoice
+from server.engine.policy.image_admission import ImageLimits
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
@@ -161,7 +162,7 @@ class EngineProcess:
     def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
         config = self._config
         versions = ServedVersions(LoadedVersion(self._model.version))
-        adapters = AdapterSlots(config.max_loras)
+        adapters, images = AdapterSlots(config.max_loras), runner.readable_image
         schedulers = [
             Scheduler(
                 BlockManager(
@@ -179,6 +180,7 @@ class EngineProcess:
                 max_model_len=runner.max_model_len,
                 versions=versions,
                 adapters=adapters,
+                image_tokens=images.num_tokens if images else 0,
                 speculation=speculation(runner.draft_rooms, config.most_drafts),
             )
             for _ in range(runner.num_ranks)
@@ -189,6 +191,7 @@ class EngineProcess:
             self._metrics,
             self._send,
             eos_token_ids=runner.eos_token_ids,
+            images=ImageLimits(images, config.max_images_per_prompt),
             overlap=config.overlap,
         )
 
@@ -294,6 +297,7 @@ def _info(model: ServedModel, runner: ServingRunner, config: EngineConfig) -> En
         max_num_seqs=config.max_num_seqs,
         is_exact=config.exact,
         max_loras=config.max_loras,
+        max_images=config.max_images_per_prompt if runner.readable_image is not None else 0,
     )
 
 

@@ -19,6 +19,11 @@ CHAT_TEMPLATE = (
 def write_serving_checkpoint(folder: Path, **sizes: int) -> Path:
     """Random weights that never end a sequence by themselves, and what reads and writes text."""
     write_checkpoint(folder, LLAMA | {"max_position_embeddings": 2048} | sizes)
+    return write_tokenizer(folder)
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """What reads and writes text, next to weights of at least 260 tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(SPECIAL_TOKENS + alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))

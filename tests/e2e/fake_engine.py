@@ -29,6 +29,7 @@ class SlowRunner(FakeRunner):
     draft_rooms = ()  # Nothing verifies drafts.
     num_host_blocks = ()
     is_bidirectional = False
+    readable_image = None
 
     def read(self, in_flight):
         time.sleep(self.step_seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.data_ranks import Ranks
@@ -11,6 +13,7 @@ from server.engine.policy.sequences.sequence import LoadedVersion, Sequence
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step_choice import StepChoice
 from server.engine.version_changes import VersionChanges
+from server.link.images import PromptImage
 from server.link.sampling import SamplingParams
 from tests.engine.fakes import EOS
 
@@ -30,6 +33,7 @@ def make_sequence(
     adapter=None,
     params=None,
     pooling=None,
+    images=(),
     **fields,
 ) -> Sequence:
     """`fields` are sampling parameters, unless `params` has them all."""
@@ -50,6 +54,19 @@ def make_sequence(
         version=version,
         adapter=adapter,
         pooling=pooling,
+        images=tuple(images),
+    )
+
+
+def make_image(start, num_tokens, content=b"an image") -> PromptImage:
+    """An image of one pixel."""
+    return PromptImage(
+        start=start,
+        num_tokens=num_tokens,
+        height=1,
+        width=1,
+        pixels=content[:3],
+        digest=blake2b(content).digest(),
     )
 
 
@@ -84,6 +101,7 @@ def make_scheduler(
     choice=None,
     speculation=None,
     num_host_blocks=(),
+    image_tokens=0,
 ) -> Scheduler:
     return Scheduler(
         BlockManager(
@@ -101,6 +119,7 @@ def make_scheduler(
         versions=versions or ServedVersions(LoadedVersion()),
         adapters=adapters,
         speculation=speculation,
+        image_tokens=image_tokens,
     )
 
 

@@ -234,6 +234,29 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Models of which the reference has prompts with images. An image has more tokens than a local layer
+# looks back, and its tokens are each pooled of four patches.
+WITH_IMAGES: dict[str, dict[str, Any]] = {
+    "gemma3-images": CONFIGS["gemma3-vlm"]
+    | {
+        "mm_tokens_per_image": 16,
+        "image_token_index": 500,
+        "boi_token_index": 501,
+        "eoi_token_index": 502,
+        "text_config": CONFIGS["gemma3-vlm"]["text_config"] | {"sliding_window": 12},
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 4,
+            "vision_use_head": False,
+        },
+    },
+}
+
 # Models that make embeddings only. Their tensors have no prefix, as published.
 EMBEDDERS: dict[str, dict[str, Any]] = {
     "embeddinggemma": _GEMMA

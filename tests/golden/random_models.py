@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from tests.golden.configs import CONFIGS, DENSE_SIZES, EMBEDDERS
+from tests.golden.configs import CONFIGS, DENSE_SIZES, EMBEDDERS, WITH_IMAGES
 
-_ALL = CONFIGS | EMBEDDERS
+_ALL = CONFIGS | EMBEDDERS | WITH_IMAGES
 
 
 def write(name: str, folder: Path) -> Path:
@@ -88,10 +88,36 @@ def prompts(name: str, count: int = 24) -> list[list[int]]:
     return [(row[:length] % text["vocab_size"]).tolist() for row, length in rows]
 
 
+def prompts_with_images(name: str) -> list[tuple[list[int], list[int]]]:
+    """Prompts of `prompts` with none to two images in them, and where each image's tokens begin."""
+    config = _ALL[name]
+    image, count = config["image_token_index"], config["mm_tokens_per_image"]
+    tokens = [config["boi_token_index"], *[image] * count, config["eoi_token_index"]]
+    found = []
+    for i, prompt in enumerate(prompts(name)):
+        # No text has an image's token.
+        text = [token if token != image else 0 for token in prompt]
+        places = sorted(place % (len(text) + 1) for place in (i, 7 * i)[: i % 3])
+        for place in reversed(places):
+            text[place:place] = tokens
+        starts = [place + 1 + j * len(tokens) for j, place in enumerate(places)]
+        found.append((text, starts))
+    return found
+
+
+def pixels(name: str, count: int) -> NDArray[np.uint8]:
+    """`count` images [count, height, width, 3] of RGB bytes."""
+    side = _ALL[name]["vision_config"]["image_size"]
+    raw = _raw(f"{name}/pixels", count * side * side * 3)
+    return (raw >> np.uint64(56)).astype(np.uint8).reshape(count, side, side, 3)
+
+
 def _scaled(
     config: dict[str, Any], weight: str, values: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Of a size that keeps activations near one, and away from where a mistake would not show."""
+    if weight.startswith(("vision_tower.", "multi_modal_projector.")):
+        return _scaled_vision(weight, values)
     if "norm" in weight:
         return values / 4 if _is_gemma(config) else 1 + values / 4
     if weight.endswith("router.weight"):  # Far apart, so that rounding chooses no other expert.
@@ -104,6 +130,15 @@ def _scaled(
         # Small beside what the layers add: else the best token is always the one just read.
         return values / (32 if _is_gemma(config) else 8)
     return values
+
+
+def _scaled_vision(weight: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    if "layer_norm" in weight or "post_layernorm" in weight:
+        return 1 + values / 4 if weight.endswith("weight") else values / 4
+    if values.ndim == 1:
+        return values / 4
+    num_inputs = values.shape[0] if weight.endswith("projection_weight") else values[0].size
+    return values * np.float32(2 / np.sqrt(num_inputs))
 
 
 def _text(config: dict[str, Any]) -> dict[str, Any]:
@@ -194,20 +229,22 @@ def _norm_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _vision_shapes(vision: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:
-    """A tower of one layer as wide inside as out; no text depends on it, but it is there."""
-    size, patch = vision["hidden_size"], vision["patch_size"]
-    layer = "encoder.layers.0."
-    linear = [f"{layer}self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
-    linear += [layer + "mlp.fc1", layer + "mlp.fc2"]
-    norms = [layer + "layer_norm1", layer + "layer_norm2", "post_layernorm"]
+    size, mlp, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
     tower: dict[str, tuple[int, ...]] = {
         "embeddings.patch_embedding.weight": (size, 3, patch, patch),
         "embeddings.patch_embedding.bias": (size,),
         "embeddings.position_embedding.weight": ((vision["image_size"] // patch) ** 2, size),
+        "post_layernorm.weight": (size,),
+        "post_layernorm.bias": (size,),
     }
-    tower |= {f"{name}.weight": (size, size) for name in linear}
-    tower |= {f"{name}.weight": (size,) for name in norms}
-    tower |= {f"{name}.bias": (size,) for name in linear + norms}
+    for i in range(vision["num_hidden_layers"]):
+        layer = f"encoder.layers.{i}."
+        linear = {f"{layer}self_attn.{n}_proj": (size, size) for n in ("q", "k", "v", "out")}
+        linear |= {f"{layer}mlp.fc1": (mlp, size), f"{layer}mlp.fc2": (size, mlp)}
+        tower |= {f"{name}.weight": shape for name, shape in linear.items()}
+        tower |= {f"{name}.bias": shape[:1] for name, shape in linear.items()}
+        norms = [f"{layer}layer_norm{n}.{part}" for n in (1, 2) for part in ("weight", "bias")]
+        tower |= dict.fromkeys(norms, (size,))
     shapes = {f"vision_tower.vision_model.{name}": shape for name, shape in tower.items()}
     return shapes | {
         "multi_modal_projector.mm_input_projection_weight": (size, hidden),

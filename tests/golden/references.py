@@ -68,6 +68,7 @@ def read_vectors(name: str) -> Vectors:
 
 
 def read(name: str) -> Reference:
+    """The reference of a model; `images/` before a name of one with images."""
     with np.load(FOLDER / f"{name}.npz") as file:
         arrays = dict(file)
     ends = np.cumsum(arrays.pop("prompt_lengths"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.manifest import Golden
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.sequences.sequence import LoadedVersion
-from server.engine.programs.device_state import StateSizes
+from server.engine.programs.device_state import ImageSizes, StateSizes
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.slot_input import SlotSizes, empty_slot
 from server.hosts import messages
@@ -56,6 +57,9 @@ class FakeExecutor:
 
     def draw(self, num_rows, inputs):
         self.done.append(("draw", num_rows, inputs))
+
+    def encode(self, version, inputs):
+        self.done.append(("encode", version, inputs))
 
     def inspect(self, path):
         self._read("inspect", path)
@@ -182,6 +186,18 @@ class TestLeadingExecutor:
             [(what, num_rows, inputs)] = done
             assert (what, num_rows) == ("draw", 2)
             assert same(inputs, choice)
+
+    def test_an_image_is_read_on_every_host(self, executor, followers):
+        sizes = replace(SIZES, num_ranks=2, images=ImageSizes(side=2, num_tokens=1, num_images=3))
+        executor.blueprint.sizes, here = sizes, FakeExecutor()
+        image = sizes.empty_image()
+        image.pixels_HWC[1], image.number[1] = 200, 2
+        LeadingExecutor(here, followers).encode(VERSION, image)
+        Replica(executor, executor, FakeLeader(*followers.sent)).run()
+        for done in (here.done, executor.done):
+            [(what, version, inputs)] = done
+            assert (what, version) == ("encode", VERSION)
+            assert same(inputs, image)
 
 
 class TestLeadingLoader:

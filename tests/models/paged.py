@@ -24,6 +24,7 @@ from models.decoder.layout import DecoderLayout
 from models.hf_config import read_config
 from models.lora.slot_values import read_adapter
 from models.sharding import TENSOR, make_mesh
+from models.vision.step_images import StepImages
 from models.weights.loading import abstract_decoder, leaf_shardings, load_leaves
 from server.engine.programs.adapter_programs import choose
 
@@ -84,14 +85,28 @@ class PagedModel:
         graphdef, weights = nnx.split(model)
         treedef = jax.tree.structure(weights)
 
+        def merge(leaves: Any) -> Any:
+            return nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
+
         def step(
-            leaves: Any, kv: Any, tokens: Any, ragged: Any, adapters: Any, row_tokens: int | None
+            leaves: Any,
+            kv: Any,
+            tokens: Any,
+            ragged: Any,
+            adapters: Any,
+            images: Any,
+            row_tokens: int | None,
         ) -> Any:
-            decoder = nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
+            decoder = merge(leaves)
+            if images is not None:
+                last_seen_T = images.last_seen(ragged.positions_T)
+                ragged = ragged._replace(last_seen_T=last_seen_T, image_start_M=images.start_M)
             chosen = None
             if layout.adapters is not None:
                 chosen = choose(adapters, jnp.asarray(self._slots)[ragged.row_T], layout.adapters)
-            x, kv = decoder(tokens, kv, ragged, row_tokens=row_tokens, adapters=chosen)
+            x, kv = decoder(
+                tokens, kv, ragged, row_tokens=row_tokens, adapters=chosen, images=images
+            )
             return (x if gives_states else decoder.logits(x)), kv
 
         leaf_specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
@@ -103,7 +118,14 @@ class PagedModel:
                 jax.shard_map(
                     lambda *args: step(*args, row_tokens),
                     mesh=mesh,
-                    in_specs=(leaf_specs, by_head, everywhere, everywhere, adapter_specs),
+                    in_specs=(
+                        leaf_specs,
+                        by_head,
+                        everywhere,
+                        everywhere,
+                        adapter_specs,
+                        everywhere,
+                    ),
                     out_specs=(everywhere if gives_states else by_head, by_head),
                     check_vma=False,
                 ),
@@ -111,18 +133,39 @@ class PagedModel:
             )
 
         self._prefill, self._decode = mapped(None), mapped(1)
+        self._encode = jax.jit(
+            jax.shard_map(
+                lambda leaves, pixels: merge(leaves).vision(pixels),
+                mesh=mesh,
+                in_specs=(leaf_specs, everywhere),
+                out_specs=everywhere,
+                check_vma=False,
+            )
+        )
 
-    def prefill(self, prompts: list[list[int]]) -> list[NDArray[np.float32]]:
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The rows [tokens, D] of an image [height, width, 3]."""
+        return np.asarray(self._encode(self._leaves, pixels))
+
+    def prefill(
+        self, prompts: list[list[int]], images: StepImages | None = None
+    ) -> list[NDArray[np.float32]]:
         """All prompts in one step: logits [its length, V] of each. Rows start anew."""
         self._lens[:] = 0
-        logits = self._run(self._prefill, prompts, num_decodes=0)
+        logits = self._run(self._prefill, prompts, num_decodes=0, images=images)
         return np.split(logits, np.cumsum([len(prompt) for prompt in prompts])[:-1])
 
     def decode(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """One more token for every row: logits [rows, V]."""
         return self._run(self._decode, token_ids[:, None].tolist(), num_decodes=len(token_ids))
 
-    def _run(self, program: Any, rows: list[list[int]], num_decodes: int) -> NDArray[np.float32]:
+    def _run(
+        self,
+        program: Any,
+        rows: list[list[int]],
+        num_decodes: int,
+        images: StepImages | None = None,
+    ) -> NDArray[np.float32]:
         counts = np.array([len(row) for row in rows])
         total = int(counts.sum())
         padded = total if num_decodes else -(-total // _PAD_TO) * _PAD_TO
@@ -142,7 +185,9 @@ class PagedModel:
             num_rows=np.int32(len(rows)),
         )
         padded_tokens = _pad(tokens, padded)
-        logits, self._kv = program(self._leaves, self._kv, padded_tokens, ragged, self._adapters)
+        logits, self._kv = program(
+            self._leaves, self._kv, padded_tokens, ragged, self._adapters, images
+        )
         return np.asarray(logits)[:total, : self._width]
 
 

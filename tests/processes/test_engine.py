@@ -33,6 +33,7 @@ class ServingFakeRunner(FakeRunner):
     draft_rooms = ()  # Nothing verifies drafts.
     num_host_blocks = ()
     is_bidirectional = False
+    readable_image = None
 
     def read(self, in_flight):
         time.sleep(self.step_seconds)
@@ -125,10 +126,10 @@ class Client:
 class Running:
     """An engine process's inside, run on a thread."""
 
-    def __init__(self, path, builder, config):
+    def __init__(self, path, builder, config, model=None):
         self.builder = builder
         self.path = path
-        model = ServedModel(path.parent, "tiny", "7")
+        model = model or ServedModel(path.parent, "tiny", "7")
         self.process = EngineProcess(config, model, path)
         self.exit_code = None
         self.thread = threading.Thread(target=self._run)

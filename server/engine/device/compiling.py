@@ -58,6 +58,7 @@ def _names(blueprint: Blueprint) -> list[ProgramName]:
     picks = [PickSize(num_rows) for num_rows in ladder.draw_counts]
     adapters: list[ProgramName] = ["set_adapter", "make_adapters"]
     blocks: list[ProgramName] = ["save_blocks", "restore_blocks"]
+    images: list[ProgramName] = ["encode_image", "make_images"]
     return [
         *sorted(ladder.buckets, reverse=True),
         "draw",
@@ -66,6 +67,7 @@ def _names(blueprint: Blueprint) -> list[ProgramName]:
         "make_state",
         *(adapters if blueprint.layout.adapters else []),
         *(blocks if blueprint.sizes.num_host_blocks else []),
+        *(images if blueprint.sizes.images else []),
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -28,7 +29,9 @@ from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.baked import BakedFolder, Compiler
 from server.engine.programs.blueprint import Blueprint, make_blueprint
 from server.engine.programs.device_state import DeviceState
+from server.engine.programs.image_sizes import served_config
 from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.image_input import ImageInput
 from server.engine.programs.inputs.slot_input import SlotInput, empty_slot
 from server.engine.programs.inputs.step_input import DrawInput, StepInput
 from server.engine.programs.mesh_choice import choose_mesh
@@ -67,6 +70,8 @@ class Executor:
         self._state: DeviceState
         self.adapters = AdapterSets(blueprint) if blueprint.layout.adapters else None
         self._host_blocks = HostBlocks(blueprint) if blueprint.sizes.num_host_blocks else None
+        # The rows of the images of the next step; () where no image is read.
+        self._images: Any = ()
         # Of the last step: a draw follows its step before the next one.
         self._logits_SV: jax.Array
 
@@ -91,7 +96,7 @@ class Executor:
         on_phase("weights")
         with temporary_folder("version") as copy:
             source = open_version(files, copy)
-            config = read_config(source.copy)
+            config = served_config(read_config(source.copy), engine)
             chip_bytes = agree(_chip_bytes())
             mesh = choose_mesh(config, engine, jax.devices(), chip_bytes)
             blueprint = make_blueprint(config, engine, mesh, chip_bytes)
@@ -128,10 +133,15 @@ class Executor:
         leaves = self.weights[version]
         output: StepOutput
         adapters = () if self.adapters is None else self.adapters.leaves
+        images = self._images if self.blueprint.sizes.num_images_in(bucket) else ()
         output, self._logits_SV, self._state = self._steps[bucket](
-            leaves, self._state, inputs, adapters
+            leaves, self._state, inputs, adapters, images
         )
         return output
+
+    def encode(self, version: LoadedVersion, inputs: ImageInput) -> None:
+        """Make rows of an image of each rank, for the next step; without waiting."""
+        self._images = self._encode(self.weights[version], self._images, inputs)
 
     def place_adapter(self, adapter: LoadedAdapter, number: int) -> None:
         """Put a loaded adapter into a slot, for the steps from now on; slots count from 1."""
@@ -164,17 +174,22 @@ class Executor:
         if self._host_blocks is not None:
             self._host_blocks.start(compiled["save_blocks"], compiled["restore_blocks"])
 
+        if self.blueprint.sizes.images is not None:
+            self._encode, self._images = compiled["encode_image"], compiled["make_images"]()
+
     def _run_once(self, version: LoadedVersion) -> None:
         """Run every program on padding, in the same order on every host."""
         sizes = self.blueprint.sizes
         self._state = self._make_state()
         self.set_slot(empty_slot(sizes.slot, 0, sizes.scratch_slot))
+        if sizes.images is not None:
+            self.encode(version, sizes.empty_image())
         for bucket in self._steps:
             self.step(bucket, version, sizes.empty_input(bucket))
             self.draw(bucket.num_draws, sizes.empty_draw())
         if self._host_blocks is not None:
             self._state = self._state._replace(kv=self._host_blocks.run_once(self._state.kv))
-        jax.block_until_ready(self._state)
+        jax.block_until_ready((self._state, self._images))
 
 
 def _chip_bytes() -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.drafts.drafter import num_accepted
+from server.engine.policy.image_admission import ReadableImage
 from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequences.pooling import pooled_positions
@@ -30,6 +32,7 @@ from server.engine.policy.sequences.step import RowResult, ScheduledBatch, Sched
 from server.engine.policy.speculation import DraftRoom
 from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.image_input import ImageInput, pack_image, stack_images
 from server.engine.programs.inputs.slot_input import SlotInput, needs_slot_state, pack_slot
 from server.engine.programs.inputs.step_input import StepInput, pack, stack_ranks
 from server.engine.programs.sampling.sampler import Drawn, Logprobs
@@ -47,6 +50,8 @@ class StepExecutor(DrawExecutor, Protocol):
     def place_adapter(self, adapter: LoadedAdapter, number: int) -> None: ...
 
     def move_blocks(self, moves: tuple[BlockMoves, ...]) -> None: ...
+
+    def encode(self, version: LoadedVersion, inputs: ImageInput) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,12 @@ class ModelRunner:
         return self._blueprint.config.bidirectional
 
     @property
+    def readable_image(self) -> ReadableImage | None:
+        """What an image must be for the model to read it; None where it reads none."""
+        images = self._blueprint.sizes.images
+        return None if images is None else ReadableImage(images.side, images.num_tokens)
+
+    @property
     def num_ranks(self) -> int:
         return self._blueprint.sizes.num_ranks
 
@@ -138,6 +149,7 @@ class ModelRunner:
             if row.is_admitted and needs_slot_state(row.seq):
                 self._executor.set_slot(pack_slot(row.seq, sizes.slot))
         bucket = self._blueprint.ladder.choose(batch)
+        self._encode_images(batch)
         num_kinds, table, scratch = len(sizes.kinds), sizes.table_size, sizes.scratch_slot
         inputs = stack_ranks(
             [
@@ -148,6 +160,7 @@ class ModelRunner:
                     table,
                     scratch,
                     has_adapters=sizes.has_adapters,
+                    num_images=sizes.num_images_in(bucket),
                 )
                 for rank in range(sizes.num_ranks)
             ]
@@ -155,6 +168,20 @@ class ModelRunner:
         draw = self._draws.prepare(batch, bucket)
         output = self._executor.step(bucket, batch.version, inputs)
         return InFlight(batch, bucket, output, draw)
+
+    def _encode_images(self, batch: ScheduledBatch) -> None:
+        """Dispatch what makes rows of the step's images: one of each rank at a time."""
+        sizes = self._blueprint.sizes
+        if sizes.images is None or not any(row.seq.images for row in batch.rows):
+            return
+        of_ranks = [
+            [image for row in batch.of_rank(rank) for image in row.images]
+            for rank in range(sizes.num_ranks)
+        ]
+        side, beyond = sizes.images.side, sizes.images.num_images
+        for number, each in enumerate(zip_longest(*of_ranks)):
+            packed = [pack_image(i, side, beyond if i is None else number) for i in each]
+            self._executor.encode(batch.version, stack_images(packed))
 
     def read(self, in_flight: InFlight) -> StepResult:
         """Wait for a step and copy what its rows asked for to the host."""

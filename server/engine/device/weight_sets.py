@@ -6,6 +6,8 @@ caller decides which set is used, and when; nothing here runs a step.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 
 from models.calibration import Calibration
@@ -78,6 +80,8 @@ class WeightSets:
 
     def _check_config(self, folder: VersionFolder) -> None:
         found = read_config(folder.copy)
+        if self._config.vision is None:
+            found = replace(found, vision=None)
         if found == self._config:
             return
         names = [

@@ -1,7 +1,8 @@
 """Chooses steps so that the arithmetic of a token depends on its own sequence only.
 
 Two programs run, each of one size: one for chunks of prompts, one for decodes. A step runs one of
-them. A prompt is cut at multiples of `max_num_batched_tokens`, whatever else waits. A token that
+them. A prompt is cut at multiples of `max_num_batched_tokens`, and around an image that would be
+cut, whatever else waits. A token that
 was generated before, here or at another replica, is computed again by the program that computed it
 first. Knows neither programs nor rounding: that rows of one program do not change one another is
 the programs' promise.
@@ -100,10 +101,16 @@ class ExactChoice(StepChoice):
         return replace(row, is_replay=True) if is_replay else row
 
     def _chunk(self, seq: Sequence, budget: int) -> int:
-        """The rest of the chunk of the prompt that is next; 0 where it exceeds the budget."""
+        """The rest of the chunk of the prompt that is next; 0 where it exceeds the budget.
+
+        An image that lies across the end of a chunk is a chunk by itself.
+        """
         size, computed = self._max_num_batched_tokens, seq.num_computed_tokens
         end = min(computed - computed % size + size, seq.num_prompt_tokens)
-        return end - computed if end - computed <= budget else 0
+        num_tokens = seq.before_image(end) - computed
+        if not num_tokens:
+            num_tokens = next(i.num_tokens for i in seq.images if i.start == computed)
+        return num_tokens if num_tokens <= budget else 0
 
     def _make_whole_room(self, seq: Sequence, wanted: int) -> bool:
         """Whether `seq` has blocks for all of a chunk, preempting from the end where it has not."""

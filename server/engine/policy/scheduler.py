@@ -27,7 +27,8 @@ from server.engine.policy.step_choice import StepChoice
 class Scheduler:
     """Who waits, who runs, and what becomes of them; `choice` says who is next, `results` who ends.
 
-    The `choice` is of a class of its own, so that another can decide in another way.
+    The `choice` is of a class of its own, so that another can decide in another way. An image has
+    `image_tokens`, if prompts may have images.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Scheduler:
         max_model_len: int,
         versions: ServedVersions,
         adapters: AdapterSlots | None = None,
+        image_tokens: int = 0,
         speculation: Speculation | None = None,
         choice: type[StepChoice] = StepChoice,
     ) -> None:
@@ -68,6 +70,7 @@ class Scheduler:
             adapters=self.adapters,
             versions=versions,
             max_num_batched_tokens=max_num_batched_tokens,
+            image_tokens=image_tokens,
             speculation=speculation,
         )
 

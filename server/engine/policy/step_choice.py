@@ -30,6 +30,7 @@ class StepChoice:
     the tokens is for the shortest prompts, out of their turn. A chunk is cut to what there are
     blocks for. Who finds no block preempts the most recently admitted sequence. With `speculation`,
     the rows of a step of only decodes may have drafts; such a step must be read before the next.
+    No chunk ends within an image: it ends before it, or waits for a step that has room for it.
     Sequences with a priority below zero make way for others that wait.
     """
 
@@ -42,11 +43,14 @@ class StepChoice:
         adapters: AdapterSlots,
         versions: ServedVersions,
         max_num_batched_tokens: int,
+        image_tokens: int = 0,
         speculation: Speculation | None = None,
     ) -> None:
         self._waiting, self._running, self._blocks = waiting, running, blocks
         self._adapters, self._versions = adapters, versions
         self._max_num_batched_tokens = max_num_batched_tokens
+        # The tokens that must be left for whose turn it is: of an image all run at once.
+        self._image_tokens = image_tokens
         self._speculation = speculation
 
     def schedule(self, version: LoadedVersion, now: float) -> ScheduledBatch:
@@ -107,7 +111,7 @@ class StepChoice:
         least = max((seq.priority for seq in under_way), default=-MAX_PRIORITY)
         # Nobody overtakes a higher priority, be it under way or waiting.
         others = takewhile(lambda seq: seq.priority >= least, self._may_overtake(version))
-        return shares_of_shortest(budget, under_way, others)
+        return shares_of_shortest(budget, under_way, others, reserved=self._image_tokens)
 
     def _may_overtake(self, version: LoadedVersion) -> Iterator[Sequence]:
         """Who may begin by a share, in the order of the turns.
@@ -146,7 +150,8 @@ class StepChoice:
         for seq in running:
             share = shares.pop(seq, 0)
             is_decoding = seq.is_decoding
-            wanted = 1 if is_decoding else min(budget + share, seq.num_uncomputed_tokens)
+            most = min(budget + share, seq.num_uncomputed_tokens)
+            wanted = 1 if is_decoding else seq.whole_chunk(most)
             num_tokens = self._make_room(seq, wanted)
             if num_tokens:
                 chunks[seq] = num_tokens
@@ -187,7 +192,7 @@ class StepChoice:
             # large one out for ever.
             if not self._admit(seq, version, budget + share, now, is_overtaking=is_overtaking):
                 break
-            chunks[seq] = min(budget + share, seq.num_uncomputed_tokens)
+            chunks[seq] = seq.whole_chunk(min(budget + share, seq.num_uncomputed_tokens))
             budget += share - chunks[seq]
             admitted.append(seq)
         return admitted
@@ -200,8 +205,10 @@ class StepChoice:
                 break
             num_tokens = chunks.get(seq, 0)
             more = min(budget, seq.num_uncomputed_tokens - num_tokens)
-            if seq.version == version and more > 0:
-                grown = self._blocks.grow(seq, num_tokens + more, others=self._running)
+            wanted = seq.whole_chunk(num_tokens + more)
+            if seq.version == version and wanted > num_tokens:
+                grown = self._blocks.grow(seq, wanted, others=self._running)
+                grown = seq.whole_chunk(grown)
                 if grown > num_tokens:
                     chunks[seq] = grown
                     budget -= grown - num_tokens
@@ -221,6 +228,9 @@ class StepChoice:
             return False
         num_tokens = min(seq.num_tokens + 1, seq.max_num_tokens)
         version_before, seq.version = seq.version, version
+        if self._begins_with_larger_image(seq, max_chunk):
+            seq.version = version_before
+            return False
         if not self._running.start(seq, num_tokens, max_chunk):
             seq.version = version_before
             if not is_overtaking:
@@ -236,6 +246,13 @@ class StepChoice:
             seq.first_scheduled_time = now
             seq.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
         return True
+
+    def _begins_with_larger_image(self, seq: Sequence, max_chunk: int) -> bool:
+        """Whether an image comes first, after what is cached, for which the step has no room."""
+        if not seq.images:
+            return False
+        start = self._blocks.num_cached_tokens(seq)
+        return seq.before_image(start + max_chunk) == start
 
     def _drafts(self, chunks: dict[Sequence, int]) -> dict[Sequence, tuple[int, ...]]:
         """Drafts for the rows of a step of only decodes, all tokens known, as blocks allow."""
@@ -275,12 +292,13 @@ class StepChoice:
     def _make_room(self, seq: Sequence, wanted: int) -> int:
         """How many of the next `wanted` tokens of `seq` have blocks now.
 
-        At least one, preempting from the end; 0 if `seq` was or is now preempted itself. Rows are
-        scheduled in the order of admission, so a victim has none in this step yet.
+        At least one, or all of an image, preempting from the end; 0 if `seq` was or is now
+        preempted itself. Rows are scheduled in the order of admission, so a victim has none in this
+        step yet.
         """
         others = self._running if wanted > 1 else ()
         while wanted and seq.state is SequenceState.RUNNING:
-            num_tokens = self._blocks.grow(seq, wanted, others=others)
+            num_tokens = seq.whole_chunk(self._blocks.grow(seq, wanted, others=others))
             if num_tokens:
                 return num_tokens
             self.preempt(self._running.last_from(seq))

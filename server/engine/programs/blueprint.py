@@ -22,12 +22,20 @@ from server.config import ConfigError, EngineConfig
 from server.engine.policy.blocks.layer_kinds import KVKind, split_blocks
 from server.engine.programs.adapter_programs import adapter_bytes
 from server.engine.programs.device_state import StateSizes
+from server.engine.programs.image_programs import row_bytes
+from server.engine.programs.image_sizes import (
+    check_images,
+    explained,
+    image_sizes,
+    step_of_image,
+)
 from server.engine.programs.inputs.buckets import Ladder, exact_ladder
 from server.engine.programs.inputs.slot_input import SlotSizes
 from server.engine.programs.inputs.step_input import WORD
 from server.engine.programs.sampling.sampler import abstract_state, state_specs
 from server.engine.programs.sizing import (
     ChipMemory,
+    SizeError,
     check_table,
     count_blocks,
     layer_block_bytes,
@@ -131,16 +139,21 @@ def make_blueprint(
     _check_host_prefixes(engine, mesh)
     _check_bidirectional(config, engine)
     layout = choose_layout(config, engine, platform, tensor_size(mesh))
+    check_images(config, engine, _ladder(config, engine, _defaults(platform)))
     model = abstract_decoder(config, layout)
     memory = None
     if chip_bytes is not None and platform != "cpu":
         memory = measure(model, layout, engine, chip_bytes)
+    try:
+        sizes = choose_sizes(config, engine, platform, layout, memory, data_size(mesh))
+    except SizeError as error:
+        raise explained(error, config) from error
     return Blueprint(
         config=config,
         layout=layout,
         mesh=mesh,
         model=model,
-        sizes=choose_sizes(config, engine, platform, layout, memory, data_size(mesh)),
+        sizes=sizes,
         ladder=_ladder(config, engine, _defaults(platform)),
         memory=memory,
     )
@@ -174,6 +187,7 @@ def choose_sizes(
         num_words=-(-layout.vocab_rows(config) // WORD),
         draw_rows=min(defaults.draw_rows, ladder.widest),
         has_adapters=layout.adapters is not None,
+        images=image_sizes(config, ladder),
     )
 
 
@@ -217,7 +231,13 @@ def measure(
         weights=num_sets * weight_bytes(model, mesh),
         sampler=tree_bytes(sampler, state_specs(), mesh),
         adapters=adapter_bytes(model.config, layout, mesh),
+        images=_image_bytes(model.config, engine, layout),
     )
+
+
+def _image_bytes(config: ModelConfig, engine: EngineConfig, layout: DecoderLayout) -> int:
+    images = image_sizes(config, _ladder(config, engine, _ACCELERATOR))
+    return 0 if images is None else row_bytes(config.hidden_size, layout, images)
 
 
 def host_blocks(
@@ -272,6 +292,8 @@ def _ladder(config: ModelConfig, engine: EngineConfig, defaults: _Defaults) -> L
     least = max(defaults.token_budget, 2 * engine.max_num_seqs)
     if config.bidirectional:
         least = max(least, _longest(config, engine))
+    if config.vision is not None:
+        least = max(least, step_of_image(config.vision, engine))
     budget = engine.max_num_batched_tokens or least
     if engine.exact:
         return exact_ladder(engine.max_num_seqs, budget)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from models.decoder.decoder import KVPools
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.image_input import ImageInput, pack_image, stack_images
 from server.engine.programs.inputs.slot_input import SlotSizes
 from server.engine.programs.inputs.step_input import (
     DrawInput,
@@ -20,6 +21,24 @@ from server.engine.programs.inputs.step_input import (
 from server.engine.programs.sampling.sampler import (
     SamplerState,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSizes:
+    """Room for the images of one step of one data rank.
+
+    At most `num_images`, each of `side` x `side` pixels and `num_tokens` tokens.
+    """
+
+    side: int
+    num_tokens: int
+    num_images: int
+
+    def num_images_in(self, bucket: Bucket) -> int:
+        """How many images a step of this bucket has room for; 0 where it has none at all."""
+        if bucket.row_tokens is not None:
+            return 0
+        return min(self.num_images, bucket.num_tokens // self.num_tokens)
 
 
 class DeviceState(NamedTuple):
@@ -35,7 +54,7 @@ class StateSizes:
 
     `num_words` words have a bit for every row of the embedding. A draw has `draw_rows` rows.
     `has_adapters`: rows may have adapters. `num_host_blocks` is how many blocks of each kind are
-    kept in host memory; () is none.
+    kept in host memory; () is none. `images` is None where no image is read.
     """
 
     num_ranks: int = 1
@@ -47,6 +66,7 @@ class StateSizes:
     draw_rows: int
     has_adapters: bool = False
     num_host_blocks: tuple[int, ...] = ()
+    images: ImageSizes | None = None
 
     @property
     def num_blocks(self) -> tuple[int, ...]:
@@ -72,6 +92,7 @@ class StateSizes:
             self.table_size,
             self.scratch_slot,
             has_adapters=self.has_adapters,
+            num_images=self.num_images_in(bucket),
         )
         return stack_ranks([of_rank] * self.num_ranks)
 
@@ -79,6 +100,16 @@ class StateSizes:
         """The input of a draw that limits no row."""
         of_rank = empty_draw(self.draw_rows, self.num_words, self.scratch_slot)
         return stack_draws([of_rank] * self.num_ranks)
+
+    def num_images_in(self, bucket: Bucket) -> int:
+        """How many images a step of this bucket has room for."""
+        return 0 if self.images is None else self.images.num_images_in(bucket)
+
+    def empty_image(self) -> ImageInput:
+        """The input of an encoding of no image."""
+        assert self.images is not None
+        of_rank = pack_image(None, self.images.side, self.images.num_images)
+        return stack_images([of_rank] * self.num_ranks)
 
     @property
     def scratch_slot(self) -> int:

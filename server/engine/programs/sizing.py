@@ -44,17 +44,27 @@ class ChipMemory:
     weights: int
     sampler: int
     adapters: int = 0
+    images: int = 0
     temporaries: int = TEMPORARY_BYTES
 
     @property
     def for_kv(self) -> int:
         """Bytes left for KV; negative where even the rest does not fit."""
-        return self.usable - self.weights - self.sampler - self.adapters - self.temporaries
+        beside = self.sampler + self.adapters + self.images + self.temporaries
+        return self.usable - self.weights - beside
 
 
 def weight_bytes(model: Decoder, mesh: Mesh | AbstractMesh) -> int:
     """One chip's share of the weights, in bytes."""
     return shard_bytes(jax.tree.leaves(nnx.state(model)), leaf_shardings(model, mesh))
+
+
+def tower_bytes(model: Decoder, mesh: Mesh | AbstractMesh) -> int:
+    """One chip's share of the weights that read images, in bytes; 0 without any."""
+    flat = [path[0] == "vision" for path, _ in nnx.to_flat_state(nnx.state(model))]
+    pairs = zip(jax.tree.leaves(nnx.state(model)), leaf_shardings(model, mesh), strict=True)
+    own = [pair for pair, is_vision in zip(pairs, flat, strict=True) if is_vision]
+    return shard_bytes([leaf for leaf, _ in own], [sharding for _, sharding in own])
 
 
 def tree_bytes(tree: Any, specs: Any, mesh: Mesh | AbstractMesh) -> int:

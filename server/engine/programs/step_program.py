@@ -22,10 +22,17 @@ from models.decoder.decoder import Decoder, pool_shapes
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import any_rank
 from models.sharding import DATA, TENSOR
+from models.vision.step_images import StepImages
 from models.weights.loading import leaf_shardings
 from server.engine.programs.adapter_programs import AdapterPrograms, choose
 from server.engine.programs.block_programs import BlockPrograms
 from server.engine.programs.device_state import DeviceState, StateSizes
+from server.engine.programs.image_programs import (
+    ROWS_SPEC,
+    ImagePrograms,
+    abstract_rows,
+    in_step,
+)
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.slot_input import empty_slot
 from server.engine.programs.inputs.step_input import (
@@ -55,12 +62,14 @@ class PickSize:
 
 
 # A step's bucket, the size of a pick, or the name of a program that is neither. The programs of
-# adapters need slots for them, the programs of blocks a server that keeps blocks on the host.
+# adapters need slots for them, the programs of blocks a server that keeps blocks on the host, the
+# programs of images a model that reads some.
 type ProgramName = (
     Bucket
     | PickSize
     | Literal["draw", "set_slot", "make_state"]
     | Literal["set_adapter", "make_adapters", "save_blocks", "restore_blocks"]
+    | Literal["encode_image", "make_images"]
 )
 
 # Prompt tokens whose logits are in memory at once when their log probabilities are requested.
@@ -111,6 +120,10 @@ class Programs:
             return self._adapters.lower_make()
         if name == "set_adapter":
             return self._adapters.lower_set()
+        if name == "make_images":
+            return self._images.lower_make()
+        if name == "encode_image":
+            return self._images.lower_encode()
         if name == "save_blocks" or name == "restore_blocks":
             return self._lower_blocks(name)
         if isinstance(name, PickSize):
@@ -130,28 +143,57 @@ class Programs:
             self.state_specs().kv,
         )
 
+    @property
+    def _images(self) -> ImagePrograms:
+        return ImagePrograms(
+            merge=self._merge,
+            own=self._own,
+            leaves=self.abstract_leaves,
+            specs=self._leaf_specs,
+            rows=self._abstract_rows(),
+            mesh=self._mesh,
+            sizes=self._sizes,
+        )
+
+    def _abstract_rows(self) -> jax.ShapeDtypeStruct:
+        images, width = self._sizes.images, self._config.hidden_size
+        assert images is not None
+        return abstract_rows(width, self._layout, images, self._sizes.num_ranks)
+
     def _lower_blocks(self, name: Literal["save_blocks", "restore_blocks"]) -> jax.stages.Lowered:
         programs = self.blocks
         return programs.lower_save() if name == "save_blocks" else programs.lower_restore()
 
     def step(self, bucket: Bucket) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
-        """`(leaves, state, input, adapters) -> (output, logits, state)` for one bucket, and the
-        arguments' shapes.
+        """`(leaves, state, input, adapters, images) -> (output, logits, state)` for one bucket,
+        and the arguments' shapes.
 
         `state` is donated. The logits stay on the device, split as the vocabulary is, for the
-        draw that may follow. `adapters` is () for a server without slots for any.
+        draw that may follow. `adapters` is () for a server without slots for any, `images` for a
+        bucket without room for any.
         """
-        state_specs = self.state_specs()
+        state_specs, has_images = self.state_specs(), bool(self._sizes.num_images_in(bucket))
+        image_specs: Any = ROWS_SPEC if has_images else ()
 
         def step(
-            leaves: list[jax.Array], state: DeviceState, inputs: StepInput, adapters: Any
+            leaves: list[jax.Array],
+            state: DeviceState,
+            inputs: StepInput,
+            adapters: Any,
+            images: Any,
         ) -> tuple[StepOutput, jax.Array, DeviceState]:
-            return self._step(leaves, state, inputs, adapters, bucket)
+            return self._step(leaves, state, inputs, adapters, images, bucket)
 
         mapped = jax.shard_map(
             step,
             mesh=self._mesh,
-            in_specs=(self._leaf_specs, state_specs, PartitionSpec(), self._adapters.specs),
+            in_specs=(
+                self._leaf_specs,
+                state_specs,
+                PartitionSpec(),
+                self._adapters.specs,
+                image_specs,
+            ),
             out_specs=(_output_specs(), _LOGITS_SPEC, state_specs),
             check_vma=False,
         )
@@ -159,13 +201,22 @@ class Programs:
         replicated = NamedSharding(self._mesh, PartitionSpec())
         jitted = jax.jit(
             mapped,
-            in_shardings=(*shardings, replicated, self._shardings(self._adapters.specs)),
+            in_shardings=(
+                *shardings,
+                replicated,
+                self._shardings(self._adapters.specs),
+                self._shardings(image_specs),
+            ),
             out_shardings=(replicated, self._shardings(_LOGITS_SPEC), shardings[1]),
             donate_argnums=1,
         )
-        inputs = self._sizes.empty_input(bucket)
-        abstract = self.abstract_leaves, self.abstract_state(), inputs, self._adapters.abstract
-        return jitted, abstract
+        return jitted, (
+            self.abstract_leaves,
+            self.abstract_state(),
+            self._sizes.empty_input(bucket),
+            self._adapters.abstract,
+            self._abstract_rows() if has_images else (),
+        )
 
     def _lower_set_slot(self) -> jax.stages.Lowered:
         """`(sampler state, slot input) -> sampler state`; the state is donated."""
@@ -271,16 +322,25 @@ class Programs:
         state: DeviceState,
         inputs: StepInput,
         adapters: Any,
+        rows_MND: Any,
         bucket: Bucket,
     ) -> tuple[StepOutput, jax.Array, DeviceState]:
-        model: Decoder = nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
-        inputs = self._own(inputs)
+        model, inputs = self._merge(leaves), self._own(inputs)
         ragged, token_ids_T = _ragged(inputs, state.sampler, bucket)
+        images = None
+        if inputs.image_start_M is not None:
+            images = in_step(rows_MND, inputs.image_start_M)
+            ragged = _with_images(ragged, images)
         chosen = None
         if self._layout.adapters is not None:
             chosen = choose(adapters, inputs.adapter_S[ragged.row_T], self._layout.adapters)
         x_TD, kv = model(
-            token_ids_T, state.kv, ragged, row_tokens=bucket.row_tokens, adapters=chosen
+            token_ids_T,
+            state.kv,
+            ragged,
+            row_tokens=bucket.row_tokens,
+            adapters=chosen,
+            images=images,
         )
         last_S = jnp.clip(inputs.query_start_S1[1:] - 1, 0)
         rows = x_TD if bucket.draws_everywhere else x_TD[last_S]
@@ -292,6 +352,10 @@ class Programs:
             prompt = _prompt_logprobs(model, x_TD, inputs.target_T)
             pooled = pool(x_TD, inputs.row_T, inputs.target_T, bucket.num_rows)
         return StepOutput(drawn, prompt, pooled), logits_SV, DeviceState(kv, sampler)
+
+    def _merge(self, leaves: list[jax.Array]) -> Decoder:
+        model: Decoder = nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
+        return model
 
     def _own[T](self, inputs: T) -> T:
         """This rank's part of the inputs of all ranks."""
@@ -326,6 +390,12 @@ def _ragged(inputs: StepInput, sampler: SamplerState, bucket: Bucket) -> tuple[R
         num_rows=jnp.sum(jnp.diff(inputs.query_start_S1) > 0, dtype=jnp.int32),
     )
     return ragged, jnp.where(inputs.token_ids_T < 0, drawn_T, inputs.token_ids_T)
+
+
+def _with_images(ragged: Ragged, images: StepImages) -> Ragged:
+    """The geometry of a step in which the tokens of an image see one another."""
+    last_seen_T = images.last_seen(ragged.positions_T)
+    return ragged._replace(last_seen_T=last_seen_T, image_start_M=images.start_M)
 
 
 def _prompt_logprobs(model: Decoder, x_TD: jax.Array, target_T: jax.Array) -> Logprobs:

@@ -22,12 +22,14 @@ from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.exact_choice import ExactChoice
+from server.engine.policy.image_admission import ImageLimits
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.step_choice import StepChoice
 from server.engine.policy.whole_prompt_choice import WholePromptChoice
 from server.link import frames as link
+from server.link.images import PromptImage
 from server.link.sampling import SamplingParams
 from tests.engine.builders import is_all_free
 from tests.engine.device import oracle
@@ -51,6 +53,7 @@ class Request:
     received: list[list[int]] = field(default_factory=list)
     pooling: str | None = None
     adapter: str | None = None
+    images: list[PromptImage] = field(default_factory=list)
 
 
 def make_request(start, length, *, n=1, max_tokens=24, **params):
@@ -120,6 +123,7 @@ class Session:
                 versions=versions,
                 speculation=speculation,
                 adapters=adapters,
+                image_tokens=runner.readable_image.num_tokens if runner.readable_image else 0,
             )
             for blocks in self.blocks
         ]
@@ -130,6 +134,7 @@ class Session:
             self.observer,
             lambda client, frame: self.frames.append(frame),
             eos_token_ids=runner.eos_token_ids,
+            images=ImageLimits(runner.readable_image, config.max_images_per_prompt),
             overlap=overlap,
         )
 
@@ -156,6 +161,7 @@ class Session:
                 received=request.received,
                 pooling=request.pooling,
                 adapter=request.adapter,
+                images=request.images,
                 arrival=0.0,
             )
             self.engine.receive(0, submit)

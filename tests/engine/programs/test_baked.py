@@ -112,7 +112,7 @@ def test_a_baked_program_computes_what_a_compiled_one_does(blueprint, baked):
         compiler = Compiler(blueprint.mesh, folder)
         state = compiler.compile("make_state", programs.lower("make_state"))()
         step = compiler.compile(bucket, programs.lower(bucket))
-        output, _, _ = step(leaves, state, blueprint.sizes.empty_input(bucket), ())
+        output, _, _ = step(leaves, state, blueprint.sizes.empty_input(bucket), (), ())
         outputs.append(jax.device_get(output.drawn))
     assert str(outputs[0]) == str(outputs[1])
 

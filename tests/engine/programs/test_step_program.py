@@ -72,6 +72,6 @@ def test_other_weights_are_a_rebind():
     tokens = []
     for seed in (1, 2, 1):
         leaves = random_leaves(CONFIG, layout, mesh, seed)
-        output, _, state = step(leaves, state, inputs, ())
+        output, _, state = step(leaves, state, inputs, (), ())
         tokens.append(np.asarray(output.drawn.token_S).tolist())
     assert tokens[0] == tokens[2] != tokens[1]

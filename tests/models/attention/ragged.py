@@ -105,9 +105,20 @@ def make_step(spec: AttentionSpec, rows: list[Row], seed: int = 0, fill: float =
     return step
 
 
-def naive_attention(spec: AttentionSpec, step: Step) -> Floats:
-    """Row by row over its whole history: [K, T, G, H], zero for padding."""
+def naive_attention(spec: AttentionSpec, step: Step, image_starts: tuple[int, ...] = ()) -> Floats:
+    """Row by row over its whole history: [K, T, G, H], zero for padding.
+
+    The images begin at these places of the step; their tokens see all of their own.
+    """
+    return naive_softmax(spec, step, image_starts)[0]
+
+
+def naive_softmax(
+    spec: AttentionSpec, step: Step, image_starts: tuple[int, ...] = ()
+) -> tuple[Floats, Floats]:
+    """The same, and the logarithm of each softmax's sum: [K, T, G]."""
     out, start = np.zeros(step.q_KTGH.shape, np.float32), 0
+    lse = np.zeros(step.q_KTGH.shape[:3], np.float32)
     for history, row in zip(step.histories, step.rows, strict=True):
         own, length = slice(start, start + row.new), row.cached + row.new
         q = step.q_KTGH[:, own].astype(np.float64)
@@ -117,13 +128,20 @@ def naive_attention(spec: AttentionSpec, step: Step) -> Floats:
             scores = spec.softcap * np.tanh(scores / spec.softcap)
         position = row.cached + np.arange(row.new)[:, None]
         seen = np.arange(length) <= position
+        for image in (each - start + row.cached for each in image_starts if each >= start):
+            seen |= _is_of(image, position, spec) & _is_of(image, np.arange(length), spec)
         if spec.window is not None:
             seen &= np.arange(length) > position - spec.window
         weights = np.exp(scores - scores.max(-1, keepdims=True)) * seen[None, :, None]
+        lse[:, own] = np.log(weights.sum(-1)) + scores.max(-1)
         weights /= weights.sum(-1, keepdims=True)
         out[:, own] = np.einsum("ktgs,skh->ktgh", weights, v)
         start += row.new
-    return out
+    return out, lse
+
+
+def _is_of(image: int, position: NDArray[Any], spec: AttentionSpec) -> NDArray[Any]:
+    return (position >= image) & (position < image + spec.image_tokens)
 
 
 def _draw(rng: np.random.Generator, spec: AttentionSpec, count: int) -> Floats:

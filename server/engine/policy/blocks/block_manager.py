@@ -27,6 +27,7 @@ class BlockManager:
     """One pool a kind; what is given to a sequence is given in all of them or in none.
 
     Digests begin with the version and adapter of a sequence: no KV of other weights is ever found.
+    They have the images of a block too, and no part of an image is found without the rest.
     Unless `chunk` is 0, only prompt tokens are found, and only in whole chunks of that many tokens:
     the KV of a shorter chunk, or of a generated token, may differ in rounding. `num_host_blocks` is
     how many blocks of each kind host memory keeps when they leave their pool; () is none.
@@ -219,10 +220,15 @@ class BlockManager:
             ]
             seen = [end - pool.first_block(end * self.block_size) for pool in self.pools]
             if all(map(ge, runs, seen)):
-                num_found = end if self._whole(end) == end else num_found
+                num_found = end if self._may_end(seq, end) else num_found
             elif runs[0] < end and self.pools[0].kind.window is None:
                 break
         return seq.block_digests[:num_found]
+
+    def _may_end(self, seq: Sequence, num_blocks: int) -> bool:
+        """Whether what is found may end here: whole blocks of a chunk, and no part of an image."""
+        end = num_blocks * self.block_size
+        return self._whole(num_blocks) == num_blocks and seq.before_image(end) == end
 
     def _digest(self, seq: Sequence, i: int) -> bytes:
         """Digest of all tokens up to the end of block `i`; kept with the sequence."""
@@ -231,8 +237,21 @@ class BlockManager:
             start = len(digests) * self.block_size
             tokens = array("I", seq.token_ids[start : start + self.block_size])
             parent = digests[-1] if digests else _root(seq)
-            digests.append(blake2b(parent + tokens.tobytes(), digest_size=_DIGEST_BYTES).digest())
+            content = tokens.tobytes() + _images(seq, start, start + self.block_size)
+            digests.append(blake2b(parent + content, digest_size=_DIGEST_BYTES).digest())
         return digests[i]
+
+
+def _images(seq: Sequence, start: int, end: int) -> bytes:
+    """The images of whose tokens some lie from `start` to `end`, and where each begins.
+
+    Their tokens are alike, and see all of the image: its KV is that of no other.
+    """
+    return b"".join(
+        image.start.to_bytes(4, "little") + blake2b(image.digest).digest()
+        for image in seq.images
+        if image.start < end and image.start + image.num_tokens > start
+    )
 
 
 def _root(seq: Sequence) -> bytes:

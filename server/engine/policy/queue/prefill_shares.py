@@ -27,15 +27,19 @@ def num_tokens_to_compute(seq: Sequence) -> int:
 
 
 def shares_of_shortest(
-    budget: int, under_way: Iterable[Sequence], waiting: Iterable[Sequence]
+    budget: int, under_way: Iterable[Sequence], waiting: Iterable[Sequence], *, reserved: int = 0
 ) -> dict[Sequence, int]:
     """Tokens set aside for the shortest prompts, of those under way and of those that wait.
 
-    Of equals, the one under way comes first: to finish it costs no further blocks.
+    Of equals, the one under way comes first: to finish it costs no further blocks. At least
+    `reserved` of the budget are left.
     """
     running = list(under_way)
     candidates = [*running, *islice(waiting, _MAX_COMPARED)]
-    left, room = budget // _SHORT_PART, _MAX_UNDER_WAY - len(running)
+    left, room = (
+        max(0, min(budget // _SHORT_PART, budget - reserved)),
+        _MAX_UNDER_WAY - len(running),
+    )
     has_begun = set(running)
     shares: dict[Sequence, int] = {}
     for seq in sorted(candidates, key=num_tokens_to_compute):

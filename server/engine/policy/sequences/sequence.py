@@ -13,6 +13,7 @@ from server.engine.policy.drafts.drafter import Drafter
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.grammar.matcher import Matcher
 from server.link.frames import EngineErrorKind, FinishReason, Pooling, TokenLogprobs
+from server.link.images import PromptImage
 from server.link.sampling import SamplingParams
 
 
@@ -63,6 +64,7 @@ class Sequence:
     `block_tables` are its blocks by kind of layers, 0 for those given back; none while not running.
     `drafter` guesses its next tokens; None before the first guess.
     `matcher` follows the grammar that the generated tokens must fit; None without one.
+    `images` are in the order of their tokens. A step computes all tokens of an image, or none.
     `prompt_logprobs` grows by position as chunks are read and is shared by a request's choices.
     `pooling` is how the prompt becomes an embedding; the sequence then ends with its prompt.
     `pooled` has a part for each chunk that was read.
@@ -88,6 +90,7 @@ class Sequence:
     leader: Sequence | None = None
     matcher: Matcher | None = None
     pooling: Pooling | None = None
+    images: tuple[PromptImage, ...] = ()
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
     pooled: list[bytes] = field(default_factory=list)
 
@@ -154,6 +157,17 @@ class Sequence:
         is_full = self.num_tokens >= self.max_num_tokens
         end = self.num_prompt_tokens if is_full else self.num_tokens
         return max(0, end - self.num_computed_tokens)
+
+    def before_image(self, end: int) -> int:
+        """The position `end`, or the start of the image that it would cut."""
+        for image in self.images:
+            if image.start < end < image.start + image.num_tokens:
+                return image.start
+        return end
+
+    def whole_chunk(self, num_tokens: int) -> int:
+        """As many of the next `num_tokens` as cut no image."""
+        return self.before_image(self.num_computed_tokens + num_tokens) - self.num_computed_tokens
 
     @property
     def is_decoding(self) -> bool:

@@ -13,6 +13,7 @@ from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.loaded_adapter import Placement
 from server.engine.policy.sequences.sequence import LoadedVersion, Sequence
 from server.link.frames import TokenLogprobs
+from server.link.images import PromptImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,12 @@ class ScheduledRow:
     @property
     def end(self) -> int:
         return self.num_computed_tokens + self.num_scheduled_tokens
+
+    @property
+    def images(self) -> tuple[PromptImage, ...]:
+        """The images whose tokens it computes; never a part of one."""
+        first, end = self.num_computed_tokens, self.end
+        return tuple(each for each in self.seq.images if first <= each.start < end)
 
     @property
     def is_constrained(self) -> bool:

@@ -79,7 +79,8 @@ class StepInput(NamedTuple):
     In a table, 0 is a block that is not there yet or has been given back.
     Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
     whose log probability is wanted, or POOLED, or NO_TARGET. `adapter_S` has the number of each
-    row's adapter slot, from 1, 0 for none; it is None on a server without slots.
+    row's adapter slot, from 1, 0 for none; it is None on a server without slots. `image_start_M` is
+    the place in the step of each image's first token, T for no image; None without room for any.
     """
 
     token_ids_T: Array
@@ -92,6 +93,7 @@ class StepInput(NamedTuple):
     num_decodes: Array
     sampling: SamplingInput
     adapter_S: Array = None
+    image_start_M: Array = None
 
 
 def stack_ranks(inputs: list[StepInput]) -> StepInput:
@@ -119,6 +121,7 @@ def empty_input(
     scratch_slot: int,
     *,
     has_adapters: bool = False,
+    num_images: int = 0,
 ) -> StepInput:
     """All padding, for one rank: what warm-up runs, and what `pack` fills."""
     t, s = bucket.num_tokens, bucket.num_rows
@@ -137,6 +140,7 @@ def empty_input(
         num_decodes=ints(1),
         sampling=_empty_sampling(bucket.num_draws, scratch_slot),
         adapter_S=ints(s) if has_adapters else None,
+        image_start_M=ints(num_images, fill=t) if num_images else None,
     )
 
 
@@ -185,19 +189,31 @@ def pack(
     scratch_slot: int,
     *,
     has_adapters: bool = False,
+    num_images: int = 0,
 ) -> StepInput:
     """The step input of one rank's rows, which fit `bucket`."""
-    step = empty_input(bucket, num_kinds, table_size, scratch_slot, has_adapters=has_adapters)
+    step = empty_input(
+        bucket,
+        num_kinds,
+        table_size,
+        scratch_slot,
+        has_adapters=has_adapters,
+        num_images=num_images,
+    )
+    image_starts: list[int] = []
     start = 0
     for i, row in enumerate(rows):
         end = start + row.num_scheduled_tokens
         _pack_tokens(step, i, row, slice(start, end))
         step.query_start_S1[i] = start
+        image_starts += [start + each.start - row.num_computed_tokens for each in row.images]
         start = end
     step.query_start_S1[len(rows) :] = start
     step.num_decodes[0] = sum(row.is_decode and not row.draft_ids for row in rows)
     if step.adapter_S is not None:
         step.adapter_S[: len(rows)] = [row.seq.adapter_slot for row in rows]
+    if step.image_start_M is not None:
+        step.image_start_M[: len(image_starts)] = image_starts
     places = draw_places(rows, bucket)
     _pack_sampling(step.sampling, dict(_draws_at_once(rows, places)))
     for i, row in zip(places, rows, strict=True):

@@ -17,7 +17,7 @@ from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.blocks.block_pool import IntegrityError
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.sequences.sequence import LoadedVersion
-from tests.engine.builders import is_all_free, make_blocks, make_sequence
+from tests.engine.builders import is_all_free, make_blocks, make_image, make_sequence
 
 # 150; with --unit, which runs all the time, 37.
 EXAMPLES = settings.default.max_examples * 3 // 2
@@ -547,3 +547,41 @@ TestBlockManagerMachine = BlockManagerMachine.TestCase
 TestBlockManagerMachine.settings = settings(
     max_examples=EXAMPLES, stateful_step_count=30, deadline=None
 )
+
+
+class TestImages:
+    """Tokens of images are alike: what tells prefixes apart is the image, and where it begins."""
+
+    PROMPT = [5] * 20
+
+    def cached(self, first, second, **fields):
+        blocks = make_blocks(32, 4)
+        seq = allocate(blocks, self.PROMPT, images=first)
+        blocks.index(seq, len(self.PROMPT))
+        blocks.free(seq)
+        return cached_after(blocks, self.PROMPT, images=second, **fields)
+
+    def test_the_same_image_in_the_same_place_is_found(self):
+        image = [make_image(2, 8, b"a cat")]
+        assert self.cached(image, image) == 16
+
+    def test_another_image_is_not(self):
+        assert self.cached([make_image(6, 8, b"a cat")], [make_image(6, 8, b"a dog")]) == 4
+
+    def test_text_of_the_same_tokens_is_not(self):
+        assert self.cached([make_image(4, 8, b"a cat")], []) == 4
+        assert self.cached([], [make_image(4, 8, b"a cat")]) == 4
+
+    def test_the_same_image_elsewhere_is_not(self):
+        assert self.cached([make_image(5, 8, b"a cat")], [make_image(4, 8, b"a cat")]) == 4
+
+    def test_two_images_are_told_apart_by_their_order(self):
+        cat, dog = b"a cat", b"a dog"
+        first = [make_image(4, 4, cat), make_image(8, 4, dog)]
+        assert self.cached(first, [make_image(4, 4, dog), make_image(8, 4, cat)]) == 4
+        assert self.cached(first, first) == 16
+
+    @pytest.mark.parametrize(("start", "found"), [(3, 16), (8, 16), (9, 8), (12, 12)])
+    def test_what_is_found_ends_at_no_place_within_an_image(self, start, found):
+        image = [make_image(start, 8, b"a cat")]
+        assert self.cached(image, image) == found

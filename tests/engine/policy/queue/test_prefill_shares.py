@@ -38,3 +38,9 @@ def test_what_the_prefix_cache_is_expected_to_hold_makes_a_prompt_short():
     seq.num_expected_tokens = 16
     assert num_tokens_to_compute(seq) == 4
     assert shares(16, prompts(10), [seq]) == [(20, 4), (10, 4)]
+
+
+def test_what_is_reserved_is_left_whole():
+    seqs = [make_sequence(range(6), request_id=i) for i in range(3)]
+    assert sum(shares_of_shortest(16, [], seqs, reserved=12).values()) == 4
+    assert shares_of_shortest(16, [], seqs, reserved=20) == {}

@@ -19,6 +19,7 @@ from server.engine.programs.inputs.step_input import (
     stack_ranks,
 )
 from server.link.frames import TokenLogprobs
+from tests.engine.builders import make_image
 from tests.engine.programs.rows import BLOCK_SIZE, make_row
 
 NUM_KINDS = 2
@@ -323,3 +324,16 @@ class TestDrafts:
         assert draw_places(rows, self.BUCKET) == [0, 3]
         assert draw_places(rows, Bucket(4, 4, decode_only=True)) == [0, 1]
         assert draw_places([], self.BUCKET) == []
+
+
+def test_images_are_marked_where_their_tokens_begin_in_the_step():
+    rows = [
+        make_row(range(3), 3, 1, output=[5]),
+        make_row(range(9), 2, 7, slot=1, images=[make_image(0, 2), make_image(4, 2)]),
+        make_row(range(6), 0, 6, slot=2, images=[make_image(1, 2)]),
+    ]
+    bucket = Bucket(16, 4, decode_only=False)
+    step = pack(rows, bucket, NUM_KINDS, TABLE_SIZE, SCRATCH_SLOT, num_images=4)
+    # What was computed before has no place in the step.
+    assert step.image_start_M.tolist() == [3, 9, 16, 16]
+    assert pack_rows(*rows).image_start_M is None

@@ -1,0 +1,260 @@
+"""Prompts with images through the real engine: the tokens of transformers, however they were run.
+
+Greedy tokens may differ from the reference only where its two best candidates lie within 1e-3; what
+follows such a choice is compared no further.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from hashlib import blake2b
+
+import msgspec
+import pytest
+
+from server.config import ConfigError, EngineConfig
+from server.engine.device.model_runner import ModelRunner
+from server.engine.policy.speculation import speculation
+from server.grammar.compiler import Compiler
+from server.link.frames import Vocabulary
+from server.link.images import PromptImage
+from server.link.sampling import Grammar, SamplingParams
+from tests.engine.device.test_identity import Request, Session
+from tests.golden import random_models, references
+
+NAME = "gemma3-images"
+NUM_TOKENS = 32
+MARGIN = 1e-3
+# An image has 16 tokens, and its window layers look back over 12.
+LIMITS = {
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 64,
+    "max_model_len": 320,
+    "block_size": 4,
+    "num_blocks": 400,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return random_models.write(NAME, tmp_path_factory.mktemp(NAME))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return references.read(f"images/{NAME}")
+
+
+@pytest.fixture(scope="module")
+def requests():
+    return all_requests()
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    return build(folder)
+
+
+def all_requests():
+    """Those of the reference, with their images."""
+    prompts = random_models.prompts_with_images(NAME)
+    pixels = iter(random_models.pixels(NAME, sum(len(starts) for _, starts in prompts)))
+    return [
+        greedy(prompt, [image(next(pixels), start) for start in starts])
+        for prompt, starts in prompts
+    ]
+
+
+def image(pixels, start):
+    content = pixels.tobytes()
+    return PromptImage(
+        start=start,
+        num_tokens=16,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        pixels=content,
+        digest=blake2b(content).digest(),
+    )
+
+
+def greedy(prompt, images, **options):
+    params = SamplingParams(max_tokens=NUM_TOKENS, ignore_eos=True, temperature=0.0)
+    return Request(prompt, params, images=images, **options)
+
+
+def build(folder, **settings):
+    defaults = {"dtype": "float32", "tensor_parallel_size": 1, "data_parallel_size": 1}
+    config = EngineConfig(model=str(folder), **(defaults | LIMITS | settings))
+    return ModelRunner.build(folder, config), config
+
+
+def check(reference, tokens, numbers=None):
+    """Each request's tokens against the reference of that number."""
+    for i, number in enumerate(numbers or range(len(reference.prompts))):
+        found, expected = tokens[i, 0], reference.greedy_ids[number, :NUM_TOKENS].tolist()
+        assert len(found) == NUM_TOKENS
+        at = next((at for at in range(NUM_TOKENS) if found[at] != expected[at]), None)
+        assert at is None or reference.margins[number, at] < MARGIN, (number, at)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_tokens_are_those_of_transformers(base, reference, requests, overlap):
+    check(reference, Session(*base, overlap=overlap).run(requests))
+
+
+def test_nothing_but_an_image_and_its_neighbours_fits_into_a_step(folder, reference, requests):
+    runner, config = build(folder, max_num_batched_tokens=24)
+    check(reference, Session(runner, config).run(requests))
+
+
+def test_prefixes_with_images_are_found_again(base, reference, requests):
+    session, few = Session(*base), requests[:9]
+    session.run(few)
+    check(reference, session.run(few), range(9))
+    assert session.num_cached_tokens > sum(len(each.prompt) for each in few) / 2
+
+
+def test_prompts_that_differ_only_in_their_images_share_nothing(base, reference, requests):
+    i = next(i for i, request in enumerate(requests) if len(request.images) == 1)
+    other = next(each.images[0] for each in requests[i + 1 :] if each.images)
+    impostor = msgspec.structs.replace(
+        requests[i].images[0], pixels=other.pixels, digest=other.digest
+    )
+    session = Session(*base)
+    differing = session.run([replace(requests[i], images=[impostor])])
+    check(reference, session.run([requests[i]]), [i])
+    assert session.num_cached_tokens < requests[i].images[0].start + 1
+    assert differing != session.run([requests[i]])
+
+
+def test_preempted_prompts_are_read_again(base, reference, requests):
+    session = Session(*base, num_blocks=90)
+    check(reference, session.run(requests))
+    assert session.observer.num_preempted > 0
+
+
+def test_choices_share_their_prompt(base, reference, requests):
+    several = [replace(request, n=3) for request in requests[:9]]
+    tokens = Session(*base).run(several)
+    check(reference, tokens, range(9))
+    assert all(tokens[i, choice] == tokens[i, 0] for i in range(9) for choice in range(3))
+
+
+def test_a_resumed_choice_gives_the_rest(base, reference, requests):
+    tokens = Session(*base).run(requests[:6])
+    resumed = [replace(r, received=[tokens[i, 0][:7]]) for i, r in enumerate(requests[:6])]
+    rest = Session(*base).run(resumed)
+    assert all(rest[i, 0] == tokens[i, 0][7:] for i in range(6))
+
+
+@pytest.mark.parametrize(("data_size", "tensor_size"), [(1, 2), (1, 4), (2, 1), (2, 2)])
+def test_every_mesh_gives_the_same_tokens(folder, reference, requests, data_size, tensor_size):
+    runner, config = build(folder, data_parallel_size=data_size, tensor_parallel_size=tensor_size)
+    assert runner.num_ranks == data_size
+    check(reference, Session(runner, config).run(requests[:12]), range(12))
+
+
+def test_drafts_change_no_token(folder, reference, requests):
+    runner, config = build(folder, speculation="prompt_lookup")
+    drafts = speculation(runner.draft_rooms, config.most_drafts)
+    check(reference, Session(runner, config, speculation=drafts).run(requests[:12]), range(12))
+
+
+def test_blocks_with_images_come_back_from_the_host(folder, reference, requests):
+    runner, config = build(folder, prefix_host_bytes=8 << 20)
+    session = Session(runner, config, num_blocks=90)
+    session.run(requests)
+    check(reference, session.run(requests))
+    assert session.blocks[0].host.num_restored > 0
+
+
+@pytest.mark.parametrize("settings", [{"kv_dtype": "int8"}, {"weight_dtype": "int8"}], ids=str)
+def test_eight_bits_serve_images_whatever_else_runs(folder, requests, settings):
+    """The tokens are not the reference's, but one's own, and not those of other images."""
+    runner, config = build(folder, **settings)
+    together = Session(runner, config).run(requests[:6])
+    for i in (1, 2):
+        alone = Session(runner, config).run([requests[i]])
+        assert alone[0, 0] == together[i, 0]
+    images = [
+        msgspec.structs.replace(image, pixels=image.pixels[::-1], digest=b"reversed")
+        for image in requests[1].images
+    ]
+    reversed_ = Session(runner, config).run([replace(requests[1], images=images)])
+    assert reversed_[0, 0] != together[1, 0]
+
+
+def test_a_server_of_text_has_no_tower(folder, requests):
+    runner, config = build(folder, max_images_per_prompt=0)
+    assert runner.readable_image is None
+    text_only = [replace(request, images=[]) for request in requests[:3]]
+    session = Session(runner, config)
+    assert all(len(tokens) == NUM_TOKENS for tokens in session.run(text_only).values())
+    session.run([requests[1]])
+    (event,) = [event for frame in session.frames for event in frame.events]
+    assert (event.error, event.message) == (
+        "invalid_request",
+        "this model reads no images: send text only",
+    )
+
+
+def test_a_step_without_room_for_an_image_is_refused(folder):
+    with pytest.raises(ConfigError, match="an image of 16 tokens next to 8 sequences needs 24"):
+        build(folder, max_num_batched_tokens=23)
+
+
+def with_logprobs(request):
+    params = msgspec.structs.replace(request.params, num_logprobs=3)
+    return replace(request, params=params)
+
+
+def test_exact_steps_give_the_same_bits_whatever_else_runs(folder, reference, requests):
+    """In chunks of 32 tokens, at whose ends images lie."""
+    runner, config = build(folder, exact=True, max_num_batched_tokens=32)
+    asked = [with_logprobs(request) for request in requests]
+    session = Session(runner, config)
+    check(reference, session.run(asked))
+    together = logprobs(session)
+    session.run(asked[:9])
+    assert logprobs(session) == {i: together[i] for i in range(9)}
+    assert session.num_cached_tokens > 0
+    # The sessions to come write the same pool on the device.
+    for i in (5, 7, 11):
+        alone = Session(runner, config)
+        alone.run([asked[i]])
+        assert logprobs(alone)[0] == together[i]
+    found = Session(runner, config, num_blocks=90)
+    found.run(asked)
+    assert found.observer.num_preempted > 0
+    assert logprobs(found) == together
+
+
+def logprobs(session):
+    """By request, of every token."""
+    found = {}
+    for event in (event for frame in session.frames for event in frame.events):
+        found.setdefault(event.request_id, []).extend(event.logprobs or [])
+    return found
+
+
+def test_an_answer_about_an_image_follows_its_grammar(base, reference, requests):
+    """A token per letter. The others in the step give what they give without."""
+    letters = {ord(letter): letter.encode() for letter in "abc"}
+    tokens = [letters.get(i, b"") for i in range(512)]
+    others = [i for i in range(512) if i not in letters]
+    compiler = Compiler(Vocabulary(tokens=tokens, special_token_ids=others), 512, (1,))
+    params = SamplingParams(max_tokens=40, temperature=0.0, grammar=Grammar("regex", "(ab|ca){6}"))
+    session = Session(*base)
+    receive = session.engine.receive
+
+    def with_matcher(client, submit):
+        has_form = submit.params.grammar is not None
+        matchers = [compiler.compile(submit.params.grammar)] if has_form else []
+        receive(client, submit, matchers)
+
+    session.engine.receive = with_matcher
+    asked = replace(requests[5], params=params)
+    found = session.run([*requests[:9], asked])
+    check(reference, found, range(9))
+    assert re.fullmatch("(ab|ca){6}", "".join(map(chr, found[9, 0][:12])))
