@@ -37,7 +37,8 @@ def tensor_name(name: str) -> str:
 
 def why_no_tokens(checkpoint: Path) -> str:
     """Why the model generates no tokens, as a sentence; empty for a model that does."""
-    if _read(checkpoint / "config.json").get("use_bidirectional_attention"):
+    # Gemma 4 lets only the tokens of an image see each other, and says "vision".
+    if _read(checkpoint / "config.json").get("use_bidirectional_attention") in (True, "all"):
         return "in this model tokens see later tokens, so it generates none"
     if is_headless(checkpoint):
         return "this model has no output head, so it generates no tokens"

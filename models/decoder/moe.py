@@ -1,10 +1,10 @@
-"""A mixture of experts (Shazeer et al., 2017) in place of the MLP; the shards split the experts.
+"""A mixture of experts (Shazeer et al., 2017) in place of the MLP, or beside it.
 
-With few tokens, every local expert runs on all tokens, with weight zero for tokens of other
-experts. A small batch reads nearly every expert anyway, and this form needs no sorting. With many
-tokens, the tokens are sorted by expert and run as grouped products. A stacked model passes the
-experts of all layers and the layer's index, because a grouped product over a slice of the stack
-would copy the slice.
+The shards split the experts. With few tokens, every local expert runs on all tokens, with weight
+zero for tokens of other experts. A small batch reads nearly every expert anyway, and this form
+needs no sorting. With many tokens, the tokens are sorted by expert and run as grouped products. A
+stacked model passes the experts of all layers of its stack and the layer's index, because a grouped
+product over a slice of the stack would copy the slice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import ModelConfig
-from models.decoder.layers import declare, gated, int8_noise, int8_scale, zeros
+from models.decoder.layers import Mlp, RmsNorm, declare, gated, int8_noise, int8_scale, zeros
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import Residual
 from models.sharding import TENSOR
@@ -197,6 +197,21 @@ class Moe(nnx.Module):
         # Rows of other shards are junk and may hold NaN, which a weight of zero does not remove.
         y_RD = jnp.where(gate_R[:, None] > 0, y_RD * gate_R[:, None], 0.0)
         return jnp.zeros(x_TD.shape, _F32).at[token_R].add(y_RD)
+
+
+class MlpAndMoe(nnx.Module):
+    """An MLP and a mixture of experts side by side, their outputs normed and then added up."""
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        d, eps = config.hidden_size, config.rms_norm_eps
+        self.dense, self.moe = Mlp(rngs, config, layout), Moe(rngs, config, layout)
+        self.dense_norm, self.moe_norm = RmsNorm(rngs, d, eps), RmsNorm(rngs, d, eps)
+
+    def __call__(
+        self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual, layer: Layer
+    ) -> jax.Array:
+        dense = self.dense_norm(self.dense(x_TD, norm_T1, residual))
+        return dense + self.moe_norm(self.moe(x_TD, norm_T1, residual, layer))
 
 
 def _slice(w: jax.Array, layer: Layer, ndim: int) -> jax.Array:
