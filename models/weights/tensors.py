@@ -62,8 +62,7 @@ class _Layer:
     def source(self, path: Path, is_int8: bool) -> Source:
         if path[-1] in ("gate_up_scale", "down_scale"):
             return expert_scales_of(self._matrix((*path[:-1], path[-1].removesuffix("_scale"))))
-        is_norm = path[-2].endswith("_norm")
-        if path[-1] == "scale" and path[0] in ("projections", "mlp") and not is_norm:
+        if path[-1] == "scale" and not path[-2].endswith("_norm"):
             return scales_of(self._matrix((*path[:-1], "kernel")))
         source = self._matrix(path)
         return quantized(source) if is_int8 else source

@@ -1,8 +1,8 @@
 """The config.json of every small random checkpoint, in the spellings that are published.
 
 One for every way the families differ: rope scaling (in both spellings), a tied or untied head,
-biases, norms, head sizes (also by layer), windows by layer, soft caps, experts, and the text model of
-a vision checkpoint. Python 3.11 can read this file: the reference environment does.
+biases, norms, head sizes (also by layer), windows by layer, soft caps, experts, and the text model
+of a vision checkpoint. Python 3.11 can read this file: the reference environment does.
 """
 
 from __future__ import annotations

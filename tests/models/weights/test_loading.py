@@ -38,6 +38,8 @@ FAMILIES = {
     "qwen3": LLAMA | {"architectures": ["Qwen3ForCausalLM"], "head_dim": 16},
     "one layer": LLAMA | {"num_hidden_layers": 1},
     "gemma3": random_models.CONFIGS["gemma3"],
+    "gemma4": random_models.CONFIGS["gemma4"],
+    "gemma4-moe": random_models.CONFIGS["gemma4-moe"],
     "qwen3-moe": random_models.CONFIGS["qwen3-moe"],
 }
 BF16, INT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.int8)
@@ -115,12 +117,18 @@ class TestTree:
     def test_a_stack_holds_what_the_list_holds(self, folder, name, size):
         listed = load(folder(name), FAMILIES[name], size)
         stacked = load(folder(name), FAMILIES[name], size, stacked=True)
+        stacks = make_layout(stacked=True).stacks(parse_config(FAMILIES[name]))
+        compared = set()
         for path, leaf in stacked.items():
             if not path.startswith("layers."):
                 assert_array_equal(leaf, listed[path])
+                compared.add(path)
                 continue
-            for layer, part in enumerate(leaf):
-                assert_array_equal(part, listed[path.replace("layers.", f"layers.{layer}.")])
+            _, stack, rest = path.split(".", 2)
+            for layer, part in zip(stacks[int(stack)], leaf, strict=True):
+                assert_array_equal(part, listed[f"layers.{layer}.{rest}"])
+                compared.add(f"layers.{layer}.{rest}")
+        assert compared == set(listed)
 
 
 class TestShards:
