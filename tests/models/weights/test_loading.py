@@ -114,9 +114,10 @@ class TestTree:
 
     @pytest.mark.parametrize("name", FAMILIES)
     @pytest.mark.parametrize("size", [1, 4])
-    def test_a_stack_holds_what_the_list_holds(self, folder, name, size):
-        listed = load(folder(name), FAMILIES[name], size)
-        stacked = load(folder(name), FAMILIES[name], size, stacked=True)
+    @pytest.mark.parametrize("fields", [{}, {"quantized": True}], ids=["float", "int8"])
+    def test_a_stack_holds_what_the_list_holds(self, folder, name, size, fields):
+        listed = load(folder(name), FAMILIES[name], size, **fields)
+        stacked = load(folder(name), FAMILIES[name], size, stacked=True, **fields)
         stacks = make_layout(stacked=True).stacks(parse_config(FAMILIES[name]))
         compared = set()
         for path, leaf in stacked.items():
