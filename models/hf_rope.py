@@ -74,7 +74,7 @@ def _rope_scaling(parameters: HF, hf: HF) -> RopeScaling | None:
     if kind == "yarn":
         return _yarn(parameters, hf)
     raise ModelConfigError(
-        f"rope type {kind!r} is not supported; default, linear, llama3, yarn and proportional are"
+        f"rope type {kind!r} is not supported; default, linear, llama3, proportional and yarn are"
     )
 
 

@@ -319,6 +319,14 @@ class TestAnotherVersion:
         for leaf, wanted in zip(leaves, before, strict=True):
             assert_array_equal(leaf, wanted)
 
+    @pytest.mark.parametrize("name", ["gemma3", "gemma4-moe"])
+    def test_layers_of_any_size_are_staged_as_they_are_loaded(self, folder, name):
+        model, _, mesh = make_model(FAMILIES[name], 4, stacked=True)
+        loader = WeightLoader(model, mesh)
+        placed = loader.place(loader.stage(Checkpoint(folder(name))))
+        for leaf, wanted in zip(placed, loader.load(Checkpoint(folder(name))), strict=True):
+            assert_array_equal(leaf, wanted)
+
     def test_staging_takes_what_it_says(self, loader, other):
         staged = loader.stage(Checkpoint(other))
         arrays = {id(array): array for leaf in staged for array in leaf}
