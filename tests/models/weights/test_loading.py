@@ -365,12 +365,23 @@ class TestQuantized:
         for path, leaf in found.items():
             np.testing.assert_allclose(leaf, expected[path], rtol=1e-6)
 
+    @pytest.mark.parametrize("family", ["gemma4", "gemma4-unified"])
+    def test_layers_without_a_matrix_for_values_are_read_too(self, tmp_path, family):
+        hf = random_models.CONFIGS[family]
+        floats, stored = self.written(
+            tmp_path, "compressed w4a16", hf, random_models.weights(family)
+        )
+        expected = load(floats, hf, 4, stacked=True)
+        found = load(stored, hf, 4, checkpoint=self.opened(stored), stacked=True)
+        for path, leaf in found.items():
+            np.testing.assert_allclose(leaf, expected[path], rtol=1e-6)
+
     @staticmethod
-    def written(tmp_path, name):
+    def written(tmp_path, name, hf=LLAMA, weights=None):
         """The folders of the floats and of what is stored."""
         scheme, encode = FORMATS[name]
         rng = np.random.default_rng(3)
-        floats, tensors = random_tensors(LLAMA), {}
+        floats, tensors = dict(weights or random_tensors(hf)), {}
         for full, value in floats.items():
             if not full.endswith("_proj.weight"):
                 tensors[full] = value
@@ -382,7 +393,7 @@ class TestQuantized:
         for folder, written in (("floats", floats), ("stored", tensors)):
             (tmp_path / folder).mkdir()
             save_file(written, tmp_path / folder / "model.safetensors")
-        config = LLAMA | {"quantization_config": scheme}
+        config = hf | {"quantization_config": scheme}
         (tmp_path / "stored" / "config.json").write_text(json.dumps(config))
         return tmp_path / "floats", tmp_path / "stored"
 
