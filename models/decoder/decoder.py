@@ -290,10 +290,10 @@ class Decoder(nnx.Module):
             held = list(pools)
             for j, window in enumerate(pattern[:size]):
                 i, stack = config.windows.index(window), stack_of[window]
+                layer = place(pattern, group, j, {w for w in stack_of if stack_of[w] == stack})
                 nth = place(pattern, group, j, {window})
                 blocks = jax.tree.leaves(held[i])[0].shape[0] // counts[i]
                 own = inputs[window]._replace(table_SB=inputs[window].table_SB + nth * blocks)
-                layer = place(pattern, group, j, {w for w in stack_of if stack_of[w] == stack})
                 of_layer = adapters.of(stack, layer) if adapters else None
                 graphdef, weights = stacks[stack]
                 own_weights = _index(weights, layer)
