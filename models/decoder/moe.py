@@ -21,6 +21,9 @@ from models.sharding import TENSOR
 
 # Up to this many tokens, the dense form costs no more than reading the experts.
 DENSE_TOKENS = 256
+# From so many tokens on, where a scan's body has several layers, XLA for TPU copies the stack of
+# all layers' experts for a product that is no batch over experts (seen with libtpu 0.0.50.1).
+_COPIED_TOKENS = 128
 
 _F32 = jnp.dtype(jnp.float32)
 
@@ -33,6 +36,7 @@ class Experts(nnx.Module):
         assert moe is not None
         e, d, f = moe.num_experts, config.hidden_size, moe.expert_size
         self.dtype, self.activation = layout.dtype, config.activation
+        self.is_one_of_several = layout.stacked and len(config.pattern) > 1
         kernel_dtype = jnp.dtype(jnp.int8) if layout.quantized else layout.dtype
         init = (int8_noise,) if layout.quantized else ()
         axes = ("experts", None, None)
@@ -61,7 +65,7 @@ class Experts(nnx.Module):
     ) -> jax.Array:
         """Every local expert on every token, weighted by `gate_TE`: float32 [T, D]."""
         up, down = self._of(self.gate_up, layer), self._of(self.down, layer)
-        y_ETF = jnp.einsum("td,edf->etf", x_TD.astype(self.dtype), up, preferred_element_type=_F32)
+        y_ETF = self._up(x_TD.astype(self.dtype), up)
         if self.gate_up_scale is not None:
             y_ETF = y_ETF * _slice(self.gate_up_scale[...], layer, 2)[:, None]
         y_ETF = y_ETF * norm_T1
@@ -79,6 +83,12 @@ class Experts(nnx.Module):
             return jnp.einsum("etf,efd->td", y_ETF, down, preferred_element_type=_F32)
         out = jnp.einsum("etf,efd->etd", y_ETF, down, preferred_element_type=_F32)
         return jnp.sum(out * _slice(self.down_scale[...], layer, 2)[:, None], axis=0)
+
+    def _up(self, x_TD: jax.Array, up_EDF: jax.Array) -> jax.Array:
+        if not self.is_one_of_several or x_TD.shape[0] < _COPIED_TOKENS:
+            return jnp.einsum("td,edf->etf", x_TD, up_EDF, preferred_element_type=_F32)
+        x_ETD = jnp.broadcast_to(x_TD, (up_EDF.shape[0], *x_TD.shape))
+        return jnp.einsum("etd,edf->etf", x_ETD, up_EDF, preferred_element_type=_F32)
 
     def grouped(
         self,
