@@ -51,8 +51,8 @@ class Calibration:
         if not layout.scales_kv:
             return leaves
         kept = [leaf for leaf, unit in zip(leaves, self._is_unit, strict=True) if not unit]
-        units_LK2 = kv_scale(np.asarray(self._measure(kept)), layout.kv_dtype)
-        values = iter([units_LK2] if layout.stacked else list(units_LK2))
+        units = [kv_scale(np.asarray(each), layout.kv_dtype) for each in self._measure(kept)]
+        values = iter(units if layout.stacked else [units_LK2[0] for units_LK2 in units])
         shardings = leaf_shardings(self._model, self._mesh)
         return [
             jax.device_put(next(values), sharding) if unit else leaf
@@ -60,13 +60,16 @@ class Calibration:
         ]
 
 
-def _measurement(model: Decoder, mesh: Mesh) -> Callable[[list[jax.Array]], jax.Array]:
-    """Compiles the search for the largest keys and values per KV head: float32 [L, K, 2]."""
+def _measurement(model: Decoder, mesh: Mesh) -> Callable[[list[jax.Array]], list[jax.Array]]:
+    """Compiles the search for the largest keys and values per KV head.
+
+    Float32 [L, K, 2] for each of the layout's stacks.
+    """
     graphdef, state = nnx.split(model)
     treedef = jax.tree.structure(state)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, _NUM_TOKENS)
 
-    def run(leaves: list[jax.Array], tokens: jax.Array) -> jax.Array:
+    def run(leaves: list[jax.Array], tokens: jax.Array) -> list[jax.Array]:
         decoder: Decoder = nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
         pools = _empty_pools(model.config, model.layout)
         ragged = _one_prompt(len(model.config.windows))
@@ -110,17 +113,24 @@ def _one_prompt(num_kinds: int) -> Ragged:
     )
 
 
-def _largest(model: Decoder, pools: KVPools) -> jax.Array:
-    """The largest keys and values per KV head of this shard, over all pools: [L, K, 2]."""
+def _largest(model: Decoder, pools: KVPools) -> list[jax.Array]:
+    """The largest keys and values per KV head of this shard: [L, K, 2] for each stack."""
+    by_layer = _largest_by_layer(model, pools)
+    stacks = model.layout.stacks(model.config)
+    return [jnp.stack([by_layer[layer] for layer in layers]) for layers in stacks]
+
+
+def _largest_by_layer(model: Decoder, pools: KVPools) -> list[jax.Array]:
+    """[K, 2] for each layer."""
     config = model.config
     if not model.layout.stacked:
-        return jnp.stack([_of_blocks(pool, 1)[0] for pool in pools])
+        return [_of_blocks(pool, 1)[0] for pool in pools]
     counts = [config.layer_windows.count(window) for window in config.windows]
     by_kind = {
         window: iter(_of_blocks(pool, count))
         for window, pool, count in zip(config.windows, pools, counts, strict=True)
     }
-    return jnp.stack([next(by_kind[window]) for window in config.layer_windows])
+    return [next(by_kind[window]) for window in config.layer_windows]
 
 
 def _of_blocks(pool: KVBlocks, num_layers: int) -> jax.Array:

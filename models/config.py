@@ -7,7 +7,7 @@ supported family (Llama, Qwen, Mistral, Gemma) without naming one: a family is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 class ModelConfigError(ValueError):
@@ -44,9 +44,13 @@ class QueryGrowth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
-    """The rotary embedding of one kind of layers."""
+    """The rotary embedding of one kind of layers.
+
+    `turning` is the share of a head's pairs that turn, the first ones; the others stay as they are.
+    """
 
     theta: float
+    turning: float = 1.0
     scaling: RopeScaling | None = None
     query_growth: QueryGrowth | None = None
 
@@ -56,7 +60,8 @@ class MoeConfig:
     """A mixture of experts in place of the MLP; a router sends each token to its best experts.
 
     `biases`: router and experts have them. `stacked`: the checkpoint has one tensor for all experts
-    of a layer, [E, in, out], whose columns alternate between gate and up.
+    of a layer, [E, in, out], whose columns alternate between gate and up. `beside_mlp`: each layer
+    has an MLP too; both are given the same, each through a norm of its own, and are added up.
     """
 
     num_experts: int
@@ -65,6 +70,16 @@ class MoeConfig:
     renormalize: bool
     biases: bool = False
     stacked: bool = False
+    beside_mlp: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalAttention:
+    """The fields of `ModelConfig` in which global layers differ from local ones."""
+
+    head_dim: int
+    num_kv_heads: int
+    keys_as_values: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +121,9 @@ class ModelConfig:
     `bidirectional`: a token also attends to later tokens, by as many as its layer's window lets it
     look back; such a model makes embeddings and generates nothing.
     `sinks`: each query head also attends to a learned score without a value (Xiao et al., 2023).
+    `keys_as_values`: one matrix makes keys and values. `value_norm`: values are normed by head,
+    without a weight. `layer_scale`: a number of its own multiplies what each layer returns.
+    `global_attention`: what global layers have in the place of these fields; None: the same.
     `tensor_prefix`: the prefix of the decoder's tensor names in the checkpoint.
     `vision`: the tower whose rows take the place of embeddings; None for a model of text only.
     """
@@ -132,6 +150,10 @@ class ModelConfig:
     mlp_bias: bool = False
     qk_norm: bool = False
     sinks: bool = False
+    keys_as_values: bool = False
+    value_norm: bool = False
+    layer_scale: bool = False
+    global_attention: GlobalAttention | None = None
     bidirectional: bool = False
     post_norms: bool = False
     unit_offset: bool = False
@@ -158,6 +180,25 @@ class ModelConfig:
             if all(windows[i] == windows[i % size] for i in range(count)):
                 return windows[:size]
         return windows
+
+    def of_kind(self, window: int | None) -> ModelConfig:
+        """The configuration of the layers with this window: equal sizes in all of its layers."""
+        of_global = self.global_attention
+        if of_global is None:
+            return self
+        if window is not None:
+            return replace(self, global_attention=None)
+        return replace(
+            self,
+            head_dim=of_global.head_dim,
+            num_kv_heads=of_global.num_kv_heads,
+            keys_as_values=of_global.keys_as_values,
+            global_attention=None,
+        )
+
+    def of_layer(self, layer: int) -> ModelConfig:
+        """The configuration of this layer and all others of its kind."""
+        return self.of_kind(self.layer_windows[layer])
 
     def rope_of(self, window: int | None) -> RopeConfig:
         """The rotary embedding of the layers with this window."""

@@ -37,7 +37,8 @@ def tensor_name(name: str) -> str:
 
 def why_no_tokens(checkpoint: Path) -> str:
     """Why the model generates no tokens, as a sentence; empty for a model that does."""
-    if _read(checkpoint / "config.json").get("use_bidirectional_attention"):
+    # Gemma 4 lets only the tokens of an image see each other, and says "vision".
+    if _read(checkpoint / "config.json").get("use_bidirectional_attention") in (True, "all"):
         return "in this model tokens see later tokens, so it generates none"
     if is_headless(checkpoint):
         return "this model has no output head, so it generates no tokens"
@@ -54,7 +55,9 @@ def is_headless(checkpoint: Path) -> bool:
     if isinstance(names, list) and any(name in _WITH_HEAD for name in map(str, names)):
         return True
     weight_map = _read(checkpoint / _INDEX).get("weight_map")
-    is_tied = bool(hf.get("tie_word_embeddings", False))
+    # Files of Gemma leave the field out where the head is the embedding.
+    is_gemma = isinstance(names, list) and any(str(name).startswith("Gemma") for name in names)
+    is_tied = bool(hf.get("tie_word_embeddings", is_gemma))
     return not is_tied and isinstance(weight_map, dict) and not _has_head(weight_map)
 
 

@@ -208,12 +208,13 @@ def _token_ids(value: Any) -> tuple[int, ...]:
 
 
 def _check(config: ModelConfig) -> None:
-    if config.num_heads % config.num_kv_heads:
-        raise ModelConfigError(
-            f"num_key_value_heads {config.num_kv_heads} does not divide "
-            f"num_attention_heads {config.num_heads}"
-        )
-    if config.head_dim % 2:
-        raise ModelConfigError(
-            f"head_dim {config.head_dim} is odd; rotary embedding needs an even one"
-        )
+    for of_kind in map(config.of_kind, config.windows):
+        if of_kind.num_heads % of_kind.num_kv_heads:
+            raise ModelConfigError(
+                f"num_key_value_heads {of_kind.num_kv_heads} does not divide "
+                f"num_attention_heads {of_kind.num_heads}"
+            )
+        if of_kind.head_dim % 2:
+            raise ModelConfigError(
+                f"head_dim {of_kind.head_dim} is odd; rotary embedding needs an even one"
+            )

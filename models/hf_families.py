@@ -11,7 +11,9 @@ from typing import Any
 
 from models.config import ModelConfigError, MoeConfig
 from models.hf_fields import HF, integer, number, optional_number
+from models.hf_gemma4 import GEMMA4, GEMMA4_UNIFIED, gemma4
 from models.hf_rope import rope, rope_parameters
+from models.hf_windows import layer_windows, window_of
 
 type Fields = dict[str, Any]
 
@@ -23,7 +25,7 @@ def _llama(hf: HF) -> Fields:
 
 
 def _mistral(hf: HF) -> Fields:
-    return {"layer_windows": (_window(hf),) * integer(hf, "num_hidden_layers")}
+    return {"layer_windows": (window_of(hf),) * integer(hf, "num_hidden_layers")}
 
 
 def _qwen2(hf: HF) -> Fields:
@@ -77,7 +79,7 @@ def _gpt_oss(hf: HF) -> Fields:
         "output_bias": bias,
         "sinks": True,
         "activation": "clamped_silu",
-        "layer_windows": _layer_windows(hf, lambda layer: layer % 2 == 0),
+        "layer_windows": layer_windows(hf, lambda layer: layer % 2 == 0),
         "moe": moe,
     }
 
@@ -132,7 +134,7 @@ def _gemma(hf: HF, local: Callable[[int], bool]) -> Fields:
         "post_norms": True,
         "embedding_scale": integer(hf, "hidden_size") ** 0.5,
         "attention_scale": number(hf, "query_pre_attn_scalar", 256) ** -0.5,
-        "layer_windows": _layer_windows(hf, local),
+        "layer_windows": layer_windows(hf, local),
         "tie_embeddings": bool(hf.get("tie_word_embeddings", True)),
     }
 
@@ -150,6 +152,10 @@ ARCHITECTURES: Mapping[str, Callable[[HF], Fields]] = {
     "Ministral3ForCausalLM": _mistral,
     "Mistral3ForConditionalGeneration": lambda hf: _mistral(hf) | _VISION,
     "GptOssForCausalLM": _gpt_oss,
+    "Gemma4ForCausalLM": gemma4,
+    "Gemma4ForConditionalGeneration": lambda hf: gemma4(hf) | _VISION,
+    "Gemma4UnifiedForCausalLM": gemma4,
+    "Gemma4UnifiedForConditionalGeneration": lambda hf: gemma4(hf) | _VISION,
 }
 
 
@@ -157,6 +163,8 @@ ARCHITECTURES: Mapping[str, Callable[[HF], Fields]] = {
 TEXT_MODELS = {
     "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
     "Mistral3ForConditionalGeneration": "MistralForCausalLM",
+    "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
+    "Gemma4UnifiedForConditionalGeneration": "Gemma4UnifiedForCausalLM",
 }
 
 
@@ -183,33 +191,18 @@ DEFAULTS: Mapping[str, Fields] = {
         "max_position_embeddings": 131_072,
         "rope_theta": 1_000_000.0,
     },
+    "Gemma4ForCausalLM": GEMMA4,
+    "Gemma4UnifiedForCausalLM": GEMMA4_UNIFIED,
 }
-
-
-def _window(hf: HF) -> int | None:
-    return None if hf.get("sliding_window") is None else integer(hf, "sliding_window")
 
 
 def _qwen_windows(hf: HF) -> tuple[int | None, ...]:
     num_layers = integer(hf, "num_hidden_layers")
-    if not hf.get("use_sliding_window") or _window(hf) is None:
+    if not hf.get("use_sliding_window") or window_of(hf) is None:
         return (None,) * num_layers
     num_full = hf.get("max_window_layers", 28)
     if not isinstance(num_full, int):
         raise ModelConfigError(
             f"config.json: max_window_layers must be an integer, not {num_full!r}"
         )
-    return _layer_windows(hf, lambda layer: layer >= num_full)
-
-
-def _layer_windows(hf: HF, local: Callable[[int], bool]) -> tuple[int | None, ...]:
-    """Each layer's window, from `layer_types` if given, else by the architecture's rule."""
-    num_layers, window = integer(hf, "num_hidden_layers"), _window(hf)
-    kinds = hf.get("layer_types") or [
-        "sliding_attention" if local(layer) else "full_attention" for layer in range(num_layers)
-    ]
-    if not isinstance(kinds, list) or len(kinds) != num_layers:
-        raise ModelConfigError(f"config.json: layer_types must list {num_layers} layers")
-    if unknown := set(kinds) - {"sliding_attention", "full_attention"}:
-        raise ModelConfigError(f"layer types {sorted(unknown)} are not supported")
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    return layer_windows(hf, lambda layer: layer >= num_full)

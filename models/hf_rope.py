@@ -26,15 +26,26 @@ def rope_parameters(hf: HF, kind: str) -> HF:
 
 
 def rope(hf: HF, parameters: HF) -> RopeConfig:
-    rotated = parameters.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0))
-    if rotated != 1.0:
-        raise ModelConfigError(f"partial_rotary_factor {rotated!r} is not supported; only 1.0 is")
+    turning = _turning(parameters, hf)
     theta = number({**hf, **parameters}, "rope_theta", 10_000.0)
     return RopeConfig(
         theta=theta,
+        turning=turning,
         scaling=_rope_scaling(parameters, hf),
         query_growth=_query_growth(parameters, hf),
     )
+
+
+def _turning(parameters: HF, hf: HF) -> float:
+    """The share of pairs that turn. Other types than `proportional` give the rest no place."""
+    share = parameters.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0))
+    if parameters.get("rope_type") != "proportional":
+        if share != 1.0:
+            raise ModelConfigError(f"partial_rotary_factor {share!r} is not supported; only 1.0 is")
+        return 1.0
+    if parameters.get("factor", 1.0) != 1.0:
+        raise ModelConfigError("rope type proportional with a factor is not supported")
+    return min(1.0, number({"partial_rotary_factor": share}, "partial_rotary_factor"))
 
 
 def _query_growth(parameters: HF, hf: HF) -> QueryGrowth | None:
@@ -48,7 +59,7 @@ def _rope_scaling(parameters: HF, hf: HF) -> RopeScaling | None:
     kind = parameters.get("rope_type") or parameters.get("type")
     if kind is None and "factor" in parameters:
         raise ModelConfigError("config.json: rope scaling has a factor but no rope_type")
-    if kind in (None, "default"):
+    if kind in (None, "default", "proportional"):
         return None
     if kind == "linear":
         return RopeScaling(kind="linear", factor=number(parameters, "factor"))
@@ -63,7 +74,7 @@ def _rope_scaling(parameters: HF, hf: HF) -> RopeScaling | None:
     if kind == "yarn":
         return _yarn(parameters, hf)
     raise ModelConfigError(
-        f"rope type {kind!r} is not supported; default, linear, llama3 and yarn are"
+        f"rope type {kind!r} is not supported; default, linear, llama3, proportional and yarn are"
     )
 
 

@@ -113,7 +113,11 @@ def tensor_size(mesh: Mesh) -> int:
 
 
 def _divides(config: ModelConfig, size: int) -> bool:
-    kv_heads = config.num_kv_heads
-    kv_fits = kv_heads % size == 0 or size % kv_heads == 0
-    split = config.mlp_size if config.moe is None else config.moe.num_experts
-    return kv_fits and config.num_heads % size == 0 and split % size == 0
+    split = [config.num_heads]
+    if config.moe is None or config.moe.beside_mlp:
+        split.append(config.mlp_size)
+    if config.moe is not None:
+        split.append(config.moe.num_experts)
+    kv_heads = [config.of_kind(window).num_kv_heads for window in config.windows]
+    kv_fits = all(heads % size == 0 or size % heads == 0 for heads in kv_heads)
+    return kv_fits and not any(each % size for each in split)

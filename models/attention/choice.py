@@ -42,12 +42,22 @@ def choose_backend(
             return XlaAttention()
         what = "sinks" if config.sinks else "images"
         raise BackendError(f"attention backend pallas knows no {what}; use tokamax")
-    kv_heads = max(1, config.num_kv_heads // tensor_size)
-    if config.head_dim == HEAD_DIM and kv_heads in KV_HEADS:
+    kinds = [config.of_kind(window) for window in config.windows]
+    if all(_suits_pallas(kind, tensor_size) for kind in kinds):
         return PallasAttention()
     if name == "auto":
         return XlaAttention()
+    config = next(kind for kind in kinds if not _suits_pallas(kind, tensor_size))
+    kv_heads = _local_kv_heads(config, tensor_size)
     raise BackendError(
         f"attention backend pallas needs head_dim {HEAD_DIM} and KV heads on a chip among "
         f"{KV_HEADS}; this model has head_dim {config.head_dim} and {kv_heads}: use tokamax"
     )
+
+
+def _suits_pallas(config: ModelConfig, tensor_size: int) -> bool:
+    return config.head_dim == HEAD_DIM and _local_kv_heads(config, tensor_size) in KV_HEADS
+
+
+def _local_kv_heads(config: ModelConfig, tensor_size: int) -> int:
+    return max(1, config.num_kv_heads // tensor_size)

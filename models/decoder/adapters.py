@@ -37,8 +37,8 @@ class AdapterArrays(NamedTuple):
     slot, each of the slots' rank.
 
     `_a` is [in, matrices x C], with the matrices of one input side by side; `_b` is [C, out]. Both
-    have two dimensions, because a TPU pads the last two of an array to whole tiles. The last five
-    are None where a layer has experts in place of an MLP.
+    have two dimensions, because a TPU pads the last two of an array to whole tiles. `v_b` is None
+    where keys are the values. The last five are None where a layer has experts.
     """
 
     qkv_a: Any
@@ -59,7 +59,7 @@ NUM_MATRICES = AdapterArrays(3, 0, 0, 0, 1, 0, 2, 0, 0, 1, 0)
 
 
 def declare_adapters(config: ModelConfig, layout: DecoderLayout) -> AdapterArrays:
-    """The arrays of one layer. They are split over shards as the matrices that they change."""
+    """The arrays of one layer of a kind. They are split over shards as the matrices they change."""
     assert layout.adapters is not None
     columns = layout.adapters.num_columns
     d, heads = config.hidden_size, config.num_heads * config.head_dim
@@ -72,7 +72,8 @@ def declare_adapters(config: ModelConfig, layout: DecoderLayout) -> AdapterArray
         return Declared((columns, size), (None, axis))
 
     attention = (
-        a(d, None, 3), b(heads, "q_heads"), b(kv_heads, "kv_heads"), b(kv_heads, "kv_heads"),
+        a(d, None, 3), b(heads, "q_heads"), b(kv_heads, "kv_heads"),
+        None if config.keys_as_values else b(kv_heads, "kv_heads"),
         a(heads, "q_heads"), b(d, None),
     )  # fmt: skip
     if config.moe is not None:
@@ -95,11 +96,15 @@ class LayerAdapters(NamedTuple):
     chosen_TC: jax.Array
 
     def heads(self, x_TD: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
-        """What is added to the queries, and to keys with values, head by head, k then v."""
+        """What is added to the queries, and to keys with values, head by head, k then v.
+
+        Where keys are the values, to the queries and to the keys.
+        """
         of = self.arrays
         inner = self._inner(x_TD * self.attention_weight_D, of.qkv_a)
-        q, k, v = map(_outer, inner, (of.q_b, of.k_b, of.v_b))
-        by_head = (y.reshape(len(y), -1, head_dim) for y in (k, v))
+        q, k = map(_outer, inner[:2], (of.q_b, of.k_b))
+        made = [k] if of.v_b is None else [k, _outer(inner[2], of.v_b)]
+        by_head = (y.reshape(len(y), -1, head_dim) for y in made)
         return q, jnp.stack(list(by_head), axis=2).reshape(len(q), -1)
 
     def output(self, x: jax.Array) -> jax.Array:
@@ -131,8 +136,8 @@ def _outer(inner_TC: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.dot(inner_TC.astype(b.dtype), b, preferred_element_type=_F32)
 
 
-# Stacked layers: arrays with a leading axis of layers. Listed layers: arrays per layer.
-type AdapterLeaves = AdapterArrays | tuple[AdapterArrays, ...]
+# One of each of the layout's stacks: stacked layers have a leading axis of layers.
+type AdapterLeaves = tuple[AdapterArrays, ...]
 
 
 class StepAdapters(NamedTuple):
@@ -141,11 +146,12 @@ class StepAdapters(NamedTuple):
     leaves: AdapterLeaves
     chosen_TC: jax.Array
 
-    def of(self, layer: int | jax.Array) -> tuple[AdapterArrays, jax.Array]:
-        """One layer's arrays, and the tokens' columns."""
-        if isinstance(self.leaves, AdapterArrays):
-            return jax.tree.map(lambda w: w[layer], self.leaves), self.chosen_TC
-        return self.leaves[layer], self.chosen_TC
+    def of(self, stack: int, layer: int | jax.Array | None) -> tuple[AdapterArrays, jax.Array]:
+        """One layer's arrays, and the tokens' columns. `layer` is its place; None: it is listed."""
+        arrays = self.leaves[stack]
+        if layer is None:
+            return arrays, self.chosen_TC
+        return jax.tree.map(lambda w: w[layer], arrays), self.chosen_TC
 
 
 type OfLayer = tuple[AdapterArrays, jax.Array] | None
@@ -166,22 +172,24 @@ def of_layers(
         return ()
     if of_slot:
         layout = replace(layout, adapters=replace(layout.adapters, num_slots=1))
-    declared, count = declare_adapters(config, layout), config.num_layers
 
-    def arrays(*leading: int) -> AdapterArrays:
+    def arrays(layers: tuple[int, ...]) -> AdapterArrays:
+        leading = (len(layers),) if layout.stacked else ()
         axes = ("layers",) * len(leading)
+        declared = declare_adapters(config.of_layer(layers[0]), layout)
         return AdapterArrays(
             *(of and make((*leading, *of.shape), partition_spec(axes + of.axes)) for of in declared)
         )
 
-    return arrays(count) if layout.stacked else tuple(arrays() for _ in range(count))
+    return tuple(arrays(layers) for layers in layout.stacks(config))
 
 
 def put_adapter(leaves: Any, slot: jax.Array, values: Any) -> Any:
     """The arrays of all slots with one slot's values replaced; in place if `leaves` is donated."""
-    if isinstance(leaves, AdapterArrays):
-        return AdapterArrays(*map(partial(_put, slot), leaves, values, NUM_MATRICES))
-    return tuple(put_adapter(leaf, slot, of) for leaf, of in zip(leaves, values, strict=True))
+    return tuple(
+        AdapterArrays(*map(partial(_put, slot), arrays, of_slot, NUM_MATRICES))
+        for arrays, of_slot in zip(leaves, values, strict=True)
+    )
 
 
 def _put(slot: jax.Array, leaf: Any, value: Any, num_matrices: int) -> Any:

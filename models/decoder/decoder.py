@@ -1,9 +1,9 @@
 """A decoder: embedding, layers over the paged KV pools, norm, head.
 
-Layers are stacked or listed. Stacked: one leaf [L, ...] per weight; a scan goes over groups of the
-window pattern, with one pool per kind of layers in its carry. Listed: one leaf and one pool per
-layer, unrolled. CPU uses listed layers, because a scan or a slice on CPU copies each layer's
-weights at every step. Knows neither sampling nor scheduling.
+Layers are stacked or listed. Stacked: one leaf [L, ...] per weight of the layers of equal shapes; a
+scan goes over groups of the window pattern, with one pool per kind of layers in its carry. Listed:
+one leaf and one pool per layer, unrolled. CPU uses listed layers, because a scan or a slice on CPU
+copies each layer's weights at every step. Knows neither sampling nor scheduling.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from models.decoder.layers import (
     AttentionProjections,
     Embedding,
     KvScale,
+    LayerScale,
     Mlp,
     RmsNorm,
     Sinks,
     declare_norm_weight,
     inverse_rms,
+    normed,
 )
 from models.decoder.layout import DecoderLayout
-from models.decoder.moe import Layer, Moe
+from models.decoder.moe import Layer, MlpAndMoe, Moe
 from models.decoder.parallel import Residual
 from models.decoder.quantization import quantize_kv
 from models.decoder.rope import RopeTables, rope_tables, rotate_keys, rotate_queries
+from models.decoder.stacks import place, stacks_by_window
 from models.sharding import TENSOR
 from models.vision.step_images import StepImages
 from models.vision.tower import VisionTower
@@ -60,7 +63,10 @@ class KindInputs(NamedTuple):
 
 
 class DecoderLayer(nnx.Module):
-    """Pre-norm attention and MLP, each added to the residual stream [T, D]."""
+    """Pre-norm attention and MLP, each added to the residual stream [T, D].
+
+    `config` is that of the layer's kind (`ModelConfig.of_kind`).
+    """
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         d, eps, head_dim = config.hidden_size, config.rms_norm_eps, config.head_dim
@@ -70,11 +76,12 @@ class DecoderLayer(nnx.Module):
         self.sinks = Sinks(rngs, config.num_heads) if config.sinks else None
         self.kv_scale = KvScale(rngs, layout.kv_heads(config)) if layout.scales_kv else None
         self.attention_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
-        self.mlp = Mlp(rngs, config, layout) if config.moe is None else Moe(rngs, config, layout)
+        self.mlp = _make_mlp(rngs, config, layout)
         self.mlp_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
         has_adapters = layout.adapters is not None
         self.attention_weight = declare_norm_weight(rngs, d) if has_adapters else None
         self.mlp_weight = declare_norm_weight(rngs, d) if has_adapters else None
+        self.scale = LayerScale(rngs) if config.layer_scale else None
         self.config, self.layout = config, layout
 
     def __call__(
@@ -97,11 +104,12 @@ class DecoderLayer(nnx.Module):
         with jax.named_scope("mlp"):
             norm_T1 = residual.gather(inverse_rms(x_TD, eps))
             gathered_TD = residual.gather(x_TD)
-            if isinstance(self.mlp, Moe):
-                out = self.mlp(gathered_TD, norm_T1, residual, layer)
-            else:
+            if isinstance(self.mlp, Mlp):
                 out = self.mlp(gathered_TD, norm_T1, residual, adapters)
-            return x_TD + (out if self.mlp_norm is None else self.mlp_norm(out)), pool
+            else:
+                out = self.mlp(gathered_TD, norm_T1, residual, layer)
+            x_TD = x_TD + (out if self.mlp_norm is None else self.mlp_norm(out))
+            return (x_TD if self.scale is None else self.scale(x_TD)), pool
 
     def _adapters(self, of_layer: OfLayer) -> LayerAdapters | None:
         if of_layer is None or self.attention_weight is None or self.mlp_weight is None:
@@ -120,7 +128,8 @@ class DecoderLayer(nnx.Module):
         if self.q_norm is not None and self.k_norm is not None:
             is_key = (jnp.arange(2) == 0)[:, None]
             q_KTGH = self.q_norm(q_KTGH)
-            kv_TK2H = jnp.where(is_key, self.k_norm(kv_TK2H), kv_TK2H)
+            values = normed(kv_TK2H, self.k_norm.eps) if self.config.value_norm else kv_TK2H
+            kv_TK2H = jnp.where(is_key, self.k_norm(kv_TK2H), values)
         return rotate_queries(q_KTGH, rope), rotate_keys(kv_TK2H, rope)
 
     def _attend(
@@ -151,10 +160,18 @@ class DecoderLayer(nnx.Module):
         return self.sinks.scores[...].reshape(spec.kv_heads, spec.group)
 
 
-class Decoder(nnx.Module):
-    """A whole model. `head` is None if the embedding is also the output head.
+def _make_mlp(rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> Mlp | Moe | MlpAndMoe:
+    if config.moe is None:
+        return Mlp(rngs, config, layout)
+    make = MlpAndMoe if config.moe.beside_mlp else Moe
+    return make(rngs, config, layout)
 
-    `vision` is the tower whose rows may stand in the place of embeddings; None without one.
+
+class Decoder(nnx.Module):
+    """A whole model. `layers` has an entry for each of the layout's `stacks`.
+
+    `head` is None if the embedding is also the output head. `vision` is the tower whose rows may
+    stand in the place of embeddings; None without one.
     """
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
@@ -169,17 +186,21 @@ class Decoder(nnx.Module):
     @staticmethod
     def _make_layers(
         rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout
-    ) -> DecoderLayer | nnx.List[DecoderLayer]:
-        if not layout.stacked:
-            return nnx.List([DecoderLayer(rngs, config, layout) for _ in range(config.num_layers)])
+    ) -> nnx.List[DecoderLayer]:
+        def stack(layers: tuple[int, ...]) -> DecoderLayer:
+            of_kind = config.of_layer(layers[0])
+            if not layout.stacked:
+                return DecoderLayer(rngs, of_kind, layout)
 
-        @nnx.split_rngs(splits=config.num_layers)
-        @nnx.vmap(in_axes=(0,), out_axes=0)
-        def make(rngs: nnx.Rngs) -> DecoderLayer:
-            return DecoderLayer(rngs, config, layout)
+            @nnx.split_rngs(splits=len(layers))
+            @nnx.vmap(in_axes=(0,), out_axes=0)
+            def make(rngs: nnx.Rngs) -> DecoderLayer:
+                return DecoderLayer(rngs, of_kind, layout)
 
-        layers: DecoderLayer = make(rngs)
-        return layers
+            made: DecoderLayer = make(rngs)
+            return made
+
+        return nnx.List([stack(layers) for layers in layout.stacks(config)])
 
     def __call__(
         self,
@@ -230,10 +251,11 @@ class Decoder(nnx.Module):
         config, layout = self.config, self.layout
         index = config.windows.index(kind.window)
         pool = pools[index if layout.stacked else config.layer_windows.index(kind.window)]
-        spec = _attention_spec(config, layout, kind, pool)
+        of_kind = config.of_kind(kind.window)
+        spec = _attention_spec(of_kind, layout, kind, pool)
         return KindInputs(
             layout.backend.plan(spec, ragged),
-            rope_tables(config.rope_of(kind.window), config.head_dim, ragged.positions_T),
+            rope_tables(config.rope_of(kind.window), of_kind.head_dim, ragged.positions_T),
             ragged.block_tables_KSB[index],
         )
 
@@ -249,7 +271,7 @@ class Decoder(nnx.Module):
         windows = self.config.layer_windows
         for i, (layer, pool, window) in enumerate(zip(self.layers, pools, windows, strict=True)):
             graphdef, weights = nnx.split(layer)
-            of_layer = adapters.of(i) if adapters else None
+            of_layer = adapters.of(i, None) if adapters else None
             x_TD, pool = _run_layer(
                 graphdef, kinds[window], weights, x_TD, pool, inputs[window], None, of_layer
             )
@@ -271,17 +293,20 @@ class Decoder(nnx.Module):
         start at (the layer's number within its kind) x (the blocks of one layer).
         """
         config, pattern = self.config, self.config.pattern
-        graphdef, weights = nnx.split(self.layers)
+        stacks = [nnx.split(stack) for stack in self.layers]
+        stack_of = stacks_by_window(config, self.layout)
         counts = [config.layer_windows.count(window) for window in config.windows]
 
         def run(x_TD: jax.Array, pools: KVPools, group: Any, size: int) -> tuple[Any, KVPools]:
             held = list(pools)
             for j, window in enumerate(pattern[:size]):
-                layer, i = group * len(pattern) + j, config.windows.index(window)
-                nth = group * pattern.count(window) + pattern[:j].count(window)
+                i, stack = config.windows.index(window), stack_of[window]
+                layer = place(pattern, group, j, {w for w in stack_of if stack_of[w] == stack})
+                nth = place(pattern, group, j, {window})
                 blocks = jax.tree.leaves(held[i])[0].shape[0] // counts[i]
                 own = inputs[window]._replace(table_SB=inputs[window].table_SB + nth * blocks)
-                of_layer = adapters.of(layer) if adapters else None
+                of_layer = adapters.of(stack, layer) if adapters else None
+                graphdef, weights = stacks[stack]
                 own_weights = _index(weights, layer)
                 x_TD, held[i] = _run_layer(
                     graphdef, kinds[window], own_weights, x_TD, held[i], own, layer, of_layer
@@ -314,24 +339,26 @@ def pool_shapes(
 ) -> list[PoolShape]:
     """A decoder's pools; `num_blocks` has the blocks per layer for each window."""
 
-    def shape(blocks: int) -> PoolShape:
+    def shape(window: int | None, num_layers: int) -> PoolShape:
+        of_kind = config.of_kind(window)
         return PoolShape(
-            num_blocks=blocks,
+            num_blocks=by_window[window] * num_layers,
             block_size=block_size,
-            kv_heads=layout.kv_heads(config),
-            head_dim=config.head_dim,
+            kv_heads=layout.kv_heads(of_kind),
+            head_dim=of_kind.head_dim,
             dtype=layout.kv_dtype,
         )
 
     by_window = dict(zip(config.windows, num_blocks, strict=True))
     if not layout.stacked:
-        return [shape(by_window[window]) for window in config.layer_windows]
-    return [shape(by_window[w] * config.layer_windows.count(w)) for w in config.windows]
+        return [shape(window, 1) for window in config.layer_windows]
+    return [shape(window, config.layer_windows.count(window)) for window in config.windows]
 
 
 def _attention_spec(
     config: ModelConfig, layout: DecoderLayout, kind: Kind, pool: Pool
 ) -> AttentionSpec:
+    """`config` is that of the kind."""
     kv_heads = layout.kv_heads(config)
     return AttentionSpec(
         kv_heads=kv_heads // layout.tensor_size,

@@ -120,17 +120,24 @@ class RmsNorm(nnx.Module):
         return y.astype(x.dtype)
 
 
+def normed(x: jax.Array, eps: float) -> jax.Array:
+    """A norm over the last axis that has no weight."""
+    return (x.astype(jnp.float32) * inverse_rms(x, eps)).astype(x.dtype)
+
+
 class AttentionProjections(nnx.Module):
     """The matrices around attention: to queries, to keys and values, and back.
 
     Keys and values are ordered head by head, k then v, as in a TPU's KV pool. With more shards than
-    KV heads, the layout's `kv_heads` counts each copy.
+    KV heads, the layout's `kv_heads` counts each copy. Where keys are the values, the matrix has
+    only keys.
     """
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         d, h, kv_heads = config.hidden_size, config.head_dim, layout.kv_heads(config)
         self.group, self.head_dim = config.num_heads // kv_heads, h
-        q_shape, kv_shape = (d, config.num_heads * h), (d, kv_heads * 2 * h)
+        self.made = 1 if config.keys_as_values else 2
+        q_shape, kv_shape = (d, config.num_heads * h), (d, kv_heads * self.made * h)
         self.q = Linear(rngs, q_shape, ("embed", "q_heads"), layout, config.qkv_bias)
         self.kv = Linear(rngs, kv_shape, ("embed", "kv_heads"), layout, config.qkv_bias)
         self.output = Linear(rngs, q_shape[::-1], ("q_heads", "embed"), layout, config.output_bias)
@@ -142,7 +149,8 @@ class AttentionProjections(nnx.Module):
         tokens, h = x_TD.shape[0], self.head_dim
         q_added, kv_added = adapters.heads(x_TD, h) if adapters else (None, None)
         q = self.q(x_TD, norm_T1, q_added).reshape(tokens, -1, self.group, h).swapaxes(0, 1)
-        return q, self.kv(x_TD, norm_T1, kv_added).reshape(tokens, -1, 2, h)
+        kv = self.kv(x_TD, norm_T1, kv_added).reshape(tokens, -1, self.made, h)
+        return q, jnp.broadcast_to(kv, (tokens, kv.shape[1], 2, h))
 
     def back(
         self, out_KTGH: jax.Array, residual: Residual, adapters: LayerAdapters | None = None
@@ -172,6 +180,16 @@ class Mlp(nnx.Module):
         gate, up = jnp.split(self.gate_up(x_TD, norm_T1, added), 2, axis=-1)
         y = gated(self.activation, gate, up)
         return self.down.partial(y, residual, adapters.down(y) if adapters else None)
+
+
+class LayerScale(nnx.Module):
+    """The number that multiplies what a layer returns."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.factor = declare(rngs, (1,), (None,), _F32, ones)
+
+    def __call__(self, x_TD: jax.Array) -> jax.Array:
+        return (x_TD.astype(jnp.float32) * self.factor[...]).astype(x_TD.dtype)
 
 
 class Sinks(nnx.Module):

@@ -52,8 +52,20 @@ class DecoderLayout:
     adapters: AdapterSizes | None = None
 
     def kv_heads(self, config: ModelConfig) -> int:
-        """The number of KV heads including copies: at least one per shard."""
+        """The number of KV heads of one kind of layers, copies included: at least one per shard."""
         return max(config.num_kv_heads, self.tensor_size)
+
+    def stacks(self, config: ModelConfig) -> tuple[tuple[int, ...], ...]:
+        """The layers of each entry of a decoder's `layers`, as numbers from 0.
+
+        Stacked layers: all whose weights have equal shapes. Listed layers: each by itself.
+        """
+        if not self.stacked:
+            return tuple((layer,) for layer in range(config.num_layers))
+        by_shape: dict[ModelConfig, list[int]] = {}
+        for layer in range(config.num_layers):
+            by_shape.setdefault(config.of_layer(layer), []).append(layer)
+        return tuple(map(tuple, by_shape.values()))
 
     def vocab_rows(self, config: ModelConfig) -> int:
         """Rows of the embedding: every shard has an equal part, a multiple of `VOCAB_TILE`."""

@@ -1,10 +1,10 @@
-"""A mixture of experts (Shazeer et al., 2017) in place of the MLP; the shards split the experts.
+"""A mixture of experts (Shazeer et al., 2017) in place of the MLP, or beside it.
 
-With few tokens, every local expert runs on all tokens, with weight zero for tokens of other
-experts. A small batch reads nearly every expert anyway, and this form needs no sorting. With many
-tokens, the tokens are sorted by expert and run as grouped products. A stacked model passes the
-experts of all layers and the layer's index, because a grouped product over a slice of the stack
-would copy the slice.
+The shards split the experts. With few tokens, every local expert runs on all tokens, with weight
+zero for tokens of other experts. A small batch reads nearly every expert anyway, and this form
+needs no sorting. With many tokens, the tokens are sorted by expert and run as grouped products. A
+stacked model passes the experts of all layers of its stack and the layer's index, because a grouped
+product over a slice of the stack would copy the slice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import ModelConfig
-from models.decoder.layers import gated, int8_noise, int8_scale
+from models.decoder.layers import Mlp, RmsNorm, gated, int8_noise, int8_scale
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import Residual
 from models.parameters import declare, zeros
@@ -22,6 +22,9 @@ from models.sharding import TENSOR
 
 # Up to this many tokens, the dense form costs no more than reading the experts.
 DENSE_TOKENS = 256
+# From so many tokens on, where a scan's body has several layers, XLA for TPU copies the stack of
+# all layers' experts for a product that is no batch over experts (seen with libtpu 0.0.50.1).
+_COPIED_TOKENS = 128
 
 _F32 = jnp.dtype(jnp.float32)
 
@@ -34,6 +37,7 @@ class Experts(nnx.Module):
         assert moe is not None
         e, d, f = moe.num_experts, config.hidden_size, moe.expert_size
         self.dtype, self.activation = layout.dtype, config.activation
+        self.is_one_of_several = layout.stacked and len(config.pattern) > 1
         kernel_dtype = jnp.dtype(jnp.int8) if layout.quantized else layout.dtype
         init = (int8_noise,) if layout.quantized else ()
         axes = ("experts", None, None)
@@ -62,7 +66,7 @@ class Experts(nnx.Module):
     ) -> jax.Array:
         """Every local expert on every token, weighted by `gate_TE`: float32 [T, D]."""
         up, down = self._of(self.gate_up, layer), self._of(self.down, layer)
-        y_ETF = jnp.einsum("td,edf->etf", x_TD.astype(self.dtype), up, preferred_element_type=_F32)
+        y_ETF = self._up(x_TD.astype(self.dtype), up)
         if self.gate_up_scale is not None:
             y_ETF = y_ETF * _slice(self.gate_up_scale[...], layer, 2)[:, None]
         y_ETF = y_ETF * norm_T1
@@ -80,6 +84,12 @@ class Experts(nnx.Module):
             return jnp.einsum("etf,efd->td", y_ETF, down, preferred_element_type=_F32)
         out = jnp.einsum("etf,efd->etd", y_ETF, down, preferred_element_type=_F32)
         return jnp.sum(out * _slice(self.down_scale[...], layer, 2)[:, None], axis=0)
+
+    def _up(self, x_TD: jax.Array, up_EDF: jax.Array) -> jax.Array:
+        if not self.is_one_of_several or x_TD.shape[0] < _COPIED_TOKENS:
+            return jnp.einsum("td,edf->etf", x_TD, up_EDF, preferred_element_type=_F32)
+        x_ETD = jnp.broadcast_to(x_TD, (up_EDF.shape[0], *x_TD.shape))
+        return jnp.einsum("etd,edf->etf", x_ETD, up_EDF, preferred_element_type=_F32)
 
     def grouped(
         self,
@@ -198,6 +208,21 @@ class Moe(nnx.Module):
         # Rows of other shards are junk and may hold NaN, which a weight of zero does not remove.
         y_RD = jnp.where(gate_R[:, None] > 0, y_RD * gate_R[:, None], 0.0)
         return jnp.zeros(x_TD.shape, _F32).at[token_R].add(y_RD)
+
+
+class MlpAndMoe(nnx.Module):
+    """An MLP and a mixture of experts side by side, their outputs normed and then added up."""
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        d, eps = config.hidden_size, config.rms_norm_eps
+        self.dense, self.moe = Mlp(rngs, config, layout), Moe(rngs, config, layout)
+        self.dense_norm, self.moe_norm = RmsNorm(rngs, d, eps), RmsNorm(rngs, d, eps)
+
+    def __call__(
+        self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual, layer: Layer
+    ) -> jax.Array:
+        dense = self.dense_norm(self.dense(x_TD, norm_T1, residual))
+        return dense + self.moe_norm(self.moe(x_TD, norm_T1, residual, layer))
 
 
 def _slice(w: jax.Array, layer: Layer, ndim: int) -> jax.Array:

@@ -34,6 +34,7 @@ def rope_frequencies(config: RopeConfig, head_dim: int) -> np.ndarray:
     """Radians per position for each rotated pair: float32 [head_dim / 2]."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = (1.0 / np.float32(config.theta) ** exponents).astype(np.float32)
+    frequencies[int(config.turning * head_dim // 2) :] = 0.0
     return _scaled(frequencies, config, head_dim)
 
 

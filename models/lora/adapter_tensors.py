@@ -40,12 +40,14 @@ type Pairs = dict[tuple[int, Matrix], Pair]
 
 
 def matrix_sizes(config: ModelConfig) -> dict[Matrix, tuple[int, int]]:
-    """Inputs and outputs of every matrix that an adapter may change."""
+    """Inputs and outputs of every matrix of a kind of layers that an adapter may change."""
     d, f, h = config.hidden_size, config.mlp_size, config.head_dim
     heads, kv_heads = config.num_heads * h, config.num_kv_heads * h
     sizes: dict[Matrix, tuple[int, int]] = {
         "q": (d, heads), "k": (d, kv_heads), "v": (d, kv_heads), "o": (heads, d),
     }  # fmt: skip
+    if config.keys_as_values:
+        del sizes["v"]
     if config.moe is None:
         sizes |= {"gate": (d, f), "up": (d, f), "down": (f, d)}
     return sizes
@@ -60,7 +62,7 @@ def find_pairs(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, max_r
         if side in pair.names:
             raise AdapterError(f"{WEIGHTS_NAME}: {module} has two tensors lora_{side}")
         pair.names[side] = name
-        _check_shape(name, shape, matrix, side, config)
+        _check_shape(name, shape, matrix, side, config.of_layer(layer))
         rank = shape[0] if side == "A" else shape[1]
         if rank > max_rank:
             raise AdapterError(
@@ -82,14 +84,19 @@ def _parse(name: str, config: ModelConfig) -> tuple[int, Matrix, str, str]:
             f" these are {_SERVED} of the decoder's layers"
         )
     matrix = cast(Matrix, found["attention"] or found["mlp"])
-    if matrix not in matrix_sizes(config):
-        raise AdapterError(f"{WEIGHTS_NAME}: tensor {name} is of an MLP, but the model has experts")
     layer = int(found["layer"])
     if layer >= config.num_layers:
         raise AdapterError(
             f"{WEIGHTS_NAME}: tensor {name} is of layer {layer}, but the model has"
             f" {config.num_layers} layers"
         )
+    if matrix not in matrix_sizes(config.of_layer(layer)):
+        why = (
+            f"of values, but layer {layer} makes keys and values with one matrix, its k_proj"
+            if matrix == "v"
+            else "of an MLP, but the model has experts"
+        )
+        raise AdapterError(f"{WEIGHTS_NAME}: tensor {name} is {why}")
     return layer, matrix, found["side"], found["module"]
 
 

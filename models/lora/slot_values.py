@@ -28,8 +28,8 @@ from models.lora.adapter_config import (
 )
 from models.lora.adapter_tensors import WEIGHTS_NAME, Matrix, Pair, Pairs, find_pairs
 
-# Stacked layers: arrays with a leading axis of layers. Listed layers: arrays per layer.
-type SlotValues = AdapterArrays | tuple[AdapterArrays, ...]
+# One of each of the layout's stacks: stacked layers have a leading axis of layers.
+type SlotValues = tuple[AdapterArrays, ...]
 
 # The place of each matrix: its array of B, its array of A, and its number among the matrices there.
 _PLACES: dict[Matrix, tuple[str, str, int]] = {
@@ -131,13 +131,15 @@ def _read_values(
     layout: DecoderLayout,
 ) -> SlotValues:
     values = empty_values(config, layout)
-    copies = layout.kv_heads(config) // config.num_kv_heads
+    arrays = _by_layer(values, config, layout)
     for (layer, matrix), pair in pairs.items():
+        of_kind = config.of_layer(layer)
         scale = adapter_config.scale(pair.module, pair.rank)
         a = _read(checkpoint, pair, "A").T
         b = _read(checkpoint, pair, "B").T * np.float32(scale)
         if matrix in ("k", "v"):
-            by_head = b.reshape(pair.rank, config.num_kv_heads, config.head_dim)
+            by_head = b.reshape(pair.rank, of_kind.num_kv_heads, of_kind.head_dim)
+            copies = layout.kv_heads(of_kind) // of_kind.num_kv_heads
             b = np.repeat(by_head, copies, axis=1).reshape(pair.rank, -1)
         for side, part in (("A", a), ("B", b)):
             # Zero times infinity is no number: such an adapter would spoil other rows of a step.
@@ -145,8 +147,19 @@ def _read_values(
                 raise AdapterError(
                     f"{WEIGHTS_NAME}: tensor {pair.names[side]} has values that are not finite"
                 )
-        _write(values, layer, matrix, a, b)
+        _write(arrays[layer], matrix, a, b)
     return values
+
+
+def _by_layer(
+    values: SlotValues, config: ModelConfig, layout: DecoderLayout
+) -> dict[int, AdapterArrays]:
+    """Each layer's arrays, as views of the stacks'."""
+    return {
+        layer: jax.tree.map(lambda w, nth=nth: w[nth], arrays) if layout.stacked else arrays
+        for arrays, layers in zip(values, layout.stacks(config), strict=True)
+        for nth, layer in enumerate(layers)
+    }
 
 
 def _read(checkpoint: Checkpoint, pair: Pair, side: str) -> np.ndarray:
@@ -155,16 +168,10 @@ def _read(checkpoint: Checkpoint, pair: Pair, side: str) -> np.ndarray:
     return checkpoint.read(name).astype(np.float32)
 
 
-def _write(values: SlotValues, layer: int, matrix: Matrix, a: np.ndarray, b: np.ndarray) -> None:
+def _write(arrays: AdapterArrays, matrix: Matrix, a: np.ndarray, b: np.ndarray) -> None:
     """Write a pair [in, rank], [rank, out] to its place, the rest of the rank staying zero."""
     rank = a.shape[1]
     b_name, a_name, number = _PLACES[matrix]
-
-    def of(name: str) -> np.ndarray:
-        if isinstance(values, AdapterArrays):
-            return np.asarray(getattr(values, name)[layer])
-        return np.asarray(getattr(values[layer], name))
-
-    of_slot = of(b_name).shape[0]
-    of(a_name)[:, number * of_slot : number * of_slot + rank] = a
-    of(b_name)[:rank] = b
+    of_slot = getattr(arrays, b_name).shape[0]
+    getattr(arrays, a_name)[:, number * of_slot : number * of_slot + rank] = a
+    getattr(arrays, b_name)[:rank] = b

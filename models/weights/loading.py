@@ -194,8 +194,7 @@ class WeightLoader:
             progress("loading weights", done / sum(sizes))
 
     def _sources(self, path: tuple[Any, ...], variable: Any) -> list[Source]:
-        kv_heads = self._layout.kv_heads(self._config)
-        return sources_of(path, self._config, kv_heads, variable.dtype == jnp.int8)
+        return sources_of(path, self._config, self._layout, variable.dtype == jnp.int8)
 
     def _stack(self, leaf: int) -> _Stack:
         if leaf not in self._stacks:

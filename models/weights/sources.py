@@ -61,17 +61,19 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A norm's weight; with `unit_offset` stored as its difference from one."""
+    """A norm's weight, times a factor; with `unit_offset` stored as its difference from one."""
 
     name: str
     size: int
     unit_offset: bool
+    factor: float = 1.0
 
     def tensors(self) -> Needed:
         yield self.name, (self.size,)
 
     def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
-        return checkpoint.read(self.name).astype(np.float32) + np.float32(self.unit_offset)
+        weight = checkpoint.read(self.name).astype(np.float32) + np.float32(self.unit_offset)
+        return weight * np.float32(self.factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +162,17 @@ class Rows:
 class KeysValues:
     """Keys and values KV head by head, k then v. `tail` is the input axis, empty for a bias.
 
-    With more shards than KV heads, neighbouring shards hold copies of one head.
+    `names` are the tensors of keys and of values, or that of keys alone. With more shards than KV
+    heads, neighbouring shards hold copies of one head.
     """
 
-    key: str
-    value: str
+    names: tuple[str, ...]
     kv_heads: int
     head_dim: int
     tail: tuple[int, ...]
 
     def tensors(self) -> Needed:
-        for name in (self.key, self.value):
+        for name in self.names:
             yield name, (self.kv_heads * self.head_dim, *self.tail)
 
     def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
@@ -178,45 +180,9 @@ class KeysValues:
         local = shard.part(self.kv_heads * copies)
         first, last = local.start // copies, -(-local.stop // copies)
         rows = slice(first * self.head_dim, last * self.head_dim)
-        parts = [checkpoint.read(name, rows) for name in (self.key, self.value)]
+        parts = [checkpoint.read(name, rows) for name in self.names]
         heads = [part.reshape(last - first, 1, self.head_dim, *self.tail) for part in parts]
         return np.concatenate(heads, axis=1).reshape(-1, *self.tail).T
-
-
-@dataclass(frozen=True, slots=True)
-class StackedExperts:
-    """One matrix of every expert, stacked [E, in, out] and split by expert."""
-
-    experts: tuple[Source, ...]
-
-    def tensors(self) -> Needed:
-        for expert in self.experts:
-            yield from expert.tensors()
-
-    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
-        own = self.experts[shard.part(len(self.experts))]
-        return np.stack([expert.read(checkpoint, Shard(0, 1)) for expert in own])
-
-
-@dataclass(frozen=True, slots=True)
-class JoinedExperts:
-    """One tensor for all experts of a layer [E, ...], split by expert; the leaf is the same.
-
-    If its columns alternate between gate and up, the leaf has all of gate and then all of up.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    alternating: bool = False
-
-    def tensors(self) -> Needed:
-        yield self.name, self.shape
-
-    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
-        value = checkpoint.read(self.name, shard.part(self.shape[0]))
-        if not self.alternating:
-            return value
-        return np.concatenate([value[..., ::2], value[..., 1::2]], axis=-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from models.config import ModelConfig, MoeConfig
+from models.decoder.layout import DecoderLayout
+from models.weights.expert_sources import JoinedExperts, ScaledExperts, StackedExperts
 from models.weights.sources import (
     Folded,
     GateUp,
-    JoinedExperts,
     KeysValues,
     Norm,
     Ones,
     Rows,
     Source,
     SplitInput,
-    StackedExperts,
     Vocabulary,
     Whole,
     expert_scales_of,
@@ -27,20 +27,23 @@ from models.weights.vision_tensors import vision_sources
 type Path = tuple[Any, ...]
 
 
-def sources_of(path: Path, config: ModelConfig, kv_heads: int, is_int8: bool) -> list[Source]:
+def sources_of(
+    path: Path, config: ModelConfig, layout: DecoderLayout, is_int8: bool
+) -> list[Source]:
     """One source, or for a stacked leaf one per layer. `path` is the leaf's place in the model.
 
-    `kv_heads` includes copies; `is_int8` says that the leaf's dtype is int8.
+    `is_int8` says that the leaf's dtype is int8.
     """
     if path[0] == "vision":
         return vision_sources(path[1:], config)
     if path[0] != "layers":
         return [_top_source(path, config)]
-    if isinstance(path[1], int):
-        layers, inner = [path[1]], path[2:]
-    else:
-        layers, inner = list(range(config.num_layers)), path[1:]
-    return [_Layer(layer, config, kv_heads).source(inner, is_int8) for layer in layers]
+
+    def source(layer: int) -> Source:
+        of_kind = config.of_layer(layer)
+        return _Layer(layer, of_kind, layout.kv_heads(of_kind)).source(path[2:], is_int8)
+
+    return [source(layer) for layer in layout.stacks(config)[path[1]]]
 
 
 def _top_source(path: Path, config: ModelConfig) -> Source:
@@ -53,7 +56,7 @@ def _top_source(path: Path, config: ModelConfig) -> Source:
 
 
 class _Layer:
-    """The sources of one layer's leaves."""
+    """The sources of one layer's leaves. `config` is that of its kind; `kv_heads` counts copies."""
 
     def __init__(self, layer: int, config: ModelConfig, kv_heads: int) -> None:
         self._prefix = f"{config.tensor_prefix}.layers.{layer}"
@@ -62,7 +65,7 @@ class _Layer:
     def source(self, path: Path, is_int8: bool) -> Source:
         if path[-1] in ("gate_up_scale", "down_scale"):
             return expert_scales_of(self._matrix((*path[:-1], path[-1].removesuffix("_scale"))))
-        if path[-1] == "scale" and path[0] in ("projections", "mlp"):
+        if path[-1] == "scale" and not path[-2].endswith("_norm"):
             return scales_of(self._matrix((*path[:-1], "kernel")))
         source = self._matrix(path)
         return quantized(source) if is_int8 else source
@@ -80,16 +83,20 @@ class _Layer:
             case "q_norm" | "k_norm":
                 name = f"{self._prefix}.self_attn.{path[0]}.weight"
                 return Norm(name, self._config.head_dim, self._config.unit_offset)
+            case "scale":
+                return Whole(f"{self._prefix}.layer_scalar", (1,))
             case "sinks":
                 return Rows(f"{self._prefix}.self_attn.sinks", self._config.num_heads, ())
             case "kv_scale":
                 return Ones((self._kv_heads, 2))
             case "projections":
                 return self._attention(path)
-            case _ if self._config.moe is not None:
-                return self._moe(path)
-            case _:
+            case _ if self._config.moe is None:
                 return self._mlp(path)
+            case _ if self._config.moe.beside_mlp:
+                return self._mlp_and_moe(path[1:], self._config.moe)
+            case _:
+                return self._moe(path)
 
     def _norm(self, name: str) -> Norm:
         config = self._config
@@ -110,7 +117,8 @@ class _Layer:
         names = [f"{name}.{letter}_proj.{suffix}" for letter in "qkv"]
         source: Source = Rows(names[0], config.num_heads * h, tail)
         if path[1] == "kv":
-            source = KeysValues(names[1], names[2], config.num_kv_heads, h, tail)
+            made = names[1:2] if config.keys_as_values else names[1:]
+            source = KeysValues(tuple(made), config.num_kv_heads, h, tail)
         return source if is_bias else Folded(source, self._norm("input_layernorm"))
 
     def _mlp(self, path: Path) -> Source:
@@ -143,6 +151,26 @@ class _Layer:
             return StackedExperts(tuple(SplitInput(f"{e}.down_proj.weight", d, f) for e in experts))
         pairs = ((f"{e}.gate_proj.weight", f"{e}.up_proj.weight") for e in experts)
         return StackedExperts(tuple(Folded(GateUp(*pair, f, (d,)), norm) for pair in pairs))
+
+    def _mlp_and_moe(self, path: Path, moe: MoeConfig) -> Source:
+        """Those of Gemma 4, whose router scales a norm without a weight, and then each expert."""
+        d, f, e = self._config.hidden_size, moe.expert_size, moe.num_experts
+        router, experts = f"{self._prefix}.router", f"{self._prefix}.experts"
+        match path[-1]:
+            case _ if path[0] == "dense":
+                return self._mlp(path)
+            case "scale":
+                number = 1 if path[0] == "dense_norm" else 2
+                return self._norm(f"post_feedforward_layernorm_{number}")
+            case "router":
+                norm = Norm(f"{router}.scale", d, False, factor=d**-0.5)
+                return Folded(Whole(f"{router}.proj.weight", (e, d), True), norm)
+            case "gate_up":
+                joined = JoinedExperts(f"{experts}.gate_up_proj", (e, 2 * f, d), transposed=True)
+                return Folded(joined, self._norm("pre_feedforward_layernorm_2"))
+            case _:
+                joined = JoinedExperts(f"{experts}.down_proj", (e, d, f), transposed=True)
+                return ScaledExperts(joined, f"{router}.per_expert_scale")
 
     def _joined_experts(self, path: Path, moe: MoeConfig) -> Source:
         """Router and experts of a checkpoint that has one tensor for all experts of a layer."""

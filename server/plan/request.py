@@ -24,7 +24,7 @@ from server.engine.programs.blueprint import (
 )
 from server.engine.programs.device_state import StateSizes
 from server.engine.programs.mesh_choice import choose_mesh, choose_split
-from server.engine.programs.sizing import ChipMemory, SizeError, layer_block_bytes
+from server.engine.programs.sizing import ChipMemory, SizeError, kind_bytes
 from server.plan.slice_types import SliceType
 
 
@@ -82,13 +82,14 @@ def need_of(request: PlanRequest) -> Need:
     layout = choose_layout(config, engine, "tpu", size)
     model = abstract_decoder(config, layout)
     block_size = engine.block_size or ACCELERATOR_BLOCK_SIZE
-    of_layer = layer_block_bytes(config, layout, block_size)
-    kinds = [KVKind(window, 0) for window in config.layer_windows]
-    blocks = sum(1 + kind.blocks_at(request.context, block_size) for kind in kinds)
+    of_kind = kind_bytes(config, layout, block_size)
+    blocks = {
+        window: 1 + KVKind(window, 0).blocks_at(request.context, block_size) for window in of_kind
+    }
     return Need(
         tensor_size=layout.tensor_size,
         memory=measure(model, layout, engine, chip_bytes),
-        kv=blocks * of_layer,
+        kv=sum(blocks[window] * of_kind[window] for window in of_kind),
     )
 
 

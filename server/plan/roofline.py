@@ -17,7 +17,7 @@ from flax import nnx
 from models.config import ModelConfig
 from models.weights.loading import leaf_shardings
 from server.engine.programs.blueprint import Blueprint
-from server.engine.programs.sizing import layer_block_bytes
+from server.engine.programs.sizing import block_bytes
 from server.plan.slice_types import Chip
 
 
@@ -25,7 +25,8 @@ from server.plan.slice_types import Chip
 class Work:
     """One chip's share of a model. `*_params` are counts, `*_bytes` are their bytes.
 
-    The embedding counts only where it is also the head: looking up a few rows costs nothing.
+    `kv_bytes_of_token` are those of one token's keys and values in each layer. The embedding counts
+    only where it is also the head: looking up a few rows costs nothing.
     """
 
     config: ModelConfig
@@ -35,15 +36,14 @@ class Work:
     head_params: int
     expert_bytes: int
     expert_params: int
-    kv_bytes_of_token: float
+    kv_bytes_of_token: tuple[float, ...]
 
     def decode(self, chip: Chip, *, batch: int, context: int) -> Roofline:
         """A step with one token for each of `batch` sequences of `context` tokens."""
-        attended = sum(min(window or context, context) for window in self.config.layer_windows)
-        layers = self.config.num_layers
-        kv = batch * attended * self.kv_bytes_of_token / layers
+        attended = [min(window or context, context) for window in self.config.layer_windows]
+        kv = batch * math.sumprod(attended, self.kv_bytes_of_token)
         flops = 2 * batch * (self._params_of_token + self.head_params)
-        attention = 4 * batch * attended * self._heads_size
+        attention = 4 * batch * math.sumprod(attended, self._heads_sizes)
         return Roofline(
             memory_s=(self._read_bytes(batch) + kv) / chip.hbm_bytes_per_s,
             compute_s=(flops + attention) / chip.flops,
@@ -53,11 +53,11 @@ class Work:
     def prefill(self, chip: Chip, *, tokens: int, context: int, logit_rows: int = 1) -> Roofline:
         """A chunk of `tokens`: the mean over a prompt of `context` tokens."""
         windows = [min(window or context, context) for window in self.config.layer_windows]
-        kv = sum(windows) * self.kv_bytes_of_token / self.config.num_layers
+        kv = math.sumprod(windows, self.kv_bytes_of_token)
         # A token at position p sees min(p + 1, window) tokens: on average w - w^2 / 2c.
-        attended = sum(window - window**2 / (2 * context) for window in windows)
+        attended = [window - window**2 / (2 * context) for window in windows]
         flops = 2 * tokens * self._params_of_token + 2 * logit_rows * self.head_params
-        attention = 4 * tokens * attended * self._heads_size
+        attention = 4 * tokens * math.sumprod(attended, self._heads_sizes)
         return Roofline(
             memory_s=(self._read_bytes(tokens) + kv) / chip.hbm_bytes_per_s,
             compute_s=(flops + attention) / chip.flops,
@@ -65,8 +65,11 @@ class Work:
         )
 
     @property
-    def _heads_size(self) -> float:
-        return self.config.num_heads / self.tensor_size * self.config.head_dim
+    def _heads_sizes(self) -> list[float]:
+        """The size of one chip's query heads together, in each layer."""
+        heads = self.config.num_heads / self.tensor_size
+        of_layer = map(self.config.of_layer, range(self.config.num_layers))
+        return [heads * config.head_dim for config in of_layer]
 
     @property
     def _params_of_token(self) -> float:
@@ -113,7 +116,7 @@ def work_of(blueprint: Blueprint) -> Work:
         count[0] += size
         count[1] += size * leaf.dtype.itemsize
     block_size = blueprint.sizes.block_size
-    block_bytes = config.num_layers * layer_block_bytes(config, blueprint.layout, block_size)
+    of_layer = block_bytes(config, blueprint.layout, block_size)
     return Work(
         config=config,
         tensor_size=blueprint.layout.tensor_size,
@@ -122,7 +125,7 @@ def work_of(blueprint: Blueprint) -> Work:
         head_params=counts["head"][0],
         expert_bytes=counts["expert"][1],
         expert_params=counts["expert"][0],
-        kv_bytes_of_token=block_bytes / block_size,
+        kv_bytes_of_token=tuple(of_layer[w] / block_size for w in config.layer_windows),
     )
 
 

@@ -1,8 +1,8 @@
 """The config.json of every small random checkpoint, in the spellings that are published.
 
 One for every way the families differ: rope scaling (in both spellings), a tied or untied head,
-biases, norms, head sizes, windows by layer, soft caps, experts, and the text model of a vision
-checkpoint. Python 3.11 can read this file: the reference environment does.
+biases, norms, head sizes (also by layer), windows by layer, soft caps, experts, and the text model
+of a vision checkpoint. Python 3.11 can read this file: the reference environment does.
 """
 
 from __future__ import annotations
@@ -49,6 +49,32 @@ _GEMMA = {
     "pad_token_id": 0,
     "dtype": "float32",
 }
+
+_GEMMA4 = {
+    "vocab_size": 512,
+    "hidden_size": 96,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 8,
+    "final_logit_softcapping": 0.7,
+    "bos_token_id": 2,
+    "eos_token_id": [1, 106],
+    "pad_token_id": 0,
+    # Of 16 pairs in a head of 32, 4 turn.
+    "rope_parameters": {
+        "full_attention": {
+            "rope_type": "proportional",
+            "rope_theta": 2000.0,
+            "partial_rotary_factor": 0.25,
+        },
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+    },
+}
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama3-untied": _COMMON
@@ -230,6 +256,78 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "patch_size": 14,
             "vision_use_head": False,
         },
+        "dtype": "float32",
+    },
+    # Heads of two sizes, the larger ones of so few keys that four shards hold copies.
+    "gemma4": _GEMMA4
+    | {
+        "architectures": ["Gemma4ForCausalLM"],
+        "model_type": "gemma4_text",
+        "intermediate_size": 96,
+        "num_hidden_layers": 7,
+        "layer_types": [_FULL, _SLIDING, _SLIDING] * 2 + [_FULL],
+        "global_head_dim": 32,
+        "num_global_key_value_heads": 2,
+        "attention_k_eq_v": True,
+        "hidden_size_per_layer_input": 0,
+        "dtype": "float32",
+    },
+    # The last layer is global by itself; sizes are spelled layer by layer.
+    "gemma4-moe": {
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "model_type": "gemma4",
+        "text_config": _GEMMA4
+        | {
+            "model_type": "gemma4_text",
+            "intermediate_size": 64,
+            "num_hidden_layers": 7,
+            "per_layer_config": {
+                str(i): {"head_dim": 32, "num_key_value_heads": 1} for i in (5, 6)
+            },
+            "attention_k_eq_v": True,
+            "hidden_size_per_layer_input": 0,
+            "enable_moe_block": True,
+            "num_experts": 8,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 48,
+            "use_bidirectional_attention": "vision",
+        },
+        "vision_config": {
+            "model_type": "gemma4_vision",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "patch_size": 4,
+            "position_embedding_size": 8,
+        },
+        "audio_config": None,
+        "dtype": "float32",
+    },
+    # Values have a matrix of their own in every layer.
+    "gemma4-unified": {
+        "architectures": ["Gemma4UnifiedForConditionalGeneration"],
+        "model_type": "gemma4_unified",
+        "text_config": _GEMMA4
+        | {
+            "model_type": "gemma4_unified_text",
+            "intermediate_size": 96,
+            "num_hidden_layers": 4,
+            "layer_types": [_SLIDING, _FULL] * 2,
+            "global_head_dim": 32,
+            "attention_k_eq_v": False,
+        },
+        "vision_config": {
+            "model_type": "gemma4_unified_vision",
+            "patch_size": 4,
+            "pooling_kernel_size": 2,
+            "mm_embed_dim": 96,
+            "mm_posemb_size": 8,
+            "output_proj_dims": 96,
+        },
+        "audio_config": {"model_type": "gemma4_unified_audio", "audio_embed_dim": 16},
         "dtype": "float32",
     },
 }

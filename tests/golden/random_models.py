@@ -118,14 +118,19 @@ def _scaled(
     """Of a size that keeps activations near one, and away from where a mistake would not show."""
     if weight.startswith(("vision_tower.", "multi_modal_projector.")):
         return _scaled_vision(weight, values)
-    if "norm" in weight:
-        return values / 4 if _is_gemma(config) else 1 + values / 4
+    if weight.endswith("q_norm.weight") and _is_gemma4(config):  # Nothing else scales scores.
+        return (1 + values / 4) / 4
+    if "norm" in weight or weight.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
+        return values / 4 if _has_offset(config) else 1 + values / 4
+    if weight.endswith("router.proj.weight"):  # What it is given is divided by the root already.
+        return values * np.float32(12)
     if weight.endswith("router.weight"):  # Far apart, so that rounding chooses no other expert.
         return values * np.float32(12 / np.sqrt(values.shape[1]))
     if weight.endswith(("proj.weight", "gate.weight")):
         return values * np.float32(2 / np.sqrt(values.shape[1]))
     if weight.endswith(("experts.gate_up_proj", "experts.down_proj")):
-        return values * np.float32(2 / np.sqrt(values.shape[1]))
+        inputs = values.shape[2 if _is_gemma4(_text(config)) else 1]
+        return values * np.float32(2 / np.sqrt(inputs))
     if "embed_tokens" in weight and _is_tied(config):
         # Small beside what the layers add: else the best token is always the one just read.
         return values / (32 if _is_gemma(config) else 8)
@@ -146,8 +151,17 @@ def _text(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_gemma(config: dict[str, Any]) -> bool:
-    """Gemma scales by one plus the weight of a norm, and ties its head by default."""
+    """Gemma norms what attention and MLP return, and ties its head by default."""
     return config["model_type"].startswith("gemma")
+
+
+def _is_gemma4(config: dict[str, Any]) -> bool:
+    return config["model_type"].startswith("gemma4")
+
+
+def _has_offset(config: dict[str, Any]) -> bool:
+    """Gemma up to 3 scales by one plus the weight of a norm."""
+    return _is_gemma(config) and not _is_gemma4(config)
 
 
 def _is_tied(config: dict[str, Any]) -> bool:
@@ -157,17 +171,35 @@ def _is_tied(config: dict[str, Any]) -> bool:
 def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     text = _text(config)
     hidden = text["hidden_size"]
-    layer = _attention_shapes(text) | _mlp_shapes(text) | _norm_shapes(text)
+    rest = _mlp_shapes(text) | _norm_shapes(text)
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (text["vocab_size"], hidden)}
     for i in range(text["num_hidden_layers"]):
+        layer = _attention_shapes(_of_layer(text, i)) | rest
         shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
     shapes["model.norm.weight"] = (hidden,)
     if not _is_tied(config):
         shapes["lm_head.weight"] = (text["vocab_size"], hidden)
+    if "vision_config" in config and _is_gemma4(config):
+        shapes = {name.replace("model.", "model.language_model."): shapes[name] for name in shapes}
+        return shapes | _gemma4_vision_shapes(config, hidden)
     if "vision_config" in config:
         shapes = {f"language_model.{name}": shape for name, shape in shapes.items()}
         shapes |= _vision_shapes(config["vision_config"], hidden)
     return shapes
+
+
+def _of_layer(text: dict[str, Any], layer: int) -> dict[str, Any]:
+    """The fields of one layer, whose heads may have sizes of their own."""
+    if not _is_gemma4(text):
+        return text
+    kinds = text.get("layer_types")
+    last = layer == text["num_hidden_layers"] - 1
+    if not last and (kinds[layer] != "full_attention" if kinds else (layer + 1) % 6):
+        return text | {"attention_k_eq_v": False}
+    sizes = {"head_dim": text.get("global_head_dim")}
+    if text["attention_k_eq_v"] and "num_global_key_value_heads" in text:
+        sizes["num_key_value_heads"] = text["num_global_key_value_heads"]
+    return text | text.get("per_layer_config", {}).get(str(layer), sizes)
 
 
 def _attention_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -187,7 +219,9 @@ def _attention_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes |= {"self_attn.o_proj.bias": (hidden,), "self_attn.sinks": (heads,)}
     if text["model_type"] == "qwen2":
         shapes |= {f"self_attn.{n}_proj.bias": (q if n == "q" else kv,) for n in "qkv"}
-    if text["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text"):
+    if text.get("attention_k_eq_v"):
+        del shapes["self_attn.v_proj.weight"]
+    if text["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text") or _is_gemma4(text):
         shapes |= {f"self_attn.{n}_norm.weight": (head_dim,) for n in "qk"}
     return shapes
 
@@ -195,6 +229,9 @@ def _attention_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 def _mlp_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if text["model_type"] == "gpt_oss":
         return _joined_expert_shapes(text)
+    if text.get("enable_moe_block"):
+        dense = text | {"enable_moe_block": False, "num_experts": 0}
+        return _mlp_shapes(dense) | _gemma4_expert_shapes(text)
     hidden, experts = text["hidden_size"], text.get("num_experts", 0)
     mlp = text["moe_intermediate_size"] if experts else text["intermediate_size"]
     one = {
@@ -221,11 +258,72 @@ def _joined_expert_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _gemma4_expert_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """A router that scales what it reads and whom it chooses, and experts beside the MLP."""
+    d, f, experts = text["hidden_size"], text["moe_intermediate_size"], text["num_experts"]
+    return {
+        "router.proj.weight": (experts, d),
+        "router.scale": (d,),
+        "router.per_expert_scale": (experts,),
+        "experts.gate_up_proj": (experts, 2 * f, d),
+        "experts.down_proj": (experts, d, f),
+    }
+
+
 def _norm_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     names = ["input_layernorm", "post_attention_layernorm"]
     if _is_gemma(text):
         names += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
-    return {f"{name}.weight": (text["hidden_size"],) for name in names}
+    if text.get("enable_moe_block"):
+        names += [f"post_feedforward_layernorm_{i}" for i in (1, 2)]
+        names += ["pre_feedforward_layernorm_2"]
+    shapes: dict[str, tuple[int, ...]] = {f"{n}.weight": (text["hidden_size"],) for n in names}
+    return shapes | ({"layer_scalar": (1,)} if _is_gemma4(text) else {})
+
+
+def _gemma4_vision_shapes(config: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:
+    """A tower of one layer, or the patches' and sounds' matrices; no text depends on them."""
+    vision = config["vision_config"]
+    if config["audio_config"]:
+        size, pixels = vision["mm_embed_dim"], 3 * (4 * 2) ** 2
+        names = {"patch_ln1": pixels, "patch_ln2": size, "pos_norm": size, "patch_dense": size}
+        shapes: dict[str, tuple[int, ...]] = {
+            f"vision_embedder.{name}.{part}": (out,)
+            for name, out in names.items()
+            for part in ("weight", "bias")
+        }
+        shapes |= {
+            "vision_embedder.patch_dense.weight": (size, pixels),
+            "vision_embedder.pos_embedding": (vision["mm_posemb_size"], 2, size),
+            "embed_vision.embedding_projection.weight": (hidden, size),
+            "embed_audio.embedding_projection.weight": (
+                hidden,
+                config["audio_config"]["audio_embed_dim"],
+            ),
+        }
+    else:
+        shapes = _gemma4_tower_shapes(vision, hidden)
+    return {f"model.{name}": shape for name, shape in shapes.items()}
+
+
+def _gemma4_tower_shapes(vision: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:
+    size, layer = vision["hidden_size"], "vision_tower.encoder.layers.0."
+    linear = [f"self_attn.{name}_proj" for name in "qkvo"]
+    linear += [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    norms = ["input", "post_attention", "pre_feedforward", "post_feedforward"]
+    patch = 3 * vision["patch_size"] ** 2
+    return {
+        **{f"{layer}{name}.linear.weight": (size, size) for name in linear},
+        **{f"{layer}{name}_layernorm.weight": (size,) for name in norms},
+        **{f"{layer}self_attn.{n}_norm.weight": (vision["head_dim"],) for n in "qk"},
+        "vision_tower.patch_embedder.input_proj.weight": (size, patch),
+        "vision_tower.patch_embedder.position_embedding_table": (
+            2,
+            vision["position_embedding_size"],
+            size,
+        ),
+        "embed_vision.embedding_projection.weight": (hidden, size),
+    }
 
 
 def _vision_shapes(vision: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:

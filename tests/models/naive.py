@@ -21,7 +21,6 @@ class Reading:
     """What a config.json says, defaults filled in. Lists have one entry a layer."""
 
     num_heads: int
-    num_kv_heads: int
     windows: list[int | None]
     frequencies: list[np.ndarray]
     query_scale: float
@@ -34,29 +33,44 @@ class Reading:
     activation: str
     experts_per_token: int
     renormalise: bool
+    value_norm: bool
 
 
 def read(config: dict[str, Any]) -> Reading:
     is_gemma = config["architectures"][0].startswith("Gemma")
+    is_gemma4 = config["architectures"][0].startswith("Gemma4")
     hf = gemma_fields(config) if is_gemma else config
     kinds = layer_kinds(hf)
     head_dim = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
     return Reading(
         num_heads=hf["num_attention_heads"],
-        num_kv_heads=hf["num_key_value_heads"],
         windows=[hf["sliding_window"] if kind == "sliding_attention" else None for kind in kinds],
-        frequencies=[frequencies(hf, head_dim, kind) for kind in kinds],
-        query_scale=hf.get("query_pre_attn_scalar", head_dim) ** -0.5 * rope_factor(hf) ** 2,
+        frequencies=[
+            frequencies(hf, head_size(hf, layer), kind) for layer, kind in enumerate(kinds)
+        ],
+        query_scale=1.0
+        if is_gemma4
+        else hf.get("query_pre_attn_scalar", head_dim) ** -0.5 * rope_factor(hf) ** 2,
         query_growth=query_growth(hf),
         attention_cap=hf.get("attn_logit_softcapping"),
         logit_cap=hf.get("final_logit_softcapping"),
         eps=hf["rms_norm_eps"],
-        norm_offset=1.0 if is_gemma else 0.0,
+        norm_offset=1.0 if is_gemma and not is_gemma4 else 0.0,
         embedding_scale=math.sqrt(hf["hidden_size"]) if is_gemma else 1.0,
         activation=hf["hidden_activation"] if is_gemma else hf.get("hidden_act", "silu"),
-        experts_per_token=hf.get("num_experts_per_tok", 0),
-        renormalise=hf.get("norm_topk_prob", hf.get("model_type") == "gpt_oss"),
+        experts_per_token=hf.get("num_experts_per_tok", hf.get("top_k_experts")) or 0,
+        renormalise=hf.get("norm_topk_prob", is_gemma4 or hf.get("model_type") == "gpt_oss"),
+        value_norm=is_gemma4,
     )
+
+
+def head_size(hf: dict[str, Any], layer: int) -> int:
+    """Gemma 4's full layers have larger heads; newer files list each layer that differs."""
+    usual = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
+    if "per_layer_config" in hf:
+        return hf["per_layer_config"].get(str(layer), {}).get("head_dim", usual)
+    is_full = layer_kinds(hf)[layer] == "full_attention"
+    return hf.get("global_head_dim", usual) if is_full else usual
 
 
 def gemma_fields(config: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +85,8 @@ def gemma_fields(config: dict[str, Any]) -> dict[str, Any]:
         "query_pre_attn_scalar": 256,
         "sliding_window": 4096,
     }
+    if text["model_type"].startswith("gemma4"):
+        return {"sliding_window_pattern": 6} | text
     if text["model_type"] == "gemma2":
         defaults |= {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
         defaults |= {"rope_theta": 10_000.0, "sliding_window_pattern": 2}
@@ -89,6 +105,7 @@ def layer_kinds(hf: dict[str, Any]) -> list[str]:
         return ["full_attention" for _ in layers]
     if "sliding_window_pattern" in hf:
         full = [(layer + 1) % hf["sliding_window_pattern"] == 0 for layer in layers]
+        full[-1] |= hf["model_type"].startswith("gemma4")
     else:
         full = [layer < hf.get("max_window_layers", 0) for layer in layers]
     return ["full_attention" if is_full else "sliding_attention" for is_full in full]
@@ -119,7 +136,7 @@ def _hidden(reading: Reading, w: Tensors, tokens: list[int]) -> np.ndarray:
 
 def _widened(tensors: Tensors) -> Tensors:
     return {
-        name.removeprefix("language_model."): tensor.astype(np.float64)
+        name.replace("language_model.", "").replace("model.model.", "model."): tensor.astype(float)
         for name, tensor in tensors.items()
     }
 
@@ -128,8 +145,8 @@ def _layer(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.ndarra
     """Gemma norms what attention and MLP are given and what they return, the others the former."""
     name = f"model.layers.{layer}."
 
-    def norm(which: str, y: np.ndarray) -> np.ndarray:
-        return _norm(reading, w, f"{name}{which}_layernorm", y)
+    def norm(which: str, y: np.ndarray, number: str = "") -> np.ndarray:
+        return _norm(reading, w, f"{name}{which}_layernorm{number}", y)
 
     attended = _attention(reading, w, layer, norm("input", x))
     if f"{name}pre_feedforward_layernorm.weight" not in w:
@@ -137,12 +154,18 @@ def _layer(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.ndarra
         return x + _mlp(reading, w, name + "mlp.", norm("post_attention", x))
     x = x + norm("post_attention", attended)
     out = _mlp(reading, w, name + "mlp.", norm("pre_feedforward", x))
-    return x + norm("post_feedforward", out)
+    if f"{name}router.scale" in w:
+        chosen = _experts_beside(reading, w, name, x, norm("pre_feedforward", x, "_2"))
+        out = norm("post_feedforward", out, "_1") + norm("post_feedforward", chosen, "_2")
+    return (x + norm("post_feedforward", out)) * w.get(f"{name}layer_scalar", 1.0)
 
 
 def _norm(reading: Reading, w: Tensors, name: str, x: np.ndarray) -> np.ndarray:
-    scale = reading.norm_offset + w[name + ".weight"]
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + reading.eps) * scale
+    return _normed(reading, x) * (reading.norm_offset + w[name + ".weight"])
+
+
+def _normed(reading: Reading, x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + reading.eps)
 
 
 def _cap(x: np.ndarray, cap: float | None) -> np.ndarray:
@@ -151,22 +174,27 @@ def _cap(x: np.ndarray, cap: float | None) -> np.ndarray:
 
 def _attention(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.ndarray:
     name = f"model.layers.{layer}.self_attn."
-    heads, kv_heads = reading.num_heads, reading.num_kv_heads
-    length, window = len(x), reading.windows[layer]
+    heads, length, window = reading.num_heads, len(x), reading.windows[layer]
+    head_dim = len(w[f"{name}q_proj.weight"]) // heads
 
-    def project(letter: str, count: int) -> np.ndarray:
+    def project(letter: str) -> np.ndarray:
         y = x @ w[f"{name}{letter}_proj.weight"].T + w.get(f"{name}{letter}_proj.bias", 0.0)
-        y = y.reshape(length, count, -1)
-        return _norm(reading, w, f"{name}{letter}_norm", y) if has_norm(letter) else y
+        return y.reshape(length, -1, head_dim)
 
-    def has_norm(letter: str) -> bool:
-        return f"{name}{letter}_norm.weight" in w
+    def normed(letter: str, y: np.ndarray) -> np.ndarray:
+        has_norm = f"{name}{letter}_norm.weight" in w
+        return _norm(reading, w, f"{name}{letter}_norm", y) if has_norm else y
 
-    q, k, v = project("q", heads), project("k", kv_heads), project("v", kv_heads)
+    q, k = project("q"), project("k")
+    # A layer without a matrix for values takes the keys' product, which is neither normed nor
+    # turned as keys are.
+    v = project("v") if f"{name}v_proj.weight" in w else k
+    v = _normed(reading, v) if reading.value_norm else v
+    q, k = normed("q", q), normed("k", k)
     q, k = (turn(reading.frequencies[layer], y) for y in (q, k))
     beta, period = reading.query_growth
     q = q * (1 + beta * np.log1p(np.arange(length) // period))[:, None, None]
-    k, v = (np.repeat(y, heads // kv_heads, axis=1) for y in (k, v))
+    k, v = (np.repeat(y, heads // y.shape[1], axis=1) for y in (k, v))
     scores = np.einsum("qhd,khd->hqk", q, k) * reading.query_scale
     distance = np.arange(length)[:, None] - np.arange(length)
     seen = (distance >= 0) & (distance < (window or length))
@@ -223,6 +251,21 @@ def _joined_experts(reading: Reading, w: Tensors, name: str, x: np.ndarray) -> n
     return out
 
 
+def _experts_beside(
+    reading: Reading, w: Tensors, name: str, x: np.ndarray, normed: np.ndarray
+) -> np.ndarray:
+    """Those of Gemma 4: the router reads the residual stream through a norm of its own."""
+    seen = _normed(reading, x) * w[f"{name}router.scale"] / np.sqrt(x.shape[1])
+    shares = route(reading, seen @ w[f"{name}router.proj.weight"].T)
+    shares = shares * w[f"{name}router.per_expert_scale"]
+    out = np.zeros_like(x)
+    for expert, share in enumerate(shares.T):
+        gate, up = np.split(w[f"{name}experts.gate_up_proj"][expert], 2)
+        inner = ACTIVATIONS[reading.activation](normed @ gate.T) * (normed @ up.T)
+        out += share[:, None] * (inner @ w[f"{name}experts.down_proj"][expert].T)
+    return out
+
+
 def route(reading: Reading, scores: np.ndarray) -> np.ndarray:
     """The share that every expert has in a token, [tokens, experts]: zero but for the chosen."""
     shares = _softmax(scores)
@@ -262,7 +305,9 @@ def frequencies(hf: dict[str, Any], head_dim: int, kind: str) -> np.ndarray:
     """Radians a position, of each pair of the head: in Gemma 3 its windows have their own."""
     rope = _rope(hf, kind)
     half = head_dim // 2
-    return _stretch(rope, rope["rope_theta"] ** (-np.arange(half) / half))
+    turning = rope.get("partial_rotary_factor", 1.0) * half
+    frequencies = rope["rope_theta"] ** (-np.arange(half) / half) * (np.arange(half) < turning)
+    return _stretch(rope, frequencies)
 
 
 def _rope(hf: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -276,7 +321,7 @@ def _rope(hf: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _stretch(rope: dict[str, Any], frequencies: np.ndarray) -> np.ndarray:
     kind = rope.get("rope_type", "default")
-    if kind == "default":
+    if kind in ("default", "proportional"):
         return frequencies
     if kind == "linear":
         return frequencies / rope["factor"]

@@ -12,6 +12,7 @@ from models.checkpoint.checkpoint import Checkpoint
 from models.config import ModelConfigError
 from models.headless import is_headless, why_no_tokens
 from models.hf_config import parse_config, read_config
+from tests.golden import random_models
 from tests.models.checkpoints import LLAMA
 
 UNTIED = LLAMA | {"tie_word_embeddings": False}
@@ -44,10 +45,20 @@ def test_a_head_is_missing_by_the_architectures_name_or_by_the_index(
     assert read_config(folder).tie_embeddings is (expected or bool(hf["tie_word_embeddings"]))
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gemma3-vlm", "gemma4", "gemma4-unified"])
+def test_a_gemma_in_several_files_has_its_embedding_for_a_head(tmp_path, name):
+    tensors = list(random_models.weights(name))
+    folder = write(tmp_path, random_models.CONFIGS[name], tensors)
+    assert not is_headless(folder)
+    assert why_no_tokens(folder) == ""
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({}, ""),
+        ({"use_bidirectional_attention": "vision"}, ""),
+        ({"use_bidirectional_attention": "all"}, "see later tokens"),
         ({"architectures": ["LlamaModel"]}, "no output head"),
         ({"use_bidirectional_attention": True}, "see later tokens"),
     ],

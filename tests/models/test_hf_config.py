@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from models.config import ModelConfigError, MoeConfig, RopeConfig, RopeScaling
+from models.config import (
+    GlobalAttention,
+    ModelConfigError,
+    MoeConfig,
+    RopeConfig,
+    RopeScaling,
+)
 from models.hf_config import parse_config, read_config, supported_architectures
 from tests.models.checkpoints import LLAMA
 
@@ -37,6 +43,16 @@ GEMMA3 = LLAMA | {
     "rope_theta": 1e6,
     "rope_local_base_freq": 1e4,
     "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    "sliding_window": 32,
+}
+GEMMA4 = LLAMA | {
+    "architectures": ["Gemma4ForCausalLM"],
+    "num_hidden_layers": 7,
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_global_key_value_heads": 2,
+    "attention_k_eq_v": True,
+    "hidden_size_per_layer_input": 0,
     "sliding_window": 32,
 }
 # A published vision checkpoint says of its text model only what is not the default.
@@ -195,6 +211,50 @@ def test_gemma_3_is_read_with_its_peculiarities():
     assert config.logit_softcap is None
 
 
+def test_gemma_4_is_read_with_its_peculiarities():
+    config = parse_config(GEMMA4)
+    assert config.layer_windows == (32,) * 5 + (None, None)
+    assert (config.head_dim, config.num_kv_heads, config.attention_scale) == (8, 4, 1.0)
+    assert config.global_attention == GlobalAttention(
+        head_dim=16, num_kv_heads=2, keys_as_values=True
+    )
+    assert (config.value_norm, config.layer_scale, config.unit_offset) == (True, True, False)
+    assert config.rope == RopeConfig(theta=1e6, turning=0.25)
+    assert config.local_rope == RopeConfig(theta=1e4)
+
+
+def test_a_kind_of_layers_has_one_size():
+    config = parse_config(GEMMA4)
+    local, of_global = config.of_kind(32), config.of_layer(6)
+    assert (local.head_dim, local.num_kv_heads, local.keys_as_values) == (8, 4, False)
+    assert (of_global.head_dim, of_global.num_kv_heads, of_global.keys_as_values) == (16, 2, True)
+    assert of_global == config.of_kind(None)
+    assert parse_config(GEMMA3).of_kind(32) == parse_config(GEMMA3)
+
+
+SIZES = ("global_head_dim", "num_global_key_value_heads")
+LISTED = without(GEMMA4, *SIZES) | {
+    "per_layer_config": {str(layer): {"head_dim": 16, "num_key_value_heads": 2} for layer in (5, 6)}
+}
+
+
+def test_sizes_by_layer_are_the_same_as_those_of_global_layers():
+    assert parse_config(LISTED) == parse_config(GEMMA4)
+    # Without that field, the number of KV heads is the same everywhere.
+    own = parse_config(GEMMA4 | {"attention_k_eq_v": False}).global_attention
+    assert own == GlobalAttention(head_dim=16, num_kv_heads=4, keys_as_values=False)
+    same = GEMMA4 | {"attention_k_eq_v": False, "global_head_dim": 8}
+    assert parse_config(same).global_attention is None
+
+
+def test_experts_beside_an_mlp_are_read():
+    moe = {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2}
+    config = parse_config(GEMMA4 | moe | {"moe_intermediate_size": 32})
+    assert config.moe == MoeConfig(
+        num_experts=8, num_experts_per_token=2, expert_size=32, renormalize=True, beside_mlp=True
+    )
+
+
 def test_the_text_model_of_a_vision_checkpoint():
     config = parse_config(VISION)
     assert (config.vocab_size, config.num_heads, config.num_kv_heads) == (262_208, 8, 4)
@@ -258,6 +318,23 @@ def test_the_window_of_every_layer(hf, windows):
         (LLAMA | {"head_dim": -8}, "head_dim must be a positive integer, not -8"),
         (LLAMA | {"head_dim": 7}, "head_dim 7 is odd"),
         (LLAMA | {"num_key_value_heads": 3}, "num_key_value_heads 3 does not divide .* 8"),
+        (GEMMA4 | {"num_global_key_value_heads": 3}, "num_key_value_heads 3 does not divide .* 8"),
+        (GEMMA4 | {"global_head_dim": 7}, "head_dim 7 is odd"),
+        (without(GEMMA4, "hidden_size_per_layer_input"), "embeddings for each layer, as in Gem"),
+        (GEMMA4 | {"num_kv_shared_layers": 2}, "num_kv_shared_layers .* is not supported"),
+        (GEMMA4 | {"use_bidirectional_attention": "all"}, "use_bidirectional_attention is not"),
+        (GEMMA4 | {"attention_bias": True}, "attention_bias is not supported"),
+        (GEMMA4 | {"layer_types": ["full_attention"]}, "layer_types must list 7 layers"),
+        (GEMMA4 | {"layer_types": [[]] * 7}, r"layer types \['\[\]'\] are not supported"),
+        (LISTED | {"per_layer_config": [1]}, "per_layer_config must be an object of objects"),
+        (LISTED | {"per_layer_config": {"9": {}}}, "per_layer_config names no layer by '9'"),
+        (LISTED | {"per_layer_config": {"5": {"head_dim": 16}}}, "gives layer 6 other sizes than"),
+        (LISTED | {"per_layer_config": {"0": {"sliding_window": 4}}}, "with sliding_window is not"),
+        (GEMMA4 | {"enable_moe_block": True}, "num_experts must be a positive integer, not None"),
+        (
+            GEMMA4 | {"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.25}}},
+            "partial_rotary_factor 0.25 is not supported",
+        ),
         (LLAMA | {"rms_norm_eps": "small"}, "rms_norm_eps must be a positive number, not 'small'"),
         (LLAMA | {"rope_theta": "10000"}, "rope_theta must be a positive number, not '10000'"),
         (LLAMA | {"eos_token_id": "</s>"}, "eos_token_id must be a token id .* not '</s>'"),
@@ -313,7 +390,9 @@ def test_what_is_refused_says_why(hf, sentence):
 
 def test_every_supported_architecture_parses():
     for name in supported_architectures():
-        hf = MOE | {"architectures": [name], "text_config": LLAMA, "num_local_experts": 4}
+        # By default, a text model of Gemma 4 has embeddings for each layer.
+        text = LLAMA | {"hidden_size_per_layer_input": 0}
+        hf = MOE | text | {"architectures": [name], "text_config": text, "num_local_experts": 4}
         assert parse_config(hf).architecture == name
 
 

@@ -9,9 +9,16 @@ from models.sharding import allowed_tensor_sizes
 
 def test_every_promised_model_is_there():
     assert set(preset_names()) == {
-        "gemma-2-9b", "gemma-3-12b", "gemma-3-1b", "gemma-3-27b", "gemma-3-4b", "llama-3.1-8b",
-        "llama-3.3-70b", "mistral-7b", "qwen3-30b-a3b", "qwen3-32b", "qwen3-8b",
+        "gemma-2-9b", "gemma-3-12b", "gemma-3-1b", "gemma-3-27b", "gemma-3-4b", "gemma-4-26b-a4b",
+        "gemma-4-31b", "llama-3.1-8b", "llama-3.3-70b", "mistral-7b", "qwen3-30b-a3b", "qwen3-32b",
+        "qwen3-8b",
     }  # fmt: skip
+
+
+def attention_parameters(config):
+    made = 1 if config.keys_as_values else 2
+    heads = 2 * config.num_heads + made * config.num_kv_heads
+    return config.hidden_size * config.head_dim * heads
 
 
 @pytest.mark.parametrize(
@@ -22,6 +29,8 @@ def test_every_promised_model_is_there():
         ("gemma-3-1b", 1.0),
         ("gemma-3-27b", 27.0),
         ("gemma-3-4b", 3.88),
+        ("gemma-4-26b-a4b", 25.2),
+        ("gemma-4-31b", 30.7),
         ("llama-3.1-8b", 8.03),
         ("llama-3.3-70b", 70.6),
         ("mistral-7b", 7.25),
@@ -32,13 +41,14 @@ def test_every_promised_model_is_there():
 )
 def test_a_preset_has_as_many_parameters_as_was_published(name, billions):
     config = load_preset(name).config
-    heads = config.num_heads + 2 * config.num_kv_heads
-    attention = config.hidden_size * config.head_dim * (heads + config.num_heads)
     moe = config.moe
-    width = config.mlp_size if moe is None else moe.num_experts * moe.expert_size
-    layer = attention + 3 * config.hidden_size * width
+    width = 0 if moe is None else moe.num_experts * moe.expert_size
+    if moe is None or moe.beside_mlp:
+        width += config.mlp_size
+    mlps = config.num_layers * 3 * config.hidden_size * width
+    attention = sum(map(attention_parameters, map(config.of_layer, range(config.num_layers))))
     tables = 1 if config.tie_embeddings else 2
-    total = config.num_layers * layer + tables * config.vocab_size * config.hidden_size
+    total = attention + mlps + tables * config.vocab_size * config.hidden_size
     assert total / 1e9 == pytest.approx(billions, rel=0.01)
 
 

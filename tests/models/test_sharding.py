@@ -15,6 +15,7 @@ from models.sharding import (
     partition_spec,
     tensor_size,
 )
+from tests.golden.configs import CONFIGS
 from tests.models.checkpoints import LLAMA
 
 CONFIG = parse_config(LLAMA)
@@ -60,6 +61,23 @@ def test_a_named_sharding_cuts_an_array_where_its_axes_say():
 )
 def test_a_size_must_divide_query_heads_and_mlp(changes, sizes):
     assert allowed_tensor_sizes(config(**changes), 8) == sizes
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes"),
+    [
+        ({}, (1, 2, 4, 8)),
+        # Of 12 query heads, a local layer has 4 KV heads and a global one 3.
+        ({"num_attention_heads": 12, "num_global_key_value_heads": 3}, (1,)),
+        ({"enable_moe_block": True}, (1, 2, 4, 8)),
+        ({"enable_moe_block": True, "intermediate_size": 90}, (1, 2)),
+        ({"enable_moe_block": True, "num_experts": 6}, (1, 2)),
+    ],
+)
+def test_a_size_must_suit_each_kind_of_layers_and_experts_and_mlp(changes, sizes):
+    experts = {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 30}
+    gemma4 = parse_config(CONFIGS["gemma4"] | experts | changes)
+    assert allowed_tensor_sizes(gemma4, 8) == sizes
 
 
 def test_no_size_exceeds_the_devices():

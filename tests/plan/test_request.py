@@ -50,6 +50,19 @@ def test_local_layers_bound_the_sequences_by_their_windows(ask):
     )
 
 
+def test_blocks_of_each_kind_of_layers_are_counted_in_their_own_bytes(ask):
+    """Gemma 4 31B on four chips: a block of a local layer is twice as large as a global one's."""
+    config = load_preset("gemma-4-31b").config
+    request = ask("v6e:2x2", config, 4096, num_blocks=0, max_num_seqs=32)
+    of_global = 128 * 2 * 512 * 2
+    # 32 blocks of the context and 9 of the window, and the one for padding.
+    assert need_of(request).kv == (10 * 33 + 50 * 10 * 2) * of_global
+    blueprint = blueprint_for(request)
+    everything, window = blueprint.sizes.kinds
+    taken = (10 * everything.num_blocks + 50 * window.num_blocks * 2) * of_global
+    assert taken <= blueprint.memory.for_kv < taken + 10 * of_global
+
+
 def test_what_has_no_room_is_refused_with_what_is_missing(ask):
     request = ask(config=LLAMA_70B, context=2048, num_blocks=0)
     assert not has_room(request)

@@ -56,6 +56,17 @@ def test_a_window_is_read_and_not_what_lies_before_it(work):
     assert roofline.attention_s == pytest.approx(read / V6E.hbm_bytes_per_s)
 
 
+def test_each_kind_of_layers_reads_keys_of_its_own_size(work):
+    """Gemma 4 31B on four chips: 50 layers of 4 KV heads of 256 each, 10 of one of 512."""
+    gemma4 = work("gemma-4-31b", context=4096, kv_context=4096, max_num_seqs=32)
+    read = (50 * 1024 * 4 * 256 + 10 * 4096 * 512) * 2 * 2
+    roofline = gemma4.decode(V6E, batch=1, context=4096)
+    assert roofline.attention_s == pytest.approx(read / V6E.hbm_bytes_per_s)
+    attended = 50 * (1024 - 1024**2 / 8192) * 256 + 10 * 2048 * 512
+    products = gemma4.prefill(V6E, tokens=2048, context=4096)
+    assert products.attention_s == pytest.approx(4 * 2048 * attended * 8 / V6E.flops)
+
+
 def test_of_a_window_a_prompts_mean_token_sees_less(work):
     """Positions 0 to 1,023 of a window of 512: 256 in the mean of the first half, 512 after it."""
     config = work("gemma-3-1b", "v6e:1x1").config

@@ -7,6 +7,7 @@ weights and allocates nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -36,9 +37,10 @@ from server.engine.programs.sampling.sampler import abstract_state, state_specs
 from server.engine.programs.sizing import (
     ChipMemory,
     SizeError,
+    block_bytes,
     check_table,
     count_blocks,
-    layer_block_bytes,
+    kind_bytes,
     tree_bytes,
     weight_bytes,
 )
@@ -253,9 +255,9 @@ def host_blocks(
     """
     if not engine.prefix_host_bytes:
         return ()
-    layers = [config.layer_windows.count(kind.window) for kind in kinds]
-    of_layer = layer_block_bytes(config, layout, block_size) * layout.tensor_size
-    on_device = of_layer * sum(n * kind.num_blocks for n, kind in zip(layers, kinds, strict=True))
+    of_kind = kind_bytes(config, layout, block_size)
+    on_chip = sum(kind.num_blocks * of_kind[kind.window] for kind in kinds)
+    on_device = on_chip * layout.tensor_size
     found = tuple(kind.num_blocks * engine.prefix_host_bytes // on_device for kind in kinds)
     if not min(found):
         raise ConfigError(
@@ -321,11 +323,13 @@ def _kinds(
     """The blocks of each kind of layers: the number in the settings, or what the bytes hold."""
     if engine.num_blocks:
         return tuple(KVKind(window, engine.num_blocks) for window in config.windows)
-    of_layer = layer_block_bytes(config, layout, block_size)
+    of_kind = kind_bytes(config, layout, block_size)
+    part = math.gcd(*block_bytes(config, layout, block_size).values())
+    parts = [(window, of_kind[window] // part) for window in config.windows]
     longest = slot.max_model_len
     return split_blocks(
-        count_blocks(kv_bytes, of_layer, config.num_layers),
-        [(window, config.layer_windows.count(window)) for window in config.windows],
+        count_blocks(kv_bytes, part, sum(count for _, count in parts)),
+        parts,
         block_size=block_size,
         context=typical_context(engine, longest),
         max_model_len=longest,

@@ -19,7 +19,7 @@ from models.weights.loading import abstract_decoder
 from server.config import EngineConfig
 from server.engine.programs.blueprint import choose_layout, choose_sizes, measure, typical_context
 from server.engine.programs.device_state import StateSizes
-from server.engine.programs.sizing import layer_block_bytes
+from server.engine.programs.sizing import kind_bytes
 
 
 def choose_mesh(
@@ -80,7 +80,5 @@ def _fits(
 
 def _kv_bytes(config: ModelConfig, layout: DecoderLayout, sizes: StateSizes) -> int:
     """The bytes that the KV pools take on one device."""
-    of_layer = layer_block_bytes(config, layout, sizes.block_size)
-    return of_layer * sum(
-        kind.num_blocks * config.layer_windows.count(kind.window) for kind in sizes.kinds
-    )
+    of_kind = kind_bytes(config, layout, sizes.block_size)
+    return sum(kind.num_blocks * of_kind[kind.window] for kind in sizes.kinds)

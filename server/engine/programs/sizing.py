@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -82,21 +82,38 @@ def shard_bytes(leaves: Iterable[jax.ShapeDtypeStruct], shardings: list[NamedSha
     )
 
 
-def layer_block_bytes(config: ModelConfig, layout: DecoderLayout, block_size: int) -> int:
-    """One chip's bytes of a block of one layer: the mean of all layers."""
+def block_bytes(
+    config: ModelConfig, layout: DecoderLayout, block_size: int
+) -> dict[int | None, int]:
+    """One chip's bytes of a block of one layer, by the layer's window."""
     one_each = (1,) * len(config.windows)
-    pools = [
-        layout.backend.abstract_pool(shape)
-        for shape in pool_shapes(config, layout, one_each, block_size)
-    ]
-    total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(pools))
-    return int(total) // layout.tensor_size // config.num_layers
+    pools = pool_shapes(config, replace(layout, stacked=False), one_each, block_size)
+    sizes = map(_tree_size, map(layout.backend.abstract_pool, pools))
+    return {
+        window: size // layout.tensor_size
+        for window, size in zip(config.layer_windows, sizes, strict=True)
+    }
+
+
+def _tree_size(tree: Any) -> int:
+    """The bytes of a tree of shapes, all chips together."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def kind_bytes(
+    config: ModelConfig, layout: DecoderLayout, block_size: int
+) -> dict[int | None, int]:
+    """One chip's bytes of a block in all layers of a kind, by the kind's window."""
+    of_layer = block_bytes(config, layout, block_size)
+    return {window: of_layer[window] * config.layer_windows.count(window) for window in of_layer}
 
 
 def count_blocks(kv_bytes: int, bytes_of_block: int, num_layers: int) -> int:
     """The number of single-layer blocks in `kv_bytes`, over all layers.
 
-    Raises SizeError where the blocks are too few to serve a sequence.
+    Where layers differ, `bytes_of_block` is a common part of their blocks' bytes, and a layer
+    counts as many times as its block has such parts. Raises SizeError where the blocks are too few
+    to serve a sequence.
     """
     num_blocks = kv_bytes // bytes_of_block
     least = _LEAST_BLOCKS * num_layers

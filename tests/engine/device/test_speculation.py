@@ -125,9 +125,9 @@ def test_what_nobody_can_draft_for_is_not_drafted_for(base):
     assert drafts == []
 
 
-@pytest.mark.parametrize("family", ["gemma3", "qwen3-moe"])
+@pytest.mark.parametrize("family", ["gemma3", "gemma4", "qwen3-moe"])
 def test_tokens_of_other_families_are_those_of_no_drafts(tmp_path, family):
-    """Layers with a window, and experts."""
+    """Layers with a window, with heads of other sizes too, and experts."""
     base = build(random_models.write(family, tmp_path / family), **LIMITS)
     params = [SamplingParams(max_tokens=24, temperature=t, ignore_eos=True) for t in (0.0, 1.0)]
     prompts = [prompt for prompt in random_models.prompts(family) if len(prompt) > 20][:2]

@@ -6,6 +6,8 @@ only, in a pool where what was given back is soon overwritten.
 
 from __future__ import annotations
 
+import pytest
+
 from server.config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.policy.blocks.block_manager import BlockManager
@@ -49,8 +51,9 @@ def generate(runner, kinds, num_host_blocks=()):
     return [seq.token_ids for seq in seqs], sum(seq.num_cached_tokens for seq in seqs), restored
 
 
-def test_layers_that_keep_their_window_only_give_the_same_tokens(tmp_path):
-    folder = random_models.write("gemma3", tmp_path)
+@pytest.mark.parametrize("family", ["gemma3", "gemma4-moe"])
+def test_layers_that_keep_their_window_only_give_the_same_tokens(tmp_path, family):
+    folder = random_models.write(family, tmp_path)
     config = EngineConfig(
         model=str(folder),
         block_size=4,

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from models.config import GlobalAttention
 from models.decoder.decoder import pool_shapes
 from models.hf_config import parse_config
 from models.sharding import make_mesh
@@ -18,19 +19,25 @@ from tests.models.checkpoints import LLAMA
 
 # Three layers, of which the second has a window: two kinds.
 CONFIG = replace(parse_config(LLAMA), num_layers=3, layer_windows=(None, 8, None))
+# The global layers' heads are of another size.
+TWO_SIZES = replace(
+    CONFIG,
+    global_attention=GlobalAttention(head_dim=16, num_kv_heads=2, keys_as_values=True),
+)
 NUM_BLOCKS = (12, 9)
 
 
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("num_devices", [1, 2])
-def test_blocks_of_every_layer_come_back_under_other_numbers(stacked, num_devices):
-    layout = choose_layout(CONFIG, EngineConfig(), "cpu", num_devices)
+@pytest.mark.parametrize("config", [CONFIG, TWO_SIZES], ids=["one size", "two sizes"])
+def test_blocks_of_every_layer_come_back_under_other_numbers(config, stacked, num_devices):
+    layout = choose_layout(config, EngineConfig(), "cpu", num_devices)
     layout = replace(layout, stacked=stacked)
-    mesh = make_mesh(CONFIG, num_devices, jax.devices()[:num_devices])
-    shapes = pool_shapes(CONFIG, layout, NUM_BLOCKS, 4)
+    mesh = make_mesh(config, num_devices, jax.devices()[:num_devices])
+    shapes = pool_shapes(config, layout, NUM_BLOCKS, 4)
     abstract = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
     specs = (layout.backend.pool_specs(),) * len(abstract)
-    programs = BlockPrograms(CONFIG, layout, mesh, NUM_BLOCKS, abstract, specs)
+    programs = BlockPrograms(config, layout, mesh, NUM_BLOCKS, abstract, specs)
     rng = np.random.default_rng(0)
     pools = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), abstract)
     numbers = np.zeros((2, MOVED_BLOCKS), np.int32)

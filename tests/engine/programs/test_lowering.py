@@ -20,7 +20,7 @@ from tests.models.paged import make_layout
 BUCKETS = [Bucket(4, 4, decode_only=True), Bucket(32, 4, decode_only=False)]
 
 
-@pytest.mark.parametrize("name", ["llama3-untied", "gemma3", "qwen3-moe"])
+@pytest.mark.parametrize("name", ["llama3-untied", "gemma3", "gemma4-moe", "qwen3-moe"])
 @pytest.mark.parametrize("bucket", BUCKETS, ids=["decode", "mixed"])
 def test_a_stacked_step_lowers_for_cuda(name, bucket):
     config = parse_config(CONFIGS[name])

@@ -12,11 +12,13 @@ from server.engine.programs.sizing import (
     MAX_TABLE_ENTRIES,
     ChipMemory,
     SizeError,
+    block_bytes,
     check_table,
     count_blocks,
-    layer_block_bytes,
+    kind_bytes,
     weight_bytes,
 )
+from tests.golden.configs import CONFIGS
 from tests.models.checkpoints import LLAMA
 
 CONFIG = parse_config(LLAMA)
@@ -44,7 +46,33 @@ def test_weights_are_what_their_arrays_take_of_a_device(num_devices):
 def test_a_block_is_keys_and_values_of_one_layer_and_a_devices_heads(num_devices):
     blueprint = draw(num_devices)
     # 4 heads of 8 in float32.
-    assert layer_block_bytes(CONFIG, blueprint.layout, 16) == 2 * 4 * 8 * 4 * 16 // num_devices
+    of_layer = 2 * 4 * 8 * 4 * 16 // num_devices
+    assert block_bytes(CONFIG, blueprint.layout, 16) == {None: of_layer}
+    assert kind_bytes(CONFIG, blueprint.layout, 16) == {None: 2 * of_layer}
+
+
+@pytest.mark.parametrize(("num_devices", "global_heads"), [(1, 2), (2, 1), (4, 1)])
+def test_each_kind_of_layers_has_blocks_of_its_own_size(num_devices, global_heads):
+    """Gemma 4: 3 global layers of 2 KV heads of 32, 4 local ones of 4 of 16, in float32."""
+    config = parse_config(CONFIGS["gemma4"])
+    mesh = make_mesh(config, num_devices, jax.devices()[:num_devices])
+    layout = make_blueprint(config, EngineConfig(), mesh, None).layout
+    expected = {None: 2 * global_heads * 32 * 4 * 16, 8: 2 * 4 * 16 * 4 * 16 // num_devices}
+    assert block_bytes(config, layout, 16) == expected
+    assert kind_bytes(config, layout, 16) == {None: 3 * expected[None], 8: 4 * expected[8]}
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gemma4", "gemma4-moe"])
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_the_pools_fill_the_bytes_for_kv_and_no_more(name, num_devices):
+    config, kv_bytes = parse_config(CONFIGS[name]), 30_000_000
+    mesh = make_mesh(config, num_devices, jax.devices()[:num_devices])
+    engine = EngineConfig(kv_cache_bytes=kv_bytes, max_num_seqs=4)
+    blueprint = make_blueprint(config, engine, mesh, None)
+    pools = blueprint.programs().abstract_state().kv
+    taken = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pools))
+    of_kind = kind_bytes(config, blueprint.layout, blueprint.sizes.block_size)
+    assert kv_bytes - num_devices * max(of_kind.values()) < taken <= kv_bytes
 
 
 def test_blocks_are_whole_and_none_is_promised_that_has_no_room():

@@ -12,6 +12,11 @@ from tests.models.checkpoints import LLAMA
 
 WIDE = parse_config(LLAMA | {"head_dim": 128})
 NARROW = parse_config(LLAMA | {"head_dim": 64})
+# Heads of 128 in local layers, of 512 in global ones.
+TWO_SIZES = parse_config(
+    LLAMA
+    | {"architectures": ["Gemma4ForCausalLM"], "head_dim": 128, "hidden_size_per_layer_input": 0}
+)
 THREE_HEADS = {"head_dim": 128, "num_attention_heads": 12, "num_key_value_heads": 3}
 
 
@@ -39,6 +44,7 @@ def test_on_a_tpu_it_is_tokamax(config, monkeypatch):
         (WIDE, 8, PallasAttention()),
         (NARROW, 1, XlaAttention()),
         (parse_config(LLAMA | THREE_HEADS), 1, XlaAttention()),
+        (TWO_SIZES, 1, XlaAttention()),
     ],
 )
 @pytest.mark.usefixtures("no_tokamax")
@@ -57,6 +63,7 @@ def test_a_named_backend_is_taken():
         ("tokamax", "cpu", WIDE, "runs on TPU only; on cpu use xla"),
         ("pallas", "cuda", WIDE, "runs on TPU only"),
         ("pallas", "tpu", NARROW, "needs head_dim 128 .* this model has head_dim 64"),
+        ("pallas", "tpu", TWO_SIZES, "needs head_dim 128 .* this model has head_dim 512"),
         ("tokamax", "tpu", WIDE, "needs the package tokamax"),
     ],
 )

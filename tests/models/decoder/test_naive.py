@@ -77,7 +77,20 @@ ROPES = {
     "no scaling": lambda r: {"frequencies": scaled(r, on_local=1, on_global=8)},
     "scaling everywhere": lambda r: {"frequencies": scaled(r, on_local=1 / 8, on_global=1)},
 }
+GEMMA4 = {
+    name: GEMMA[name]
+    for name in ("an unscaled embedding", "silu", "queries scaled by the head size")
+} | {
+    "values that are not normed": lambda r: {"value_norm": False},
+    "no cap on logits": lambda r: {"logit_cap": None},
+    "pairs that all turn": lambda r: {"frequencies": [turning(each) for each in r.frequencies]},
+    "pairs as of a smaller head": lambda r: {"frequencies": [steeper(f) for f in r.frequencies]},
+}
 MISTAKES = {
+    "gemma4": GEMMA4 | WINDOWS,
+    # The sum of its experts is normed, so that a common factor of their shares does not show.
+    "gemma4-moe": GEMMA4 | WINDOWS | {"one expert": lambda r: {"experts_per_token": 1}},
+    "gemma4-unified": GEMMA4 | WINDOWS,
     "gemma2": GEMMA
     | WINDOWS
     | {
@@ -113,6 +126,16 @@ def scaled(reading, on_local, on_global):
     return [frequencies * (on_local if window else on_global) for window, frequencies in pairs]
 
 
+def turning(frequencies):
+    """The frequencies of a head whose every pair turns."""
+    return 2000.0 ** (-np.arange(16) / 16) if not frequencies.all() else frequencies
+
+
+def steeper(frequencies):
+    """The exponent over the turning part of the head alone."""
+    return np.sign(frequencies) * frequencies**4 if not frequencies.all() else frequencies
+
+
 @pytest.mark.parametrize(
     ("name", "mistake"),
     [
@@ -132,7 +155,8 @@ def test_a_norm_bias_or_sink_that_is_left_out_shows(name):
     kinds = {kind(weight) for weight in weights if is_norm_or_bias(weight)}
     assert len(kinds) >= 3
     for left_out in kinds:
-        neutral = float("norm" in left_out and not reading.norm_offset)
+        is_factor = any(part in left_out for part in ("norm", "scal"))
+        neutral = float(is_factor and not reading.norm_offset)
         neutral = -1e9 if "sinks" in left_out else neutral
         without = {
             weight: np.full_like(values, neutral) if kind(weight) == left_out else values
@@ -146,11 +170,12 @@ def kind(weight):
 
 
 def is_norm_or_bias(weight):
-    of_text = not weight.startswith(("vision_tower.", "multi_modal_projector."))
-    return of_text and any(part in weight for part in ("norm", "bias", "sinks"))
+    of_text = not any(part in weight for part in ("vision_", "multi_modal_projector.", "embed_"))
+    parts = ("norm", "bias", "sinks", "scalar", "router.scale", "per_expert_scale")
+    return of_text and any(part in weight for part in parts)
 
 
-@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss"])
+@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss", "gemma4-moe"])
 def test_no_choice_of_experts_is_close(name, monkeypatch):
     """Rounding must not send a token to another expert: all its logits would differ."""
     gaps, chosen = [], []

@@ -23,6 +23,8 @@ EVERYWHERE = [
     "gpt-oss",
     "gemma2",
     "gemma3",
+    "gemma4",
+    "gemma4-moe",
     "mistral-window",
     "qwen2-mixed-window",
     "qwen3-moe",

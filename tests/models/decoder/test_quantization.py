@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tokenizers import Tokenizer
 
 from models.decoder.quantization import column_scales, kv_scale, quantize_columns, quantize_kv
+from tests.golden import random_models, references
 from tests.models.paged import PagedModel
 
 INT8, FP8 = jnp.dtype(jnp.int8), jnp.dtype(jnp.float8_e4m3fn)
@@ -82,6 +83,17 @@ def held_out_loss(text, **layout):
 def text():
     """A file that the model was not trained on: written for this project."""
     return Path("server/engine/policy/scheduler.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "layout", [{}, {"tensor_size": 4, "stacked": True}], ids=["listed", "stacked-4"]
+)
+def test_heads_of_every_size_get_units_of_their_own(tmp_path, layout):
+    """Gemma 4's heads: with the units of other layers, the logits would be far off."""
+    reference = references.read("gemma4")
+    folder = random_models.write("gemma4", tmp_path)
+    model = PagedModel(folder, len(reference.prompts), 192, kv_dtype=INT8, **layout)
+    assert reference.error(model.prefill(reference.prompts)) < 0.08
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from models.hf_config import parse_config
 from tests.models import naive
 from tests.models.checkpoints import LLAMA
 
+PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.25}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -22,6 +23,7 @@ FORMS = {
     "large base": LLAMA | {"rope_theta": 1e6, "head_dim": 32},
     "linear": LLAMA | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     "llama3": LLAMA | {"rope_scaling": LLAMA3, "head_dim": 32},
+    "proportional": LLAMA | {"rope_parameters": PROPORTIONAL, "head_dim": 32},
 }
 
 
@@ -69,6 +71,13 @@ def test_keys_turn_as_queries_do_and_values_do_not():
     out = np.asarray(rotate_keys(jnp.asarray(kv), tables))
     assert_allclose(out[:, :, 0], rotated(LLAMA, kv[:, :, 0], np.arange(5)), atol=1e-6)
     assert_array_equal(out[:, :, 1], kv[:, :, 1])
+
+
+def test_of_a_proportional_rope_the_first_pairs_turn_and_the_others_do_not():
+    plain = rope_frequencies(parse_config(LLAMA | {"head_dim": 32}).rope, 32)
+    some = rope_frequencies(parse_config(FORMS["proportional"]).rope, 32)
+    assert_array_equal(some[:4], plain[:4])
+    assert not some[4:].any()
 
 
 def test_llama3_keeps_short_wavelengths_and_stretches_long_ones():

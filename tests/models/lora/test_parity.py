@@ -37,7 +37,14 @@ def make(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "tensor_size", "stacked"),
-    [("gemma3", 2, True), ("qwen2", 4, False), ("qwen3-moe", 1, True)],
+    [
+        ("gemma3", 2, True),
+        ("gemma4", 4, True),
+        ("gemma4", 1, False),
+        ("gemma4-moe", 2, True),
+        ("qwen2", 4, False),
+        ("qwen3-moe", 1, True),
+    ],
 )
 def test_every_row_is_computed_as_by_its_own_merged_model(name, tensor_size, stacked, tmp_path):
     folder, adapters, merged = make(name, tmp_path)

@@ -12,6 +12,7 @@ from models.decoder.layout import AdapterSizes
 from models.hf_config import parse_config
 from models.lora.adapter_config import AdapterError
 from models.lora.slot_values import read_adapter, slot_bytes
+from tests.golden import random_models
 from tests.models.adapters import random_adapter, write_adapter
 from tests.models.checkpoints import LLAMA, random_tensors
 from tests.models.paged import make_layout
@@ -92,6 +93,17 @@ def test_an_mlps_adapter_is_refused_where_the_model_has_experts(read, tensors):
     }
     with pytest.raises(AdapterError, match="is of an MLP, but the model has experts"):
         read(tensors, parse_config(moe))
+
+
+def test_a_values_adapter_is_refused_where_the_layer_has_no_matrix_for_values(read):
+    name, k, v = "gemma4", "layers.0.self_attn.k_proj", "layers.0.self_attn.v_proj"
+    tensors = random_adapter(random_models.weights(name), rank=2, modules=("k_proj",))
+    renamed = {each.replace(k, v): value for each, value in tensors.items()}
+    message = r"layers\.0\.self_attn\.v_proj.* of values, but layer 0 .* its k_proj"
+    config = parse_config(random_models.CONFIGS[name])
+    assert read(tensors, config).rank == 2
+    with pytest.raises(AdapterError, match=message):
+        read(renamed, config)
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path):

@@ -38,6 +38,8 @@ FAMILIES = {
     "qwen3": LLAMA | {"architectures": ["Qwen3ForCausalLM"], "head_dim": 16},
     "one layer": LLAMA | {"num_hidden_layers": 1},
     "gemma3": random_models.CONFIGS["gemma3"],
+    "gemma4": random_models.CONFIGS["gemma4"],
+    "gemma4-moe": random_models.CONFIGS["gemma4-moe"],
     "qwen3-moe": random_models.CONFIGS["qwen3-moe"],
 }
 BF16, INT8 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.int8)
@@ -112,15 +114,22 @@ class TestTree:
 
     @pytest.mark.parametrize("name", FAMILIES)
     @pytest.mark.parametrize("size", [1, 4])
-    def test_a_stack_holds_what_the_list_holds(self, folder, name, size):
-        listed = load(folder(name), FAMILIES[name], size)
-        stacked = load(folder(name), FAMILIES[name], size, stacked=True)
+    @pytest.mark.parametrize("fields", [{}, {"quantized": True}], ids=["float", "int8"])
+    def test_a_stack_holds_what_the_list_holds(self, folder, name, size, fields):
+        listed = load(folder(name), FAMILIES[name], size, **fields)
+        stacked = load(folder(name), FAMILIES[name], size, stacked=True, **fields)
+        stacks = make_layout(stacked=True).stacks(parse_config(FAMILIES[name]))
+        compared = set()
         for path, leaf in stacked.items():
             if not path.startswith("layers."):
                 assert_array_equal(leaf, listed[path])
+                compared.add(path)
                 continue
-            for layer, part in enumerate(leaf):
-                assert_array_equal(part, listed[path.replace("layers.", f"layers.{layer}.")])
+            _, stack, rest = path.split(".", 2)
+            for layer, part in zip(stacks[int(stack)], leaf, strict=True):
+                assert_array_equal(part, listed[f"layers.{layer}.{rest}"])
+                compared.add(f"layers.{layer}.{rest}")
+        assert compared == set(listed)
 
 
 class TestShards:
@@ -310,6 +319,14 @@ class TestAnotherVersion:
         for leaf, wanted in zip(leaves, before, strict=True):
             assert_array_equal(leaf, wanted)
 
+    @pytest.mark.parametrize("name", ["gemma3", "gemma4-moe"])
+    def test_layers_of_any_size_are_staged_as_they_are_loaded(self, folder, name):
+        model, _, mesh = make_model(FAMILIES[name], 4, stacked=True)
+        loader = WeightLoader(model, mesh)
+        placed = loader.place(loader.stage(Checkpoint(folder(name))))
+        for leaf, wanted in zip(placed, loader.load(Checkpoint(folder(name))), strict=True):
+            assert_array_equal(leaf, wanted)
+
     def test_staging_takes_what_it_says(self, loader, other):
         staged = loader.stage(Checkpoint(other))
         arrays = {id(array): array for leaf in staged for array in leaf}
@@ -348,12 +365,23 @@ class TestQuantized:
         for path, leaf in found.items():
             np.testing.assert_allclose(leaf, expected[path], rtol=1e-6)
 
+    @pytest.mark.parametrize("family", ["gemma4", "gemma4-unified"])
+    def test_layers_without_a_matrix_for_values_are_read_too(self, tmp_path, family):
+        hf = random_models.CONFIGS[family]
+        floats, stored = self.written(
+            tmp_path, "compressed w4a16", hf, random_models.weights(family)
+        )
+        expected = load(floats, hf, 4, stacked=True)
+        found = load(stored, hf, 4, checkpoint=self.opened(stored), stacked=True)
+        for path, leaf in found.items():
+            np.testing.assert_allclose(leaf, expected[path], rtol=1e-6)
+
     @staticmethod
-    def written(tmp_path, name):
+    def written(tmp_path, name, hf=LLAMA, weights=None):
         """The folders of the floats and of what is stored."""
         scheme, encode = FORMATS[name]
         rng = np.random.default_rng(3)
-        floats, tensors = random_tensors(LLAMA), {}
+        floats, tensors = dict(weights or random_tensors(hf)), {}
         for full, value in floats.items():
             if not full.endswith("_proj.weight"):
                 tensors[full] = value
@@ -365,7 +393,7 @@ class TestQuantized:
         for folder, written in (("floats", floats), ("stored", tensors)):
             (tmp_path / folder).mkdir()
             save_file(written, tmp_path / folder / "model.safetensors")
-        config = LLAMA | {"quantization_config": scheme}
+        config = hf | {"quantization_config": scheme}
         (tmp_path / "stored" / "config.json").write_text(json.dumps(config))
         return tmp_path / "floats", tmp_path / "stored"
 

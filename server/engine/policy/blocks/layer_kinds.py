@@ -55,6 +55,7 @@ def split_blocks(
 ) -> tuple[KVKind, ...]:
     """Kinds for `layers`, (window, how many) each, from a budget of blocks of a single layer.
 
+    A layer whose blocks are larger counts as several.
     As many sequences of `context` tokens fit as the budget allows, `max_num_seqs` at most. Kinds
     with a window get what those need; the first kind, the one without if there is one, the rest.
     Raises ValueError where that is nothing.
