@@ -1,6 +1,8 @@
-"""Experts, few tokens and many: the two forms give the same, on every mesh, stacked or not."""
+"""Experts, few tokens and many: all forms give the same, on every mesh, stacked or not."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +20,15 @@ from models.sharding import TENSOR, make_mesh, partition_spec
 from tests.models.checkpoints import LLAMA
 from tests.models.paged import make_layout
 
-CONFIG = parse_config(
-    LLAMA
-    | {
-        "architectures": ["Qwen3MoeForCausalLM"],
-        "num_experts": 8,
-        "num_experts_per_tok": 3,
-        "moe_intermediate_size": 24,
-        "norm_topk_prob": True,
-    }
-)
+MOE = LLAMA | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+}
+# Layers of two kinds alternate, so that a stacked model has both forms of a dense product.
+CONFIG = replace(parse_config(MOE), layer_windows=(8, None))
 TOKENS = 40
 
 
@@ -38,7 +39,7 @@ def x():
 
 def output(x, *, tensor_size=1, is_stacked=False, is_split=False, quantized=False):
     """The layer's output on a mesh; stacked, of the middle one of three layers."""
-    layout = make_layout(tensor_size=tensor_size, quantized=quantized)
+    layout = make_layout(tensor_size=tensor_size, quantized=quantized, stacked=is_stacked)
     graphdef, state = nnx.split(Moe(nnx.Rngs(3), CONFIG, layout))
     leaves, treedef = jax.tree.flatten(state)
     axes = [leaf.get_metadata("logical_axes") for _, leaf in nnx.to_flat_state(state)]
@@ -88,10 +89,11 @@ def expected(x):
     return out
 
 
-@pytest.fixture(params=["dense", "grouped"])
+@pytest.fixture(params=["dense", "batch", "grouped"])
 def form(request, monkeypatch):
     """Each output is of a function of its own, so the form is read anew."""
-    monkeypatch.setattr(moe, "DENSE_TOKENS", TOKENS if request.param == "dense" else 0)
+    monkeypatch.setattr(moe, "DENSE_TOKENS", 0 if request.param == "grouped" else TOKENS)
+    monkeypatch.setattr(moe, "_COPIED_TOKENS", TOKENS if request.param == "batch" else TOKENS + 1)
     return request.param
 
 
@@ -110,7 +112,7 @@ def test_a_split_residual_stream_gets_its_tokens(x, expected):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("is_stacked", [False, True], ids=["alone", "stacked"])
-def test_int8_experts_run_in_both_forms(x, is_stacked):
+def test_int8_experts_run_in_every_form(x, is_stacked):
     out = output(x, tensor_size=2, is_stacked=is_stacked, quantized=True)
     alone = output(x, quantized=True)
     assert np.abs(alone).max() > 0
