@@ -8,6 +8,7 @@ logical to mesh axes. Knows neither layers nor weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -121,3 +122,9 @@ def _divides(config: ModelConfig, size: int) -> bool:
     kv_heads = [config.of_kind(window).num_kv_heads for window in config.windows]
     kv_fits = all(heads % size == 0 or size % heads == 0 for heads in kv_heads)
     return kv_fits and not any(each % size for each in split)
+
+
+def shardings_of(mesh: Mesh, specs: Any) -> Any:
+    """The shardings on a mesh of a tree of specs."""
+    is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)

@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 
 from models.checkpoint import manifest
 from models.config import ModelConfig
-from models.decoder.decoder import Decoder, DecoderLayer
+from models.decoder.decoder import Decoder
+from models.decoder.layer import DecoderLayer
 from models.training.recipe import CONFIG
 from models.training.vocabulary import write_tokenizer
 

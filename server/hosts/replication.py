@@ -30,7 +30,7 @@ from server.engine.programs.inputs.image_input import ImageInput
 from server.engine.programs.inputs.slot_input import SlotInput, empty_slot
 from server.engine.programs.inputs.step_input import DrawInput, StepInput
 from server.engine.programs.sampling.sampler import Drawn
-from server.engine.programs.step_program import StepOutput
+from server.engine.programs.step_output import StepOutput
 from server.hosts import messages
 from server.hosts.gathering import Followers
 from server.hosts.joining import Leader

@@ -22,7 +22,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from server.engine.programs.baked import BakedFolder, ProgramKey, program_key, spell
 from server.engine.programs.blueprint import Blueprint
 from server.engine.programs.inputs.buckets import Bucket
-from server.engine.programs.step_program import PickSize, ProgramName, Programs
+from server.engine.programs.programs import PickSize, ProgramName, Programs
 from server.plan.cost import Cost, aliased_bytes, cost_of
 from server.plan.hlo import Shape, parse_module
 from server.plan.report import Kind, ProgramReport

@@ -16,8 +16,8 @@ import jax
 from models.sharding import data_size, tensor_size
 from server.config import EngineConfig
 from server.engine.programs.blueprint import Blueprint, keeps_int8
+from server.engine.programs.programs import ProgramName
 from server.engine.programs.sizing import SizeError, tower_bytes, tree_bytes, weight_bytes
-from server.engine.programs.step_program import ProgramName
 from server.plan.compilation import (
     Keep,
     OutOfMemoryError,

@@ -9,7 +9,7 @@ import pytest
 
 from server.engine.programs.baked import BakedError, BakedFolder, program_key
 from server.engine.programs.inputs.buckets import Bucket
-from server.engine.programs.step_program import PickSize
+from server.engine.programs.programs import PickSize
 from server.plan.compilation import (
     Keep,
     OutOfMemoryError,

@@ -14,7 +14,7 @@ import jax
 
 from server.engine.programs.baked import BakedCounts, Compiler
 from server.engine.programs.blueprint import Blueprint
-from server.engine.programs.step_program import PickSize, ProgramName
+from server.engine.programs.programs import PickSize, ProgramName
 
 type Progress = Callable[[str, float], None]
 

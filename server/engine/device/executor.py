@@ -35,8 +35,9 @@ from server.engine.programs.inputs.image_input import ImageInput
 from server.engine.programs.inputs.slot_input import SlotInput, empty_slot
 from server.engine.programs.inputs.step_input import DrawInput, StepInput
 from server.engine.programs.mesh_choice import choose_mesh
+from server.engine.programs.programs import PickSize, ProgramName
 from server.engine.programs.sampling.sampler import Drawn
-from server.engine.programs.step_program import PickSize, ProgramName, StepOutput
+from server.engine.programs.step_output import StepOutput
 from server.files.temporary_folders import temporary_folder
 from server.start_clock import StartPhase
 

@@ -36,7 +36,7 @@ from server.engine.programs.inputs.image_input import ImageInput, pack_image, st
 from server.engine.programs.inputs.slot_input import SlotInput, needs_slot_state, pack_slot
 from server.engine.programs.inputs.step_input import StepInput, pack, stack_ranks
 from server.engine.programs.sampling.sampler import Drawn, Logprobs
-from server.engine.programs.step_program import StepOutput
+from server.engine.programs.step_output import StepOutput
 from server.link.frames import TokenLogprobs
 
 

@@ -25,7 +25,7 @@ from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
 from server.engine.programs.inputs.buckets import Bucket
-from server.engine.programs.step_program import PickSize, ProgramName
+from server.engine.programs.programs import PickSize, ProgramName
 
 _MANIFEST = "manifest.json"
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")

@@ -33,7 +33,14 @@ from server.engine.programs.image_sizes import (
 from server.engine.programs.inputs.buckets import Ladder, exact_ladder
 from server.engine.programs.inputs.slot_input import SlotSizes
 from server.engine.programs.inputs.step_input import WORD
+from server.engine.programs.platform_defaults import (
+    ACCELERATOR,
+    PlatformDefaults,
+    platform_defaults,
+)
+from server.engine.programs.programs import Programs
 from server.engine.programs.sampling.sampler import abstract_state, state_specs
+from server.engine.programs.settings_together import check_together
 from server.engine.programs.sizing import (
     ChipMemory,
     SizeError,
@@ -44,7 +51,6 @@ from server.engine.programs.sizing import (
     tree_bytes,
     weight_bytes,
 )
-from server.engine.programs.step_program import Programs
 from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
 
 # The KV pool's size on CPU. The device leaves no fixed rest there: host memory is shared.
@@ -63,51 +69,6 @@ _KV_DTYPES = {
         ("fp8", jnp.float8_e4m3fn),
     )
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Defaults:
-    """A platform's values for settings that the operator leaves out.
-
-    On CPU, a step of 128 tokens is already limited by compute, so a larger step only delays other
-    sequences, and a verify step is of use to few rows. Compiling is most of a start on CPU, so the
-    ladder has few programs: the mixed step runs decodes as fast as a decode step would. Elsewhere a
-    small step costs as much as reading the weights.
-    """
-
-    block_size: int
-    token_budget: int
-    smallest_decode: int
-    smallest_mixed: int
-    growth: int
-    widest_decode: bool
-    draw_rows: int
-    most_verified: int
-
-
-# A block transfers a few hundred kilobytes, which suits the attention kernels of TPUs.
-ACCELERATOR_BLOCK_SIZE = 128
-
-_CPU = _Defaults(
-    block_size=16,
-    token_budget=128,
-    smallest_decode=2,
-    smallest_mixed=32,
-    growth=4,
-    widest_decode=False,
-    draw_rows=8,
-    most_verified=32,
-)
-_ACCELERATOR = _Defaults(
-    block_size=ACCELERATOR_BLOCK_SIZE,
-    token_budget=2048,
-    smallest_decode=8,
-    smallest_mixed=256,
-    growth=2,
-    widest_decode=True,
-    draw_rows=256,
-    most_verified=256,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,13 +96,9 @@ def make_blueprint(
     Raises BackendError or ConfigError; raises SizeError where the sizes exceed a chip's memory.
     """
     platform = mesh.devices.flat[0].platform
-    _check_exact(engine, data_size(mesh))
-    _check_adapters(engine, mesh)
-    _check_speculation(engine, data_size(mesh))
-    _check_host_prefixes(engine, mesh)
-    _check_bidirectional(config, engine)
+    check_together(config, engine, mesh)
     layout = choose_layout(config, engine, platform, tensor_size(mesh))
-    check_images(config, engine, _ladder(config, engine, _defaults(platform)))
+    check_images(config, engine, _ladder(config, engine, platform_defaults(platform)))
     model = abstract_decoder(config, layout)
     memory = None
     if chip_bytes is not None and platform != "cpu":
@@ -156,7 +113,7 @@ def make_blueprint(
         mesh=mesh,
         model=model,
         sizes=sizes,
-        ladder=_ladder(config, engine, _defaults(platform)),
+        ladder=_ladder(config, engine, platform_defaults(platform)),
         memory=memory,
     )
 
@@ -170,7 +127,7 @@ def choose_sizes(
     num_ranks: int,
 ) -> StateSizes:
     """The sizes of each data rank's state. Raises ConfigError or SizeError."""
-    defaults = _defaults(platform)
+    defaults = platform_defaults(platform)
     slot = _slot_sizes(config, engine)
     block_size = engine.block_size or defaults.block_size
     if platform == "tpu":
@@ -238,7 +195,7 @@ def measure(
 
 
 def _image_bytes(config: ModelConfig, engine: EngineConfig, layout: DecoderLayout) -> int:
-    images = image_sizes(config, _ladder(config, engine, _ACCELERATOR))
+    images = image_sizes(config, _ladder(config, engine, ACCELERATOR))
     return 0 if images is None else row_bytes(config.hidden_size, layout, images)
 
 
@@ -272,10 +229,6 @@ def typical_context(engine: EngineConfig, max_model_len: int) -> int:
     return min(engine.kv_context or _TYPICAL_CONTEXT, max_model_len)
 
 
-def _defaults(platform: str) -> _Defaults:
-    return _CPU if platform == "cpu" else _ACCELERATOR
-
-
 def _slot_sizes(config: ModelConfig, engine: EngineConfig) -> SlotSizes:
     return SlotSizes(
         _longest(config, engine), MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS + len(config.eos_token_ids)
@@ -290,7 +243,7 @@ def _longest(config: ModelConfig, engine: EngineConfig) -> int:
     return longest
 
 
-def _ladder(config: ModelConfig, engine: EngineConfig, defaults: _Defaults) -> Ladder:
+def _ladder(config: ModelConfig, engine: EngineConfig, defaults: PlatformDefaults) -> Ladder:
     least = max(defaults.token_budget, 2 * engine.max_num_seqs)
     if config.bidirectional:
         least = max(least, _longest(config, engine))
@@ -345,63 +298,6 @@ def _kv_bytes(
     if engine.kv_cache_bytes:
         return engine.kv_cache_bytes // layout.tensor_size
     return _CPU_KV_BYTES // (num_ranks * layout.tensor_size) if memory is None else memory.for_kv
-
-
-def _check_exact(engine: EngineConfig, num_ranks: int) -> None:
-    # One rank's chunks would bring the other ranks' decodes into the program of chunks.
-    if engine.exact and num_ranks > 1:
-        raise ConfigError(
-            f"exact is true with {num_ranks} data ranks; it needs one: set data_parallel_size to 1"
-        )
-
-
-def _check_adapters(engine: EngineConfig, mesh: Mesh) -> None:
-    if engine.max_loras and engine.exact:
-        # The products of all slots are summed in one order, so the bits depend on the slot.
-        raise ConfigError(
-            "exact is true with max_loras above 0; a server can have only one of them"
-        )
-    if engine.max_loras and mesh.is_multi_process:
-        raise ConfigError(
-            "max_loras is above 0 on several hosts; adapters are served on one host only: merge the"
-            " adapter into the model, or use a slice of one host"
-        )
-
-
-def _check_speculation(engine: EngineConfig, num_ranks: int) -> None:
-    # All ranks run one bucket, and a rank that prefills would need another than one with drafts.
-    if engine.speculation != "off" and num_ranks > 1:
-        raise ConfigError(
-            f"speculation is {engine.speculation} with {num_ranks} data ranks; it needs one: set "
-            "data_parallel_size to 1, or speculation to off"
-        )
-
-
-def _check_host_prefixes(engine: EngineConfig, mesh: Mesh) -> None:
-    """Followers would have to keep what host 0 decides; each rank would need places of its own."""
-    if not engine.prefix_host_bytes:
-        return
-    if mesh.is_multi_process or data_size(mesh) > 1:
-        raise ConfigError(
-            f"prefix_host_bytes is {engine.prefix_host_bytes} on several hosts or data ranks; "
-            "prefixes are kept in host memory on one host with one data rank only: set it to 0"
-        )
-    if not engine.prefix_caching:
-        raise ConfigError(
-            "prefix_host_bytes is set with prefix_caching false: nothing would be found again; set"
-            " prefix_caching to true, or prefix_host_bytes to 0"
-        )
-
-
-def _check_bidirectional(config: ModelConfig, engine: EngineConfig) -> None:
-    if not config.bidirectional:
-        return
-    for name, is_on in (("exact", engine.exact), ("speculation", engine.speculation != "off")):
-        if is_on:
-            raise ConfigError(
-                f"{name} is for models that generate; this one makes embeddings only, since its "
-                f"tokens see later tokens: turn {name} off"
-            )
 
 
 def _check_tpu(engine: EngineConfig, slot: SlotSizes, block_size: int) -> None:

@@ -13,7 +13,7 @@ from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.programs.device_state import StateSizes
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.slot_input import SlotSizes
-from server.engine.programs.step_program import Programs
+from server.engine.programs.programs import Programs
 from tests.golden.random_models import CONFIGS
 from tests.models.paged import make_layout
 

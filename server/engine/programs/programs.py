@@ -10,19 +10,16 @@ ladder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models.attention.base import Ragged
 from models.decoder.decoder import Decoder, pool_shapes
 from models.decoder.layout import DecoderLayout
-from models.decoder.parallel import any_rank
-from models.sharding import DATA, TENSOR
-from models.vision.step_images import StepImages
+from models.sharding import DATA, shardings_of
 from models.weights.loading import leaf_shardings
 from server.engine.programs.adapter_programs import AdapterPrograms, choose
 from server.engine.programs.block_programs import BlockPrograms
@@ -34,24 +31,18 @@ from server.engine.programs.image_programs import (
     in_step,
 )
 from server.engine.programs.inputs.buckets import Bucket
-from server.engine.programs.inputs.slot_input import empty_slot
 from server.engine.programs.inputs.step_input import (
-    DrawInput,
     StepInput,
 )
+from server.engine.programs.sampler_programs import LOGITS_SPEC, SamplerPrograms
 from server.engine.programs.sampling.pooling import pool
 from server.engine.programs.sampling.sampler import (
-    Drawn,
-    Logprobs,
-    SamplerState,
     abstract_state,
-    draw,
     sample,
-    set_slot,
     state_specs,
-    token_logprobs,
 )
-from server.link.sampling import MAX_LOGPROBS
+from server.engine.programs.step_geometry import ragged_of, with_images
+from server.engine.programs.step_output import StepOutput, output_specs, prompt_logprobs
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -71,24 +62,6 @@ type ProgramName = (
     | Literal["set_adapter", "make_adapters", "save_blocks", "restore_blocks"]
     | Literal["encode_image", "make_images"]
 )
-
-# Prompt tokens whose logits are in memory at once when their log probabilities are requested.
-_LOGPROB_TILE = 32
-
-
-class StepOutput(NamedTuple):
-    """The output of a step, the ranks' parts one after another.
-
-    `prompt` has one entry per token, `pooled` the sum of each row's pooled hidden states; both only
-    in mixed buckets.
-    """
-
-    drawn: Drawn
-    prompt: Logprobs | None
-    pooled: jax.Array | None
-
-
-_LOGITS_SPEC = PartitionSpec(DATA, TENSOR)
 
 
 class Programs:
@@ -113,9 +86,9 @@ class Programs:
         if name == "make_state":
             return self._lower_make_state()
         if name == "set_slot":
-            return self._lower_set_slot()
+            return self._sampler.lower_set_slot()
         if name == "draw":
-            return self._lower_draw()
+            return self._sampler.lower_draw()
         if name == "make_adapters":
             return self._adapters.lower_make()
         if name == "set_adapter":
@@ -127,7 +100,7 @@ class Programs:
         if name == "save_blocks" or name == "restore_blocks":
             return self._lower_blocks(name)
         if isinstance(name, PickSize):
-            return self._lower_pick(name.num_rows)
+            return self._sampler.lower_pick(name.num_rows)
         jitted, arguments = self.step(name)
         return jitted.lower(*arguments)
 
@@ -194,20 +167,20 @@ class Programs:
                 self._adapters.specs,
                 image_specs,
             ),
-            out_specs=(_output_specs(), _LOGITS_SPEC, state_specs),
+            out_specs=(output_specs(), LOGITS_SPEC, state_specs),
             check_vma=False,
         )
-        shardings = self._shardings((self._leaf_specs, state_specs))
+        shardings = shardings_of(self._mesh, (self._leaf_specs, state_specs))
         replicated = NamedSharding(self._mesh, PartitionSpec())
         jitted = jax.jit(
             mapped,
             in_shardings=(
                 *shardings,
                 replicated,
-                self._shardings(self._adapters.specs),
-                self._shardings(image_specs),
+                shardings_of(self._mesh, self._adapters.specs),
+                shardings_of(self._mesh, image_specs),
             ),
-            out_shardings=(replicated, self._shardings(_LOGITS_SPEC), shardings[1]),
+            out_shardings=(replicated, shardings_of(self._mesh, LOGITS_SPEC), shardings[1]),
             donate_argnums=1,
         )
         return jitted, (
@@ -218,75 +191,16 @@ class Programs:
             self._abstract_rows() if has_images else (),
         )
 
-    def _lower_set_slot(self) -> jax.stages.Lowered:
-        """`(sampler state, slot input) -> sampler state`; the state is donated."""
-        specs = self.state_specs().sampler
-        mapped = jax.shard_map(
-            set_slot,
+    @property
+    def _sampler(self) -> SamplerPrograms:
+        return SamplerPrograms(
+            own=self._own,
+            state=self.abstract_state().sampler,
+            specs=self.state_specs().sampler,
+            vocab_rows=self._layout.vocab_rows(self._config),
             mesh=self._mesh,
-            in_specs=(specs, PartitionSpec()),
-            out_specs=specs,
-            check_vma=False,
+            sizes=self._sizes,
         )
-        shardings = self._shardings(specs)
-        replicated = NamedSharding(self._mesh, PartitionSpec())
-        jitted = jax.jit(
-            mapped,
-            in_shardings=(shardings, replicated),
-            out_shardings=shardings,
-            donate_argnums=0,
-        )
-        inputs = empty_slot(self._sizes.slot, 0, self._sizes.scratch_slot)
-        return jitted.lower(self.abstract_state().sampler, inputs)
-
-    def _lower_pick(self, num_rows: int) -> jax.stages.Lowered:
-        """`(logits of a step, rows) -> logits of a draw`."""
-
-        def of_rank(logits_SV: jax.Array, row_S: jax.Array) -> jax.Array:
-            return logits_SV[self._own(row_S)]
-
-        mapped = jax.shard_map(
-            of_rank,
-            mesh=self._mesh,
-            in_specs=(_LOGITS_SPEC, PartitionSpec()),
-            out_specs=_LOGITS_SPEC,
-            check_vma=False,
-        )
-        logits = self._shardings(_LOGITS_SPEC)
-        replicated = NamedSharding(self._mesh, PartitionSpec())
-        jitted = jax.jit(mapped, in_shardings=(logits, replicated), out_shardings=logits)
-        return jitted.lower(self._abstract_logits(num_rows), self._sizes.empty_draw().row_S)
-
-    def _lower_draw(self) -> jax.stages.Lowered:
-        """`(sampler state, logits, draw input) -> (drawn, sampler state)`; state is donated."""
-        specs = self.state_specs().sampler
-
-        def of_rank(
-            state: SamplerState, logits_SV: jax.Array, inputs: DrawInput
-        ) -> tuple[Drawn, SamplerState]:
-            return draw(logits_SV, state, self._own(inputs))
-
-        mapped = jax.shard_map(
-            of_rank,
-            mesh=self._mesh,
-            in_specs=(specs, _LOGITS_SPEC, PartitionSpec()),
-            out_specs=(PartitionSpec(DATA), specs),
-            check_vma=False,
-        )
-        shardings = self._shardings(specs)
-        replicated = NamedSharding(self._mesh, PartitionSpec())
-        jitted = jax.jit(
-            mapped,
-            in_shardings=(shardings, self._shardings(_LOGITS_SPEC), replicated),
-            out_shardings=(replicated, shardings),
-            donate_argnums=0,
-        )
-        logits = self._abstract_logits(self._sizes.draw_rows)
-        return jitted.lower(self.abstract_state().sampler, logits, self._sizes.empty_draw())
-
-    def _abstract_logits(self, num_rows: int) -> jax.ShapeDtypeStruct:
-        shape = self._sizes.num_ranks * num_rows, self._layout.vocab_rows(self._config)
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     def _lower_make_state(self) -> jax.stages.Lowered:
         """`() -> state`, all zeros."""
@@ -295,7 +209,7 @@ class Programs:
         def zeros() -> DeviceState:
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
 
-        return jax.jit(zeros, out_shardings=self._shardings(self.state_specs())).lower()
+        return jax.jit(zeros, out_shardings=shardings_of(self._mesh, self.state_specs())).lower()
 
     def abstract_state(self) -> DeviceState:
         """Shapes and dtypes of the device state, over all shards."""
@@ -312,10 +226,6 @@ class Programs:
         num_pools = len(self.abstract_state().kv)
         return DeviceState((self._layout.backend.pool_specs(),) * num_pools, state_specs())
 
-    def _shardings(self, specs: Any) -> Any:
-        is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
-        return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), specs, is_leaf=is_spec)
-
     def _step(
         self,
         leaves: list[jax.Array],
@@ -326,11 +236,11 @@ class Programs:
         bucket: Bucket,
     ) -> tuple[StepOutput, jax.Array, DeviceState]:
         model, inputs = self._merge(leaves), self._own(inputs)
-        ragged, token_ids_T = _ragged(inputs, state.sampler, bucket)
+        ragged, token_ids_T = ragged_of(inputs, state.sampler, bucket)
         images = None
         if inputs.image_start_M is not None:
             images = in_step(rows_MND, inputs.image_start_M)
-            ragged = _with_images(ragged, images)
+            ragged = with_images(ragged, images)
         chosen = None
         if self._layout.adapters is not None:
             chosen = choose(adapters, inputs.adapter_S[ragged.row_T], self._layout.adapters)
@@ -349,7 +259,7 @@ class Programs:
             drawn, sampler = sample(logits_SV, state.sampler, inputs.sampling)
         prompt, pooled = None, None
         if bucket.row_tokens is None:
-            prompt = _prompt_logprobs(model, x_TD, inputs.target_T)
+            prompt = prompt_logprobs(model, x_TD, inputs.target_T)
             pooled = pool(x_TD, inputs.row_T, inputs.target_T, bucket.num_rows)
         return StepOutput(drawn, prompt, pooled), logits_SV, DeviceState(kv, sampler)
 
@@ -364,52 +274,3 @@ class Programs:
         rank = jax.lax.axis_index(DATA)
         part: T = jax.tree.map(lambda leaf: leaf[rank], inputs)
         return part
-
-
-def _output_specs() -> StepOutput:
-    """The ranks' parts one after another; of `pooled`, every device has all."""
-    by_rank: Any = PartitionSpec(DATA)
-    everywhere: Any = PartitionSpec()
-    return StepOutput(by_rank, by_rank, everywhere)
-
-
-def _ragged(inputs: StepInput, sampler: SamplerState, bucket: Bucket) -> tuple[Ragged, jax.Array]:
-    """The step's geometry, and its token ids including those still in flight."""
-    num_rows = inputs.seq_lens_S.shape[0]
-    row_T = jnp.minimum(inputs.row_T, num_rows - 1)
-    slot = inputs.sampling.slot
-    drawn_T = sampler.last_tokens_N[slot if bucket.num_drafts else slot[row_T]]
-    ragged = Ragged(
-        positions_T=inputs.positions_T,
-        row_T=row_T,
-        is_padding_T=inputs.row_T == num_rows,
-        block_tables_KSB=inputs.block_tables_KSB,
-        seq_lens_S=inputs.seq_lens_S,
-        query_start_S1=inputs.query_start_S1,
-        num_decodes=inputs.num_decodes[0],
-        num_rows=jnp.sum(jnp.diff(inputs.query_start_S1) > 0, dtype=jnp.int32),
-    )
-    return ragged, jnp.where(inputs.token_ids_T < 0, drawn_T, inputs.token_ids_T)
-
-
-def _with_images(ragged: Ragged, images: StepImages) -> Ragged:
-    """The geometry of a step in which the tokens of an image see one another."""
-    last_seen_T = images.last_seen(ragged.positions_T)
-    return ragged._replace(last_seen_T=last_seen_T, image_start_M=images.start_M)
-
-
-def _prompt_logprobs(model: Decoder, x_TD: jax.Array, target_T: jax.Array) -> Logprobs:
-    """The log probability of each requested next prompt token, one tile of tokens at a time."""
-    num_tokens = x_TD.shape[0]
-    tiles = (num_tokens // _LOGPROB_TILE, _LOGPROB_TILE)
-
-    def run() -> Logprobs:
-        split = (x_TD.reshape(*tiles, -1), target_T.reshape(tiles))
-        out = jax.lax.map(lambda tile: token_logprobs(model.logits(tile[0]), tile[1]), split)
-        return jax.tree.map(lambda leaf: leaf.reshape(num_tokens, *leaf.shape[2:]), out)
-
-    def skip() -> Logprobs:
-        none = jnp.zeros((num_tokens, MAX_LOGPROBS), jnp.float32)
-        return Logprobs(none[:, 0], none.astype(jnp.int32), none)
-
-    return jax.lax.cond(any_rank(target_T >= 0), run, skip)
