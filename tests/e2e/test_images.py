@@ -6,8 +6,10 @@ What an API process would send is sent by the test itself: pixels at the model's
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import save_file
@@ -145,9 +147,16 @@ def connect(folder):
     raise AssertionError("no engine listens")
 
 
+@pytest.fixture
+def short_folder():
+    """A folder whose name leaves room for a socket's path, whatever the test is called."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("tensor_size", [1, 2], ids=["a rank each", "together"])
-def test_several_hosts_read_images(start, folders, tmp_path, monkeypatch, tensor_size):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_several_hosts_read_images(start, folders, short_folder, monkeypatch, tensor_size):
+    monkeypatch.setenv("TMPDIR", str(short_folder))
     sizes = ("--max-num-seqs=2", "--max-num-batched-tokens=32", "--max-model-len=256")
     hosts = f"{LOOPBACK.address(0)}:{first_free_port(2)},{LOOPBACK.address(1)}"
     group = [
@@ -166,7 +175,7 @@ def test_several_hosts_read_images(start, folders, tmp_path, monkeypatch, tensor
         for index in range(2)
     ]
     group[0].wait_ready()
-    client = connect(tmp_path)
+    client = connect(short_folder)
     client.wait_for(EngineInfo)
     request, expected = find_request(references.read(f"images/{NAME}"))
     for request_id in (1, 2):
