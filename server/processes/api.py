@@ -298,7 +298,7 @@ def main() -> int:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return _FAILED
     recipe = _read_recipe(Path(model.path), task.config.server)
-    image_format = image_format_of(Path(model.path))
+    image_format = image_format_of(Path(model.path), task.config.engine.max_images_per_prompt)
     sys.setswitchinterval(_SWITCH_SECONDS)
     # What is there from the start stays: no collection needs to look at it, so each takes little.
     gc.freeze()

@@ -16,8 +16,10 @@ from server.image_hosts import read_image_hosts
 _log = logging.getLogger(__name__)
 
 
-def image_format_of(checkpoint: Path) -> ImageFormat | None:
+def image_format_of(checkpoint: Path, max_images: int) -> ImageFormat | None:
     """How the checkpoint's prompts have images; None if they have none that this server reads."""
+    if max_images == 0:
+        return None
     try:
         return read_image_format(checkpoint)
     except ImageFormatError as error:

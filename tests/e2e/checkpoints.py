@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from tests.api.templates import GEMMA3_IMAGES
+from tests.golden import random_models
 from tests.models.checkpoints import LLAMA, write_checkpoint
 
+# At the ids that the checkpoint's config.json names.
+IMAGE_TOKENS = ["<image_soft_token>", "<start_of_image>", "<end_of_image>"]
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>"]
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
@@ -22,14 +27,31 @@ def write_serving_checkpoint(folder: Path, **sizes: int) -> Path:
     return write_tokenizer(folder)
 
 
-def write_tokenizer(folder: Path) -> Path:
-    """What reads and writes text, next to weights of at least 260 tokens."""
+def write_image_checkpoint(folder: Path) -> Path:
+    """Random weights that read images, and a tokenizer with Gemma 3's tokens at their ids.
+
+    A token that says nothing has a text of its own, so no two answers read alike.
+    """
+    random_models.write("gemma3-images", folder)
+    unused = [f"<unused{i}>" for i in range(500 - len(SPECIAL_TOKENS) - 256)]
+    more = [*unused, *IMAGE_TOKENS, "<start_of_turn>", "<end_of_turn>"]
+    return write_tokenizer(folder, more, GEMMA3_IMAGES)
+
+
+def write_tokenizer(
+    folder: Path, more: Sequence[str] = (), chat_template: str = CHAT_TEMPLATE
+) -> Path:
+    """What reads and writes text, next to weights of at least 260 tokens, and of `more`.
+
+    Of `more`, those that are named unused are plain text, and the others control tokens.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(SPECIAL_TOKENS + alphabet)}
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *alphabet, *more])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    special = SPECIAL_TOKENS + [token for token in more if not token.startswith("<unused")]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -37,7 +59,7 @@ def write_tokenizer(folder: Path) -> Path:
         "eos_token": "</s>",
         "pad_token": "<pad>",
         "unk_token": "<unk>",
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": chat_template,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder

@@ -6,6 +6,7 @@ What an API process would send is sent by the test itself: pixels at the model's
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 import threading
 import time
@@ -78,7 +79,6 @@ def client(folders, tmp_path):
         max_model_len=256,
         num_blocks=64,
         max_images_per_prompt=2,
-        swap_policy="resource",
         compile_cache_dir="",
         watch_window_seconds=0,
     )
@@ -123,12 +123,16 @@ def test_images_are_served_by_the_tower_of_the_version(client, folders):
     found, _ = generate(client, 1, request)
     assert found[:NUM_TOKENS] == expected
     of_text, _ = generate(client, 2, text)
-    change(client, 1, "load", version="2", path=str(folders[1]))
-    change(client, 2, "promote", version="2")
-    assert generate(client, 3, request)[0] != found
-    assert generate(client, 4, text)[0] == of_text
-    change(client, 3, "rollback")
-    assert generate(client, 5, request)[0] == found
+    commands, asked = itertools.count(1), itertools.count(3)
+    for policy in ("resource", "availability"):
+        change(client, next(commands), "load", version="2", path=str(folders[1]), policy=policy)
+        assert generate(client, next(asked), request)[0] == found
+        change(client, next(commands), "promote", version="2")
+        assert generate(client, next(asked), request)[0] != found
+        assert generate(client, next(asked), text)[0] == of_text
+        change(client, next(commands), "rollback")
+        assert generate(client, next(asked), request)[0] == found
+        change(client, next(commands), "unload", version="2")
 
     _, last = generate(client, 99, request, pooling="mean")
     assert (last.error, last.message) == (

@@ -8,11 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.servers import PROJECT, first_free_port
+from tests.api.images.pictures import png
+from tests.e2e.servers import PROJECT, RunningServer, first_free_port
 
 EXAMPLES = PROJECT / "examples"
 NODE_PACKAGES = EXAMPLES / "node_modules"
@@ -40,24 +42,25 @@ def without_proxies() -> dict[str, str]:
 def run(server):
     """Run an example by its name and return what it prints."""
 
-    def run_one(name: str, **environment: str) -> str:
-        addresses = {
-            "ANTIPODE_HTTP": server.http,
-            "ANTIPODE_GRPC": server.grpc,
-            "ANTIPODE_SERVERS": f"grpc://{server.grpc},{server.http}",
-        }
-        done = subprocess.run(
-            command_of(name),
-            cwd=EXAMPLES,
-            env=without_proxies() | addresses | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    return partial(run_on, server)
 
-    return run_one
+
+def run_on(server: RunningServer, name: str, **environment: str) -> str:
+    addresses = {
+        "ANTIPODE_HTTP": server.http,
+        "ANTIPODE_GRPC": server.grpc,
+        "ANTIPODE_SERVERS": f"grpc://{server.grpc},{server.http}",
+    }
+    done = subprocess.run(
+        command_of(name),
+        cwd=EXAMPLES,
+        env=without_proxies() | addresses | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_curl_reads_readiness_a_chat_and_a_stream(run):
@@ -94,6 +97,15 @@ def test_the_asynchronous_client_prints_an_answer_for_each_question(run):
     answers = run("client_async.py")
     for question in ("What is the capital of France?", "Who wrote Faust?", "What is 2 + 2?"):
         assert f"{question} " in answers
+
+
+def test_both_clients_in_python_print_the_same_about_a_picture(image_server, tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(png())
+    printed = run_on(image_server, "images_python.py", ANTIPODE_IMAGE=str(path))
+    answer, again = printed[: len(printed) // 2], printed[len(printed) // 2 :]
+    assert answer.strip()
+    assert answer == again
 
 
 def test_grpc_from_the_public_proto_file_counts_its_tokens(run):

@@ -150,15 +150,28 @@ def test_the_cpu_example_needs_no_kind_that_a_plain_cluster_lacks():
     assert not {"nodeSelector", "resourceClaims"} & pod["spec"].keys()
 
 
+def variables_in_region(name):
+    """The settings of a server whose example was added to a region's file."""
+    values = yaml.safe_load((HELM / "regions" / "europe-west4.yaml").read_text())
+    for key, part in example(name).items():
+        values[key] = {**values[key], **part} if isinstance(values.get(key), dict) else part
+    (pod,) = pods_of(render("antipode", values))
+    return {v["name"]: v["value"] for v in pod["spec"]["containers"][0]["env"]}
+
+
+def test_the_examples_of_gemma_say_whether_they_take_images():
+    assert variables_in_region("gemma-3-12b")["ANTIPODE_MAX_IMAGES_PER_PROMPT"] == "0"
+    variables = variables_in_region("medgemma-4b")
+    assert variables["ANTIPODE_MAX_IMAGES_PER_PROMPT"] == "8"
+    chip = (variables["ANTIPODE_SLICE_ACCELERATOR"], variables["ANTIPODE_SLICE_TOPOLOGY"])
+    assert chip == ("v6e", "1x1")
+
+
 def test_the_gemma_example_completes_a_regions_file_as_the_preset_recommends():
     preset = yaml.safe_load((PROJECT / "models/presets/gemma-3-12b.yaml").read_text())
     recommended = preset["recommended"]
-    values = yaml.safe_load((HELM / "regions" / "europe-west4.yaml").read_text())
     gemma = example("gemma-3-12b")
-    for name, part in gemma.items():
-        values[name] = {**values[name], **part} if isinstance(values.get(name), dict) else part
-    (pod,) = pods_of(render("antipode", values))
-    variables = {v["name"]: v["value"] for v in pod["spec"]["containers"][0]["env"]}
+    variables = variables_in_region("gemma-3-12b")
     assert gemma["slice"] == recommended["slice"]
     assert variables["ANTIPODE_MAX_NUM_SEQS"] == str(recommended["max_num_seqs"])
     assert variables["ANTIPODE_KV_CONTEXT"] == str(recommended["context"])

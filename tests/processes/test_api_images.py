@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,8 @@ from PIL import Image
 
 from models.vision.image_format import read_image_format
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
+from server.api.images import image_reader
+from server.api.images.decoding import read_image
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.config import Config, ServerConfig
 from server.link.frames import EngineInfo, Pulse, Step, Submit, TokenEvent
@@ -22,7 +25,7 @@ from server.link.framing import engine_codec
 from server.processes.api import ApiProcess
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import reserved_port
-from tests.api.images.pictures import FORM, file_of
+from tests.api.images.pictures import FORM, file_of, picture
 from tests.api.images.vision import MAX_IMAGES, vision_tokenizer
 
 INFO = EngineInfo(
@@ -147,6 +150,38 @@ async def test_the_largest_request_reaches_the_engine_and_probes_go_on(checkpoin
     assert len({image.digest for image in frame.images}) == 1
     # A decoder that held the interpreter, or ran on the event loop, would take all of the time.
     assert slowest < 1.0
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+async def test_images_of_a_client_that_has_gone_are_read_no_further(
+    checkpoint, monkeypatch, transport
+):
+    begun, go_on, num_read = threading.Event(), threading.Event(), []
+
+    def slowly(*args):
+        num_read.append(1)
+        begun.set()
+        assert go_on.wait(10)
+        return read_image(*args)
+
+    monkeypatch.setattr(image_reader, "read_image", slowly)
+    async with (
+        api_process(checkpoint) as (engine, addresses),
+        AsyncClient(addresses[transport], trust_env=False) as client,
+    ):
+        asked = asyncio.create_task(client.generate(_messages(3), max_tokens=1).collect())
+        assert await asyncio.to_thread(begun.wait, 10)
+        asked.cancel()
+        # Its answer comes after the server has seen that the other connection is closed.
+        await client.generate([{"role": "user", "content": "Hi"}], max_tokens=1).collect()
+        go_on.set()
+        await client.generate(_messages(1), max_tokens=1).collect()
+    assert (len(num_read), [len(frame.images) for frame in engine.submitted]) == (2, [0, 1])
+
+
+def _messages(num_images):
+    parts = [{"type": "image", "image": file_of(picture())}] * num_images
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "What?"}]}]
 
 
 async def test_files_beyond_the_bound_are_refused_over_both_transports(checkpoint):

@@ -16,7 +16,7 @@ def test_files_that_contradict_each_other_leave_the_server_without_images(tmp_pa
     config = {"architectures": ["Gemma3ForConditionalGeneration"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with caplog.at_level(logging.WARNING):
-        assert image_format_of(tmp_path) is None
+        assert image_format_of(tmp_path, 1) is None
     assert "requests may have no images: tokenizer.json has no added token" in caplog.text
 
 

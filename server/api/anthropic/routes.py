@@ -13,7 +13,7 @@ from server.api.anthropic.request_body import MessagesBody, PromptBody
 from server.api.anthropic.response_bodies import EVENTS, MessageAnswer, MessageError, TokenCount
 from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
-from server.api.http.answering import answer, source, timeout_seconds
+from server.api.http.answering import answer, prepared_chat, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import json_response
 from server.api.http.openapi import event_responses, json_responses
@@ -43,7 +43,7 @@ def messages_router(service: Service, *, write_timeout_seconds: float) -> APIRou
             conversation = await asyncio.to_thread(body.conversation)
             # The body lasts as long as its answer, which needs no messages.
             body.messages.clear()
-            prompt = await service.prepare_chat(conversation)
+            prompt = await prepared_chat(service, conversation, request)
             del conversation
             return await answer(
                 service,

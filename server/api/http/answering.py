@@ -14,6 +14,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from server.api.access.call import current_call
+from server.api.chat.format import ChatPrompt, Conversation
 from server.api.http.disconnect import until_disconnect
 from server.api.http.json_bodies.json_response import json_response
 from server.api.http.sse import Chunks, EventStream
@@ -54,6 +55,20 @@ async def answer[R: Renderer](
                     group.num_entries, lambda: json_response(wording(group).whole(answers))
                 )
     return events(group, wording(group), write_timeout_seconds=write_timeout_seconds)
+
+
+async def prepared_chat(
+    service: Service,
+    conversation: Conversation,
+    request: Request,
+    prompt_token_ids: Sequence[int] | None = None,
+) -> ChatPrompt:
+    """The prompt of a conversation. If the client disconnects, no more of its images are read.
+
+    `prompt_token_ids` is the prompt of a stream that is resumed.
+    """
+    async with until_disconnect(request.receive):
+        return await service.prepare_chat(conversation, prompt_token_ids)
 
 
 def source(request: Request) -> str:

@@ -19,6 +19,9 @@ from server.api.images.jpeg_scans import has_more_scans
 _PLUGINS = (GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _NO_IMAGE = "has an image that is no PNG, JPEG, WebP or GIF"
+# As many as a JPEG or GIF may have. For millions of lines, or of pixels in a line, Pillow holds
+# the interpreter's lock for some tenths of a second.
+_MAX_SIDE = 65_535
 # A progressive JPEG has about ten.
 _MAX_SCANS = 100
 
@@ -78,6 +81,10 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError(
             f"has an image of {width} by {height} pixels; at most {max_pixels} can be read"
             " (--max-image-pixels)"
+        )
+    if max(width, height) > _MAX_SIDE:
+        raise ImageError(
+            f"has an image of {width} by {height} pixels; a side may have {_MAX_SIDE} pixels"
         )
     if image.format in ("JPEG", "MPO") and has_more_scans(data, _MAX_SCANS):
         raise ImageError(f"has a JPEG of more than {_MAX_SCANS} scans")

@@ -7,8 +7,9 @@ nor prompts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +23,8 @@ from server.errors import ApiError, ErrorKind
 MAX_AT_ONCE = 2
 # Bytes of the files of all requests that are fetched, wait for a thread, or are decoded.
 MAX_WAITING_BYTES = 256 << 20
+# A file of 50 kB may have the pixels of the largest image, which take a quarter of a second.
+MAX_WAITING_IMAGES = 256
 # For the addresses of one request: names, connections and files together.
 FETCH_SECONDS = 10.0
 
@@ -49,21 +52,32 @@ class ImageReader:
         self._limits = limits
         self._network = network or Network()
         self._threads = ThreadPoolExecutor(MAX_AT_ONCE, "images")
-        self._num_bytes = 0
+        self._num_images = self._num_bytes = 0
 
     async def read(self, images: Sequence[SentImage]) -> list[ReadImage]:
         """The pixels of each image. ApiError for one that is too large or no image."""
         self._check_bytes(images)
-        reserved = self._bytes_to_hold(images)
-        if self._num_bytes + reserved > MAX_WAITING_BYTES:
+        with self._waiting(len(images), self._bytes_to_hold(images)):
+            return [await self._decoded(image) for image in await self._fetched(images)]
+
+    @contextmanager
+    def _waiting(self, num_images: int, num_bytes: int) -> Iterator[None]:
+        """Count a request's images while they wait. ApiError for more than may wait.
+
+        A request that waits alone may have any number of images: later there is no more room.
+        """
+        has_room = not self._num_images or self._num_images + num_images <= MAX_WAITING_IMAGES
+        if not has_room or self._num_bytes + num_bytes > MAX_WAITING_BYTES:
             raise ApiError(
                 ErrorKind.QUEUE_FULL, "too many images wait to be read; send them again later"
             )
-        self._num_bytes += reserved
+        self._num_images += num_images
+        self._num_bytes += num_bytes
         try:
-            return [await self._decoded(image) for image in await self._fetched(images)]
+            yield
         finally:
-            self._num_bytes -= reserved
+            self._num_images -= num_images
+            self._num_bytes -= num_bytes
 
     def _bytes_to_hold(self, images: Sequence[SentImage]) -> int:
         """The most that the files may be. ApiError for an address that must not be fetched."""

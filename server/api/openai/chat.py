@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
-from server.api.http.answering import answer, source, timeout_seconds
+from server.api.http.answering import answer, prepared_chat, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.openapi import generation_responses
 from server.api.http.request_id import adopt_request_id
@@ -32,7 +32,7 @@ def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         includes_usage = body.read_includes_usage()
         body.check_supported(COMPLETION_FIELDS)
-        prompt = await chat_prompt(service, body)
+        prompt = await chat_prompt(service, body, request)
         generate = generate_request(body, prompt, request)
         return await answer(
             service,
@@ -46,13 +46,13 @@ def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
     return router
 
 
-async def chat_prompt(service: Service, body: ChatBody) -> ChatPrompt:
+async def chat_prompt(service: Service, body: ChatBody, request: Request) -> ChatPrompt:
     """The rendered conversation, and how to read its answers."""
     # In a thread, because a body may hold a million messages.
     conversation = await asyncio.to_thread(body.conversation, body.messages)
     # The body lasts as long as its answer, which needs no messages.
     body.messages.clear()
-    return await service.prepare_chat(conversation, _prompt_of_resumed(body))
+    return await prepared_chat(service, conversation, request, _prompt_of_resumed(body))
 
 
 def generate_request(body: ChatBody, prompt: ChatPrompt, request: Request) -> GenerateRequest:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
-from server.api.http.answering import answer, source, timeout_seconds
+from server.api.http.answering import answer, prepared_chat, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import json_response
 from server.api.http.openapi import error_responses, event_responses, json_responses
@@ -46,7 +46,7 @@ def responses_router(service: Service, *, write_timeout_seconds: float) -> APIRo
             conversation = await asyncio.to_thread(body.conversation)
             # The body lasts as long as its answer, which needs no input.
             body.input.clear()
-            prompt = await service.prepare_chat(conversation)
+            prompt = await prepared_chat(service, conversation, request)
             del conversation
             return await answer(
                 service,

@@ -109,6 +109,8 @@ REFUSED = {
     "GIF cut short": (FILES["GIF"][:-300], "damaged or cut short"),
     "PNG with wrong bytes": (png()[:60] + bytes(40) + png()[100:], "damaged or cut short"),
     "PNG of too many pixels": (png_header(1025, 1024), "1025 by 1024 pixels"),
+    "PNG of a long line": (png_header(65_536, 1), "65536 by 1 pixels; a side may have 65535"),
+    "PNG of many lines": (png_header(1, 65_536), "1 by 65536 pixels; a side may have 65535"),
     "PNG bomb": (png_header(60_000, 60_000), "pixels"),
     "WebP bomb": (file_of(Image.new("RGB", (16_383, 1024)), "WEBP"), "16383 by 1024 pixels"),
     "GIF bomb": (file_of(Image.new("P", (5000, 5000)), "GIF"), "5000 by 5000 pixels"),
@@ -125,6 +127,11 @@ REFUSED = {
 def test_what_is_refused(data, said):
     with pytest.raises(ImageError, match=said):
         read_image(data, FORM, MAX_PIXELS)
+
+
+@pytest.mark.parametrize("size", [(65_535, 1), (1, 65_535)])
+def test_a_side_may_be_as_long_as_a_jpegs(size):
+    assert read_image(file_of(Image.new("RGB", size)), FORM, MAX_PIXELS).width == FORM.width
 
 
 def test_as_many_pixels_as_may_be_are_read():

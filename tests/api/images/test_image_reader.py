@@ -65,6 +65,20 @@ async def test_more_than_may_wait_is_refused_and_later_taken(monkeypatch):
     assert len(await reader.read(sent(png()))) == 1
 
 
+async def test_more_images_than_may_wait_are_refused_and_later_taken(monkeypatch):
+    """Unless nobody else waits: then there will never be more room."""
+    monkeypatch.setattr(image_reader, "MAX_WAITING_IMAGES", 2)
+    reader = ImageReader(FORM, ImageLimits())
+    assert len(await reader.read(sent(png()) * 3)) == 3
+    reading = asyncio.create_task(reader.read(sent(png()) * 2))
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError) as caught:
+        await reader.read(sent(png()))
+    assert caught.value.kind is ErrorKind.QUEUE_FULL
+    await reading
+    assert len(await reader.read(sent(png()))) == 1
+
+
 async def test_a_refused_request_waits_no_longer(monkeypatch):
     monkeypatch.setattr(image_reader, "MAX_WAITING_BYTES", len(png()))
     reader = ImageReader(FORM, ImageLimits())

@@ -13,8 +13,10 @@ from hashlib import blake2b
 import msgspec
 import pytest
 
+from models.checkpoint.files import LocalFiles
 from server.config import ConfigError, EngineConfig
 from server.engine.device.model_runner import ModelRunner
+from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.policy.speculation import speculation
 from server.grammar.compiler import Compiler
 from server.link.frames import Vocabulary
@@ -22,6 +24,7 @@ from server.link.images import PromptImage
 from server.link.sampling import Grammar, SamplingParams
 from tests.engine.device.test_identity import Request, Session
 from tests.golden import random_models, references
+from tests.models.adapters import random_adapter, write_adapter
 
 NAME = "gemma3-images"
 NUM_TOKENS = 32
@@ -159,6 +162,35 @@ def test_drafts_change_no_token(folder, reference, requests):
     runner, config = build(folder, speculation="prompt_lookup")
     drafts = speculation(runner.draft_rooms, config.most_drafts)
     check(reference, Session(runner, config, speculation=drafts).run(requests[:12]), range(12))
+
+
+def test_adapters_and_images_stay_apart(folder, reference, requests, tmp_path):
+    """The same prompts by the model, by two adapters in one step, and from the prefix cache."""
+    tensors = random_models.weights(NAME)
+    of_text = {name: each for name, each in tensors.items() if name.startswith("language_model")}
+    runner, config = build(folder, max_loras=2, max_lora_rank=4)
+    loaded = [LoadedAdapter(name, "", number) for number, name in enumerate("ab", 1)]
+    for seed, each in enumerate(loaded):
+        path = write_adapter(tmp_path / each.name, random_adapter(of_text, 4, seed))
+        runner._executor.adapters.keep(each, runner._executor.adapters.read(LocalFiles(path)))
+
+    def session():
+        made = Session(runner, config)
+        for each in loaded:
+            made.engine.adapters.open(each)
+        return made
+
+    few = requests[:6]
+    adapted = [replace(request, adapter=name) for name in "ab" for request in few]
+    shared = session()
+    together = shared.run([*few, *adapted])
+    check(reference, together, range(6))
+    assert shared.run([*few, *adapted]) == together
+    assert shared.num_cached_tokens > 0
+    for i, request in enumerate(adapted, 6):
+        assert session().run([request])[0, 0] == together[i, 0]
+        assert together[i, 0] != together[i % 6, 0]
+    assert all(together[i, 0] != together[i + 6, 0] for i in range(6, 12))
 
 
 def test_blocks_with_images_come_back_from_the_host(folder, reference, requests):
