@@ -45,13 +45,20 @@ def starter(folder, checkpoint, compile_cache):
         servers.append(server)
         return server
 
-    yield start_one
-    for server in servers:
-        children = server.children() if is_running(server.pid) else []
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(server.pid, signal.SIGKILL)
-        server.process.wait()
-        wait_for(lambda pids=children: not any(map(is_running, pids)), "the end of the children")
+    try:
+        yield start_one
+    finally:
+        for server in servers:
+            end(server)
+
+
+def end(server):
+    """Kill a server, and wait until none of its processes is left."""
+    children = server.children() if is_running(server.pid) else []
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server.pid, signal.SIGKILL)
+    server.process.wait()
+    wait_for(lambda: not any(map(is_running, children)), "the end of the children")
 
 
 @pytest.fixture
