@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -21,9 +22,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_serving_checkpoint(folder: Path, **sizes: int) -> Path:
+def write_serving_checkpoint(folder: Path, **changes: Any) -> Path:
     """Random weights that never end a sequence by themselves, and what reads and writes text."""
-    write_checkpoint(folder, LLAMA | {"max_position_embeddings": 2048} | sizes)
+    write_checkpoint(folder, LLAMA | {"max_position_embeddings": 2048} | changes)
     return write_tokenizer(folder)
 
 

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from tests.e2e import networks
+from tests.e2e.checkpoints import write_serving_checkpoint
 from tests.e2e.clients import client, start_streams
 from tests.e2e.conftest import starter
 from tests.e2e.servers import (
@@ -95,6 +96,13 @@ SMALL = ("--max-num-seqs=2", "--max-num-batched-tokens=8", "--num-blocks=1024")
 def is_serving(server, version):
     line = rf'^antipode_model_version_serving{{.*version="{version}".*}} 1'
     return re.search(line, server.get("/metrics").text, re.MULTILINE)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """All layers look back over a window, which ends within the prompts and their answers."""
+    folder = tmp_path_factory.mktemp("windowed") / "toy" / "1"
+    return write_serving_checkpoint(folder, architectures=["MistralForCausalLM"], sliding_window=24)
 
 
 @pytest.fixture

@@ -150,6 +150,24 @@ def alone(engine):
     return alone_on(engine)
 
 
+@pytest.fixture(scope="module")
+def second(start):
+    """An engine that starts with the second version."""
+    return start("2")
+
+
+@pytest.fixture(scope="module")
+def alone_on_second(second):
+    return alone_on(second)
+
+
+def load_second(engine, place):
+    """Load the second version beside the first."""
+    copy = folder("2", place)
+    source = SimpleNamespace(copy=copy, place="2", checkpoint=lambda: Checkpoint(copy))
+    engine.runner._executor.weights.load(SECOND, source, lambda *_: None)
+
+
 def embeddings(session, others=()):
     """Those of EMBEDDED, computed beside other requests."""
     session.run([*EMBEDDED, *others])
@@ -204,7 +222,7 @@ def test_each_finds_its_own_in_the_prefix_cache(engine, alone):
     assert session.num_cached_tokens
 
 
-def test_drafts_change_no_token(start, alone):
+def test_drafts_change_no_token(start, alone, alone_on_second, place):
     engine = start(speculation="prompt_lookup", max_num_seqs=2, max_num_batched_tokens=32)
     speculation = TellingSpeculation(engine.runner, engine.config, REQUESTS, alone)
     session = engine.session(speculation=speculation)
@@ -212,6 +230,11 @@ def test_drafts_change_no_token(start, alone):
     drafts = [pair for step in session.observer.steps for pair in step.drafts]
     assert sum(accepted for _, accepted in drafts) > 20
     check_rests(session.run(resumed(alone, 9)), alone, 9)
+    load_second(engine, place)
+    session.engine.versions.add(SECOND)
+    session.engine.call(lambda changes: changes.serve(SECOND))
+    # Most drafts are wrong now: they are what the first version would have said.
+    check(session.run(REQUESTS), alone_on_second)
 
 
 def test_two_data_ranks_give_the_tokens_of_one(start, alone):
@@ -240,12 +263,11 @@ def embeddings_of(engine, request):
     return normalised(np.sum([np.frombuffer(part, "<f4") for part in event.pooled], axis=0))
 
 
-def test_a_change_of_the_version_meets_no_request_in_the_middle(start, engine, alone, place):
-    other = start("2")
-    expected = alone_on(other)
-    second = folder("2", place)
-    source = SimpleNamespace(copy=second, place="2", checkpoint=lambda: Checkpoint(second))
-    engine.runner._executor.weights.load(SECOND, source, lambda *_: None)
+def test_a_change_of_the_version_meets_no_request_in_the_middle(
+    second, engine, alone, alone_on_second, place
+):
+    expected = alone_on_second
+    load_second(engine, place)
     session = engine.session()
     session.submit(REQUESTS)
     unread = session.engine.step(None)
@@ -263,4 +285,4 @@ def test_a_change_of_the_version_meets_no_request_in_the_middle(start, engine, a
     assert begun
     assert len(begun) + len(later) >= len(CHOICES) - MAX_DIFFERENT
     check(session.run(REQUESTS), expected)
-    assert np.allclose(embeddings(session), embeddings(other.session()), atol=CLOSE)
+    assert np.allclose(embeddings(session), embeddings(second.session()), atol=CLOSE)
