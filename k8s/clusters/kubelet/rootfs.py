@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -55,11 +55,24 @@ class ThisMachine:
 def layout(mounts: Mapping[str, Mount], machine: Machine) -> Layout:
     """The tree with `mounts` by target. A folder of the machine that a target lies in is made anew
     and its other entries are mounted; everything else is mounted whole.
+
+    A target is where the machine's links lead: /var/run may be a link to /run.
     """
     found = Layout()
-    _walk("/", mounts, machine, found)
-    found.mounts += sorted(mounts.values(), key=_depth)
+    placed = [replace(mount, target=_resolved(place, machine)) for place, mount in mounts.items()]
+    _walk("/", {mount.target: mount for mount in placed}, machine, found)
+    found.mounts += sorted(placed, key=_depth)
     return found
+
+
+def _resolved(path: str, machine: Machine) -> str:
+    found = PurePosixPath("/")
+    for part in PurePosixPath(path).parts[1:]:
+        link = machine.link(str(found / part))
+        found = found / part
+        if link is not None:
+            found = PurePosixPath(_resolved(os.path.normpath(found.parent / link), machine))
+    return str(found)
 
 
 def _depth(mount: Mount) -> int:

@@ -14,7 +14,7 @@ class FakeMachine:
     def _at(self, path):
         found = self.tree
         for name in path.strip("/").split("/") if path != "/" else ():
-            found = found[name]
+            found = found.get(name) if isinstance(found, dict) else None
         return found
 
     def entries(self, folder):
@@ -34,7 +34,8 @@ TREE = {
     "proc": {"1": {}},
     "etc": {"hosts": None, "passwd": None, "ssl": {"certs": {}}},
     "tmp": {"junk": None},
-    "var": {"cache": {"apt": {}}, "log": {}},
+    "var": {"cache": {"apt": {}}, "log": {}, "run": "/run"},
+    "run": {"lock": {}},
 }
 
 
@@ -49,7 +50,7 @@ def places(found: Layout):
 
 def test_folders_without_a_mount_in_them_are_mounted_whole_and_read_only():
     found = made()
-    assert places(found) == {"/usr": "/usr", "/etc": "/etc", "/tmp": "/tmp", "/var": "/var"}
+    assert places(found) == {path: path for path in ("/usr", "/etc", "/tmp", "/var", "/run")}
     assert all(mount.read_only for mount in found.mounts)
     assert found.links == {"/bin": "usr/bin"}
 
@@ -64,6 +65,7 @@ def test_the_other_entries_of_a_folder_with_a_mount_in_it_stay():
     assert places(found) == {
         "/usr": "/usr",
         "/tmp": "/tmp",
+        "/run": "/run",
         "/etc/passwd": "/etc/passwd",
         "/etc/ssl": "/etc/ssl",
         "/etc/hosts": "/pod/etc/hosts",
@@ -81,3 +83,10 @@ def test_a_mount_within_a_mount_comes_after_it():
 
 def test_the_kernels_own_processes_are_never_mounted():
     assert not any(mount.target.startswith("/proc") for mount in made("/tmp").mounts)
+
+
+def test_a_mount_behind_a_link_of_the_machine_is_where_the_link_leads():
+    found = made("/var/run/secrets/token")
+    assert found.folders == ["/run"]
+    assert places(found)["/run/secrets/token"] == "/pod/var/run/secrets/token"
+    assert places(found)["/run/lock"] == "/run/lock"
