@@ -149,7 +149,8 @@ class Clusters:
         address = self.gateway.addresses[REGIONS[0]]
         if by_picker:
             address = replace(address, http=self.gateway.pools[REGIONS[0]])
-        return LoadGenerator(address, shape, self.expected, self.region_of)
+        model = overrides.region_values(REGIONS[0])["model"]["name"]
+        return LoadGenerator(address, shape, model, self.expected, self.region_of)
 
     def region_of(self, upstream: str) -> str | None:
         """The region of the pod at `upstream`, an address and a port."""

@@ -22,6 +22,7 @@ from k8s.lab.ports import HOST, free_ports
 from k8s.lab.proxy import Address
 
 START_SECONDS = 240.0
+MODEL = "tiny"
 VERSION, NEW_VERSION = 1, 2
 # Sizes that let four servers share two cores; the programs come from the compile cache.
 SIZES = ("--max-num-seqs=16", "--max-num-batched-tokens=64", "--num-blocks=1024")
@@ -149,7 +150,7 @@ class Fleet:
         """Write the region's model file; its servers follow the file as they follow a ConfigMap."""
         path = self._model_config(region)
         draft = path.with_suffix(".draft")
-        draft.write_text(f"name: tiny\npath: models/tiny\nversion: {version}\n")
+        draft.write_text(f"name: {MODEL}\npath: models/tiny\nversion: {version}\n")
         draft.replace(path)
 
     def _model_config(self, region: str) -> Path:

@@ -83,19 +83,23 @@ def _options(number: int, num_tokens: int) -> Any:
 
 
 class LoadGenerator:
-    """Sends load from `start` to `finish` and fills `record`. The caller closes it."""
+    """Sends load from `start` to `finish` and fills `record`. The caller closes it.
+
+    Requests name the `model`, because pickers refuse those that do not.
+    """
 
     def __init__(
         self,
         address: Address,
         shape: LoadShape,
+        model: str,
         expected: Expected,
         region_of: Callable[[str], str | None],
     ) -> None:
         self.record = Record()
         self.num_stream_tokens = 0
         self._address = address
-        self._shape = shape
+        self._shape, self._model = shape, model
         self._expected = expected
         self._region_of = region_of
         self._numbers = itertools.count()
@@ -183,8 +187,10 @@ class LoadGenerator:
 
     async def _ask_http(self, number: int, num_tokens: int) -> tuple[str, str, list[int]]:
         """Where it was answered, by which version, and the tokens."""
-        body = {"prompt": PROMPTS[number], "return_token_ids": True, **_options(number, num_tokens)}
-        response = await self._http.post("/v1/completions", json=body)
+        body = {"model": self._model, "prompt": PROMPTS[number], "return_token_ids": True}
+        response = await self._http.post(
+            "/v1/completions", json=body | _options(number, num_tokens)
+        )
         response.raise_for_status()
         answer = response.json()
         token_ids = answer["choices"][0]["token_ids"]

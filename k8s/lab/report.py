@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,7 @@ from k8s.lab.scenarios import Scenario
 
 # Slow answers that end further apart belong to two waves.
 WAVE_SECONDS = 4.0
+_IN_FLIGHT = "in flight: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,7 @@ def evaluate(
         before=before,
         during=percentiles(a for a in answers if a.end >= began and a.start < settled),
         after=percentiles(a for a in answers if a.start >= settled),
-        errors=dict(_count_errors(answers, streams)),
+        errors=dict(_count_errors(_told_apart(answers, began, event), streams)),
         timeline=_timeline(record, origin),
         event_second=began - origin,
         breaking_ms=_milliseconds(event - began),
@@ -174,6 +175,7 @@ def _broken_promises(scenario: Scenario[Any], result: Result) -> Iterable[str]:
         count
         for error, count in result.errors.items()
         if not (scenario.may_refuse and error.startswith(refusals))
+        and not (scenario.loses_in_flight and error.startswith(_IN_FLIGHT))
     )
     if failed:
         yield f"{failed} requests or streams failed"
@@ -192,6 +194,16 @@ def _broken_promises(scenario: Scenario[Any], result: Result) -> Iterable[str]:
                 f"the first answer took {result.first_answer_ms:.0f} ms, "
                 f"promised are {result.promised_ms:.0f} ms"
             )
+
+
+def _told_apart(answers: list[Answer], began: float, event: float) -> list[Answer]:
+    """Those that failed in flight, when it happened, say so."""
+    return [
+        replace(answer, error=_IN_FLIGHT + answer.error)
+        if answer.error and answer.start < event and answer.end > began
+        else answer
+        for answer in answers
+    ]
 
 
 def _count_errors(answers: list[Answer], streams: list[StreamEnd]) -> Counter[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from k8s.lab.chart_numbers import REGIONS, Numbers
 from k8s.lab.cores import Clocks
-from k8s.lab.fleet import VERSION, Fleet
+from k8s.lab.fleet import MODEL, VERSION, Fleet
 from k8s.lab.load import UNARY_TOKENS, Expected, LoadGenerator, LoadShape, undisturbed
 from k8s.lab.ports import free_ports
 from k8s.lab.proxy import Address, Proxy, configuration
@@ -119,7 +119,7 @@ class Lab:
         return {"servers": servers, "proxy": [self._proxy.pid], "load": [os.getpid()]}
 
     def _load(self, shape: LoadShape) -> LoadGenerator:
-        return LoadGenerator(self._address, shape, self._expected, self._fleet.region_of)
+        return LoadGenerator(self._address, shape, MODEL, self._expected, self._fleet.region_of)
 
     async def _settle(self) -> None:
         """Wait until the proxy uses every replica: health checks passed, ejections expired."""

@@ -31,6 +31,7 @@ class Scenario[Place]:
     seconds (None: no promise). The lab watches for `seconds`, by default until the health checks
     have noticed the failure. `may_refuse`: a full queue counts as an answer. `prepare` runs before
     any load. `most_slow_waves`: how often requests may find the silence (None: no promise).
+    `loses_in_flight`: requests of plain clients may fail that are in flight when it happens.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Scenario[Place]:
     seconds: float = 20.0
     may_refuse: bool = False
     most_slow_waves: int | None = None
+    loses_in_flight: bool = False
 
 
 def _primary(fleet: Fleet) -> list[Replica]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from k8s.lab.chart_numbers import Numbers
@@ -23,11 +25,11 @@ def stream(end, **fields):
     return StreamEnd(start=0.0, end=end, protocol="grpc", **(counts | fields))
 
 
-def result_of(answers, streams=(), scenario="kill"):
+def result_of(answers, streams=(), scenario="kill", **changes):
     """Of an event at 5 s that had settled at 8 s; time begins at 100 s."""
     record = Record([*answers], [*streams])
     return evaluate(
-        SCENARIO[scenario],
+        replace(SCENARIO[scenario], **changes),
         record,
         SHAPE,
         Numbers.from_charts(),
@@ -48,6 +50,15 @@ def test_a_kept_promise():
     assert (result.first_answer_ms, result.first_since_began_ms) == (30.0, 130.0)
     assert result.breaking_ms == 100.0
     assert (result.before.count, result.during.count, result.after.count) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(("start", "is_kept"), [(104.5, True), (105.1, False)])
+def test_what_was_in_flight_may_fail_only_where_the_scenario_says_so(start, is_kept):
+    failed = answer(start, 0.45, error="HTTP 500")
+    result = result_of([*SOUND, failed], loses_in_flight=True)
+    assert (result.broken_promises == []) is is_kept
+    assert list(result.errors) == ["in flight: HTTP 500" if is_kept else "HTTP 500"]
+    assert result_of([*SOUND, failed]).broken_promises == ["1 requests or streams failed"]
 
 
 @pytest.mark.parametrize(
