@@ -22,7 +22,13 @@ from k8s.clusters.kubelet.container_life import ContainerLife
 from k8s.clusters.kubelet.environment import MissingReferenceError, references
 from k8s.clusters.kubelet.node import Node
 from k8s.clusters.kubelet.runner import Sandbox
-from k8s.clusters.kubelet.status import ContainerState, ended_phase, pod_status, waiting
+from k8s.clusters.kubelet.status import (
+    ContainerState,
+    ended_phase,
+    pod_status,
+    status_patch,
+    waiting,
+)
 from k8s.clusters.kubelet.volumes import (
     files_of,
     folder_of,
@@ -198,7 +204,7 @@ class PodWorker:
             self._changed.clear()
 
     async def _write(self, found: Object) -> None:
-        await self._node.api.patch(f"{self.path}/status", {"status": found})
+        await self._node.api.patch(f"{self.path}/status", status_patch(found))
 
     async def _until_done(self, call: Callable[[], Awaitable[None]]) -> None:
         """Try until the API server takes it, or says that there is no such pod."""

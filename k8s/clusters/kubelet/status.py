@@ -65,6 +65,17 @@ def phase(restart_policy: str, containers: Sequence[ContainerState]) -> str:
     return "Running"
 
 
+def status_patch(status: Object) -> Object:
+    """A strategic merge patch that makes the pod's status this one.
+
+    Such a patch adds to the addresses that are there, and after the loss of a node they are those
+    of the pod's former life.
+    """
+    addresses = status.get("podIPs")
+    new = {} if addresses is None else {"podIPs": [{"$patch": "replace"}, *addresses]}
+    return {"status": status | new}
+
+
 def ended_phase(containers: Iterable[ContainerState]) -> str:
     """The phase of a pod that was told to end."""
     return "Succeeded" if all(one.exit_code == 0 for one in containers) else "Failed"

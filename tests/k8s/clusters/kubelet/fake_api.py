@@ -66,7 +66,9 @@ class FakeApi:
         path = path.removesuffix("/status")
         if path not in self.objects:
             raise ApiError(NOT_FOUND, path)
-        self.objects[path].setdefault("status", {}).update(change["status"])
+        status = self.objects[path].setdefault("status", {})
+        addresses = _merged(status.get("podIPs", []), change["status"].get("podIPs", []))
+        status.update(change["status"] | ({"podIPs": addresses} if addresses else {}))
         return self.objects[path]
 
     async def delete(self, path, options=None):
@@ -75,6 +77,13 @@ class FakeApi:
 
     async def aclose(self):
         pass
+
+
+def _merged(before, change):
+    """Of a list in a strategic merge patch, whose entries differ."""
+    if {"$patch": "replace"} in change:
+        return [entry for entry in change if "$patch" not in entry]
+    return [*before, *(entry for entry in change if entry not in before)]
 
 
 def _is_in(folder, watched):

@@ -80,3 +80,15 @@ def test_addresses_are_written_once_they_are_known():
 def test_a_pod_that_was_ended_failed_unless_all_containers_exited_with_0():
     assert status.ended_phase([container(DONE)]) == "Succeeded"
     assert status.ended_phase([container(DONE), container(FAILED)]) == "Failed"
+
+
+def test_a_patch_replaces_the_addresses_of_a_former_life():
+    """A strategic merge would keep them, and two of one family are refused."""
+    patch = status.status_patch({"phase": "Running", "podIPs": [{"ip": "10.1.2.2"}]})
+    assert patch == {
+        "status": {
+            "phase": "Running",
+            "podIPs": [{"$patch": "replace"}, {"ip": "10.1.2.2"}],
+        }
+    }
+    assert status.status_patch({"phase": "Pending"}) == {"status": {"phase": "Pending"}}
