@@ -72,24 +72,9 @@ class ApiProcess:
         self._config = config.server
         self._lifecycle = Lifecycle()
         self._engine = EngineClient(link)
-        health = Health(
-            self._engine,
-            self._lifecycle,
-            hang_timeout_seconds=config.server.hang_timeout_seconds,
-            queue_stall_seconds=config.server.queue_stall_seconds,
-        )
+        health = self._make_health(config.server)
         models = ModelDirectory(self._engine, self._lifecycle)
-        service = Service(
-            self._engine,
-            tokenizer,
-            self._lifecycle,
-            models,
-            _request_limits(config.server),
-            chat=_chat_settings(config.server),
-            recipe=recipe,
-            image_format=image_format,
-            image_limits=image_limits(config.server),
-        )
+        service = self._make_service(config.server, models, tokenizer, recipe, image_format)
         room = room_for_images(config.server, image_format)
         self._grammars = service.grammars
         self._tracing = tracing(config.server, release_of("antipode-server"))
@@ -123,6 +108,34 @@ class ApiProcess:
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._has_hung_up = False
+
+    def _make_health(self, config: ServerConfig) -> Health:
+        return Health(
+            self._engine,
+            self._lifecycle,
+            hang_timeout_seconds=config.hang_timeout_seconds,
+            queue_stall_seconds=config.queue_stall_seconds,
+        )
+
+    def _make_service(
+        self,
+        config: ServerConfig,
+        models: ModelDirectory,
+        tokenizer: Tokenizer,
+        recipe: EmbeddingRecipe,
+        image_format: ImageFormat | None,
+    ) -> Service:
+        return Service(
+            self._engine,
+            tokenizer,
+            self._lifecycle,
+            models,
+            _request_limits(config),
+            chat=_chat_settings(config),
+            recipe=recipe,
+            image_format=image_format,
+            image_limits=image_limits(config),
+        )
 
     def _make_admin(
         self,

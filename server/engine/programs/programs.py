@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from models.decoder.decoder import Decoder, pool_shapes
 from models.decoder.layout import DecoderLayout
@@ -146,41 +146,28 @@ class Programs:
         bucket without room for any.
         """
         state_specs, has_images = self.state_specs(), bool(self._sizes.num_images_in(bucket))
-        image_specs: Any = ROWS_SPEC if has_images else ()
+        in_specs: tuple[Any, ...] = (
+            self._leaf_specs,
+            state_specs,
+            PartitionSpec(),
+            self._adapters.specs,
+            ROWS_SPEC if has_images else (),
+        )
 
-        def step(
-            leaves: list[jax.Array],
-            state: DeviceState,
-            inputs: StepInput,
-            adapters: Any,
-            images: Any,
-        ) -> tuple[StepOutput, jax.Array, DeviceState]:
-            return self._step(leaves, state, inputs, adapters, images, bucket)
+        def step(*arguments: Any) -> tuple[StepOutput, jax.Array, DeviceState]:
+            return self._step(*arguments, bucket=bucket)
 
         mapped = jax.shard_map(
             step,
             mesh=self._mesh,
-            in_specs=(
-                self._leaf_specs,
-                state_specs,
-                PartitionSpec(),
-                self._adapters.specs,
-                image_specs,
-            ),
+            in_specs=in_specs,
             out_specs=(output_specs(), LOGITS_SPEC, state_specs),
             check_vma=False,
         )
-        shardings = shardings_of(self._mesh, (self._leaf_specs, state_specs))
-        replicated = NamedSharding(self._mesh, PartitionSpec())
         jitted = jax.jit(
             mapped,
-            in_shardings=(
-                *shardings,
-                replicated,
-                shardings_of(self._mesh, self._adapters.specs),
-                shardings_of(self._mesh, image_specs),
-            ),
-            out_shardings=(replicated, shardings_of(self._mesh, LOGITS_SPEC), shardings[1]),
+            in_shardings=shardings_of(self._mesh, in_specs),
+            out_shardings=shardings_of(self._mesh, (PartitionSpec(), LOGITS_SPEC, state_specs)),
             donate_argnums=1,
         )
         return jitted, (
@@ -233,6 +220,7 @@ class Programs:
         inputs: StepInput,
         adapters: Any,
         rows_MND: Any,
+        *,
         bucket: Bucket,
     ) -> tuple[StepOutput, jax.Array, DeviceState]:
         model, inputs = self._merge(leaves), self._own(inputs)
