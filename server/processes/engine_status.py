@@ -62,33 +62,32 @@ class Status:
         """Whether the start is over."""
         return self._engine is not None
 
-    @property
-    def state(self) -> EngineState:
-        if self.is_draining:
-            return "draining"
-        return "starting" if self._engine is None else "ready"
-
     def pulse(self) -> Pulse:
-        """All of it, now. One thread at a time."""
-        if self._engine is None:
-            return self._starting()
-        return self._serving(self._engine)
+        """All of it, now. One thread at a time.
+
+        The engine is looked at once: it may begin to serve meanwhile, and a pulse that says
+        "ready" has its load and its versions.
+        """
+        engine = self._engine
+        if engine is None:
+            return self._starting("draining" if self.is_draining else "starting")
+        return self._serving(engine, "draining" if self.is_draining else "ready")
 
     def _config_error(self) -> str:
         """Why the model configuration file is not followed, for the model or for adapters."""
         managers = (self._versions, self._adapters)
         return "; ".join(each.config_error for each in managers if each and each.config_error)
 
-    def _starting(self) -> Pulse:
+    def _starting(self, state: EngineState) -> Pulse:
         gauges = Snapshot(
-            state=self.state,
+            state=state,
             start_seconds=self.start.seconds(),
             thread_faults=fault_counts(),
             slice=self.slice,
             host_links=self.host_links,
         )
         return Pulse(
-            state=self.state,
+            state=state,
             detail=self.detail,
             phase=self.start.phase,
             phase_seconds=round(self.start.phase_seconds, 1),
@@ -96,12 +95,12 @@ class Status:
             metrics=self._metrics.render(gauges),
         )
 
-    def _serving(self, engine: Engine[Any]) -> Pulse:
+    def _serving(self, engine: Engine[Any], state: EngineState) -> Pulse:
         load = engine.load()
         age = max(0.0, time.monotonic() - engine.last_progress)
         stall = engine.queue_stall_seconds()
         gauges = Snapshot(
-            state=self.state,
+            state=state,
             num_requests_waiting=load.num_requests_waiting,
             num_requests_running=load.num_sequences_running,
             num_slots=self._num_slots,
@@ -126,7 +125,7 @@ class Status:
         )
         text = self._metrics.render(gauges, engine.running_seconds())
         return Pulse(
-            state=self.state,
+            state=state,
             progress_age=age,
             progress=1.0,
             metrics=text,

@@ -173,7 +173,8 @@ def run_engine(tmp_path):
         running.builder.go_on.set()
         if running.thread.is_alive():
             deadline = time.monotonic() + 10
-            while running.process.status.state == "starting" and time.monotonic() < deadline:
+            status = running.process.status
+            while not (status.is_serving or status.is_draining) and time.monotonic() < deadline:
                 time.sleep(0.005)
             running.process.command("stop")
         running.end()

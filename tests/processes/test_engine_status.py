@@ -28,7 +28,6 @@ ENGINE = SimpleNamespace(
     adapters=SimpleNamespace(num_slots=4, running=("sql",), waiting=()),
 )
 CONFIG = EngineConfig(max_num_seqs=8, max_queue_len=4)
-ADAPTERS = SimpleNamespace(statuses=lambda: (), config_error="")
 VERSIONS = SimpleNamespace(statuses=lambda: (), config_error="")
 ADAPTER = AdapterStatus(name="sql", version="1", path="/m/adapters/sql/1", state="AVAILABLE")
 ADAPTERS = SimpleNamespace(statuses=lambda: (ADAPTER,), config_error="adapter x is not there")
@@ -44,6 +43,22 @@ def test_until_it_serves_it_is_starting_and_idle():
     status = Status(Metrics(model="tiny", version="1", release="0"))
     assert status.pulse().state == "starting"
     assert metric(status, "antipode_load_ratio") == 0
+
+
+def test_an_engine_that_begins_to_serve_during_a_pulse_is_ready_in_the_next():
+    """Who reads "ready" sends requests, and finds the load and the versions."""
+    status = Status(Metrics(model="tiny", version="1", release="0"))
+    seconds = status.start.seconds
+
+    def serve_meanwhile():
+        status.start.seconds = seconds
+        status.serve(ENGINE, VERSIONS, ADAPTERS, RUNNER, CONFIG)
+        return seconds()
+
+    status.start.seconds = serve_meanwhile
+    assert status.pulse().state == "starting"
+    assert status.pulse().state == "ready"
+    assert status.pulse().load is not None
 
 
 def test_the_load_ratio_counts_the_sequences_of_all_ranks():

@@ -146,6 +146,8 @@ def test_handshakes_that_never_end_make_room_for_clients(files, authority):
             assert status_of(exchange(edge, client_context(authority))) == 200
             ended = [client for client in silent if _has_ended(client)]
             assert len(ended) >= 8
+            edge.settle()
+            assert edge.port.server_state.connections == set()
         finally:
             for client in silent:
                 client.close()

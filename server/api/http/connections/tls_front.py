@@ -74,7 +74,9 @@ class TlsFront(asyncio.Protocol):
             self._crowd.leave(self)
         if secured is None:
             transport.abort()
-        elif not self._is_lost:
+        # A transport that ended during the handshake ends the wait for it too, without an error:
+        # a connection made of it would be one of the crowd for ever.
+        elif not (self._is_lost or transport.is_closing()):
             self._hand_over(secured)
 
     def _hand_over(self, secured: asyncio.Transport) -> None:
