@@ -44,7 +44,7 @@ unit: setup ## run the tests that compile nothing and start no server
 
 check: lint unit ## check before every commit: style, types and the quick tests
 
-test: setup .cache/envoy/ready examples ## run all tests; ARGS="tests/test_config_sources.py -k flag" picks some
+test: setup .cache/envoy/ready examples ## run all tests; ARGS="tests/config/test_sources.py -k flag" picks some
 	$(RUN) pytest $(TWO_AT_ONCE) $(ARGS)
 
 examples: examples/node_modules/.package-lock.json ## install what the JavaScript examples import

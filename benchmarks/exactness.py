@@ -35,7 +35,7 @@ from tokenizers import Tokenizer
 from models.demo import ensure as ensure_demo
 from models.hf_config import read_config
 from models.sharding import allowed_tensor_sizes
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
 from server.engine.policy.blocks.block_manager import BlockManager

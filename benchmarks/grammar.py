@@ -26,7 +26,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from models.demo import ensure as ensure_demo
 from server.api.tokenizers.tokenizer import Tokenizer
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
 from server.engine.policy.blocks.block_manager import BlockManager

@@ -16,7 +16,8 @@ from prometheus_client.core import Metric
 
 from server.api.openai.bodies.foreign_fields import FIELDS, Alias, Meaning, Passes
 from server.api.requests.refused_fields import Refusal
-from server.config import Setting, settings
+from server.config.config import settings
+from server.config.setting import Setting
 from server.errors import ErrorKind, ErrorSpec
 from server.metrics.metrics import Metrics
 
@@ -62,7 +63,7 @@ _MADE_BY = "`make reference` writes this page from `{source}`; a test compares t
 def generated() -> dict[Path, str]:
     """The content of each reference page, by path."""
     return {
-        _DOCS / "settings.md": _page(_SETTINGS, *_settings(), source="server/config.py"),
+        _DOCS / "settings.md": _page(_SETTINGS, *_settings(), source="server/config/"),
         _DOCS / "metrics.md": _page(_METRICS, _metrics(), source="server/metrics/"),
         _DOCS / "errors.md": _page(_ERRORS, _errors(), source="server/errors.py"),
         _DOCS / "fields.md": _page(

@@ -18,8 +18,8 @@ from server.commands import plan as plan_command
 from server.commands import publish
 from server.commands import serve as serve_command
 from server.commands import slice as slice_command
-from server.config import ConfigError
-from server.config_sources import add_flags, load_config
+from server.config.setting import ConfigError
+from server.config.sources import add_flags, load_config
 
 _USAGE_ERROR = 2
 

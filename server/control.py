@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from server.config import Config
+from server.config.config import Config
 from server.threads import end_process, guarded
 
 # drain: let running streams finish. stop: end running streams now.

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.trace_context import current_trace_id
 
 # The attributes of every record; all others came from `extra`.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 
 
 class PortError(Exception):

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.logs import set_up_logging
 
 

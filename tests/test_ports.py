@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.ports import PortError, address, listening_socket, reserved_ports
 
 

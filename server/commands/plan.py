@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.plan.progress import ProgressLines
 from server.plan.slice_types import SliceError, SliceType, check_packages, find_slice, slice_names
 

@@ -21,7 +21,7 @@ from models.checkpoint.manifest import Golden, GoldenPrompt
 from models.checkpoint.module_files import module_files
 from models.checkpoint.version_folder import VersionFolder, open_version
 from models.config import ModelConfigError
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.threads import end_process, guarded
 from server.versions.model_file import is_version
 

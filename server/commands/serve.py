@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from server.config import ConfigError
-from server.config_sources import load_config
+from server.config.setting import ConfigError
+from server.config.sources import load_config
 
 _USAGE_ERROR = 2
 _CANNOT_START = 1

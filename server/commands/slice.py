@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from models.checkpoint.checkpoint import CheckpointError
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.slice.discovery import ask_jax, find_slice
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import find_group

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 
+from server.config.priorities import MAX_PRIORITY
 from server.engine.observer import Observer
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.data_ranks import Ranks
@@ -21,7 +22,6 @@ from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, Seq
 from server.engine.policy.sequences.step import ScheduledBatch
 from server.grammar.matcher import Matcher
 from server.link import frames as link
-from server.priorities import MAX_PRIORITY
 
 # One per choice of a request, None for a choice that has ended.
 type Matchers = SequenceOf[Matcher | None]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.files.watched_files import WatchedFileError, WatchedFiles
 
 _ALPN = ["http/1.1"]

@@ -5,7 +5,7 @@ Knows neither what a step computes nor what the hosts say to each other.
 
 from __future__ import annotations
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.ports import address
 from server.slice.host_group import Group, GroupError
 

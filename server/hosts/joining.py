@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.hosts.handshake import HandshakeError, enter
 from server.hosts.messages import (
     Chosen,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.link.framing import Codec
 from server.slice.chips import ChipUse
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.plan.progress import ProgressLines
 from server.plan.report import Software
 from server.plan.slice_types import check_packages, find_slice

@@ -13,7 +13,7 @@ from models.attention.choice import BackendError
 from models.config import ModelConfig
 from models.sharding import MeshError
 from models.weights.loading import abstract_decoder
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.programs.blueprint import Blueprint, choose_layout, make_blueprint, measure
 from server.engine.programs.device_state import StateSizes

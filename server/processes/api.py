@@ -36,7 +36,8 @@ from server.api.servers.http_server import create_http_app
 from server.api.service import Service
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.api.version_admin import VersionAdmin
-from server.config import Config, ServerConfig
+from server.config.config import Config
+from server.config.server_config import ServerConfig
 from server.control import Command, Task, receive_task, watch_commands
 from server.files.tls_files import TlsMaterial, tls_files
 from server.files.watched_files import WatchedFiles

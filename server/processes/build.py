@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from server.adapters.manager import AdapterStore
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.locked_memory import raise_locked_memory
 from server.engine.engine import Runner
 from server.engine.policy.blocks.layer_kinds import KVKind

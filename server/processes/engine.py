@@ -17,7 +17,8 @@ from typing import Any
 
 from server.adapters.adapter_folder import WantedAdapter, parse_adapters
 from server.adapters.manager import AdapterManager, AdapterStore
-from server.config import ConfigError, EngineConfig
+from server.config.engine_config import EngineConfig
+from server.config.setting import ConfigError
 from server.control import Command, receive_task, watch_commands
 from server.engine.engine import Engine
 from server.engine.grammar_inbox import GrammarInbox

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from server.adapters.manager import AdapterManager
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.engine import Engine
 from server.link.frames import EngineState, Pulse
 from server.metrics.metrics import Metrics

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.control import Command
 from server.hosts import messages
 from server.hosts.joining import Leader, join

@@ -10,12 +10,12 @@ from server.api.access.api_keys import ApiKeys, read_api_keys
 from server.api.access.budgets import Budgets
 from server.api.access.gatekeeper import Counter, Gatekeeper
 from server.api.tracing.setup import check_tracing, make_provider
-from server.config import ServerConfig
+from server.config.priorities import read_priorities
+from server.config.server_config import ServerConfig
 from server.files.admin_token_file import read_admin_token
 from server.files.tls_files import tls_files
 from server.files.watched_files import WatchedFiles
 from server.ports import is_open_to_strangers
-from server.priorities import read_priorities
 
 if TYPE_CHECKING:
     from server.api.tracing.spans import Tracing

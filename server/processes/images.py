@@ -10,8 +10,8 @@ from pathlib import Path
 
 from models.vision.image_format import ImageFormat, ImageFormatError, read_image_format
 from server.api.images.image_reader import ImageLimits
-from server.config import ServerConfig
-from server.image_hosts import read_image_hosts
+from server.config.image_hosts import read_image_hosts
+from server.config.server_config import ServerConfig
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.slice.host_group import find_group
 from server.slice.interfaces import read_interfaces
 from server.slice.jax_platform import choose_platform

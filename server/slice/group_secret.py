@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.slice.host_group import Group
 from server.slice.sources import SliceMismatchError
 

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.slice.sources import SliceMismatchError
 
 # Seconds until a lost host is noticed where its processes died but its machine still runs.

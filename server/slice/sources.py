@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 
 if TYPE_CHECKING:
     import jax

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.api.health import Health
 from server.api.servers.http_server import create_http_app
 from server.api.service import Service
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 
 MAX_BODY_BYTES = 20_000
 

@@ -21,7 +21,7 @@ from server.api.requests.model_names import (
 from server.api.servers.admin_server import create_admin_app
 from server.api.servers.http_server import create_http_app
 from server.api.version_admin import VersionAdmin
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.errors import ApiError, ErrorKind
 from server.link.frames import AdapterStatus, Pulse
 

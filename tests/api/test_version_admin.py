@@ -14,7 +14,7 @@ from server.api.requests.generation import GenerateRequest
 from server.api.servers.admin_server import create_admin_app
 from server.api.servers.grpc_server import create_versions_server
 from server.api.version_admin import VersionAdmin
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.errors import ApiError, ErrorKind
 from server.link.frames import Pulse, VersionStatus
 from server.pb.antipode.v1 import versions_pb2 as pb

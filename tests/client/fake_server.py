@@ -22,7 +22,7 @@ from server.api.servers.grpc_server import create_grpc_server
 from server.api.servers.http_port import HttpPort
 from server.api.servers.http_server import create_http_app
 from server.api.tokenizers.tokenizer import Tokenizer
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.files.tls_files import tls_files
 from server.lifecycle import Lifecycle
 from server.link.frames import EngineInfo, TokenEvent

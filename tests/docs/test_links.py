@@ -51,7 +51,7 @@ def test_a_link_to_a_file_or_heading_that_is_not_there_is_found():
 
 
 def test_a_path_that_is_not_in_the_tree_is_found():
-    assert missing_paths("`server/config.py` `server/nothing.py` `models/tiny/*`") == [
+    assert missing_paths("`server/errors.py` `server/nothing.py` `models/tiny/*`") == [
         "server/nothing.py"
     ]
 

@@ -2,7 +2,7 @@ import pytest
 
 from scripts.reference import generated
 from server.api.openai.bodies.foreign_fields import FIELDS
-from server.config import settings
+from server.config.config import settings
 from server.errors import ErrorKind
 
 PAGES = {path.name: (path, text) for path, text in generated().items()}

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.processes.build import BuildListener, Built
 from server.processes.engine import run_engine_process

@@ -6,7 +6,7 @@ import os
 import sys
 
 from server.__main__ import build_parser
-from server.config_sources import load_config
+from server.config.sources import load_config
 from server.processes.supervisor import run_supervisor
 
 if __name__ == "__main__":

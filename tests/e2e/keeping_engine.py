@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.processes import build
 from server.processes.engine import run_engine_process
 

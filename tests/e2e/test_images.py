@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from models.checkpoint import manifest
 from models.checkpoint.manifest import Golden, GoldenPrompt
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.link.frames import EngineInfo, Pulse, VersionCommand, VersionResult
 from server.processes.build import build_model_runner
 from server.versions.served_model import find_model

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.processes.engine import EngineProcess
 from server.versions.served_model import ServedModel

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.files.tls_files import TlsFilesError, tls_files
 from tests.certificates import Authority
 

@@ -12,8 +12,8 @@ import yaml
 from yamllint.config import YamlLintConfig
 from yamllint.linter import run as yamllint_of
 
-from server.config import settings
-from server.config_sources import load_config
+from server.config.config import settings
+from server.config.sources import load_config
 from server.plan.slice_types import find_slice
 from tests.helm.charts import (
     BASE,

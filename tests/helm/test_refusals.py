@@ -8,7 +8,7 @@ import pytest
 import yaml
 from helm_python import HelmError
 
-from server.config import settings
+from server.config.config import settings
 from tests.helm.charts import (
     BASE,
     CHARTS,

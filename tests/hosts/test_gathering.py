@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.hosts import caller_listener
 from server.hosts.gathering import gather
 from server.hosts.handshake import HandshakeError, admit, enter

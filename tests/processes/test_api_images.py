@@ -19,7 +19,8 @@ from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.images import image_reader
 from server.api.images.decoding import read_image
 from server.api.tokenizers.tokenizer import Tokenizer
-from server.config import Config, ServerConfig
+from server.config.config import Config
+from server.config.server_config import ServerConfig
 from server.link.frames import EngineInfo, Pulse, Step, Submit, TokenEvent
 from server.link.framing import engine_codec
 from server.processes.api import ApiProcess

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.executor import Executor
 from server.processes import build
 from server.slice.host_group import GroupError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.link.frames import Abort, EngineInfo, Fatal, Pulse, Step, Submit
 from server.link.framing import api_codec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.policy.load import Load
 from server.link.frames import AdapterStatus
 from server.metrics.metrics import Metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.ports import host_of, is_open_to_strangers
 from server.processes.gate import warn_of_strangers
 

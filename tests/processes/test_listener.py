@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.link.frames import Fatal
 from server.metrics.metrics import Metrics
 from server.processes import listener as listener_module

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.processes.build import prepare_jax
 from server.processes.private_folder import private_folder
 

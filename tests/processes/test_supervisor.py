@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import ConfigError
+from server.config.setting import ConfigError
 from server.processes.supervisor import _socket_path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import Group, find_group
 from server.slice.sources import SliceMismatchError

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.slice.host_group import find_group
 from server.slice.interfaces import Interface
 from server.slice.resolve import Sources, resolve

@@ -9,7 +9,7 @@ import tracemalloc
 
 import pytest
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.versions.model_file import (
     MAX_BYTES,
     ModelFile,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import models
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.versions.served_model import ModelNotFoundError, ServedModel, find_model
 
 

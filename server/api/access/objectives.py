@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.priorities import read_priority
+from server.config.priorities import read_priority
 
 OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 PRIORITY_HEADER = "x-llm-d-request-priority"

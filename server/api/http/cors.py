@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from server.api.http.errors import error_response
+from server.config.origins import read_origins
 from server.errors import ApiError, ErrorKind
-from server.origins import read_origins
 
 _METHODS = ("GET", "HEAD", "OPTIONS", "POST")
 # What pages may read of a response, in addition to what browsers always show.

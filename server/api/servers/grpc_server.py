@@ -25,7 +25,7 @@ from server.api.orca import servicer as orca
 from server.api.service import Service
 from server.api.version_admin import VersionAdmin
 from server.api.vllm_engine import servicer as vllm_engine
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.files.tls_files import TlsMaterial
 from server.files.watched_files import WatchedFiles
 from server.ports import address, host_of

@@ -17,10 +17,10 @@ from starlette.types import ASGIApp
 from server.api.http.connections.connection import ConnectionLimits, HttpConnection
 from server.api.http.connections.crowd import Crowd
 from server.api.http.connections.tls_front import TlsFront
-from server.config import ServerConfig
+from server.config.origins import read_origins
+from server.config.server_config import ServerConfig
 from server.files.tls_files import TlsMaterial
 from server.files.watched_files import WatchedFiles
-from server.origins import read_origins
 
 # Google's load balancers keep idle connections for 600 s; the server must not close them earlier.
 _KEEP_ALIVE_SECONDS = 620

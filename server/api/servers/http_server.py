@@ -45,7 +45,7 @@ from server.api.servers.page import page_router
 from server.api.servers.probes import HealthBody, VersionBody, probes_router
 from server.api.service import Service
 from server.api.version_admin import VersionAdmin
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 
 _BODIES: tuple[type[Struct], ...] = (
     responses.ChatCompletion,

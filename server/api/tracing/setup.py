@@ -9,7 +9,7 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING
 
-from server.config import ConfigError
+from server.config.setting import ConfigError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from models.checkpoint.files import Files, LocalFiles
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.compiling import Progress
 from server.engine.device.draws import Draw, DrawExecutor, Draws
 from server.engine.device.executor import Executor

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice, takewhile
 
+from server.config.priorities import MAX_PRIORITY
 from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.queue.prefill_shares import shares_of_shortest
@@ -19,7 +20,6 @@ from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, Seq
 from server.engine.policy.sequences.step import ScheduledBatch, ScheduledRow
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.speculation import Speculation
-from server.priorities import MAX_PRIORITY
 
 
 class StepChoice:

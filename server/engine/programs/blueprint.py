@@ -19,7 +19,8 @@ from models.decoder.decoder import Decoder
 from models.decoder.layout import AdapterSizes, DecoderLayout
 from models.sharding import DATA, TENSOR, data_size, tensor_size
 from models.weights.loading import abstract_decoder
-from server.config import ConfigError, EngineConfig
+from server.config.engine_config import EngineConfig
+from server.config.setting import ConfigError
 from server.engine.policy.blocks.layer_kinds import KVKind, split_blocks
 from server.engine.programs.adapter_programs import adapter_bytes
 from server.engine.programs.device_state import StateSizes

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.config import ModelConfig, VisionConfig
-from server.config import ConfigError, EngineConfig
+from server.config.engine_config import EngineConfig
+from server.config.setting import ConfigError
 from server.engine.programs.device_state import ImageSizes
 from server.engine.programs.inputs.buckets import Ladder
 from server.engine.programs.sizing import SizeError

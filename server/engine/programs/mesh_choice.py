@@ -16,7 +16,7 @@ from models.config import ModelConfig
 from models.decoder.layout import DecoderLayout
 from models.sharding import allowed_tensor_sizes, check_tensor_size, make_mesh
 from models.weights.loading import abstract_decoder
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.programs.blueprint import choose_layout, choose_sizes, measure, typical_context
 from server.engine.programs.device_state import StateSizes
 from server.engine.programs.sizing import kind_bytes

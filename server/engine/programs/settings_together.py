@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 
 from models.config import ModelConfig
 from models.sharding import data_size
-from server.config import ConfigError, EngineConfig
+from server.config.engine_config import EngineConfig
+from server.config.setting import ConfigError
 
 
 def check_together(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> None:

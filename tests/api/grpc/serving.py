@@ -18,7 +18,7 @@ from server.api.health import Health
 from server.api.servers.grpc_server import create_grpc_server
 from server.api.service import Service
 from server.api.tokenizers.tokenizer import Tokenizer
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.files.tls_files import tls_files
 from server.lifecycle import Lifecycle
 from server.pb.antipode.v1 import generation_pb2 as pb

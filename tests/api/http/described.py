@@ -29,7 +29,7 @@ from schemathesis.pytest.lazy import get_all_tests
 
 from server.api.servers.http_server import create_http_app
 from server.api.tokenizers.tokenizer import Tokenizer
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.lifecycle import Lifecycle
 from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrained
 

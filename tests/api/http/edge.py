@@ -14,7 +14,7 @@ import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.servers.http_port import HttpPort
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.files.tls_files import tls_files
 
 

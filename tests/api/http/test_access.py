@@ -7,7 +7,7 @@ import pytest
 
 from server.api.access.gatekeeper import Gatekeeper
 from server.api.servers.http_server import create_http_app
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from tests.api.access.keys import BEARER, BEARER_OF_LIMITED, KEY, LIMITED, two_keys
 
 COMPLETION = {"model": "small", "prompt": "secret prompt", "max_tokens": 4}

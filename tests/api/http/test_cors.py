@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from server.api.servers.http_server import create_http_app
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 
 ORIGIN = "https://chat.example.org"
 PREFLIGHT = {

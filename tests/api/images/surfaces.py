@@ -12,7 +12,7 @@ import grpc
 import httpx
 
 from server.api.images.image_reader import ImageLimits
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import Serving, collect, serving

@@ -14,7 +14,7 @@ from server.api.images.image_reader import ImageLimits
 from server.api.images.prompt_images import PromptImages
 from server.api.images.sent_image import SentImage
 from server.api.requests.generation import GenerateRequest
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.errors import ApiError
 from server.link.framing import MAX_FRAME_BYTES
 from server.pb.antipode.v1 import generation_pb2 as pb

@@ -8,7 +8,7 @@ import pytest
 
 from server.api.open_inference.tensors import Tensor, from_raw, raw
 from server.api.servers.http_server import create_http_app
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.link.frames import EngineLoad, Pulse
 from tests.api.fakes import FakeEngine
 

@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from server.api.grpc.lifetime import GrpcServer
 from server.api.servers.grpc_server import create_grpc_server
 from server.api.tokenizers.tokenizer import Tokenizer
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.lifecycle import Lifecycle
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.pb.antipode.v1.generation_pb2_grpc import GenerationStub

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from server.api.tracing.setup import check_tracing, make_provider
-from server.config import ConfigError
+from server.config.setting import ConfigError
 
 
 @pytest.fixture(autouse=True)

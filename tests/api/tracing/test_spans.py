@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from server.api.access.gatekeeper import Gatekeeper
 from server.api.servers.http_server import create_http_app
 from server.api.tracing.spans import Tracing
-from server.config import ServerConfig
+from server.config.server_config import ServerConfig
 from server.logs import JsonFormatter
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine

@@ -8,7 +8,7 @@ import pytest
 
 from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.files import LocalFiles
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device import executor
 from server.engine.device.executor import Executor
 from server.engine.device.weight_sets import WeightSets

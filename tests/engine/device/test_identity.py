@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
 from server.engine.policy.adapter_slots import AdapterSlots

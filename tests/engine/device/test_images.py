@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from models.checkpoint.files import LocalFiles
-from server.config import ConfigError, EngineConfig
+from server.config.engine_config import EngineConfig
+from server.config.setting import ConfigError
 from server.engine.device.model_runner import ModelRunner
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.policy.speculation import speculation

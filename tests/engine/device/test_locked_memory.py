@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.locked_memory import raise_locked_memory
 from server.processes import build
 

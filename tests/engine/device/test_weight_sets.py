@@ -11,7 +11,7 @@ import pytest
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
 from models.hf_config import parse_config
 from models.sharding import make_mesh
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.weight_sets import WeightSets
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.blueprint import make_blueprint

@@ -7,7 +7,7 @@ import pytest
 
 from server.api.embeddings.embedding_recipe import read_recipe
 from server.api.requests.embedding import pool
-from server.config import ConfigError
+from server.config.setting import ConfigError
 from server.link.sampling import SamplingParams
 from tests.engine.device.test_identity import Request, Session, build
 from tests.golden import random_models, references

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.blocks.layer_kinds import KVKind

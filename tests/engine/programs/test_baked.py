@@ -13,7 +13,7 @@ import pytest
 from models.checkpoint.files import LocalFiles
 from models.hf_config import read_config
 from models.sharding import make_mesh
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.device.executor import Executor
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.baked import BakedError, BakedFolder, Compiler, program_key, spell

@@ -12,7 +12,7 @@ from models.config import GlobalAttention
 from models.decoder.decoder import pool_shapes
 from models.hf_config import parse_config
 from models.sharding import make_mesh
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.programs.block_programs import MOVED_BLOCKS, BlockPrograms
 from server.engine.programs.blueprint import choose_layout
 from tests.models.checkpoints import LLAMA

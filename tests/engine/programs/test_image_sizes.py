@@ -10,7 +10,8 @@ import pytest
 from models.hf_config import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import abstract_decoder
-from server.config import ConfigError, EngineConfig
+from server.config.engine_config import EngineConfig
+from server.config.setting import ConfigError
 from server.engine.programs.blueprint import choose_layout, make_blueprint, measure
 from server.engine.programs.image_sizes import served_config
 from server.engine.programs.inputs.buckets import Bucket

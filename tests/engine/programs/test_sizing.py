@@ -6,7 +6,7 @@ import pytest
 from models.hf_config import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import random_leaves
-from server.config import EngineConfig
+from server.config.engine_config import EngineConfig
 from server.engine.programs.blueprint import make_blueprint
 from server.engine.programs.sizing import (
     MAX_TABLE_ENTRIES,

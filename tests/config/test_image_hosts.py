@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from server.config import ConfigError
-from server.config_sources import load_config
-from server.image_hosts import read_image_hosts
+from server.config.image_hosts import read_image_hosts
+from server.config.setting import ConfigError
+from server.config.sources import load_config
 
 
 @pytest.mark.parametrize(

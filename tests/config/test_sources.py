@@ -5,8 +5,11 @@ import dataclasses
 
 import pytest
 
-from server.config import Config, ConfigError, EngineConfig, ServerConfig, settings
-from server.config_sources import add_flags, load_config
+from server.config.config import Config, settings
+from server.config.engine_config import EngineConfig
+from server.config.server_config import ServerConfig
+from server.config.setting import ConfigError
+from server.config.sources import add_flags, load_config
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from server.config import ConfigError
+from server.config.setting import ConfigError
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s,]+|null", re.IGNORECASE)
 

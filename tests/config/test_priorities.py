@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.priorities import read_priorities, read_priority
+from server.config.priorities import read_priorities, read_priority
 
 
 def test_objectives_have_names_and_priorities():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.config import ConfigError
-from server.origins import read_origins
+from server.config.origins import read_origins
+from server.config.setting import ConfigError
 
 
 @pytest.mark.parametrize(

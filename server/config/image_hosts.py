@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from server.config import ConfigError
+from server.config.setting import ConfigError
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 # A name whose last part is a number would be an IPv4 address to some parsers.

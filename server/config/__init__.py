@@ -1,0 +1,1 @@
+"""The settings of an operator: which there are, what they may be, and where they come from."""
