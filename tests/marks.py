@@ -34,7 +34,7 @@ MARKS = {
         "engine/programs/sampling/test_pooling.py",
         "engine/programs/sampling/test_sampler.py",
         "engine/programs/sampling/test_sharded_vocab.py",
-        "engine/programs/test_sizing.py",
+        "engine/programs/blueprint/test_sizing.py",
         "engine/programs/test_programs.py",
         "models/attention/test_later_tokens.py",
         "models/attention/test_xla.py",

@@ -135,7 +135,7 @@ def _search(arguments: argparse.Namespace, request: PlanRequest) -> int:
 
 
 def _read_request(arguments: argparse.Namespace, where: SliceType) -> PlanRequest:
-    from server.engine.programs.image_sizes import served_config
+    from server.engine.programs.blueprint.image_sizes import served_config
     from server.plan.request import PlanRequest
 
     model, config = _find_config(arguments.model)

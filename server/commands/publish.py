@@ -272,7 +272,7 @@ def _check_loads(version: VersionFolder) -> None:
     from models.sharding import make_mesh
     from models.weights.loading import WeightLoader, abstract_decoder
     from server.api.tokenizers.tokenizer import Tokenizer
-    from server.engine.programs.blueprint import choose_layout
+    from server.engine.programs.blueprint.blueprint import choose_layout
 
     Tokenizer.load(version.copy)
     config = read_config(version.copy)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from server.config.engine_config import EngineConfig
@@ -21,8 +21,8 @@ from server.config.setting import Setting
 class Config:
     """The whole configuration of one server."""
 
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    server: ServerConfig = field(default_factory=ServerConfig)
+    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    server: ServerConfig = dataclasses.field(default_factory=ServerConfig)
 
 
 def settings() -> Iterator[Setting]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from server.engine.programs.baked import BakedFolder, ProgramKey, program_key, spell
-from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.blueprint.blueprint import Blueprint
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.programs import PickSize, ProgramName, Programs
 from server.plan.cost import Cost, aliased_bytes, cost_of

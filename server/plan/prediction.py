@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.blueprint.blueprint import Blueprint
 from server.plan.report import Decode, Prefill, ProgramReport
 from server.plan.roofline import Roofline, work_of
 from server.plan.slice_types import Chip

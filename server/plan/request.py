@@ -15,11 +15,16 @@ from models.sharding import MeshError
 from models.weights.loading import abstract_decoder
 from server.config.engine_config import EngineConfig
 from server.engine.policy.blocks.layer_kinds import KVKind
-from server.engine.programs.blueprint import Blueprint, choose_layout, make_blueprint, measure
+from server.engine.programs.blueprint.blueprint import (
+    Blueprint,
+    choose_layout,
+    make_blueprint,
+    measure,
+)
+from server.engine.programs.blueprint.mesh_choice import choose_mesh, choose_split
+from server.engine.programs.blueprint.platform_defaults import ACCELERATOR_BLOCK_SIZE
+from server.engine.programs.blueprint.sizing import ChipMemory, SizeError, kind_bytes
 from server.engine.programs.device_state import StateSizes
-from server.engine.programs.mesh_choice import choose_mesh, choose_split
-from server.engine.programs.platform_defaults import ACCELERATOR_BLOCK_SIZE
-from server.engine.programs.sizing import ChipMemory, SizeError, kind_bytes
 from server.plan.slice_types import SliceType
 
 

@@ -15,9 +15,9 @@ import msgspec
 
 from models.attention.choice import BackendError
 from models.sharding import MeshError, allowed_tensor_sizes
-from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.blueprint.blueprint import Blueprint
+from server.engine.programs.blueprint.sizing import SizeError
 from server.engine.programs.inputs.buckets import Bucket
-from server.engine.programs.sizing import SizeError
 from server.plan.compilation import OutOfMemoryError, compile_programs
 from server.plan.report import table
 from server.plan.request import PlanRequest, blueprint_for

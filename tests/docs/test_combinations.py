@@ -16,7 +16,9 @@ ROWS = [
     for line in PAGE.splitlines()
     if line.startswith("| ") and not line.startswith("| feature |")
 ]
-CODE = re.sub(r'"\s+f?"', "", (ROOT / "server/engine/programs/settings_together.py").read_text())
+CODE = re.sub(
+    r'"\s+f?"', "", (ROOT / "server/engine/programs/blueprint/incompatible_settings.py").read_text()
+)
 
 
 def test_each_pair_stands_there_once():

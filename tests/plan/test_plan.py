@@ -5,7 +5,7 @@ import pytest
 from models.presets import load_preset
 from server.__main__ import build_parser
 from server.config.sources import load_config
-from server.engine.programs.blueprint import make_blueprint
+from server.engine.programs.blueprint.blueprint import make_blueprint
 from server.plan.plan import serve_flags
 from server.plan.request import blueprint_for
 

@@ -16,7 +16,7 @@ from models.lora.adapter_config import AdapterError
 from models.lora.slot_values import Adapter, SlotValues, read_adapter, slot_bytes
 from server.engine.device.host_memory import available_bytes
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
-from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.blueprint.blueprint import Blueprint
 from server.files.temporary_folders import temporary_folder
 
 

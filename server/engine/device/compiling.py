@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import jax
 
 from server.engine.programs.baked import BakedCounts, Compiler
-from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.blueprint.blueprint import Blueprint
 from server.engine.programs.programs import PickSize, ProgramName
 
 type Progress = Callable[[str, float], None]

@@ -27,14 +27,14 @@ from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.baked import BakedFolder, Compiler
-from server.engine.programs.blueprint import Blueprint, make_blueprint
+from server.engine.programs.blueprint.blueprint import Blueprint, make_blueprint
+from server.engine.programs.blueprint.image_sizes import served_config
+from server.engine.programs.blueprint.mesh_choice import choose_mesh
 from server.engine.programs.device_state import DeviceState
-from server.engine.programs.image_sizes import served_config
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.image_input import ImageInput
 from server.engine.programs.inputs.slot_input import SlotInput, empty_slot
 from server.engine.programs.inputs.step_input import DrawInput, StepInput
-from server.engine.programs.mesh_choice import choose_mesh
 from server.engine.programs.programs import PickSize, ProgramName
 from server.engine.programs.sampling.sampler import Drawn
 from server.engine.programs.step_output import StepOutput

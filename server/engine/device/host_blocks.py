@@ -16,7 +16,7 @@ import numpy as np
 from models.decoder.decoder import KVPools
 from server.engine.policy.sequences.block_moves import BlockMoves, Move
 from server.engine.programs.block_programs import MOVED_BLOCKS
-from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.blueprint.blueprint import Blueprint
 
 # Copies on their way, each of MOVED_BLOCKS blocks: they take the device's memory.
 _MOST_STAGED = 4

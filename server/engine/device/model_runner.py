@@ -30,7 +30,7 @@ from server.engine.policy.sequences.pooling import pooled_positions
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.sequences.step import RowResult, ScheduledBatch, ScheduledRow, StepResult
 from server.engine.policy.speculation import DraftRoom
-from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.blueprint.blueprint import Blueprint
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.image_input import ImageInput, pack_image, stack_images
 from server.engine.programs.inputs.slot_input import SlotInput, needs_slot_state, pack_slot

@@ -16,7 +16,7 @@ from models.checkpoint.version_folder import VersionFolder
 from models.hf_config import read_config
 from models.weights.loading import HostLeaves, Progress, WeightLoader
 from server.engine.policy.sequences.sequence import LoadedVersion
-from server.engine.programs.blueprint import Blueprint
+from server.engine.programs.blueprint.blueprint import Blueprint
 
 
 class WeightSets:

@@ -11,12 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.config import ModelConfig
 from models.decoder.adapters import StepAdapters, of_layers, put_adapter
 from models.decoder.layout import AdapterSizes, DecoderLayout
-from server.engine.programs.sizing import shard_bytes
 
 
 class AdapterPrograms:
@@ -63,19 +62,3 @@ def choose(adapters: Any, number_T: jax.Array, sizes: AdapterSizes) -> StepAdapt
     """The adapters, with each token's columns marked. Numbers of slots begin at 1; 0 is none."""
     number_C = 1 + jnp.arange(sizes.num_columns) // sizes.rank
     return StepAdapters(adapters, number_T[:, None] == number_C)
-
-
-def adapter_bytes(config: ModelConfig, layout: DecoderLayout, mesh: Mesh | AbstractMesh) -> int:
-    """One chip's bytes of all slots, and of one slot's values on their way to it."""
-    total = 0
-    for of_slot in (False, True):
-        pairs = of_layers(
-            config,
-            layout,
-            lambda shape, spec: shard_bytes(
-                [jax.ShapeDtypeStruct(shape, layout.dtype)], [NamedSharding(mesh, spec)]
-            ),
-            of_slot=of_slot,
-        )
-        total += sum(jax.tree.leaves(pairs))
-    return total

@@ -14,7 +14,7 @@ from models.sharding import make_mesh
 from server.config.engine_config import EngineConfig
 from server.engine.device.weight_sets import WeightSets
 from server.engine.policy.sequences.sequence import LoadedVersion
-from server.engine.programs.blueprint import make_blueprint
+from server.engine.programs.blueprint.blueprint import make_blueprint
 from tests.models.checkpoints import LLAMA, write_checkpoint
 
 ONE, TWO = LoadedVersion("1", 0), LoadedVersion("2", 1)

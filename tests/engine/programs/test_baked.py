@@ -17,7 +17,7 @@ from server.config.engine_config import EngineConfig
 from server.engine.device.executor import Executor
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.baked import BakedError, BakedFolder, Compiler, program_key, spell
-from server.engine.programs.blueprint import make_blueprint
+from server.engine.programs.blueprint.blueprint import make_blueprint
 from server.engine.programs.inputs.buckets import Bucket
 from server.plan.compilation import Keep, compile_programs, program_names
 from tests.models.checkpoints import write_checkpoint

@@ -14,7 +14,7 @@ from models.hf_config import parse_config
 from models.sharding import make_mesh
 from server.config.engine_config import EngineConfig
 from server.engine.programs.block_programs import MOVED_BLOCKS, BlockPrograms
-from server.engine.programs.blueprint import choose_layout
+from server.engine.programs.blueprint.blueprint import choose_layout
 from tests.models.checkpoints import LLAMA
 
 # Three layers, of which the second has a window: two kinds.

@@ -13,7 +13,7 @@ from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
 
 
-def check_together(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> None:
+def check_compatible(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> None:
     """ConfigError for the first two of them."""
     _check_exact(engine, data_size(mesh))
     _check_adapters(engine, mesh)

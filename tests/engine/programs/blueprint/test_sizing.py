@@ -7,8 +7,8 @@ from models.hf_config import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import random_leaves
 from server.config.engine_config import EngineConfig
-from server.engine.programs.blueprint import make_blueprint
-from server.engine.programs.sizing import (
+from server.engine.programs.blueprint.blueprint import make_blueprint
+from server.engine.programs.blueprint.sizing import (
     MAX_TABLE_ENTRIES,
     ChipMemory,
     SizeError,

@@ -8,7 +8,7 @@ import pytest
 from models.presets import load_preset
 from models.sharding import MeshError
 from server.config.engine_config import EngineConfig
-from server.engine.programs.mesh_choice import choose_mesh, choose_split
+from server.engine.programs.blueprint.mesh_choice import choose_mesh, choose_split
 
 LLAMA = load_preset("llama-3.1-8b").config
 V6E_BYTES = 31 << 30

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from models.config import ModelConfig
+from models.decoder.adapters import of_layers
 from models.decoder.decoder import Decoder, pool_shapes
 from models.decoder.layout import DecoderLayout
 from models.weights.loading import leaf_shardings
@@ -137,3 +138,19 @@ def check_table(max_num_seqs: int, max_model_len: int, block_size: int) -> None:
         f" {MAX_TABLE_ENTRIES // max_num_seqs * block_size}, max_num_seqs to "
         f"{MAX_TABLE_ENTRIES // table_size}, or raise block_size"
     )
+
+
+def adapter_bytes(config: ModelConfig, layout: DecoderLayout, mesh: Mesh | AbstractMesh) -> int:
+    """One chip's bytes of all slots, and of one slot's values on their way to it."""
+    total = 0
+    for of_slot in (False, True):
+        pairs = of_layers(
+            config,
+            layout,
+            lambda shape, spec: shard_bytes(
+                [jax.ShapeDtypeStruct(shape, layout.dtype)], [NamedSharding(mesh, spec)]
+            ),
+            of_slot=of_slot,
+        )
+        total += sum(jax.tree.leaves(pairs))
+    return total

@@ -22,29 +22,22 @@ from models.weights.loading import abstract_decoder
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
 from server.engine.policy.blocks.layer_kinds import KVKind, split_blocks
-from server.engine.programs.adapter_programs import adapter_bytes
-from server.engine.programs.device_state import StateSizes
-from server.engine.programs.image_programs import row_bytes
-from server.engine.programs.image_sizes import (
+from server.engine.programs.blueprint.image_sizes import (
     check_images,
     explained,
     image_sizes,
     step_of_image,
 )
-from server.engine.programs.inputs.buckets import Ladder, exact_ladder
-from server.engine.programs.inputs.slot_input import SlotSizes
-from server.engine.programs.inputs.step_input import WORD
-from server.engine.programs.platform_defaults import (
+from server.engine.programs.blueprint.incompatible_settings import check_compatible
+from server.engine.programs.blueprint.platform_defaults import (
     ACCELERATOR,
     PlatformDefaults,
     platform_defaults,
 )
-from server.engine.programs.programs import Programs
-from server.engine.programs.sampling.sampler import abstract_state, state_specs
-from server.engine.programs.settings_together import check_together
-from server.engine.programs.sizing import (
+from server.engine.programs.blueprint.sizing import (
     ChipMemory,
     SizeError,
+    adapter_bytes,
     block_bytes,
     check_table,
     count_blocks,
@@ -52,6 +45,13 @@ from server.engine.programs.sizing import (
     tree_bytes,
     weight_bytes,
 )
+from server.engine.programs.device_state import StateSizes
+from server.engine.programs.image_programs import row_bytes
+from server.engine.programs.inputs.buckets import Ladder, exact_ladder
+from server.engine.programs.inputs.slot_input import SlotSizes
+from server.engine.programs.inputs.step_input import WORD
+from server.engine.programs.programs import Programs
+from server.engine.programs.sampling.sampler import abstract_state, state_specs
 from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
 
 # The KV pool's size on CPU. The device leaves no fixed rest there: host memory is shared.
@@ -97,7 +97,7 @@ def make_blueprint(
     Raises BackendError or ConfigError; raises SizeError where the sizes exceed a chip's memory.
     """
     platform = mesh.devices.flat[0].platform
-    check_together(config, engine, mesh)
+    check_compatible(config, engine, mesh)
     layout = choose_layout(config, engine, platform, tensor_size(mesh))
     check_images(config, engine, _ladder(config, engine, platform_defaults(platform)))
     model = abstract_decoder(config, layout)

@@ -1,0 +1,1 @@
+"""All that determines a server's programs, by arithmetic on shapes: layout, mesh and sizes."""
