@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from server.api.http.disconnect import ClientGoneError, until_disconnect
-from server.api.http.errors import error_json
+from server.api.http.errors.error_responses import error_json
 from server.api.http.json_bodies.json_response import encode
 from server.api.large_work import MAX_INLINE_UNITS
 from server.api.requests.generation import Delta

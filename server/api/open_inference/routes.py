@@ -20,7 +20,7 @@ from server.api.http.disconnect import until_disconnect
 from server.api.http.json_bodies.json_body import MAX_INLINE_BYTES
 from server.api.http.json_bodies.json_decoding import decode
 from server.api.http.json_bodies.json_response import json_response
-from server.api.http.request_id import adopt_request_id
+from server.api.http.middleware.request_id import adopt_request_id
 from server.api.http.sse import EventStream
 from server.api.load_reports import LoadReports
 from server.api.open_inference import bodies

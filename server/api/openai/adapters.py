@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import PlainTextResponse, Response
 
 from server.api.adapter_admin import AdapterAdmin
-from server.api.http.openapi import text_responses
+from server.api.http.routes.openapi import text_responses
 from server.api.requests.validation import invalid
 
 

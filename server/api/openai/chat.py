@@ -11,8 +11,8 @@ from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
 from server.api.http.answering import answer, prepared_chat, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
-from server.api.http.openapi import generation_responses
-from server.api.http.request_id import adopt_request_id
+from server.api.http.middleware.request_id import adopt_request_id
+from server.api.http.routes.openapi import generation_responses
 from server.api.openai.bodies.request_bodies import COMPLETION_FIELDS, ChatBody
 from server.api.openai.bodies.response_bodies import ChatCompletion, ChatCompletionChunk
 from server.api.openai.chat_rendering import ChatRenderer

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import finite
-from server.api.http.openapi import generation_responses
-from server.api.http.request_id import adopt_request_id
+from server.api.http.middleware.request_id import adopt_request_id
+from server.api.http.routes.openapi import generation_responses
 from server.api.openai.answering import head, prompt_logprobs, usage_body
 from server.api.openai.bodies.request_bodies import CHAT_FIELDS, REST_OF_CONTEXT, CompletionBody
 from server.api.openai.bodies.response_bodies import (

@@ -15,8 +15,8 @@ from server.api.http.answering import source, timeout_seconds
 from server.api.http.disconnect import until_disconnect
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import json_response
-from server.api.http.openapi import json_responses
-from server.api.http.request_id import adopt_request_id
+from server.api.http.middleware.request_id import adopt_request_id
+from server.api.http.routes.openapi import json_responses
 from server.api.openai.bodies.embedding_bodies import (
     EmbeddingBody,
     EmbeddingList,

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import json_response
-from server.api.http.openapi import json_responses
+from server.api.http.routes.openapi import json_responses
 from server.api.openai.bodies.request_bodies import DetokenizeBody, TokenizeBody
 from server.api.openai.bodies.response_bodies import Detokenized, ModelCard, ModelList, Tokenized
 from server.api.requests.generation import ModelInfo

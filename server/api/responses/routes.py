@@ -15,8 +15,8 @@ from server.api.chat.format import ChatPrompt
 from server.api.http.answering import answer, prepared_chat, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import json_response
-from server.api.http.openapi import error_responses, event_responses, json_responses
-from server.api.http.request_id import adopt_request_id
+from server.api.http.middleware.request_id import adopt_request_id
+from server.api.http.routes.openapi import error_responses, event_responses, json_responses
 from server.api.http.sse import NamedEventStream
 from server.api.requests.field_names import fields_named
 from server.api.requests.generation import GenerateRequest

@@ -20,13 +20,13 @@ from starlette.types import ASGIApp
 
 from server.api.access.gatekeeper import Gatekeeper
 from server.api.adapter_admin import AdapterAdmin
-from server.api.http.access import AuthorizationMiddleware, CallMiddleware
-from server.api.http.body_limit import BodyLimitMiddleware
-from server.api.http.errors import add_error_handlers
+from server.api.http.errors.error_responses import add_error_handlers
 from server.api.http.json_bodies.json_response import json_response
-from server.api.http.methods import MethodsMiddleware
-from server.api.http.paths import Paths
-from server.api.http.request_id import RequestIdMiddleware
+from server.api.http.middleware.access import AuthorizationMiddleware, CallMiddleware
+from server.api.http.middleware.body_limit import BodyLimitMiddleware
+from server.api.http.middleware.request_id import RequestIdMiddleware
+from server.api.http.routes.methods import MethodsMiddleware
+from server.api.http.routes.paths import Paths
 from server.api.version_admin import VersionAdmin
 from server.link.frames import AdapterStatus
 

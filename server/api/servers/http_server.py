@@ -16,16 +16,16 @@ from server.api.anthropic.errors import with_anthropic_errors
 from server.api.anthropic.models import anthropic_models_router
 from server.api.anthropic.routes import messages_router
 from server.api.health import Health
-from server.api.http.access import AuthorizationMiddleware, CallMiddleware
-from server.api.http.body_limit import BodyLimitMiddleware
-from server.api.http.cors import with_cors
-from server.api.http.encodings import EncodingMiddleware
-from server.api.http.errors import add_error_handlers
-from server.api.http.load_header import LoadHeaderMiddleware
-from server.api.http.methods import MethodsMiddleware
-from server.api.http.openapi import describe
-from server.api.http.paths import Paths
-from server.api.http.request_id import RequestIdMiddleware
+from server.api.http.errors.error_responses import add_error_handlers
+from server.api.http.middleware.access import AuthorizationMiddleware, CallMiddleware
+from server.api.http.middleware.body_limit import BodyLimitMiddleware
+from server.api.http.middleware.cors import with_cors
+from server.api.http.middleware.encodings import EncodingMiddleware
+from server.api.http.middleware.load_header import LoadHeaderMiddleware
+from server.api.http.middleware.request_id import RequestIdMiddleware
+from server.api.http.routes.methods import MethodsMiddleware
+from server.api.http.routes.openapi import describe
+from server.api.http.routes.paths import Paths
 from server.api.load_reports import LoadReports
 from server.api.open_inference.errors import with_open_inference_errors
 from server.api.open_inference.repository import Repository

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from server.api.health import Health, HealthStatus
 from server.api.http.json_bodies.json_response import json_response
-from server.api.http.openapi import Responses, json_content, json_responses, text_responses
+from server.api.http.routes.openapi import Responses, json_content, json_responses, text_responses
 from server.api.open_metrics import CONTENT_TYPE, OPEN_METRICS, Exemplars, open_metrics
 from server.api.requests.generation import ModelInfo
 from server.api.requests.model_directory import ModelDirectory

@@ -32,7 +32,7 @@ from server.api.http.connections.request_reader import (
     path_of,
 )
 from server.api.http.connections.writing import Exchange, JoinedWrites, refusal
-from server.api.http.cors import refusal_headers
+from server.api.http.middleware.cors import refusal_headers
 from server.errors import ErrorKind
 
 # The answers for operators, which a full server still gives.

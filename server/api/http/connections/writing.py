@@ -18,7 +18,7 @@ from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from server.api.http.connections.request_reader import RefusedRequestError
-from server.api.http.errors import error_json, error_response
+from server.api.http.errors.error_responses import error_json, error_response
 from server.errors import ApiError, ErrorKind
 
 

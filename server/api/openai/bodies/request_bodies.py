@@ -26,8 +26,8 @@ from pydantic import (
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
+from server.api.http.errors.plain_errors import said_plainly
 from server.api.http.json_bodies.json_decoding import Integers
-from server.api.http.plain_errors import said_plainly
 from server.api.openai.bodies.extra_fields import check_foreign, with_own_names
 from server.api.openai.bodies.grammar_bodies import read_grammar
 from server.api.openai.bodies.message_bodies import MessageBody

@@ -9,10 +9,10 @@ import threading
 import httpx
 import pytest
 
-from server.api.http import body_limit
 from server.api.http.json_bodies import json_body
 from server.api.http.json_bodies.json_body import MAX_INLINE_BYTES
 from server.api.http.json_bodies.json_decoding import MAX_VALUES
+from server.api.http.middleware import body_limit
 from tests.api.http_client import app_of
 
 PADDING = "x" * MAX_INLINE_BYTES

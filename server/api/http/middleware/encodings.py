@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.http.errors import error_response
+from server.api.http.errors.error_responses import error_response
 from server.errors import ApiError, ErrorKind
 
 ACCEPTED = "gzip, deflate"

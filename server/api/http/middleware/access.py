@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.access.call import Call, current_call
 from server.api.access.gatekeeper import Gatekeeper
-from server.api.http.errors import error_response
+from server.api.http.errors.error_responses import error_response
 from server.errors import ApiError, ErrorKind
 
 HEALTH = frozenset({"/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})

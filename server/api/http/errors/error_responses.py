@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from server.api.http.json_bodies.json_response import ErrorBody, ErrorDetail
-from server.api.http.paths import Paths
+from server.api.http.routes.paths import Paths
 from server.errors import ApiError, ErrorKind
 
 _KIND_OF_STATUS = {413: ErrorKind.TOO_LARGE, 503: ErrorKind.UNAVAILABLE}

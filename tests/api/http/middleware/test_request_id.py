@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.api.http.request_id import is_request_id
+from server.api.http.middleware.request_id import is_request_id
 
 BODY = {"prompt": "hello"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from server.api.http.body_limit import BodyLimitMiddleware
-from server.api.http.request_id import RequestIdMiddleware
+from server.api.http.middleware.body_limit import BodyLimitMiddleware
+from server.api.http.middleware.request_id import RequestIdMiddleware
 
 
 async def _answer(scope, receive, send):

@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from server.api.http.errors import error_response
+from server.api.http.errors.error_responses import error_response
 from server.config.origins import read_origins
 from server.errors import ApiError, ErrorKind
 

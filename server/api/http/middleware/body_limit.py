@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.http.errors import error_response
+from server.api.http.errors.error_responses import error_response
 from server.errors import ApiError, ErrorKind
 
 # As many bytes as so many bodies of the greatest length have may be held until they are answered.

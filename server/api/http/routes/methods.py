@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.http.paths import Paths
+from server.api.http.routes.paths import Paths
 
 
 class MethodsMiddleware:

@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from server.api.http.encodings import EncodingMiddleware
+from server.api.http.middleware.encodings import EncodingMiddleware
 from tests.api.http_client import MAX_BODY_BYTES
 
 BODY = json.dumps({"prompt": "hello", "max_tokens": 1, "padding": "x" * 5000}).encode()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from server.api.http.errors import error_json, error_response
+from server.api.http.errors.error_responses import error_json, error_response
 from server.errors import ApiError, ErrorKind
 from server.link.frames import Pulse
 from tests.api.http_client import MAX_BODY_BYTES

@@ -1,0 +1,1 @@
+"""How failures are told over HTTP, by each protocol in its own shape."""

@@ -1,0 +1,1 @@
+"""The paths and methods of an application, and how its OpenAPI document tells them."""
