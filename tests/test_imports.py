@@ -190,7 +190,9 @@ def test_nothing_is_unpickled_but_compiled_programs_of_a_trusted_folder():
 
 
 def test_api_processes_start_without_jax():
-    assert imported_by(sorted(closure("server.processes.api")), "jax", "jaxlib", "flax") == []
+    assert (
+        imported_by(sorted(closure("server.processes.api.__main__")), "jax", "jaxlib", "flax") == []
+    )
 
 
 def test_the_reader_of_imports_sees_what_is_there():

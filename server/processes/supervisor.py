@@ -29,8 +29,8 @@ from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.files.temporary_folders import clear_abandoned, temporary_folder
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
-from server.processes.api_beats import LOOKS, Beats
-from server.processes.gate import check_access, warn_of_strangers
+from server.processes.api.access import check_access, warn_of_strangers
+from server.processes.api.beats import LOOKS, Beats
 from server.processes.signals import Signals
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import find_group

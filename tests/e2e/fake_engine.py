@@ -14,8 +14,8 @@ from pathlib import Path
 
 from server.config.engine_config import EngineConfig
 from server.engine.policy.blocks.layer_kinds import KVKind
-from server.processes.build import BuildListener, Built
-from server.processes.engine import run_engine_process
+from server.processes.engine.build import BuildListener, Built
+from server.processes.engine.run import run_engine_process
 from tests.engine.fakes import EOS, FakeRunner
 
 

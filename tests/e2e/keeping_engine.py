@@ -11,8 +11,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 from server.config.engine_config import EngineConfig
-from server.processes import build
-from server.processes.engine import run_engine_process
+from server.processes.engine import build
+from server.processes.engine.run import run_engine_process
 
 prepare = build.prepare_jax
 

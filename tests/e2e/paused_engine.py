@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from server.processes.build import build_model_runner
-from server.processes.engine import run_engine_process
+from server.processes.engine.build import build_model_runner
+from server.processes.engine.run import run_engine_process
 
 
 class Pause(logging.Handler):

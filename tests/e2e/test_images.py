@@ -19,14 +19,14 @@ from models.checkpoint import manifest
 from models.checkpoint.manifest import Golden, GoldenPrompt
 from server.config.engine_config import EngineConfig
 from server.link.frames import EngineInfo, Pulse, VersionCommand, VersionResult
-from server.processes.build import build_model_runner
+from server.processes.engine.build import build_model_runner
 from server.versions.served_model import find_model
 from tests.e2e.checkpoints import write_tokenizer
 from tests.e2e.servers import KEEPING, first_free_port
 from tests.e2e.test_hosts import LOOPBACK, devices
 from tests.engine.device.test_images import MARGIN, NAME, all_requests, greedy
 from tests.golden import random_models, references
-from tests.processes.test_engine import Client, Running, metric
+from tests.processes.engine.test_process import Client, Running, metric
 
 WAIT_SECONDS = 240
 NUM_TOKENS = 12

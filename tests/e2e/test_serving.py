@@ -10,7 +10,7 @@ import pytest
 
 from server.config.engine_config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
-from server.processes.engine import EngineProcess
+from server.processes.engine.process import EngineProcess
 from server.versions.served_model import ServedModel
 from tests.e2e.clients import Stream, client, read_stream, start_streams
 from tests.e2e.protocols import tokens_by_protocol

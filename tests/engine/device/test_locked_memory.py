@@ -8,7 +8,7 @@ import pytest
 
 from server.config.engine_config import EngineConfig
 from server.engine.device.locked_memory import raise_locked_memory
-from server.processes import build
+from server.processes.engine import build
 
 
 class FakeLimits:

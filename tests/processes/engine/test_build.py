@@ -9,7 +9,7 @@ import pytest
 
 from server.config.engine_config import EngineConfig
 from server.engine.device.executor import Executor
-from server.processes import build
+from server.processes.engine import build
 from server.slice.host_group import GroupError
 
 

@@ -9,7 +9,7 @@ from server.config.engine_config import EngineConfig
 from server.engine.policy.load import Load
 from server.link.frames import AdapterStatus
 from server.metrics.metrics import Metrics
-from server.processes.engine_status import Status
+from server.processes.engine.status import Status
 
 LOAD = Load(
     num_requests_waiting=3,

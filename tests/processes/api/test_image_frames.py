@@ -23,7 +23,7 @@ from server.config.config import Config
 from server.config.server_config import ServerConfig
 from server.link.frames import EngineInfo, Pulse, Step, Submit, TokenEvent
 from server.link.framing import engine_codec
-from server.processes.api import ApiProcess
+from server.processes.api.process import ApiProcess
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import reserved_port
 from tests.api.images.pictures import FORM, file_of, picture

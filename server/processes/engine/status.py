@@ -15,7 +15,7 @@ from server.engine.engine import Engine
 from server.link.frames import EngineState, Pulse
 from server.metrics.metrics import Metrics
 from server.metrics.snapshot import AdapterUse, Snapshot
-from server.processes.build import ServingRunner
+from server.processes.engine.build import ServingRunner
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
 from server.slice.resolve import Slice

@@ -1,4 +1,4 @@
-"""The API process: runs service, HTTP and gRPC on one event loop, and starts and stops them.
+"""Puts an API process together: runs service, HTTP and gRPC on one event loop, and ends them.
 
 This module is the composition root: only it knows every part. The process answers probes and
 metrics from its first moment to its last. It serves requests from the moment the engine is ready
@@ -8,23 +8,15 @@ until a drain refuses them. If the engine is gone, it ends its streams, flushes 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
-import sys
-from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import version as release_of
 from pathlib import Path
 
-import uvloop
-
-from models.headless import why_no_tokens
 from models.vision.image_format import ImageFormat
 from server.api.access.budgets import Budgets
 from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
-from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
+from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
 from server.api.requests.model_directory import ModelDirectory
@@ -38,23 +30,17 @@ from server.api.tokenizers.tokenizer import Tokenizer
 from server.api.version_admin import VersionAdmin
 from server.config.config import Config
 from server.config.server_config import ServerConfig
-from server.control import Command, Task, receive_task, watch_commands
+from server.control import Command
 from server.files.tls_files import TlsMaterial, tls_files
 from server.files.watched_files import WatchedFiles
 from server.lifecycle import Lifecycle, drain
 from server.link.client import EngineClient
-from server.logs import set_up_logging
 from server.ports import address, listening_socket
-from server.processes.api_beats import beat
-from server.processes.gate import admin_gatekeeper, api_gatekeeper, tracing
-from server.processes.images import image_format_of, image_limits, room_for_images
-from server.versions.served_model import find_model
+from server.processes.api.access import admin_gatekeeper, api_gatekeeper, tracing
+from server.processes.api.images import image_limits, room_for_images
 
 _FLUSH_SECONDS = 2.0
-_FAILED = 1
-# Python lets a thread run for 5 ms before others get the interpreter. The event loop needs it back
-# several times for one probe, so with long texts in threads a probe would wait for each.
-_SWITCH_SECONDS = 0.0005
+FAILED = 1
 
 _log = logging.getLogger(__name__)
 
@@ -230,7 +216,7 @@ class ApiProcess:
             await self._lifecycle.wait_idle(_FLUSH_SECONDS)
         for task in (drained, stopped, lost):
             task.cancel()
-        return _FAILED if is_lost else 0
+        return FAILED if is_lost else 0
 
     async def _drain(self) -> None:
         await self._drain_asked.wait()
@@ -265,60 +251,3 @@ def _chat_settings(config: ServerConfig) -> ChatSettings:
         reasoning_parser=config.reasoning_parser,
         control_tokens_in_messages=config.control_tokens_in_messages,
     )
-
-
-async def _run(
-    task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe, image_format: ImageFormat | None
-) -> int:
-    process = ApiProcess(task.config, task.link, tokenizer, recipe, image_format)
-    watch_commands(commands_on(asyncio.get_running_loop(), process.command))
-    beating = asyncio.create_task(beat(task.beats))
-    try:
-        return await process.run()
-    finally:
-        beating.cancel()
-
-
-def commands_on(
-    loop: asyncio.AbstractEventLoop, on_command: Callable[[Command], None]
-) -> Callable[[Command], None]:
-    """Pass commands on to the event loop. Without effect once the loop is closed.
-
-    The loop also ends by itself, when the engine is gone, and then a command may come too late.
-    """
-
-    def pass_on(command: Command) -> None:
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(on_command, command)
-
-    return pass_on
-
-
-def _read_recipe(checkpoint: Path, config: ServerConfig) -> EmbeddingRecipe:
-    recipe = read_recipe(checkpoint, config.pooling)
-    if recipe.refusal:
-        _log.info("%s", recipe.refusal)
-    return replace(recipe, no_tokens=why_no_tokens(checkpoint))
-
-
-def main() -> int:
-    """The whole life of an API process: read the task, serve, and return the exit code."""
-    task = receive_task()
-    set_up_logging(task.config.server, task.name)
-    model = find_model(task.config.engine)
-    try:
-        tokenizer = Tokenizer.load(Path(model.path))
-    except (OSError, ValueError) as error:
-        _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
-        return _FAILED
-    recipe = _read_recipe(Path(model.path), task.config.server)
-    image_format = image_format_of(Path(model.path), task.config.engine.max_images_per_prompt)
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    # What is there from the start stays: no collection needs to look at it, so each takes little.
-    gc.freeze()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(task, tokenizer, recipe, image_format))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from server.api.images.image_reader import ImageLimits
 from server.config.server_config import ServerConfig
-from server.processes.images import image_format_of, image_limits, room_for_images
+from server.processes.api.images import image_format_of, image_limits, room_for_images
 from tests.api.images.pictures import FORM
 
 

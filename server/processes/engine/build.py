@@ -25,7 +25,7 @@ from server.hosts import messages
 from server.hosts.gathering import Followers, GroupListener, gather
 from server.hosts.jax_group import join_jax
 from server.hosts.joining import Leader
-from server.processes.private_folder import private_folder
+from server.processes.engine.private_folder import private_folder
 from server.slice.discovery import ask_jax, find_slice
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import Group, GroupError, HostLink, find_group

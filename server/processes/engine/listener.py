@@ -12,7 +12,7 @@ from server.control import ask_for_drain
 from server.link.frames import Fatal
 from server.link.server import FLUSH_SECONDS, LinkServer
 from server.metrics.metrics import Metrics
-from server.processes.engine_status import Status
+from server.processes.engine.status import Status
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
 from server.slice.resolve import Slice

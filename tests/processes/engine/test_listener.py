@@ -10,9 +10,9 @@ import pytest
 from server.config.engine_config import EngineConfig
 from server.link.frames import Fatal
 from server.metrics.metrics import Metrics
-from server.processes import listener as listener_module
-from server.processes.engine_status import Status
-from server.processes.listener import ServingListener
+from server.processes.engine import listener as listener_module
+from server.processes.engine.listener import ServingListener
+from server.processes.engine.status import Status
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
 

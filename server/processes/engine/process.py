@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from importlib.metadata import version as release_of
 from pathlib import Path
@@ -19,46 +18,35 @@ from server.adapters.adapter_folder import WantedAdapter, parse_adapters
 from server.adapters.manager import AdapterManager, AdapterStore
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
-from server.control import Command, receive_task, watch_commands
+from server.control import Command
 from server.engine.engine import Engine
 from server.engine.grammar_inbox import GrammarInbox
-from server.engine.policy.adapter_slots import AdapterSlots
-from server.engine.policy.blocks.block_manager import BlockManager
-from server.engine.policy.data_ranks import Ranks
-from server.engine.policy.exact_choice import ExactChoice
-from server.engine.policy.image_admission import ImageLimits
-from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequences.sequence import LoadedVersion
-from server.engine.policy.served_versions import ServedVersions
-from server.engine.policy.speculation import speculation
-from server.engine.policy.step_choice import StepChoice
-from server.engine.policy.whole_prompt_choice import WholePromptChoice
 from server.engine.requests import OWN_CLIENT
 from server.link.frames import (
     AdapterCommand,
-    EngineInfo,
     Fatal,
     Step,
     ToEngine,
     VersionCommand,
 )
 from server.link.server import FLUSH_SECONDS, LinkServer
-from server.logs import set_up_logging
 from server.metrics.metrics import Metrics
-from server.processes.build import RunnerBuilder, ServingRunner, build_model_runner, unexplained
-from server.processes.engine_status import Status
-from server.processes.follower import FollowerProcess
-from server.processes.listener import ServingListener
-from server.processes.pulse import PulseSender
-from server.processes.version_commands import VersionCommands, follow_model_file
+from server.processes.engine.assembly import build_engine, engine_info, log_ready
+from server.processes.engine.build import (
+    RunnerBuilder,
+    unexplained,
+)
+from server.processes.engine.listener import ServingListener
+from server.processes.engine.pulse import PulseSender
+from server.processes.engine.status import Status
+from server.processes.engine.version_commands import VersionCommands, follow_model_file
 from server.slice.chips import ChipMonitor, monitor_of
-from server.slice.host_group import LOSS_SECONDS, Group, find_group
-from server.start_clock import StartClock
+from server.slice.host_group import LOSS_SECONDS
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
 from server.versions.model_file import parse_model_config
 from server.versions.model_file_watcher import Started
-from server.versions.served_model import ServedModel, find_model
+from server.versions.served_model import ServedModel
 from server.versions.version import SwapSettings, Version, VersionLoader
 
 _log = logging.getLogger(__name__)
@@ -140,15 +128,17 @@ class EngineProcess:
             raise ConfigError("lora_adapters names adapters, but max_loras is 0: raise it")
         built = build(self._config, self._listener)
         runner, max_num_seqs = built.runner, self._config.max_num_seqs
-        engine = self._engine = self._build_engine(runner)
+        engine = self._engine = build_engine(
+            *(self._config, self._model, runner), observer=self._metrics, send=self._send
+        )
         adapters = self._manage_adapters(engine, built.adapters, wanted)
         self._inbox = GrammarInbox(engine, runner.vocab_size, runner.eos_token_ids)
         manager = self._manage_versions(engine, built.loader, adapters)
         self._commands = VersionCommands(manager, adapters, self._link, self._pulses)
         self.status.serve(engine, manager, adapters, runner, self._config)
         self._pulses.send()
-        self._link.announce(_info(self._model, runner, self._config))
-        _log_ready(runner, self.status.start, max_num_seqs)
+        self._link.announce(engine_info(self._model, runner, self._config))
+        log_ready(runner, self.status.start, max_num_seqs)
         self._monitor = monitor_of(
             self.status.slice,
             self._config.tpu_metrics_interval_seconds,
@@ -159,42 +149,6 @@ class EngineProcess:
         engine.run()
         self._inbox.close()
         built.close()
-
-    def _build_engine(self, runner: ServingRunner) -> Engine[Any]:
-        config = self._config
-        versions = ServedVersions(LoadedVersion(self._model.version))
-        adapters, images = AdapterSlots(config.max_loras), runner.readable_image
-        schedulers = [
-            Scheduler(
-                BlockManager(
-                    runner.kinds,
-                    runner.block_size,
-                    # What a prefix is computed to depends on what follows it.
-                    prefix_caching=config.prefix_caching and not runner.is_bidirectional,
-                    chunk=runner.max_num_batched_tokens if config.exact else 0,
-                    num_host_blocks=runner.num_host_blocks,
-                ),
-                choice=_choice_of(runner, config),
-                max_num_seqs=config.max_num_seqs,
-                max_num_batched_tokens=runner.max_num_batched_tokens,
-                max_queue_len=-(-config.max_queue_len // runner.num_ranks),
-                max_model_len=runner.max_model_len,
-                versions=versions,
-                adapters=adapters,
-                image_tokens=images.num_tokens if images else 0,
-                speculation=speculation(runner.draft_rooms, config.most_drafts),
-            )
-            for _ in range(runner.num_ranks)
-        ]
-        return Engine(
-            Ranks(schedulers),
-            runner,
-            self._metrics,
-            self._send,
-            eos_token_ids=runner.eos_token_ids,
-            images=ImageLimits(images, config.max_images_per_prompt),
-            overlap=config.overlap,
-        )
 
     def _send(self, client: int, frame: Step) -> None:
         if client == OWN_CLIENT:
@@ -256,67 +210,3 @@ class EngineProcess:
             return
         _log.critical("cannot start: %s", error, exc_info=unexplained(error))
         self._link.broadcast(Fatal(message=f"it could not start: {error}"))
-
-
-def run_engine_process(build: RunnerBuilder) -> int:
-    """The whole life of the process: take the task, serve or follow, and give the exit code."""
-    task = receive_task()
-    set_up_logging(task.config.server, task.name)
-    config = task.config.engine
-    group = find_group(config, os.environ)
-    if group.is_follower:
-        follower = FollowerProcess(config, group)
-        watch_commands(follower.command)
-        return _end(follower.run(), group)
-    process = EngineProcess(config, find_model(config), Path(task.link), task.model_file)
-    watch_commands(process.command)
-    return _end(process.run(build), group)
-
-
-def _end(code: int, group: Group) -> int:
-    """One of several hosts exits here: JAX would wait minutes for the others to end with it."""
-    if group.is_several:
-        logging.shutdown()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
-
-
-def _choice_of(runner: ServingRunner, config: EngineConfig) -> type[StepChoice]:
-    if runner.is_bidirectional:
-        return WholePromptChoice
-    return ExactChoice if config.exact else StepChoice
-
-
-def _info(model: ServedModel, runner: ServingRunner, config: EngineConfig) -> EngineInfo:
-    return EngineInfo(
-        model=model.name,
-        version=model.version,
-        max_model_len=runner.max_model_len,
-        vocab_size=runner.vocab_size,
-        eos_token_ids=runner.eos_token_ids,
-        max_num_seqs=config.max_num_seqs,
-        is_exact=config.exact,
-        max_loras=config.max_loras,
-        max_images=config.max_images_per_prompt if runner.readable_image is not None else 0,
-    )
-
-
-def _log_ready(runner: ServingRunner, start: StartClock, max_num_seqs: int) -> None:
-    _log.info(
-        "loaded and warm in %s",
-        start.summary(),
-        extra={
-            "start_seconds": {name: round(s, 2) for name, s in start.seconds().items()},
-            "max_model_len": runner.max_model_len,
-            "data_ranks": runner.num_ranks,
-            "max_num_seqs": max_num_seqs,
-            "max_num_batched_tokens": runner.max_num_batched_tokens,
-            "num_blocks": [kind.num_blocks for kind in runner.kinds],
-            "block_size": runner.block_size,
-        },
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(run_engine_process(build_model_runner))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 
 from server.link.server import LinkServer
-from server.processes.engine_status import Status
+from server.processes.engine.status import Status
 from server.threads import guarded
 
 PULSE_SECONDS = 0.1

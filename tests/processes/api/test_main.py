@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from server.processes.api import commands_on
+from server.processes.api.__main__ import commands_on
 
 
 def test_a_command_reaches_the_loop_that_runs():

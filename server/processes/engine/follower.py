@@ -15,7 +15,7 @@ from server.config.engine_config import EngineConfig
 from server.control import Command
 from server.hosts import messages
 from server.hosts.joining import Leader, join
-from server.processes.build import build_following, checkpoint_loader, software, unexplained
+from server.processes.engine.build import build_following, checkpoint_loader, software, unexplained
 from server.slice.chips import ChipMonitor, monitor_of
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import LOSS_SECONDS, Group, GroupError

@@ -13,8 +13,8 @@ from server.engine.policy.blocks.layer_kinds import KVKind
 from server.link.frames import Abort, EngineInfo, Fatal, Pulse, Step, Submit
 from server.link.framing import api_codec
 from server.link.sampling import SamplingParams
-from server.processes.build import Built
-from server.processes.engine import EngineProcess
+from server.processes.engine.build import Built
+from server.processes.engine.process import EngineProcess
 from server.versions.served_model import ServedModel
 from tests.engine.fakes import EOS, VOCAB_SIZE, FakeRunner, expected_tokens
 

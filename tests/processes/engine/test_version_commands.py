@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from server.link.frames import AdapterCommand, VersionCommand, VersionResult
-from server.processes import version_commands
-from server.processes.version_commands import VersionCommands, follow_model_file
+from server.processes.engine import version_commands
+from server.processes.engine.version_commands import VersionCommands, follow_model_file
 from server.versions.model_file import ModelFile
 from server.versions.model_file_watcher import Started
 from server.versions.version import VersionError

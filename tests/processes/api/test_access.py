@@ -6,7 +6,7 @@ import pytest
 
 from server.config.server_config import ServerConfig
 from server.ports import host_of, is_open_to_strangers
-from server.processes.gate import warn_of_strangers
+from server.processes.api.access import warn_of_strangers
 
 KEYS, CERTIFICATES = {"api_keys_file": "keys"}, {"tls_client_ca_file": "ca.crt"}
 STRANGERS = "other machines can call this server without a key"

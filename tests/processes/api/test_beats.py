@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from server.processes.api_beats import LOOKS, Beats, beat
+from server.processes.api.beats import LOOKS, Beats, beat
 
 
 @pytest.fixture

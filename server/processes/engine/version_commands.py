@@ -12,7 +12,7 @@ from pathlib import Path
 from server.adapters.manager import AdapterManager
 from server.link.frames import AdapterCommand, VersionCommand, VersionResult
 from server.link.server import LinkServer
-from server.processes.pulse import PulseSender
+from server.processes.engine.pulse import PulseSender
 from server.versions.manager import VersionManager
 from server.versions.model_file import ModelFile
 from server.versions.model_file_watcher import ModelFileWatcher, Started
