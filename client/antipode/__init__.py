@@ -5,7 +5,6 @@ each token once, even if a server or connection broke. Knows neither JAX nor the
 """
 
 from antipode.client import AsyncClient
-from antipode.embedding import Embeddings
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
@@ -17,7 +16,7 @@ from antipode.errors import (
     UnavailableError,
     VersionGoneError,
 )
-from antipode.retry import RetryPolicy
+from antipode.resilience.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.sync import Client, Stream
 from antipode.tls import Tls
@@ -26,6 +25,7 @@ from antipode.types import (
     CallDelta,
     Choice,
     Delta,
+    Embeddings,
     Grammar,
     Options,
     ResumeExactness,

@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from antipode.address import Address, read_address
-from antipode.embedding import EmbeddingRequest, Embeddings, as_inputs, embed
-from antipode.failover import Transport, Transports
-from antipode.request import make_request
-from antipode.retry import RetryPolicy
+from antipode.embedding import as_inputs, embed
+from antipode.requests.request import make_request
+from antipode.resilience.failover import Transport, Transports
+from antipode.resilience.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.tls import Tls
-from antipode.types import Options, Prompt
+from antipode.types import EmbeddingRequest, Embeddings, Options, Prompt
 
 if TYPE_CHECKING:
     # Python 3.10 does not have them.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from antipode.errors import (
@@ -18,37 +18,12 @@ from antipode.errors import (
     ServerError,
     UnavailableError,
 )
-from antipode.retry import Attempts, RetryPolicy
-from antipode.timeouts import TIMEOUTS, timeout_after
+from antipode.resilience.retry import Attempts, RetryPolicy
+from antipode.resilience.timeouts import TIMEOUTS, timeout_after
+from antipode.types import EmbeddingRequest, Embeddings
 
 # Inputs of one request: its answer fits in one message, and comes before the server seems stalled.
 BATCH = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingRequest:
-    """Texts or token ids. Empty `model`: the only one served. See `AsyncClient.embed`."""
-
-    inputs: Sequence[str | Sequence[int]]
-    model: str = ""
-    dimensions: int | None = None
-    prompt_name: str = ""
-    max_tokens: int | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Embeddings:
-    """One vector per input, in their order, and the model that made the last of them."""
-
-    vectors: list[list[float]] = field(default_factory=list)
-    model: str = ""
-    model_version: str = ""
-    num_prompt_tokens: int = 0
-
-    def add(self, batch: Embeddings) -> None:
-        self.vectors += batch.vectors
-        self.model, self.model_version = batch.model, batch.model_version
-        self.num_prompt_tokens += batch.num_prompt_tokens
 
 
 def as_inputs(

@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from antipode.errors import AntipodeError, DeadlineExceededError, UnavailableError
-from antipode.failover import Transport, Transports
 from antipode.limits import MAX_CHOICE_TOKENS
-from antipode.progress import Progress
-from antipode.retry import Attempts, RetryPolicy
-from antipode.timeouts import TIMEOUTS, timeout_after
+from antipode.resilience.failover import Transport, Transports
+from antipode.resilience.progress import Progress
+from antipode.resilience.retry import Attempts, RetryPolicy
+from antipode.resilience.timeouts import TIMEOUTS, timeout_after
 from antipode.types import Choice, Delta, Event, Request, ResumeExactness, Start, Usage
 
 if TYPE_CHECKING:

@@ -9,11 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from antipode.client import AsyncClient
-from antipode.embedding import Embeddings
-from antipode.retry import RetryPolicy
+from antipode.resilience.retry import RetryPolicy
 from antipode.stream import AsyncStream
 from antipode.tls import Tls
-from antipode.types import Choice, Delta, Options, Prompt, ResumeExactness, Start, Usage
+from antipode.types import Choice, Delta, Embeddings, Options, Prompt, ResumeExactness, Start, Usage
 
 if TYPE_CHECKING:
     # Python 3.10 does not have them.

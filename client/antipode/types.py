@@ -232,3 +232,29 @@ class Choice:
             **({"reasoning_content": self.reasoning} if self.reasoning else {}),
             **({"tool_calls": calls} if calls else {}),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """Texts or token ids. Empty `model`: the only one served. See `AsyncClient.embed`."""
+
+    inputs: Sequence[str | Sequence[int]]
+    model: str = ""
+    dimensions: int | None = None
+    prompt_name: str = ""
+    max_tokens: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Embeddings:
+    """One vector per input, in their order, and the model that made the last of them."""
+
+    vectors: list[list[float]] = field(default_factory=list)
+    model: str = ""
+    model_version: str = ""
+    num_prompt_tokens: int = 0
+
+    def add(self, batch: Embeddings) -> None:
+        self.vectors += batch.vectors
+        self.model, self.model_version = batch.model, batch.model_version
+        self.num_prompt_tokens += batch.num_prompt_tokens

@@ -13,8 +13,9 @@ from antipode import (
     ServerError,
     UnavailableError,
 )
-from antipode.embedding import BATCH, EmbeddingRequest, Embeddings, embed
+from antipode.embedding import BATCH, embed
 from antipode.transports.embedding_bodies import read_embeddings
+from antipode.types import EmbeddingRequest, Embeddings
 
 from tests.api.fakes import hidden_state, small_pretrained
 from tests.client.fake_server import FunctionEngine, fake_server

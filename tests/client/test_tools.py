@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from antipode import AsyncClient, Call, Choice, InvalidRequestError, RetryPolicy, ServerError
-from antipode.progress import Progress
-from antipode.request import make_request
+from antipode.requests.request import make_request
+from antipode.resilience.progress import Progress
 from antipode.transports.grpc_transport import message
 from antipode.transports.http_transport import body
 from antipode.types import CallDelta, Delta, Event

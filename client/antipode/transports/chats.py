@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antipode._pb.antipode.v1 import generation_pb2 as pb
-from antipode.images import Image
+from antipode.requests.images import Image
 
 _MODES = {
     "auto": pb.ToolChoice.MODE_AUTO,

@@ -12,9 +12,9 @@ from array import array
 from collections.abc import Mapping
 from typing import Any
 
-from antipode.embedding import EmbeddingRequest, Embeddings
 from antipode.errors import InvalidRequestError, ServerError
 from antipode.limits import quoted
+from antipode.types import EmbeddingRequest, Embeddings
 
 
 def embedding_body(request: EmbeddingRequest) -> bytes:

@@ -12,7 +12,6 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from antipode._pb.antipode.v1 import generation_pb2 as pb
-from antipode.embedding import EmbeddingRequest, Embeddings
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
@@ -32,6 +31,8 @@ from antipode.types import (
     CHAT_OPTIONS,
     CallDelta,
     Delta,
+    EmbeddingRequest,
+    Embeddings,
     Event,
     FinishReason,
     Request,

@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 
-from antipode.embedding import EmbeddingRequest, Embeddings
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
@@ -32,7 +31,7 @@ from antipode.transports.embedding_bodies import embedding_body, read_embeddings
 from antipode.transports.grammars import http_grammar
 from antipode.transports.message_bodies import message_bodies
 from antipode.transports.sse import EventParser
-from antipode.types import Event, Request, Resume, is_chat
+from antipode.types import EmbeddingRequest, Embeddings, Event, Request, Resume, is_chat
 
 MODELS = "/v1/models"
 COMPLETIONS = "/v1/completions"

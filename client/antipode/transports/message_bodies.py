@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from antipode.images import Image
+from antipode.requests.images import Image
 
 
 def message_bodies(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from antipode import InvalidRequestError
-from antipode.options import read_options
+from antipode.requests.options import read_options
 from antipode.transports.grpc_transport import message
 from antipode.transports.http_transport import body
 from antipode.types import Request, Resume, Start

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from antipode.errors import ServerError
-from antipode.progress import Progress
+from antipode.resilience.progress import Progress
 from antipode.types import Delta, Event, Start, Usage
 
 START = Start(request_id="r", model="m", model_version="1", seed=7, prompt_token_ids=(1, 2))

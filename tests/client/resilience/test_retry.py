@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from antipode import DeadlineExceededError, InvalidRequestError, RetryPolicy, UnavailableError
-from antipode.retry import Attempts
+from antipode.resilience.retry import Attempts
 
 POLICY = RetryPolicy(max_attempts=4, initial_backoff=0.1, max_backoff=0.3)
 

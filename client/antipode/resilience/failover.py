@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from antipode.embedding import EmbeddingRequest, Embeddings
-from antipode.types import Event, Request, Resume
+from antipode.types import EmbeddingRequest, Embeddings, Event, Request, Resume
 
 
 class Transport(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from antipode import AsyncClient, Client, InvalidRequestError
-from antipode.request import make_request
+from antipode.requests.request import make_request
 from antipode.transports.grpc_transport import message
 from antipode.transports.http_transport import body
 

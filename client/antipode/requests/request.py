@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from antipode.errors import InvalidRequestError
-from antipode.images import Image, read_image
-from antipode.options import integer, read_options, wrong
+from antipode.requests.images import Image, read_image
+from antipode.requests.options import integer, read_options, wrong
 from antipode.types import CHAT_OPTIONS, Prompt, Request, is_chat
 
 _IMAGE_TYPES = ("image", "image_url")

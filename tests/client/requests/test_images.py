@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from antipode import AsyncClient, Choice, InvalidRequestError, RetryPolicy
-from antipode.request import make_request
+from antipode.requests.request import make_request
 from antipode.transports.grpc_transport import message
 from antipode.transports.http_transport import body
 

@@ -1,0 +1,1 @@
+"""What a call does when a server fails: bounded tries, other servers, no token twice."""
