@@ -58,7 +58,7 @@ MARKS = {
         "fuzz",
         "helm/test_served_pod.py",
         "k8s/clusters/kubelet/test_agent.py",
-        "k8s/clusters/test_admission.py",
+        "k8s/clusters/control_plane/test_admission.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",
         "k8s/terraform/test_plan.py",
@@ -71,7 +71,7 @@ MARKS = {
     "demo": ("models/test_demo.py",),
     "charts": (
         "helm",
-        "k8s/clusters/test_kinds.py",
+        "k8s/clusters/control_plane/test_custom_resources.py",
         "k8s/clusters/test_machines.py",
         "k8s/lab/test_ends.py",
         "k8s/lab/test_losses.py",

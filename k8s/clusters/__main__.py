@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from k8s.clusters import checks, programs
+from k8s.clusters import checks
 from k8s.clusters.checks import CHECKS, LAST, Check
+from k8s.clusters.control_plane import programs
+from k8s.clusters.control_plane.custom_resources import open_kinds, published
 from k8s.clusters.host import isolation
-from k8s.clusters.kinds import open_kinds, published
 from k8s.clusters.kubelet import images
 from k8s.clusters.lab import Clusters
 from k8s.clusters.region import gateway

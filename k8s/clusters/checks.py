@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
-from k8s.clusters import admission, overrides
+from k8s.clusters import overrides
+from k8s.clusters.control_plane import admission
 from k8s.clusters.lab import (
     CHIPS_BY_CLAIM,
     GATEWAY_RELEASE,

@@ -17,12 +17,12 @@ import httpx
 import yaml
 
 from k8s.clusters import overrides
-from k8s.clusters.gateway import GRPC_PORT, HTTP_PORT, Gateway
+from k8s.clusters.control_plane.programs import Programs
+from k8s.clusters.gateway.gateway import GRPC_PORT, HTTP_PORT, Gateway
 from k8s.clusters.host.processes import descendants, memory_bytes
 from k8s.clusters.kubelet.images import CHECKOUT, PICKER, Image, find
 from k8s.clusters.kubelet.pod import PodWorker
 from k8s.clusters.machines import Machine
-from k8s.clusters.programs import Programs
 from k8s.clusters.region import NAMESPACE, Region
 from k8s.lab.chart_numbers import REGIONS, Numbers
 from k8s.lab.load import Expected, LoadGenerator, LoadShape, undisturbed

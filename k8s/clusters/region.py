@@ -12,16 +12,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from k8s.clusters.control_plane import ControlPlane
-from k8s.clusters.endpoints import Endpoints
-from k8s.clusters.kinds import open_definition, open_kinds, published
+from k8s.clusters.control_plane.control_plane import ControlPlane
+from k8s.clusters.control_plane.custom_resources import open_definition, open_kinds, published
+from k8s.clusters.control_plane.policies import GKE, LABEL, policies
+from k8s.clusters.control_plane.programs import Programs
+from k8s.clusters.gateway.endpoints import Endpoints
 from k8s.clusters.kubelet.agent import Kubelet
 from k8s.clusters.kubelet.images import Image
 from k8s.clusters.kubelet.node import Addresses, Contents, Node
 from k8s.clusters.kubelet.pod import PodWorker
 from k8s.clusters.machines import Machine, device_classes, node, resource_slices
-from k8s.clusters.policies import GKE, LABEL, policies
-from k8s.clusters.programs import Programs
 
 type Object = dict[str, Any]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
+from k8s.clusters.control_plane.custom_resources import KINDS
+from k8s.clusters.control_plane.policies import RULES, refused
 from k8s.clusters.host.api import Api, ApiError
-from k8s.clusters.kinds import KINDS
 from k8s.clusters.kubelet.images import CHECKOUT
-from k8s.clusters.policies import RULES, refused
 
 type Object = dict[str, Any]
 # An API server needs a moment to know a new policy.

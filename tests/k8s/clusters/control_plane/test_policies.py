@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from k8s.clusters.kinds import KINDS
-from k8s.clusters.policies import LABEL, RULES, policies, refused
+from k8s.clusters.control_plane.custom_resources import KINDS
+from k8s.clusters.control_plane.policies import LABEL, RULES, policies, refused
 from tests.helm.controller_rules import violations
 
 

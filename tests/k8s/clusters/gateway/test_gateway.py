@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from k8s.clusters.gateway import with_endpoints_of
-from k8s.clusters.pickers import CHOSEN, add_pool
+from k8s.clusters.gateway.gateway import with_endpoints_of
+from k8s.clusters.gateway.pickers import CHOSEN, add_pool
 from k8s.lab.chart_numbers import REGIONS, Numbers
 from k8s.lab.proxy import ENVOY, Address, configuration
 from tests.helm.charts import PROJECT

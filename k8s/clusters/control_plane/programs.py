@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-MODULES = Path(__file__).parent / "go"
+MODULES = Path(__file__).parent.parent / "go"
 DEFAULT_MINOR = "1.35"
 MINORS = tuple(sorted(path.name.removeprefix("kubernetes-") for path in MODULES.glob("kube*")))
 DEFAULT_HELM = "3"

@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from k8s.clusters.admission import path_of
-from k8s.clusters.kinds import KINDS, open_definition, open_kinds, published
+from k8s.clusters.control_plane.admission import path_of
+from k8s.clusters.control_plane.custom_resources import (
+    KINDS,
+    open_definition,
+    open_kinds,
+    published,
+)
 from tests.helm.charts import CASES, case_values, render
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from k8s.clusters import programs
+from k8s.clusters.control_plane import programs
 
 
 @pytest.mark.parametrize("minor", programs.MINORS)

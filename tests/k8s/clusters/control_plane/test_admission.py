@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from k8s.clusters import programs
+from k8s.clusters.control_plane import programs
 from tests.helm.charts import PROJECT
 
 

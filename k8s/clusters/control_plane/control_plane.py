@@ -18,9 +18,9 @@ import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from k8s.clusters.control_plane.programs import Programs
 from k8s.clusters.host.api import Api
 from k8s.clusters.host.processes import Program
-from k8s.clusters.programs import Programs
 
 PORT = 6443
 # On cores that other work shares; alone it takes three seconds.

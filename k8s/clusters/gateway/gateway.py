@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from k8s.clusters.pickers import add_pool
+from k8s.clusters.gateway.pickers import add_pool
 from k8s.lab.chart_numbers import Numbers
 from k8s.lab.proxy import Address, Proxy, configuration
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from k8s.clusters.endpoints import ready_addresses
+from k8s.clusters.gateway.endpoints import ready_addresses
 
 
 def endpoint(address, **conditions):

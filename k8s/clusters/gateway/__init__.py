@@ -1,0 +1,1 @@
+"""Envoy in front of both regions: the endpoints it sends to, and the pickers that choose them."""
