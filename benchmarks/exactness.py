@@ -33,7 +33,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 from tokenizers import Tokenizer
 
 from models.demo import ensure as ensure_demo
-from models.hf_config import read_config
+from models.huggingface.config_file import read_config
 from models.sharding import allowed_tensor_sizes
 from server.config.engine_config import EngineConfig
 from server.engine.device.model_runner import ModelRunner

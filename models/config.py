@@ -2,7 +2,7 @@
 
 `ModelConfig` is hashable, so it is a compile-time constant of every program. It describes every
 supported family (Llama, Qwen, Mistral, Gemma) without naming one: a family is a choice of fields.
-`hf_config` reads the fields from a config.json.
+`huggingface` reads the fields from a config.json.
 """
 
 from __future__ import annotations

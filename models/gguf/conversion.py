@@ -29,7 +29,7 @@ from models.gguf.hf_tensors import Weight, weights
 from models.gguf.reader import GgufError, GgufFile
 from models.gguf.shards import write_shards
 from models.gguf.tokenizer import tokenizer, tokenizer_config
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 
 Progress = Callable[[str, float], None]
 

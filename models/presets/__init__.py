@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from models.config import ModelConfig, ModelConfigError
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 
 _SUFFIX = ".yaml"
 

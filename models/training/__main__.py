@@ -9,7 +9,7 @@ import argparse
 import platform
 from pathlib import Path
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.training import figures
 from models.training.batches import Batches, documents
 from models.training.corpus import Corpus, read_corpus

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from models.checkpoint.checkpoint import Checkpoint
 from models.decoder.decoder import Decoder
 from models.decoder.layout import DecoderLayout
-from models.hf_config import read_config
+from models.huggingface.config_file import read_config
 from models.sharding import make_mesh
 from models.training.batches import Tokens, documents
 from models.training.loss import nats, one_device, training_layout

@@ -170,7 +170,7 @@ def _read_request(arguments: argparse.Namespace, where: SliceType) -> PlanReques
 
 def _find_config(model: str) -> tuple[str, ModelConfig]:
     """The configuration of a preset, or of a checkpoint's folder."""
-    from models.hf_config import read_config
+    from models.huggingface.config_file import read_config
     from models.presets import load_preset, preset_names
     from server.versions.served_model import ModelNotFoundError, find_model
 

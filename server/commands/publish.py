@@ -186,7 +186,7 @@ def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, .
 
 def _sizes(folder: Path) -> EngineConfig:
     """Where tokens see later ones, a step must hold a prompt and what follows it."""
-    from models.hf_config import read_config
+    from models.huggingface.config_file import read_config
 
     if read_config(folder).bidirectional:
         return replace(_SIZES, max_num_batched_tokens=_SIZES.max_model_len)
@@ -268,7 +268,7 @@ def _copy(source: Path, partial: Path) -> None:
 
 def _check_loads(version: VersionFolder) -> None:
     """Check the configuration, the tokenizer, and each tensor's presence and shape; no weights."""
-    from models.hf_config import read_config
+    from models.huggingface.config_file import read_config
     from models.sharding import make_mesh
     from models.weights.loading import WeightLoader, abstract_decoder
     from server.api.tokenizers.tokenizer import Tokenizer

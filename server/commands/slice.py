@@ -74,7 +74,7 @@ def _mesh(config: EngineConfig, found: Slice) -> dict[str, int] | None:
 
     Raises CheckpointError or ValueError for a split that the server would refuse.
     """
-    from models.hf_config import read_config
+    from models.huggingface.config_file import read_config
     from server.engine.programs.blueprint.mesh_choice import choose_split
     from server.versions.served_model import ModelNotFoundError, find_model
 

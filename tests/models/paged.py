@@ -21,7 +21,7 @@ from models.checkpoint.files import LocalFiles
 from models.decoder.adapters import of_layers, put_adapter
 from models.decoder.decoder import pool_shapes
 from models.decoder.layout import DecoderLayout
-from models.hf_config import read_config
+from models.huggingface.config_file import read_config
 from models.lora.slot_values import read_adapter
 from models.sharding import TENSOR, make_mesh
 from models.vision.step_images import StepImages

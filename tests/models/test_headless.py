@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from models.checkpoint.checkpoint import Checkpoint
 from models.config import ModelConfigError
 from models.headless import is_headless, why_no_tokens
-from models.hf_config import parse_config, read_config
+from models.huggingface.config_file import parse_config, read_config
 from tests.golden import random_models
 from tests.models.checkpoints import LLAMA
 

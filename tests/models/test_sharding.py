@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.sharding import (
     MeshError,
     allowed_tensor_sizes,

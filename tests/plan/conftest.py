@@ -6,7 +6,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from server.config.engine_config import EngineConfig
 from server.plan.request import PlanRequest
 from server.plan.slice_types import find_slice

@@ -5,7 +5,7 @@ import os
 import msgspec
 import pytest
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.presets import load_preset, preset_names
 from server.plan import plan
 from server.plan.plan_ci import (

@@ -17,7 +17,7 @@ from models.checkpoint.files import Files
 from models.checkpoint.manifest import NAME as MANIFEST
 from models.checkpoint.tokenizer_files import tokenizer_sums
 from models.checkpoint.version_folder import VersionFolder, open_version
-from models.hf_config import read_config
+from models.huggingface.config_file import read_config
 from server.config.engine_config import EngineConfig
 from server.engine.device.adapter_sets import AdapterSets
 from server.engine.device.compiling import Compiling, Progress

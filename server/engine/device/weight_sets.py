@@ -13,7 +13,7 @@ import jax
 from models.calibration import Calibration
 from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.version_folder import VersionFolder
-from models.hf_config import read_config
+from models.huggingface.config_file import read_config
 from models.weights.loading import HostLeaves, Progress, WeightLoader
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.blueprint.blueprint import Blueprint

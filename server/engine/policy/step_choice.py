@@ -177,11 +177,7 @@ class StepChoice:
             if num_free_slots <= 0 or not (budget or shares):
                 break
             if not self._is_ready(seq, version):
-                if (
-                    seq is self._waiting.starved
-                    and not seq.is_deferred
-                    and self._versions.meant_by(seq.version)
-                ):
+                if self._holds_up(seq):
                     break
                 continue
             share = shares.pop(seq, 0)

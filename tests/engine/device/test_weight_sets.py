@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from server.config.engine_config import EngineConfig
 from server.engine.device.weight_sets import WeightSets

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from models.checkpoint.files import LocalFiles
-from models.hf_config import read_config
+from models.huggingface.config_file import read_config
 from models.sharding import make_mesh
 from server.config.engine_config import EngineConfig
 from server.engine.device.executor import Executor

@@ -10,7 +10,7 @@ import pytest
 
 from models.config import GlobalAttention
 from models.decoder.decoder import pool_shapes
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from server.config.engine_config import EngineConfig
 from server.engine.programs.block_programs import MOVED_BLOCKS, BlockPrograms

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import abstract_decoder
 from server.engine.policy.blocks.layer_kinds import KVKind

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import abstract_decoder, random_leaves
 from server.engine.policy.blocks.layer_kinds import KVKind

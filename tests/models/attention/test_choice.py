@@ -7,7 +7,7 @@ from models.attention.choice import BackendError, choose_backend
 from models.attention.pallas_rpa import PallasAttention
 from models.attention.tokamax_rpa import TokamaxAttention
 from models.attention.xla import XlaAttention
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from tests.models.checkpoints import LLAMA
 
 WIDE = parse_config(LLAMA | {"head_dim": 128})

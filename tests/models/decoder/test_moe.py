@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from models.decoder import moe
 from models.decoder.moe import Moe
 from models.decoder.parallel import Residual
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.sharding import TENSOR, make_mesh, partition_spec
 from tests.models.checkpoints import LLAMA
 from tests.models.paged import make_layout

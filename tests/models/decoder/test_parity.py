@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from models import demo
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from tests.golden import random_models, references
 from tests.models.paged import PagedModel
 

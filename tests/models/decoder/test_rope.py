@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from models.decoder.rope import rope_frequencies, rope_tables, rotate_keys, rotate_queries
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from tests.models import naive
 from tests.models.checkpoints import LLAMA
 

@@ -18,7 +18,7 @@ from models.gguf.architectures import architecture_of
 from models.gguf.config import model_config, stored_bits
 from models.gguf.hf_tensors import weights
 from models.gguf.reader import GgufError, GgufFile
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from tests.golden import random_models
 from tests.golden.configs import CONFIGS
 from tests.models.gguf.files import ModelFile, model_file

@@ -9,7 +9,7 @@ from models.checkpoint import manifest
 from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.files import LocalFiles
 from models.decoder.layout import AdapterSizes
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.lora.adapter_config import AdapterError
 from models.lora.slot_values import read_adapter, slot_bytes
 from tests.golden import random_models

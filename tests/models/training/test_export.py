@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from models.checkpoint import manifest
 from models.decoder.decoder import Decoder
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.training.export import hf_tensors, write_version
 from models.training.figures import load_model
 from models.training.loss import training_layout

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.training.recipe import CONFIG, Branch, Recipe
 
 

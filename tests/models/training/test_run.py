@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.training.batches import Batches
 from models.training.optimizer import Descent
 from models.training.recipe import Branch, Recipe

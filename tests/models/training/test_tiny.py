@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 import models
 from models.checkpoint import manifest
-from models.hf_config import read_config
+from models.huggingface.config_file import read_config
 from models.training.corpus import is_held_out, read_corpus
 from models.training.figures import bits_per_byte, gzip_bits_per_byte
 from models.training.recipe import CONFIG

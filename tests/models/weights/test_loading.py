@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
 from models.checkpoint.files import LocalFiles
 from models.checkpoint.version_folder import open_version
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import (
     WeightLoader,

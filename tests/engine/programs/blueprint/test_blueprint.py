@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax
 import pytest
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import abstract_decoder
 from server.config.engine_config import EngineConfig

@@ -3,7 +3,7 @@ from __future__ import annotations
 import jax
 import pytest
 
-from models.hf_config import parse_config
+from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import random_leaves
 from server.config.engine_config import EngineConfig

@@ -15,10 +15,10 @@ from models.checkpoint.end_tokens import tokenizer_end_ids
 from models.checkpoint.json_files import JsonFileError, read_object
 from models.config import ModelConfig, ModelConfigError
 from models.headless import is_headless, with_head
-from models.hf_families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
-from models.hf_fields import HF, integer, number
-from models.hf_rope import rope, rope_parameters
-from models.hf_vision import (
+from models.huggingface.families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
+from models.huggingface.fields import HF, integer, number
+from models.huggingface.rope import rope, rope_parameters
+from models.huggingface.vision import (
     INDEX,
     PREPROCESSOR,
     PROCESSOR,

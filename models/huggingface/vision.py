@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from models.config import ModelConfig, ModelConfigError, VisionConfig
-from models.hf_fields import HF, integer, number
+from models.huggingface.fields import HF, integer, number
 
 # The second is what newer tools write, and read first: it has the fields of the first under
 # `image_processor`.

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from models.config import ModelConfigError, MoeConfig
-from models.hf_fields import HF, integer, number, optional_number
-from models.hf_gemma4 import GEMMA4, GEMMA4_UNIFIED, gemma4
-from models.hf_rope import rope, rope_parameters
-from models.hf_windows import layer_windows, window_of
+from models.huggingface.fields import HF, integer, number, optional_number
+from models.huggingface.gemma4 import GEMMA4, GEMMA4_UNIFIED, gemma4
+from models.huggingface.rope import rope, rope_parameters
+from models.huggingface.windows import layer_windows, window_of
 
 type Fields = dict[str, Any]
 

@@ -11,7 +11,7 @@ from models.config import (
     RopeConfig,
     RopeScaling,
 )
-from models.hf_config import parse_config, read_config, supported_architectures
+from models.huggingface.config_file import parse_config, read_config, supported_architectures
 from tests.models.checkpoints import LLAMA
 
 LLAMA3 = {

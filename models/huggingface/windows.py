@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from models.config import ModelConfigError
-from models.hf_fields import HF, integer
+from models.huggingface.fields import HF, integer
 
 
 def window_of(hf: HF) -> int | None:

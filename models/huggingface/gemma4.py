@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from models.config import GlobalAttention, ModelConfigError, MoeConfig
-from models.hf_fields import HF, integer, optional_number
-from models.hf_rope import rope, rope_parameters
-from models.hf_windows import layer_windows
+from models.huggingface.fields import HF, integer, optional_number
+from models.huggingface.rope import rope, rope_parameters
+from models.huggingface.windows import layer_windows
 
 type Fields = dict[str, Any]
 # Head size and KV heads.

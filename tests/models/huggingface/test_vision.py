@@ -7,8 +7,8 @@ import json
 import pytest
 
 from models.config import ModelConfigError, VisionConfig
-from models.hf_config import parse_config, read_config
-from tests.models.test_hf_config import MISTRAL, VISION
+from models.huggingface.config_file import parse_config, read_config
+from tests.models.huggingface.test_config_file import MISTRAL, VISION
 
 # As published: fields of the class's defaults are left out.
 TOWER = {

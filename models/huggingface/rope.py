@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from models.config import ModelConfigError, QueryGrowth, RopeConfig, RopeScaling
-from models.hf_fields import HF, integer, number, optional_number
+from models.huggingface.fields import HF, integer, number, optional_number
 
 
 def rope_parameters(hf: HF, kind: str) -> HF:
