@@ -6,7 +6,7 @@ One thread makes one change after another. A new version goes one way, and its r
     admin port - VersionCommand - command -----+
                                                v
     VersionManager   load, promote             records, labels, trial     [thread "versions"]
-      Transitions    read, prove, serve        one change, from begin to end
+      VersionSwap    read, prove, serve        one change, from begin to end
         loader       checkpoint -> device or host memory
         engine.call  VersionChanges            between two steps          [step loop]
           ServedVersions   loaded, open, served, previous, watch
@@ -29,14 +29,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.engine.engine import Engine
-from server.engine.policy.served_versions import Watch
 from server.link.frames import SwapPolicy, VersionCommand, VersionStatus
 from server.threads import count_fault, guarded
+from server.versions.file_follower import FileFollower
 from server.versions.golden import GoldenClient, GoldenError
 from server.versions.model_file import ModelFile
 from server.versions.records import VersionRecords
-from server.versions.retry import Retry
-from server.versions.transitions import Transitions
+from server.versions.trial import Trial
 from server.versions.version import (
     SwapObserver,
     SwapSettings,
@@ -44,17 +43,9 @@ from server.versions.version import (
     VersionError,
     VersionLoader,
 )
+from server.versions.version_swap import VersionSwap
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Trial:
-    """A promoted version, and when its golden prompts run again. The last of `checks` ends it."""
-
-    version: Version
-    watch: Watch
-    checks: list[float]
 
 
 @dataclass(slots=True)
@@ -78,23 +69,29 @@ class VersionManager:
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine, self._settings, self._observer = engine, settings, observer
+        self._engine, self._observer = engine, observer
         self._interrupted = threading.Event()
         # Rollbacks that were asked for and have not begun: each ends a load, also one not begun.
         self._num_rollbacks = 0
         self._lock = threading.Lock()
-        self._transitions = Transitions(
+        self._swap = VersionSwap(
             engine, loader, golden, settings, self._interrupted, on_change, clock
         )
-        self._policy: SwapPolicy = settings.policy
         self._on_change, self._clock = on_change, clock
         self._records = VersionRecords(engine.versions, first)
-        # What is wrong with the file itself, and why it could not be followed.
-        self._file_error = self._follow_error = ""
-        self._retry = Retry(clock)
+        self._file = FileFollower(
+            self._records, settings.policy, clock, load=self._load, promote=self._promote
+        )
         # What a rollback served until it made room for a version that is not served yet.
         self._made_room: Version | None = None
-        self._trial: _Trial | None = None
+        self._trial = Trial(
+            engine.versions,
+            self._swap,
+            settings.watch_window,
+            clock,
+            interrupt=self._interrupt,
+            fail=self._fail_trial,
+        )
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._thread = guarded(self._run, "versions", on_fault=self._on_fault)
 
@@ -106,7 +103,7 @@ class VersionManager:
 
     @property
     def config_error(self) -> str:
-        return self._file_error or self._follow_error
+        return self._file.error
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         """Every version, the one that is served first."""
@@ -122,14 +119,12 @@ class VersionManager:
 
     def follow(self, file: ModelFile) -> Future[None]:
         """Become what the model configuration file says."""
-        self._file_error = ""
-        return self._put(lambda: self._follow(file))
+        self._file.accept()
+        return self._put(lambda: self._file.follow(file))
 
     def reject(self, reason: str) -> None:
         """The model configuration file cannot be followed; nothing changes. Empty: it can again."""
-        if reason:
-            _log.error("the model configuration file is not followed: %s", reason)
-        self._file_error = reason
+        self._file.reject(reason)
         self._on_change()
 
     def _put(self, run: Callable[[], None]) -> Future[None]:
@@ -144,9 +139,9 @@ class VersionManager:
             with contextlib.suppress(queue.Empty):
                 task = self._tasks.get(timeout=self._patience())
                 self._clear_interrupt()
-                self._answer_fault()
+                self._trial.answer_fault()
                 self._do(task)
-            self._check_trial()
+            self._trial.check()
             self._try_again()
 
     def _clear_interrupt(self) -> None:
@@ -170,82 +165,31 @@ class VersionManager:
         self._on_change()
 
     def _patience(self) -> float | None:
-        times = [*(self._trial.checks[:1] if self._trial else []), *self._retry.times]
+        times = [*self._trial.times, *self._file.retry.times]
         return max(0.0, min(times) - self._clock()) if times else None
 
     def _command(self, command: VersionCommand) -> None:
         match command.action:
             case "load":
-                self._load(command.version, command.path, command.policy or self._policy)
+                self._load(command.version, command.path, command.policy or self._file.policy)
             case "promote":
                 self._promote(self._records.find(command.version))
-                self._give_up_retry("a command changed the version")
+                self._file.give_up("a command changed the version")
             case "rollback":
                 with self._lock:
                     self._num_rollbacks -= 1
                 self._clear_interrupt()
                 self._roll_back()
-                self._give_up_retry("a command changed the version")
+                self._file.give_up("a command changed the version")
             case "unload":
                 self._unload(self._records.find(command.version))
 
-    def _follow(self, file: ModelFile) -> None:
-        """Become what the file says; if that fails for a reason that may pass, try again later."""
-        self._follow_error = ""
-        self._policy = file.swap_policy or self._settings.policy
-        try:
-            self._serve_wanted(file)
-            self._load_labelled(file)
-            self._retry.end()
-        except (VersionError, ValueError) as error:
-            self._note_failure(file, error, str(error))
-            raise VersionError(
-                f"the model configuration file is not followed: {self._follow_error}"
-            ) from error
-        except Exception as error:
-            self._note_failure(file, error, f"{error!r}; the log says more")
-            raise
-        finally:
-            here = {version.name for version in self._records.all_here()}
-            self._records.labels = {label: of for label, of in file.labels.items() if of in here}
-
-    def _note_failure(self, file: ModelFile, error: Exception, reason: str) -> None:
-        more = self._retry.plan(file, error)
-        self._follow_error = reason + more
-        self._records.say_of_last(reason, more)
-
-    def _serve_wanted(self, file: ModelFile) -> None:
-        """Serve the version that the file asks for, from the path that it gives."""
-        name = file.wanted_version()
-        _check_versions_of_labels(file, name)
-        path, served = file.path_of(name), self._records.served()
-        if served.name == name and served.is_at(path):
-            return
-        if self._records.at(name, path) is None:
-            self._load(name, path, self._policy, is_twin_allowed=True)
-        if version := self._records.at(name, path):
-            self._promote(version)
-
-    def _load_labelled(self, file: ModelFile) -> None:
-        for name in sorted(set(file.labels.values()) - {file.wanted_version()}):
-            if self._records.here(name) is None:
-                self._load(name, file.path_of(name), "availability")
-
     def _try_again(self) -> None:
-        if file := self._retry.due():
-            self._do(_Task(lambda: self._follow(file)))
-
-    def _give_up_retry(self, why: str) -> None:
-        """What was done after the file failed holds until the file changes."""
-        if self._retry.is_planned:
-            self._retry.end()
-            self._follow_error = (
-                f"what it asks for could not be loaded, and then {why}: the server follows the "
-                "file again when it changes"
-            )
+        if file := self._file.retry.due():
+            self._do(_Task(lambda: self._file.follow(file)))
 
     def _on_fault(self, error: Exception) -> None:
-        self._follow_error = f"the thread that changes versions failed: {error!r}; see the log"
+        self._file.note_fault(error)
         self._on_change()
 
     def _load(
@@ -263,7 +207,7 @@ class VersionManager:
         version = self._records.begin(name, path)
         start = self._clock()
         try:
-            self._transitions.load(version, policy, leaving)
+            self._swap.load(version, policy, leaving)
         except Exception as error:
             self._observer.on_swap("failed")
             self._note_room(leaving, previous)
@@ -288,8 +232,8 @@ class VersionManager:
         # The rollback that ended the load waits for this one.
         self._interrupted.clear()
         try:
-            self._transitions.load(version, policy, ())
-            self._transitions.keep(version)
+            self._swap.load(version, policy, ())
+            self._swap.keep(version)
         except Exception as error:
             version.message = (
                 f"there is no version to go back to: version {version.name} made room for version "
@@ -306,7 +250,7 @@ class VersionManager:
         if version is before:
             raise VersionError(f"version {version.name} is served already")
         try:
-            watch = self._transitions.promote(before, version)
+            watch = self._swap.promote(before, version)
         except GoldenError as error:
             self._observer.on_swap("failed")
             self._bring_back("resource", version.name)
@@ -314,7 +258,7 @@ class VersionManager:
         self._observer.on_switch(self._clock() - start)
         self._observer.on_swap("promoted")
         self._made_room = None
-        self._begin_trial(version, watch)
+        self._trial.begin(version, watch)
         _log.info("version %s is served", version.name, extra={"before": before.name})
 
     def _roll_back(self) -> None:
@@ -322,76 +266,31 @@ class VersionManager:
         bad, previous = self._records.served(), self._records.previous()
         start = self._clock()
         _log.warning("going back from version %s: %s", bad.name, "asked for")
-        self._transitions.go_back(bad, previous)
+        self._swap.go_back(bad, previous)
         self._observer.on_switch(self._clock() - start)
         self._observer.on_swap("rolled_back")
 
     def _take_back(self, bad: Version, reason: str) -> None:
         """End a version whose trial has failed. After a fault the step loop may have left it."""
-        self._transitions.unwatch()
+        self._swap.unwatch()
         records = self._records
         version = records.previous() if records.is_served(bad) else records.served()
         start = self._clock()
         _log.warning("going back from version %s: %s", bad.name, reason)
-        self._transitions.take_back(bad, version, reason)
+        self._swap.take_back(bad, version, reason)
         self._observer.on_switch(self._clock() - start)
         self._observer.on_swap("automatic_rollback")
-        self._give_up_retry(f"version {bad.name} was taken back: {reason}")
+        self._file.give_up(f"version {bad.name} was taken back: {reason}")
 
     def _unload(self, version: Version) -> None:
         if self._records.is_served(version):
             raise VersionError(f"version {version.name} is served; promote another first")
-        self._transitions.unload(version)
-
-    def _begin_trial(self, version: Version, watch: Watch | None) -> None:
-        if watch is None:
-            self._trial = None
-            return
-        now, window = self._clock(), self._settings.watch_window
-        self._trial = _Trial(version, watch, [now + window / 2, now + window])
-        watch.fault.add_done_callback(lambda _: self._interrupt())
+        self._swap.unload(version)
 
     def _interrupt(self) -> None:
         """End the change under way and wake the manager. For any thread."""
         self._interrupted.set()
         self._put(lambda: None)
 
-    def _answer_fault(self) -> None:
-        """Take back a version that a request has failed on, before any other change is made."""
-        trial = self._trial
-        if trial is not None and trial.watch.fault.done():
-            self._fail(trial, "its output was not finite")
-
-    def _check_trial(self) -> None:
-        """Run the golden prompts again when it is time; at the end of the window all is proved."""
-        trial = self._trial
-        if trial is None or trial.watch.fault.done():
-            return
-        if self._engine.versions.watch is not trial.watch:
-            self._trial = None
-        elif self._clock() >= trial.checks[0]:
-            trial.checks.pop(0)
-            self._check(trial)
-
-    def _check(self, trial: _Trial) -> None:
-        try:
-            self._transitions.check(trial.version)
-        except GoldenError as error:
-            self._fail(trial, str(error))
-            return
-        # A trial that a fault has ended stays until that is answered.
-        if not trial.checks and not self._transitions.unwatch():
-            self._trial = None
-
-    def _fail(self, trial: _Trial, reason: str) -> None:
-        self._trial = None
-        self._do(_Task(lambda: self._take_back(trial.version, reason)))
-
-
-def _check_versions_of_labels(file: ModelFile, name: str) -> None:
-    others = sorted(set(file.labels.values()) - {name})
-    if len(others) > 1:
-        raise VersionError(
-            f"labels name versions {' and '.join(others)} next to version {name}, which is served: "
-            "a server keeps one version next to that, so let labels name one other version"
-        )
+    def _fail_trial(self, version: Version, reason: str) -> None:
+        self._do(_Task(lambda: self._take_back(version, reason)))

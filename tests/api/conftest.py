@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from server.api.generation_service import GenerationService
 from server.api.health import Health
-from server.api.service import Service
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.lifecycle import Lifecycle
 from tests.api.fakes import FakeEngine, make_health, make_service, small_pretrained
@@ -50,7 +50,7 @@ def lifecycle() -> Lifecycle:
 
 
 @pytest.fixture
-def service(engine: FakeEngine, tokenizer: Tokenizer, lifecycle: Lifecycle) -> Service:
+def service(engine: FakeEngine, tokenizer: Tokenizer, lifecycle: Lifecycle) -> GenerationService:
     return make_service(engine, tokenizer, lifecycle)
 
 

@@ -12,10 +12,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
+from server.api.generation_service import GenerationService
 from server.api.health import Health
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import RequestLimits
-from server.api.service import Service
 from server.api.tokenizers.tokenizer import Tokenizer as ServerTokenizer
 from server.errors import ApiError
 from server.lifecycle import Lifecycle
@@ -248,10 +248,10 @@ def make_service(
     limits: RequestLimits | None = None,
     recipe: EmbeddingRecipe | None = None,
     **images: object,
-) -> Service:
+) -> GenerationService:
     models = ModelDirectory(engine, lifecycle)
     limits = limits or RequestLimits()
-    return Service(engine, tokenizer, lifecycle, models, limits, recipe=recipe, **images)
+    return GenerationService(engine, tokenizer, lifecycle, models, limits, recipe=recipe, **images)
 
 
 def make_health(engine: FakeEngine, lifecycle: Lifecycle) -> Health:

@@ -16,9 +16,9 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.api.generation_service import GenerationService
 from server.api.health import Health
 from server.api.servers.http_server import create_http_app
-from server.api.service import Service
 from server.config.server_config import ServerConfig
 
 MAX_BODY_BYTES = 20_000
@@ -28,7 +28,7 @@ MAX_BODY_BYTES = 20_000
 class Parts:
     """What an application is over."""
 
-    service: Service
+    service: GenerationService
     health: Health
 
 
@@ -57,7 +57,9 @@ def _shared_app(config: ServerConfig) -> ASGIApp:
     return create_http_app(service, health, config)
 
 
-def app_of(service: Service, health: Health, config: ServerConfig | None = None) -> ASGIApp:
+def app_of(
+    service: GenerationService, health: Health, config: ServerConfig | None = None
+) -> ASGIApp:
     """An application over them."""
     parts, shared = Parts(service, health), _shared_app(config or ServerConfig())
 
@@ -69,7 +71,7 @@ def app_of(service: Service, health: Health, config: ServerConfig | None = None)
 
 
 @pytest.fixture
-def app(service: Service, health: Health) -> ASGIApp:
+def app(service: GenerationService, health: Health) -> ASGIApp:
     config = ServerConfig(max_body_bytes=MAX_BODY_BYTES, write_timeout_seconds=0.05)
     return app_of(service, health, config)
 

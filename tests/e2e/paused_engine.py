@@ -33,5 +33,5 @@ class Pause(logging.Handler):
 
 
 if __name__ == "__main__":
-    logging.getLogger("server.versions.transitions").addHandler(Pause())
+    logging.getLogger("server.versions.version_swap").addHandler(Pause())
     sys.exit(run_engine_process(build_model_runner))

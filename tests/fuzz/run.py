@@ -1,9 +1,9 @@
-"""Sends random things through every door of one server, while a well-behaved user watches.
+"""Sends random things at every target of one server, while a well-behaved user watches.
 
     python -m tests.fuzz --count 100000 --seed 7
 
-Each thing follows from the seed, its door and its number; a failure prints the three, and
-`--only DOOR/NUMBER` sends that thing once more. The engine is the fake one: what is tried are the
+Each thing follows from the seed, its target and its number; a failure prints the three, and
+`--only TARGET/NUMBER` sends that thing once more. The engine is the fake one: what is tried are the
 API process, the links and the client, not the step.
 """
 
@@ -25,8 +25,8 @@ from antipode import AsyncClient, RetryPolicy
 
 from tests.e2e.checkpoints import write_serving_checkpoint
 from tests.e2e.servers import FAKE, RunningServer, is_running, wait_for
-from tests.fuzz import doors
-from tests.fuzz.doors import Door
+from tests.fuzz import targets
+from tests.fuzz.targets import Target
 
 NUM_AT_ONCE = 8
 NAMES = ("http", "grpc", "admin", "model-file", "client")
@@ -46,7 +46,7 @@ class Failures:
 
 
 def fuzz(count: int, seed: int, only: str = "") -> list[str]:
-    """Send `count` things, shared by the doors; what broke, each with its seed."""
+    """Send `count` things, shared by the targets; what broke, each with its seed."""
     with tempfile.TemporaryDirectory(prefix="antipode-fuzz-") as folder:
         server = _start(Path(folder))
         try:
@@ -61,20 +61,20 @@ def fuzz(count: int, seed: int, only: str = "") -> list[str]:
 
 
 def few_of_each(failures: list[str]) -> list[str]:
-    """The first ten failures of each door, and those of no door."""
+    """The first ten failures of each target, and those of no target."""
     seen: Counter[str] = Counter()
     few = []
     for failure in failures:
-        door = failure.partition("/")[0]
-        seen[door] += 1
-        if seen[door] <= 10:
+        target = failure.partition("/")[0]
+        seen[target] += 1
+        if seen[target] <= 10:
             few.append(failure)
     return few
 
 
 def _start(folder: Path) -> RunningServer:
     token = folder / "token"
-    token.write_text(doors.TOKEN)
+    token.write_text(targets.TOKEN)
     model = write_serving_checkpoint(folder / "toy" / "1")
     admin = (f"--admin-token-file={token}", "--admin-port=0", "--admin-grpc-port=0")
     log = folder / "server.log"
@@ -83,7 +83,7 @@ def _start(folder: Path) -> RunningServer:
 
 async def _fuzz(server: RunningServer, count: int, seed: int, only: str) -> Failures:
     failures = Failures(seed)
-    async with _doors(server) as opened:
+    async with _targets(server) as opened:
         if only:
             name, _, number = only.partition("/")
             await _send(opened[name], name, int(number), failures)
@@ -91,26 +91,26 @@ async def _fuzz(server: RunningServer, count: int, seed: int, only: str) -> Fail
         ended = asyncio.Event()
         bystander = asyncio.create_task(_bystander(server, ended, failures))
         share = count // len(opened)
-        for name, door in opened.items():
+        for name, target in opened.items():
             # The wrong server answers one connection at a time from one source of chance.
             num_workers = 1 if name == "client" else NUM_AT_ONCE
             numbers = iter(range(share))
-            workers = [_work(door, name, numbers, failures) for _ in range(num_workers)]
+            workers = [_work(target, name, numbers, failures) for _ in range(num_workers)]
             await asyncio.gather(*workers)
         ended.set()
         await bystander
     return failures
 
 
-async def _work(door: Door, name: str, numbers: Iterator[int], failures: Failures) -> None:
+async def _work(target: Target, name: str, numbers: Iterator[int], failures: Failures) -> None:
     for number in numbers:
-        await _send(door, name, number, failures)
+        await _send(target, name, number, failures)
 
 
-async def _send(door: Door, name: str, number: int, failures: Failures) -> None:
+async def _send(target: Target, name: str, number: int, failures: Failures) -> None:
     place = f"{name}/{number}"
     try:
-        await door(random.Random(f"{failures.seed}/{place}"))
+        await target(random.Random(f"{failures.seed}/{place}"))
     except Exception as error:
         failures.add(place, error)
 
@@ -133,8 +133,8 @@ async def _bystander(server: RunningServer, ended: asyncio.Event, failures: Fail
 
 
 @asynccontextmanager
-async def _doors(server: RunningServer) -> AsyncIterator[dict[str, Door]]:
-    wrong = doors.WrongServer()
+async def _targets(server: RunningServer) -> AsyncIterator[dict[str, Target]]:
+    wrong = targets.WrongServer()
     listener = await asyncio.start_server(wrong.answer, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     retry = RetryPolicy(max_attempts=2, initial_backoff=0.0, max_backoff=0.0)
@@ -148,11 +148,11 @@ async def _doors(server: RunningServer) -> AsyncIterator[dict[str, Door]]:
         listener,
     ):
         yield {
-            "http": doors.http(http),
-            "grpc": doors.grpc_calls(channel),
-            "admin": doors.admin(admin_http),
-            "model-file": doors.model_file(server.log_path.parent),
-            "client": doors.client(wrong, calls),
+            "http": targets.http(http),
+            "grpc": targets.grpc_calls(channel),
+            "admin": targets.admin(admin_http),
+            "model-file": targets.model_file(server.log_path.parent),
+            "client": targets.client(wrong, calls),
         }
 
 

@@ -1,4 +1,4 @@
-"""5,000 random things through every door cost nobody anything; `make fuzz` sends 100,000."""
+"""5,000 random things at every target cost nobody anything; `make fuzz` sends 100,000."""
 
 from __future__ import annotations
 

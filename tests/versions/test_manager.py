@@ -644,7 +644,7 @@ class TestFollow:
             raise RuntimeError("nobody foresaw this")
 
         monkeypatch.setattr(threads, "_PAUSE_SECONDS", 0.0)
-        monkeypatch.setattr(server.manager, "_check_trial", fail)
+        monkeypatch.setattr(server.manager._trial, "check", fail)
         server.manager.follow(self.file("1")).result(10)
         server.wait(lambda: "nobody foresaw this" in server.manager.config_error)
         server.manager.follow(self.file("2")).result(10)

@@ -13,6 +13,7 @@ from server.api.anthropic.request_body import MessagesBody, PromptBody
 from server.api.anthropic.response_bodies import EVENTS, MessageAnswer, MessageError, TokenCount
 from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
+from server.api.generation_service import GenerationService
 from server.api.http.answering import answer, prepared_chat, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import json_response
@@ -21,7 +22,6 @@ from server.api.http.routes.openapi import event_responses, json_responses
 from server.api.http.sse import NamedEventStream
 from server.api.requests.field_names import fields_named
 from server.api.requests.generation import GenerateRequest
-from server.api.service import Service
 from server.errors import ApiError, ErrorKind
 
 _BATCHES = f"{PATH}/batches"
@@ -29,7 +29,7 @@ _BATCHES = f"{PATH}/batches"
 _NAMES = {"stop": "stop_sequences"}
 
 
-def messages_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
+def messages_router(service: GenerationService, *, write_timeout_seconds: float) -> APIRouter:
     router = APIRouter(route_class=LargeBodyRoute, default_response_class=Response)
 
     @router.post(

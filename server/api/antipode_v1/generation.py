@@ -15,6 +15,7 @@ from server.api.antipode_v1 import chats, embedding, translate
 from server.api.antipode_v1.answers import AnswerWriter
 from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
+from server.api.generation_service import GenerationService
 from server.api.grpc.answered import Cost, answered
 from server.api.grpc.handlers import add_service, streaming, unary
 from server.api.grpc.messages import MAX_INLINE_BYTES, parse_large
@@ -25,7 +26,6 @@ from server.api.grpc.writing import Writer
 from server.api.load_reports import LoadReports
 from server.api.requests.generation import GenerateRequest
 from server.api.requests.validation import check_count, check_prompt_length, invalid
-from server.api.service import Service
 from server.api.streams.generation import Generation
 from server.errors import ApiError
 from server.link.sampling import MAX_STOP_TOKEN_IDS
@@ -40,7 +40,9 @@ SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["Generation"].full_name
 class GenerationServicer:
     """The methods. A call that cannot be written to for `write_timeout_seconds` is ended."""
 
-    def __init__(self, service: Service, loads: LoadReports, write_timeout_seconds: float) -> None:
+    def __init__(
+        self, service: GenerationService, loads: LoadReports, write_timeout_seconds: float
+    ) -> None:
         self._service, self._loads = service, loads
         self._write_timeout_seconds = write_timeout_seconds
 
@@ -175,7 +177,10 @@ def _no_prompt() -> ApiError:
 
 
 def add_generation(
-    server: grpc.aio.Server, service: Service, loads: LoadReports, write_timeout_seconds: float
+    server: grpc.aio.Server,
+    service: GenerationService,
+    loads: LoadReports,
+    write_timeout_seconds: float,
 ) -> None:
     """Serve `service` as antipode.v1.Generation on `server`."""
     servicer = GenerationServicer(service, loads, write_timeout_seconds)

@@ -15,12 +15,12 @@ from starlette.responses import Response
 
 from server.api.access.call import current_call
 from server.api.chat.format import ChatPrompt, Conversation
+from server.api.generation_service import GenerationService
 from server.api.http.disconnect import until_disconnect
 from server.api.http.json_bodies.json_response import json_response
 from server.api.http.sse import Chunks, EventStream
 from server.api.requests.generation import Delta, GenerateRequest
 from server.api.requests.source import source_of
-from server.api.service import Service
 from server.api.streams.generation_group import GenerationGroup
 
 
@@ -32,7 +32,7 @@ class Renderer(Chunks, Protocol):
 
 
 async def answer[R: Renderer](
-    service: Service,
+    service: GenerationService,
     requests: Sequence[GenerateRequest],
     wording: Callable[[GenerationGroup], R],
     request: Request,
@@ -58,7 +58,7 @@ async def answer[R: Renderer](
 
 
 async def prepared_chat(
-    service: Service,
+    service: GenerationService,
     conversation: Conversation,
     request: Request,
     prompt_token_ids: Sequence[int] | None = None,

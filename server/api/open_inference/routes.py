@@ -14,6 +14,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from server.api.generation_service import GenerationService
 from server.api.health import Health, HealthStatus
 from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.disconnect import until_disconnect
@@ -40,7 +41,6 @@ from server.api.open_inference.repository import Repository
 from server.api.open_inference.signature import INPUTS
 from server.api.requests.generation import Delta, GenerateRequest
 from server.api.requests.validation import invalid
-from server.api.service import Service
 from server.api.streams.generation_group import GenerationGroup
 from server.errors import ApiError, ErrorKind
 
@@ -51,7 +51,7 @@ _VERSION = f"{_MODEL}/versions/{{version}}"
 
 
 def open_inference_router(
-    service: Service,
+    service: GenerationService,
     health: Health,
     loads: LoadReports,
     repository: Repository,
@@ -128,7 +128,9 @@ def _add_repository(router: APIRouter, repository: Repository) -> None:
         return Response()
 
 
-def _add_inference(router: APIRouter, service: Service, write_timeout_seconds: float) -> None:
+def _add_inference(
+    router: APIRouter, service: GenerationService, write_timeout_seconds: float
+) -> None:
     @_of_models(router.post, "/infer", summary="Generate")
     async def infer(request: Request, model: str, version: str = "") -> Response:
         value, tail = await _json_and_tail(request)

@@ -14,6 +14,7 @@ from functools import partial
 import grpc
 from google.protobuf.message import Message
 
+from server.api.generation_service import GenerationService
 from server.api.grpc.answered import Cost, answered
 from server.api.grpc.handlers import add_service, bidirectional, small, unary
 from server.api.grpc.messages import parse_large
@@ -29,7 +30,6 @@ from server.api.open_inference.repository import Repository
 from server.api.open_inference.signature import EXTENSIONS, SERVER_NAME, release
 from server.api.requests.generation import GenerateRequest
 from server.api.requests.validation import is_request_id
-from server.api.service import Service
 from server.errors import ApiError
 from server.pb.inference import open_inference_pb2 as pb
 
@@ -44,7 +44,9 @@ _log = logging.getLogger(__name__)
 class InferenceServicer:
     """The methods that generate. A call whose client reads nothing is ended after a while."""
 
-    def __init__(self, service: Service, loads: LoadReports, write_timeout_seconds: float) -> None:
+    def __init__(
+        self, service: GenerationService, loads: LoadReports, write_timeout_seconds: float
+    ) -> None:
         self._service, self._loads = service, loads
         self._write_timeout_seconds = write_timeout_seconds
 
@@ -170,7 +172,7 @@ class ModelServicer:
 
 def add_open_inference(
     server: grpc.aio.Server,
-    service: Service,
+    service: GenerationService,
     health: Health,
     repository: Repository,
     write_timeout_seconds: float,

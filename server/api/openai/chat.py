@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
+from server.api.generation_service import GenerationService
 from server.api.http.answering import answer, prepared_chat, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.middleware.request_id import adopt_request_id
@@ -17,10 +18,9 @@ from server.api.openai.bodies.request_bodies import COMPLETION_FIELDS, ChatBody
 from server.api.openai.bodies.response_bodies import ChatCompletion, ChatCompletionChunk
 from server.api.openai.chat_rendering import ChatRenderer
 from server.api.requests.generation import GenerateRequest
-from server.api.service import Service
 
 
-def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
+def chat_router(service: GenerationService, *, write_timeout_seconds: float) -> APIRouter:
     router = APIRouter(route_class=LargeBodyRoute)
 
     @router.post(
@@ -46,7 +46,7 @@ def chat_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
     return router
 
 
-async def chat_prompt(service: Service, body: ChatBody, request: Request) -> ChatPrompt:
+async def chat_prompt(service: GenerationService, body: ChatBody, request: Request) -> ChatPrompt:
     """The rendered conversation, and how to read its answers."""
     # In a thread, because a body may hold a million messages.
     conversation = await asyncio.to_thread(body.conversation, body.messages)

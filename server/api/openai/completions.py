@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
+from server.api.generation_service import GenerationService
 from server.api.http.answering import answer, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import finite
@@ -26,14 +27,13 @@ from server.api.openai.bodies.response_bodies import (
 )
 from server.api.requests.generation import Delta, GenerateRequest, TokenLogprob
 from server.api.requests.validation import invalid
-from server.api.service import Service
 from server.api.streams.generation import Generation
 from server.api.streams.generation_group import GenerationGroup
 
 DEFAULT_MAX_TOKENS = 16
 
 
-def completions_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
+def completions_router(service: GenerationService, *, write_timeout_seconds: float) -> APIRouter:
     router = APIRouter(route_class=LargeBodyRoute)
 
     @router.post(

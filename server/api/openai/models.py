@@ -7,6 +7,7 @@ import asyncio
 from fastapi import APIRouter, HTTPException
 from starlette.responses import Response
 
+from server.api.generation_service import GenerationService
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import json_response
 from server.api.http.routes.openapi import json_responses
@@ -14,17 +15,16 @@ from server.api.openai.bodies.request_bodies import DetokenizeBody, TokenizeBody
 from server.api.openai.bodies.response_bodies import Detokenized, ModelCard, ModelList, Tokenized
 from server.api.requests.generation import ModelInfo
 from server.api.requests.validation import invalid
-from server.api.service import Service
 
 
-def models_router(service: Service) -> APIRouter:
+def models_router(service: GenerationService) -> APIRouter:
     router = APIRouter(route_class=LargeBodyRoute, default_response_class=Response)
     _add_models(router, service)
     _add_tokens(router, service)
     return router
 
 
-def _add_models(router: APIRouter, service: Service) -> None:
+def _add_models(router: APIRouter, service: GenerationService) -> None:
     @router.get("/v1/models", summary="List models", responses=json_responses(ModelList))
     async def list_models() -> Response:
         models = [*service.models.loaded(), *service.models.adapters()]
@@ -38,7 +38,7 @@ def _add_models(router: APIRouter, service: Service) -> None:
         return json_response(_card(service.models.find(model)))
 
 
-def _add_tokens(router: APIRouter, service: Service) -> None:
+def _add_tokens(router: APIRouter, service: GenerationService) -> None:
     @router.post("/tokenize", summary="Text to token ids", responses=json_responses(Tokenized))
     async def tokenize(body: TokenizeBody) -> Response:
         model = service.models.find(body.model)
@@ -78,7 +78,7 @@ def _card(model: ModelInfo) -> ModelCard:
     )
 
 
-async def _text(service: Service, body: TokenizeBody) -> str:
+async def _text(service: GenerationService, body: TokenizeBody) -> str:
     body.check_supported()
     if (body.prompt is None) == (body.messages is None):
         raise invalid("give either prompt or messages", "prompt")

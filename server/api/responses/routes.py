@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatPrompt
+from server.api.generation_service import GenerationService
 from server.api.http.answering import answer, prepared_chat, source, timeout_seconds
 from server.api.http.json_bodies.json_body import LargeBodyRoute
 from server.api.http.json_bodies.json_response import json_response
@@ -24,7 +25,6 @@ from server.api.responses.event_bodies import EVENTS
 from server.api.responses.rendering import ResponseRenderer
 from server.api.responses.request_body import InputBody, ResponsesBody
 from server.api.responses.response_bodies import InputTokenCount, ResponseBody
-from server.api.service import Service
 from server.errors import ApiError, ErrorKind
 
 # How this protocol spells what the service's errors name.
@@ -32,7 +32,7 @@ _NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", "messag
 _STORED = "/v1/responses/{response_id}"
 
 
-def responses_router(service: Service, *, write_timeout_seconds: float) -> APIRouter:
+def responses_router(service: GenerationService, *, write_timeout_seconds: float) -> APIRouter:
     router = APIRouter(route_class=LargeBodyRoute, default_response_class=Response)
 
     @router.post(

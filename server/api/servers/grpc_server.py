@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from server.api.access.gatekeeper import Gatekeeper
 from server.api.antipode_v1 import versions
 from server.api.antipode_v1.generation import SERVICE_NAME, add_generation
+from server.api.generation_service import GenerationService
 from server.api.grpc.access import CallInterceptor
 from server.api.grpc.credentials import add_port
 from server.api.grpc.health import add_health
@@ -22,7 +23,6 @@ from server.api.open_files import most_open_files
 from server.api.open_inference import servicer as open_inference
 from server.api.open_inference.repository import Repository
 from server.api.orca import servicer as orca
-from server.api.service import Service
 from server.api.version_admin import VersionAdmin
 from server.api.vllm_engine import servicer as vllm_engine
 from server.config.server_config import ServerConfig
@@ -50,7 +50,7 @@ _SERVICES = (
 
 
 def create_grpc_server(
-    service: Service,
+    service: GenerationService,
     health: Health,
     config: ServerConfig,
     admin: VersionAdmin | None = None,

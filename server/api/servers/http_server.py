@@ -15,6 +15,7 @@ from server.api.anthropic import response_bodies as anthropic
 from server.api.anthropic.errors import with_anthropic_errors
 from server.api.anthropic.models import anthropic_models_router
 from server.api.anthropic.routes import messages_router
+from server.api.generation_service import GenerationService
 from server.api.health import Health
 from server.api.http.errors.error_responses import add_error_handlers
 from server.api.http.middleware.access import AuthorizationMiddleware, CallMiddleware
@@ -43,7 +44,6 @@ from server.api.responses.response_bodies import InputTokenCount, ResponseBody
 from server.api.responses.routes import responses_router
 from server.api.servers.page import page_router
 from server.api.servers.probes import HealthBody, VersionBody, probes_router
-from server.api.service import Service
 from server.api.version_admin import VersionAdmin
 from server.config.server_config import ServerConfig
 
@@ -76,7 +76,7 @@ It refuses fields that it knows but cannot honour (best_of, suffix, beam search 
 
 
 def create_http_app(
-    service: Service,
+    service: GenerationService,
     health: Health,
     config: ServerConfig,
     admin: VersionAdmin | None = None,
@@ -119,7 +119,7 @@ def create_http_app(
 
 
 def _routers(
-    service: Service,
+    service: GenerationService,
     health: Health,
     write_timeout_seconds: float,
     admin: VersionAdmin | None,

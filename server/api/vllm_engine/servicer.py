@@ -14,6 +14,7 @@ from functools import partial
 import grpc
 from google.protobuf.message import Message
 
+from server.api.generation_service import GenerationService
 from server.api.grpc.answered import Cost, answered
 from server.api.grpc.handlers import add_service, small, streaming, unary
 from server.api.grpc.messages import parse_large
@@ -25,7 +26,6 @@ from server.api.health import Health
 from server.api.requests.embedding import EmbeddingRequest, Vector
 from server.api.requests.generation import Delta, GenerateRequest
 from server.api.requests.validation import invalid
-from server.api.service import Service
 from server.api.streams.generation import Generation
 from server.api.vllm_engine import translate
 from server.link.frames import EngineLoad
@@ -39,7 +39,9 @@ HEALTH_NAME = f"/{SERVICE_NAME}/HealthCheck"
 class VllmEngineServicer:
     """The methods. A call that cannot be written to for `write_timeout_seconds` is ended."""
 
-    def __init__(self, service: Service, health: Health, write_timeout_seconds: float) -> None:
+    def __init__(
+        self, service: GenerationService, health: Health, write_timeout_seconds: float
+    ) -> None:
         self._service, self._health, self._loads = service, health, health.loads
         self._write_timeout_seconds = write_timeout_seconds
         self._running: defaultdict[str, set[Generation]] = defaultdict(set)
@@ -149,7 +151,10 @@ def _vector(numbers: Vector) -> Vector:
 
 
 def add_vllm_engine(
-    server: grpc.aio.Server, service: Service, health: Health, write_timeout_seconds: float
+    server: grpc.aio.Server,
+    service: GenerationService,
+    health: Health,
+    write_timeout_seconds: float,
 ) -> None:
     """Serve vllm.grpc.engine.VllmEngine on `server`."""
     servicer = VllmEngineServicer(service, health, write_timeout_seconds)

@@ -17,6 +17,7 @@ from server.api.access.budgets import Budgets
 from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
+from server.api.generation_service import GenerationService
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
 from server.api.requests.model_directory import ModelDirectory
@@ -25,7 +26,6 @@ from server.api.servers.admin_server import create_admin_app
 from server.api.servers.grpc_server import create_grpc_server, create_versions_server
 from server.api.servers.http_port import HttpPort
 from server.api.servers.http_server import create_http_app
-from server.api.service import Service
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.api.version_admin import VersionAdmin
 from server.config.config import Config
@@ -111,8 +111,8 @@ class ApiProcess:
         tokenizer: Tokenizer,
         recipe: EmbeddingRecipe,
         image_format: ImageFormat | None,
-    ) -> Service:
-        return Service(
+    ) -> GenerationService:
+        return GenerationService(
             self._engine,
             tokenizer,
             self._lifecycle,

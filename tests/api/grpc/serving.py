@@ -13,10 +13,10 @@ import grpc
 import pytest
 
 from server.api.access.gatekeeper import Gatekeeper
+from server.api.generation_service import GenerationService
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
 from server.api.servers.grpc_server import create_grpc_server
-from server.api.service import Service
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.config.server_config import ServerConfig
 from server.files.tls_files import tls_files
@@ -37,7 +37,7 @@ class Serving:
     tokenizer: Tokenizer
     address: str
     server: GrpcServer
-    service: Service
+    service: GenerationService
     health: Health
 
 

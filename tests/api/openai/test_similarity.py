@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
-from server.api.service import Service
+from server.api.generation_service import GenerationService
 from tests.api.fakes import hidden_state, make_service
 
 DOCUMENTS = ["bbbb", "aaaa", {"text": "aabb"}]
 
 
 @pytest.fixture
-def service(engine, tokenizer, lifecycle) -> Service:
+def service(engine, tokenizer, lifecycle) -> GenerationService:
     """Each letter of these texts is a token, so that equal letters have equal vectors."""
     return make_service(engine, tokenizer, lifecycle, recipe=EmbeddingRecipe())
 

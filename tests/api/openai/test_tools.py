@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from server.api.chat.format import ChatSettings
+from server.api.generation_service import GenerationService
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import RequestLimits
-from server.api.service import Service
 from tests.api.fakes import FakeEngine
 from tests.api.http.asgi import events, joined
 from tests.api.http_client import app_of
@@ -413,7 +413,7 @@ def client_of(engine, lifecycle, health, template, **settings):
     """A tokenizer with the template, and a client of a server that runs with these settings."""
     tokenizer = tokenizer_with(template)
     directory = ModelDirectory(engine, lifecycle)
-    service = Service(
+    service = GenerationService(
         engine, tokenizer, lifecycle, directory, RequestLimits(), chat=ChatSettings(**settings)
     )
     transport = httpx.ASGITransport(app_of(service, health))

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from server.api.generation_service import GenerationService
 from server.api.requests.generation import GenerateRequest, Sampling, Usage
-from server.api.service import Service
 from server.errors import ApiError, ErrorKind
 from tests.api.fakes import FakeEngine
 
@@ -18,7 +18,7 @@ def engine() -> FakeEngine:
     return FakeEngine(None)
 
 
-async def started(service: Service, engine: FakeEngine, token_ids: list[int], **options):
+async def started(service: GenerationService, engine: FakeEngine, token_ids: list[int], **options):
     """A generation whose first event has come."""
     n = options.pop("n", 1)
     request = GenerateRequest(prompt="hello", n=n, sampling=Sampling(**options))
@@ -183,7 +183,7 @@ async def test_one_failed_prompt_fails_the_group_and_aborts_the_others(service, 
     assert engine.open == {}
 
 
-async def starting_group(service: Service, engine: FakeEngine, *prompts: str):
+async def starting_group(service: GenerationService, engine: FakeEngine, *prompts: str):
     requests = [GenerateRequest(prompt=prompt) for prompt in prompts]
     starting = asyncio.create_task(service.start_group(requests))
     while len(engine.submitted) < len(prompts):

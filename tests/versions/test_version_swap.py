@@ -11,8 +11,8 @@ from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.version_changes import VersionChanges
 from server.versions.golden import GoldenError
-from server.versions.transitions import Transitions
 from server.versions.version import SwapSettings, Version, VersionError
+from server.versions.version_swap import VersionSwap
 from tests.engine.builders import make_ranks
 from tests.engine.fakes import FakeLoader
 
@@ -58,7 +58,7 @@ class Bench:
         self.golden, self.interrupted = FakeGolden(self.versions), threading.Event()
         self.first, self.second = Version("1", "/models/1"), Version("2", "/models/2")
         self.states = []
-        self.transitions = Transitions(
+        self.swap = VersionSwap(
             self.engine,
             self.loader,
             self.golden,
@@ -69,12 +69,12 @@ class Bench:
         )
 
     def load(self, policy, leaving=()):
-        self.transitions.load(self.second, policy, leaving)
+        self.swap.load(self.second, policy, leaving)
 
     def promote(self, policy):
         """Load version 2 and serve it; its watch."""
         self.load(policy)
-        return self.transitions.promote(self.first, self.second)
+        return self.swap.promote(self.first, self.second)
 
     def fault(self):
         self.engine.changes.on_fault(self.versions.loaded("2"))
@@ -108,7 +108,7 @@ class TestLoad:
         third = Version("3", "/models/3")
         bench.loader.before_read = lambda: seen.append(bench.versions.loaded("2"))
         seen = []
-        bench.transitions.load(third, "availability", [bench.second])
+        bench.swap.load(third, "availability", [bench.second])
         assert seen == [None]
         assert bench.second.state == "END"
 
@@ -116,7 +116,7 @@ class TestLoad:
         bench.load("availability")
         absent = Version("9", "/models/9")
         with pytest.raises(ValueError, match="not there"):
-            bench.transitions.load(absent, "availability", [bench.second])
+            bench.swap.load(absent, "availability", [bench.second])
         assert (absent.state, bench.second.state) == ("END", "AVAILABLE")
 
     def test_wrong_weights_leave_the_device(self, bench):
@@ -167,7 +167,7 @@ class TestPromote:
 
         bench.loader.exchange = fail
         with pytest.raises(OSError, match="the device is gone") as caught:
-            bench.transitions.promote(bench.first, bench.second)
+            bench.swap.promote(bench.first, bench.second)
         assert bench.engine.failure is caught.value
 
     @pytest.mark.parametrize("policy", ["availability", "resource"])
@@ -183,7 +183,7 @@ class TestBack:
     def test_a_rollback_keeps_the_version_it_leaves(self, bench, policy):
         bench.promote(policy)
         bench.golden.seen.clear()
-        bench.transitions.go_back(bench.second, bench.first)
+        bench.swap.go_back(bench.second, bench.first)
         assert (bench.versions.served, bench.versions.previous) == ("1", "2")
         assert (bench.golden.seen, bench.versions.watch) == ([], None)
         assert bench.second.state != "END"
@@ -194,30 +194,30 @@ class TestBack:
         bench.promote(policy)
         if has_faulted:
             bench.fault()
-        bench.transitions.take_back(bench.second, bench.first, "it was wrong")
+        bench.swap.take_back(bench.second, bench.first, "it was wrong")
         assert bench.versions.serving.name == "1"
         assert (bench.versions.previous, bench.versions.loaded("2")) == (None, None)
         assert bench.second.message == "went back to version 1: it was wrong"
 
     @pytest.mark.parametrize("policy", ["availability", "resource"])
-    @pytest.mark.parametrize("change", [Transitions.promote, Transitions.go_back])
+    @pytest.mark.parametrize("change", [VersionSwap.promote, VersionSwap.go_back])
     def test_after_a_fault_no_other_change_is_made_first(self, bench, policy, change):
         bench.promote(policy)
         bench.fault()
         with pytest.raises(VersionError, match="a rollback came first"):
-            change(bench.transitions, bench.second, bench.first)
+            change(bench.swap, bench.second, bench.first)
         assert bench.second.state != "END"
 
     def test_a_fault_keeps_the_version_to_go_back_to(self, bench):
         bench.promote("resource")
         bench.fault()
         with pytest.raises(VersionError, match="a rollback came first"):
-            bench.transitions.unload(bench.first)
+            bench.swap.unload(bench.first)
         assert bench.first.staged is not None
 
     def test_without_a_fault_the_version_to_go_back_to_can_be_unloaded(self, bench):
         bench.promote("availability")
-        bench.transitions.unload(bench.first)
+        bench.swap.unload(bench.first)
         assert (bench.first.state, bench.versions.previous) == ("END", None)
         bench.fault()
         assert bench.versions.serving == LoadedVersion("2", 1)

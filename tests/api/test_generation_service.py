@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
+from server.api.generation_service import GenerationService
 from server.api.large_work import MAX_INLINE_UNITS
 from server.api.prompts import MAX_TEXT_CHARS, MAX_TOKENS
 from server.api.requests.generation import GenerateRequest, ResumePoint, Sampling
 from server.api.requests.validation import RequestLimits
-from server.api.service import Service
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle
@@ -20,12 +20,12 @@ from tests.api.conversations import said
 from tests.api.fakes import make_service
 
 
-async def text_of(service: Service, request: GenerateRequest) -> str:
+async def text_of(service: GenerationService, request: GenerateRequest) -> str:
     async with await service.start(request) as generation:
         return "".join([delta.text async for delta in generation])
 
 
-async def refusal(service: Service, request: GenerateRequest) -> ApiError:
+async def refusal(service: GenerationService, request: GenerateRequest) -> ApiError:
     with pytest.raises(ApiError) as caught:
         await service.start(request)
     return caught.value

@@ -26,7 +26,7 @@ _GOLDEN_SECONDS = 120.0
 _log = logging.getLogger(__name__)
 
 
-class Transitions:
+class VersionSwap:
     """For one thread, which may wait. `interrupted`, set by any thread, ends a load."""
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Every door through which bytes of others come in, and how one random thing is sent through it.
+"""Every place where bytes of others come in, and how one random thing is sent to it: the targets.
 
-A door raises AssertionError where what comes back is not a clear answer. Knows no server's inside.
+A target raises AssertionError where no clear answer comes back. Knows no server's inside.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.fuzz.mutation import CHAT, COMPLETION, body, strange, torn
 TOKEN = "fuzz"
 SECONDS = 20.0
 
-type Door = Callable[[random.Random], Awaitable[None]]
+type Target = Callable[[random.Random], Awaitable[None]]
 
 # UNKNOWN is an exception that nobody turned into an answer, INTERNAL a fault of the engine.
 FAULTS = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -48,7 +48,7 @@ YAML_WORDS = (
 )  # fmt: skip
 
 
-def http(client: httpx.AsyncClient) -> Door:
+def http(client: httpx.AsyncClient) -> Target:
     """The OpenAI-compatible endpoints, with random bodies, paths, methods and types."""
 
     async def send(rng: random.Random) -> None:
@@ -67,7 +67,7 @@ def http(client: httpx.AsyncClient) -> Door:
     return send
 
 
-def admin(client: httpx.AsyncClient) -> Door:
+def admin(client: httpx.AsyncClient) -> Target:
     """The admin endpoints, most of the time with the right token."""
 
     async def send(rng: random.Random) -> None:
@@ -91,7 +91,7 @@ async def _answered(
     assert status < 500 or status == 503, (status, method, path, content[:500], response.text)
 
 
-def grpc_calls(channel: grpc.aio.Channel) -> Door:
+def grpc_calls(channel: grpc.aio.Channel) -> Target:
     """Random bytes and random messages for every method, and for methods that do not exist."""
 
     async def send(rng: random.Random) -> None:
@@ -137,7 +137,7 @@ def message(rng: random.Random) -> bytes:
     return request.SerializeToString()
 
 
-def model_file(folder: Path) -> Door:
+def model_file(folder: Path) -> Target:
     """The model configuration file of a watcher: what is wrong is told, what is right is followed.
 
     The watcher has no thread here, so that it looks when it should.
@@ -238,7 +238,7 @@ class WrongServer:
             writer.close()
 
 
-def client(server: WrongServer, calls: AsyncClient) -> Door:
+def client(server: WrongServer, calls: AsyncClient) -> Target:
     """Our client against a server that answers anything: deltas, or an error of its own.
 
     The server closes every connection, so a call that its deadline ends has hung.

@@ -50,7 +50,7 @@ from server.trace_context import current_trace_id
 DRAWN_SEED_BITS = 53
 
 
-class Service:
+class GenerationService:
     """One per API process. All methods belong to its event loop.
 
     `models` says what it serves, `grammars` which forms of text it can hold answers to.
