@@ -17,7 +17,8 @@ from server.api.http.json_bodies.json_response import finite
 from server.api.http.middleware.request_id import adopt_request_id
 from server.api.http.routes.openapi import generation_responses
 from server.api.openai.answering import head, prompt_logprobs, usage_body
-from server.api.openai.bodies.request_bodies import CHAT_FIELDS, REST_OF_CONTEXT, CompletionBody
+from server.api.openai.bodies.field_types import REST_OF_CONTEXT
+from server.api.openai.bodies.request_bodies import CHAT_FIELDS, CompletionBody
 from server.api.openai.bodies.response_bodies import (
     Completion,
     CompletionChoice,

@@ -22,20 +22,11 @@ from server.control import Command
 from server.engine.engine import Engine
 from server.engine.grammar_inbox import GrammarInbox
 from server.engine.requests import OWN_CLIENT
-from server.link.frames import (
-    AdapterCommand,
-    Fatal,
-    Step,
-    ToEngine,
-    VersionCommand,
-)
+from server.link.frames import AdapterCommand, Fatal, Step, ToEngine, VersionCommand
 from server.link.server import FLUSH_SECONDS, LinkServer
 from server.metrics.metrics import Metrics
 from server.processes.engine.assembly import build_engine, engine_info, log_ready
-from server.processes.engine.build import (
-    RunnerBuilder,
-    unexplained,
-)
+from server.processes.engine.build import RunnerBuilder, unexplained
 from server.processes.engine.listener import ServingListener
 from server.processes.engine.pulse import PulseSender
 from server.processes.engine.status import Status

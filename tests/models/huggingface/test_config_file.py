@@ -4,13 +4,7 @@ import json
 
 import pytest
 
-from models.config import (
-    GlobalAttention,
-    ModelConfigError,
-    MoeConfig,
-    RopeConfig,
-    RopeScaling,
-)
+from models.config import GlobalAttention, ModelConfigError, MoeConfig, RopeConfig, RopeScaling
 from models.huggingface.config_file import parse_config, read_config, supported_architectures
 from tests.models.checkpoints import LLAMA
 

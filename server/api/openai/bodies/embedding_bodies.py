@@ -13,7 +13,7 @@ import msgspec
 from pydantic import AliasChoices, BaseModel, ConfigDict, FailFast, Field
 
 from server.api.http.errors.plain_errors import said_plainly
-from server.api.openai.bodies.request_bodies import Prompt
+from server.api.openai.bodies.field_types import Prompt
 from server.api.requests.validation import invalid
 
 # Fields of other servers that would change the answer, and the values with which they would not.
