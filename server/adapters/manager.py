@@ -23,7 +23,8 @@ from models.checkpoint.location import files_of
 from server.adapters.adapter_folder import AdapterPlace, WantedAdapter, find_adapter
 from server.engine.engine import Engine
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
-from server.link.frames import AdapterCommand, AdapterStatus, VersionState
+from server.link.frames import AdapterCommand
+from server.link.status import AdapterStatus, VersionState
 from server.threads import count_fault, guarded
 from server.versions.model_file import LATEST
 from server.versions.served_model import ServedModel

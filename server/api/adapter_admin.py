@@ -11,7 +11,7 @@ from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import invalid
 from server.errors import ApiError, ErrorKind
 from server.link.client import EngineClient
-from server.link.frames import AdapterStatus
+from server.link.status import AdapterStatus
 
 
 class AdapterAdmin:

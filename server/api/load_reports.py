@@ -14,7 +14,7 @@ from typing import Literal
 
 from server.api.requests.generation import Usage
 from server.link.client import EngineClient
-from server.link.frames import EngineLoad
+from server.link.status import EngineLoad
 from server.pb.xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
 
 type Format = Literal["json", "text", "bin"]

@@ -17,7 +17,8 @@ from server.api.requests.validation import invalid
 from server.errors import ApiError, ErrorKind
 from server.files.admin_token_file import AdminTokenError, read_admin_token
 from server.link.client import EngineClient
-from server.link.frames import SwapPolicy, VersionAction, VersionStatus
+from server.link.frames import SwapPolicy, VersionAction
+from server.link.status import VersionStatus
 from server.versions.model_file import is_version
 
 _SCHEME = "bearer "

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from server.link.frames import EngineLoad, Totals
+from server.link.status import EngineLoad, Totals
 from server.metrics.snapshot import Snapshot
 
 # Outcomes that are the server's fault, or its refusal. Others are what the client asked for.

@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from server.engine.observer import StepStats
-from server.link.frames import EngineLoad, VersionStatus
+from server.link.status import EngineLoad, VersionStatus
 from server.metrics.draft_metrics import DraftCounts, draft_metrics
 from server.metrics.histogram import LONG_SECONDS, RATIOS, SHORT_SECONDS, BusyRatio, Histogram
 from server.metrics.host_prefix_metrics import host_prefix_metrics

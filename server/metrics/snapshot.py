@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from server.engine.policy.blocks.host_pool import HostPrefixes
-from server.link.frames import EngineState, VersionStatus
+from server.link.frames import EngineState
+from server.link.status import VersionStatus
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
 from server.slice.resolve import Slice

@@ -7,7 +7,7 @@ from typing import get_args
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from server.link.frames import VersionState, VersionStatus
+from server.link.status import VersionState, VersionStatus
 
 
 def version_metrics(statuses: Sequence[VersionStatus]) -> Iterator[Metric]:

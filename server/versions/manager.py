@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.engine.engine import Engine
-from server.link.frames import SwapPolicy, VersionCommand, VersionStatus
+from server.link.frames import SwapPolicy, VersionCommand
+from server.link.status import VersionStatus
 from server.threads import count_fault, guarded
 from server.versions.file_follower import FileFollower
 from server.versions.golden import GoldenClient, GoldenError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from server.engine.policy.served_versions import ServedVersions
-from server.link.frames import VersionStatus
+from server.link.status import VersionStatus
 from server.versions.version import Version, VersionError
 
 # Versions that ended are shown until so many others have.

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from models.checkpoint.gcs import GcsAccessError, is_gcs
 from models.checkpoint.manifest import Golden
 from server.engine.policy.sequences.sequence import LoadedVersion
-from server.link.frames import EngineErrorKind, SwapPolicy, VersionState
+from server.link.frames import EngineErrorKind, SwapPolicy
+from server.link.status import VersionState
 
 
 class VersionError(Exception):

@@ -16,7 +16,8 @@ from typing import Any
 from server.engine.engine import Engine
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import Watch
-from server.link.frames import SwapPolicy, VersionState
+from server.link.frames import SwapPolicy
+from server.link.status import VersionState
 from server.versions.golden import GoldenClient, GoldenError
 from server.versions.version import BusyError, SwapSettings, Version, VersionError, VersionLoader
 

@@ -23,7 +23,8 @@ from server.api.servers.http_server import create_http_app
 from server.api.version_admin import VersionAdmin
 from server.config.server_config import ServerConfig
 from server.errors import ApiError, ErrorKind
-from server.link.frames import AdapterStatus, Pulse
+from server.link.frames import Pulse
+from server.link.status import AdapterStatus
 
 SQL = AdapterStatus(name="sql", version="2", path="/m/adapters/sql/2", state="AVAILABLE", rank=8)
 OLD = AdapterStatus(name="old", version="1", path="/m/adapters/old/1", state="UNLOADING", rank=8)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from server.api.load_reports import LoadReports
 from server.api.requests.generation import Usage
-from server.link.frames import EngineLoad, Pulse
+from server.link.frames import Pulse
+from server.link.status import EngineLoad
 from server.pb.xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
 from tests.api.fakes import FakeEngine
 from tests.conformance.orca_parser import parse_binary, parse_header

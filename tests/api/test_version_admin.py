@@ -16,7 +16,8 @@ from server.api.servers.grpc_server import create_versions_server
 from server.api.version_admin import VersionAdmin
 from server.config.server_config import ServerConfig
 from server.errors import ApiError, ErrorKind
-from server.link.frames import Pulse, VersionStatus
+from server.link.frames import Pulse
+from server.link.status import VersionStatus
 from server.pb.antipode.v1 import versions_pb2 as pb
 from server.pb.antipode.v1.versions_pb2_grpc import VersionsStub
 from tests.api.grpc.serving import reserved_port

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from server.api.grpc.handlers import Handler, add_service, small
 from server.api.grpc.status import errors_as_status
 from server.api.version_admin import VersionAdmin
-from server.link.frames import VersionStatus
+from server.link.status import VersionStatus
 from server.pb.antipode.v1 import versions_pb2 as pb
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["Versions"].full_name

@@ -11,7 +11,7 @@ from server.api.load_reports import LoadReports
 from server.api.requests.generation import ModelInfo
 from server.api.requests.model_directory import ModelDirectory
 from server.errors import ApiError, ErrorKind
-from server.link.frames import Totals
+from server.link.status import Totals
 
 _NANOSECONDS = 1_000_000_000
 

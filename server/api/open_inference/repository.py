@@ -14,7 +14,7 @@ from server.api.open_inference.options import read_json
 from server.api.requests.validation import invalid
 from server.api.version_admin import VersionAdmin
 from server.errors import ApiError, ErrorKind
-from server.link.frames import VersionState, VersionStatus
+from server.link.status import VersionState, VersionStatus
 
 # For clients that send an API key as `authorization`.
 TOKEN_HEADER = "x-antipode-admin-token"

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from server.api.images.decoding import ReadImage
-from server.link.frames import FinishReason, VersionState
+from server.link.frames import FinishReason
 from server.link.sampling import Grammar
+from server.link.status import VersionState
 
 type ResumeExactness = Literal["exact", "consistent"]
 

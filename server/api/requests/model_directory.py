@@ -13,7 +13,8 @@ from server.api.requests.model_names import parse_model_name, parse_stream_versi
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient
-from server.link.frames import AdapterStatus, EngineInfo, VersionStatus
+from server.link.frames import EngineInfo
+from server.link.status import AdapterStatus, VersionStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from server.api.http.middleware.request_id import RequestIdMiddleware
 from server.api.http.routes.methods import MethodsMiddleware
 from server.api.http.routes.paths import Paths
 from server.api.version_admin import VersionAdmin
-from server.link.frames import AdapterStatus
+from server.link.status import AdapterStatus
 
 _MAX_BODY_BYTES = 1 << 16
 

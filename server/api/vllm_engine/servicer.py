@@ -28,7 +28,7 @@ from server.api.requests.generation import Delta, GenerateRequest
 from server.api.requests.validation import invalid
 from server.api.streams.generation import Generation
 from server.api.vllm_engine import translate
-from server.link.frames import EngineLoad
+from server.link.status import EngineLoad
 from server.pb.vllm.grpc import vllm_engine_pb2 as pb
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["VllmEngine"].full_name

@@ -16,8 +16,9 @@ from server.api.requests.embedding import Embeddings, Vector
 from server.api.requests.generation import Delta, Sampling, TokenLogprob
 from server.api.requests.validation import invalid
 from server.api.streams.generation import Generation
-from server.link.frames import EngineInfo, EngineLoad
+from server.link.frames import EngineInfo
 from server.link.sampling import Grammar, GrammarKind
+from server.link.status import EngineLoad
 from server.pb.vllm.grpc import vllm_engine_pb2 as pb
 
 SERVER_TYPE = "antipode-grpc"

@@ -7,7 +7,8 @@ from server.api.requests.model_directory import ModelDirectory
 from server.api.version_admin import VersionAdmin
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle
-from server.link.frames import Pulse, VersionStatus
+from server.link.frames import Pulse
+from server.link.status import VersionStatus
 from tests.api.fakes import FakeEngine
 
 TOKEN = "0123456789abcdef0123456789abcdef"

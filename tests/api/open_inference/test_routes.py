@@ -9,7 +9,8 @@ import pytest
 from server.api.open_inference.tensors import Tensor, from_raw, raw
 from server.api.servers.http_server import create_http_app
 from server.config.server_config import ServerConfig
-from server.link.frames import EngineLoad, Pulse
+from server.link.frames import Pulse
+from server.link.status import EngineLoad
 from tests.api.fakes import FakeEngine
 
 TEXT = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["say hello"]}

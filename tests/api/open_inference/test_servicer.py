@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from server.api.open_inference.tensors import from_raw
-from server.link.frames import EngineLoad, Pulse, Totals
+from server.link.frames import Pulse
+from server.link.status import EngineLoad, Totals
 from server.pb.inference import open_inference_pb2 as pb
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import ids, serving

@@ -7,7 +7,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from server.api.orca.servicer import interval_seconds
-from server.link.frames import EngineLoad, Pulse
+from server.link.frames import Pulse
+from server.link.status import EngineLoad
 from server.pb.xds.service.orca.v3 import orca_pb2 as pb
 from server.pb.xds.service.orca.v3.orca_pb2_grpc import OpenRcaServiceStub
 from tests.api.fakes import FakeEngine

@@ -3,7 +3,8 @@
 import grpc
 import pytest
 
-from server.link.frames import EngineLoad, Pulse
+from server.link.frames import Pulse
+from server.link.status import EngineLoad
 from server.pb.vllm.grpc import vllm_engine_pb2 as pb
 from server.pb.vllm.grpc.vllm_engine_pb2_grpc import VllmEngineStub
 from tests.api.fakes import FakeEngine

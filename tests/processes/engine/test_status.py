@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from server.config.engine_config import EngineConfig
 from server.engine.policy.load import Load
-from server.link.frames import AdapterStatus
+from server.link.status import AdapterStatus
 from server.metrics.metrics import Metrics
 from server.processes.engine.status import Status
 

@@ -12,7 +12,8 @@ from msgspec import UNSET, Struct, UnsetType
 
 from server.api.calls.events import AnswerFinishReason
 from server.api.requests.generation import ResumeExactness
-from server.link.frames import FinishReason, VersionState
+from server.link.frames import FinishReason
+from server.link.status import VersionState
 
 
 class PromptTokensDetails(Struct, frozen=True):
