@@ -24,10 +24,12 @@ from server.link.frames import Vocabulary
 from server.link.images import PromptImage
 from server.link.sampling import Grammar, SamplingParams
 from tests.engine.device.test_identity import Request, Session
-from tests.golden import random_models, references
+from tests.golden import image_model, random_models
+from tests.golden.image_model import NAME
 from tests.models.adapters import random_adapter, write_adapter
 
-NAME = "gemma3-images"
+folder, reference = image_model.folder, image_model.reference
+
 NUM_TOKENS = 32
 MARGIN = 1e-3
 # An image has 16 tokens, and its window layers look back over 12.
@@ -38,16 +40,6 @@ LIMITS = {
     "block_size": 4,
     "num_blocks": 400,
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return random_models.write(NAME, tmp_path_factory.mktemp(NAME))
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return references.read(f"images/{NAME}")
 
 
 @pytest.fixture(scope="module")

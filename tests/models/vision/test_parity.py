@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from models.vision.step_images import StepImages
-from tests.golden import random_models, references
+from tests.golden import image_model, random_models, references
+from tests.golden.image_model import NAME
 from tests.models.decoder.test_parity import LOGIT_TOLERANCE, MARGIN, greedy_differences
 from tests.models.paged import PagedModel
 
-NAME = "gemma3-images"
+folder, reference = image_model.folder, image_model.reference
 
 
 def step_images(model, starts, order=None):
@@ -24,16 +25,6 @@ def step_images(model, starts, order=None):
     places = [start + f for f, each in zip(first, starts, strict=True) for start in each]
     rows = [model.encode(pixels) for pixels in random_models.pixels(NAME, len(places))]
     return StepImages(np.stack([rows[i] for i in order or range(len(rows))]), np.array(places))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return random_models.write(NAME, tmp_path_factory.mktemp(NAME))
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return references.read(f"images/{NAME}")
 
 
 @pytest.fixture(scope="module")
