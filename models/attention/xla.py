@@ -19,7 +19,7 @@ from models.attention.base import AttentionSpec, PoolShape, Ragged
 from models.sharding import DATA, TENSOR
 
 # Context tokens per round of the running softmax; measured best on CPU between 64 and 256.
-_CHUNK_TOKENS = 128
+_CHUNK_TOKENS = 64
 # Query tokens per tile of a prefill, and tiles processed together.
 _TILE_TOKENS = 32
 _TILE_GROUP = 4
@@ -203,19 +203,22 @@ def _over_context(
     own, limit = (_per_query(each, group) for each in (position_NQ, last_NQ))
     first_seen, last_seen = _first_seen(position_NQ, spec.window), jnp.max(last_NQ, axis=1)
 
+    chunk_tokens = blocks * spec.block_size
+    heads = jnp.arange(kv_heads)[:, None]
+
     def chunk(i: jax.Array, state: _Softmax) -> _Softmax:
-        ids = jax.lax.dynamic_slice_in_dim(tables_NB, i * blocks, blocks, 1)
-        slots = jnp.arange(blocks * spec.block_size).reshape(blocks, spec.block_size)
-        position = (i * slots.size + slots)[None, :, None, None, :]
+        ids = jax.lax.dynamic_slice_in_dim(tables_NB, i * blocks, blocks, 1)[:, None]
+        # Heads before blocks: then a chunk is one product per head, not one per block.
+        k, v = (each[ids, heads].reshape(n, kv_heads, chunk_tokens, -1) for each in pool)
+        position = (i * chunk_tokens + jnp.arange(chunk_tokens))[None, None, None]
         seen = position <= limit
         if spec.window is not None:
             seen &= position > own - spec.window
         # A weight of zero does not stop a NaN, which a failed sequence or the padding may hold.
         is_kept = (position >= _per_group(first_seen)) & (position <= _per_group(last_seen))
-        v = jnp.where(is_kept[:, :, :, 0, :, None], pool.v[ids].astype(dtype), 0)
-        return _fold(state, q, pool.k[ids].astype(dtype), v, seen, spec.softcap)
+        v = jnp.where(is_kept[:, :, 0, :, None], v.astype(dtype), 0)
+        return _fold(state, q, k.astype(dtype), v, seen, spec.softcap)
 
-    chunk_tokens = blocks * spec.block_size
     first, last = jnp.min(first_seen) // chunk_tokens, -(-(jnp.max(last_seen) + 1) // chunk_tokens)
     start = _start(context.sinks_KG, (n, kv_heads, q_len, group), head_dim)
     state = jax.lax.fori_loop(first, last, chunk, start)
@@ -248,11 +251,11 @@ def _first_seen(position_NQ: jax.Array, window: int | None) -> jax.Array:
 
 
 def _per_query(x_NQ: jax.Array, group: int) -> jax.Array:
-    return jnp.repeat(x_NQ, group, axis=1)[:, None, None, :, None]
+    return jnp.repeat(x_NQ, group, axis=1)[:, None, :, None]
 
 
 def _per_group(x_N: jax.Array) -> jax.Array:
-    return x_N[:, None, None, None, None]
+    return x_N[:, None, None, None]
 
 
 def _fold(
@@ -263,18 +266,18 @@ def _fold(
     seen: jax.Array,
     softcap: float | None,
 ) -> _Softmax:
-    """Add a chunk of blocks [N, C, K, P, H] to the running softmax of `q` [N, K, R, H]."""
+    """Add a chunk of keys and values [N, K, C, H] to the running softmax of `q` [N, K, R, H]."""
     f32 = jnp.float32
-    scores = jnp.einsum("nkrh,nckph->nckrp", q, k, preferred_element_type=f32)
+    scores = jnp.einsum("nkrh,nkch->nkrc", q, k, preferred_element_type=f32)
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(seen, scores, _NEVER)
-    maximum = jnp.maximum(state.maximum, jnp.max(scores, axis=(1, 4)))
+    maximum = jnp.maximum(state.maximum, jnp.max(scores, axis=3))
     rescale = jnp.exp(state.maximum - maximum)
-    weights = jnp.where(seen, jnp.exp(scores - maximum[:, None, :, :, None]), 0.0)
-    values = jnp.einsum("nckrp,nckph->nkrh", weights.astype(v.dtype), v, preferred_element_type=f32)
+    weights = jnp.where(seen, jnp.exp(scores - maximum[..., None]), 0.0)
+    values = jnp.einsum("nkrc,nkch->nkrh", weights.astype(v.dtype), v, preferred_element_type=f32)
     return _Softmax(
         maximum,
-        state.total * rescale + jnp.sum(weights, axis=(1, 4)),
+        state.total * rescale + jnp.sum(weights, axis=3),
         state.values * rescale[..., None] + values,
     )

@@ -99,6 +99,8 @@ class Decoder(nnx.Module):
         logits = (self.embedding if self.head is None else self.head).logits(x)
         if self.config.logit_softcap is not None:
             logits = self.config.logit_softcap * jnp.tanh(logits / self.config.logit_softcap)
+        if logits.shape[1] * self.layout.tensor_size == self.config.vocab_size:
+            return logits
         token_id = jax.lax.axis_index(TENSOR) * logits.shape[1] + jnp.arange(logits.shape[1])
         return jnp.where(token_id < self.config.vocab_size, logits, -jnp.inf)
 

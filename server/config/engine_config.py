@@ -100,7 +100,7 @@ class EngineConfig:
         0, "token budget per step on each data rank; 0 is 128 on CPU and 2048 elsewhere", low=0
     )
     max_queue_len: int = field(256, "requests that may wait; further requests are refused", low=1)
-    block_size: int = field(0, "tokens per KV block; 0 is 16 on CPU and 128 elsewhere", low=0)
+    block_size: int = field(0, "tokens per KV block; 0 is 64 on CPU and 128 elsewhere", low=0)
     num_blocks: int = field(
         0, "KV blocks of each data rank; 0 takes as many as the bytes of KV cache hold", low=0
     )

@@ -259,7 +259,6 @@ def _ladder(config: ModelConfig, engine: EngineConfig, defaults: PlatformDefault
         defaults.smallest_mixed,
         smallest_decode=defaults.smallest_decode,
         growth=defaults.growth,
-        widest_decode=defaults.widest_decode,
         num_drafts=engine.most_drafts,
         most_verified=defaults.most_verified,
     )

@@ -11,8 +11,9 @@ class PlatformDefaults:
 
     On CPU, a step of 128 tokens is already limited by compute, so a larger step only delays other
     sequences, and a verify step is of use to few rows. Compiling is most of a start on CPU, so the
-    ladder has few programs: the mixed step runs decodes as fast as a decode step would. Elsewhere a
-    small step costs as much as reading the weights.
+    ladder has few programs. A block is one chunk of attention there, which is one product per row
+    and head; smaller ones are copied together for it. Elsewhere a small step costs as much as
+    reading the weights.
     """
 
     block_size: int
@@ -20,7 +21,6 @@ class PlatformDefaults:
     smallest_decode: int
     smallest_mixed: int
     growth: int
-    widest_decode: bool
     draw_rows: int
     most_verified: int
 
@@ -29,12 +29,11 @@ class PlatformDefaults:
 ACCELERATOR_BLOCK_SIZE = 128
 
 _CPU = PlatformDefaults(
-    block_size=16,
+    block_size=64,
     token_budget=128,
     smallest_decode=2,
     smallest_mixed=32,
     growth=4,
-    widest_decode=False,
     draw_rows=8,
     most_verified=32,
 )
@@ -44,7 +43,6 @@ ACCELERATOR = PlatformDefaults(
     smallest_decode=8,
     smallest_mixed=256,
     growth=2,
-    widest_decode=True,
     draw_rows=256,
     most_verified=256,
 )

@@ -51,9 +51,8 @@ class Ladder:
     """The closed set of buckets: rows of decodes and tokens of mixed steps, in powers of two.
 
     Each size is `growth` times the one before, up to what the limits ask for. Few sizes mean few
-    programs to compile; many sizes mean little padding. Without `widest_decode`, the smallest mixed
-    bucket also runs the batches of decodes that have as many tokens as it holds. With `num_drafts`,
-    each size of decodes has a verify bucket too, of up to `most_verified` tokens.
+    programs to compile; many sizes mean little padding. With `num_drafts`, each size of decodes has
+    a verify bucket too, of up to `most_verified` tokens.
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class Ladder:
         smallest_mixed: int,
         smallest_decode: int = 2,
         growth: int = 2,
-        widest_decode: bool = True,
         num_drafts: int = 0,
         most_verified: int = 0,
     ) -> None:
@@ -72,11 +70,7 @@ class Ladder:
         rows = decode[-1]
         mixed = _powers(max(smallest_mixed, rows), max(max_num_batched_tokens, rows), growth)
         self._mixed = [Bucket(size, rows, decode_only=False) for size in mixed]
-        self._decode = [
-            Bucket(size, size, decode_only=True)
-            for size in decode
-            if widest_decode or size < mixed[0]
-        ]
+        self._decode = [Bucket(size, size, decode_only=True) for size in decode]
         verify = [(_verified(size, num_drafts), size) for size in decode] if num_drafts else []
         self._verify = [
             Bucket(tokens, size, decode_only=False, num_drafts=min(num_drafts, tokens - 1))
@@ -113,7 +107,7 @@ class Ladder:
                 b for b in self._verify if b.num_rows >= num_rows and b.num_tokens >= num_tokens
             )
         only_decodes = all(row.is_decode for row in batch.rows)
-        buckets = (*self._decode, *self._mixed) if only_decodes else self._mixed
+        buckets = self._decode if only_decodes else self._mixed
         return next(b for b in buckets if b.num_tokens >= num_tokens)
 
 

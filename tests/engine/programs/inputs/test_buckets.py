@@ -48,20 +48,6 @@ def test_a_larger_growth_skips_sizes_but_not_the_last(limits, decode, mixed):
     assert [b.num_tokens for b in buckets if not b.decode_only] == mixed
 
 
-def test_a_mixed_bucket_may_take_the_widest_decodes():
-    ladder = Ladder(32, 128, smallest_mixed=32, growth=4, widest_decode=False)
-    assert [b.num_rows for b in ladder.buckets if b.decode_only] == [2, 8]
-    decode = make_row([5], 1, 1, output=[6])
-    sizes = [ladder.choose(ScheduledBatch((decode,) * n)).num_tokens for n in (1, 8, 9, 32)]
-    assert sizes == [2, 8, 32, 32]
-
-
-def test_every_width_of_decodes_has_a_bucket_without_one_of_its_own():
-    ladder = Ladder(4, 32, smallest_mixed=4, widest_decode=False)
-    decode = make_row([5], 1, 1, output=[6])
-    assert ladder.choose(ScheduledBatch((decode,) * 4)) == Bucket(4, 4, decode_only=False)
-
-
 @pytest.mark.parametrize(("max_num_seqs", "budget"), [(64, 64), (64, 32), (33, 40)])
 def test_a_mixed_bucket_has_a_token_for_every_row(max_num_seqs, budget):
     buckets = Ladder(max_num_seqs, budget, smallest_mixed=8).buckets
