@@ -21,8 +21,8 @@ from models.headless import why_no_tokens
 from models.vision.image_format import ImageFormat
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
 from server.api.tokenizers.tokenizer import Tokenizer
+from server.child_processes import Command, Task, receive_task, watch_commands
 from server.config.server_config import ServerConfig
-from server.control import Command, Task, receive_task, watch_commands
 from server.logs import set_up_logging
 from server.processes.api.beats import beat
 from server.processes.api.images import image_format_of

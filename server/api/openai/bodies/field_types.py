@@ -20,7 +20,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from server.api.http.errors.plain_errors import said_plainly
+from server.api.http.errors.union_errors import said_plainly
 from server.api.http.json_bodies.json_decoding import Integers
 from server.api.openai.bodies.extra_fields import check_foreign
 from server.api.requests.validation import (
