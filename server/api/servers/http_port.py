@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from server.api.http.connections.connection import ConnectionLimits, HttpConnection
 from server.api.http.connections.open_connections import OpenConnections
 from server.api.http.connections.tls_front import TlsFront
-from server.config.origins import read_origins
+from server.config.cors_origins import read_origins
 from server.config.server_config import ServerConfig
 from server.files.tls_files import TlsMaterial
 from server.files.watched_files import WatchedFiles
