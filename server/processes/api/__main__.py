@@ -31,7 +31,6 @@ from server.versions.served_model import find_model
 
 _log = logging.getLogger(__name__)
 
-
 # Python lets a thread run for 5 ms before others get the interpreter. The event loop needs it back
 # several times for one probe, so with long texts in threads a probe would wait for each.
 _SWITCH_SECONDS = 0.0005
