@@ -13,7 +13,7 @@ from pathlib import Path
 from models.checkpoint.gcs import GcsFiles, is_gcs
 from models.checkpoint.location import files_of
 from models.lora.adapter_config import CONFIG_NAME
-from server.versions.model_file import is_version
+from server.versions.model_file.model_file import is_version
 from server.versions.served_model import ServedModel
 
 FOLDER = "adapters"

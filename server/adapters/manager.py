@@ -26,7 +26,7 @@ from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.link.frames import AdapterCommand
 from server.link.status import AdapterStatus, VersionState
 from server.threads import count_fault, guarded
-from server.versions.model_file import LATEST
+from server.versions.model_file.model_file import LATEST
 from server.versions.served_model import ServedModel
 from server.versions.version import VersionError
 

@@ -19,7 +19,7 @@ from server.files.admin_token_file import AdminTokenError, read_admin_token
 from server.link.client import EngineClient
 from server.link.frames import SwapPolicy, VersionAction
 from server.link.status import VersionStatus
-from server.versions.model_file import is_version
+from server.versions.model_file.model_file import is_version
 
 _SCHEME = "bearer "
 

@@ -23,7 +23,7 @@ from models.checkpoint.version_folder import VersionFolder, open_version
 from models.config import ModelConfigError
 from server.config.engine_config import EngineConfig
 from server.threads import end_process, guarded
-from server.versions.model_file import is_version
+from server.versions.model_file.model_file import is_version
 
 if TYPE_CHECKING:
     from server.engine.device.model_runner import ModelRunner

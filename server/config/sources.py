@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import yaml
 
 from server.config.config import Config, settings
+from server.config.cors_origins import read_origins
 from server.config.engine_config import EngineConfig
 from server.config.image_hosts import read_image_hosts
-from server.config.origins import read_origins
 from server.config.priorities import read_priorities
 from server.config.server_config import ServerConfig
 from server.config.setting import ENVIRONMENT_PREFIX, ConfigError

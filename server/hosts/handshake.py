@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from server.hosts.seals import NONCE_BYTES, Greeting, Seals, is_proof
+from server.hosts.authentication import NONCE_BYTES, Greeting, Seals, is_proof
 
 # Nobody is known before the last word, so a word is short and all of them come soon.
 MAX_WORD_BYTES = 4096

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from server.hosts.authentication import Seals
 from server.hosts.messages import Beat
-from server.hosts.seals import Seals
 from server.link.framing import Codec
 from server.threads import guarded
 

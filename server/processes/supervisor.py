@@ -22,10 +22,10 @@ from dataclasses import replace
 from importlib.metadata import version as release_of
 from pathlib import Path
 
+from server.child_processes import DRAIN_SIGNAL, Child, Command, Task
 from server.config.config import Config
 from server.config.server_config import ServerConfig
 from server.config.setting import ConfigError
-from server.control import DRAIN_SIGNAL, Child, Command, Task
 from server.files.temporary_folders import clear_abandoned, temporary_folder
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports

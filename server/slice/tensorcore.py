@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from server.control import die_with_parent
+from server.child_processes import die_with_parent
 
 METRIC = "tensorcore_util"
 COMMAND = (sys.executable, "-P", "-m", "server.slice.tensorcore")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from server.link.frames import SwapPolicy
-from server.versions.model_file import ModelFile
+from server.versions.model_file.model_file import ModelFile
 from server.versions.records import VersionRecords
 from server.versions.retry import Retry
 from server.versions.version import Version, VersionError

@@ -34,7 +34,7 @@ from server.link.status import VersionStatus
 from server.threads import count_fault, guarded
 from server.versions.file_follower import FileFollower
 from server.versions.golden import GoldenClient, GoldenError
-from server.versions.model_file import ModelFile
+from server.versions.model_file.model_file import ModelFile
 from server.versions.records import VersionRecords
 from server.versions.trial import Trial
 from server.versions.version import (

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.versions.model_file import ModelFile
+from server.versions.model_file.model_file import ModelFile
 from server.versions.version import may_pass
 
 _FIRST_WAIT_SECONDS = 1.0

@@ -15,7 +15,7 @@ from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.gcs import SCHEME, GcsError, GcsFiles, is_gcs
 from models.checkpoint.version_folder import open_version
 from server.config.engine_config import EngineConfig
-from server.versions.model_file import (
+from server.versions.model_file.model_file import (
     ModelFileError,
     is_version,
     parse_model_config,

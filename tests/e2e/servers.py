@@ -20,9 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 PROJECT = Path(__file__).parents[2]
 REAL = "server"
-FAKE = "tests.e2e.fake_server"
-PAUSED = "tests.e2e.paused_server"
-KEEPING = "tests.e2e.keeping_server"
+FAKE = "tests.e2e.programs.fake_server"
+PAUSED = "tests.e2e.programs.paused_server"
+KEEPING = "tests.e2e.programs.keeping_server"
 START_SECONDS = 200.0
 # What a machine may take whose cores others use too. A wait ends when its condition holds.
 WAIT_SECONDS = 60.0

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from server.control import DRAIN_SIGNAL
+from server.child_processes import DRAIN_SIGNAL
 from tests.e2e.clients import Stream, client, read_stream, start_streams
 from tests.e2e.servers import FAKE, WAIT_SECONDS, wait_for
 

@@ -20,7 +20,7 @@ from antipode import AntipodeError, AsyncClient, DeadlineExceededError
 from google.protobuf.message import Message
 
 from server.pb.antipode.v1 import generation_pb2 as pb
-from server.versions.model_file_watcher import ModelFileWatcher
+from server.versions.model_file.model_file_watcher import ModelFileWatcher
 from tests.fuzz.mutation import CHAT, COMPLETION, body, strange, torn
 
 TOKEN = "fuzz"

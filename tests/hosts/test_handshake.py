@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
+from server.hosts.authentication import Greeting
 from server.hosts.handshake import (
     MAX_WORD_BYTES,
     Answer,
@@ -18,7 +19,6 @@ from server.hosts.handshake import (
     admit,
     enter,
 )
-from server.hosts.seals import Greeting
 
 SECRET, ANOTHER = b"the secret of this group", b"the secret of another one"
 

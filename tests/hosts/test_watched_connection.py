@@ -7,8 +7,8 @@ from queue import Queue
 
 import pytest
 
+from server.hosts.authentication import Greeting
 from server.hosts.messages import Beat, Facts, Ready, follower_codec, leader_codec
-from server.hosts.seals import Greeting
 from server.hosts.watched_connection import Connection
 
 GREETING = Greeting(leader_nonce=b"l" * 32, follower_nonce=b"f" * 32, index=1, software="same")

@@ -24,7 +24,7 @@ from server.link.sampling import SamplingParams
 from server.threads import fault_counts
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
-from server.versions.model_file import ModelFile
+from server.versions.model_file.model_file import ModelFile
 from server.versions.version import (
     SwapSettings,
     UnpublishedError,

@@ -26,7 +26,7 @@ from server.api.anthropic.response_bodies import (
     ThinkingPiece,
     ToolUseBlock,
 )
-from server.api.calls.events import (
+from server.api.tool_calls.events import (
     AnswerEnded,
     ArgumentsDelta,
     CallEnded,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from starlette.types import ASGIApp, Scope
 
 from server.api.anthropic.response_bodies import ErrorType, Fault, MessageError
-from server.api.http.errors.rewording import RewordedErrors, is_below
+from server.api.http.errors.protocol_errors import RewordedErrors, is_below
 from server.errors import ApiError
 
 PATH = "/v1/messages"

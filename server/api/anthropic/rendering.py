@@ -23,11 +23,11 @@ from server.api.anthropic.response_bodies import (
     StopReason,
     ThinkingDetails,
 )
-from server.api.calls.events import AnswerEnded
 from server.api.chat.format import ChatPrompt
 from server.api.requests.generation import Delta
 from server.api.streams.generation_group import GenerationGroup
 from server.api.streams.reasoning_count import ReasoningCount
+from server.api.tool_calls.events import AnswerEnded
 from server.errors import ApiError
 
 

@@ -7,7 +7,11 @@ nor the service.
 from __future__ import annotations
 
 from server.api.antipode_v1 import translate
-from server.api.calls.events import (
+from server.api.chat.answer import AnswerReader
+from server.api.chat.format import ChatPrompt
+from server.api.requests.generation import Delta
+from server.api.streams.generation import Generation
+from server.api.tool_calls.events import (
     AnswerEnded,
     ArgumentsDelta,
     CallStarted,
@@ -15,10 +19,6 @@ from server.api.calls.events import (
     ReasoningDelta,
     TextDelta,
 )
-from server.api.chat.answer import AnswerReader
-from server.api.chat.format import ChatPrompt
-from server.api.requests.generation import Delta
-from server.api.streams.generation import Generation
 from server.pb.antipode.v1 import generation_pb2 as pb
 
 

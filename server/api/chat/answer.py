@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from server.api.calls.call_log import CallReader
-from server.api.calls.events import (
+from server.api.chat.reasoning import ReasoningSplitter
+from server.api.tool_calls.call_log import CallReader
+from server.api.tool_calls.events import (
     AnswerEnded,
     AnswerFinishReason,
     ArgumentsDelta,
@@ -19,8 +20,7 @@ from server.api.calls.events import (
     ReasoningDelta,
     TextDelta,
 )
-from server.api.calls.harmony import HarmonyAnswer
-from server.api.chat.reasoning import ReasoningSplitter
+from server.api.tool_calls.harmony import HarmonyAnswer
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
-from server.api.calls.families import MARKERS, Family, call_reader
-from server.api.calls.harmony import HarmonyAnswer, is_harmony
 from server.api.chat.answer import AnswerReader
 from server.api.chat.answer_grammar import after_reasoning, answer_body
 from server.api.chat.messages import Message
@@ -31,6 +29,8 @@ from server.api.chat.tools import Tool, ToolChoice, check_tools
 from server.api.images.decoding import ReadImage
 from server.api.images.image_format import ImageFormat
 from server.api.images.sent_image import SentImage
+from server.api.tool_calls.families import MARKERS, Family, call_reader
+from server.api.tool_calls.harmony import HarmonyAnswer, is_harmony
 from server.errors import ApiError, ErrorKind
 from server.link.sampling import Grammar
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from server.api.calls.marked_calls import overlap
+from server.api.tool_calls.marked_calls import overlap
 
 ReasoningFormat = Literal["qwen3", "deepseek_r1", "mistral"]
 

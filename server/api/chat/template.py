@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
-from server.api.calls.call_log import mistral_id_of
-from server.api.calls.families import Family, family_of
 from server.api.chat.control_tokens import ControlTokens, PiecedText, cut, unused_mark
 from server.api.chat.messages import Message, ToolCall
 from server.api.chat.plain_tools import fold_calls, with_tool_instructions
 from server.api.chat.tools import Tool
 from server.api.images.image_format import ImageFormat
 from server.api.images.sent_image import SentImage
+from server.api.tool_calls.call_log import mistral_id_of
+from server.api.tool_calls.families import Family, family_of
 
 _SENTINEL = "zq7sentinel"
 _CALL = ToolCall(id="abcdefghi", name=_SENTINEL, arguments={"a": 1})

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.api.calls.families import Family
 from server.api.chat.reasoning import ReasoningTags
 from server.api.chat.tools import Tool, ToolChoice
+from server.api.tool_calls.families import Family
 from server.errors import ApiError, ErrorKind
 from server.link.sampling import Grammar
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 from starlette.types import ASGIApp, Scope
 
-from server.api.http.errors.rewording import RewordedErrors, is_below
+from server.api.http.errors.protocol_errors import RewordedErrors, is_below
 
 PREFIX = "/v2"
 # Cohere's path of reranking, which keeps its own shape.

@@ -9,14 +9,6 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import UNSET, UnsetType
 
-from server.api.calls.events import (
-    AnswerEnded,
-    ArgumentsDelta,
-    CallStarted,
-    Event,
-    ReasoningDelta,
-    TextDelta,
-)
 from server.api.chat.answer import AnswerReader, WholeAnswer, read_whole
 from server.api.chat.format import ChatPrompt
 from server.api.http.json_bodies.json_response import finite
@@ -39,6 +31,14 @@ from server.api.openai.bodies.response_bodies import (
 )
 from server.api.requests.generation import Delta, TokenLogprob
 from server.api.streams.generation_group import GenerationGroup
+from server.api.tool_calls.events import (
+    AnswerEnded,
+    ArgumentsDelta,
+    CallStarted,
+    Event,
+    ReasoningDelta,
+    TextDelta,
+)
 
 
 class ChatRenderer:

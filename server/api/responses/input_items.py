@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from server.api.chat.call_arguments import arguments_of
 from server.api.chat.messages import Message, Part, ToolCall
-from server.api.http.errors.plain_errors import or_text
+from server.api.http.errors.union_errors import or_text
 from server.api.images.sent_image import SentImage, image_of_url
 from server.api.requests.validation import invalid
 

@@ -10,15 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypedDict
 
-from server.api.calls.events import (
-    AnswerEnded,
-    ArgumentsDelta,
-    CallEnded,
-    CallStarted,
-    Event,
-    ReasoningDelta,
-    TextDelta,
-)
 from server.api.responses import event_bodies as events
 from server.api.responses.event_bodies import ResponseEvent
 from server.api.responses.response_bodies import (
@@ -30,6 +21,15 @@ from server.api.responses.response_bodies import (
     OutputText,
     ReasoningItem,
     ReasoningText,
+)
+from server.api.tool_calls.events import (
+    AnswerEnded,
+    ArgumentsDelta,
+    CallEnded,
+    CallStarted,
+    Event,
+    ReasoningDelta,
+    TextDelta,
 )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
-from server.api.calls.events import AnswerEnded
 from server.api.chat.format import ChatPrompt
 from server.api.http.json_bodies.json_response import ErrorDetail, finite
 from server.api.requests.generation import Delta, TokenLogprob
@@ -31,6 +30,7 @@ from server.api.responses.response_bodies import (
 )
 from server.api.streams.generation_group import GenerationGroup
 from server.api.streams.reasoning_count import ReasoningCount
+from server.api.tool_calls.events import AnswerEnded
 from server.errors import ApiError, ErrorKind
 
 # OpenAI's codes of a response that fails after it began; all other failures are the server's.

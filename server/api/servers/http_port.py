@@ -15,9 +15,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.api.http.connections.connection import ConnectionLimits, HttpConnection
-from server.api.http.connections.crowd import Crowd
+from server.api.http.connections.open_connections import OpenConnections
 from server.api.http.connections.tls_front import TlsFront
-from server.config.origins import read_origins
+from server.config.cors_origins import read_origins
 from server.config.server_config import ServerConfig
 from server.files.tls_files import TlsMaterial
 from server.files.watched_files import WatchedFiles
@@ -47,7 +47,7 @@ class HttpPort(uvicorn.Server):
             max_header_bytes=config.max_header_bytes,
             cors_origins=tuple(read_origins(cors_origins)),
         )
-        protocol = _protocol(limits, Crowd(config.max_connections), tls)
+        protocol = _protocol(limits, OpenConnections(config.max_connections), tls)
         super().__init__(_uvicorn_config(app, protocol, flush_seconds))
 
     @contextlib.contextmanager
@@ -77,15 +77,17 @@ def _uvicorn_config(
 
 
 def _protocol(
-    limits: ConnectionLimits, crowd: Crowd, tls: WatchedFiles[TlsMaterial] | None
+    limits: ConnectionLimits,
+    connections: OpenConnections,
+    tls: WatchedFiles[TlsMaterial] | None,
 ) -> Callable[..., asyncio.Protocol]:
     """What uvicorn makes for each connection, with the arguments that it gives."""
-    connection = partial(HttpConnection, limits=limits, crowd=crowd)
+    connection = partial(HttpConnection, limits=limits, connections=connections)
     if tls is None:
         return connection
 
     def secured(**uvicorn: Any) -> TlsFront:
         inside = partial(connection, **uvicorn)
-        return TlsFront(lambda: tls.current().context, inside, crowd, limits.head_timeout)
+        return TlsFront(lambda: tls.current().context, inside, connections, limits.head_timeout)
 
     return secured

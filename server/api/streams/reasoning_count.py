@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
-from server.api.calls.events import AnswerEnded, Event, ReasoningDelta
+from server.api.tool_calls.events import AnswerEnded, Event, ReasoningDelta
 
 
 class ReasoningCount:

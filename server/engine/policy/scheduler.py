@@ -12,7 +12,6 @@ from server.engine.policy.admission import AdmissionError, check_admission
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.blocks.block_pool import IntegrityError
 from server.engine.policy.load import Load
-from server.engine.policy.promptness import check_promptness, outlook
 from server.engine.policy.queue.pace import Pace
 from server.engine.policy.queue.waiting_queue import WaitingQueue
 from server.engine.policy.results import Results, SequenceEvent
@@ -22,6 +21,7 @@ from server.engine.policy.sequences.step import ScheduledBatch
 from server.engine.policy.served_versions import ServedVersions
 from server.engine.policy.speculation import Speculation
 from server.engine.policy.step_choice import StepChoice
+from server.engine.policy.ttft_admission import check_ttft, outlook
 
 
 class Scheduler:
@@ -147,7 +147,7 @@ class Scheduler:
             self.adapters.begin(seq.adapter)
         if not first and (leader.deadline is not None or leader.priority < 0):
             waiting, running = self._waiting, self._running
-            check_promptness(leader, outlook(leader, waiting, running, self._pace, now), now)
+            check_ttft(leader, outlook(leader, waiting, running, self._pace, now), now)
         events = [
             (seq, self.results.fail(seq, "overloaded", "a request of a higher priority came"))
             for seq in shed

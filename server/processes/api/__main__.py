@@ -21,8 +21,8 @@ from models.headless import why_no_tokens
 from models.vision.image_format import ImageFormat
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
 from server.api.tokenizers.tokenizer import Tokenizer
+from server.child_processes import Command, Task, receive_task, watch_commands
 from server.config.server_config import ServerConfig
-from server.control import Command, Task, receive_task, watch_commands
 from server.logs import set_up_logging
 from server.processes.api.beats import beat
 from server.processes.api.images import image_format_of
@@ -30,7 +30,6 @@ from server.processes.api.process import FAILED, ApiProcess
 from server.versions.served_model import find_model
 
 _log = logging.getLogger(__name__)
-
 
 # Python lets a thread run for 5 ms before others get the interpreter. The event loop needs it back
 # several times for one probe, so with long texts in threads a probe would wait for each.

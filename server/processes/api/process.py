@@ -28,9 +28,9 @@ from server.api.servers.http_port import HttpPort
 from server.api.servers.http_server import create_http_app
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.api.version_admin import VersionAdmin
+from server.child_processes import Command
 from server.config.config import Config
 from server.config.server_config import ServerConfig
-from server.control import Command
 from server.files.tls_files import TlsMaterial, tls_files
 from server.files.watched_files import WatchedFiles
 from server.lifecycle import Lifecycle, drain

@@ -11,8 +11,8 @@ import logging
 import os
 import time
 
+from server.child_processes import Command
 from server.config.engine_config import EngineConfig
-from server.control import Command
 from server.hosts import messages
 from server.hosts.joining import Leader, join
 from server.processes.engine.build import build_following, checkpoint_loader, software, unexplained

@@ -16,9 +16,9 @@ from typing import Any
 
 from server.adapters.adapter_folder import WantedAdapter, parse_adapters
 from server.adapters.manager import AdapterManager, AdapterStore
+from server.child_processes import Command
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
-from server.control import Command
 from server.engine.engine import Engine
 from server.engine.grammar_inbox import GrammarInbox
 from server.engine.requests import OWN_CLIENT
@@ -27,16 +27,16 @@ from server.link.server import FLUSH_SECONDS, LinkServer
 from server.metrics.metrics import Metrics
 from server.processes.engine.assembly import build_engine, engine_info, log_ready
 from server.processes.engine.build import RunnerBuilder, unexplained
-from server.processes.engine.listener import ServingListener
 from server.processes.engine.pulse import PulseSender
+from server.processes.engine.start_events import ServingListener
 from server.processes.engine.status import Status
 from server.processes.engine.version_commands import VersionCommands, follow_model_file
 from server.slice.chips import ChipMonitor, monitor_of
 from server.slice.host_group import LOSS_SECONDS
 from server.versions.golden import GoldenClient
 from server.versions.manager import VersionManager
-from server.versions.model_file import parse_model_config
-from server.versions.model_file_watcher import Started
+from server.versions.model_file.model_file import parse_model_config
+from server.versions.model_file.model_file_watcher import Started
 from server.versions.served_model import ServedModel
 from server.versions.version import SwapSettings, Version, VersionLoader
 

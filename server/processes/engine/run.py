@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from server.control import receive_task, watch_commands
+from server.child_processes import receive_task, watch_commands
 from server.logs import set_up_logging
 from server.processes.engine.build import RunnerBuilder
 from server.processes.engine.follower import FollowerProcess

@@ -14,8 +14,8 @@ from server.link.frames import AdapterCommand, VersionCommand, VersionResult
 from server.link.server import LinkServer
 from server.processes.engine.pulse import PulseSender
 from server.versions.manager import VersionManager
-from server.versions.model_file import ModelFile
-from server.versions.model_file_watcher import ModelFileWatcher, Started
+from server.versions.model_file.model_file import ModelFile
+from server.versions.model_file.model_file_watcher import ModelFileWatcher, Started
 from server.versions.version import VersionError
 
 

@@ -10,12 +10,12 @@ from functools import cache
 import jsonschema
 import pytest
 
-from server.api.calls.events import ArgumentsDelta, CallStarted, TextDelta
-from server.api.calls.families import MARKERS, call_reader
 from server.api.chat.answer_grammar import after_reasoning, answer_body
 from server.api.chat.reasoning import FORMATS
 from server.api.chat.tool_grammar import AnswerForm, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice
+from server.api.tool_calls.events import ArgumentsDelta, CallStarted, TextDelta
+from server.api.tool_calls.families import MARKERS, call_reader
 from server.errors import ApiError
 from server.grammar.compiler import Compiler
 from server.grammar.translation import GrammarError

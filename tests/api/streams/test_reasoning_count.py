@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.api.calls.events import AnswerEnded, ReasoningDelta, TextDelta
 from server.api.streams.reasoning_count import ReasoningCount
+from server.api.tool_calls.events import AnswerEnded, ReasoningDelta, TextDelta
 
 PIECES = ["<think>", "\n", "Where", " is", " it", "\n", "</think>", "\n", "Here", ".", ""]
 THOUGHT = 5

@@ -16,7 +16,7 @@ from models.checkpoint.gcs import GcsError, GcsFiles  # noqa: E402
 from models.checkpoint.verified_reading import ReadLimits  # noqa: E402
 from models.checkpoint.version_folder import open_version  # noqa: E402
 from server.config.engine_config import EngineConfig  # noqa: E402
-from server.versions.model_file import ModelFile  # noqa: E402
+from server.versions.model_file.model_file import ModelFile  # noqa: E402
 from server.versions.served_model import ModelNotFoundError, find_model, prepare_model  # noqa: E402
 
 TINY = Path("models/tiny")

@@ -10,8 +10,8 @@ import pytest
 from server.link.frames import AdapterCommand, VersionCommand, VersionResult
 from server.processes.engine import version_commands
 from server.processes.engine.version_commands import VersionCommands, follow_model_file
-from server.versions.model_file import ModelFile
-from server.versions.model_file_watcher import Started
+from server.versions.model_file.model_file import ModelFile
+from server.versions.model_file.model_file_watcher import Started
 from server.versions.version import VersionError
 
 COMMAND = VersionCommand(command_id=3, action="rollback")

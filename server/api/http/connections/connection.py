@@ -24,7 +24,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.api.http.connections.certificates import certificate_name
-from server.api.http.connections.crowd import Crowd
+from server.api.http.connections.open_connections import OpenConnections
 from server.api.http.connections.request_reader import (
     Event,
     RefusedRequestError,
@@ -62,10 +62,12 @@ class ConnectionLimits:
 class HttpConnection(HttpToolsProtocol):
     """uvicorn's connection with strict reading, deadlines, and responses that leave whole."""
 
-    def __init__(self, *, limits: ConnectionLimits, crowd: Crowd, **uvicorn: Any) -> None:
+    def __init__(
+        self, *, limits: ConnectionLimits, connections: OpenConnections, **uvicorn: Any
+    ) -> None:
         super().__init__(**uvicorn)
         self._limits = limits
-        self._crowd = crowd
+        self._connections = connections
         self._reader = RequestReader(max_header_bytes=limits.max_header_bytes)
         self._deadline: asyncio.TimerHandle | None = None
         self._body_began_at = 0.0
@@ -79,10 +81,10 @@ class HttpConnection(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, joined))
         self._certificate = certificate_name(transport)
         self._await_head()
-        self._crowd.enter(self)
+        self._connections.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._crowd.leave(self)
+        self._connections.leave(self)
         self._has_ended = True
         self._set_deadline(None)
         super().connection_lost(exc)
@@ -120,7 +122,7 @@ class HttpConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self._has_ended or self.transport.is_closing():
             return
-        self._crowd.wait(self)
+        self._connections.wait(self)
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -185,10 +187,12 @@ class HttpConnection(HttpToolsProtocol):
 
     def _begin(self, request: h11.Request) -> None:
         scope = self._scope(request)
-        if self._crowd.is_full and scope["path"] not in PROBES:
-            sentence = f"all {self._crowd.max_connections} connections of this server are in use"
+        if self._connections.is_full and scope["path"] not in PROBES:
+            sentence = (
+                f"all {self._connections.max_connections} connections of this server are in use"
+            )
             raise RefusedRequestError(sentence, 503, ErrorKind.UNAVAILABLE)
-        self._crowd.begin(self)
+        self._connections.begin(self)
         self._has_had_request = True
         self._await_body()
         is_current = request.http_version == b"1.1"

@@ -2,7 +2,7 @@
 
 The event loop could do it by itself, but would then show a connection to nobody until its handshake
 is over: clients that begin handshakes and stop would hold sockets that no limit counts. Here a
-connection is one of the crowd from its first moment, and has as long as for a request's head.
+connection counts from its first moment, and has as long as for a request's head.
 Knows TLS and sockets, and nothing of HTTP.
 """
 
@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
-from server.api.http.connections.crowd import Crowd
+from server.api.http.connections.open_connections import OpenConnections
 
 _log = logging.getLogger(__name__)
 
@@ -26,10 +26,10 @@ class TlsFront(asyncio.Protocol):
         self,
         context: Callable[[], ssl.SSLContext],
         inside: Callable[[], asyncio.Protocol],
-        crowd: Crowd,
+        connections: OpenConnections,
         handshake_seconds: float,
     ) -> None:
-        self._context, self._inside, self._crowd = context, inside, crowd
+        self._context, self._inside, self._connections = context, inside, connections
         self._handshake_seconds = handshake_seconds
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.Task[None] | None = None
@@ -40,7 +40,7 @@ class TlsFront(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast, not a check: uvloop's transports are none of asyncio's by inheritance.
         self._transport = cast(asyncio.Transport, transport)
-        self._crowd.enter(self)
+        self._connections.enter(self)
         # An eager task hands the transport to TLS before this call returns. A plain task would do
         # so in the loop's next turn; uvloop ignores a pause here, and could read in between.
         loop = asyncio.get_running_loop()
@@ -52,7 +52,7 @@ class TlsFront(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
-        self._crowd.leave(self)
+        self._connections.leave(self)
 
     def close_at_once(self) -> None:
         if self._transport is not None:
@@ -71,11 +71,11 @@ class TlsFront(asyncio.Protocol):
             _log.debug("a TLS handshake failed: %s", error)
             secured = None
         finally:
-            self._crowd.leave(self)
+            self._connections.leave(self)
         if secured is None:
             transport.abort()
         # A transport that ended during the handshake ends the wait for it too, without an error:
-        # a connection made of it would be one of the crowd for ever.
+        # a connection made of it would be one of the open connections for ever.
         elif not (self._is_lost or transport.is_closing()):
             self._hand_over(secured)
 

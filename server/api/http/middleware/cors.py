@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from server.api.http.errors.error_responses import error_response
-from server.config.origins import read_origins
+from server.config.cors_origins import read_origins
 from server.errors import ApiError, ErrorKind
 
 _METHODS = ("GET", "HEAD", "OPTIONS", "POST")

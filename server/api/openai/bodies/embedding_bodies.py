@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import AliasChoices, BaseModel, ConfigDict, FailFast, Field
 
-from server.api.http.errors.plain_errors import said_plainly
+from server.api.http.errors.union_errors import said_plainly
 from server.api.openai.bodies.field_types import Prompt
 from server.api.requests.validation import invalid
 

@@ -20,7 +20,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from server.api.http.errors.plain_errors import said_plainly
+from server.api.http.errors.union_errors import said_plainly
 from server.api.http.json_bodies.json_decoding import Integers
 from server.api.openai.bodies.extra_fields import check_foreign
 from server.api.requests.validation import (
@@ -46,52 +46,31 @@ def _no_null(value: Any) -> Any:
 
 
 type Int = Annotated[int, BeforeValidator(_whole)]
-
-
 type Name = Annotated[
     str,
     BeforeValidator(_no_null),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),
 ]
 
-
 # Bounds in `json_schema_extra` are shown, not checked: the service says them in better words.
 type Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
-
-
 type TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
-
-
 type Texts = Annotated[list[Text], FailFast(), Field(json_schema_extra={"minItems": 1})]
-
-
 type TokenIds = Annotated[list[TokenId], FailFast(), WrapValidator(_checked_once)]
-
-
 type Tokens = Annotated[TokenIds, Field(json_schema_extra={"minItems": 1})]
-
-
 type TokenLists = Annotated[list[Tokens], FailFast(), Field(json_schema_extra={"minItems": 1})]
-
-
 type StopString = Annotated[str, Field(json_schema_extra={"maxLength": MAX_STOP_CHARS})]
-
-
 type StopStrings = Annotated[
     list[StopString], FailFast(), Field(json_schema_extra={"maxItems": MAX_STOP_STRINGS})
 ]
-
-
 type BadWord = Annotated[
     str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_BAD_WORD_CHARS})
 ]
-
 
 Prompt = Annotated[
     Text | Texts | Tokens | TokenLists,
     said_plainly("must be a string, a list of strings, of token ids, or of lists of token ids"),
 ]
-
 
 Stop = Annotated[
     StopString | StopStrings | None, said_plainly("must be a string or a list of strings")
@@ -105,7 +84,6 @@ def bounds(name: str) -> dict[str, Any]:
 
 # The max_tokens of llama.cpp, Ollama and LM Studio for as many as the context still holds.
 REST_OF_CONTEXT = -1
-
 
 MAX_TOKENS_BOUNDS = bounds("max_tokens") | {"minimum": REST_OF_CONTEXT}
 

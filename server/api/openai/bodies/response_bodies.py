@@ -10,8 +10,8 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from server.api.calls.events import AnswerFinishReason
 from server.api.requests.generation import ResumeExactness
+from server.api.tool_calls.events import AnswerFinishReason
 from server.link.frames import FinishReason
 from server.link.status import VersionState
 

@@ -33,7 +33,6 @@ from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, OPTIONS, 
 # The service's options that a body spells another way; all others have the same name in both.
 _SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop", "grammar"}
 
-
 _SAME_NAME = {field.name for field in fields(Sampling)} - _SPELLED_OTHERWISE
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.chat.tools import Tool, ToolChoice
-from server.api.http.errors.plain_errors import said_plainly
+from server.api.http.errors.union_errors import said_plainly
 from server.api.requests.validation import invalid
 
 

@@ -7,7 +7,6 @@ weights and allocates nothing.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -21,7 +20,6 @@ from models.sharding import DATA, TENSOR, data_size, tensor_size
 from models.weights.loading import abstract_decoder
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
-from server.engine.policy.blocks.layer_kinds import KVKind, split_blocks
 from server.engine.programs.blueprint.image_sizes import (
     check_images,
     explained,
@@ -29,6 +27,7 @@ from server.engine.programs.blueprint.image_sizes import (
     step_of_image,
 )
 from server.engine.programs.blueprint.incompatible_settings import check_compatible
+from server.engine.programs.blueprint.kv_blocks import bytes_for_kv, host_blocks, kinds_of_layers
 from server.engine.programs.blueprint.platform_defaults import (
     ACCELERATOR,
     PlatformDefaults,
@@ -38,10 +37,7 @@ from server.engine.programs.blueprint.sizing import (
     ChipMemory,
     SizeError,
     adapter_bytes,
-    block_bytes,
     check_table,
-    count_blocks,
-    kind_bytes,
     tree_bytes,
     weight_bytes,
 )
@@ -54,10 +50,6 @@ from server.engine.programs.programs import Programs
 from server.engine.programs.sampling.sampler import abstract_state, state_specs
 from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
 
-# The KV pool's size on CPU. The device leaves no fixed rest there: host memory is shared.
-_CPU_KV_BYTES = 1 << 30
-# The context that memory is divided for where layers keep different windows.
-_TYPICAL_CONTEXT = 8192
 # The block sizes that the TPU's attention kernels were compiled with.
 _TPU_BLOCK_SIZES = (16, 32, 64, 128, 256)
 
@@ -133,10 +125,10 @@ def choose_sizes(
     block_size = engine.block_size or defaults.block_size
     if platform == "tpu":
         _check_tpu(engine, slot, block_size)
-    kv_bytes = _kv_bytes(engine, layout, memory, num_ranks)
+    kv_bytes = bytes_for_kv(engine, layout, memory, num_ranks)
     ladder = _ladder(config, engine, defaults)
     budget = ladder.max_num_batched_tokens
-    kinds = _kinds(config, engine, layout, kv_bytes, slot, block_size, budget)
+    kinds = kinds_of_layers(config, engine, layout, kv_bytes, slot, block_size, budget)
     return StateSizes(
         num_ranks=num_ranks,
         kinds=kinds,
@@ -200,36 +192,6 @@ def _image_bytes(config: ModelConfig, engine: EngineConfig, layout: DecoderLayou
     return 0 if images is None else row_bytes(config.hidden_size, layout, images)
 
 
-def host_blocks(
-    config: ModelConfig,
-    engine: EngineConfig,
-    layout: DecoderLayout,
-    kinds: tuple[KVKind, ...],
-    block_size: int,
-) -> tuple[int, ...]:
-    """The blocks of each kind that are kept in host memory, in proportion to the device's.
-
-    () is none. Raises ConfigError where the bytes hold no block of a kind.
-    """
-    if not engine.prefix_host_bytes:
-        return ()
-    of_kind = kind_bytes(config, layout, block_size)
-    on_chip = sum(kind.num_blocks * of_kind[kind.window] for kind in kinds)
-    on_device = on_chip * layout.tensor_size
-    found = tuple(kind.num_blocks * engine.prefix_host_bytes // on_device for kind in kinds)
-    if not min(found):
-        raise ConfigError(
-            f"prefix_host_bytes is {engine.prefix_host_bytes}, too little for a block of each kind"
-            f" of layers next to {on_device} bytes of KV on the device: raise it, or set it to 0"
-        )
-    return found
-
-
-def typical_context(engine: EngineConfig, max_model_len: int) -> int:
-    """The tokens of the sequence that memory is divided for."""
-    return min(engine.kv_context or _TYPICAL_CONTEXT, max_model_len)
-
-
 def _slot_sizes(config: ModelConfig, engine: EngineConfig) -> SlotSizes:
     return SlotSizes(
         _longest(config, engine), MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS + len(config.eos_token_ids)
@@ -262,42 +224,6 @@ def _ladder(config: ModelConfig, engine: EngineConfig, defaults: PlatformDefault
         num_drafts=engine.most_drafts,
         most_verified=defaults.most_verified,
     )
-
-
-def _kinds(
-    config: ModelConfig,
-    engine: EngineConfig,
-    layout: DecoderLayout,
-    kv_bytes: int,
-    slot: SlotSizes,
-    block_size: int,
-    max_num_batched_tokens: int,
-) -> tuple[KVKind, ...]:
-    """The blocks of each kind of layers: the number in the settings, or what the bytes hold."""
-    if engine.num_blocks:
-        return tuple(KVKind(window, engine.num_blocks) for window in config.windows)
-    of_kind = kind_bytes(config, layout, block_size)
-    part = math.gcd(*block_bytes(config, layout, block_size).values())
-    parts = [(window, of_kind[window] // part) for window in config.windows]
-    longest = slot.max_model_len
-    return split_blocks(
-        count_blocks(kv_bytes, part, sum(count for _, count in parts)),
-        parts,
-        block_size=block_size,
-        context=typical_context(engine, longest),
-        max_model_len=longest,
-        max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-    )
-
-
-def _kv_bytes(
-    engine: EngineConfig, layout: DecoderLayout, memory: ChipMemory | None, num_ranks: int
-) -> int:
-    """One chip's bytes for KV."""
-    if engine.kv_cache_bytes:
-        return engine.kv_cache_bytes // layout.tensor_size
-    return _CPU_KV_BYTES // (num_ranks * layout.tensor_size) if memory is None else memory.for_kv
 
 
 def _check_tpu(engine: EngineConfig, slot: SlotSizes, block_size: int) -> None:

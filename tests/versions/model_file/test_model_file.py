@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from server.config.engine_config import EngineConfig
-from server.versions.model_file import (
+from server.versions.model_file.model_file import (
     MAX_BYTES,
     ModelFile,
     ModelFileError,

@@ -1,4 +1,4 @@
-"""`antipode serve` with an engine process that stops in one phase of a change of versions."""
+"""`antipode serve` with an engine process that keeps what it compiles, on followers too."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from server.processes.supervisor import run_supervisor
 if __name__ == "__main__":
     flags = vars(build_parser().parse_args())
     del flags["command"]
-    engine_command = [sys.executable, "-m", "tests.e2e.paused_engine"]
+    engine_command = [sys.executable, "-m", "tests.e2e.programs.keeping_engine"]
     sys.exit(run_supervisor(load_config(flags, os.environ), engine_command=engine_command))

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from server.threads import fault_counts
-from server.versions import model_file_watcher
-from server.versions.model_file import ModelFile, parse_model_config, read_model_file
-from server.versions.model_file_watcher import ModelFileWatcher, Started
+from server.versions.model_file import model_file_watcher
+from server.versions.model_file.model_file import ModelFile, parse_model_config, read_model_file
+from server.versions.model_file.model_file_watcher import ModelFileWatcher, Started
 
 TEXT = 'name: tiny\npath: models/tiny\nversion: "1"\n'
 

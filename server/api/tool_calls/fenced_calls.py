@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 
-from server.api.calls.call_log import CallLog, call_id
-from server.api.calls.events import ContentEvent
-from server.api.calls.marked_calls import overlap
-from server.api.calls.python_calls import (
+from server.api.tool_calls.call_log import CallLog, call_id
+from server.api.tool_calls.events import ContentEvent
+from server.api.tool_calls.marked_calls import overlap
+from server.api.tool_calls.python_calls import (
     BracketCounter,
     Call,
     NotACallError,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.threads import guarded
-from server.versions.model_file import (
+from server.versions.model_file.model_file import (
     ModelFile,
     ModelFileError,
     parse_model_config,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from server.api.calls.call_log import call_id
-from server.api.calls.events import (
+from server.api.tool_calls.call_log import call_id
+from server.api.tool_calls.events import (
     ArgumentsDelta,
     CallEnded,
     CallStarted,
@@ -19,7 +19,7 @@ from server.api.calls.events import (
     ReasoningDelta,
     TextDelta,
 )
-from server.api.calls.marked_calls import overlap
+from server.api.tool_calls.marked_calls import overlap
 
 _BODY = "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>")

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from server.api.calls.call_log import CallLog, call_id
-from server.api.calls.events import ContentEvent
-from server.api.calls.marked_calls import overlap
+from server.api.tool_calls.call_log import CallLog, call_id
+from server.api.tool_calls.events import ContentEvent
+from server.api.tool_calls.marked_calls import overlap
 
 _SPACE = " \t\n\r"
 _OUTER, _FUNCTION = "<tool_call>", "<function="

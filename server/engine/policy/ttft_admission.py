@@ -60,7 +60,7 @@ def outlook(
     )
 
 
-def check_promptness(seq: Sequence, outlook: Outlook, now: float) -> None:
+def check_ttft(seq: Sequence, outlook: Outlook, now: float) -> None:
     """AdmissionError (overloaded) if the first token would come too late, with when to try again.
 
     Too late is after the deadline; for a request that may be shed, also after the time to the first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.config.origins import read_origins
+from server.config.cors_origins import read_origins
 from server.config.setting import ConfigError
 
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from server.api.calls.call_log import CallLog
-from server.api.calls.json_text import JsonText
+from server.api.tool_calls.call_log import CallLog
+from server.api.tool_calls.json_text import JsonText
 
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _KEYS = (*_ARGUMENT_KEYS, "name", "type", "id", "function")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from server.api.calls.call_log import CallReader
-from server.api.calls.fenced_calls import FencedCalls
-from server.api.calls.marked_calls import HERMES, LLAMA3_JSON, MISTRAL, MarkedCalls
-from server.api.calls.tagged_calls import Schemas, TaggedCalls
+from server.api.tool_calls.call_log import CallReader
+from server.api.tool_calls.fenced_calls import FencedCalls
+from server.api.tool_calls.marked_calls import HERMES, LLAMA3_JSON, MISTRAL, MarkedCalls
+from server.api.tool_calls.tagged_calls import Schemas, TaggedCalls
 
 Family = Literal["hermes", "llama3_json", "mistral", "gemma3", "pythonic", "qwen3_coder"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 
-from server.control import ask_for_drain
+from server.child_processes import ask_for_drain
 from server.link.frames import Fatal
 from server.link.server import FLUSH_SECONDS, LinkServer
 from server.metrics.metrics import Metrics

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from server.api.calls.call_bodies import CallBody, NamedBody, ObjectBody
-from server.api.calls.call_log import CallLog, call_id, mistral_call_id
-from server.api.calls.events import ContentEvent
+from server.api.tool_calls.call_bodies import CallBody, NamedBody, ObjectBody
+from server.api.tool_calls.call_log import CallLog, call_id, mistral_call_id
+from server.api.tool_calls.events import ContentEvent
 
 _SPACE = " \t\n\r"
 

@@ -21,13 +21,13 @@ _log = logging.getLogger(__name__)
 
 
 class Member(Protocol):
-    """One connection, as far as the crowd needs it."""
+    """One connection, as far as counting it needs."""
 
     def close_at_once(self) -> None:
         """Close the connection without an answer."""
 
 
-class Crowd:
+class OpenConnections:
     """The connections of one port in one process. A member enters once and leaves once."""
 
     def __init__(self, max_connections: int) -> None:

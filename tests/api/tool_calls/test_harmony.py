@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.api.calls.harmony import HarmonyAnswer, is_harmony
 from server.api.chat.answer import AnswerReader, read_whole
+from server.api.tool_calls.harmony import HarmonyAnswer, is_harmony
 
 THOUGHT = "<|channel|>analysis<|message|>Add them.<|end|>"
 CALL = (

@@ -14,7 +14,7 @@ import string
 from collections.abc import Callable
 from typing import Protocol
 
-from server.api.calls.events import (
+from server.api.tool_calls.events import (
     ArgumentsDelta,
     CallEnded,
     CallStarted,

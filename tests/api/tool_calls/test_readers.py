@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.calls.events import ArgumentsDelta, CallEnded, CallStarted, TextDelta
-from server.api.calls.families import call_reader, family_of
+from server.api.tool_calls.events import ArgumentsDelta, CallEnded, CallStarted, TextDelta
+from server.api.tool_calls.families import call_reader, family_of
 from tests.api.templates import TEMPLATES
 
 NUMBER = {"type": "integer"}

@@ -10,8 +10,8 @@ import pytest
 from server.config.engine_config import EngineConfig
 from server.link.frames import Fatal
 from server.metrics.metrics import Metrics
-from server.processes.engine import listener as listener_module
-from server.processes.engine.listener import ServingListener
+from server.processes.engine import start_events
+from server.processes.engine.start_events import ServingListener
 from server.processes.engine.status import Status
 from server.slice.chips import ChipUse
 from server.slice.host_group import HostLink
@@ -77,8 +77,8 @@ def test_a_compilation_counts_as_late_once_the_process_serves(status, link):
 
 
 def test_a_lost_group_ends_the_process_after_its_last_frame(listener, link, monkeypatch, caplog):
-    monkeypatch.setattr(listener_module.os, "_exit", link.sent.append)
-    monkeypatch.setattr(listener_module.logging, "shutdown", lambda: None)
+    monkeypatch.setattr(start_events.os, "_exit", link.sent.append)
+    monkeypatch.setattr(start_events.logging, "shutdown", lambda: None)
     listener.on_lost("host 1 is gone")
     fatal = Fatal(message="its slice is not whole any more: host 1 is gone")
     assert link.sent == [fatal, "closed", 1]
@@ -87,6 +87,6 @@ def test_a_lost_group_ends_the_process_after_its_last_frame(listener, link, monk
 
 def test_one_host_that_leaves_has_all_drain(listener, monkeypatch):
     asked = []
-    monkeypatch.setattr(listener_module, "ask_for_drain", lambda: asked.append(True))
+    monkeypatch.setattr(start_events, "ask_for_drain", lambda: asked.append(True))
     listener.on_leaving(1)
     assert asked

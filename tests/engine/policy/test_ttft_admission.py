@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from server.engine.policy.admission import AdmissionError
-from server.engine.policy.promptness import Outlook, check_promptness
+from server.engine.policy.ttft_admission import Outlook, check_ttft
 from tests.engine.builders import make_sequence
 
 
@@ -41,13 +41,13 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_when_to_return():
     with pytest.raises(
         AdmissionError, match=r"in about 6.0 s, and must come within 3.5 s"
     ) as caught:
-        check_promptness(seq, outlook(), 100.0)
+        check_ttft(seq, outlook(), 100.0)
     assert (caught.value.kind, caught.value.retry_after) == ("overloaded", 3)
-    check_promptness(make_sequence([1], deadline=107.0), outlook(), 100.0)
-    check_promptness(make_sequence([1]), outlook(), 100.0)
+    check_ttft(make_sequence([1], deadline=107.0), outlook(), 100.0)
+    check_ttft(make_sequence([1]), outlook(), 100.0)
 
 
 def test_a_hoped_for_time_sheds_only_what_may_be_shed():
-    check_promptness(make_sequence([1], ttft_seconds=1.0), outlook(), 0.0)
+    check_ttft(make_sequence([1], ttft_seconds=1.0), outlook(), 0.0)
     with pytest.raises(AdmissionError, match="in about"):
-        check_promptness(make_sequence([1], ttft_seconds=1.0, priority=-1), outlook(), 0.0)
+        check_ttft(make_sequence([1], ttft_seconds=1.0, priority=-1), outlook(), 0.0)

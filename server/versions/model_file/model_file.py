@@ -16,7 +16,7 @@ import msgspec
 
 from models.checkpoint.gcs import GcsFiles, is_gcs
 from models.checkpoint.manifest import NAME as MANIFEST
-from server.versions.plain_yaml import PlainYamlError, read_plain_yaml
+from server.versions.model_file.plain_yaml import PlainYamlError, read_plain_yaml
 
 MAX_BYTES = 64 << 10
 # The newest version of an adapter.
