@@ -28,7 +28,12 @@ def starter(folder, checkpoint, compile_cache):
     def start_one(module=FAKE, *flags, model=checkpoint, namespace="", **environment):
         sizes = {
             FAKE: ("--max-num-seqs=64", "--max-num-batched-tokens=256", "--num-blocks=4096"),
-            REAL: ("--max-num-seqs=8", "--max-num-batched-tokens=32", "--num-blocks=1024"),
+            REAL: (
+                "--max-num-seqs=8",
+                "--max-num-batched-tokens=32",
+                "--num-blocks=1024",
+                "--block-size=16",
+            ),
             PAUSED: (),
             KEEPING: (),
         }

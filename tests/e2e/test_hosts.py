@@ -90,7 +90,7 @@ def devices(count):
 
 LOOPBACK = networks.Loopback()
 # The fewest programs: one of decodes, and one that prefills too.
-SMALL = ("--max-num-seqs=2", "--max-num-batched-tokens=8", "--num-blocks=1024")
+SMALL = ("--max-num-seqs=2", "--max-num-batched-tokens=8", "--num-blocks=1024", "--block-size=16")
 
 
 def is_serving(server, version):

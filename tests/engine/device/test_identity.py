@@ -86,6 +86,7 @@ def build(checkpoint=CHECKPOINT, **settings):
         "tensor_parallel_size": 1,
         "data_parallel_size": 1,
         "num_blocks": 200,
+        "block_size": 16,  # So that a short prompt fills some.
     }
     config = EngineConfig(model=str(checkpoint), **(defaults | LIMITS | settings))
     return ModelRunner.build(checkpoint, config), config

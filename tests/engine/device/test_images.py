@@ -80,7 +80,8 @@ def greedy(prompt, images, **options):
 
 
 def build(folder, **settings):
-    defaults = {"dtype": "float32", "tensor_parallel_size": 1, "data_parallel_size": 1}
+    devices = {"tensor_parallel_size": 1, "data_parallel_size": 1}
+    defaults = {"dtype": "float32", "block_size": 16, **devices}
     config = EngineConfig(model=str(folder), **(defaults | LIMITS | settings))
     return ModelRunner.build(folder, config), config
 

@@ -27,16 +27,16 @@ def draw(num_devices=1, **settings):
     return make_blueprint(CONFIG, EngineConfig(**settings), mesh, None)
 
 
-def test_a_cpu_takes_one_gibibyte_of_kv_in_blocks_of_16():
+def test_a_cpu_takes_one_gibibyte_of_kv_in_blocks_of_64():
     blueprint = draw()
     assert blueprint.memory is None
-    assert blueprint.sizes.block_size == 16
-    assert blueprint.sizes.num_blocks == ((1 << 30) // (2 * 2 * 4 * 8 * 4 * 16),)
+    assert blueprint.sizes.block_size == 64
+    assert blueprint.sizes.num_blocks == ((1 << 30) // (2 * 2 * 4 * 8 * 4 * 64),)
 
 
 def test_kv_bytes_are_of_all_devices_together():
     one, four = draw(1, kv_cache_bytes=1 << 20), draw(4, kv_cache_bytes=1 << 20)
-    assert one.sizes.num_blocks == four.sizes.num_blocks == (128,)
+    assert one.sizes.num_blocks == four.sizes.num_blocks == (32,)
 
 
 def test_blocks_that_are_asked_for_are_taken_at_their_word():
@@ -89,7 +89,7 @@ def test_a_tpu_takes_no_block_that_its_kernels_were_not_compiled_with(tpu_mesh, 
 
 
 def test_host_memory_keeps_blocks_of_each_kind_in_proportion_to_the_device():
-    blueprint = draw(num_blocks=10, prefix_host_bytes=20 * (2 * 2 * 4 * 8 * 4 * 16))
+    blueprint = draw(num_blocks=10, prefix_host_bytes=20 * (2 * 2 * 4 * 8 * 4 * 64))
     assert blueprint.sizes.num_host_blocks == (20,)
     assert draw(num_blocks=10).sizes.num_host_blocks == ()
 
