@@ -34,7 +34,7 @@ MARKS = {
         "engine/programs/sampling/test_pooling.py",
         "engine/programs/sampling/test_sampler.py",
         "engine/programs/sampling/test_sharded_vocab.py",
-        "engine/programs/blueprint/test_sizing.py",
+        "engine/programs/blueprint/test_chip_memory.py",
         "engine/programs/test_programs.py",
         "models/attention/test_later_tokens.py",
         "models/attention/test_xla.py",
@@ -66,7 +66,7 @@ MARKS = {
         "k8s/test_fleet.py",
         "models/checkpoint/test_files.py",
         "models/checkpoint/test_mount.py",
-        "models/gguf/test_conversion.py",
+        "models/gguf/test_checkpoint_folder.py",
     ),
     "demo": ("models/test_demo.py",),
     "charts": (

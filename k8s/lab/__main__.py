@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from k8s.lab.chart_numbers import Numbers
+from k8s.lab.highest_rate import RateStep, find_rate
 from k8s.lab.load import LoadShape
 from k8s.lab.page import write_page, write_picture
-from k8s.lab.rates import RateStep, find_rate
 from k8s.lab.report import Result
 from k8s.lab.run import Lab
 from k8s.lab.scenarios import SCENARIOS, SHORT

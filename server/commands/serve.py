@@ -21,7 +21,7 @@ def run(flags: dict[str, str]) -> int:
     from server.files.watched_files import WatchedFileError
     from server.ports import PortError
     from server.processes.supervisor import run_supervisor
-    from server.slice.sources import SliceMismatchError
+    from server.slice.reported_slice import SliceMismatchError
     from server.versions.served_model import ModelNotFoundError
 
     try:

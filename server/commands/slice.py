@@ -17,8 +17,8 @@ from server.config.engine_config import EngineConfig
 from server.slice.discovery import ask_jax, find_slice
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import find_group
+from server.slice.reported_slice import Devices, SliceMismatchError
 from server.slice.resolve import Slice
-from server.slice.sources import Devices, SliceMismatchError
 
 DESCRIPTION = """\
 Report which chips, hosts and network interfaces the server would run on, and how it would split the

@@ -16,7 +16,12 @@ import jax
 from models.sharding import data_size, tensor_size
 from server.config.engine_config import EngineConfig
 from server.engine.programs.blueprint.blueprint import Blueprint, keeps_int8
-from server.engine.programs.blueprint.sizing import SizeError, tower_bytes, tree_bytes, weight_bytes
+from server.engine.programs.blueprint.chip_memory import (
+    SizeError,
+    tower_bytes,
+    tree_bytes,
+    weight_bytes,
+)
 from server.engine.programs.programs import ProgramName
 from server.plan.compilation import (
     Keep,

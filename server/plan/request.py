@@ -21,9 +21,9 @@ from server.engine.programs.blueprint.blueprint import (
     make_blueprint,
     measure,
 )
+from server.engine.programs.blueprint.chip_memory import ChipMemory, SizeError, kind_bytes
 from server.engine.programs.blueprint.mesh_choice import choose_mesh, choose_split
 from server.engine.programs.blueprint.platform_defaults import ACCELERATOR_BLOCK_SIZE
-from server.engine.programs.blueprint.sizing import ChipMemory, SizeError, kind_bytes
 from server.engine.programs.device_state import StateSizes
 from server.plan.slice_types import SliceType
 

@@ -17,7 +17,7 @@ from flax import nnx
 from models.config import ModelConfig
 from models.weights.loading import leaf_shardings
 from server.engine.programs.blueprint.blueprint import Blueprint
-from server.engine.programs.blueprint.sizing import block_bytes
+from server.engine.programs.blueprint.chip_memory import block_bytes
 from server.plan.slice_types import Chip
 
 

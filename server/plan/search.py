@@ -16,7 +16,7 @@ import msgspec
 from models.attention.choice import BackendError
 from models.sharding import MeshError, allowed_tensor_sizes
 from server.engine.programs.blueprint.blueprint import Blueprint
-from server.engine.programs.blueprint.sizing import SizeError
+from server.engine.programs.blueprint.chip_memory import SizeError
 from server.engine.programs.inputs.buckets import Bucket
 from server.plan.compilation import OutOfMemoryError, compile_programs
 from server.plan.report import table

@@ -12,13 +12,13 @@ from server.config.engine_config import EngineConfig
 from server.slice.host_group import find_group
 from server.slice.interfaces import read_interfaces
 from server.slice.jax_platform import choose_platform
-from server.slice.resolve import Slice, Sources, resolve
-from server.slice.sources import (
+from server.slice.reported_slice import (
     Devices,
     describe_devices,
     read_claim,
     read_environment,
 )
+from server.slice.resolve import Slice, Sources, resolve
 
 
 def ask_jax() -> Devices:

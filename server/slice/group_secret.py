@@ -10,7 +10,7 @@ from pathlib import Path
 
 from server.config.engine_config import EngineConfig
 from server.slice.host_group import Group
-from server.slice.sources import SliceMismatchError
+from server.slice.reported_slice import SliceMismatchError
 
 # The least length of a secret: 16 random bytes give 22 characters in base64.
 _MIN_BYTES = 16

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.config.engine_config import EngineConfig
-from server.slice.sources import SliceMismatchError
+from server.slice.reported_slice import SliceMismatchError
 
 # Seconds until a lost host is noticed where its processes died but its machine still runs.
 LOSS_SECONDS = 1.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from server.slice.host_group import Group
 from server.slice.interfaces import Interface, claimed
-from server.slice.sources import (
+from server.slice.reported_slice import (
     Devices,
     SliceClaim,
     SliceMismatchError,

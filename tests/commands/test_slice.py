@@ -12,8 +12,8 @@ import pytest
 from server.metrics.metrics import Metrics
 from server.metrics.snapshot import Snapshot
 from server.slice.interfaces import Interface
+from server.slice.reported_slice import Devices, SliceClaim
 from server.slice.resolve import Sources, resolve
-from server.slice.sources import Devices, SliceClaim
 
 
 def run(*flags, **environment):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from models.presets import load_preset
-from server.engine.programs.blueprint.sizing import SizeError
+from server.engine.programs.blueprint.chip_memory import SizeError
 from server.plan.request import blueprint_for, has_room, kv_tokens, need_of, sequences_of_two
 
 LLAMA_8B = load_preset("llama-3.1-8b").config

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from server.slice.chips import ChipMonitor, ChipUse, monitor_of, read_memory
+from server.slice.reported_slice import Devices
 from server.slice.resolve import Sources, resolve
-from server.slice.sources import Devices
 
 USE = ChipUse(hbm_used={0: 8}, hbm_limit={0: 32})
 

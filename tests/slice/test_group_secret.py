@@ -7,7 +7,7 @@ import pytest
 from server.config.engine_config import EngineConfig
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import Group, find_group
-from server.slice.sources import SliceMismatchError
+from server.slice.reported_slice import SliceMismatchError
 
 APART = "10.0.0.1,10.0.0.2"
 

@@ -4,7 +4,7 @@ import pytest
 
 from server.config.engine_config import EngineConfig
 from server.slice.host_group import Group, find_group
-from server.slice.sources import SliceMismatchError
+from server.slice.reported_slice import SliceMismatchError
 
 
 def group_of(environment, **settings):

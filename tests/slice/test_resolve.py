@@ -10,13 +10,13 @@ import pytest
 from server.config.engine_config import EngineConfig
 from server.slice.host_group import find_group
 from server.slice.interfaces import Interface
-from server.slice.resolve import Sources, resolve
-from server.slice.sources import (
+from server.slice.reported_slice import (
     SliceMismatchError,
     describe_devices,
     read_claim,
     read_environment,
 )
+from server.slice.resolve import Sources, resolve
 
 ETH0 = Interface(name="eth0", address="10.0.0.7", mtu=1460, is_default=True)
 ETH1 = Interface(name="eth1", address="10.9.0.1", mtu=8896)

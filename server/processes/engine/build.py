@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version as release_of
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from server.adapters.manager import AdapterStore
@@ -25,7 +24,7 @@ from server.hosts import messages
 from server.hosts.gathering import Followers, GroupListener, gather
 from server.hosts.jax_group import join_jax
 from server.hosts.joining import Leader
-from server.processes.engine.private_folder import private_folder
+from server.processes.engine.compilation_cache import set_compilation_cache
 from server.slice.discovery import ask_jax, find_slice
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import Group, GroupError, HostLink, find_group
@@ -191,7 +190,7 @@ def prepare_jax(
     choose_platform(os.environ)
     if has_tpu():
         raise_locked_memory()
-    _set_compilation_cache(config)
+    set_compilation_cache(config)
     import jax
 
     def on_duration(event: str, duration_secs: float, **_: str | int) -> None:
@@ -276,20 +275,3 @@ def _build_executor(
     if not executor.weights_digest:
         _log.warning("%s has no antipode.json, so none of its files is verified", config.model)
     return executor
-
-
-def _set_compilation_cache(config: EngineConfig) -> None:
-    """Keep every compiled program, however small or fast: a start needs all of them.
-
-    JAX's own variable wins over the setting, and its folder is checked too.
-    """
-    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR") or config.compile_cache_dir
-    if not chosen:
-        return
-    folder = private_folder(Path(chosen).absolute())
-    if folder is None:
-        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-        return
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

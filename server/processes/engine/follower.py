@@ -20,8 +20,8 @@ from server.slice.chips import ChipMonitor, monitor_of
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import LOSS_SECONDS, Group, GroupError
 from server.slice.interfaces import claimed, read_interfaces
+from server.slice.reported_slice import SliceMismatchError
 from server.slice.resolve import Slice
-from server.slice.sources import SliceMismatchError
 from server.start_clock import StartClock, StartPhase, process_age
 
 _FAILED = 1

@@ -10,6 +10,7 @@ import pytest
 from server.config.engine_config import EngineConfig
 from server.engine.device.executor import Executor
 from server.processes.engine import build
+from server.processes.engine.compilation_cache import set_compilation_cache
 from server.slice.host_group import GroupError
 
 
@@ -53,5 +54,5 @@ def test_jaxs_own_variable_for_the_cache_is_honoured_only_for_a_private_folder(
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(shared))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-    build._set_compilation_cache(EngineConfig(model="tiny"))
+    set_compilation_cache(EngineConfig(model="tiny"))
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(shared / f"private-{os.geteuid()}")

@@ -20,6 +20,14 @@ from models.sharding import DATA, TENSOR, data_size, tensor_size
 from models.weights.loading import abstract_decoder
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
+from server.engine.programs.blueprint.chip_memory import (
+    ChipMemory,
+    SizeError,
+    adapter_bytes,
+    check_table,
+    tree_bytes,
+    weight_bytes,
+)
 from server.engine.programs.blueprint.image_sizes import (
     check_images,
     explained,
@@ -32,14 +40,6 @@ from server.engine.programs.blueprint.platform_defaults import (
     ACCELERATOR,
     PlatformDefaults,
     platform_defaults,
-)
-from server.engine.programs.blueprint.sizing import (
-    ChipMemory,
-    SizeError,
-    adapter_bytes,
-    check_table,
-    tree_bytes,
-    weight_bytes,
 )
 from server.engine.programs.device_state import StateSizes
 from server.engine.programs.image_programs import row_bytes

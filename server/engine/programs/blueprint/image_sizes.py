@@ -10,7 +10,7 @@ from dataclasses import replace
 from models.config import ModelConfig, VisionConfig
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
-from server.engine.programs.blueprint.sizing import SizeError
+from server.engine.programs.blueprint.chip_memory import SizeError
 from server.engine.programs.device_state import ImageSizes
 from server.engine.programs.inputs.buckets import Ladder
 

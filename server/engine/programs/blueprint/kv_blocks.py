@@ -13,14 +13,16 @@ from models.decoder.layout import DecoderLayout
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
 from server.engine.policy.blocks.layer_kinds import KVKind, split_blocks
-from server.engine.programs.blueprint.sizing import (
+from server.engine.programs.blueprint.chip_memory import (
     ChipMemory,
+    SizeError,
     block_bytes,
-    count_blocks,
     kind_bytes,
 )
 from server.engine.programs.inputs.slot_input import SlotSizes
 
+# Padding writes to block 0; a sequence needs at least one block more to begin.
+_LEAST_BLOCKS = 2
 # The KV pool's size on CPU. The device leaves no fixed rest there: host memory is shared.
 _CPU_KV_BYTES = 1 << 30
 # The context that memory is divided for where layers keep different windows.
@@ -91,3 +93,21 @@ def bytes_for_kv(
     if engine.kv_cache_bytes:
         return engine.kv_cache_bytes // layout.tensor_size
     return _CPU_KV_BYTES // (num_ranks * layout.tensor_size) if memory is None else memory.for_kv
+
+
+def count_blocks(kv_bytes: int, bytes_of_block: int, num_layers: int) -> int:
+    """The number of single-layer blocks in `kv_bytes`, over all layers.
+
+    Where layers differ, `bytes_of_block` is a common part of their blocks' bytes, and a layer
+    counts as many times as its block has such parts. Raises SizeError where the blocks are too few
+    to serve a sequence.
+    """
+    num_blocks = kv_bytes // bytes_of_block
+    least = _LEAST_BLOCKS * num_layers
+    if num_blocks < least:
+        missing = least * bytes_of_block - kv_bytes
+        raise SizeError(
+            f"weights and working memory leave no room for KV: {missing / 2**30:.2f} GiB per chip "
+            "are missing; use more chips (tensor_parallel_size), weight_dtype int8 or kv_dtype fp8"
+        )
+    return num_blocks

@@ -18,8 +18,8 @@ from models.sharding import allowed_tensor_sizes, check_tensor_size, make_mesh
 from models.weights.loading import abstract_decoder
 from server.config.engine_config import EngineConfig
 from server.engine.programs.blueprint.blueprint import choose_layout, choose_sizes, measure
+from server.engine.programs.blueprint.chip_memory import kind_bytes
 from server.engine.programs.blueprint.kv_blocks import typical_context
-from server.engine.programs.blueprint.sizing import kind_bytes
 from server.engine.programs.device_state import StateSizes
 
 

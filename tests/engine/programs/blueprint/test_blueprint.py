@@ -15,7 +15,7 @@ from models.sharding import make_mesh
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
 from server.engine.programs.blueprint.blueprint import choose_layout, make_blueprint
-from server.engine.programs.blueprint.sizing import adapter_bytes
+from server.engine.programs.blueprint.chip_memory import adapter_bytes
 from server.engine.programs.inputs.buckets import Bucket
 from tests.models.checkpoints import LLAMA
 

@@ -13,8 +13,8 @@ from models.weights.loading import abstract_decoder
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
 from server.engine.programs.blueprint.blueprint import choose_layout, make_blueprint, measure
+from server.engine.programs.blueprint.chip_memory import SizeError, tower_bytes
 from server.engine.programs.blueprint.image_sizes import served_config
-from server.engine.programs.blueprint.sizing import SizeError, tower_bytes
 from server.engine.programs.inputs.buckets import Bucket
 from tests.golden.random_models import WITH_IMAGES
 

@@ -257,7 +257,7 @@ def test_a_second_conversion_waits_for_the_first(source, target, monkeypatch):
         waiting.start()
         write_shards(*args)
 
-    monkeypatch.setattr("models.gguf.conversion.write_shards", start_the_other)
+    monkeypatch.setattr("models.gguf.checkpoint_folder.write_shards", start_the_other)
     convert(source, target, shard_bytes=SHARD_BYTES)
     waiting.join(60)
     assert waiting.exitcode == 0

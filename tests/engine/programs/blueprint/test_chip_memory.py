@@ -8,16 +8,16 @@ from models.sharding import make_mesh
 from models.weights.loading import random_leaves
 from server.config.engine_config import EngineConfig
 from server.engine.programs.blueprint.blueprint import make_blueprint
-from server.engine.programs.blueprint.sizing import (
+from server.engine.programs.blueprint.chip_memory import (
     MAX_TABLE_ENTRIES,
     ChipMemory,
     SizeError,
     block_bytes,
     check_table,
-    count_blocks,
     kind_bytes,
     weight_bytes,
 )
+from server.engine.programs.blueprint.kv_blocks import count_blocks
 from tests.golden.configs import CONFIGS
 from tests.models.checkpoints import LLAMA
 

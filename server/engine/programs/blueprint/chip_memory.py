@@ -1,4 +1,4 @@
-"""Computes how many KV blocks fit a chip's memory.
+"""What takes a chip's memory: weights, KV blocks, adapters, and what a step needs besides.
 
 This is arithmetic on shapes. The server uses it for its own devices, `plan` for the devices of a
 slice that is not here. It allocates nothing. All bytes are of one chip.
@@ -26,8 +26,6 @@ TEMPORARY_BYTES = 512 << 20
 # A TPU's scalar memory of 1 MiB holds the block tables of all rows, at 4 bytes per entry. The
 # kernel needs a part of it: 196,608 entries compile, 245,760 entries do not.
 MAX_TABLE_ENTRIES = 196_608
-# Padding writes to block 0; a sequence needs at least one block more to begin.
-_LEAST_BLOCKS = 2
 
 
 class SizeError(ValueError):
@@ -107,24 +105,6 @@ def kind_bytes(
     """One chip's bytes of a block in all layers of a kind, by the kind's window."""
     of_layer = block_bytes(config, layout, block_size)
     return {window: of_layer[window] * config.layer_windows.count(window) for window in of_layer}
-
-
-def count_blocks(kv_bytes: int, bytes_of_block: int, num_layers: int) -> int:
-    """The number of single-layer blocks in `kv_bytes`, over all layers.
-
-    Where layers differ, `bytes_of_block` is a common part of their blocks' bytes, and a layer
-    counts as many times as its block has such parts. Raises SizeError where the blocks are too few
-    to serve a sequence.
-    """
-    num_blocks = kv_bytes // bytes_of_block
-    least = _LEAST_BLOCKS * num_layers
-    if num_blocks < least:
-        missing = least * bytes_of_block - kv_bytes
-        raise SizeError(
-            f"weights and working memory leave no room for KV: {missing / 2**30:.2f} GiB per chip "
-            "are missing; use more chips (tensor_parallel_size), weight_dtype int8 or kv_dtype fp8"
-        )
-    return num_blocks
 
 
 def check_table(max_num_seqs: int, max_model_len: int, block_size: int) -> None:

@@ -1,4 +1,4 @@
-"""The folder of the compilation cache, which no other user may write: its entries are run.
+"""JAX's compilation cache, in a folder that no other user may write: its entries are run.
 
 A folder that others may write, such as a mounted emptyDir, gets a private folder inside it. Knows
 nothing of what lies in the folder.
@@ -11,9 +11,28 @@ import os
 import stat
 from pathlib import Path
 
+from server.config.engine_config import EngineConfig
+
 _PRIVATE = 0o700
 
 _log = logging.getLogger(__name__)
+
+
+def set_compilation_cache(config: EngineConfig) -> None:
+    """Keep every compiled program, however small or fast: a start needs all of them.
+
+    JAX's own variable wins over the setting, and its folder is checked too.
+    """
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR") or config.compile_cache_dir
+    if not chosen:
+        return
+    folder = private_folder(Path(chosen).absolute())
+    if folder is None:
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def private_folder(path: Path) -> Path | None:

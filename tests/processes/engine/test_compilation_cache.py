@@ -6,7 +6,7 @@ import pytest
 
 from server.config.engine_config import EngineConfig
 from server.processes.engine.build import prepare_jax
-from server.processes.engine.private_folder import private_folder
+from server.processes.engine.compilation_cache import private_folder
 
 
 def test_a_folder_that_is_made_is_private(tmp_path):
