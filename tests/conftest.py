@@ -33,7 +33,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(".cache/xla-tests").absolute())
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate
 from typing import Any
 
@@ -80,7 +80,6 @@ class WeightLoader:
         self._config, self._layout, self._mesh = model.config, model.layout, mesh
         self._variables = list(_variables(model))
         self._shardings = leaf_shardings(model, mesh)
-        self._stacks: dict[int, _Stack] = {}
 
     @property
     def host_bytes(self) -> int:
@@ -197,9 +196,8 @@ class WeightLoader:
         return sources_of(path, self._config, self._layout, variable.dtype == jnp.int8)
 
     def _stack(self, leaf: int) -> _Stack:
-        if leaf not in self._stacks:
-            self._stacks[leaf] = _Stack.of(self._variables[leaf][1], self._shardings[leaf])
-        return self._stacks[leaf]
+        variable = self._variables[leaf][1]
+        return _stack(variable.shape, jnp.dtype(variable.dtype), self._shardings[leaf])
 
     def _put(
         self, part: _Part, checkpoint: Checkpoint, shape: tuple[int, ...], sharding: NamedSharding
@@ -250,16 +248,19 @@ class _Stack:
     zeros: Callable[[], jax.Array]
     put: Callable[[jax.Array, jax.Array, np.int32], jax.Array]
 
-    @classmethod
-    def of(cls, variable: Any, sharding: NamedSharding) -> _Stack:
-        def put(leaf: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
-            return leaf.at[layer].set(part)
 
-        return cls(
-            NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:])),
-            jax.jit(partial(jnp.zeros, variable.shape, variable.dtype), out_shardings=sharding),
-            jax.jit(put, donate_argnums=0, out_shardings=sharding),
-        )
+@cache
+def _stack(shape: tuple[int, ...], dtype: np.dtype, sharding: NamedSharding) -> _Stack:
+    """One for all leaves of a shape, and for all loaders: each would compile its own."""
+
+    def put(leaf: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
+        return leaf.at[layer].set(part)
+
+    return _Stack(
+        NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:])),
+        jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding),
+        jax.jit(put, donate_argnums=0, out_shardings=sharding),
+    )
 
 
 def random_leaves(

@@ -22,9 +22,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_serving_checkpoint(folder: Path, **changes: Any) -> Path:
+def write_serving_checkpoint(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """Random weights that never end a sequence by themselves, and what reads and writes text."""
-    write_checkpoint(folder, LLAMA | {"max_position_embeddings": 2048} | changes)
+    write_checkpoint(folder, LLAMA | {"max_position_embeddings": 2048} | changes, seed=seed)
     return write_tokenizer(folder)
 
 

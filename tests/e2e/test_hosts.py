@@ -13,11 +13,12 @@ import os
 import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
+from models.checkpoint import manifest
 from tests.e2e import networks
 from tests.e2e.checkpoints import write_serving_checkpoint
 from tests.e2e.clients import client, start_streams
@@ -30,8 +31,8 @@ from tests.e2e.servers import (
     plain_environment,
     wait_for,
 )
+from tests.models import naive
 
-TINY = Path("models/tiny").resolve()
 # How long a host may be silent where one falls silent, and where none should: a busy machine may
 # leave a host's processes waiting for seconds. And what it takes to end processes.
 BOUND_SECONDS = 6
@@ -100,9 +101,26 @@ def is_serving(server, version):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """All layers look back over a window, which ends within the prompts and their answers."""
-    folder = tmp_path_factory.mktemp("windowed") / "toy" / "1"
-    return write_serving_checkpoint(folder, architectures=["MistralForCausalLM"], sliding_window=24)
+    """All layers look back over a window, which ends within the prompts and their answers.
+
+    It is the first of two published versions, which lie side by side.
+    """
+    folder = tmp_path_factory.mktemp("windowed") / "toy"
+    fields = {"architectures": ["MistralForCausalLM"], "sliding_window": 24}
+    for seed, version in enumerate("12"):
+        publish(write_serving_checkpoint(folder / version, seed=seed, **fields))
+    return folder / "1"
+
+
+def publish(folder):
+    """With what the weights say after a prompt that the window holds."""
+    config = json.loads((folder / "config.json").read_text())
+    tensors = load_file(folder / "model.safetensors")
+    prompt, found = [*range(40, 52)], []
+    for _ in range(4):
+        found.append(int(naive.forward(config, tensors, prompt + found)[-1].argmax()))
+    golden = manifest.Golden(0.1, (manifest.GoldenPrompt(tuple(prompt), tuple(found)),))
+    manifest.write(folder, golden)
 
 
 @pytest.fixture
@@ -272,18 +290,17 @@ def test_all_hosts_end_when_the_cable_of_a_claimed_interface_is_pulled(start_gro
     ],
 )
 async def test_all_hosts_change_versions_and_drain_together(
-    start_group, tmp_path, policy, tensor_size, dtypes, told
+    start_group, checkpoint, tmp_path, policy, tensor_size, dtypes, told
 ):
     """When all are told to end, or when the kubelet evicts one that follows."""
     config = tmp_path / "model.yaml"
 
     def serve(version):
-        content = {"name": "tiny", "path": str(TINY), "version": version, "swap_policy": policy}
-        config.write_text(yaml.safe_dump(content))
+        versions = {"name": "toy", "path": str(checkpoint.parent), "version": version}
+        config.write_text(yaml.safe_dump(versions | {"swap_policy": policy}))
 
     serve("1")
-    flags = (f"--model-config={config}", "--max-model-len=512", *dtypes)
-    group = start_group(2, *flags, tensor_size=tensor_size)
+    group = start_group(2, f"--model-config={config}", *dtypes, tensor_size=tensor_size)
     leader = group[0]
     first = await asyncio.to_thread(tokens, leader)
     serve("2")
@@ -292,7 +309,7 @@ async def test_all_hosts_change_versions_and_drain_together(
     pids = processes(group)
     async with client(leader) as http:
         [(stream, task)] = await start_streams(
-            http, 1, model="tiny", max_tokens=300, ignore_eos=True
+            http, 1, model="toy", max_tokens=300, ignore_eos=True
         )
         for index in told:
             group[index].terminate()
@@ -375,6 +392,7 @@ def test_a_checkpoint_that_one_host_cannot_read_ends_all(start, checkpoint, tmp_
     torn.mkdir(parents=True)
     for file in checkpoint.iterdir():
         (torn / file.name).write_bytes(file.read_bytes())
+    (torn / manifest.NAME).unlink()
     (torn / "model.safetensors").write_bytes(b"\0" * 64)
     group = [start(REAL, hosts, f"--host-index={index}", model=torn) for index in (0, 1)]
     assert [server.wait_exit(60) for server in group] == [1, 1]

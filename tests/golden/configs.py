@@ -341,7 +341,9 @@ WITH_IMAGES: dict[str, dict[str, Any]] = {
         "image_token_index": 500,
         "boi_token_index": 501,
         "eoi_token_index": 502,
-        "text_config": CONFIGS["gemma3-vlm"]["text_config"] | {"sliding_window": 12},
+        # Few layers, since many engines are made of it: two look back, and one sees all.
+        "text_config": CONFIGS["gemma3-vlm"]["text_config"]
+        | {"sliding_window": 12, "num_hidden_layers": 3, "sliding_window_pattern": 2},
         "vision_config": {
             "model_type": "siglip_vision_model",
             "hidden_size": 32,

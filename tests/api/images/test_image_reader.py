@@ -14,7 +14,10 @@ from server.errors import ApiError, ErrorKind
 from tests.api.images.pictures import FORM, file_of, picture, png
 from tests.api.images.test_fetching import HOST, FakeNetwork, host
 
-LARGE = file_of(picture(size=(2000, 2000)), "PNG", compress_level=1)
+
+@pytest.fixture(scope="module")
+def large():
+    return file_of(picture(size=(2000, 2000)), "PNG", compress_level=1)
 
 
 def sent(*files: bytes) -> list[SentImage]:
@@ -53,10 +56,10 @@ async def test_what_is_within_the_bounds_is_read():
     assert len(await ImageReader(FORM, limits).read(sent(png(), png()))) == 2
 
 
-async def test_more_than_may_wait_is_refused_and_later_taken(monkeypatch):
-    monkeypatch.setattr(image_reader, "MAX_WAITING_BYTES", 2 * len(LARGE))
+async def test_more_than_may_wait_is_refused_and_later_taken(monkeypatch, large):
+    monkeypatch.setattr(image_reader, "MAX_WAITING_BYTES", 2 * len(large))
     reader = ImageReader(FORM, ImageLimits(max_bytes=1 << 30, max_request_bytes=1 << 30))
-    reading = [asyncio.create_task(reader.read(sent(LARGE))) for _ in range(2)]
+    reading = [asyncio.create_task(reader.read(sent(large))) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(ApiError) as caught:
         await reader.read(sent(png()))
@@ -88,9 +91,9 @@ async def test_a_refused_request_waits_no_longer(monkeypatch):
     assert len(await reader.read(sent(png()))) == 1
 
 
-async def test_the_event_loop_goes_on_while_an_image_is_decoded():
+async def test_the_event_loop_goes_on_while_an_image_is_decoded(large):
     reader = ImageReader(FORM, ImageLimits(max_bytes=1 << 30, max_request_bytes=1 << 30))
-    reading = asyncio.create_task(reader.read(sent(LARGE)))
+    reading = asyncio.create_task(reader.read(sent(large)))
     num_turns = 0
     while not reading.done():
         await asyncio.sleep(0.001)

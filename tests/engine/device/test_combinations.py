@@ -50,6 +50,7 @@ EVERYTHING = {
     "kv_dtype": "int8",
     "max_loras": 2,
     "max_lora_rank": RANK,
+    "max_num_batched_tokens": 32,
 }
 TOOLS = Grammar("regex", r'\{"name": "(find|open)", "arguments": \{"id": [0-9]{1,3}\}\}')
 REQUESTS = [
@@ -223,7 +224,7 @@ def test_each_finds_its_own_in_the_prefix_cache(engine, alone):
 
 
 def test_drafts_change_no_token(start, alone, alone_on_second, place):
-    engine = start(speculation="prompt_lookup", max_num_seqs=2, max_num_batched_tokens=32)
+    engine = start(speculation="prompt_lookup", max_num_seqs=2)
     speculation = TellingSpeculation(engine.runner, engine.config, REQUESTS, alone)
     session = engine.session(speculation=speculation)
     check(session.run(REQUESTS), alone)

@@ -42,6 +42,8 @@ MAX_CLOSE_CALLS = 2
 TEXT = Path("LICENSE").read_text()
 LIMITS = {"max_num_seqs": 8, "max_model_len": 256, "max_num_batched_tokens": 64}
 FILTERS = {"temperature": 0.9, "top_p": 0.9, "top_k": 40, "min_p": 0.01}
+# Prompts in parts, and a program less.
+SMALL_STEPS = {"max_num_batched_tokens": 32}
 PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
 
 
@@ -274,12 +276,13 @@ def test_preempted_and_resumed(base, check):
 
 @pytest.mark.parametrize("tensor_size", [2, 4])
 def test_tokens_are_the_same_on_a_mesh(check, tensor_size):
-    runner, config = build(tensor_parallel_size=tensor_size)
+    runner, config = build(tensor_parallel_size=tensor_size, **SMALL_STEPS)
     check(Session(runner, config).run(list(REQUESTS.values())))
 
 
 @pytest.mark.parametrize(("data_size", "tensor_size"), [(2, 1), (2, 2)])
 def test_tokens_are_the_same_on_data_ranks(check, data_size, tensor_size):
-    runner, config = build(data_parallel_size=data_size, tensor_parallel_size=tensor_size)
+    sizes = {"data_parallel_size": data_size, "tensor_parallel_size": tensor_size}
+    runner, config = build(**sizes, **SMALL_STEPS)
     assert runner.num_ranks == data_size
     check(Session(runner, config).run([*REQUESTS.values(), *fillers(4)]))

@@ -40,6 +40,8 @@ LIMITS = {
     "block_size": 4,
     "num_blocks": 400,
 }
+# Steps that hold one image: a program less, where several in a step are not the point.
+ONE_IMAGE = {"max_num_batched_tokens": 32}
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +147,22 @@ def test_a_resumed_choice_gives_the_rest(base, reference, requests):
     assert all(rest[i, 0] == tokens[i, 0][7:] for i in range(6))
 
 
-@pytest.mark.parametrize(("data_size", "tensor_size"), [(1, 2), (1, 4), (2, 1), (2, 2)])
-def test_every_mesh_gives_the_same_tokens(folder, reference, requests, data_size, tensor_size):
-    runner, config = build(folder, data_parallel_size=data_size, tensor_parallel_size=tensor_size)
+@pytest.mark.parametrize(
+    ("data_size", "tensor_size", "step"),
+    [(1, 2, ONE_IMAGE), (1, 4, {}), (2, 1, ONE_IMAGE), (2, 2, {})],
+    ids=["1-2", "1-4", "2-1", "2-2"],
+)
+def test_every_mesh_gives_the_same_tokens(
+    folder, reference, requests, data_size, tensor_size, step
+):
+    sizes = {"data_parallel_size": data_size, "tensor_parallel_size": tensor_size}
+    runner, config = build(folder, **sizes, **step)
     assert runner.num_ranks == data_size
     check(reference, Session(runner, config).run(requests[:12]), range(12))
 
 
 def test_drafts_change_no_token(folder, reference, requests):
-    runner, config = build(folder, speculation="prompt_lookup")
+    runner, config = build(folder, speculation="prompt_lookup", **ONE_IMAGE)
     drafts = speculation(runner.draft_rooms, config.most_drafts)
     check(reference, Session(runner, config, speculation=drafts).run(requests[:12]), range(12))
 
@@ -162,7 +171,7 @@ def test_adapters_and_images_stay_apart(folder, reference, requests, tmp_path):
     """The same prompts by the model, by two adapters in one step, and from the prefix cache."""
     tensors = random_models.weights(NAME)
     of_text = {name: each for name, each in tensors.items() if name.startswith("language_model")}
-    runner, config = build(folder, max_loras=2, max_lora_rank=4)
+    runner, config = build(folder, max_loras=2, max_lora_rank=4, **ONE_IMAGE)
     loaded = [LoadedAdapter(name, "", number) for number, name in enumerate("ab", 1)]
     for seed, each in enumerate(loaded):
         path = write_adapter(tmp_path / each.name, random_adapter(of_text, 4, seed))
@@ -198,7 +207,7 @@ def test_blocks_with_images_come_back_from_the_host(folder, reference, requests)
 @pytest.mark.parametrize("settings", [{"kv_dtype": "int8"}, {"weight_dtype": "int8"}], ids=str)
 def test_eight_bits_serve_images_whatever_else_runs(folder, requests, settings):
     """The tokens are not the reference's, but one's own, and not those of other images."""
-    runner, config = build(folder, **settings)
+    runner, config = build(folder, **settings, **ONE_IMAGE)
     together = Session(runner, config).run(requests[:6])
     for i in (1, 2):
         alone = Session(runner, config).run([requests[i]])
@@ -212,7 +221,7 @@ def test_eight_bits_serve_images_whatever_else_runs(folder, requests, settings):
 
 
 def test_a_server_of_text_has_no_tower(folder, requests):
-    runner, config = build(folder, max_images_per_prompt=0)
+    runner, config = build(folder, max_images_per_prompt=0, max_num_seqs=2, **ONE_IMAGE)
     assert runner.readable_image is None
     text_only = [replace(request, images=[]) for request in requests[:3]]
     session = Session(runner, config)
