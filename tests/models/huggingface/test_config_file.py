@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import transformers
 
 from models.config import GlobalAttention, ModelConfigError, MoeConfig, RopeConfig, RopeScaling
 from models.huggingface.config_file import parse_config, read_config, supported_architectures
@@ -241,6 +242,26 @@ def test_sizes_by_layer_are_the_same_as_those_of_global_layers():
     assert parse_config(same).global_attention is None
 
 
+@pytest.mark.parametrize("keys_as_values", [False, True])
+def test_a_deep_gemma_4_is_read_as_transformers_saves_it(tmp_path, keys_as_values):
+    """From ten layers on it pads the numbers of layers: "05" and "11"."""
+    sizes = {"global_head_dim": 16, "num_global_key_value_heads": 2, "head_dim": 8}
+    saved = transformers.Gemma4TextConfig(
+        **sizes,
+        num_hidden_layers=12,
+        attention_k_eq_v=keys_as_values,
+        hidden_size_per_layer_input=0,
+        architectures=["Gemma4ForCausalLM"],
+    )
+    saved.save_pretrained(tmp_path)
+    assert "05" in json.loads((tmp_path / "config.json").read_text())["per_layer_config"]
+    config = read_config(tmp_path)
+    assert config.layer_windows == ((512,) * 5 + (None,)) * 2
+    assert config.global_attention == GlobalAttention(
+        head_dim=16, num_kv_heads=2 if keys_as_values else 4, keys_as_values=keys_as_values
+    )
+
+
 def test_experts_beside_an_mlp_are_read():
     moe = {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2}
     config = parse_config(GEMMA4 | moe | {"moe_intermediate_size": 32})
@@ -322,6 +343,8 @@ def test_the_window_of_every_layer(hf, windows):
         (GEMMA4 | {"layer_types": [[]] * 7}, r"layer types \['\[\]'\] are not supported"),
         (LISTED | {"per_layer_config": [1]}, "per_layer_config must be an object of objects"),
         (LISTED | {"per_layer_config": {"9": {}}}, "per_layer_config names no layer by '9'"),
+        (LISTED | {"per_layer_config": {"five": {}}}, "names no layer by 'five'"),
+        (LISTED | {"per_layer_config": {"5": {}, "05": {}}}, "names layer 5 twice"),
         (LISTED | {"per_layer_config": {"5": {"head_dim": 16}}}, "gives layer 6 other sizes than"),
         (LISTED | {"per_layer_config": {"0": {"sliding_window": 4}}}, "with sliding_window is not"),
         (GEMMA4 | {"enable_moe_block": True}, "num_experts must be a positive integer, not None"),
