@@ -9,16 +9,14 @@ floats that it stands for. Knows neither models nor devices.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from models.checkpoint.files import LocalFiles
+from models.checkpoint.headers import HeaderError, Tensor, tensors_of
 from models.checkpoint.verified_reading import FileReader, ReadError
 from models.headless import tensor_name
 from models.quantized.stored import Storage, StorageError, StoredMatrix, StoredTensor
@@ -40,47 +38,25 @@ _DTYPES = _FLOATS | {
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
-# Sizes of all safetensors types, to distinguish a truncated file from one of an unsupported type.
-_BITS = {
-    "BOOL": 8, "I8": 8, "U8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
-    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64,
-}  # fmt: skip
 # The published prefix of the language model in a vision checkpoint.
 _VISION, _HEAD = "language_model.", "lm_head.weight"
 # The parts of a vision checkpoint beside the language model, and the published prefix of one.
 _PARTS = ("vision_tower.", "multi_modal_projector.")
 _TOWER = "vision_tower.vision_model."
-_LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100 << 20
+# The numbers of each of two matrices that are compared at once.
+_COMPARED = 8 << 20
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded; the message names the file or tensor and the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """One tensor of a file; `start` is the offset of its first byte."""
-
-    file: str
-    shape: tuple[int, ...]
-    dtype: str
-    start: int
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape[1:]) * _BITS[self.dtype] // 8
-
-    @property
-    def stop(self) -> int:
-        return self.start + (self.shape[0] if self.shape else 1) * self.row_bytes
-
-
 class Checkpoint:
     """The tensors of one folder. Opening reads only headers. For use by one thread.
 
     `reader` reads the files; by default it reads a local folder without verification. `storages`
-    are the ways in which matrices may be stored instead of as floats.
+    are the ways in which matrices may be stored instead of as floats. Without `has_head`, a head
+    that a file has is left over: nothing computes with it.
     """
 
     def __init__(
@@ -88,14 +64,16 @@ class Checkpoint:
         folder: Path,
         reader: FileReader | None = None,
         storages: Sequence[Storage] = (),
+        *,
+        has_head: bool = True,
     ) -> None:
-        self.folder = folder
+        self.folder, self._has_head = folder, has_head
         self._storages = storages
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._reader = reader or FileReader(LocalFiles(folder))
         try:
             self._tensors = self._find()
-        except ReadError as error:
+        except (ReadError, HeaderError) as error:
             raise CheckpointError(str(error)) from error
 
     def __contains__(self, name: str) -> bool:
@@ -136,6 +114,33 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.folder / tensor.file}: tensor {name} is stored as {tensor.dtype}, which is "
                 f"not supported; these are: {', '.join(_FLOATS)}"
+            )
+
+    def tie(self, name: str, other: str, shape: tuple[int, int]) -> None:
+        """Take two matrices, of which config.json says that they are one, for one.
+
+        If only `other` is there, it is read as `name` too. Raises CheckpointError if both are there
+        and differ.
+        """
+        if other not in self:
+            return
+        self.check(other, shape)
+        if name not in self:
+            self._tensors |= {
+                name.removesuffix("weight") + part.removeprefix(other.removesuffix("weight")): found
+                for part in self._parts(other)
+                if (found := self._tensors[part])
+            }
+            return
+        self.check(name, shape)
+        step = max(1, _COMPARED // shape[1])
+        parts = (slice(row, min(row + step, shape[0])) for row in range(0, shape[0], step))
+        if not all(np.array_equal(self.read(name, rows), self.read(other, rows)) for rows in parts):
+            raise CheckpointError(
+                f"{self.folder}: config.json says that {name} and {other} are one matrix"
+                " (tie_word_embeddings), but both are stored and they differ: set"
+                " tie_word_embeddings to false if the model has a head of its own, or remove"
+                f" {other}"
             )
 
     def read(
@@ -204,13 +209,13 @@ class Checkpoint:
                 f"{self.folder / self.place(name)[0]}: {name} is quantized, and its {error}"
             ) from error
 
-    def _find(self) -> dict[str, _Tensor]:
+    def _find(self) -> dict[str, Tensor]:
         places = _places(self.folder, self._reader)
-        found: dict[str, _Tensor] = {}
+        found: dict[str, Tensor] = {}
         for file in _weight_files(self.folder, self._reader, places):
-            for stored, tensor in _tensors_of(self.folder / file, self._reader):
+            for stored, tensor in tensors_of(self.folder / file, self._reader):
                 name = _published(stored)
-                if places.get(name, file) != file:
+                if places.get(name, file) != file or (_HEAD in name and not self._has_head):
                     continue
                 if name in found:
                     raise _twice(self.folder, name, found[name].file, file)
@@ -238,9 +243,10 @@ def _published(name: str) -> str:
     return f"{_VISION}model." + name.removeprefix(renamed)
 
 
-def _place_head(found: dict[str, _Tensor]) -> None:
+def _place_head(found: dict[str, Tensor]) -> None:
     """Give the head of a vision checkpoint that newer tools saved its published name too."""
-    if f"{_VISION}model.embed_tokens.weight" in found and _HEAD in found:
+    is_vision = any(name.startswith(f"{_VISION}model.") for name in found)
+    if is_vision and _HEAD in found:
         found[_VISION + _HEAD] = found[_HEAD]
 
 
@@ -273,36 +279,3 @@ def _weight_files(folder: Path, reader: FileReader, places: Mapping[str, str]) -
     if not found:
         raise CheckpointError(f"{folder} holds no *.safetensors file")
     return sorted(set(places.values()) or found)
-
-
-def _tensors_of(path: Path, reader: FileReader) -> list[tuple[str, _Tensor]]:
-    """The tensors of one file. Its header must account for every byte after the header."""
-    size = reader.size(path.name)
-    try:
-        if size < _LENGTH_BYTES:
-            raise ValueError(f"it has {size} bytes")
-        length = int.from_bytes(reader.read(path.name, 0, _LENGTH_BYTES), "little")
-        if length > min(size - _LENGTH_BYTES, _MAX_HEADER_BYTES):
-            raise ValueError(f"its header claims {length} bytes, the file has {size}")
-        start = _LENGTH_BYTES + length
-        header = json.loads(bytes(reader.read(path.name, _LENGTH_BYTES, start)))
-        header.pop("__metadata__", None)
-        found = [(name, _tensor(path.name, entry, start)) for name, entry in header.items()]
-        end = max((tensor.stop for _, tensor in found), default=start)
-        if end != size:
-            raise ValueError(f"its tensors end at byte {end}, the file at {size}")
-    except ReadError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
-    return found
-
-
-def _tensor(file: str, entry: dict[str, Any], start: int) -> _Tensor:
-    if entry["dtype"] not in _BITS:
-        raise ValueError(f"a tensor has the unknown dtype {entry['dtype']}")
-    first, last = entry["data_offsets"]
-    tensor = _Tensor(file, tuple(entry["shape"]), entry["dtype"], start + first)
-    if tensor.stop != start + last:
-        raise ValueError(f"a tensor of shape {entry['shape']} has {last - first} bytes")
-    return tensor

@@ -15,6 +15,7 @@ from models.checkpoint.files import Files
 from models.checkpoint.json_files import JsonFileError, read_object
 from models.checkpoint.module_files import is_module_file, module_files
 from models.checkpoint.verified_reading import CHUNK_BYTES, FileReader, ReadError, ReadLimits
+from models.headless import is_headless
 from models.quantized.scheme import QuantizationError, read_scheme
 
 # Everything that is no weights is read whole: configuration, tokenizer, index.
@@ -53,7 +54,8 @@ class VersionFolder:
         except (JsonFileError, QuantizationError) as error:
             raise CheckpointError(str(error)) from error
         storages = () if scheme is None else scheme.storages
-        return Checkpoint(Path(self.place), self.reader, storages)
+        has_head = not is_headless(self.copy)
+        return Checkpoint(Path(self.place), self.reader, storages, has_head=has_head)
 
 
 def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> VersionFolder:
