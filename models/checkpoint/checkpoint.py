@@ -156,7 +156,10 @@ class Checkpoint:
         else:
             matrix = self._matrix(name, storage)
             first, last, _ = rows.indices(matrix.shape[0])
-            value = storage.rows(matrix, first, last)
+            try:
+                value = storage.rows(matrix, first, last)
+            except StorageError as error:
+                raise self._is_stored_wrongly(name, error) from error
         return value if columns is None else value[:, columns]
 
     def _read_stored(self, name: str, rows: slice) -> np.ndarray:
@@ -205,9 +208,11 @@ class Checkpoint:
         try:
             storage.check(self._matrix(name, storage))
         except StorageError as error:
-            raise CheckpointError(
-                f"{self.folder / self.place(name)[0]}: {name} is quantized, and its {error}"
-            ) from error
+            raise self._is_stored_wrongly(name, error) from error
+
+    def _is_stored_wrongly(self, name: str, error: StorageError) -> CheckpointError:
+        file = self.folder / self.place(name)[0]
+        return CheckpointError(f"{file}: {name} is quantized, and its {error}")
 
     def _find(self) -> dict[str, Tensor]:
         places = _places(self.folder, self._reader)

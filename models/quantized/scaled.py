@@ -103,3 +103,23 @@ def group_size(matrix: StoredMatrix, suffix: str, groups_axis: int) -> int:
             f" {matrix.shape[1]} inputs into equal groups"
         )
     return matrix.shape[1] // count
+
+
+def group_of_inputs(matrix: StoredMatrix, suffix: str, scale: str, groups_axis: int) -> np.ndarray:
+    """The number of each input's group: as the tensor `suffix` says, else in order.
+
+    A tool that orders no inputs may leave the tensor as it was made, with -1 in each place. Raises
+    StorageError for a group without a scale.
+    """
+    size = group_size(matrix, scale, groups_axis)
+    in_order = np.arange(matrix.shape[1]) // size
+    if suffix not in matrix.tensors:
+        return in_order
+    found, count = matrix.whole(suffix), matrix.shape[1] // size
+    if (found == -1).all():
+        return in_order
+    if (wrong := found[(found < 0) | (found >= count)]).size:
+        raise StorageError(
+            f"{suffix} names group {wrong[0]}, but there are scales of {count} groups"
+        )
+    return found

@@ -94,6 +94,36 @@ def test_a_matrix_without_its_scales_is_refused_by_name(name, missing, tmp_path)
         open_it(tmp_path)
 
 
+ORDERS = [("gptq", "g_idx"), ("compressed w4a16, zero points", "weight_g_idx")]
+
+
+def with_groups(name, suffix, groups, tmp_path):
+    """The checkpoint with this order of groups, and the matrix without one."""
+    config, encode = FORMATS[name]
+    tensors, _ = encode(np.random.default_rng(7), OUT, IN)
+    del tensors[suffix]
+    save(tmp_path, config, tensors)
+    in_order = open_it(tmp_path).read(NAME)
+    save(tmp_path, config, tensors | {suffix: np.asarray(groups, np.int32)})
+    return open_it(tmp_path), in_order
+
+
+@pytest.mark.parametrize(("name", "suffix"), ORDERS)
+def test_groups_that_were_never_ordered_are_in_order(name, suffix, tmp_path):
+    """compressed-tensors makes the tensor with -1 in each place, and may leave it so."""
+    checkpoint, in_order = with_groups(name, suffix, [-1] * IN, tmp_path)
+    assert_array_equal(checkpoint.read(NAME), in_order)
+
+
+@pytest.mark.parametrize(("name", "suffix"), ORDERS)
+@pytest.mark.parametrize("wrong", [-1, 4, 99, -2])
+def test_a_group_without_a_scale_is_refused_by_name(name, suffix, wrong, tmp_path):
+    checkpoint, _ = with_groups(name, suffix, [0] * (IN - 1) + [wrong], tmp_path)
+    message = f"{NAME} is quantized, and its {suffix} names group {wrong}, but .* of 4 groups"
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.read(NAME)
+
+
 def test_a_weight_stored_as_floats_is_read_as_it_is(tmp_path):
     """The lists of what is not quantized name modules in many ways; the files cannot err."""
     config, _ = FORMATS["compressed w4a16"]
