@@ -16,6 +16,7 @@ import jax
 from models.sharding import data_size, tensor_size
 from server.config.engine_config import EngineConfig
 from server.engine.programs.blueprint.blueprint import Blueprint, keeps_int8
+from server.engine.programs.blueprint.matrix_dtype import dtype_note
 from server.engine.programs.blueprint.sizing import SizeError, tower_bytes, tree_bytes, weight_bytes
 from server.engine.programs.programs import ProgramName
 from server.plan.compilation import (
@@ -128,6 +129,7 @@ def _asked(request: PlanRequest, tensor: int) -> dict[str, Any]:
         "kv_dtype": engine.kv_dtype,
         "max_num_seqs": engine.max_num_seqs,
         "context": request.context,
+        "notes": [note] if (note := dtype_note(request.config, engine, "tpu")) else [],
         "software": _software(),
     }
 

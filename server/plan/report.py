@@ -98,6 +98,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """A whole plan. In a report, a chip is one JAX device.
 
     Where the model does not fit, `reason` says why and `nearest_change` says which flags would fit.
+    `notes` are what the server computes otherwise than the checkpoint says.
     `concurrent_sequences` is the number of sequences of `context` tokens that fit the KV pool;
     `concurrent_sequences_of_two` is that number next to a second version of the weights.
     """
@@ -123,6 +124,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     prefill: Prefill | None = None
     programs: list[ProgramReport] = []
     leaves_out: list[str] = []
+    notes: list[str] = []
     serve_flags: list[str] = []
     reason: str = ""
     nearest_change: str = ""
@@ -142,6 +144,7 @@ def _lines(report: Report) -> Iterator[str]:
     )
     yield ""
     yield from _verdict(report)
+    yield from report.notes
     yield ""
     yield from _memory(report)
     if report.programs:

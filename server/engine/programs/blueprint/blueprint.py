@@ -29,6 +29,7 @@ from server.engine.programs.blueprint.image_sizes import (
     step_of_image,
 )
 from server.engine.programs.blueprint.incompatible_settings import check_compatible
+from server.engine.programs.blueprint.matrix_dtype import matrix_dtype
 from server.engine.programs.blueprint.platform_defaults import (
     ACCELERATOR,
     PlatformDefaults,
@@ -156,7 +157,7 @@ def choose_layout(
 ) -> DecoderLayout:
     """The layout of the model on `tensor_size` devices. Raises BackendError."""
     on_cpu = platform == "cpu"
-    dtype = jnp.dtype(config.dtype if engine.dtype == "auto" else engine.dtype)
+    dtype = matrix_dtype(config, engine, platform)
     # A CPU computes in float32 in any case, so a smaller type would only lose precision.
     wide = jnp.dtype(jnp.float32) if on_cpu else dtype
     return DecoderLayout(

@@ -15,6 +15,7 @@ from models.sharding import make_mesh
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
 from server.engine.programs.blueprint.blueprint import choose_layout, make_blueprint
+from server.engine.programs.blueprint.matrix_dtype import dtype_note
 from server.engine.programs.blueprint.sizing import adapter_bytes
 from server.engine.programs.inputs.buckets import Bucket
 from tests.models.checkpoints import LLAMA
@@ -60,6 +61,22 @@ def test_matrices_stay_int8_if_the_checkpoint_is_quantized_or_the_setting_asks(
     config = replace(CONFIG, stored_bits=stored_bits)
     layout = choose_layout(config, EngineConfig(weight_dtype=weight_dtype), "cpu", 1)
     assert layout.quantized is expected
+
+
+def test_float16_becomes_bfloat16_on_a_tpu_whose_kernels_know_none():
+    half, brain = (replace(CONFIG, dtype=dtype) for dtype in ("float16", "bfloat16"))
+    engine = EngineConfig()
+    assert choose_layout(half, engine, "tpu", 1) == choose_layout(brain, engine, "tpu", 1)
+    assert "float16" in dtype_note(half, engine, "tpu")
+    assert choose_layout(half, engine, "cpu", 1).dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "platform"),
+    [("float16", "float32", "tpu"), ("float16", "auto", "cpu"), ("bfloat16", "auto", "tpu")],
+)
+def test_nothing_is_said_of_a_type_that_is_the_checkpoints_or_was_asked_for(dtype, asked, platform):
+    assert not dtype_note(replace(CONFIG, dtype=dtype), EngineConfig(dtype=asked), platform)
 
 
 def test_a_cpus_ladder_is_fine_and_starts_small():
