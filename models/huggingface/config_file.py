@@ -17,7 +17,7 @@ from models.config import ModelConfig, ModelConfigError
 from models.headless import is_headless, with_head
 from models.huggingface.families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
 from models.huggingface.fields import HF, integer, number
-from models.huggingface.rope import rope, rope_parameters
+from models.huggingface.rope import longest_context, rope, rope_parameters
 from models.huggingface.vision import (
     INDEX,
     PREPROCESSOR,
@@ -105,7 +105,7 @@ def _common(architecture: str, hf: HF) -> Fields:
         "num_kv_heads": integer(hf, "num_key_value_heads", heads),
         "head_dim": head_dim,
         "mlp_size": integer(hf, "intermediate_size"),
-        "max_position": integer(hf, "max_position_embeddings"),
+        "max_position": longest_context(hf, full),
         "rms_norm_eps": number(hf, "rms_norm_eps", 1e-6),
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
         "activation": _activation(hf),

@@ -36,6 +36,20 @@ def rope(hf: HF, parameters: HF) -> RopeConfig:
     )
 
 
+def longest_context(hf: HF, found: RopeConfig) -> int:
+    """The tokens that the model's positions are for.
+
+    YaRN stretches the context that was trained. Some files give `max_position_embeddings` before
+    that, as the cards of Qwen tell people to write them, others after it.
+    """
+    named = integer(hf, "max_position_embeddings")
+    scaling = found.scaling
+    if scaling is None or scaling.kind != "yarn":
+        return named
+    stretched = scaling.original_max_position * scaling.factor
+    return max(named, integer({"YaRN's context": int(stretched)}, "YaRN's context"))
+
+
 def _turning(parameters: HF, hf: HF) -> float:
     """The share of pairs that turn. Other types than `proportional` give the rest no place."""
     share = parameters.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0))

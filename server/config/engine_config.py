@@ -55,7 +55,7 @@ class EngineConfig:
     served_model_name: str = field("", "the name requests use; empty takes it from the path")
     dtype: Literal["auto", "float32", "bfloat16"] = field(
         "auto",
-        "type of weights and activations; auto is the checkpoint's, but bfloat16 for float16 on TPU",
+        "type of weights and activations; auto is the checkpoint's, on TPU bfloat16 for float16",
     )
     kv_dtype: Literal["auto", "float32", "bfloat16", "fp8", "int8"] = field(
         "auto", "type of the KV cache; auto is dtype, on CPU float32"

@@ -120,6 +120,27 @@ def test_what_a_field_may_say(change, field, value):
     assert getattr(parse_config(LLAMA | change), field) == value
 
 
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize(
+    ("named", "scaling", "longest"),
+    [
+        pytest.param(256, YARN, 1024, id="named before it is stretched, as Qwen's cards say"),
+        pytest.param(1024, YARN, 1024, id="named after it is stretched"),
+        pytest.param(320, YARN, 1024, id="named with room for an answer, as Qwen3's is"),
+        pytest.param(256, without(YARN, "original_max_position_embeddings"), 1024, id="one name"),
+        pytest.param(1024, without(YARN, "factor"), 1024, id="the factor left out"),
+        pytest.param(256, YARN | {"factor": 0.5}, 256, id="shrunk"),
+        pytest.param(256, {"type": "linear", "factor": 4.0}, 256, id="another scaling"),
+        pytest.param(256, {"rope_type": "llama3", **LLAMA3}, 256, id="another scaling that blends"),
+    ],
+)
+def test_the_context_of_yarn_is_what_it_stretches(named, scaling, longest):
+    hf = QWEN2 | {"max_position_embeddings": named, "rope_scaling": scaling}
+    assert parse_config(hf).max_position == longest
+
+
 @pytest.mark.parametrize(
     ("change", "theta", "scaling"),
     [
@@ -341,6 +362,7 @@ def test_the_window_of_every_layer(hf, windows):
         (GEMMA4 | {"attention_bias": True}, "attention_bias is not supported"),
         (GEMMA4 | {"layer_types": ["full_attention"]}, "layer_types must list 7 layers"),
         (GEMMA4 | {"layer_types": [[]] * 7}, r"layer types \['\[\]'\] are not supported"),
+        (LLAMA | {"rope_scaling": YARN | {"factor": 1e9}}, "YaRN's context must be at most 21474"),
         (LISTED | {"per_layer_config": [1]}, "per_layer_config must be an object of objects"),
         (LISTED | {"per_layer_config": {"9": {}}}, "per_layer_config names no layer by '9'"),
         (LISTED | {"per_layer_config": {"five": {}}}, "names no layer by 'five'"),

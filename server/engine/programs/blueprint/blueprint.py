@@ -239,7 +239,7 @@ def _slot_sizes(config: ModelConfig, engine: EngineConfig) -> SlotSizes:
 
 def _longest(config: ModelConfig, engine: EngineConfig) -> int:
     """The most tokens of a sequence; where tokens see later ones, a step must hold them all."""
-    longest = min(engine.max_model_len or config.max_position, config.max_position)
+    longest = engine.max_model_len or config.max_position
     if config.bidirectional and engine.max_num_batched_tokens:
         return min(longest, engine.max_num_batched_tokens)
     return longest

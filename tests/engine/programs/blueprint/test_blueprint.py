@@ -63,6 +63,16 @@ def test_matrices_stay_int8_if_the_checkpoint_is_quantized_or_the_setting_asks(
     assert layout.quantized is expected
 
 
+@pytest.mark.parametrize(("asked", "longest"), [(0, 256), (100, 100), (256, 256)])
+def test_a_sequence_is_as_long_as_is_asked_for_and_the_model_allows(asked, longest):
+    assert draw(max_model_len=asked).sizes.slot.max_model_len == longest
+
+
+def test_a_longer_sequence_than_the_model_allows_is_refused():
+    with pytest.raises(ConfigError, match=r"max_model_len is 257, but .* allows 256 tokens"):
+        draw(max_model_len=257)
+
+
 def test_float16_becomes_bfloat16_on_a_tpu_whose_kernels_know_none():
     half, brain = (replace(CONFIG, dtype=dtype) for dtype in ("float16", "bfloat16"))
     engine = EngineConfig()
