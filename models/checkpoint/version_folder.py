@@ -14,6 +14,7 @@ from models.checkpoint.checkpoint import Checkpoint, CheckpointError
 from models.checkpoint.files import Files
 from models.checkpoint.json_files import JsonFileError, read_object
 from models.checkpoint.module_files import is_module_file, module_files
+from models.checkpoint.quantization_config import with_quantization
 from models.checkpoint.verified_reading import CHUNK_BYTES, FileReader, ReadError, ReadLimits
 from models.headless import is_headless
 from models.quantized.scheme import QuantizationError, read_scheme
@@ -48,7 +49,7 @@ class VersionFolder:
     def checkpoint(self) -> Checkpoint:
         """The weights. Raises CheckpointError."""
         try:
-            scheme = read_scheme(read_object(self.copy / _CONFIG))
+            scheme = read_scheme(with_quantization(self.copy, read_object(self.copy / _CONFIG)))
         except FileNotFoundError:
             scheme = None
         except (JsonFileError, QuantizationError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from models.checkpoint.end_tokens import tokenizer_end_ids
 from models.checkpoint.json_files import JsonFileError, read_object
+from models.checkpoint.quantization_config import with_quantization
 from models.config import ModelConfig, ModelConfigError
 from models.headless import is_headless, with_head
 from models.huggingface.families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
@@ -42,7 +43,7 @@ def read_config(checkpoint: Path) -> ModelConfig:
 
     Raises ModelConfigError if a file is missing, is not JSON, or has an unsupported setting.
     """
-    hf = _read_json(checkpoint / "config.json")
+    hf = _with_quantization(checkpoint, _read_json(checkpoint / "config.json"))
     _refuse_code(hf)
     if is_headless(checkpoint):
         # Nothing computes with the embedding as a head, but no program must be another for it.
@@ -53,6 +54,13 @@ def read_config(checkpoint: Path) -> ModelConfig:
     if not has_tower(_read_optional(checkpoint, INDEX)):
         config = replace(config, vision=None)
     return replace(config, eos_token_ids=_end_token_ids(checkpoint, config))
+
+
+def _with_quantization(checkpoint: Path, hf: HF) -> dict[str, Any]:
+    try:
+        return with_quantization(checkpoint, hf)
+    except JsonFileError as error:
+        raise ModelConfigError(str(error)) from error
 
 
 def _end_token_ids(checkpoint: Path, config: ModelConfig) -> tuple[int, ...]:

@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
 from models.checkpoint.files import LocalFiles
 from models.checkpoint.version_folder import open_version
+from models.config import ModelConfigError
+from models.huggingface.config_file import read_config
 from models.quantized.scheme import QuantizationError, read_scheme
 from tests.models.checkpoints import LLAMA
 from tests.models.quantized.encoding import FORMATS
@@ -132,6 +134,20 @@ def test_a_weight_stored_as_floats_is_read_as_it_is(tmp_path):
     assert_array_equal(open_it(tmp_path).read(NAME), weight)
 
 
+@pytest.mark.parametrize("status", ["frozen", "calibration"])
+def test_floats_that_were_to_be_compressed_and_were_not_are_read_as_floats(status, tmp_path):
+    """The status is of the tool that saved the files; what they hold is in the files."""
+    config, _ = FORMATS["compressed int8, rows"]
+    weight = np.full((OUT, IN), 0.3, np.float32)
+    scale = np.ones((OUT, 1), np.float32)
+    save(
+        tmp_path,
+        config | {"quantization_status": status},
+        {"weight": weight, "weight_scale": scale},
+    )
+    assert_array_equal(open_it(tmp_path).read(NAME), weight)
+
+
 def test_bytes_without_a_quantization_config_are_refused(tmp_path):
     _, encode = FORMATS["compressed int8, rows"]
     tensors, _ = encode(np.random.default_rng(7), OUT, IN)
@@ -161,19 +177,71 @@ def test_bytes_without_a_quantization_config_are_refused(tmp_path):
             "sparsity_config is not supported",
         ),
         (
-            FORMATS["compressed w4a16"][0] | {"transform_config": {"config_groups": {}}},
+            FORMATS["compressed w4a16"][0] | {"transform_config": {"config_groups": {"u": {}}}},
             "transform_config is not supported",
         ),
         (
-            FORMATS["compressed w4a16"][0] | {"quantization_status": "frozen"},
-            "quantization_status is 'frozen'",
+            FORMATS["compressed w4a16"][0] | {"transform_config": {"rotation": "hadamard"}},
+            "transform_config is not supported",
         ),
+        (
+            FORMATS["compressed w4a16"][0] | {"config_groups": {"kv": {"weights": None}}},
+            "config_groups: kv say nothing of their weights",
+        ),
+        ({"quant_method": "modelopt", "quant_algo": None}, "quant_algo None is not supported"),
     ],
     ids=str,
 )
 def test_a_scheme_that_is_not_read_is_refused_in_a_sentence(change, message):
     with pytest.raises(QuantizationError, match=message):
         read_scheme({"quantization_config": change})
+
+
+def test_a_group_of_activations_and_transforms_of_nothing_change_no_weight():
+    config, _ = FORMATS["compressed w4a16"]
+    groups = config["config_groups"] | {"kv": {"weights": None, "output_activations": {}}}
+    more = config | {"config_groups": groups, "transform_config": {"config_groups": {}}}
+    assert read_scheme({"quantization_config": more}) == read_scheme(
+        {"quantization_config": config}
+    )
+
+
+@pytest.mark.parametrize("place", ["config.json", "text_config", "hf_quant_config.json"])
+def test_a_scheme_is_found_wherever_a_folder_has_it(place, tmp_path):
+    config, encode = FORMATS["modelopt fp8"]
+    tensors, expected = encode(np.random.default_rng(7), OUT, IN)
+    save(tmp_path, None, tensors)
+    text = {key: LLAMA[key] for key in LLAMA if key != "architectures"}
+    hf = {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": text}
+    if place == "hf_quant_config.json":
+        written = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}
+        (tmp_path / place).write_text(json.dumps(written))
+    else:
+        (hf if place == "config.json" else text)["quantization_config"] = config
+    (tmp_path / "config.json").write_text(json.dumps(hf))
+    np.testing.assert_allclose(open_it(tmp_path).read(NAME), expected, rtol=3e-7)
+    assert read_config(tmp_path).stored_bits == 8
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [("[", "hf_quant_config.json cannot be read"), ('{"quantization": 3}', "an object, not 3")],
+)
+def test_a_file_beside_config_json_that_says_nothing_is_refused(written, message, tmp_path):
+    save(tmp_path, None, {"weight": np.ones((OUT, IN), np.float32)})
+    (tmp_path / "hf_quant_config.json").write_text(written)
+    with pytest.raises(CheckpointError, match=message):
+        open_it(tmp_path)
+    with pytest.raises(ModelConfigError, match=message):
+        read_config(tmp_path)
+
+
+def test_keys_and_values_alone_that_are_quantized_change_no_weight(tmp_path):
+    written = {"quantization": {"quant_algo": None, "kv_cache_quant_algo": "FP8"}}
+    save(tmp_path, None, {"weight": np.ones((OUT, IN), np.float32)})
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(written))
+    assert_array_equal(open_it(tmp_path).read(NAME), 1)
+    assert read_config(tmp_path).stored_bits is None
 
 
 def test_a_quantization_config_that_is_no_object_is_refused():
