@@ -7,9 +7,14 @@ what a tokenizer is used for.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
+
+from server.api.tokenizers.file_difference import file_difference
+
+_log = logging.getLogger(__name__)
 
 _TOKENIZER = "tokenizer.json"
 # Other vocabularies, which transformers converts where the packages for them are installed.
@@ -43,6 +48,8 @@ def load_pretrained(folder: Path) -> Any:
         raise _explained(folder, vocabulary, error) from error
     if getattr(pretrained, "backend_tokenizer", None) is None:
         raise TokenizerError(f"{folder} has only a slow tokenizer; {_how_to_make()}")
+    if vocabulary == _TOKENIZER and (sentence := file_difference(folder / vocabulary, pretrained)):
+        _log.warning("%s", sentence)
     return pretrained
 
 

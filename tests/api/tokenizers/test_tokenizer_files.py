@@ -87,3 +87,31 @@ def test_code_of_the_checkpoint_is_refused_without_a_question(folder, monkeypatc
     message = refusal(folder)
     assert message.startswith(f"{folder / 'tokenizer_config.json'}: auto_map names code")
     assert "runs no code" in message
+
+
+@pytest.mark.parametrize(
+    ("model_type", "named", "expected"),
+    [
+        pytest.param("qwen2", "PreTrainedTokenizerFast", "Qwen2Tokenizer", id="by model type"),
+        pytest.param("llama", "Qwen2Tokenizer", "Qwen2Tokenizer", id="by the name of a class"),
+        pytest.param("gemma3_text", "GemmaTokenizerFast", "GemmaTokenizer", id="by both"),
+        pytest.param("llama", "PreTrainedTokenizerFast", "", id="the file as it is"),
+    ],
+)
+def test_a_file_that_transformers_overrules_is_told(folder, caplog, model_type, named, expected):
+    """Here the file has no normalizer, and both families have one."""
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    change(folder / "tokenizer_config.json", tokenizer_class=named)
+    Tokenizer.load(folder)
+    told = [one.getMessage() for one in caplog.records if one.name.endswith("tokenizer_files")]
+    assert len(told) == bool(expected)
+    if expected:
+        assert f"{folder / 'tokenizer.json'} splits text otherwise than the {expected}" in told[0]
+
+
+def test_a_file_that_a_family_reads_as_it_is_is_not_told(folder, caplog):
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    Tokenizer.load(folder)._pretrained.save_pretrained(folder)
+    caplog.clear()
+    Tokenizer.load(folder)
+    assert not [one for one in caplog.records if one.name.endswith("tokenizer_files")]
