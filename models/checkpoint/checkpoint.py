@@ -20,8 +20,8 @@ from models.checkpoint.headers import HeaderError, Tensor, tensors_of
 from models.checkpoint.verified_reading import FileReader, ReadError
 from models.headless import tensor_name
 from models.quantized.stored import Storage, StorageError, StoredMatrix, StoredTensor
+from models.tensor_names import INDEX, weight_files
 
-_INDEX = "model.safetensors.index.json"
 # The types a weight may be stored in.
 _FLOATS = {
     "F64": np.dtype(np.float64),
@@ -116,7 +116,7 @@ class Checkpoint:
                 f"not supported; these are: {', '.join(_FLOATS)}"
             )
 
-    def tie(self, name: str, other: str, shape: tuple[int, int]) -> None:
+    def tie(self, name: str, other: str, shape: tuple[int, ...]) -> None:
         """Take two matrices, of which config.json says that they are one, for one.
 
         If only `other` is there, it is read as `name` too. Raises CheckpointError if both are there
@@ -229,7 +229,7 @@ class Checkpoint:
         if missing := sorted(places.keys() - found.keys()):
             path = self.folder / places[missing[0]]
             raise CheckpointError(
-                f"{path}: tensor {missing[0]} is missing, though {_INDEX} says that it is there"
+                f"{path}: tensor {missing[0]} is missing, though {INDEX} says that it is there"
             )
         return found
 
@@ -257,22 +257,22 @@ def _place_head(found: dict[str, Tensor]) -> None:
 
 def _twice(folder: Path, name: str, first: str, second: str) -> CheckpointError:
     return CheckpointError(
-        f"{folder}: tensor {name} is in {first} and in {second}, and no {_INDEX} says which one is"
+        f"{folder}: tensor {name} is in {first} and in {second}, and no {INDEX} says which one is"
         " meant; remove the file that is left over"
     )
 
 
 def _places(folder: Path, reader: FileReader) -> dict[str, str]:
     """The file of each tensor, as the index says; empty without an index."""
-    if _INDEX not in reader.names() and not (folder / _INDEX).is_dir():
+    if INDEX not in reader.names() and not (folder / INDEX).is_dir():
         return {}
     try:
-        index = json.loads(bytes(reader.read(_INDEX, 0, reader.size(_INDEX))))
+        index = json.loads(bytes(reader.read(INDEX, 0, reader.size(INDEX))))
         places = {_published(name): Path(file).name for name, file in index["weight_map"].items()}
     except (ReadError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{folder / _INDEX} cannot be read: {error!r}") from error
+        raise CheckpointError(f"{folder / INDEX} cannot be read: {error!r}") from error
     if not places:
-        raise CheckpointError(f"{folder / _INDEX} names no tensor")
+        raise CheckpointError(f"{folder / INDEX} names no tensor")
     return places
 
 
@@ -280,7 +280,7 @@ def _weight_files(folder: Path, reader: FileReader, places: Mapping[str, str]) -
     """The safetensors files of a folder; every file that the index names must exist."""
     found = {name for name in reader.names() if name.endswith(".safetensors")}
     if missing := sorted(set(places.values()) - found):
-        raise CheckpointError(f"{folder / missing[0]} is missing, though {_INDEX} names it")
+        raise CheckpointError(f"{folder / missing[0]} is missing, though {INDEX} names it")
     if not found:
         raise CheckpointError(f"{folder} holds no *.safetensors file")
-    return sorted(set(places.values()) or found)
+    return sorted(set(places.values())) or weight_files(found)

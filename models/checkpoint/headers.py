@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.checkpoint.files import IS_LFS_POINTER, LFS_POINTER
 from models.checkpoint.verified_reading import FileReader, ReadError
 
 # Sizes of all safetensors types, to distinguish a truncated file from one of an unsupported type.
@@ -50,7 +51,10 @@ def tensors_of(path: Path, reader: FileReader) -> list[tuple[str, Tensor]]:
     try:
         if size < _LENGTH_BYTES:
             raise ValueError(f"it has {size} bytes")
-        length = int.from_bytes(reader.read(path.name, 0, _LENGTH_BYTES), "little")
+        start_bytes = bytes(reader.read(path.name, 0, min(size, len(LFS_POINTER))))
+        if start_bytes == LFS_POINTER:
+            raise HeaderError(f"{path} {IS_LFS_POINTER}")
+        length = int.from_bytes(start_bytes[:_LENGTH_BYTES], "little")
         if length > min(size - _LENGTH_BYTES, _MAX_HEADER_BYTES):
             raise ValueError(f"its header claims {length} bytes, the file has {size}")
         start = _LENGTH_BYTES + length
@@ -60,11 +64,11 @@ def tensors_of(path: Path, reader: FileReader) -> list[tuple[str, Tensor]]:
         end = max((tensor.stop for _, tensor in found), default=start)
         if end != size:
             raise ValueError(f"its tensors end at byte {end}, the file at {size}")
-    except ReadError:
+        return found
+    except (ReadError, HeaderError):
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HeaderError(f"{path} is truncated or not a safetensors file: {error}") from error
-    return found
 
 
 def _tensor(file: str, entry: dict[str, Any], start: int) -> Tensor:

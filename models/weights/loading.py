@@ -103,8 +103,8 @@ class WeightLoader:
         Of a tied model with embedding and head, both are read: they must be the same.
         """
         if self._config.tie_embeddings:
-            shape = self._config.vocab_size, self._config.hidden_size
-            checkpoint.tie(*vocabulary_names(self._config), shape)
+            size = self._config.vocab_size, self._config.hidden_size
+            checkpoint.tie(*vocabulary_names(self._config), size)
         for part in self._parts():
             for name, shape in part.source.tensors():
                 checkpoint.check(name, shape)

@@ -20,6 +20,7 @@ _TOKENIZER = "tokenizer.json"
 # Other vocabularies, which transformers converts where the packages for them are installed.
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "tekken.json", "spiece.model", "vocab.txt")
 _LEGACY_TEMPLATE = "chat_template.json"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_REASON_CHARS = 300
 
 
@@ -103,7 +104,10 @@ def _has_code(path: Path) -> bool:
 def _json_fault(path: Path) -> str:
     """Why a file that is there is no JSON; empty if it is."""
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if content.startswith(_LFS_POINTER):
+            return "it is a pointer of Git LFS, not the file itself: fetch the files (git lfs pull)"
+        json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, RecursionError) as error:

@@ -63,6 +63,12 @@ def test_a_tokenizer_that_is_no_json_is_named(folder):
     )
 
 
+def test_a_file_that_git_lfs_did_not_fetch_is_named(folder):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (folder / "tokenizer.json").write_text(pointer)
+    assert "git lfs pull" in refusal(folder)
+
+
 def test_a_configuration_that_is_no_json_is_named(folder):
     (folder / "tokenizer_config.json").write_text("{")
     assert refusal(folder).startswith(f"{folder / 'tokenizer_config.json'} cannot be read: ")

@@ -50,6 +50,17 @@ GEMMA4 = LLAMA | {
     "hidden_size_per_layer_input": 0,
     "sliding_window": 32,
 }
+GPT_OSS = LLAMA | {
+    "architectures": ["GptOssForCausalLM"],
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
+MISTRAL3 = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "text_config": {
+        key: LLAMA[key] for key in LLAMA if key not in ("architectures", "tie_word_embeddings")
+    },
+}
 # A published vision checkpoint says of its text model only what is not the default.
 VISION = {
     "architectures": ["Gemma3ForConditionalGeneration"],
@@ -67,6 +78,10 @@ VISION = {
 
 def without(hf, *keys):
     return {key: value for key, value in hf.items() if key not in keys}
+
+
+def of_text(hf, **changes):
+    return hf | {"text_config": hf["text_config"] | changes}
 
 
 def test_a_plain_llama():
@@ -111,6 +126,9 @@ def test_what_may_be_missing(missing, field, default):
         ({"eos_token_id": [7, 8]}, "eos_token_ids", (7, 8)),
         ({"eos_token_id": None}, "eos_token_ids", ()),
         ({"rms_norm_eps": 1}, "rms_norm_eps", 1.0),
+        ({"dtype": "torch.bfloat16"}, "dtype", "bfloat16"),
+        ({"hidden_act": "swish"}, "activation", "silu"),
+        ({"hidden_act": "gelu_new"}, "activation", "gelu_tanh"),
         ({"rms_norm_eps": None}, "rms_norm_eps", 1e-6),
         ({"sliding_window": 64}, "layer_windows", (None, None)),
         ({"architectures": ["Unknown", "LlamaForCausalLM"]}, "architecture", "LlamaForCausalLM"),
@@ -118,6 +136,19 @@ def test_what_may_be_missing(missing, field, default):
 )
 def test_what_a_field_may_say(change, field, value):
     assert getattr(parse_config(LLAMA | change), field) == value
+
+
+@pytest.mark.parametrize(
+    ("of_whole", "of_text_model", "tied"),
+    [({}, {}, False), (True, {}, True), ({}, True, True), (True, False, False), (False, {}, False)],
+)
+def test_a_vision_checkpoint_may_say_of_its_text_model_or_of_the_whole_that_it_is_tied(
+    of_whole, of_text_model, tied
+):
+    said = [
+        {} if each == {} else {"tie_word_embeddings": each} for each in (of_whole, of_text_model)
+    ]
+    assert parse_config(of_text(MISTRAL3, **said[1]) | said[0]).tie_embeddings is tied
 
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
@@ -315,7 +346,13 @@ SLIDING = {"use_sliding_window": True, "sliding_window": 32}
     [
         (MISTRAL | {"sliding_window": 32}, (32, 32)),
         (MISTRAL | {"sliding_window": None}, (None, None)),
-        (MISTRAL, (None, None)),
+        (MISTRAL, (4096, 4096)),
+        (QWEN2 | {"use_sliding_window": True, "max_window_layers": 0}, (4096, 4096)),
+        (GPT_OSS, (128, None)),
+        (LLAMA | {"architectures": ["Ministral3ForCausalLM"]}, (None, None)),
+        (MISTRAL3, (4096, 4096)),
+        (of_text(MISTRAL3, sliding_window=None), (None, None)),
+        (of_text(MISTRAL3, model_type="ministral3"), (None, None)),
         (QWEN2 | {"sliding_window": 32}, (None, None)),
         (QWEN2 | {"use_sliding_window": False, "sliding_window": 32}, (None, None)),
         (QWEN2 | {"use_sliding_window": True, "sliding_window": None}, (None, None)),
@@ -362,6 +399,12 @@ def test_the_window_of_every_layer(hf, windows):
         (GEMMA4 | {"attention_bias": True}, "attention_bias is not supported"),
         (GEMMA4 | {"layer_types": ["full_attention"]}, "layer_types must list 7 layers"),
         (GEMMA4 | {"layer_types": [[]] * 7}, r"layer types \['\[\]'\] are not supported"),
+        (LLAMA | {"rope_scaling": YARN, "rope_theta": 1.0}, "rope_theta must be above 1 where"),
+        (
+            LLAMA | {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "low_freq_factor": 4.0}},
+            "high_freq_factor 4 must be above low_freq_factor 4",
+        ),
+        (LLAMA | {"dtype": "torch.int8"}, "dtype 'torch.int8' is not supported"),
         (LLAMA | {"rope_scaling": YARN | {"factor": 1e9}}, "YaRN's context must be at most 21474"),
         (LISTED | {"per_layer_config": [1]}, "per_layer_config must be an object of objects"),
         (LISTED | {"per_layer_config": {"9": {}}}, "per_layer_config names no layer by '9'"),
@@ -467,12 +510,16 @@ def test_a_generation_config_without_end_tokens_changes_nothing(tmp_path):
     assert read_config(tmp_path).eos_token_ids == (2,)
 
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
         ({}, r"config\.json is missing: is this a checkpoint folder"),
         ({"config": "{"}, r"config\.json cannot be read"),
         ({"config": "[]"}, r"config\.json is not a JSON object"),
+        ({"config": LFS_POINTER}, r"config\.json is a pointer of Git LFS"),
         ({"config": "\ufeff{}"}, r"config\.json cannot be read: .*BOM"),
         ({"config": '{"vocab_size": 1, "vocab_size": 2}'}, r"'vocab_size' stands in it twice"),
         ({"config": "[" * 100_000}, r"config\.json cannot be read"),
