@@ -49,6 +49,29 @@ def test_one_of_several_templates_is_the_default(folder):
     assert Tokenizer.load(folder).render_chat(HELLO) == RENDERED
 
 
+@pytest.mark.parametrize("template", [5, ["x"], {"default": 5}])
+def test_a_template_that_is_no_text_is_refused_by_name(folder, template):
+    written = json.dumps({"chat_template": template})
+    (folder / "chat_template.json").write_text(written)
+    assert f"{folder}: chat_template must be a text, or texts with names" in refusal(folder)
+
+
+@pytest.mark.parametrize("template", [5, {"default": 5}])
+def test_a_template_of_the_configuration_that_is_no_text_is_refused_by_name(folder, template):
+    change(folder / "tokenizer_config.json", chat_template=template)
+    assert f"{folder}: chat_template must be a text, or texts with names" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [("[]", "is not a JSON object"), ("{", "cannot be read: "), (b"\xff", "cannot be read: ")],
+)
+def test_a_file_of_a_template_that_cannot_be_read_is_named(folder, content, fault):
+    raw = content if isinstance(content, bytes) else content.encode()
+    (folder / "chat_template.json").write_bytes(raw)
+    assert refusal(folder).startswith(f"{folder / 'chat_template.json'} {fault}")
+
+
 def test_a_tokenizer_of_a_newer_release_is_named(folder):
     change(folder / "tokenizer.json", pre_tokenizer={"type": "NotYetKnown"})
     message = refusal(folder)
