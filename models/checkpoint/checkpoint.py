@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from models.checkpoint.files import LocalFiles
-from models.checkpoint.headers import HeaderError, Tensor, tensors_of
+from models.checkpoint.headers import HeaderError, Tensor, parts_of_joined, tensors_of
 from models.checkpoint.verified_reading import FileReader, ReadError
 from models.headless import tensor_name
 from models.quantized.stored import Storage, StorageError, StoredMatrix, StoredTensor
@@ -226,6 +226,9 @@ class Checkpoint:
                     raise _twice(self.folder, name, found[name].file, file)
                 found[name] = tensor
         _place_head(found)
+        for name, joined in list(found.items()):
+            for part, tensor in parts_of_joined(name, joined):
+                found.setdefault(part, tensor)
         if missing := sorted(places.keys() - found.keys()):
             path = self.folder / places[missing[0]]
             raise CheckpointError(

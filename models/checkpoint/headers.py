@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ _BITS = {
     "BOOL": 8, "I8": 8, "U8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64,
 }  # fmt: skip
+# What transformers joins of the experts of a layer, under `mlp.experts`.
+_EXPERTS = "mlp.experts"
+_JOINED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100 << 20
 
@@ -69,6 +73,22 @@ def tensors_of(path: Path, reader: FileReader) -> list[tuple[str, Tensor]]:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HeaderError(f"{path} is truncated or not a safetensors file: {error}") from error
+
+
+def parts_of_joined(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The matrices of single experts in a tensor of all experts of a layer, by published names.
+
+    transformers joins them [E, out, in], gate and then up in one; each lies in one piece.
+    """
+    module, _, joined = name.rpartition(".")
+    parts = _JOINED.get(joined, ())
+    if not parts or not module.endswith(_EXPERTS) or len(tensor.shape) != 3:
+        return
+    num_experts, rows, columns = tensor.shape
+    size = rows // len(parts) * columns * _BITS[tensor.dtype] // 8
+    for i in range(num_experts * len(parts)):
+        place = replace(tensor, shape=(rows // len(parts), columns), start=tensor.start + i * size)
+        yield f"{module}.{i // len(parts)}.{parts[i % len(parts)]}.weight", place
 
 
 def _tensor(file: str, entry: dict[str, Any], start: int) -> Tensor:

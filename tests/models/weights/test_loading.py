@@ -352,6 +352,25 @@ def no_compilation():
     assert compiled == []
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_experts_that_transformers_joined_are_those_of_single_tensors(tmp_path, folder, size):
+    hf, weights = FAMILIES["qwen3-moe"], random_models.weights("qwen3-moe")
+    single = {name: value for name, value in weights.items() if ".experts." in name}
+    joined = {name: value for name, value in weights.items() if name not in single}
+    for layer in range(hf["num_hidden_layers"]):
+        name = f"model.layers.{layer}.mlp.experts"
+        gate, up, down = (
+            np.stack([single[f"{name}.{e}.{kind}_proj.weight"] for e in range(hf["num_experts"])])
+            for kind in ("gate", "up", "down")
+        )
+        joined[f"{name}.gate_up_proj"] = np.concatenate([gate, up], axis=1)
+        joined[f"{name}.down_proj"] = down
+    save_file(joined, tmp_path / "model.safetensors")
+    expected = load(folder("qwen3-moe"), hf, size)
+    for path, leaf in load(tmp_path, hf, size).items():
+        assert_array_equal(leaf, expected[path])
+
+
 VISION = {
     "architectures": ["Mistral3ForConditionalGeneration"],
     "text_config": {key: LLAMA[key] for key in LLAMA if key != "architectures"},
