@@ -5,12 +5,14 @@ All bytes are of one chip. This module computes only sums and units.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
 _GIB = 1 << 30
+_WIDTH = 100
 
 type Kind = Literal["decode", "prefill", "other"]
 
@@ -144,7 +146,7 @@ def _lines(report: Report) -> Iterator[str]:
     )
     yield ""
     yield from _verdict(report)
-    yield from report.notes
+    yield from (line for note in report.notes for line in textwrap.wrap(note, _WIDTH))
     yield ""
     yield from _memory(report)
     if report.programs:
