@@ -95,7 +95,9 @@ class EngineConfig:
     )
     max_num_seqs: int = field(32, "sequences that run at once on each data rank", low=1)
     max_model_len: int = field(
-        0, "tokens of prompt and generation together; 0 is the model's own limit", low=0
+        0,
+        "tokens of prompt and generation together; 0 is the model's own limit, and more is refused",
+        low=0,
     )
     max_num_batched_tokens: int = field(
         0, "token budget per step on each data rank; 0 is 128 on CPU and 2048 elsewhere", low=0
