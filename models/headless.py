@@ -56,10 +56,11 @@ def is_headless(checkpoint: Path) -> bool:
     names = hf.get("architectures")
     if isinstance(names, list) and any(name in _WITH_HEAD for name in map(str, names)):
         return True
-    stored = stored_names(checkpoint)
     tied = says_tied(hf)
-    is_tied = _is_tied_by_default(names) if tied is None else tied
-    return not is_tied and bool(stored) and not has_head(stored)
+    if _is_tied_by_default(names) if tied is None else tied:
+        return False
+    stored = stored_names(checkpoint)
+    return bool(stored) and not has_head(stored)
 
 
 def says_tied(hf: Mapping[str, Any]) -> bool | None:

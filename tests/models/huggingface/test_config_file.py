@@ -404,6 +404,8 @@ def test_the_window_of_every_layer(hf, windows):
             LLAMA | {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "low_freq_factor": 4.0}},
             "high_freq_factor 4 must be above low_freq_factor 4",
         ),
+        (GEMMA2 | {"sliding_window": None}, "sliding_window must be set where layers slide"),
+        (GPT_OSS | {"sliding_window": None}, "sliding_window must be set where layers slide"),
         (LLAMA | {"dtype": "torch.int8"}, "dtype 'torch.int8' is not supported"),
         (LLAMA | {"rope_scaling": YARN | {"factor": 1e9}}, "YaRN's context must be at most 21474"),
         (LISTED | {"per_layer_config": [1]}, "per_layer_config must be an object of objects"),
