@@ -59,6 +59,19 @@ def test_a_part_of_a_matrix_is_the_same_part_of_the_whole(stored, rows, columns)
     assert_array_equal(checkpoint.read(NAME, rows, columns), part)
 
 
+def test_scales_of_modelopts_blocks_cover_what_lies_in_each(tmp_path):
+    """The last block of rows is cut."""
+    config, encode = FORMATS["modelopt fp8, blocks"]
+    tensors, expected = encode(np.random.default_rng(7), 200, 384)
+    assert tensors["weight_scale"].shape == (2, 1, 3, 1)
+    save(tmp_path, config, tensors)
+    checkpoint = open_version(LocalFiles(tmp_path), tmp_path / "copy").checkpoint()
+    checkpoint.check(NAME, (200, 384))
+    np.testing.assert_allclose(checkpoint.read(NAME), expected, rtol=3e-7)
+    part = checkpoint.read(NAME, slice(120, 140), slice(100, 300))
+    np.testing.assert_allclose(part, expected[120:140, 100:300], rtol=3e-7)
+
+
 def test_a_quantized_matrix_is_found_and_read_ahead_by_the_name_of_its_weight(stored):
     checkpoint, _ = stored
     assert NAME in checkpoint
