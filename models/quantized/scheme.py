@@ -80,23 +80,27 @@ def _weights_of_groups(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 # The names of DeepSeek and Qwen, of AutoFP8, and of two more that transformers knows.
 _FP8_SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
+# Where a file leaves it out; a null is no block.
+_FP8_BLOCK = (128, 128)
 
 
 def _fp8(found: Mapping[str, Any]) -> Scheme:
     if found.get("fmt", "e4m3") != "e4m3":
         raise QuantizationError(f"fmt {found['fmt']!r} is not supported; only e4m3 is")
-    block = _block(found.get("weight_block_size"))
+    block = _block(found.get("weight_block_size", _FP8_BLOCK))
     return Scheme("fp8", 8, (ScaledBytes(_FP8_SCALES, block),))
 
 
 def _awq(found: Mapping[str, Any]) -> Scheme:
-    if (version := str(found.get("version", "gemm")).lower()) != "gemm":
+    if found.get("backend") == "llm-awq":
+        raise QuantizationError("AWQ's backend llm-awq is not supported: it packs otherwise")
+    if (version := _layout(found, "version", "gemm")) != "gemm":
         raise QuantizationError(f"AWQ's version {version!r} is not supported; only gemm is")
     return Scheme("awq", _bits(found, "bits", (4,)), (Awq(),))
 
 
 def _gptq(found: Mapping[str, Any]) -> Scheme:
-    layout = found.get("checkpoint_format", "gptq")
+    layout = _layout(found, "checkpoint_format", "gptq")
     if layout not in ("gptq", "gptq_v2"):
         raise QuantizationError(
             f"checkpoint_format {layout!r} is not supported; gptq and gptq_v2 are"
@@ -131,6 +135,12 @@ _METHODS: Mapping[str, Callable[[Mapping[str, Any]], Scheme]] = {
     "modelopt": _modelopt,
     "mxfp4": lambda found: Scheme("mxfp4", 4, (JoinedFloat4(),)),
 }
+
+
+def _layout(found: Mapping[str, Any], key: str, default: str) -> str:
+    """How words are packed, by the tool's own key or, as transformers writes it, by `format`."""
+    named = found.get(key) or found.get("format") or default
+    return str(named).lower()
 
 
 def _bits(found: Mapping[str, Any], key: str, known: tuple[int, ...]) -> int:

@@ -176,6 +176,9 @@ def test_bytes_without_a_quantization_config_are_refused(tmp_path):
         ({"quant_method": None}, "quant_method None is not supported"),
         ({"quant_method": ["awq"]}, "is not supported; these are"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "AWQ's version 'gemv'"),
+        ({"quant_method": "awq", "bits": 4, "format": "gemv_fast"}, "AWQ's version 'gemv_fast'"),
+        ({"quant_method": "awq", "bits": 4, "backend": "llm-awq"}, "backend llm-awq"),
+        ({"quant_method": "gptq", "bits": 4, "format": "marlin"}, "'marlin' is not supported"),
         ({"quant_method": "awq", "bits": 3}, "bits 3 is not supported; 4 can be read"),
         ({"quant_method": "gptq", "bits": 3}, "bits 3 is not supported; 2 and 4 and 8"),
         ({"quant_method": "gptq", "bits": True}, "bits True is not supported"),
@@ -208,6 +211,25 @@ def test_bytes_without_a_quantization_config_are_refused(tmp_path):
 def test_a_scheme_that_is_not_read_is_refused_in_a_sentence(change, message):
     with pytest.raises(QuantizationError, match=message):
         read_scheme({"quantization_config": change})
+
+
+@pytest.mark.parametrize(
+    ("named", "same"),
+    [
+        (
+            {"quant_method": "gptq", "bits": 4, "format": "gptq_v2"},
+            {"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2"},
+        ),
+        (
+            {"quant_method": "gptq", "bits": 4, "checkpoint_format": "GPTQ", "format": "gptq_v2"},
+            {"quant_method": "gptq", "bits": 4},
+        ),
+        ({"quant_method": "awq", "bits": 4, "format": "gemm"}, FORMATS["awq"][0]),
+        ({"quant_method": "fp8"}, {"quant_method": "fp8", "weight_block_size": [128, 128]}),
+    ],
+)
+def test_a_layout_goes_by_the_name_that_transformers_gives_it_too(named, same):
+    assert read_scheme({"quantization_config": named}) == read_scheme({"quantization_config": same})
 
 
 def test_a_group_of_activations_and_transforms_of_nothing_change_no_weight():
