@@ -2,15 +2,17 @@
 
 Such a checkpoint names the decoder without its head, or its files lack the head's matrix, or its
 tensors lack the prefix that a model with a head gives them. A model whose tokens see later tokens
-generates nothing either. Reads no weights.
+generates nothing either. Reads no numbers.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from models.tensor_names import stored_names
 
 _WITH_HEAD: Mapping[str, str] = {
     "LlamaModel": "LlamaForCausalLM",
@@ -22,7 +24,7 @@ _WITH_HEAD: Mapping[str, str] = {
 }
 _TOP_TENSORS = ("embed_tokens.", "layers.", "norm.")
 _HEAD = "lm_head.weight"
-_INDEX = "model.safetensors.index.json"
+_TIED = "tie_word_embeddings"
 
 
 def with_head(architecture: Any) -> Any:
@@ -54,15 +56,33 @@ def is_headless(checkpoint: Path) -> bool:
     names = hf.get("architectures")
     if isinstance(names, list) and any(name in _WITH_HEAD for name in map(str, names)):
         return True
-    weight_map = _read(checkpoint / _INDEX).get("weight_map")
-    # Files of Gemma leave the field out where the head is the embedding.
-    is_gemma = isinstance(names, list) and any(str(name).startswith("Gemma") for name in names)
-    is_tied = bool(hf.get("tie_word_embeddings", is_gemma))
-    return not is_tied and isinstance(weight_map, dict) and not _has_head(weight_map)
+    tied = says_tied(hf)
+    if _is_tied_by_default(names) if tied is None else tied:
+        return False
+    stored = stored_names(checkpoint)
+    return bool(stored) and not has_head(stored)
 
 
-def _has_head(names: Mapping[str, Any]) -> bool:
+def says_tied(hf: Mapping[str, Any]) -> bool | None:
+    """What config.json says of its embedding and head; None where it says nothing.
+
+    A multimodal checkpoint may say it of its text model or of the whole.
+    """
+    for fields in (hf.get("text_config"), hf):
+        if isinstance(fields, dict) and fields.get(_TIED) is not None:
+            return bool(fields[_TIED])
+    return None
+
+
+def has_head(names: Collection[str]) -> bool:
+    """Whether the tensors with these names have an output head of their own."""
     return any(name.endswith(_HEAD) for name in names)
+
+
+def _is_tied_by_default(architectures: Any) -> bool:
+    """Of these, files may leave the field out where the head is the embedding."""
+    names = map(str, architectures) if isinstance(architectures, list) else ()
+    return any(name.startswith(("Gemma", "Mistral3For")) for name in names)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,21 +9,19 @@ floats that it stands for. Knows neither models nor devices.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from models.checkpoint.files import LocalFiles
+from models.checkpoint.headers import HeaderError, Tensor, parts_of_joined, tensors_of
 from models.checkpoint.verified_reading import FileReader, ReadError
 from models.headless import tensor_name
 from models.quantized.stored import Storage, StorageError, StoredMatrix, StoredTensor
+from models.tensor_names import INDEX, weight_files
 
-_INDEX = "model.safetensors.index.json"
 # The types a weight may be stored in.
 _FLOATS = {
     "F64": np.dtype(np.float64),
@@ -40,47 +38,25 @@ _DTYPES = _FLOATS | {
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
-# Sizes of all safetensors types, to distinguish a truncated file from one of an unsupported type.
-_BITS = {
-    "BOOL": 8, "I8": 8, "U8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
-    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64,
-}  # fmt: skip
 # The published prefix of the language model in a vision checkpoint.
 _VISION, _HEAD = "language_model.", "lm_head.weight"
 # The parts of a vision checkpoint beside the language model, and the published prefix of one.
 _PARTS = ("vision_tower.", "multi_modal_projector.")
 _TOWER = "vision_tower.vision_model."
-_LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100 << 20
+# The numbers of each of two matrices that are compared at once.
+_COMPARED = 8 << 20
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded; the message names the file or tensor and the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """One tensor of a file; `start` is the offset of its first byte."""
-
-    file: str
-    shape: tuple[int, ...]
-    dtype: str
-    start: int
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape[1:]) * _BITS[self.dtype] // 8
-
-    @property
-    def stop(self) -> int:
-        return self.start + (self.shape[0] if self.shape else 1) * self.row_bytes
-
-
 class Checkpoint:
     """The tensors of one folder. Opening reads only headers. For use by one thread.
 
     `reader` reads the files; by default it reads a local folder without verification. `storages`
-    are the ways in which matrices may be stored instead of as floats.
+    are the ways in which matrices may be stored instead of as floats. Without `has_head`, a head
+    that a file has is left over: nothing computes with it.
     """
 
     def __init__(
@@ -88,14 +64,16 @@ class Checkpoint:
         folder: Path,
         reader: FileReader | None = None,
         storages: Sequence[Storage] = (),
+        *,
+        has_head: bool = True,
     ) -> None:
-        self.folder = folder
+        self.folder, self._has_head = folder, has_head
         self._storages = storages
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._reader = reader or FileReader(LocalFiles(folder))
         try:
             self._tensors = self._find()
-        except ReadError as error:
+        except (ReadError, HeaderError) as error:
             raise CheckpointError(str(error)) from error
 
     def __contains__(self, name: str) -> bool:
@@ -138,6 +116,33 @@ class Checkpoint:
                 f"not supported; these are: {', '.join(_FLOATS)}"
             )
 
+    def tie(self, name: str, other: str, shape: tuple[int, ...]) -> None:
+        """Take two matrices, of which config.json says that they are one, for one.
+
+        If only `other` is there, it is read as `name` too. Raises CheckpointError if both are there
+        and differ.
+        """
+        if other not in self:
+            return
+        self.check(other, shape)
+        if name not in self:
+            self._tensors |= {
+                name.removesuffix("weight") + part.removeprefix(other.removesuffix("weight")): found
+                for part in self._parts(other)
+                if (found := self._tensors[part])
+            }
+            return
+        self.check(name, shape)
+        step = max(1, _COMPARED // shape[1])
+        parts = (slice(row, min(row + step, shape[0])) for row in range(0, shape[0], step))
+        if not all(np.array_equal(self.read(name, rows), self.read(other, rows)) for rows in parts):
+            raise CheckpointError(
+                f"{self.folder}: config.json says that {name} and {other} are one matrix"
+                " (tie_word_embeddings), but both are stored and they differ: set"
+                " tie_word_embeddings to false if the model has a head of its own, or remove"
+                f" {other}"
+            )
+
     def read(
         self, name: str, rows: slice = slice(None), columns: slice | None = None
     ) -> np.ndarray:
@@ -151,7 +156,10 @@ class Checkpoint:
         else:
             matrix = self._matrix(name, storage)
             first, last, _ = rows.indices(matrix.shape[0])
-            value = storage.rows(matrix, first, last)
+            try:
+                value = storage.rows(matrix, first, last)
+            except StorageError as error:
+                raise self._is_stored_wrongly(name, error) from error
         return value if columns is None else value[:, columns]
 
     def _read_stored(self, name: str, rows: slice) -> np.ndarray:
@@ -200,26 +208,31 @@ class Checkpoint:
         try:
             storage.check(self._matrix(name, storage))
         except StorageError as error:
-            raise CheckpointError(
-                f"{self.folder / self.place(name)[0]}: {name} is quantized, and its {error}"
-            ) from error
+            raise self._is_stored_wrongly(name, error) from error
 
-    def _find(self) -> dict[str, _Tensor]:
+    def _is_stored_wrongly(self, name: str, error: StorageError) -> CheckpointError:
+        file = self.folder / self.place(name)[0]
+        return CheckpointError(f"{file}: {name} is quantized, and its {error}")
+
+    def _find(self) -> dict[str, Tensor]:
         places = _places(self.folder, self._reader)
-        found: dict[str, _Tensor] = {}
+        found: dict[str, Tensor] = {}
         for file in _weight_files(self.folder, self._reader, places):
-            for stored, tensor in _tensors_of(self.folder / file, self._reader):
+            for stored, tensor in tensors_of(self.folder / file, self._reader):
                 name = _published(stored)
-                if places.get(name, file) != file:
+                if places.get(name, file) != file or (_HEAD in name and not self._has_head):
                     continue
                 if name in found:
                     raise _twice(self.folder, name, found[name].file, file)
                 found[name] = tensor
         _place_head(found)
+        for name, joined in list(found.items()):
+            for part, tensor in parts_of_joined(name, joined):
+                found.setdefault(part, tensor)
         if missing := sorted(places.keys() - found.keys()):
             path = self.folder / places[missing[0]]
             raise CheckpointError(
-                f"{path}: tensor {missing[0]} is missing, though {_INDEX} says that it is there"
+                f"{path}: tensor {missing[0]} is missing, though {INDEX} says that it is there"
             )
         return found
 
@@ -238,30 +251,31 @@ def _published(name: str) -> str:
     return f"{_VISION}model." + name.removeprefix(renamed)
 
 
-def _place_head(found: dict[str, _Tensor]) -> None:
+def _place_head(found: dict[str, Tensor]) -> None:
     """Give the head of a vision checkpoint that newer tools saved its published name too."""
-    if f"{_VISION}model.embed_tokens.weight" in found and _HEAD in found:
+    is_vision = any(name.startswith(f"{_VISION}model.") for name in found)
+    if is_vision and _HEAD in found:
         found[_VISION + _HEAD] = found[_HEAD]
 
 
 def _twice(folder: Path, name: str, first: str, second: str) -> CheckpointError:
     return CheckpointError(
-        f"{folder}: tensor {name} is in {first} and in {second}, and no {_INDEX} says which one is"
+        f"{folder}: tensor {name} is in {first} and in {second}, and no {INDEX} says which one is"
         " meant; remove the file that is left over"
     )
 
 
 def _places(folder: Path, reader: FileReader) -> dict[str, str]:
     """The file of each tensor, as the index says; empty without an index."""
-    if _INDEX not in reader.names() and not (folder / _INDEX).is_dir():
+    if INDEX not in reader.names() and not (folder / INDEX).is_dir():
         return {}
     try:
-        index = json.loads(bytes(reader.read(_INDEX, 0, reader.size(_INDEX))))
+        index = json.loads(bytes(reader.read(INDEX, 0, reader.size(INDEX))))
         places = {_published(name): Path(file).name for name, file in index["weight_map"].items()}
     except (ReadError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{folder / _INDEX} cannot be read: {error!r}") from error
+        raise CheckpointError(f"{folder / INDEX} cannot be read: {error!r}") from error
     if not places:
-        raise CheckpointError(f"{folder / _INDEX} names no tensor")
+        raise CheckpointError(f"{folder / INDEX} names no tensor")
     return places
 
 
@@ -269,40 +283,7 @@ def _weight_files(folder: Path, reader: FileReader, places: Mapping[str, str]) -
     """The safetensors files of a folder; every file that the index names must exist."""
     found = {name for name in reader.names() if name.endswith(".safetensors")}
     if missing := sorted(set(places.values()) - found):
-        raise CheckpointError(f"{folder / missing[0]} is missing, though {_INDEX} names it")
+        raise CheckpointError(f"{folder / missing[0]} is missing, though {INDEX} names it")
     if not found:
         raise CheckpointError(f"{folder} holds no *.safetensors file")
-    return sorted(set(places.values()) or found)
-
-
-def _tensors_of(path: Path, reader: FileReader) -> list[tuple[str, _Tensor]]:
-    """The tensors of one file. Its header must account for every byte after the header."""
-    size = reader.size(path.name)
-    try:
-        if size < _LENGTH_BYTES:
-            raise ValueError(f"it has {size} bytes")
-        length = int.from_bytes(reader.read(path.name, 0, _LENGTH_BYTES), "little")
-        if length > min(size - _LENGTH_BYTES, _MAX_HEADER_BYTES):
-            raise ValueError(f"its header claims {length} bytes, the file has {size}")
-        start = _LENGTH_BYTES + length
-        header = json.loads(bytes(reader.read(path.name, _LENGTH_BYTES, start)))
-        header.pop("__metadata__", None)
-        found = [(name, _tensor(path.name, entry, start)) for name, entry in header.items()]
-        end = max((tensor.stop for _, tensor in found), default=start)
-        if end != size:
-            raise ValueError(f"its tensors end at byte {end}, the file at {size}")
-    except ReadError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
-    return found
-
-
-def _tensor(file: str, entry: dict[str, Any], start: int) -> _Tensor:
-    if entry["dtype"] not in _BITS:
-        raise ValueError(f"a tensor has the unknown dtype {entry['dtype']}")
-    first, last = entry["data_offsets"]
-    tensor = _Tensor(file, tuple(entry["shape"]), entry["dtype"], start + first)
-    if tensor.stop != start + last:
-        raise ValueError(f"a tensor of shape {entry['shape']} has {last - first} bytes")
-    return tensor
+    return sorted(set(places.values())) or weight_files(found)

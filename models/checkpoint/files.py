@@ -2,7 +2,7 @@
 
 A caller lists the files, asks for a size, or reads a part. Files are read, never memory-mapped: a
 process that touches a mapped file after it was truncated dies, and a mount is slow when it is read
-page by page. Knows no file format and checks no content.
+page by page. Checks no content, and knows of formats only how Git LFS stands in for a file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ import mmap
 import os
 from pathlib import Path
 from typing import Protocol
+
+# What begins a file that stands for another one, where a repository was cloned without Git LFS.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+IS_LFS_POINTER = "is a pointer of Git LFS, not the file itself: fetch the files (git lfs pull)"
 
 _MIN_MAPPED_BYTES = 1 << 20
 

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from models.checkpoint.files import IS_LFS_POINTER, LFS_POINTER
+
 # A published config.json has some kilobytes.
 _MAX_BYTES = 16 << 20
 
@@ -23,8 +25,11 @@ def read_object(path: Path, *, max_bytes: int = _MAX_BYTES) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > max_bytes:
             raise ValueError(f"it has {size} bytes; at most {max_bytes} are read")
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
-    except FileNotFoundError:
+        content = path.read_bytes()
+        if content.startswith(LFS_POINTER):
+            raise JsonFileError(f"{path} {IS_LFS_POINTER}")
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_each_key_once)
+    except (FileNotFoundError, JsonFileError):
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise JsonFileError(f"{path} cannot be read: {error}") from error

@@ -6,16 +6,21 @@ everything is read in verified chunks, with time-outs. Knows no model.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.checkpoint import manifest
 from models.checkpoint.checkpoint import Checkpoint, CheckpointError
 from models.checkpoint.files import Files
+from models.checkpoint.headers import HeaderError, tensors_of
 from models.checkpoint.json_files import JsonFileError, read_object
 from models.checkpoint.module_files import is_module_file, module_files
+from models.checkpoint.quantization_config import with_quantization
 from models.checkpoint.verified_reading import CHUNK_BYTES, FileReader, ReadError, ReadLimits
+from models.headless import is_headless
 from models.quantized.scheme import QuantizationError, read_scheme
+from models.tensor_names import INDEX, weight_files, write_names
 
 # Everything that is no weights is read whole: configuration, tokenizer, index.
 _WEIGHTS = ".safetensors"
@@ -47,13 +52,14 @@ class VersionFolder:
     def checkpoint(self) -> Checkpoint:
         """The weights. Raises CheckpointError."""
         try:
-            scheme = read_scheme(read_object(self.copy / _CONFIG))
+            scheme = read_scheme(with_quantization(self.copy, read_object(self.copy / _CONFIG)))
         except FileNotFoundError:
             scheme = None
         except (JsonFileError, QuantizationError) as error:
             raise CheckpointError(str(error)) from error
         storages = () if scheme is None else scheme.storages
-        return Checkpoint(Path(self.place), self.reader, storages)
+        has_head = not is_headless(self.copy)
+        return Checkpoint(Path(self.place), self.reader, storages, has_head=has_head)
 
 
 def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> VersionFolder:
@@ -69,6 +75,7 @@ def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> 
         if manifest.NAME not in names:
             _copy(reader, names, copy)
             _copy(reader, _module_files(reader, copy), copy)
+            _copy_names(reader, copy)
             return VersionFolder(copy, files.place, reader, False, None)
         content = bytes(reader.read(manifest.NAME, 0, reader.size(manifest.NAME)))
         found = manifest.parse(content, reader.path(manifest.NAME))
@@ -78,6 +85,7 @@ def open_version(files: Files, copy: Path, limits: ReadLimits | None = None) -> 
             reader.size(name)
         _copy(reader, found["files"], copy)
         (copy / manifest.NAME).write_bytes(content)
+        _copy_names(reader, copy)
         return VersionFolder(copy, files.place, reader, True, manifest.golden(found))
     except ReadError as error:
         raise CheckpointError(str(error)) from error
@@ -98,6 +106,19 @@ def _is_there(reader: FileReader, name: str) -> bool:
             return False
         raise
     return True
+
+
+def _copy_names(reader: FileReader, copy: Path) -> None:
+    """Tell the copy, which has no weights, the names of the tensors where no index does.
+
+    What cannot be read is left to who loads it.
+    """
+    if INDEX in reader.names():
+        return
+    with suppress(HeaderError, ReadError):
+        files = weight_files(reader.names())
+        found = {file: tensors_of(Path(reader.path(file)), reader) for file in files}
+        write_names(copy, {name: file for file in files for name, _ in found[file]})
 
 
 def _copy(reader: FileReader, names: list[str] | dict[str, object], copy: Path) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 
 from models.checkpoint.end_tokens import tokenizer_end_ids
 from models.checkpoint.json_files import JsonFileError, read_object
+from models.checkpoint.quantization_config import with_quantization
 from models.config import ModelConfig, ModelConfigError
-from models.headless import is_headless, with_head
+from models.headless import has_head, is_headless, says_tied, with_head
 from models.huggingface.families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
 from models.huggingface.fields import HF, integer, number
-from models.huggingface.rope import rope, rope_parameters
+from models.huggingface.rope import longest_context, rope, rope_parameters
 from models.huggingface.vision import (
-    INDEX,
     PREPROCESSOR,
     PROCESSOR,
     has_tower,
@@ -27,9 +27,17 @@ from models.huggingface.vision import (
     with_preprocessor,
 )
 from models.quantized.scheme import QuantizationError, read_scheme
+from models.tensor_names import stored_names
 
 _DTYPES = ("bfloat16", "float16", "float32")
-_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+# By the names of transformers, of which some mean the same.
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
 
 
 def supported_architectures() -> tuple[str, ...]:
@@ -42,17 +50,25 @@ def read_config(checkpoint: Path) -> ModelConfig:
 
     Raises ModelConfigError if a file is missing, is not JSON, or has an unsupported setting.
     """
-    hf = _read_json(checkpoint / "config.json")
+    hf = _with_quantization(checkpoint, _read_json(checkpoint / "config.json"))
     _refuse_code(hf)
-    if is_headless(checkpoint):
-        # Nothing computes with the embedding as a head, but no program must be another for it.
+    stored = stored_names(checkpoint)
+    # Where nothing computes with the embedding as a head, no program must be another for it.
+    if is_headless(checkpoint) or (says_tied(hf) is None and stored and not has_head(stored)):
         hf = hf | {"tie_word_embeddings": True}
     nested = _read_optional(checkpoint, PROCESSOR).get("image_processor")
     preprocessor = nested or _read_optional(checkpoint, PREPROCESSOR)
     config = with_preprocessor(parse_config(hf), preprocessor)
-    if not has_tower(_read_optional(checkpoint, INDEX)):
+    if stored and not has_tower(stored):
         config = replace(config, vision=None)
     return replace(config, eos_token_ids=_end_token_ids(checkpoint, config))
+
+
+def _with_quantization(checkpoint: Path, hf: HF) -> dict[str, Any]:
+    try:
+        return with_quantization(checkpoint, hf)
+    except JsonFileError as error:
+        raise ModelConfigError(str(error)) from error
 
 
 def _end_token_ids(checkpoint: Path, config: ModelConfig) -> tuple[int, ...]:
@@ -105,7 +121,7 @@ def _common(architecture: str, hf: HF) -> Fields:
         "num_kv_heads": integer(hf, "num_key_value_heads", heads),
         "head_dim": head_dim,
         "mlp_size": integer(hf, "intermediate_size"),
-        "max_position": integer(hf, "max_position_embeddings"),
+        "max_position": longest_context(hf, full),
         "rms_norm_eps": number(hf, "rms_norm_eps", 1e-6),
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
         "activation": _activation(hf),
@@ -119,7 +135,9 @@ def _common(architecture: str, hf: HF) -> Fields:
 
 
 # Fields for which null differs from absence.
-_NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping")
+_NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
+# The text models of one architecture that has several, where they differ in what is left out.
+_OF_TYPE = {"ministral3": "Ministral3ForCausalLM"}
 # Fields that a multimodal configuration has once for all its parts.
 _OUTER_FIELDS = ("eos_token_id", "dtype", "torch_dtype")
 
@@ -132,8 +150,9 @@ def _text_fields(architecture: str, hf: HF) -> Fields:
         if not isinstance(text, dict):
             raise ModelConfigError("config.json: text_config must be an object")
         outer = {key: fields[key] for key in _OUTER_FIELDS if key in fields}
-        fields = {key: value for key, value in text.items() if value is not None} | outer
-        architecture = TEXT_MODELS[architecture]
+        tied = {} if says_tied(fields) is None else {"tie_word_embeddings": says_tied(fields)}
+        fields = {k: v for k, v in text.items() if v is not None or k in _NULLABLE} | outer | tied
+        architecture = _OF_TYPE.get(str(text.get("model_type")), TEXT_MODELS[architecture])
     return DEFAULTS.get(architecture, {}) | fields
 
 
@@ -193,9 +212,10 @@ def _activation(hf: HF) -> str:
 
 def _dtype(hf: HF) -> str:
     dtype = hf.get("dtype") or hf.get("torch_dtype") or "bfloat16"
-    if dtype not in _DTYPES:
+    name = dtype.removeprefix("torch.") if isinstance(dtype, str) else dtype
+    if name not in _DTYPES:
         raise ModelConfigError(f"dtype {dtype!r} is not supported; these are: {', '.join(_DTYPES)}")
-    return str(dtype)
+    return str(name)
 
 
 def _token_ids(value: Any) -> tuple[int, ...]:

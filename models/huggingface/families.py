@@ -181,6 +181,15 @@ _GEMMA: Fields = {
 }
 
 
+# Those whose window is 4096 where a file leaves it out; a null is no window.
+_OF_4096 = (
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+)
+
+
 DEFAULTS: Mapping[str, Fields] = {
     "Gemma2ForCausalLM": _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     "Gemma3ForCausalLM": _GEMMA
@@ -191,6 +200,8 @@ DEFAULTS: Mapping[str, Fields] = {
         "max_position_embeddings": 131_072,
         "rope_theta": 1_000_000.0,
     },
+    **{name: {"sliding_window": 4096} for name in _OF_4096},
+    "GptOssForCausalLM": {"sliding_window": 128},
     "Gemma4ForCausalLM": GEMMA4,
     "Gemma4UnifiedForCausalLM": GEMMA4_UNIFIED,
 }

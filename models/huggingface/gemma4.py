@@ -6,6 +6,7 @@ num_global_key_value_heads, newer ones by per_layer_config, which lists each lay
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from models.config import GlobalAttention, ModelConfigError, MoeConfig
@@ -20,6 +21,7 @@ type _Windows = tuple[int | None, ...]
 
 _PERIOD = 6
 _NAMES = ("head_dim", "num_key_value_heads")
+_DIGITS = re.compile(r"[0-9]{1,9}")
 
 # Configurations omit fields that equal the architecture's default.
 GEMMA4_UNIFIED: Fields = {
@@ -120,12 +122,22 @@ def _sizes_by_layer(hf: HF, windows: _Windows) -> list[_Sizes]:
         kv_heads = integer(hf, "num_global_key_value_heads") if has_heads else local[1]
         of_global = integer(hf, "global_head_dim", 512), kv_heads
         return [of_global if window is None else local for window in windows]
+    changes = _changes_by_layer(listed, len(windows))
+    return [_with_changes(hf, changes.get(layer, {})) for layer in range(len(windows))]
+
+
+def _changes_by_layer(listed: Any, num_layers: int) -> dict[int, HF]:
+    """What `per_layer_config` says, by layer. transformers pads the numbers with zeros: "05"."""
     if not isinstance(listed, dict) or not all(isinstance(one, dict) for one in listed.values()):
         raise ModelConfigError("config.json: per_layer_config must be an object of objects")
-    known = {str(layer) for layer in range(len(windows))}
-    if unknown := [key for key in listed if str(key) not in known]:
-        raise ModelConfigError(f"config.json: per_layer_config names no layer by {unknown[0]!r}")
-    return [_with_changes(hf, listed.get(str(layer), {})) for layer in range(len(windows))]
+    changes: dict[int, HF] = {}
+    for key, change in listed.items():
+        if not _DIGITS.fullmatch(str(key)) or int(key) >= num_layers:
+            raise ModelConfigError(f"config.json: per_layer_config names no layer by {key!r}")
+        if int(key) in changes:
+            raise ModelConfigError(f"config.json: per_layer_config names layer {int(key)} twice")
+        changes[int(key)] = change
+    return changes
 
 
 def _with_changes(hf: HF, changes: HF) -> _Sizes:

@@ -36,6 +36,20 @@ def rope(hf: HF, parameters: HF) -> RopeConfig:
     )
 
 
+def longest_context(hf: HF, found: RopeConfig) -> int:
+    """The tokens that the model's positions are for.
+
+    YaRN stretches the context that was trained. Some files give `max_position_embeddings` before
+    that, as the cards of Qwen tell people to write them, others after it.
+    """
+    named = integer(hf, "max_position_embeddings")
+    scaling = found.scaling
+    if scaling is None or scaling.kind != "yarn":
+        return named
+    stretched = scaling.original_max_position * scaling.factor
+    return max(named, integer({"YaRN's context": int(stretched)}, "YaRN's context"))
+
+
 def _turning(parameters: HF, hf: HF) -> float:
     """The share of pairs that turn. Other types than `proportional` give the rest no place."""
     share = parameters.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0))
@@ -64,13 +78,7 @@ def _rope_scaling(parameters: HF, hf: HF) -> RopeScaling | None:
     if kind == "linear":
         return RopeScaling(kind="linear", factor=number(parameters, "factor"))
     if kind == "llama3":
-        return RopeScaling(
-            kind="llama3",
-            factor=number(parameters, "factor"),
-            low_freq_factor=number(parameters, "low_freq_factor"),
-            high_freq_factor=number(parameters, "high_freq_factor"),
-            original_max_position=_original_max_position(parameters, hf),
-        )
+        return _llama3(parameters, hf)
     if kind == "yarn":
         return _yarn(parameters, hf)
     raise ModelConfigError(
@@ -83,7 +91,24 @@ def _original_max_position(parameters: HF, hf: HF) -> int:
     return integer(parameters, "original_max_position_embeddings", max_position)
 
 
+def _llama3(parameters: HF, hf: HF) -> RopeScaling:
+    low, high = number(parameters, "low_freq_factor"), number(parameters, "high_freq_factor")
+    if high <= low:
+        raise ModelConfigError(
+            f"config.json: high_freq_factor {high:g} must be above low_freq_factor {low:g}"
+        )
+    return RopeScaling(
+        kind="llama3",
+        factor=number(parameters, "factor"),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        original_max_position=_original_max_position(parameters, hf),
+    )
+
+
 def _yarn(parameters: HF, hf: HF) -> RopeScaling:
+    if number({**hf, **parameters}, "rope_theta", 10_000.0) <= 1:
+        raise ModelConfigError("config.json: rope_theta must be above 1 where YaRN scales by it")
     original = _original_max_position(parameters, hf)
     factor = number(parameters, "factor", integer(hf, "max_position_embeddings") / original)
     return RopeScaling(

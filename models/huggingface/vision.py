@@ -6,7 +6,7 @@ A field that the tower does not compute is refused by name. Knows neither files 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from models.huggingface.fields import HF, integer, number
 # The second is what newer tools write, and read first: it has the fields of the first under
 # `image_processor`.
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
-INDEX = "model.safetensors.index.json"
 # The architectures whose images are served, if they have this kind of tower.
 _ARCHITECTURES = ("Gemma3ForConditionalGeneration",)
 _TOWER = "siglip_vision_model"
@@ -59,12 +58,9 @@ def parse_vision(architecture: str, hf: HF) -> VisionConfig | None:
     return config
 
 
-def has_tower(index: HF) -> bool:
-    """False where an index of the tensors names none of a tower; a copy may be of the text only."""
-    weight_map = index.get("weight_map")
-    return not isinstance(weight_map, Mapping) or any(
-        "vision_tower." in name for name in weight_map
-    )
+def has_tower(names: Collection[str]) -> bool:
+    """Whether tensors with these names have a tower among them; a copy may be of the text only."""
+    return any("vision_tower." in name for name in names)
 
 
 def with_preprocessor(config: ModelConfig, hf: Any) -> ModelConfig:

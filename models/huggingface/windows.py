@@ -26,4 +26,6 @@ def layer_windows(hf: HF, local: Callable[[int], bool]) -> tuple[int | None, ...
     known = ("sliding_attention", "full_attention")
     if unknown := sorted({str(kind) for kind in kinds if kind not in known}):
         raise ModelConfigError(f"layer types {unknown} are not supported")
+    if window is None and "sliding_attention" in kinds:
+        raise ModelConfigError("config.json: sliding_window must be set where layers slide")
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)

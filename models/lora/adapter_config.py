@@ -44,7 +44,11 @@ class AdapterError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """What determines an adapter's scales. `alphas` has those of modules, by the end of a name."""
+    """What determines an adapter's scales.
+
+    `alphas` has those of modules, by the end of a name, in which a dot is any character: PEFT takes
+    it for a regular expression.
+    """
 
     alpha: float
     alphas: Mapping[str, float]
@@ -53,9 +57,7 @@ class AdapterConfig:
     def scale(self, module: str, rank: int) -> float:
         """What the product of a module's two matrices is multiplied by (Kalajdzievski, 2023)."""
         matching = (
-            alpha
-            for end, alpha in self.alphas.items()
-            if module == end or module.endswith(f".{end}")
+            alpha for end, alpha in self.alphas.items() if re.fullmatch(rf"(.*\.)?({end})", module)
         )
         alpha = next(matching, self.alpha)
         return alpha / (math.sqrt(rank) if self.is_rank_stabilized else rank)
@@ -92,7 +94,7 @@ def parse_adapter_config(fields: Mapping[str, Any]) -> AdapterConfig:
     return AdapterConfig(
         _positive(fields.get("lora_alpha", 8), "lora_alpha"),
         _alphas(fields.get("alpha_pattern") or {}),
-        bool(fields.get("use_rslora")),
+        _flag(fields.get("use_rslora"), "use_rslora"),
     )
 
 
@@ -114,6 +116,12 @@ def _alphas(pattern: object) -> dict[str, float]:
                 " supported, no regular expressions"
             )
     return {name: _positive(value, f"alpha_pattern.{name}") for name, value in pattern.items()}
+
+
+def _flag(value: object, name: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise AdapterError(f"{CONFIG_NAME}: {name} is {value!r}; it must be true or false")
+    return bool(value)
 
 
 def _positive(value: object, name: str) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.quantized.numbers import WORD_BITS, unpacked, unpacked_down
-from models.quantized.scaled import FLOATS, group_size
+from models.quantized.scaled import FLOATS, group_of_inputs, group_size
 from models.quantized.stored import StoredMatrix, StoredTensor
 
 _WORDS, _ZEROS, _SCALE, _GROUPS = "qweight", "qzeros", "scales", "g_idx"
@@ -72,14 +72,8 @@ class Gptq:
         # Eight bits wrap around: what is stored for a zero point of 0 is 255.
         zeros = (zeros + self.zero_offset) % (1 << self.bits)
         scales = matrix.whole(_SCALE)[:, first:last].astype(np.float32)
-        groups = self._groups(matrix)
+        groups = group_of_inputs(matrix, _GROUPS, _SCALE, 0)
         return ((values - zeros[groups]) * scales[groups]).T
-
-    def _groups(self, matrix: StoredMatrix) -> np.ndarray:
-        """The group of each input; inputs in the order of their importance have any."""
-        if _GROUPS in matrix.tensors:
-            return matrix.whole(_GROUPS)
-        return np.arange(matrix.shape[1]) // group_size(matrix, _SCALE, 0)
 
 
 def _in_order(words: np.ndarray) -> np.ndarray:

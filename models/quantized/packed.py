@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.quantized.numbers import WORD_BITS, unpacked, unpacked_down
-from models.quantized.scaled import FLOATS, group_size
+from models.quantized.scaled import FLOATS, group_of_inputs, group_size
 from models.quantized.stored import StorageError, StoredMatrix, StoredTensor
 
 _WORDS, _SCALE, _ZEROS, _GROUPS = (
@@ -48,7 +48,7 @@ class PackedRows:
         words = matrix.read(_WORDS, slice(first, last))
         # The offset of the integers and that of the zero points cancel out.
         values = unpacked(words, bits)[:, :inputs].astype(np.float32)
-        groups = self._groups(matrix)
+        groups = group_of_inputs(matrix, _GROUPS, _SCALE, 1)
         zeros: np.ndarray | float = float(1 << (bits - 1))
         if _ZEROS in matrix.tensors:
             spread = unpacked_down(matrix.whole(_ZEROS), bits)[first:last]
@@ -66,12 +66,6 @@ class PackedRows:
             f"{_WORDS} has shape {list(shape)}; weights of {' or '.join(map(str, _BITS))} bits"
             f" take {' or '.join(str(_words(matrix.shape[1], bits)) for bits in _BITS)} words a row"
         )
-
-    def _groups(self, matrix: StoredMatrix) -> np.ndarray:
-        """The group of each input."""
-        if _GROUPS in matrix.tensors:
-            return matrix.whole(_GROUPS)
-        return np.arange(matrix.shape[1]) // group_size(matrix, _SCALE, 1)
 
 
 def _words(count: int, bits: int) -> int:

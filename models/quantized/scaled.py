@@ -1,7 +1,8 @@
 """Bytes with scales: int8 or fp8 weights, one scale for all, for a row, a group or a block.
 
-compressed-tensors (int-quantized, float-quantized, naive-quantized), fp8 as DeepSeek and Qwen
-publish it, and modelopt's FP8 store matrices so. The shape of the scales says what each one covers.
+compressed-tensors (int-quantized, float-quantized, naive-quantized), fp8 as DeepSeek, Qwen, AutoFP8
+and fbgemm write it, and modelopt's FP8 store matrices so. What each scale covers is said by the
+shape of the scales.
 """
 
 from __future__ import annotations
@@ -24,39 +25,49 @@ _ZERO_POINT = "weight_zero_point"
 
 @dataclass(frozen=True, slots=True)
 class ScaledBytes:
-    """w = (q - zero point) * scale. `block` is the part [out, in] of a matrix under one scale."""
+    """w = (q - zero point) * scale. `block` is the part [out, in] of a matrix under one scale.
 
-    scale: str = "weight_scale"
+    `scales` are the names that the scales may have: that of the first is asked for.
+    """
+
+    scales: tuple[str, ...] = ("weight_scale",)
     block: tuple[int, int] | None = None
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        return "weight", self.scale, _ZERO_POINT
+        return "weight", *self.scales, _ZERO_POINT
 
     def stores(self, tensors: Mapping[str, StoredTensor]) -> bool:
         return "weight" in tensors and tensors["weight"].dtype in _BYTES
 
     def check(self, matrix: StoredMatrix) -> None:
         matrix.require("weight", _BYTES, matrix.shape)
-        shapes = self._shapes(matrix.shape)
-        found = matrix.tensors.get(self.scale)
+        shapes, scale = self._shapes(matrix.shape), self._scale(matrix)
+        found = matrix.tensors.get(scale)
         if found is not None and (groups := _groups(found.shape, matrix.shape)):
             shapes = (*shapes, groups)
-        matrix.require(self.scale, SCALES, *shapes)
+        matrix.require(scale, SCALES, *shapes)
         if _ZERO_POINT in matrix.tensors:
-            matrix.require(_ZERO_POINT, ("I8",), matrix.tensors[self.scale].shape)
+            matrix.require(_ZERO_POINT, ("I8",), matrix.tensors[scale].shape)
 
     def rows(self, matrix: StoredMatrix, first: int, last: int) -> np.ndarray:
         values = matrix.read("weight", slice(first, last)).astype(np.float32)
         if _ZERO_POINT in matrix.tensors:
             zeros = matrix.whole(_ZERO_POINT).astype(np.float32)
             values -= self._spread(matrix, zeros, first, last)
-        return values * self._spread(matrix, scales_of(matrix, self.scale), first, last)
+        return values * self._spread(matrix, scales_of(matrix, self._scale(matrix)), first, last)
+
+    def _scale(self, matrix: StoredMatrix) -> str:
+        return next((name for name in self.scales if name in matrix.tensors), self.scales[0])
 
     def _shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Of one scale for all, of one for each row, and of one for each block."""
         of_all: tuple[tuple[int, ...], ...] = ((), (1,), (1, 1), (shape[0],), (shape[0], 1))
-        return of_all if self.block is None else (*of_all, _blocks(shape, self.block))
+        if self.block is None:
+            return of_all
+        rows, columns = _blocks(shape, self.block)
+        # modelopt keeps the axes within a block.
+        return *of_all, (rows, columns), (rows, 1, columns, 1)
 
     def _spread(
         self, matrix: StoredMatrix, scales: np.ndarray, first: int, last: int
@@ -66,6 +77,8 @@ class ScaledBytes:
             return scales.reshape(1, 1)
         if scales.size == matrix.shape[0]:
             return scales.reshape(-1, 1)[first:last]
+        if scales.ndim == 4:
+            scales = scales[:, 0, :, 0]
         height, width = 1, matrix.shape[1] // scales.shape[1]
         if self.block is not None and scales.shape == _blocks(matrix.shape, self.block):
             height, width = self.block
@@ -103,3 +116,23 @@ def group_size(matrix: StoredMatrix, suffix: str, groups_axis: int) -> int:
             f" {matrix.shape[1]} inputs into equal groups"
         )
     return matrix.shape[1] // count
+
+
+def group_of_inputs(matrix: StoredMatrix, suffix: str, scale: str, groups_axis: int) -> np.ndarray:
+    """The number of each input's group: as the tensor `suffix` says, else in order.
+
+    A tool that orders no inputs may leave the tensor as it was made, with -1 in each place. Raises
+    StorageError for a group without a scale.
+    """
+    size = group_size(matrix, scale, groups_axis)
+    in_order = np.arange(matrix.shape[1]) // size
+    if suffix not in matrix.tensors:
+        return in_order
+    found, count = matrix.whole(suffix), matrix.shape[1] // size
+    if (found == -1).all():
+        return in_order
+    if (wrong := found[(found < 0) | (found >= count)]).size:
+        raise StorageError(
+            f"{suffix} names group {wrong[0]}, but there are scales of {count} groups"
+        )
+    return found

@@ -7,7 +7,7 @@ used, since activations stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,54 +49,58 @@ def read_scheme(config: Mapping[str, Any]) -> Scheme | None:
 
 
 def _compressed_tensors(found: Mapping[str, Any]) -> Scheme:
-    if found.get("quantization_status", "compressed") != "compressed":
-        raise QuantizationError(
-            f"quantization_status is {found['quantization_status']!r}; only a checkpoint that was"
-            " saved compressed is supported"
-        )
     sparsity = found.get("sparsity_config") or {}
     if not isinstance(sparsity, dict) or sparsity.get("format", "dense") != "dense":
         raise QuantizationError("sparsity_config is not supported: save the weights dense")
-    if found.get("transform_config"):
+    transforms = found.get("transform_config")
+    if transforms and (not isinstance(transforms, dict) or transforms.get("config_groups", True)):
         raise QuantizationError(
             "transform_config is not supported: its rotations would have to be computed at each"
             " step"
         )
-    weights = list(_weights_of_groups(found))
+    weights = _weights_of_groups(found)
     blocks = [block for each in weights if (block := _block(each.get("block_structure")))]
     storages = (PackedRows(), PackedFloat4(), ScaledBytes(block=blocks[0] if blocks else None))
     bits = [_bits(each, "num_bits", (4, 8)) for each in weights]
     return Scheme("compressed-tensors", max(bits), storages)
 
 
-def _weights_of_groups(found: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _weights_of_groups(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What each group says of its weights."""
     groups = found.get("config_groups")
     if not isinstance(groups, dict) or not groups:
         raise QuantizationError("config_groups must name at least one group of matrices")
-    for name, group in groups.items():
-        weights = group.get("weights") if isinstance(group, dict) else None
-        if not isinstance(weights, dict):
-            raise QuantizationError(f"config_groups: {name} says nothing of its weights")
-        yield weights
+    said = [each.get("weights") if isinstance(each, dict) else each for each in groups.values()]
+    # A group may be of activations or of keys and values alone.
+    weights = [each for each in said if each is not None]
+    if not weights or not all(isinstance(each, dict) for each in weights):
+        raise QuantizationError(f"config_groups: {', '.join(groups)} say nothing of their weights")
+    return weights
+
+
+# The names of DeepSeek and Qwen, of AutoFP8, and of two more that transformers knows.
+_FP8_SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
+# Where a file leaves it out; a null is no block.
+_FP8_BLOCK = (128, 128)
 
 
 def _fp8(found: Mapping[str, Any]) -> Scheme:
     if found.get("fmt", "e4m3") != "e4m3":
         raise QuantizationError(f"fmt {found['fmt']!r} is not supported; only e4m3 is")
-    return Scheme(
-        "fp8", 8, (ScaledBytes("weight_scale_inv", _block(found.get("weight_block_size"))),)
-    )
+    block = _block(found.get("weight_block_size", _FP8_BLOCK))
+    return Scheme("fp8", 8, (ScaledBytes(_FP8_SCALES, block),))
 
 
 def _awq(found: Mapping[str, Any]) -> Scheme:
-    if (version := str(found.get("version", "gemm")).lower()) != "gemm":
+    if found.get("backend") == "llm-awq":
+        raise QuantizationError("AWQ's backend llm-awq is not supported: it packs otherwise")
+    if (version := _layout(found, "version", "gemm")) != "gemm":
         raise QuantizationError(f"AWQ's version {version!r} is not supported; only gemm is")
     return Scheme("awq", _bits(found, "bits", (4,)), (Awq(),))
 
 
 def _gptq(found: Mapping[str, Any]) -> Scheme:
-    layout = found.get("checkpoint_format", "gptq")
+    layout = _layout(found, "checkpoint_format", "gptq")
     if layout not in ("gptq", "gptq_v2"):
         raise QuantizationError(
             f"checkpoint_format {layout!r} is not supported; gptq and gptq_v2 are"
@@ -105,23 +109,38 @@ def _gptq(found: Mapping[str, Any]) -> Scheme:
     return Scheme("gptq", bits, (Gptq(bits, 1 if layout == "gptq" else 0),))
 
 
+_MODELOPT_BLOCK = (128, 128)
+
+
 def _modelopt(found: Mapping[str, Any]) -> Scheme:
     algorithm = found.get("quant_algo")
-    if algorithm == "FP8":
+    if algorithm in ("FP8", "FP8_PER_CHANNEL_PER_TOKEN"):
         return Scheme("modelopt FP8", 8, (ScaledBytes(),))
+    if algorithm == "FP8_PB_WO":
+        return Scheme("modelopt FP8", 8, (ScaledBytes(block=_MODELOPT_BLOCK),))
     if algorithm == "NVFP4":
         return Scheme("modelopt NVFP4", 4, (PackedFloat4(values="weight"), ScaledBytes()))
-    raise QuantizationError(f"quant_algo {algorithm!r} is not supported; FP8 and NVFP4 are")
+    raise QuantizationError(
+        f"quant_algo {algorithm!r} is not supported; FP8, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO and"
+        " NVFP4 are"
+    )
 
 
 _METHODS: Mapping[str, Callable[[Mapping[str, Any]], Scheme]] = {
     "compressed-tensors": _compressed_tensors,
     "fp8": _fp8,
+    "fbgemm_fp8": lambda found: Scheme("fbgemm_fp8", 8, (ScaledBytes(),)),
     "awq": _awq,
     "gptq": _gptq,
     "modelopt": _modelopt,
     "mxfp4": lambda found: Scheme("mxfp4", 4, (JoinedFloat4(),)),
 }
+
+
+def _layout(found: Mapping[str, Any], key: str, default: str) -> str:
+    """How words are packed, by the tool's own key or, as transformers writes it, by `format`."""
+    named = found.get(key) or found.get("format") or default
+    return str(named).lower()
 
 
 def _bits(found: Mapping[str, Any], key: str, known: tuple[int, ...]) -> int:

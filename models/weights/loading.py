@@ -27,7 +27,7 @@ from models.decoder.decoder import Decoder
 from models.decoder.layout import DecoderLayout
 from models.sharding import TENSOR, partition_spec, tensor_size
 from models.weights.sources import Shard, Source
-from models.weights.tensors import sources_of
+from models.weights.tensors import sources_of, vocabulary_names
 
 type Progress = Callable[[str, float], None]
 # Per leaf, in flattening order: the shards that this host's devices hold, each only once.
@@ -97,7 +97,13 @@ class WeightLoader:
         return sum(self._shard_bytes())
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Raise CheckpointError unless every tensor exists in its shape."""
+        """Raise CheckpointError unless every tensor exists in its shape.
+
+        Of a tied model with embedding and head, both are read: they must be the same.
+        """
+        if self._config.tie_embeddings:
+            size = self._config.vocab_size, self._config.hidden_size
+            checkpoint.tie(*vocabulary_names(self._config), size)
         for part in self._parts():
             for name, shape in part.source.tensors():
                 checkpoint.check(name, shape)

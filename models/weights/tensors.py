@@ -47,12 +47,17 @@ def sources_of(
 
 
 def _top_source(path: Path, config: ModelConfig) -> Source:
-    prefix = config.tensor_prefix
     if path[0] == "norm":
-        return Norm(f"{prefix}.norm.weight", config.hidden_size, config.unit_offset)
-    head = f"{prefix.removesuffix('model')}lm_head.weight"
-    name = head if path[0] == "head" else f"{prefix}.embed_tokens.weight"
+        return Norm(f"{config.tensor_prefix}.norm.weight", config.hidden_size, config.unit_offset)
+    embedding, head = vocabulary_names(config)
+    name = head if path[0] == "head" else embedding
     return Vocabulary(name, config.vocab_size, config.hidden_size)
+
+
+def vocabulary_names(config: ModelConfig) -> tuple[str, str]:
+    """The names of the embedding and of the head, both [V, D]; a tied model needs one of them."""
+    prefix = config.tensor_prefix
+    return f"{prefix}.embed_tokens.weight", f"{prefix.removesuffix('model')}lm_head.weight"
 
 
 class _Layer:

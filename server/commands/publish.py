@@ -188,9 +188,10 @@ def _sizes(folder: Path) -> EngineConfig:
     """Where tokens see later ones, a step must hold a prompt and what follows it."""
     from models.huggingface.config_file import read_config
 
-    if read_config(folder).bidirectional:
-        return replace(_SIZES, max_num_batched_tokens=_SIZES.max_model_len)
-    return _SIZES
+    config = read_config(folder)
+    longest = min(_SIZES.max_model_len, config.max_position)
+    step = longest if config.bidirectional else _SIZES.max_num_batched_tokens
+    return replace(_SIZES, max_model_len=longest, max_num_batched_tokens=step)
 
 
 def _engine_of(

@@ -54,7 +54,8 @@ class EngineConfig:
     )
     served_model_name: str = field("", "the name requests use; empty takes it from the path")
     dtype: Literal["auto", "float32", "bfloat16"] = field(
-        "auto", "type of weights and activations; auto is the checkpoint's"
+        "auto",
+        "type of weights and activations; auto is the checkpoint's, on TPU bfloat16 for float16",
     )
     kv_dtype: Literal["auto", "float32", "bfloat16", "fp8", "int8"] = field(
         "auto", "type of the KV cache; auto is dtype, on CPU float32"
@@ -94,7 +95,9 @@ class EngineConfig:
     )
     max_num_seqs: int = field(32, "sequences that run at once on each data rank", low=1)
     max_model_len: int = field(
-        0, "tokens of prompt and generation together; 0 is the model's own limit", low=0
+        0,
+        "tokens of prompt and generation together; 0 is the model's own limit, and more is refused",
+        low=0,
     )
     max_num_batched_tokens: int = field(
         0, "token budget per step on each data rank; 0 is 128 on CPU and 2048 elsewhere", low=0

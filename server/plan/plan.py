@@ -22,6 +22,7 @@ from server.engine.programs.blueprint.chip_memory import (
     tree_bytes,
     weight_bytes,
 )
+from server.engine.programs.blueprint.matrix_dtype import dtype_note
 from server.engine.programs.programs import ProgramName
 from server.plan.compilation import (
     Keep,
@@ -133,6 +134,7 @@ def _asked(request: PlanRequest, tensor: int) -> dict[str, Any]:
         "kv_dtype": engine.kv_dtype,
         "max_num_seqs": engine.max_num_seqs,
         "context": request.context,
+        "notes": [note] if (note := dtype_note(request.config, engine, "tpu")) else [],
         "software": _software(),
     }
 

@@ -5,12 +5,14 @@ All bytes are of one chip. This module computes only sums and units.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
 _GIB = 1 << 30
+_WIDTH = 100
 
 type Kind = Literal["decode", "prefill", "other"]
 
@@ -98,6 +100,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """A whole plan. In a report, a chip is one JAX device.
 
     Where the model does not fit, `reason` says why and `nearest_change` says which flags would fit.
+    `notes` are what the server computes otherwise than the checkpoint says.
     `concurrent_sequences` is the number of sequences of `context` tokens that fit the KV pool;
     `concurrent_sequences_of_two` is that number next to a second version of the weights.
     """
@@ -123,6 +126,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     prefill: Prefill | None = None
     programs: list[ProgramReport] = []
     leaves_out: list[str] = []
+    notes: list[str] = []
     serve_flags: list[str] = []
     reason: str = ""
     nearest_change: str = ""
@@ -142,6 +146,7 @@ def _lines(report: Report) -> Iterator[str]:
     )
     yield ""
     yield from _verdict(report)
+    yield from (line for note in report.notes for line in textwrap.wrap(note, _WIDTH))
     yield ""
     yield from _memory(report)
     if report.programs:

@@ -9,6 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from models.checkpoint.checkpoint import Checkpoint
+from models.checkpoint.files import LocalFiles
+from models.checkpoint.version_folder import open_version
 from models.config import ModelConfigError
 from models.headless import is_headless, why_no_tokens
 from models.huggingface.config_file import parse_config, read_config
@@ -43,6 +45,60 @@ def test_a_head_is_missing_by_the_architectures_name_or_by_the_index(
     folder = write(tmp_path, hf, tensors)
     assert is_headless(folder) is expected
     assert read_config(folder).tie_embeddings is (expected or bool(hf["tie_word_embeddings"]))
+
+
+@pytest.mark.parametrize(
+    ("hf", "stored", "expected"),
+    [
+        (UNTIED, ["norm.weight", "lm_head.weight"], False),
+        (UNTIED, ["norm.weight"], True),
+        (LLAMA, ["norm.weight"], False),
+        (UNTIED, [], False),
+    ],
+)
+def test_without_an_index_the_headers_say_whether_there_is_a_head(tmp_path, hf, stored, expected):
+    """Also in a copy, which has no weights."""
+    folder = write(tmp_path, hf)
+    if stored:
+        ones = {name: np.ones((1, 1), np.float32) for name in stored}
+        save_file(ones, folder / "model.safetensors")
+    open_version(LocalFiles(folder), folder / "copy")
+    for each in (folder, folder / "copy"):
+        assert is_headless(each) is expected
+        assert read_config(each).tie_embeddings is (expected or hf is LLAMA)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff" * 16, (1 << 40).to_bytes(8, "little")])
+def test_files_that_cannot_be_read_say_nothing(tmp_path, content):
+    folder = write(tmp_path, UNTIED)
+    (folder / "model.safetensors").write_bytes(content)
+    open_version(LocalFiles(folder), folder / "copy")
+    assert not is_headless(folder)
+    assert not is_headless(folder / "copy")
+
+
+MISTRAL3 = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "text_config": {
+        key: LLAMA[key] for key in LLAMA if key not in ("architectures", "tie_word_embeddings")
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "stored", "tied"),
+    [
+        ({}, ["language_model.model.norm.weight"], True),
+        ({}, ["language_model.lm_head.weight"], False),
+        ({"tie_word_embeddings": True}, ["language_model.model.norm.weight"], True),
+    ],
+)
+def test_a_vision_model_whose_files_say_nothing_of_its_head_is_as_they_are(
+    tmp_path, said, stored, tied
+):
+    folder = write(tmp_path, MISTRAL3 | said, stored)
+    assert not is_headless(folder)
+    assert read_config(folder).tie_embeddings is tied
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3-vlm", "gemma4", "gemma4-unified"])

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import jax.numpy as jnp
 import pytest
 
 from models.presets import load_preset
 from server.__main__ import build_parser
 from server.config.sources import load_config
 from server.engine.programs.blueprint.blueprint import make_blueprint
-from server.plan.plan import serve_flags
+from server.plan.plan import make_plan, serve_flags
 from server.plan.request import blueprint_for
 
 
@@ -32,3 +35,12 @@ def test_a_server_with_the_flags_draws_the_same_blueprint(ask, preset, settings)
     assert served.sizes == planned.sizes
     assert served.ladder.buckets == planned.ladder.buckets
     assert served.layout == planned.layout
+
+
+def test_a_checkpoint_of_float16_is_planned_in_bfloat16_and_the_plan_says_so(ask):
+    """No program is compiled here: nothing fits beside so many sequences."""
+    config = replace(load_preset("llama-3.1-8b").config, dtype="float16")
+    report = make_plan(ask("v6e:1x1", config, 131072, max_num_seqs=64, num_blocks=0))
+    assert not report.fits
+    assert "float16" in report.notes[0]
+    assert blueprint_for(ask("v6e:2x2", config, 2048, num_blocks=0)).layout.dtype == jnp.bfloat16

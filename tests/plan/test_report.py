@@ -42,6 +42,13 @@ def test_what_fits_is_said_with_its_kv_and_the_flags_to_serve_it():
     assert "- host and dispatch time" in text
 
 
+def test_what_is_computed_otherwise_than_the_checkpoint_says_is_said_either_way():
+    for fits in (True, False):
+        assert "\nits float16 becomes bfloat16\n" in render(
+            report(fits=fits, notes=["its float16 becomes bfloat16"])
+        )
+
+
 def test_what_does_not_fit_is_said_with_what_would():
     reason, change = "5.30 GiB per chip are missing", "--weight-dtype int8"
     text = render(report(fits=False, reason=reason, nearest_change=change, programs=[]))

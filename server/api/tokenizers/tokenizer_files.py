@@ -7,14 +7,20 @@ what a tokenizer is used for.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
+
+from server.api.tokenizers.file_difference import file_difference
+
+_log = logging.getLogger(__name__)
 
 _TOKENIZER = "tokenizer.json"
 # Other vocabularies, which transformers converts where the packages for them are installed.
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "tekken.json", "spiece.model", "vocab.txt")
 _LEGACY_TEMPLATE = "chat_template.json"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_REASON_CHARS = 300
 
 
@@ -34,8 +40,6 @@ def load_pretrained(folder: Path) -> Any:
         pretrained = AutoTokenizer.from_pretrained(
             str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
         )
-        if not pretrained.chat_template:
-            pretrained.chat_template = _legacy_template(folder)
     except (KeyboardInterrupt, SystemExit):
         raise
     # tokenizers raises plain Exception, and a panic of its Rust code is no Exception.
@@ -43,6 +47,15 @@ def load_pretrained(folder: Path) -> Any:
         raise _explained(folder, vocabulary, error) from error
     if getattr(pretrained, "backend_tokenizer", None) is None:
         raise TokenizerError(f"{folder} has only a slow tokenizer; {_how_to_make()}")
+    if not pretrained.chat_template:
+        pretrained.chat_template = _legacy_template(folder)
+    if not _is_template(pretrained.chat_template):
+        raise TokenizerError(
+            f"{folder}: chat_template must be a text, or texts with names, and is"
+            f" {str(pretrained.chat_template)[:_MAX_REASON_CHARS]!r}"
+        )
+    if vocabulary == _TOKENIZER and (sentence := file_difference(folder / vocabulary, pretrained)):
+        _log.warning("%s", sentence)
     return pretrained
 
 
@@ -96,7 +109,10 @@ def _has_code(path: Path) -> bool:
 def _json_fault(path: Path) -> str:
     """Why a file that is there is no JSON; empty if it is."""
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if content.startswith(_LFS_POINTER):
+            return "it is a pointer of Git LFS, not the file itself: fetch the files (git lfs pull)"
+        json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, RecursionError) as error:
@@ -104,7 +120,19 @@ def _json_fault(path: Path) -> str:
     return ""
 
 
+def _is_template(found: Any) -> bool:
+    texts = list(found.values()) if isinstance(found, dict) else [found or ""]
+    return all(isinstance(text, str) for text in texts)
+
+
 def _legacy_template(folder: Path) -> Any:
     """The template of a multimodal checkpoint's processor, which is the tokenizer's in new ones."""
     path = folder / _LEGACY_TEMPLATE
-    return json.loads(path.read_bytes()).get("chat_template") if path.is_file() else None
+    if not path.is_file():
+        return None
+    if fault := _json_fault(path):
+        raise TokenizerError(f"{path} cannot be read: {fault}")
+    found = json.loads(path.read_bytes())
+    if not isinstance(found, dict):
+        raise TokenizerError(f"{path} is not a JSON object")
+    return found.get("chat_template")

@@ -7,6 +7,7 @@ several hosts, every host has one executor, and all executors get the same calls
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.baked import BakedFolder, Compiler
 from server.engine.programs.blueprint.blueprint import Blueprint, make_blueprint
 from server.engine.programs.blueprint.image_sizes import served_config
+from server.engine.programs.blueprint.matrix_dtype import dtype_note
 from server.engine.programs.blueprint.mesh_choice import choose_mesh
 from server.engine.programs.device_state import DeviceState
 from server.engine.programs.inputs.buckets import Bucket
@@ -40,6 +42,8 @@ from server.engine.programs.sampling.sampler import Drawn
 from server.engine.programs.step_output import StepOutput
 from server.files.temporary_folders import temporary_folder
 from server.start_clock import StartPhase
+
+_log = logging.getLogger(__name__)
 
 # From the memory of this host's smallest chip to the memory of the smallest chip of all hosts. It
 # returns when every host has called it.
@@ -100,6 +104,8 @@ class Executor:
             config = served_config(read_config(source.copy), engine)
             chip_bytes = agree(_chip_bytes())
             mesh = choose_mesh(config, engine, jax.devices(), chip_bytes)
+            if note := dtype_note(config, engine, jax.devices()[0].platform):
+                _log.warning("%s", note)
             blueprint = make_blueprint(config, engine, mesh, chip_bytes)
             weights = WeightSets(blueprint)
             weights.check(source)

@@ -72,6 +72,18 @@ class TestReading:
         assert "c" not in Checkpoint(folder)
         assert_array_equal(Checkpoint(folder).read("a"), A)
 
+    def test_mistrals_own_copy_of_the_weights_is_not_read_beside_the_other(self, tmp_path):
+        save_file({"model.norm.weight": A}, tmp_path / "model.safetensors")
+        save_file({"norm.weight": A + 1}, tmp_path / "consolidated.safetensors")
+        assert_array_equal(Checkpoint(tmp_path).read("model.norm.weight"), A)
+        (tmp_path / "model.safetensors").unlink()
+        assert_array_equal(Checkpoint(tmp_path).read("model.norm.weight"), A + 1)
+
+    def test_a_file_that_git_lfs_did_not_fetch_is_named(self, tmp_path):
+        pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+        (tmp_path / "model.safetensors").write_bytes(pointer)
+        assert "model.safetensors is a pointer of Git LFS" in refusal(tmp_path)
+
     def test_the_index_says_which_of_two_copies_is_meant(self, folder):
         save_file({"b": B, "a": A + 1}, folder / "model-2.safetensors")
         assert_array_equal(Checkpoint(folder).read("a"), A)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import transformers
 
 from models.config import GlobalAttention, ModelConfigError, MoeConfig, RopeConfig, RopeScaling
 from models.huggingface.config_file import parse_config, read_config, supported_architectures
@@ -49,6 +50,17 @@ GEMMA4 = LLAMA | {
     "hidden_size_per_layer_input": 0,
     "sliding_window": 32,
 }
+GPT_OSS = LLAMA | {
+    "architectures": ["GptOssForCausalLM"],
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
+MISTRAL3 = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "text_config": {
+        key: LLAMA[key] for key in LLAMA if key not in ("architectures", "tie_word_embeddings")
+    },
+}
 # A published vision checkpoint says of its text model only what is not the default.
 VISION = {
     "architectures": ["Gemma3ForConditionalGeneration"],
@@ -66,6 +78,10 @@ VISION = {
 
 def without(hf, *keys):
     return {key: value for key, value in hf.items() if key not in keys}
+
+
+def of_text(hf, **changes):
+    return hf | {"text_config": hf["text_config"] | changes}
 
 
 def test_a_plain_llama():
@@ -110,6 +126,9 @@ def test_what_may_be_missing(missing, field, default):
         ({"eos_token_id": [7, 8]}, "eos_token_ids", (7, 8)),
         ({"eos_token_id": None}, "eos_token_ids", ()),
         ({"rms_norm_eps": 1}, "rms_norm_eps", 1.0),
+        ({"dtype": "torch.bfloat16"}, "dtype", "bfloat16"),
+        ({"hidden_act": "swish"}, "activation", "silu"),
+        ({"hidden_act": "gelu_new"}, "activation", "gelu_tanh"),
         ({"rms_norm_eps": None}, "rms_norm_eps", 1e-6),
         ({"sliding_window": 64}, "layer_windows", (None, None)),
         ({"architectures": ["Unknown", "LlamaForCausalLM"]}, "architecture", "LlamaForCausalLM"),
@@ -117,6 +136,40 @@ def test_what_may_be_missing(missing, field, default):
 )
 def test_what_a_field_may_say(change, field, value):
     assert getattr(parse_config(LLAMA | change), field) == value
+
+
+@pytest.mark.parametrize(
+    ("of_whole", "of_text_model", "tied"),
+    [({}, {}, False), (True, {}, True), ({}, True, True), (True, False, False), (False, {}, False)],
+)
+def test_a_vision_checkpoint_may_say_of_its_text_model_or_of_the_whole_that_it_is_tied(
+    of_whole, of_text_model, tied
+):
+    said = [
+        {} if each == {} else {"tie_word_embeddings": each} for each in (of_whole, of_text_model)
+    ]
+    assert parse_config(of_text(MISTRAL3, **said[1]) | said[0]).tie_embeddings is tied
+
+
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize(
+    ("named", "scaling", "longest"),
+    [
+        pytest.param(256, YARN, 1024, id="named before it is stretched, as Qwen's cards say"),
+        pytest.param(1024, YARN, 1024, id="named after it is stretched"),
+        pytest.param(320, YARN, 1024, id="named with room for an answer, as Qwen3's is"),
+        pytest.param(256, without(YARN, "original_max_position_embeddings"), 1024, id="one name"),
+        pytest.param(1024, without(YARN, "factor"), 1024, id="the factor left out"),
+        pytest.param(256, YARN | {"factor": 0.5}, 256, id="shrunk"),
+        pytest.param(256, {"type": "linear", "factor": 4.0}, 256, id="another scaling"),
+        pytest.param(256, {"rope_type": "llama3", **LLAMA3}, 256, id="another scaling that blends"),
+    ],
+)
+def test_the_context_of_yarn_is_what_it_stretches(named, scaling, longest):
+    hf = QWEN2 | {"max_position_embeddings": named, "rope_scaling": scaling}
+    assert parse_config(hf).max_position == longest
 
 
 @pytest.mark.parametrize(
@@ -241,6 +294,26 @@ def test_sizes_by_layer_are_the_same_as_those_of_global_layers():
     assert parse_config(same).global_attention is None
 
 
+@pytest.mark.parametrize("keys_as_values", [False, True])
+def test_a_deep_gemma_4_is_read_as_transformers_saves_it(tmp_path, keys_as_values):
+    """From ten layers on it pads the numbers of layers: "05" and "11"."""
+    sizes = {"global_head_dim": 16, "num_global_key_value_heads": 2, "head_dim": 8}
+    saved = transformers.Gemma4TextConfig(
+        **sizes,
+        num_hidden_layers=12,
+        attention_k_eq_v=keys_as_values,
+        hidden_size_per_layer_input=0,
+        architectures=["Gemma4ForCausalLM"],
+    )
+    saved.save_pretrained(tmp_path)
+    assert "05" in json.loads((tmp_path / "config.json").read_text())["per_layer_config"]
+    config = read_config(tmp_path)
+    assert config.layer_windows == ((512,) * 5 + (None,)) * 2
+    assert config.global_attention == GlobalAttention(
+        head_dim=16, num_kv_heads=2 if keys_as_values else 4, keys_as_values=keys_as_values
+    )
+
+
 def test_experts_beside_an_mlp_are_read():
     moe = {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2}
     config = parse_config(GEMMA4 | moe | {"moe_intermediate_size": 32})
@@ -273,7 +346,13 @@ SLIDING = {"use_sliding_window": True, "sliding_window": 32}
     [
         (MISTRAL | {"sliding_window": 32}, (32, 32)),
         (MISTRAL | {"sliding_window": None}, (None, None)),
-        (MISTRAL, (None, None)),
+        (MISTRAL, (4096, 4096)),
+        (QWEN2 | {"use_sliding_window": True, "max_window_layers": 0}, (4096, 4096)),
+        (GPT_OSS, (128, None)),
+        (LLAMA | {"architectures": ["Ministral3ForCausalLM"]}, (None, None)),
+        (MISTRAL3, (4096, 4096)),
+        (of_text(MISTRAL3, sliding_window=None), (None, None)),
+        (of_text(MISTRAL3, model_type="ministral3"), (None, None)),
         (QWEN2 | {"sliding_window": 32}, (None, None)),
         (QWEN2 | {"use_sliding_window": False, "sliding_window": 32}, (None, None)),
         (QWEN2 | {"use_sliding_window": True, "sliding_window": None}, (None, None)),
@@ -320,8 +399,19 @@ def test_the_window_of_every_layer(hf, windows):
         (GEMMA4 | {"attention_bias": True}, "attention_bias is not supported"),
         (GEMMA4 | {"layer_types": ["full_attention"]}, "layer_types must list 7 layers"),
         (GEMMA4 | {"layer_types": [[]] * 7}, r"layer types \['\[\]'\] are not supported"),
+        (LLAMA | {"rope_scaling": YARN, "rope_theta": 1.0}, "rope_theta must be above 1 where"),
+        (
+            LLAMA | {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "low_freq_factor": 4.0}},
+            "high_freq_factor 4 must be above low_freq_factor 4",
+        ),
+        (GEMMA2 | {"sliding_window": None}, "sliding_window must be set where layers slide"),
+        (GPT_OSS | {"sliding_window": None}, "sliding_window must be set where layers slide"),
+        (LLAMA | {"dtype": "torch.int8"}, "dtype 'torch.int8' is not supported"),
+        (LLAMA | {"rope_scaling": YARN | {"factor": 1e9}}, "YaRN's context must be at most 21474"),
         (LISTED | {"per_layer_config": [1]}, "per_layer_config must be an object of objects"),
         (LISTED | {"per_layer_config": {"9": {}}}, "per_layer_config names no layer by '9'"),
+        (LISTED | {"per_layer_config": {"five": {}}}, "names no layer by 'five'"),
+        (LISTED | {"per_layer_config": {"5": {}, "05": {}}}, "names layer 5 twice"),
         (LISTED | {"per_layer_config": {"5": {"head_dim": 16}}}, "gives layer 6 other sizes than"),
         (LISTED | {"per_layer_config": {"0": {"sliding_window": 4}}}, "with sliding_window is not"),
         (GEMMA4 | {"enable_moe_block": True}, "num_experts must be a positive integer, not None"),
@@ -422,12 +512,16 @@ def test_a_generation_config_without_end_tokens_changes_nothing(tmp_path):
     assert read_config(tmp_path).eos_token_ids == (2,)
 
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
         ({}, r"config\.json is missing: is this a checkpoint folder"),
         ({"config": "{"}, r"config\.json cannot be read"),
         ({"config": "[]"}, r"config\.json is not a JSON object"),
+        ({"config": LFS_POINTER}, r"config\.json is a pointer of Git LFS"),
         ({"config": "\ufeff{}"}, r"config\.json cannot be read: .*BOM"),
         ({"config": '{"vocab_size": 1, "vocab_size": 2}'}, r"'vocab_size' stands in it twice"),
         ({"config": "[" * 100_000}, r"config\.json cannot be read"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from models.config import ModelConfigError, VisionConfig
 from models.huggingface.config_file import parse_config, read_config
@@ -109,4 +111,10 @@ def test_colours_that_cannot_be_read_are_refused(tmp_path, preprocessor, reason)
 def test_a_folder_whose_index_names_no_tower_is_one_of_text(tmp_path, name):
     index = {"weight_map": {name: "model.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert (read(tmp_path, {}) is not None) is name.startswith("vision_tower")
+
+
+@pytest.mark.parametrize("name", ["vision_tower.post_layernorm.bias", "language_model.norm.weight"])
+def test_one_file_without_a_tower_is_of_text_too(tmp_path, name):
+    save_file({name: np.ones(1, np.float32)}, tmp_path / "model.safetensors")
     assert (read(tmp_path, {}) is not None) is name.startswith("vision_tower")

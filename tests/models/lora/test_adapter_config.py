@@ -23,9 +23,22 @@ def test_a_pattern_gives_the_alpha_of_modules_by_the_end_of_their_names():
     assert config.scale("model.layers.10.mlp.up_proj", 2) == 8
 
 
+def test_a_dot_in_a_pattern_is_any_character_as_in_peft():
+    config = parse_adapter_config(PLAIN | {"alpha_pattern": {"self.attn.q_proj": 4}})
+    assert config.scale("model.layers.0.self_attn.q_proj", 2) == 2
+    assert config.scale("model.layers.0.myself_attn.q_proj", 2) == 8
+
+
+@pytest.mark.parametrize("value", [None, False])
+def test_a_flag_may_be_left_out_or_false(value):
+    assert not parse_adapter_config(PLAIN | {"use_rslora": value}).is_rank_stabilized
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"use_rslora": "false"}, "use_rslora is 'false'; it must be true or false"),
+        ({"use_rslora": 1}, "use_rslora is 1; it must be true or false"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3'; only LORA"),
         ({"use_dora": True}, "use_dora is set .DoRA.*merge the adapter"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is set"),

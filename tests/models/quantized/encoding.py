@@ -79,6 +79,18 @@ def fp8_blocks(rng: np.random.Generator, out: int, size: int) -> Encoded:
     return _fp8_blocks(rng, out, size, "weight_scale_inv")
 
 
+def autofp8(rng: np.random.Generator, out: int, size: int) -> Encoded:
+    q, scale = _float8(rng, out, size), _scales(rng, ())
+    return {"weight": q, "weight_scale": scale, "input_scale": scale}, q.astype(np.float32) * scale
+
+
+def modelopt_fp8_blocks(rng: np.random.Generator, out: int, size: int) -> Encoded:
+    """Scales of 128 x 128, with an axis of one after each axis of blocks."""
+    q, scale = _float8(rng, out, size), _scales(rng, (-(-out // 128), 1, -(-size // 128), 1))
+    spread = np.repeat(np.repeat(scale[:, 0, :, 0], 128, 0), 128, 1)[:out, :size]
+    return {"weight": q, "weight_scale": scale}, q.astype(np.float32) * spread
+
+
 def fp8_one_scale(rng: np.random.Generator, out: int, size: int) -> Encoded:
     q, scale = _float8(rng, out, size), _scales(rng, ())
     tensors = {"weight": q, "weight_scale_inv": scale, "activation_scale": scale}
@@ -230,6 +242,10 @@ FORMATS: dict[str, tuple[dict[str, Any], Encoder]] = {
         compressed_fp8_blocks,
     ),
     "compressed w4a16": (_compressed(num_bits=4, type="int", group_size=GROUP), packed_int4),
+    "compressed int8, frozen": (
+        _compressed(num_bits=8, type="int", strategy="channel") | {"quantization_status": "frozen"},
+        int8_rows,
+    ),
     "compressed w8a16": (_compressed(num_bits=8, type="int"), packed_int8_rows),
     "compressed w4a16, zero points": (
         _compressed(num_bits=4, type="int", symmetric=False, actorder="group"),
@@ -245,6 +261,19 @@ FORMATS: dict[str, tuple[dict[str, Any], Encoder]] = {
     "fp8, one scale": (
         {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None},
         fp8_one_scale,
+    ),
+    "autofp8": (
+        {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]},
+        autofp8,
+    ),
+    "fbgemm": ({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, fp8_rows),
+    "modelopt fp8, rows": (
+        {"quant_method": "modelopt", "quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"},
+        fp8_rows,
+    ),
+    "modelopt fp8, blocks": (
+        {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"},
+        modelopt_fp8_blocks,
     ),
     "modelopt fp8": ({"quant_method": "modelopt", "quant_algo": "FP8"}, fp8_tensor),
     "modelopt nvfp4": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, modelopt_nvfp4),

@@ -352,6 +352,72 @@ def no_compilation():
     assert compiled == []
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_experts_that_transformers_joined_are_those_of_single_tensors(tmp_path, folder, size):
+    hf, weights = FAMILIES["qwen3-moe"], random_models.weights("qwen3-moe")
+    single = {name: value for name, value in weights.items() if ".experts." in name}
+    joined = {name: value for name, value in weights.items() if name not in single}
+    for layer in range(hf["num_hidden_layers"]):
+        name = f"model.layers.{layer}.mlp.experts"
+        gate, up, down = (
+            np.stack([single[f"{name}.{e}.{kind}_proj.weight"] for e in range(hf["num_experts"])])
+            for kind in ("gate", "up", "down")
+        )
+        joined[f"{name}.gate_up_proj"] = np.concatenate([gate, up], axis=1)
+        joined[f"{name}.down_proj"] = down
+    save_file(joined, tmp_path / "model.safetensors")
+    expected = load(folder("qwen3-moe"), hf, size)
+    for path, leaf in load(tmp_path, hf, size).items():
+        assert_array_equal(leaf, expected[path])
+
+
+VISION = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "text_config": {key: LLAMA[key] for key in LLAMA if key != "architectures"},
+}
+
+
+class TestTied:
+    """Where embedding and head are one matrix, a file may name it either way, or both ways."""
+
+    EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+    def test_a_matrix_under_both_names_is_one(self, tmp_path, tensors):
+        found = self.loaded(tmp_path, tensors | {self.HEAD: tensors[self.EMBEDDING]})
+        assert_array_equal(found, tensors[self.EMBEDDING])
+
+    def test_a_matrix_under_the_name_of_the_head_is_the_embedding_too(self, tmp_path, tensors):
+        matrix = tensors[self.EMBEDDING]
+        others = {name: value for name, value in tensors.items() if value is not matrix}
+        assert_array_equal(self.loaded(tmp_path, others | {self.HEAD: matrix}), matrix)
+        renamed = (name.replace("model.", "model.language_model.") for name in others)
+        vision = dict(zip(renamed, others.values(), strict=True))
+        assert_array_equal(self.loaded(tmp_path, vision | {self.HEAD: matrix}, VISION), matrix)
+
+    @pytest.mark.parametrize("row", [0, 299])
+    def test_two_matrices_are_refused_by_name(self, tmp_path, tensors, row, monkeypatch):
+        monkeypatch.setattr("models.checkpoint.checkpoint._COMPARED", 7 * 64)
+        other = tensors[self.EMBEDDING].copy()
+        other[row, 5] += 1
+        with pytest.raises(CheckpointError, match=r"tie_word_embeddings.*both .*differ: set"):
+            self.loaded(tmp_path, tensors | {self.HEAD: other})
+        with pytest.raises(CheckpointError, match=r"lm_head.weight has shape \[2, 64\]"):
+            self.loaded(tmp_path, tensors | {self.HEAD: other[:2]})
+
+    def test_a_head_that_an_embedder_does_not_have_is_left_over(self, tmp_path, tensors):
+        save_file(tensors | {self.HEAD: np.ones((300, 64))}, tmp_path / "model.safetensors")
+        hf = LLAMA | {"architectures": ["LlamaModel"]}
+        (tmp_path / "config.json").write_text(json.dumps(hf))
+        checkpoint = open_version(LocalFiles(tmp_path), tmp_path / "copy").checkpoint()
+        found = load(tmp_path, checkpoint=checkpoint)["embedding.table"]
+        assert_array_equal(found[:300], tensors[self.EMBEDDING])
+
+    @staticmethod
+    def loaded(folder, tensors, hf=LLAMA):
+        save_file(tensors, folder / "model.safetensors")
+        return load(folder, hf)["embedding.table"][:300]
+
+
 class TestQuantized:
     """A model that is stored quantized is the model of the floats that its numbers stand for."""
 

@@ -36,6 +36,7 @@ from server.engine.programs.blueprint.image_sizes import (
 )
 from server.engine.programs.blueprint.incompatible_settings import check_compatible
 from server.engine.programs.blueprint.kv_blocks import bytes_for_kv, host_blocks, kinds_of_layers
+from server.engine.programs.blueprint.matrix_dtype import matrix_dtype
 from server.engine.programs.blueprint.platform_defaults import (
     ACCELERATOR,
     PlatformDefaults,
@@ -148,7 +149,7 @@ def choose_layout(
 ) -> DecoderLayout:
     """The layout of the model on `tensor_size` devices. Raises BackendError."""
     on_cpu = platform == "cpu"
-    dtype = jnp.dtype(config.dtype if engine.dtype == "auto" else engine.dtype)
+    dtype = matrix_dtype(config, engine, platform)
     # A CPU computes in float32 in any case, so a smaller type would only lose precision.
     wide = jnp.dtype(jnp.float32) if on_cpu else dtype
     return DecoderLayout(
@@ -200,7 +201,7 @@ def _slot_sizes(config: ModelConfig, engine: EngineConfig) -> SlotSizes:
 
 def _longest(config: ModelConfig, engine: EngineConfig) -> int:
     """The most tokens of a sequence; where tokens see later ones, a step must hold them all."""
-    longest = min(engine.max_model_len or config.max_position, config.max_position)
+    longest = engine.max_model_len or config.max_position
     if config.bidirectional and engine.max_num_batched_tokens:
         return min(longest, engine.max_num_batched_tokens)
     return longest

@@ -1,4 +1,4 @@
-"""Which settings a server cannot have together, each with the sentence that says so.
+"""Which settings a server cannot have together or with a model, each with the sentence for it.
 
 Knows neither memory nor programs.
 """
@@ -14,12 +14,23 @@ from server.config.setting import ConfigError
 
 
 def check_compatible(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> None:
-    """ConfigError for the first two of them."""
+    """ConfigError for the first that is found."""
+    _check_length(config, engine)
     _check_exact(engine, data_size(mesh))
     _check_adapters(engine, mesh)
     _check_speculation(engine, data_size(mesh))
     _check_host_prefixes(engine, mesh)
     _check_bidirectional(config, engine)
+
+
+def _check_length(config: ModelConfig, engine: EngineConfig) -> None:
+    # Positions that the model was not made for give answers that are wrong without a word.
+    if engine.max_model_len > config.max_position:
+        raise ConfigError(
+            f"max_model_len is {engine.max_model_len}, but the model's config.json allows"
+            f" {config.max_position} tokens (max_position_embeddings, stretched where YaRN does):"
+            " lower it, or set it to 0 for as many as the model allows"
+        )
 
 
 def _check_exact(engine: EngineConfig, num_ranks: int) -> None:

@@ -16,6 +16,7 @@ from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
 from server.engine.programs.blueprint.blueprint import choose_layout, make_blueprint
 from server.engine.programs.blueprint.chip_memory import adapter_bytes
+from server.engine.programs.blueprint.matrix_dtype import dtype_note
 from server.engine.programs.inputs.buckets import Bucket
 from tests.models.checkpoints import LLAMA
 
@@ -60,6 +61,32 @@ def test_matrices_stay_int8_if_the_checkpoint_is_quantized_or_the_setting_asks(
     config = replace(CONFIG, stored_bits=stored_bits)
     layout = choose_layout(config, EngineConfig(weight_dtype=weight_dtype), "cpu", 1)
     assert layout.quantized is expected
+
+
+@pytest.mark.parametrize(("asked", "longest"), [(0, 256), (100, 100), (256, 256)])
+def test_a_sequence_is_as_long_as_is_asked_for_and_the_model_allows(asked, longest):
+    assert draw(max_model_len=asked).sizes.slot.max_model_len == longest
+
+
+def test_a_longer_sequence_than_the_model_allows_is_refused():
+    with pytest.raises(ConfigError, match=r"max_model_len is 257, but .* allows 256 tokens"):
+        draw(max_model_len=257)
+
+
+def test_float16_becomes_bfloat16_on_a_tpu_whose_kernels_know_none():
+    half, brain = (replace(CONFIG, dtype=dtype) for dtype in ("float16", "bfloat16"))
+    engine = EngineConfig()
+    assert choose_layout(half, engine, "tpu", 1) == choose_layout(brain, engine, "tpu", 1)
+    assert "float16" in dtype_note(half, engine, "tpu")
+    assert choose_layout(half, engine, "cpu", 1).dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "platform"),
+    [("float16", "float32", "tpu"), ("float16", "auto", "cpu"), ("bfloat16", "auto", "tpu")],
+)
+def test_nothing_is_said_of_a_type_that_is_the_checkpoints_or_was_asked_for(dtype, asked, platform):
+    assert not dtype_note(replace(CONFIG, dtype=dtype), EngineConfig(dtype=asked), platform)
 
 
 def test_a_cpus_ladder_is_fine_and_starts_small():
