@@ -8,12 +8,11 @@ work took is given back to the system after it. Knows nothing of the work.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from server.errors import ApiError, ErrorKind
+from server.free_memory import return_free_memory
 
 # Work on this many characters or tokens takes about a millisecond.
 MAX_INLINE_UNITS = 4096
@@ -85,15 +84,7 @@ class MemoryReturn:
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._waits_on = None
-        loop.run_in_executor(None, _malloc_trim)
+        loop.run_in_executor(None, return_free_memory)
 
 
 memory_return = MemoryReturn()
-
-
-def _malloc_trim() -> None:
-    # An exception that refused a request refers to itself by its traceback, and to the request.
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -64,7 +64,7 @@ async def test_what_waits_is_bounded_and_leaves_room_again(monkeypatch):
 async def test_memory_is_given_back_once_after_large_work(monkeypatch):
     returned = []
     monkeypatch.setattr(large_work, "_RETURN_AFTER_SECONDS", 0)
-    monkeypatch.setattr(large_work, "_malloc_trim", lambda: returned.append(1))
+    monkeypatch.setattr(large_work, "return_free_memory", lambda: returned.append(1))
     for _ in range(3):
         large_work.memory_return.soon()
     await asyncio.sleep(0.05)
