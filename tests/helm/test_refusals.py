@@ -173,6 +173,10 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             "shape is endpoints, which feeds the gateway only",
         ),
         ({"pools.grpc.enabled": True}, "a gateway would speak HTTP/1.1 to the gRPC port"),
+        (
+            {"picker.grpcParser": "vllmgrpc"},
+            "picker.grpcParser is vllmgrpc, but this release has no picker for gRPC",
+        ),
         ({"sliceChips": "claim", "slice": "cpu", "dranet.enabled": False}, "no chips to claim"),
         (
             {"sliceChips": "claim", "slice": "v6e:4x4", "server.groupSecret": "group"},

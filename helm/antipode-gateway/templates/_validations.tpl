@@ -71,24 +71,29 @@ http: 8000
 {{- end }}
 {{- end }}
 
-{{/*
-The matches of (dict "root" $ "pool" "grpc"). Routes recognize gRPC by the paths of its services, which all begin
-with a package name.
-*/}}
-{{- define "gateway.match" -}}
-{{- $header := .root.Values.requestHeader }}
-{{- $paths := ternary (list
+{{/* The paths of the requests to a pool, as a JSON array. Every gRPC call's path begins with its service's name. */}}
+{{- define "gateway.paths" -}}
+{{- $grpc := list
   "/antipode.v1.Generation"
+  "/inference.GRPCInferenceService"
+  "/vllm.grpc.engine.VllmEngine"
+  "/xds.service.orca.v3.OpenRcaService"
   "/grpc.health.v1.Health"
   "/grpc.reflection.v1.ServerReflection"
-  "/grpc.reflection.v1alpha.ServerReflection") (list "/") (eq .pool "grpc") -}}
+  "/grpc.reflection.v1alpha.ServerReflection" -}}
+{{ ternary $grpc (list "/") (eq . "grpc") | toJson }}
+{{- end }}
+
+{{/* The matches of (dict "paths" PATHS "header" .Values.requestHeader): each path with each value of the header. */}}
+{{- define "gateway.matches" -}}
+{{- $header := .header -}}
 matches:
-{{- range $path := $paths }}
+{{- range $path := .paths }}
 {{- range $value := $header.values | default (list "") }}
   - path: {type: PathPrefix, value: {{ $path }}}
     {{- with $value }}
     headers:
-      - name: {{ $header.name }}
+      - name: {{ $header.name | quote }}
         value: {{ . | quote }}
     {{- end }}
 {{- end }}

@@ -251,6 +251,9 @@
 {{- fail (printf "pools.%s is enabled without an endpoint picker; set picker.enabled to true, or picker.existing.%s to the Service of a picker." $pool $pool) }}
 {{- end }}
 {{- end }}
+{{- if and (eq $v.picker.grpcParser "vllmgrpc") (not (has "grpc" (include "antipode.pickers" . | fromJsonArray))) }}
+{{- fail "picker.grpcParser is vllmgrpc, but this release has no picker for gRPC; set pools.grpc.enabled to true, or leave it at passthrough." }}
+{{- end }}
 {{- if and (ne $v.service.type "ClusterIP") $v.networkPolicy.enabled (not $v.networkPolicy.clientRanges) }}
 {{- fail (printf "service.type is %s, but the network policy admits no client from outside of the cluster; list the clients' ranges in networkPolicy.clientRanges." $v.service.type) }}
 {{- end }}
