@@ -91,7 +91,7 @@
 {{- end }}
 {{- range $name, $value := $set }}
 - name: {{ $name }}
-  value: {{ $value | toString | quote }}
+  value: {{ include "antipode.text" $value | quote }}
 {{- end }}
 {{- with $v.extraEnv }}
 {{ toYaml . }}
@@ -192,7 +192,7 @@ spec:
         {{- end }}
         {{- if gt (include "antipode.hosts" . | int) 1 }}
         - name: group
-          containerPort: {{ $v.server.groupPort }}
+          containerPort: {{ int64 $v.server.groupPort }}
         - name: coordinator
           containerPort: {{ add $v.server.groupPort 1 }}
         {{- end }}
@@ -367,7 +367,7 @@ spec:
           mountOptions: "implicit-dirs,uid=10001,gid=10001,file-cache:enable-parallel-downloads:true{{ with $v.fuse.onlyDir }},only-dir={{ . }}{{ end }}"
           fileCacheCapacity: {{ $v.fuse.fileCache | quote }}
           fileCacheForRangeRead: "true"
-          metadataCacheTTLSeconds: {{ $v.fuse.metadataTtlSeconds | quote }}
+          metadataCacheTTLSeconds: {{ int64 $v.fuse.metadataTtlSeconds | quote }}
           skipCSIBucketAccessCheck: "true"
     {{- end }}
 {{- end }}
