@@ -25,6 +25,7 @@ output "fleet" {
     "REGIONS=\"${join(" ", keys(var.regions))}\"",
     "CONFIG_REGION=${var.config_region}",
     "NAMESPACE=${var.namespace}",
+    "RESIDENCY=${var.residency}",
     "HOSTS_PER_REPLICA=${module.settings.tpu.hosts}",
     "DRANET=${module.settings.tpu.dranet}",
     "",

@@ -9,12 +9,14 @@ import pytest
 import yaml
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
+from helm_python import HelmError
 
 import server.pb
 from server.api.antipode_v1 import versions
 from server.pb.antipode.v1 import generation_pb2
 from server.pb.libtpu import runtime_metric_pb2
 from tests.helm.charts import BASE, GATEWAY, HELM, case_values, find, merged, render
+from tests.helm.schemas import validate_own
 
 ENVOY = case_values("antipode-gateway", "envoy")
 LIBTPU = runtime_metric_pb2.DESCRIPTOR.services_by_name["RuntimeMetricService"].full_name
@@ -130,6 +132,35 @@ def test_envoy_asks_each_pool_in_its_own_protocol_whether_it_is_ready():
     assert checks["prod-http"]["http"]["path"] == "/readyz"
     service = generation_pb2.DESCRIPTOR.services_by_name["Generation"].full_name
     assert checks["prod-grpc"]["grpc"] == {"service": service}
+
+
+NO_HOSTS = [
+    *("http://a.b", "a.b:80", "*", "*.a.b", "a", "1", "true", "a..b", "a.b.", "-a.b", "a-.b"),
+    *("10.0.0", "10.0.0.256", "fd00::1", "a.1", "A.b", "a b.c", "", "a." * 127 + "b"),
+]
+
+
+class TestBackendsOfEnvoy:
+    """Envoy Gateway takes an address as an address, and as a name only one of two labels."""
+
+    def endpoints(self, *hosts):
+        backends = [{"host": host, "httpPort": 81} for host in hosts]
+        objects = render("antipode-gateway", merged(ENVOY, {"envoy.backends": backends}))
+        found = [one for one in objects if one["kind"] == "Backend"]
+        for one in found:
+            validate_own(one)
+        return [one["spec"]["endpoints"] for one in found if "-http-" in one["metadata"]["name"]]
+
+    def test_an_address_is_an_address_and_a_name_a_name(self):
+        assert self.endpoints("10.0.0.1", "a.europe-west4.example") == [
+            [{"ip": {"address": "10.0.0.1", "port": 81}}],
+            [{"fqdn": {"hostname": "a.europe-west4.example", "port": 81}}],
+        ]
+
+    @pytest.mark.parametrize("host", NO_HOSTS)
+    def test_what_envoy_gateway_would_refuse_is_refused(self, host):
+        with pytest.raises(HelmError):
+            self.endpoints(host, "b.example")
 
 
 def test_the_gateways_drain_is_as_long_as_the_servers():

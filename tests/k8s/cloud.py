@@ -16,6 +16,7 @@ FLEET = """PROJECT=my-project
 REGIONS="europe-west4 us-east5"
 CONFIG_REGION=europe-west4
 NAMESPACE=antipode
+RESIDENCY=any
 HOSTS_PER_REPLICA=1
 DRANET=true
 """
