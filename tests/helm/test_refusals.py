@@ -172,6 +172,12 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             {"autoscaling.enabled": True, "autoscalingMetric.shape": "endpoints"},
             "shape is endpoints, which feeds the gateway only",
         ),
+        (
+            {"server.extra": {"tracing": True}},
+            "the network policy lets no span reach a collector; list its namespace in "
+            "networkPolicy.egressNamespaces",
+        ),
+        ({"server.extra": {"tracing": "true"}}, "lets no span reach a collector"),
         ({"pools.grpc.enabled": True}, "a gateway would speak HTTP/1.1 to the gRPC port"),
         (
             {"picker.grpcParser": "vllmgrpc"},

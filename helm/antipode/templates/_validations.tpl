@@ -260,6 +260,15 @@
 {{- if and (eq $v.service.type "LoadBalancer") (not $v.service.annotations) }}
 {{- fail "service.type is LoadBalancer, but the server does not authenticate clients; set service.annotations to the annotation that keeps the address internal in your cloud, such as {networking.gke.io/load-balancer-type: Internal}." }}
 {{- end }}
+{{- $isTraced := eq (toString (index $v.server.extra "tracing")) "true" }}
+{{- range $v.extraEnv }}
+{{- if eq .name "OTEL_TRACES_EXPORTER" }}
+{{- $isTraced = false }}
+{{- end }}
+{{- end }}
+{{- if and $isTraced $v.networkPolicy.enabled (not $v.networkPolicy.egressNamespaces) (not $v.networkPolicy.egressRanges) }}
+{{- fail "server.extra.tracing is true, but the network policy lets no span reach a collector; list its namespace in networkPolicy.egressNamespaces or, outside of the cluster, its range in networkPolicy.egressRanges." }}
+{{- end }}
 {{- if and $v.monitoring.rules (not $v.monitoring.podMonitoring) }}
 {{- fail "monitoring.rules is true, but monitoring.podMonitoring is false, and the rules need a label that PodMonitoring sets; set both or neither." }}
 {{- end }}
