@@ -6,6 +6,17 @@
 {{- if or (gt (len .Release.Name) 48) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name)) }}
 {{- fail (printf "the release name is %q; use at most 48 lowercase letters, digits and -, beginning with a letter and not ending in -, because objects are named after it." .Release.Name) }}
 {{- end }}
+{{- range $key, $_ := $v.commonLabels }}
+{{- if hasPrefix "app.kubernetes.io/" $key }}
+{{- fail (printf "commonLabels sets %s, which the chart sets; leave it out." $key) }}
+{{- end }}
+{{- end }}
+{{- range $v.regions }}
+{{- $address := printf "%s%s" $v.gke.addressPrefix . }}
+{{- if and $v.gke.addressPrefix (gt (len $address) 63) }}
+{{- fail (printf "gke.addressPrefix makes %q, of %d characters, and an address has a name of at most 63; use a shorter prefix." $address (len $address)) }}
+{{- end }}
+{{- end }}
 {{- if and (not $v.tls.enabled) (or $v.tls.secretName $v.tls.options) }}
 {{- fail "tls.secretName or tls.options is set, but tls.enabled is false, so requests would go unencrypted; set tls.enabled to true." }}
 {{- end }}
@@ -50,7 +61,7 @@
 
 {{- define "gateway.labels" -}}
 app.kubernetes.io/name: antipode-gateway
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
@@ -115,18 +126,18 @@ otherwise what both clusters export.
 {{- if and $here $service -}}
 group: ""
 kind: Service
-name: {{ .root.Values.release }}
+name: {{ .root.Values.release | quote }}
 {{- else if $here -}}
 group: inference.networking.k8s.io
 kind: InferencePool
-name: {{ .root.Values.release }}-{{ .pool }}
+name: "{{ .root.Values.release }}-{{ .pool }}"
 {{- else if $service -}}
 group: net.gke.io
 kind: ServiceImport
-name: {{ .root.Values.release }}
+name: {{ .root.Values.release | quote }}
 {{- else -}}
 group: networking.gke.io
 kind: GCPInferencePoolImport
-name: {{ .root.Values.release }}-{{ .pool }}
+name: "{{ .root.Values.release }}-{{ .pool }}"
 {{- end }}
 {{- end }}

@@ -90,7 +90,7 @@
 {{- $_ := set $set "JAX_DISTRIBUTED_VERIFY_SECURE_CREDENTIALS" "true" }}
 {{- end }}
 {{- range $name, $value := $set }}
-- name: {{ $name }}
+- name: {{ $name | quote }}
   value: {{ include "antipode.text" $value | quote }}
 {{- end }}
 {{- with $v.extraEnv }}
@@ -169,12 +169,12 @@ spec:
   {{- end }}
   {{- if include "antipode.hasClaim" . }}
   resourceClaims:
-    - name: {{ include "antipode.claimInPod" . }}
-      resourceClaimTemplateName: {{ include "antipode.claim" . }}
+    - name: {{ include "antipode.claimInPod" . | quote }}
+      resourceClaimTemplateName: {{ include "antipode.claim" . | quote }}
   {{- end }}
   containers:
     - name: server
-      image: {{ include "antipode.image" . }}
+      image: {{ include "antipode.image" . | quote }}
       imagePullPolicy: {{ $v.image.pullPolicy }}
       args: [serve]
       env: {{- include "antipode.environment" (dict "root" . "follower" $follower) | trim | nindent 8 }}
@@ -243,7 +243,7 @@ spec:
           {{- end }}
         {{- if include "antipode.hasClaim" . }}
         claims:
-          - name: {{ include "antipode.claimInPod" . }}
+          - name: {{ include "antipode.claimInPod" . | quote }}
         {{- end }}
       volumeMounts:
         {{- if eq $v.swap.mode "inPlace" }}
@@ -292,7 +292,7 @@ spec:
     # The whole folder is mounted: the kubelet does not update a single mounted file in running pods.
     - name: model-config
       configMap:
-        name: {{ .Release.Name }}-model
+        name: "{{ .Release.Name }}-model"
     {{- end }}
     {{- if and $v.admin.tokenSecret (not $follower) }}
     - name: admin
@@ -343,10 +343,10 @@ spec:
     - name: cache
       {{- if $v.compileCache.storageClass }}
       persistentVolumeClaim:
-        claimName: {{ .Release.Name }}-compile-cache
+        claimName: "{{ .Release.Name }}-compile-cache"
       {{- else }}
       emptyDir:
-        sizeLimit: {{ $v.compileCache.size }}
+        sizeLimit: {{ $v.compileCache.size | quote }}
       {{- end }}
     - name: tmp
       emptyDir: {}

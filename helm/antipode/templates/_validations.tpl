@@ -20,6 +20,7 @@
 {{- end }}
 {{- $own := list
   "antipode-server"
+  "grafana_dashboard"
   "gke.io/region"
   "gke-gcsfuse/volumes"
   "gke-gcsfuse/cpu-limit"
@@ -42,15 +43,31 @@
 {{- end }}
 {{- end }}
 {{- range $v.extraEnv }}
-{{- if regexMatch "^(ANTIPODE_|JAX_MTLS_)" .name }}
+{{- if regexMatch "^(ANTIPODE_|JAX_MTLS_|JAX_DISTRIBUTED_)" .name }}
 {{- fail (printf "extraEnv sets %s, which is a setting of the server; use the value for it, or server.extra." .name) }}
 {{- end }}
+{{- if regexMatch "^(LWS_|TPU_(ACCELERATOR_TYPE|CHIPS_PER|DEVICE_|HOST_BOUNDS|NAME$|PROCESS_|SKIP_MDS|TOPOLOGY|VISIBLE|WORKER_))" .name }}
+{{- fail (printf "extraEnv sets %s, which says what slice a pod has and comes from the platform; leave it out, and choose the slice by slice." .name) }}
 {{- end }}
+{{- end }}
+{{- include "antipode.validate.once" (dict "where" "extraEnv" "items" $v.extraEnv) }}
+{{- include "antipode.validate.once" (dict "where" "objectives" "items" $v.objectives) }}
 {{- if and (not $v.serviceAccount.create) (not $v.serviceAccount.name) }}
 {{- fail "serviceAccount.create is false, but serviceAccount.name is empty; set serviceAccount.name to the account that exists." }}
 {{- end }}
 {{- if eq $v.serviceAccount.name (printf "%s-picker" .Release.Name) }}
 {{- fail (printf "serviceAccount.name is %q, which is the name of the endpoint pickers' account; use another name." $v.serviceAccount.name) }}
+{{- end }}
+{{- end }}
+
+{{/* Of a list of named things, (dict "where" "objectives" "items" LIST), no two have one name. */}}
+{{- define "antipode.validate.once" -}}
+{{- $names := list }}
+{{- range .items }}
+{{- if has .name $names }}
+{{- fail (printf "%s has %s twice; leave one out." $.where .name) }}
+{{- end }}
+{{- $names = append $names .name }}
 {{- end }}
 {{- end }}
 
