@@ -18,6 +18,11 @@ output "addresses" {
   value       = module.gateway.addresses
 }
 
+output "node_account" {
+  description = "The account of the nodes, for computeClass.serviceAccount of helm/antipode."
+  value       = module.project.node_account
+}
+
 output "fleet" {
   description = "What fleet.sh reads."
   value = join("\n", [

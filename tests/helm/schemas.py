@@ -131,7 +131,11 @@ OWN: dict[str, Schema] = {
     "ComputeClass": record(
         ("priorities",),
         nodePoolAutoCreation=record(("enabled",), enabled={"type": "boolean"}),
-        nodePoolConfig=record(dra=record(networking=record(enabled={"type": "boolean"}))),
+        nodePoolConfig=record(
+            ("serviceAccount",),
+            serviceAccount=TEXT,
+            dra=record(networking=record(enabled={"type": "boolean"})),
+        ),
         priorities=array(
             record(
                 ("machineType", "tpu"),
@@ -139,6 +143,16 @@ OWN: dict[str, Schema] = {
                 tpu=record(("type", "count", "topology"), type=TEXT, count=NUMBER, topology=TEXT),
                 spot={"type": "boolean"},
                 flexStart=record(("enabled",), enabled={"type": "boolean"}),
+                nodeSystemConfig=record(
+                    kubeletConfig=record(
+                        shutdownGracePeriodSeconds={
+                            "type": "integer",
+                            "minimum": 30,
+                            "maximum": 120,
+                        },
+                        shutdownGracePeriodCriticalPodsSeconds=NUMBER,
+                    )
+                ),
                 reservations=record(
                     ("affinity", "specific"),
                     affinity={"enum": ["Specific"]},

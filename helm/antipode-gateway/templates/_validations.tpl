@@ -68,6 +68,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* A name for what belongs to the cluster; the hash tells a-b of the namespace c from b of the namespace c-a. */}}
+{{- define "gateway.ofCluster" -}}
+{{- $both := printf "%s/%s" .Release.Namespace .Release.Name }}
+{{- $both | replace "/" "-" | trimPrefix "-" }}-{{ $both | sha256sum | trunc 8 }}
+{{- end }}
+
 {{- define "gateway.name" -}}
 {{ .Values.existingGateway | default .Release.Name }}
 {{- end }}

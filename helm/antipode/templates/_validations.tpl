@@ -18,6 +18,9 @@
 {{- if or (gt (len .Release.Name) 48) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name)) }}
 {{- fail (printf "the release name is %q; use at most 48 lowercase letters, digits and -, beginning with a letter and not ending in -, because Services are named after it." .Release.Name) }}
 {{- end }}
+{{- if regexMatch "-(picker|group-[0-9]+)$" .Release.Name }}
+{{- fail (printf "the release name is %q, and a release of the name before %s makes objects of that name; use a name that does not end so." .Release.Name (regexFind "-(picker|group-[0-9]+)$" .Release.Name)) }}
+{{- end }}
 {{- $own := list
   "antipode-server"
   "grafana_dashboard"
@@ -52,6 +55,11 @@
 {{- end }}
 {{- include "antipode.validate.once" (dict "where" "extraEnv" "items" $v.extraEnv) }}
 {{- include "antipode.validate.once" (dict "where" "objectives" "items" $v.objectives) }}
+{{- range $v.objectives }}
+{{- if contains "-" .name }}
+{{- fail (printf "objectives has %q; use a name without -, because the objective is named %s-%s-http, and that could be one of another release." .name $.Release.Name .name) }}
+{{- end }}
+{{- end }}
 {{- if and (not $v.serviceAccount.create) (not $v.serviceAccount.name) }}
 {{- fail "serviceAccount.create is false, but serviceAccount.name is empty; set serviceAccount.name to the account that exists." }}
 {{- end }}
@@ -145,6 +153,12 @@
 {{- if and $v.computeClass.create (not (include "antipode.isTpu" .)) }}
 {{- fail "computeClass.create is true, but the slice is cpu, and the class is made from a TPU slice; set computeClass.create to false." }}
 {{- end }}
+{{- if and $v.computeClass.create (not $v.computeClass.serviceAccount) }}
+{{- fail "computeClass.create is true, but computeClass.serviceAccount is empty, so nodes would run as the project's default account; set it to the nodes' account, such as node_account of Terraform, or to default if you want that one." }}
+{{- end }}
+{{- if and $v.computeClass.serviceAccount (not $v.computeClass.create) }}
+{{- fail "computeClass.serviceAccount is set, but computeClass.create is false, so no nodes would run as it; leave it empty." }}
+{{- end }}
 {{- if and $v.computeClass.create (has "reservation" $v.computeClass.priorities) (not $v.computeClass.reservation) }}
 {{- fail "computeClass.priorities has reservation, but no reservation is named; set computeClass.reservation to its name." }}
 {{- end }}
@@ -211,16 +225,6 @@
 {{- fail (printf "%s.cpuLimit is %s, less than %s.cpu, %s; raise the limit or lower the request." $where . $where (index $v $where).cpu) }}
 {{- end }}
 {{- end }}
-{{- end }}
-{{- end }}
-
-{{/* A spot node goes soon after its notice. */}}
-{{- define "antipode.validate.spot" -}}
-{{- $v := .Values -}}
-{{- $isSpot := or (and $v.computeClass.create (has "spot" $v.computeClass.priorities)) (eq (index $v.nodeSelector "cloud.google.com/gke-spot" | default "") "true") }}
-{{- $end := add $v.server.lameDuckSeconds $v.server.drainTimeoutSeconds }}
-{{- if and $isSpot (gt (int $end) (int $v.spotSeconds)) }}
-{{- fail (printf "pods may run on spot nodes, which give them %d seconds to end (spotSeconds), but a drain may take %d seconds (server.lameDuckSeconds + server.drainTimeoutSeconds), so streams would be cut; lower them, or extend the time in the node pool's system configuration and set spotSeconds to it." (int $v.spotSeconds) (int $end)) }}
 {{- end }}
 {{- end }}
 
