@@ -4,6 +4,11 @@
 {{- if and (gt (include "antipode.hosts" . | int) 1) .Values.server.coordinatorSecret }}true{{ end }}
 {{- end }}
 
+{{/* Whether `helm test` asks the server. It has no certificate of a caller. */}}
+{{- define "antipode.isTested" -}}
+{{- if not .Values.tls.clientCa }}true{{ end }}
+{{- end }}
+
 {{/* What a probe's httpGet has where the server speaks TLS. The kubelet does not verify the certificate. */}}
 {{- define "antipode.probeScheme" -}}
 {{- if .Values.tls.secret }}, scheme: HTTPS{{ end }}
