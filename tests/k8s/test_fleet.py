@@ -112,6 +112,16 @@ def test_fleet_ingress_that_does_not_come_up_is_not_waited_for_forever(cloud):
     assert "fleet ingress was not there within 0 seconds" in run.stderr
 
 
+def test_clusters_of_another_name_are_opened(cloud):
+    cloud.fleet = FLEET.replace("NAME=antipode\n", "NAME=search\n", 1)
+    cloud.things = {thing.replace("antipode", "search"): a for thing, a in cloud.things.items()}
+    run = cloud.run("open")
+    assert run.returncode == 0, run.stderr
+    asked = [call[4] for call in cloud.calls if "get-credentials" in call]
+    assert asked == [f"search-{region}" for region in REGIONS]
+    assert "antipode-gateway in search-europe-west4" in run.stdout
+
+
 # Closing.
 
 
