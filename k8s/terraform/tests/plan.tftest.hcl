@@ -9,6 +9,7 @@ mock_provider "google" {
       dimensions_infos = [
         { dimensions = { region = "europe-west4", tpu_family = "CT6E" }, details = [{ value = "64" }], applicable_locations = [] },
         { dimensions = { region = "us-east5", tpu_family = "CT6E" }, details = [{ value = "-1" }], applicable_locations = [] },
+        { dimensions = { region = "asia-east1", tpu_family = "CT6E" }, details = [{ value = "64" }], applicable_locations = [] },
         { dimensions = { region = "us-east5", tpu_family = "CT5LP" }, details = [{ value = "0" }], applicable_locations = [] },
       ]
     }
@@ -115,10 +116,10 @@ run "a_reservation_of_chips_without_dranet" {
 run "a_region_whose_quota_is_not_told_is_said" {
   command = plan
   variables {
-    config_region = "asia-east1"
+    config_region = "asia-northeast1"
     regions = {
-      asia-east1 = { zone = "asia-east1-c", nodes = "10.0.3.0/24", pods = "10.18.0.0/16", services = "10.32.32.0/20", proxies = "10.1.3.0/24", maintenance_days = ["FR", "SU"] }
-      us-east5   = { zone = "us-east5-b", nodes = "10.0.2.0/24", pods = "10.17.0.0/16", services = "10.32.16.0/20", proxies = "10.1.2.0/24", maintenance_days = ["TU", "TH"] }
+      asia-northeast1 = { zone = "asia-northeast1-b", nodes = "10.0.3.0/24", pods = "10.18.0.0/16", services = "10.32.32.0/20", proxies = "10.1.3.0/24", maintenance_days = ["FR", "SU"] }
+      us-east5        = { zone = "us-east5-b", nodes = "10.0.2.0/24", pods = "10.17.0.0/16", services = "10.32.16.0/20", proxies = "10.1.2.0/24", maintenance_days = ["TU", "TH"] }
     }
   }
 
