@@ -45,7 +45,7 @@ read_settings() { # [REGION]
     # shellcheck source=/dev/null
     source <(terraform -chdir="${terraform}" output -raw fleet)
   fi
-  for name in PROJECT NAME REGIONS CONFIG_REGION NAMESPACE RESIDENCY HOSTS_PER_REPLICA DRANET; do
+  for name in PROJECT PREFIX REGIONS CONFIG_REGION NAMESPACE RESIDENCY HOSTS_PER_REPLICA DRANET; do
     [[ -n ${!name:-} ]] || stop 2 "${name} is not set in ${settings}; run terraform apply first"
   done
   [[ -z ${1:-} || " ${REGIONS} " == *" $1 "* ]] || stop 2 "$1 is not one of the regions ${REGIONS}"
@@ -111,11 +111,11 @@ await() {
 }
 
 # at REGION: `kube` becomes the kubectl of that region's cluster.
-at() { kube=(kubectl "--context=gke_${PROJECT}_$1_${NAME}-$1"); }
+at() { kube=(kubectl "--context=gke_${PROJECT}_$1_${PREFIX}-$1"); }
 
 # The control plane's DNS name is reached from everywhere, where IAM allows it.
 credentials() {
-  run gcloud container clusters get-credentials "${NAME}-$1" --location="$1" --dns-endpoint --project="${PROJECT}"
+  run gcloud container clusters get-credentials "${PREFIX}-$1" --location="$1" --dns-endpoint --project="${PROJECT}"
 }
 
 # With residency region every cluster has a Gateway of its own. Otherwise the config cluster has the one of all regions.
@@ -156,7 +156,7 @@ close_all() { # [REGION]
   ask "${1:-${REGIONS}}"
   for region in ${1:-${REGIONS}}; do
     # A cluster that did not start, or is being deleted, does not answer kubectl.
-    if look gcloud container clusters describe "${NAME}-${region}" --location="${region}" \
+    if look gcloud container clusters describe "${PREFIX}-${region}" --location="${region}" \
       --format='value(status)' --project="${PROJECT}" && [[ ${found} == RUNNING || ${found} == RECONCILING ]]; then
       credentials "${region}"
       alive+=("${region}")
@@ -200,7 +200,7 @@ if [[ ${mode} == close ]]; then
   echo "fleet: next, in k8s/terraform, run terraform destroy, or take the region out of regions and run terraform apply"
 else
   open_all
-  gateways=${NAME}-${CONFIG_REGION}
+  gateways=${PREFIX}-${CONFIG_REGION}
   [[ ${RESIDENCY} == any ]] || gateways='each cluster, with its own region only'
   echo "fleet: next, install helm/antipode in each cluster, then helm/antipode-gateway in ${gateways}"
 fi

@@ -27,7 +27,7 @@ output "fleet" {
   description = "What fleet.sh reads."
   value = join("\n", [
     "PROJECT=${var.project}",
-    "NAME=${var.name}",
+    "PREFIX=${var.name}",
     "REGIONS=\"${join(" ", keys(var.regions))}\"",
     "CONFIG_REGION=${var.config_region}",
     "NAMESPACE=${var.namespace}",

@@ -111,13 +111,13 @@ class TestTheTestHook:
             answering.join()
         return FakeServer.got
 
-    def test_without_keys_it_sends_none(self, tmp_path):
+    def test_without_keys_the_hook_sends_none(self, tmp_path):
         assert "x-api-key" not in self.ask({}, tmp_path)
 
-    def test_it_sends_the_first_key(self, tmp_path):
+    def test_the_hook_sends_the_first_key(self, tmp_path):
         assert self.ask({"apiKeys.secret": "keys"}, tmp_path)["x-api-key"] == KEY
 
-    def test_it_speaks_tls_where_the_server_does(self, tmp_path):
+    def test_the_hook_speaks_tls_where_the_server_does(self, tmp_path):
         changes = {"apiKeys.secret": "keys", "tls.secret": "tls"} | NO_POOLS
         assert self.ask(changes, tmp_path, is_secured=True)["x-api-key"] == KEY
 

@@ -13,7 +13,7 @@ SCRIPT = PROJECT / "k8s" / "fleet" / "fleet.sh"
 REGIONS = ("europe-west4", "us-east5")
 # What Terraform says after an apply of its example.
 FLEET = """PROJECT=my-project
-NAME=antipode
+PREFIX=antipode
 REGIONS="europe-west4 us-east5"
 CONFIG_REGION=europe-west4
 NAMESPACE=antipode

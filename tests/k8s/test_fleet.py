@@ -113,7 +113,7 @@ def test_fleet_ingress_that_does_not_come_up_is_not_waited_for_forever(cloud):
 
 
 def test_clusters_of_another_name_are_opened(cloud):
-    cloud.fleet = FLEET.replace("NAME=antipode\n", "NAME=search\n", 1)
+    cloud.fleet = FLEET.replace("PREFIX=antipode\n", "PREFIX=search\n")
     cloud.things = {thing.replace("antipode", "search"): a for thing, a in cloud.things.items()}
     run = cloud.run("open")
     assert run.returncode == 0, run.stderr

@@ -134,7 +134,7 @@ run "another_name_and_a_gateway_with_tls" {
     dns_name    = "search.internal."
   }
   assert {
-    condition     = strcontains(output.fleet, "NAME=search\n")
+    condition     = strcontains(output.fleet, "PREFIX=search\n")
     error_message = "The fleet is ${output.fleet}"
   }
 }
