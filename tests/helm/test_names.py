@@ -18,8 +18,8 @@ from helm_python import HelmError
 from tests.helm.charts import CASES, CHARTS, HELM, case_values, merged, render
 
 PLAIN, ODD = "abcd", ("true", "1e10")
-# Of what a picker or a claim is made.
-HASH = re.compile(r"[0-9a-f]{64}|-(netdev|slice)-[0-9a-f]{8}")
+# Of what a picker or a claim is made, and of a namespace and release.
+HASH = re.compile(r"[0-9a-f]{64}|-[0-9a-f]{8}(?=')")
 BASES = {
     "antipode": ("everything", "v6e-4x4", "compute-class"),
     "antipode-gateway": ("gke", "gke-tls", "gke-second-model", "envoy"),
@@ -38,8 +38,8 @@ def test_a_release_and_its_namespace_may_be_words_that_yaml_reads_otherwise(
 ):
     values = case_values(chart, case)
     plain = renamed(render(chart, values, "abcd", "nsns"), "abcd", release)
-    # Two claims' names have a hash of values, in which no release is.
-    assert render(chart, values, release, namespace) == renamed(plain, "nsns", namespace)
+    odd = render(chart, values, release, namespace)
+    assert HASH.sub("", str(odd)) == HASH.sub("", str(renamed(plain, "nsns", namespace)))
 
 
 @cache

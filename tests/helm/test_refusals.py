@@ -167,6 +167,8 @@ COMPUTE_CLASS = {"name": "tpu", "create": True, "serviceAccount": "default"}
             {"extraEnv": [{"name": "ANTIPODE_HTTP_PORT", "value": "1"}]},
             "extraEnv sets ANTIPODE_HTTP_PORT",
         ),
+        ({"model.path": "../llama"}, 'model.path is "../llama", which leaves the bucket'),
+        ({"fuse.onlyDir": ".."}, 'fuse.onlyDir is "..", which leaves the bucket'),
         ({"fuse.onlyDir": "other"}, "outside of it; use a folder that contains model.path"),
         ({"fuse.onlyDir": "llama", "model.bucket": ""}, "so nothing is mounted"),
         (

@@ -91,6 +91,11 @@
 {{- if hasPrefix "gs://" (printf "%s%s" $v.model.bucket $v.model.path) }}
 {{- fail "model.bucket or model.path begins with gs://; leave it out: model.bucket is the bucket's name, model.path a folder in it." }}
 {{- end }}
+{{- range $name, $path := dict "model.path" $v.model.path "fuse.onlyDir" $v.fuse.onlyDir }}
+{{- if regexMatch "(^|/)[.][.](/|$)" $path }}
+{{- fail (printf "%s is %q, which leaves the bucket; write it without \"..\"." $name $path) }}
+{{- end }}
+{{- end }}
 {{- if and $v.fuse.onlyDir (not $v.model.bucket) }}
 {{- fail "fuse.onlyDir is set, but model.bucket is empty, so nothing is mounted; leave fuse.onlyDir empty." }}
 {{- end }}
