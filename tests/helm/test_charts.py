@@ -378,32 +378,6 @@ def test_no_rule_of_the_policy_is_open_to_everyone():
             assert all(rule["to"] for rule in policy.get("egress", []))
 
 
-def test_the_server_may_call_pods_of_namespaces_and_ranges_outside():
-    """A range matches no pod where the network knows pods by their labels, as Dataplane V2 does."""
-    spans = [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector.tracing:4318"}]
-    changes = {
-        "server.extra": {"tracing": True},
-        "extraEnv": spans,
-        "networkPolicy.egressNamespaces": ["tracing"],
-        "networkPolicy.egressRanges": ["10.9.0.0/16"],
-    }
-
-    def egress(changes):
-        policy = find(render("antipode", merged(BASE, changes)), "NetworkPolicy", "prod")
-        return policy["spec"]["egress"]
-
-    asked = egress(changes)[-1]
-    assert asked["ports"] == [{"protocol": "TCP", "port": 1, "endPort": 65535}]
-    namespace = {"matchLabels": {"kubernetes.io/metadata.name": "tracing"}}
-    assert asked["to"] == [
-        {"ipBlock": {"cidr": "10.9.0.0/16"}},
-        {"namespaceSelector": namespace},
-    ]
-    alone = egress({"networkPolicy.egressNamespaces": ["tracing"]})[-1]
-    assert alone["to"] == [{"namespaceSelector": namespace}]
-    assert len(egress({})) == len(egress(changes)) - 1
-
-
 @pytest.mark.parametrize(("name", "may"), [("v6e-2x2", True), ("cpu", False)])
 def test_without_a_bucket_a_tpu_may_still_ask_the_metadata_server(name, may):
     values = merged(case_values("antipode", name), {"model.bucket": ""})
