@@ -45,11 +45,12 @@ read_settings() { # [REGION]
     # shellcheck source=/dev/null
     source <(terraform -chdir="${terraform}" output -raw fleet)
   fi
-  for name in PROJECT REGIONS CONFIG_REGION NAMESPACE HOSTS_PER_REPLICA DRANET; do
+  for name in PROJECT PREFIX REGIONS CONFIG_REGION NAMESPACE RESIDENCY HOSTS_PER_REPLICA DRANET; do
     [[ -n ${!name:-} ]] || stop 2 "${name} is not set in ${settings}; run terraform apply first"
   done
   [[ -z ${1:-} || " ${REGIONS} " == *" $1 "* ]] || stop 2 "$1 is not one of the regions ${REGIONS}"
-  [[ ${1:-} != "${CONFIG_REGION}" ]] ||
+  [[ ${RESIDENCY} == any || ${RESIDENCY} == region ]] || stop 2 "RESIDENCY is ${RESIDENCY} in ${settings}; it is any or region"
+  [[ ${RESIDENCY} == region || ${1:-} != "${CONFIG_REGION}" ]] ||
     stop 2 "$1 has the config cluster; set config_region to another region and apply, and install the gateway there"
 }
 
@@ -110,17 +111,22 @@ await() {
 }
 
 # at REGION: `kube` becomes the kubectl of that region's cluster.
-at() { kube=(kubectl "--context=gke_${PROJECT}_$1_antipode-$1"); }
+at() { kube=(kubectl "--context=gke_${PROJECT}_$1_${PREFIX}-$1"); }
 
 # The control plane's DNS name is reached from everywhere, where IAM allows it.
 credentials() {
-  run gcloud container clusters get-credentials "antipode-$1" --location="$1" --dns-endpoint --project="${PROJECT}"
+  run gcloud container clusters get-credentials "${PREFIX}-$1" --location="$1" --dns-endpoint --project="${PROJECT}"
 }
+
+# With residency region every cluster has a Gateway of its own. Otherwise the config cluster has the one of all regions.
+has_gateway() { [[ ${RESIDENCY} == region || $1 == "${CONFIG_REGION}" ]]; } # REGION
 
 open_all() {
   local region class=gke-l7-cross-regional-internal-managed-mc
-  await 'fleet ingress' OK gcloud container fleet ingress describe --format='value(state.state.code)' \
-    --project="${PROJECT}"
+  [[ ${RESIDENCY} == any ]] || class=gke-l7-rilb
+  [[ ${RESIDENCY} == region ]] ||
+    await 'fleet ingress' OK gcloud container fleet ingress describe --format='value(state.state.code)' \
+      --project="${PROJECT}"
   for region in ${REGIONS}; do
     credentials "${region}"
     at "${region}"
@@ -128,9 +134,9 @@ open_all() {
     apply_manifests "${region}"
     [[ ${DRANET} != true ]] ||
       await "the DeviceClass of DRANET in ${region}" '?*' "${kube[@]}" get deviceclass netdev.google.com
+    ! has_gateway "${region}" ||
+      await "the GatewayClass ${class} in ${region}" '?*' "${kube[@]}" get gatewayclass "${class}"
   done
-  at "${CONFIG_REGION}"
-  await "the GatewayClass ${class}" '?*' "${kube[@]}" get gatewayclass "${class}"
 }
 
 apply_manifests() { # REGION
@@ -144,13 +150,13 @@ apply_manifests() { # REGION
       "run this script again with -m and the manifest of a LeaderWorkerSet release"
 }
 
-# The gateway goes before the namespaces: its controller deletes the load balancer after it.
+# Gateways go before the namespaces: their controllers delete the load balancers after them.
 close_all() { # [REGION]
   local region alive=()
   ask "${1:-${REGIONS}}"
   for region in ${1:-${REGIONS}}; do
     # A cluster that did not start, or is being deleted, does not answer kubectl.
-    if look gcloud container clusters describe "antipode-${region}" --location="${region}" \
+    if look gcloud container clusters describe "${PREFIX}-${region}" --location="${region}" \
       --format='value(status)' --project="${PROJECT}" && [[ ${found} == RUNNING || ${found} == RECONCILING ]]; then
       credentials "${region}"
       alive+=("${region}")
@@ -158,7 +164,7 @@ close_all() { # [REGION]
       warn "the cluster of ${region} does not run; nothing was deleted in it"
     fi
   done
-  [[ " ${alive[*]} " != *" ${CONFIG_REGION} "* ]] || delete_gateways
+  delete_gateways "${alive[@]}"
   for region in "${alive[@]}"; do
     at "${region}"
     gone "${kube[@]}" get namespace "${NAMESPACE}" ||
@@ -174,13 +180,17 @@ ask() { # REGIONS
   [[ ${answer} == "${PROJECT}" ]] || stop 1 "nothing was deleted"
 }
 
-delete_gateways() {
-  local kinds=gateways.gateway.networking.k8s.io,httproutes.gateway.networking.k8s.io
+delete_gateways() { # REGION...
+  local region deleted='' kinds=gateways.gateway.networking.k8s.io,httproutes.gateway.networking.k8s.io
   kinds+=,healthcheckpolicies.networking.gke.io,gcpbackendpolicies.networking.gke.io
-  at "${CONFIG_REGION}"
-  look "${kube[@]}" get namespace "${NAMESPACE}" || return 0
-  delete "${kube[@]}" delete "${kinds}" --all --namespace="${NAMESPACE}" --timeout=10m
-  sleep "${GATEWAY_SECONDS}"
+  for region in "$@"; do
+    has_gateway "${region}" || continue
+    at "${region}"
+    look "${kube[@]}" get namespace "${NAMESPACE}" || continue
+    delete "${kube[@]}" delete "${kinds}" --all --namespace="${NAMESPACE}" --timeout=10m
+    deleted=yes
+  done
+  [[ -z ${deleted} ]] || sleep "${GATEWAY_SECONDS}"
 }
 
 read_settings "$@"
@@ -190,5 +200,7 @@ if [[ ${mode} == close ]]; then
   echo "fleet: next, in k8s/terraform, run terraform destroy, or take the region out of regions and run terraform apply"
 else
   open_all
-  echo "fleet: next, install helm/antipode in each cluster, then helm/antipode-gateway in antipode-${CONFIG_REGION}"
+  gateways=${PREFIX}-${CONFIG_REGION}
+  [[ ${RESIDENCY} == any ]] || gateways='each cluster, with its own region only'
+  echo "fleet: next, install helm/antipode in each cluster, then helm/antipode-gateway in ${gateways}"
 fi

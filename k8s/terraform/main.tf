@@ -3,6 +3,7 @@
 module "settings" {
   source = "./modules/settings"
 
+  name          = var.name
   bucket        = var.bucket
   residency     = var.residency
   regions       = var.regions
@@ -13,20 +14,22 @@ module "settings" {
   slice_chips   = var.slice_chips
   replicas      = var.replicas
   capacity      = var.capacity
-  reservation   = var.reservation
+  reservations  = var.reservations
   chip_price    = var.chip_price
 }
 
 module "project" {
   source = "./modules/project"
 
+  name    = var.name
   project = var.project
 }
 
 module "network" {
   source = "./modules/network"
 
-  name        = var.network
+  name        = var.name
+  network     = coalesce(var.network, var.name)
   regions     = var.regions
   group_ports = module.settings.group_ports
   residency   = var.residency
@@ -38,6 +41,7 @@ module "cluster" {
   source   = "./modules/cluster"
   for_each = var.regions
 
+  name                = "${var.name}-${each.key}"
   project             = var.project
   region              = each.key
   zone                = each.value.zone
@@ -50,6 +54,7 @@ module "cluster" {
   authorized_networks = var.authorized_networks
   system_machine_type = var.node_machine_type
   tpu                 = module.settings.tpu
+  reservation         = lookup(var.reservations, each.key, "")
   deletion_protection = each.value.deletion_protection
 }
 
@@ -79,11 +84,13 @@ module "storage" {
 module "gateway" {
   source = "./modules/gateway"
 
+  name      = var.name
   project   = var.project
   network   = module.network.id
   subnets   = module.network.subnets
   dns_name  = var.dns_name
   residency = var.residency
+  port      = var.gateway_tls ? "443" : "80"
 }
 
 module "monitoring" {

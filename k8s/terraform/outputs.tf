@@ -18,13 +18,20 @@ output "addresses" {
   value       = module.gateway.addresses
 }
 
+output "node_account" {
+  description = "The account of the nodes, for computeClass.serviceAccount of helm/antipode."
+  value       = module.project.node_account
+}
+
 output "fleet" {
   description = "What fleet.sh reads."
   value = join("\n", [
     "PROJECT=${var.project}",
+    "PREFIX=${var.name}",
     "REGIONS=\"${join(" ", keys(var.regions))}\"",
     "CONFIG_REGION=${var.config_region}",
     "NAMESPACE=${var.namespace}",
+    "RESIDENCY=${var.residency}",
     "HOSTS_PER_REPLICA=${module.settings.tpu.hosts}",
     "DRANET=${module.settings.tpu.dranet}",
     "",

@@ -10,10 +10,25 @@ variable "bucket" {
   type        = string
 }
 
-variable "network" {
-  description = "The name of the network that is made."
+variable "name" {
+  description = <<-EOT
+    What the names of all that is made begin with: clusters <name>-<region>, addresses, firewall rules, the nodes'
+    account. A fleet has one config cluster, so a project has one of these configurations.
+  EOT
   type        = string
   default     = "antipode"
+
+  validation {
+    # The account <name>-nodes has at most 30 characters, and a cluster <name>-<region> at most 40.
+    condition     = can(regex("^[a-z][-a-z0-9]{1,14}[a-z0-9]$", var.name))
+    error_message = "name is ${var.name}; use 3 to 16 lowercase letters, digits and -, beginning with a letter and not ending in -."
+  }
+}
+
+variable "network" {
+  description = "The name of the network that is made. Empty: name."
+  type        = string
+  default     = ""
 }
 
 variable "regions" {
@@ -98,10 +113,10 @@ variable "capacity" {
   default     = "onDemand"
 }
 
-variable "reservation" {
-  description = "With capacity reservation: the reservation's name."
-  type        = string
-  default     = ""
+variable "reservations" {
+  description = "With capacity reservation: the name of each region's reservation, such as {us-east5 = \"chips\"}. A reservation is in one zone."
+  type        = map(string)
+  default     = {}
 }
 
 variable "chip_price" {
@@ -126,6 +141,12 @@ variable "residency" {
   description = "any: a region that is full or down passes its requests on. region: prompts never leave their region."
   type        = string
   default     = "any"
+}
+
+variable "gateway_tls" {
+  description = "Whether helm/antipode-gateway has tls.enabled. The health check of dns_name then asks port 443."
+  type        = bool
+  default     = false
 }
 
 variable "dns_name" {

@@ -43,25 +43,29 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def render_files(chart: str, values: dict[str, Any], release: str = "prod") -> dict[str, str]:
-    """Each template's text, of a release in the namespace `llm`, on Kubernetes 1.34."""
-    return dict(_render(chart, json.dumps(values), release))
+def render_files(
+    chart: str, values: dict[str, Any], release: str = "prod", namespace: str = "llm"
+) -> dict[str, str]:
+    """Each template's text, of a release on Kubernetes 1.34."""
+    return dict(_render(chart, json.dumps(values), release, namespace))
 
 
 @cache
-def _render(chart: str, values: str, release: str) -> dict[str, str]:
+def _render(chart: str, values: str, release: str, namespace: str) -> dict[str, str]:
     loaded = helm_python.Chart.load(HELM / chart)
     loaded.validate_schema(json.loads(values))
-    options = {"name": release, "namespace": "llm", "kube_version": "v1.34.2"}
+    options = {"name": release, "namespace": namespace, "kube_version": "v1.34.2"}
     # The public call takes no version of Kubernetes; the library under it does.
     return json.loads(
         _native.call_string("helm_render", loaded._raw(), values, json.dumps(options))
     )
 
 
-def render(chart: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+def render(
+    chart: str, values: dict[str, Any], release: str = "prod", namespace: str = "llm"
+) -> list[dict[str, Any]]:
     """Every object."""
-    return list(_objects(render_files(chart, values)))
+    return list(_objects(render_files(chart, values, release, namespace)))
 
 
 def _objects(files: dict[str, str]) -> Iterator[dict[str, Any]]:

@@ -47,6 +47,14 @@ _GAUGE = record(
     prometheusMetricName=TEXT,
     loadBalancing=record(enabled={"type": "boolean"}),
 )
+_PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
+_IPV4: Schema = {"type": "string", "format": "ipv4"}
+# Envoy Gateway refuses a name of one label, and an address in place of a name.
+_FQDN: Schema = {
+    "type": "string",
+    "maxLength": 253,
+    "pattern": "^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?[.])+[a-z]([-a-z0-9]{0,61}[a-z0-9])?$",
+}
 _PACE = {
     "interval": _SECONDS,
     "timeout": _SECONDS,
@@ -123,7 +131,11 @@ OWN: dict[str, Schema] = {
     "ComputeClass": record(
         ("priorities",),
         nodePoolAutoCreation=record(("enabled",), enabled={"type": "boolean"}),
-        nodePoolConfig=record(dra=record(networking=record(enabled={"type": "boolean"}))),
+        nodePoolConfig=record(
+            ("serviceAccount",),
+            serviceAccount=TEXT,
+            dra=record(networking=record(enabled={"type": "boolean"})),
+        ),
         priorities=array(
             record(
                 ("machineType", "tpu"),
@@ -131,6 +143,16 @@ OWN: dict[str, Schema] = {
                 tpu=record(("type", "count", "topology"), type=TEXT, count=NUMBER, topology=TEXT),
                 spot={"type": "boolean"},
                 flexStart=record(("enabled",), enabled={"type": "boolean"}),
+                nodeSystemConfig=record(
+                    kubeletConfig=record(
+                        shutdownGracePeriodSeconds={
+                            "type": "integer",
+                            "minimum": 30,
+                            "maximum": 120,
+                        },
+                        shutdownGracePeriodCriticalPodsSeconds=NUMBER,
+                    )
+                ),
                 reservations=record(
                     ("affinity", "specific"),
                     affinity={"enum": ["Specific"]},
@@ -144,7 +166,16 @@ OWN: dict[str, Schema] = {
         ("endpoints",),
         fallback={"type": "boolean"},
         appProtocols=array({"enum": ["gateway.envoyproxy.io/h2c"]}),
-        endpoints=array(record(fqdn=record(("hostname", "port"), hostname=TEXT, port=NUMBER))),
+        endpoints=array(
+            {
+                "oneOf": [
+                    record(
+                        ("fqdn",), fqdn=record(("hostname", "port"), hostname=_FQDN, port=_PORT)
+                    ),
+                    record(("ip",), ip=record(("address", "port"), address=_IPV4, port=_PORT)),
+                ]
+            }
+        ),
     ),
     "ServiceExport": record(),
     "GlobalRules": record(
@@ -222,7 +253,8 @@ def _validate_core(thing: str, version: str) -> None:
 
 
 def validate_own(thing: dict[str, Any]) -> None:
-    jsonschema.validate(thing.get("spec", {}), OWN[thing["kind"]])
+    formats = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    jsonschema.validate(thing.get("spec", {}), OWN[thing["kind"]], format_checker=formats)
 
 
 def validate_crd(thing: dict[str, Any], schemas: dict[tuple[str, str, str], Schema]) -> None:

@@ -38,7 +38,7 @@ from tests.helm.schemas import (
     validate_own,
 )
 
-COMPUTE_CLASS = {"name": "tpu", "create": True}
+COMPUTE_CLASS = {"name": "tpu", "create": True, "serviceAccount": "default"}
 OF_THE_CLUSTER = ("ComputeClass", "GlobalRules")
 
 
@@ -284,7 +284,7 @@ class TestPod:
     def test_a_compute_class_brings_interfaces_where_they_are_claimed(self, is_on):
         changes = {"computeClass": COMPUTE_CLASS, "dranet.enabled": is_on}
         spec = find(render("antipode", merged(BASE, changes)), "ComputeClass")["spec"]
-        assert ("nodePoolConfig" in spec) == is_on
+        assert ("dra" in spec["nodePoolConfig"]) == is_on
         assert all(("acceleratorNetworkProfile" in one) == is_on for one in spec["priorities"])
 
     @pytest.mark.parametrize(("mode", "is_rolled"), [("inPlace", False), ("rollout", True)])

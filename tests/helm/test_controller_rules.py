@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from k8s.clusters.control_plane.policies import RULES, refused
 from tests.helm.charts import BASE, CASES, SEVERAL, case_values, find, merged, pods_of, render
-from tests.helm.controller_rules import RULES, on_gke, violations
+from tests.helm.controller_rules import on_gke, violations
 
 
 @pytest.mark.parametrize(("chart", "case"), CASES)
@@ -16,11 +17,8 @@ def test_gkes_controllers_take_every_case(chart, case):
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_a_rule_refuses_what_it_is_there_for(rule):
-    thing = rule.breaks
-    for part in reversed(rule.path.split(".")):
-        thing = {part.removesuffix("[]"): [thing] if part.endswith("[]") else thing}
-    thing |= {"kind": rule.kind, "metadata": {"name": "it"}}
-    assert violations([thing], (rule,)) == [f"{rule.kind} it {rule.path}: {rule.why}"]
+    thing = refused(rule)
+    assert violations([thing]) == [f"{rule.kind} {rule.name} {rule.path}: {rule.why}"]
 
 
 @pytest.mark.parametrize("shape", ["endpoints", "metrics"])

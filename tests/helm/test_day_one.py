@@ -6,6 +6,7 @@ import re
 
 import pytest
 import yaml
+from helm_python import HelmError
 
 from tests.helm.charts import (
     BASE,
@@ -23,8 +24,10 @@ from tests.helm.charts import (
 )
 from tests.helm.schemas import is_core
 
+ACCOUNT = "nodes@my-project.iam.gserviceaccount.com"
+CLASS = {"create": True, "serviceAccount": ACCOUNT}
 # Every optional object, without a ComputeClass that exists.
-EVERYTHING = merged(case_values("antipode", "everything"), {"computeClass": {"create": True}})
+EVERYTHING = merged(case_values("antipode", "everything"), {"computeClass": CLASS})
 
 
 def names(release, values, chart="antipode"):
@@ -62,22 +65,85 @@ def test_the_fleet_lets_the_account_of_the_documented_release_read_the_buckets()
 
 
 def test_a_class_that_the_chart_makes_is_named_after_namespace_and_release():
-    objects = render("antipode", merged(BASE, {"computeClass.create": True}))
+    objects = render("antipode", merged(BASE, {"computeClass": CLASS}))
     name = find(objects, "ComputeClass")["metadata"]["name"]
     (pod,) = pods_of(objects)
-    assert name == "llm-prod"
+    assert re.fullmatch("llm-prod-[0-9a-f]{8}", name)
     assert pod["spec"]["nodeSelector"] == {"cloud.google.com/compute-class": name}
 
 
 def test_a_spot_node_is_taken_where_the_drain_is_short_or_the_time_extended():
-    spot = {"computeClass": {"create": True, "priorities": ["spot"]}}
+    spot = {"computeClass": CLASS | {"priorities": ["spot"]}}
     short = {"server.lameDuckSeconds": 5, "server.drainTimeoutSeconds": 10}
     for changes in (short, {"spotSeconds": 75}):
         assert find(render("antipode", merged(BASE, spot | changes)), "ComputeClass")
 
 
+def test_the_spot_nodes_of_a_class_take_as_long_to_end_as_the_chart_counts_with():
+    spot = {"computeClass": CLASS | {"priorities": ["onDemand", "spot"]}, "spotSeconds": 75}
+    on_demand, spot_nodes = find(render("antipode", merged(BASE, spot)), "ComputeClass")["spec"][
+        "priorities"
+    ]
+    kubelet = spot_nodes["nodeSystemConfig"]["kubeletConfig"]
+    of_system = kubelet["shutdownGracePeriodCriticalPodsSeconds"]
+    assert kubelet["shutdownGracePeriodSeconds"] - of_system == 75
+    assert "nodeSystemConfig" not in on_demand
+
+
+def test_the_nodes_of_a_class_run_as_their_own_account():
+    objects = render("antipode", merged(BASE, {"computeClass": CLASS}))
+    assert find(objects, "ComputeClass")["spec"]["nodePoolConfig"]["serviceAccount"] == ACCOUNT
+
+
+def expressions(key, operator, *values):
+    return {"matchExpressions": [{"key": key, "operator": operator, "values": [*values]}]}
+
+
+GKE = "cloud.google.com"
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        expressions(f"{GKE}/gke-spot", "In", "true"),
+        expressions(f"{GKE}/gke-spot", "Exists"),
+        expressions(f"{GKE}/gke-preemptible", "In", "true"),
+        expressions(f"{GKE}/gke-provisioning", "In", "standard", "spot"),
+    ],
+)
+@pytest.mark.parametrize("is_required", [True, False])
+def test_an_affinity_to_spot_nodes_counts(terms, is_required):
+    key = "requiredDuringSchedulingIgnoredDuringExecution"
+    node = {key: {"nodeSelectorTerms": [terms]}}
+    if not is_required:
+        node = {key.replace("required", "preferred"): [{"weight": 1, "preference": terms}]}
+    with pytest.raises(HelmError, match="so streams would be cut"):
+        render("antipode", merged(BASE, {"affinity": {"nodeAffinity": node}}))
+
+
+@pytest.mark.parametrize(
+    "toleration",
+    [
+        {"key": f"{GKE}/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+        {"key": f"{GKE}/gke-spot", "operator": "Exists"},
+        {"operator": "Exists"},
+    ],
+)
+def test_a_toleration_of_spot_nodes_counts(toleration):
+    with pytest.raises(HelmError, match="so streams would be cut"):
+        render("antipode", merged(BASE, {"tolerations": [toleration]}))
+
+
+def test_an_affinity_away_from_spot_nodes_and_another_toleration_do_not_count():
+    away = expressions(f"{GKE}/gke-spot", "NotIn", "true")
+    node = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [away]}}
+    other = {"key": "team", "operator": "Exists"}
+    changes = {"affinity": {"nodeAffinity": node}, "tolerations": [other]}
+    assert render("antipode", merged(BASE, changes))
+
+
 def test_by_default_no_class_has_spot_nodes():
-    objects = render("antipode", merged(BASE, {"computeClass.create": True}))
+    objects = render("antipode", merged(BASE, {"computeClass": CLASS}))
     assert not any(one["spot"] for one in find(objects, "ComputeClass")["spec"]["priorities"])
 
 

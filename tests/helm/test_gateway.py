@@ -2,11 +2,89 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import pytest
 import yaml
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
+from helm_python import HelmError
 
+import server.pb
+from server.api.antipode_v1 import versions
 from server.pb.antipode.v1 import generation_pb2
+from server.pb.libtpu import runtime_metric_pb2
 from tests.helm.charts import BASE, GATEWAY, HELM, case_values, find, merged, render
+from tests.helm.schemas import validate_own
+
+ENVOY = case_values("antipode-gateway", "envoy")
+LIBTPU = runtime_metric_pb2.DESCRIPTOR.services_by_name["RuntimeMetricService"].full_name
+REGIONAL = case_values("antipode-gateway", "gke-residency")
+
+
+def grpc_calls():
+    """The paths of all calls of the gRPC port.
+
+    The admin port's are not for a gateway, and libtpu's service is one that the server calls.
+    """
+    names = [one.name for one in pkgutil.walk_packages(server.pb.__path__, "server.pb.")]
+    found = [importlib.import_module(name) for name in names if name.endswith("_pb2")]
+    services = [one for module in found for one in module.DESCRIPTOR.services_by_name.values()]
+    yield from (
+        f"/{service.full_name}/{method.name}"
+        for service in services
+        for method in service.methods
+        if service.full_name not in (versions.SERVICE_NAME, LIBTPU)
+    )
+    yield f"/{health.SERVICE_NAME}/Check"
+    yield f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
+    yield f"/{reflection.SERVICE_NAME.replace('v1alpha', 'v1')}/ServerReflectionInfo"
+
+
+def route_of(objects, path):
+    """The route whose longest prefix of whole parts matches, as gateways choose."""
+    prefixes = [
+        (match["path"]["value"].rstrip("/"), one["metadata"]["name"])
+        for one in objects
+        if one["kind"] == "HTTPRoute"
+        for rule in one["spec"]["rules"]
+        for match in rule["matches"]
+    ]
+    return max((p, name) for p, name in prefixes if f"{path}/".startswith(f"{p}/"))[1]
+
+
+@pytest.mark.parametrize("values", [GATEWAY, REGIONAL, ENVOY], ids=["gke", "region", "envoy"])
+class TestProtocols:
+    def test_every_grpc_call_of_the_server_goes_to_the_grpc_port(self, values):
+        objects = render("antipode-gateway", values)
+        calls = list(grpc_calls())
+        assert len({call.split("/")[1] for call in calls}) == 7
+        assert {call: route_of(objects, call) for call in calls} == dict.fromkeys(
+            calls, "prod-grpc"
+        )
+        backends = [
+            one
+            for rule in find(objects, "HTTPRoute", "prod-grpc")["spec"]["rules"]
+            for one in rule["backendRefs"]
+        ]
+        assert {one.get("port", 9000) for one in backends} == {9000}
+        assert all("http" not in one["name"] for one in backends)
+
+    @pytest.mark.parametrize("path", ["/v1/completions", "/v2/models/m/infer", "/v1/messages"])
+    def test_http_goes_to_the_http_port(self, values, path):
+        assert route_of(render("antipode-gateway", values), path) == "prod-http"
+
+    def test_a_route_is_no_longer_than_gateways_take(self, values):
+        most = {"name": "X-Gateway-Model-Name", "values": [str(i) for i in range(16)]}
+        objects = render("antipode-gateway", merged(values, {"requestHeader": most}))
+        for one in objects:
+            if one["kind"] == "HTTPRoute":
+                lengths = [len(rule["matches"]) for rule in one["spec"]["rules"]]
+                assert len(lengths) <= 16
+                assert max(lengths) <= 64
+                assert sum(lengths) <= 128
+        assert route_of(objects, "/inference.GRPCInferenceService/ModelInfer") == "prod-grpc"
 
 
 def test_regions_are_balanced_by_requests_in_flight_if_asked():
@@ -54,6 +132,35 @@ def test_envoy_asks_each_pool_in_its_own_protocol_whether_it_is_ready():
     assert checks["prod-http"]["http"]["path"] == "/readyz"
     service = generation_pb2.DESCRIPTOR.services_by_name["Generation"].full_name
     assert checks["prod-grpc"]["grpc"] == {"service": service}
+
+
+NO_HOSTS = [
+    *("http://a.b", "a.b:80", "*", "*.a.b", "a", "1", "true", "a..b", "a.b.", "-a.b", "a-.b"),
+    *("10.0.0", "10.0.0.256", "fd00::1", "a.1", "A.b", "a b.c", "", "a." * 127 + "b"),
+]
+
+
+class TestBackendsOfEnvoy:
+    """Envoy Gateway takes an address as an address, and as a name only one of two labels."""
+
+    def endpoints(self, *hosts):
+        backends = [{"host": host, "httpPort": 81} for host in hosts]
+        objects = render("antipode-gateway", merged(ENVOY, {"envoy.backends": backends}))
+        found = [one for one in objects if one["kind"] == "Backend"]
+        for one in found:
+            validate_own(one)
+        return [one["spec"]["endpoints"] for one in found if "-http-" in one["metadata"]["name"]]
+
+    def test_an_address_is_an_address_and_a_name_a_name(self):
+        assert self.endpoints("10.0.0.1", "a.europe-west4.example") == [
+            [{"ip": {"address": "10.0.0.1", "port": 81}}],
+            [{"fqdn": {"hostname": "a.europe-west4.example", "port": 81}}],
+        ]
+
+    @pytest.mark.parametrize("host", NO_HOSTS)
+    def test_what_envoy_gateway_would_refuse_is_refused(self, host):
+        with pytest.raises(HelmError):
+            self.endpoints(host, "b.example")
 
 
 def test_the_gateways_drain_is_as_long_as_the_servers():
@@ -139,8 +246,9 @@ class TestSeveralReleases:
             [{"name": "X-Gateway-Model-Name", "value": "gemma-3-12b"}],
             [{"name": "X-Gateway-Model-Name", "value": "gemma"}],
         ]
-        grpc = find(objects, "HTTPRoute", "prod-grpc")["spec"]["rules"][0]["matches"]
-        assert len(grpc) == 8
+        rules = find(objects, "HTTPRoute", "prod-grpc")["spec"]["rules"]
+        grpc = [one for rule in rules for one in rule["matches"]]
+        assert len(grpc) == 14
         assert all("headers" in one for one in grpc)
 
     def test_every_object_has_the_common_labels(self, objects):

@@ -73,6 +73,19 @@ def test_only_http_requests_have_a_prompt_that_it_can_read():
     assert "openai-parser" not in {one["type"] for one in config("grpc")["plugins"]}
 
 
+def test_the_grpc_picker_reads_the_prompts_of_the_engine_protocol_only_if_asked():
+    asked = config("grpc", {"picker.grpcParser": "vllmgrpc"})
+    parsers = [one["pluginRef"] for one in asked["requestHandler"]["parsers"]]
+    # A call that the first does not claim, such as one of antipode.v1, is for the second.
+    assert parsers == ["vllmgrpc-parser", "passthrough-parser"]
+    types = [one["type"] for one in asked["plugins"]]
+    assert {*parsers, "prefix-cache-scorer"} <= {*types}
+    weights = {one["pluginRef"]: one["weight"] for one in asked["schedulingProfiles"][0]["plugins"]}
+    assert weights["prefix-cache-scorer"] == 3
+    assert config("http") == config("http", {"picker.grpcParser": "vllmgrpc"})
+    assert "vllmgrpc-parser" not in str(config("grpc"))
+
+
 def test_a_picker_restarts_only_when_its_own_configuration_changes():
     """Whatever else an upgrade changes: it reads its configuration once."""
 

@@ -23,7 +23,7 @@ from tests.helm.charts import (
     render_files,
 )
 
-COMPUTE_CLASS = {"name": "tpu", "create": True}
+COMPUTE_CLASS = {"name": "tpu", "create": True, "serviceAccount": "default"}
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,24 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             "resources.cpu is 43001m, but ct6e-standard-1t",
         ),
         (
-            {"computeClass": {"create": True, "priorities": ["onDemand", "spot"]}},
+            {"computeClass": {**COMPUTE_CLASS, "priorities": ["onDemand", "spot"]}},
             "spot nodes, which give them 15 seconds to end (spotSeconds), but a drain may take 75",
         ),
         ({"nodeSelector": {"cloud.google.com/gke-spot": "true"}}, "so streams would be cut"),
+        (
+            {"computeClass": {**COMPUTE_CLASS, "priorities": ["spot"]}, "spotSeconds": 106},
+            "set spotSeconds to 105 or less",
+        ),
+        ({"computeClass.create": True}, "nodes would run as the project's default account"),
+        ({"computeClass.serviceAccount": "default"}, "so no nodes would run as it"),
+        ({"objectives": [{"name": "b-c", "priority": 1}]}, "the objective is named prod-b-c-http"),
+        (
+            {"objectives": [{"name": "a", "priority": 1}, {"name": "a", "priority": 2}]},
+            "objectives has a twice",
+        ),
+        ({"extraEnv": [{"name": "A"}, {"name": "A"}]}, "extraEnv has A twice"),
+        ({"extraEnv": [{"name": "TPU_TOPOLOGY", "value": "9x9"}]}, "comes from the platform"),
+        ({"commonLabels": {"grafana_dashboard": "0"}}, "commonLabels sets grafana_dashboard"),
         ({"serviceAccount.create": False}, "set serviceAccount.name to the account that exists"),
         ({"commonLabels": {"gke.io/region": "a"}}, "commonLabels sets gke.io/region"),
         (
@@ -153,6 +167,8 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             {"extraEnv": [{"name": "ANTIPODE_HTTP_PORT", "value": "1"}]},
             "extraEnv sets ANTIPODE_HTTP_PORT",
         ),
+        ({"model.path": "../llama"}, 'model.path is "../llama", which leaves the bucket'),
+        ({"fuse.onlyDir": ".."}, 'fuse.onlyDir is "..", which leaves the bucket'),
         ({"fuse.onlyDir": "other"}, "outside of it; use a folder that contains model.path"),
         ({"fuse.onlyDir": "llama", "model.bucket": ""}, "so nothing is mounted"),
         (
@@ -172,7 +188,17 @@ COMPUTE_CLASS = {"name": "tpu", "create": True}
             {"autoscaling.enabled": True, "autoscalingMetric.shape": "endpoints"},
             "shape is endpoints, which feeds the gateway only",
         ),
+        (
+            {"server.extra": {"tracing": True}},
+            "the network policy lets no span reach a collector; list its namespace in "
+            "networkPolicy.egressNamespaces",
+        ),
+        ({"server.extra": {"tracing": "true"}}, "lets no span reach a collector"),
         ({"pools.grpc.enabled": True}, "a gateway would speak HTTP/1.1 to the gRPC port"),
+        (
+            {"picker.grpcParser": "vllmgrpc"},
+            "picker.grpcParser is vllmgrpc, but this release has no picker for gRPC",
+        ),
         ({"sliceChips": "claim", "slice": "cpu", "dranet.enabled": False}, "no chips to claim"),
         (
             {"sliceChips": "claim", "slice": "v6e:4x4", "server.groupSecret": "group"},
@@ -231,6 +257,14 @@ def test_values_that_do_not_fit_are_refused_in_a_sentence(changes, words):
                 "tls.secretName": "a",
             },
             "set tls at the release that made the Gateway",
+        ),
+        (
+            {"commonLabels": {"app.kubernetes.io/instance": "x"}},
+            "commonLabels sets app.kubernetes.io/instance, which the chart sets",
+        ),
+        (
+            {"gke.addressPrefix": "a" * 52},
+            "of 64 characters, and an address has a name of at most 63",
         ),
         ({"requestHeader.name": "X-Model"}, "requestHeader needs both a name and values"),
     ],

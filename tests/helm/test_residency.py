@@ -60,6 +60,26 @@ def test_the_autoscaler_has_its_metric_without_any_export():
     assert {"AutoscalingMetric", "HorizontalPodAutoscaler"} <= {*kinds}
 
 
+def test_the_autoscalers_metric_feeds_no_load_balancer_where_none_shares_regions():
+    for residency, count in (("region", 0), ("any", 2)):
+        values = merged(BASE, {"residency": residency, "autoscaling.enabled": True})
+        metric = find(render("antipode", values), "AutoscalingMetric")["spec"]["metrics"][0]
+        (container,) = metric["pod"]["containers"]
+        gauges = [one["gauge"] for one in container["metrics"]]
+        assert sum("loadBalancing" in gauge for gauge in gauges) == count
+        assert {"kv-cache", "queue"} <= {gauge["name"] for gauge in gauges}
+
+
+@pytest.mark.parametrize(
+    ("residency", "words"), [("any", "other region takes all"), ("region", "all of them fail")]
+)
+def test_an_alert_counts_on_another_region_only_where_that_takes_requests(residency, words):
+    rules = find(render("antipode", merged(BASE, {"residency": residency})), "Rules")["spec"]
+    said = [rule["annotations"]["summary"] for rule in rules["groups"][0]["rules"]]
+    assert [one for one in said if words in one]
+    assert residency == "any" or not [one for one in said if "the other region" in one]
+
+
 ENVOY = case_values("antipode-gateway", "envoy")
 
 

@@ -13,9 +13,11 @@ SCRIPT = PROJECT / "k8s" / "fleet" / "fleet.sh"
 REGIONS = ("europe-west4", "us-east5")
 # What Terraform says after an apply of its example.
 FLEET = """PROJECT=my-project
+PREFIX=antipode
 REGIONS="europe-west4 us-east5"
 CONFIG_REGION=europe-west4
 NAMESPACE=antipode
+RESIDENCY=any
 HOSTS_PER_REPLICA=1
 DRANET=true
 """

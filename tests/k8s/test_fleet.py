@@ -19,12 +19,21 @@ GATEWAYS = (
     "healthcheckpolicies.networking.gke.io,gcpbackendpolicies.networking.gke.io"
 )
 OPENED = [f"{region} create namespace antipode" for region in REGIONS]
+EACH_REGIONS_GATEWAY = [GATEWAYS.replace("europe-west4", region, 1) for region in REGIONS]
 CLOSED = [f"{region} delete namespace antipode" for region in REGIONS]
 
 
 @pytest.fixture
 def cloud(tmp_path):
     return Cloud(tmp_path)
+
+
+@pytest.fixture
+def apart(cloud):
+    """A cloud in which `open` has run, where prompts stay in their region."""
+    cloud.fleet = FLEET.replace("RESIDENCY=any", "RESIDENCY=region")
+    assert cloud.run("open").returncode == 0
+    return cloud
 
 
 @pytest.fixture
@@ -103,6 +112,16 @@ def test_fleet_ingress_that_does_not_come_up_is_not_waited_for_forever(cloud):
     assert "fleet ingress was not there within 0 seconds" in run.stderr
 
 
+def test_clusters_of_another_name_are_opened(cloud):
+    cloud.fleet = FLEET.replace("PREFIX=antipode\n", "PREFIX=search\n")
+    cloud.things = {thing.replace("antipode", "search"): a for thing, a in cloud.things.items()}
+    run = cloud.run("open")
+    assert run.returncode == 0, run.stderr
+    asked = [call[4] for call in cloud.calls if "get-credentials" in call]
+    assert asked == [f"search-{region}" for region in REGIONS]
+    assert "antipode-gateway in search-europe-west4" in run.stdout
+
+
 # Closing.
 
 
@@ -169,6 +188,49 @@ def test_close_tries_everything_again_that_it_deletes(opened, call):
     opened.fails(call, "in use", times=2)
     run = opened.run("close", "-y")
     assert run.returncode == 0, run.stderr
+
+
+# Where prompts stay in their region, every cluster has a Gateway of its own.
+
+
+def test_open_waits_for_the_gateway_class_of_a_region_in_every_cluster(cloud):
+    cloud.fleet = FLEET.replace("RESIDENCY=any", "RESIDENCY=region")
+    # No load balancer spans the fleet, so nobody waits for its ingress.
+    cloud.alter("fleet ingress", code="WARNING")
+    run = cloud.run("open")
+    assert run.returncode == 0, run.stderr
+    assert [call[-1] for call in cloud.calls if "gatewayclass" in call] == ["gke-l7-rilb"] * 2
+    assert "in each cluster, with its own region only" in run.stdout
+
+
+def test_open_names_the_config_cluster_where_it_has_the_gateway(cloud):
+    run = cloud.run("open")
+    assert "then helm/antipode-gateway in antipode-europe-west4\n" in run.stdout
+    (asked,) = [call for call in cloud.calls if "gatewayclass" in call]
+    assert "europe-west4" in asked[1]
+    assert asked[-1] == "gke-l7-cross-regional-internal-managed-mc"
+
+
+def test_close_takes_every_regions_gateway_before_any_namespace(apart):
+    run = apart.run("close", "-y")
+    assert run.returncode == 0, run.stderr
+    assert apart.changes == [*EACH_REGIONS_GATEWAY, *CLOSED]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_close_of_one_region_takes_its_own_gateway(apart, index):
+    """Also of the config cluster's region: it has nothing that the others need."""
+    run = apart.run("close", "-y", REGIONS[index])
+    assert run.returncode == 0, run.stderr
+    assert apart.changes == [EACH_REGIONS_GATEWAY[index], CLOSED[index]]
+
+
+def test_another_residency_is_told(cloud):
+    cloud.fleet = FLEET.replace("RESIDENCY=any", "RESIDENCY=country")
+    run = cloud.run("open")
+    assert run.returncode == 2
+    assert "RESIDENCY is country in the output fleet" in run.stderr
+    assert cloud.changes == []
 
 
 # Stopping before anything changes.

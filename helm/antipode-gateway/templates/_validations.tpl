@@ -6,6 +6,17 @@
 {{- if or (gt (len .Release.Name) 48) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name)) }}
 {{- fail (printf "the release name is %q; use at most 48 lowercase letters, digits and -, beginning with a letter and not ending in -, because objects are named after it." .Release.Name) }}
 {{- end }}
+{{- range $key, $_ := $v.commonLabels }}
+{{- if hasPrefix "app.kubernetes.io/" $key }}
+{{- fail (printf "commonLabels sets %s, which the chart sets; leave it out." $key) }}
+{{- end }}
+{{- end }}
+{{- range $v.regions }}
+{{- $address := printf "%s%s" $v.gke.addressPrefix . }}
+{{- if and $v.gke.addressPrefix (gt (len $address) 63) }}
+{{- fail (printf "gke.addressPrefix makes %q, of %d characters, and an address has a name of at most 63; use a shorter prefix." $address (len $address)) }}
+{{- end }}
+{{- end }}
 {{- if and (not $v.tls.enabled) (or $v.tls.secretName $v.tls.options) }}
 {{- fail "tls.secretName or tls.options is set, but tls.enabled is false, so requests would go unencrypted; set tls.enabled to true." }}
 {{- end }}
@@ -50,11 +61,17 @@
 
 {{- define "gateway.labels" -}}
 app.kubernetes.io/name: antipode-gateway
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* A name for what belongs to the cluster; the hash tells a-b of the namespace c from b of the namespace c-a. */}}
+{{- define "gateway.ofCluster" -}}
+{{- $both := printf "%s/%s" .Release.Namespace .Release.Name }}
+{{- $both | replace "/" "-" | trimPrefix "-" }}-{{ $both | sha256sum | trunc 8 }}
 {{- end }}
 
 {{- define "gateway.name" -}}
@@ -71,24 +88,29 @@ http: 8000
 {{- end }}
 {{- end }}
 
-{{/*
-The matches of (dict "root" $ "pool" "grpc"). Routes recognize gRPC by the paths of its services, which all begin
-with a package name.
-*/}}
-{{- define "gateway.match" -}}
-{{- $header := .root.Values.requestHeader }}
-{{- $paths := ternary (list
+{{/* The paths of the requests to a pool, as a JSON array. Every gRPC call's path begins with its service's name. */}}
+{{- define "gateway.paths" -}}
+{{- $grpc := list
   "/antipode.v1.Generation"
+  "/inference.GRPCInferenceService"
+  "/vllm.grpc.engine.VllmEngine"
+  "/xds.service.orca.v3.OpenRcaService"
   "/grpc.health.v1.Health"
   "/grpc.reflection.v1.ServerReflection"
-  "/grpc.reflection.v1alpha.ServerReflection") (list "/") (eq .pool "grpc") -}}
+  "/grpc.reflection.v1alpha.ServerReflection" -}}
+{{ ternary $grpc (list "/") (eq . "grpc") | toJson }}
+{{- end }}
+
+{{/* The matches of (dict "paths" PATHS "header" .Values.requestHeader): each path with each value of the header. */}}
+{{- define "gateway.matches" -}}
+{{- $header := .header -}}
 matches:
-{{- range $path := $paths }}
+{{- range $path := .paths }}
 {{- range $value := $header.values | default (list "") }}
   - path: {type: PathPrefix, value: {{ $path }}}
     {{- with $value }}
     headers:
-      - name: {{ $header.name }}
+      - name: {{ $header.name | quote }}
         value: {{ . | quote }}
     {{- end }}
 {{- end }}
@@ -110,18 +132,18 @@ otherwise what both clusters export.
 {{- if and $here $service -}}
 group: ""
 kind: Service
-name: {{ .root.Values.release }}
+name: {{ .root.Values.release | quote }}
 {{- else if $here -}}
 group: inference.networking.k8s.io
 kind: InferencePool
-name: {{ .root.Values.release }}-{{ .pool }}
+name: "{{ .root.Values.release }}-{{ .pool }}"
 {{- else if $service -}}
 group: net.gke.io
 kind: ServiceImport
-name: {{ .root.Values.release }}
+name: {{ .root.Values.release | quote }}
 {{- else -}}
 group: networking.gke.io
 kind: GCPInferencePoolImport
-name: {{ .root.Values.release }}-{{ .pool }}
+name: "{{ .root.Values.release }}-{{ .pool }}"
 {{- end }}
 {{- end }}

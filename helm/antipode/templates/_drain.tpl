@@ -2,5 +2,5 @@
 
 {{/* terminationGracePeriodSeconds or, if that is 0, the lame duck plus the drain plus 15 seconds. */}}
 {{- define "antipode.gracePeriod" -}}
-{{ .Values.terminationGracePeriodSeconds | default (add .Values.server.lameDuckSeconds .Values.server.drainTimeoutSeconds 15) }}
+{{ int64 .Values.terminationGracePeriodSeconds | default (add .Values.server.lameDuckSeconds .Values.server.drainTimeoutSeconds 15) }}
 {{- end }}

@@ -4,13 +4,20 @@
 {{ .Values.serviceAccount.name | default .Release.Name }}
 {{- end }}
 
-{{/* A ComputeClass belongs to the cluster, so the name of a class that the chart makes has the namespace in it. */}}
+{{/*
+A name for what belongs to the cluster. The namespace and the release alone would be ambiguous: a-b of the namespace c
+and b of the namespace c-a. No namespace or release has the slash that the hash is made of.
+*/}}
+{{- define "antipode.ofCluster" -}}
+{{- $both := printf "%s/%s" .Release.Namespace .Release.Name }}
+{{- $both | replace "/" "-" | trimPrefix "-" | trunc 54 }}-{{ $both | sha256sum | trunc 8 }}
+{{- end }}
+
 {{- define "antipode.computeClass" -}}
 {{- if .Values.computeClass.name }}
 {{- .Values.computeClass.name }}
 {{- else if .Values.computeClass.create }}
-{{- $name := printf "%s-%s" .Release.Namespace .Release.Name | trimPrefix "-" }}
-{{- if gt (len $name) 63 }}{{ $name | trunc 54 }}-{{ $name | sha256sum | trunc 8 }}{{ else }}{{ $name }}{{ end }}
+{{- include "antipode.ofCluster" . }}
 {{- end }}
 {{- end }}
 

@@ -2,18 +2,19 @@
 The configuration of the picker of (dict "root" $ "pool" "http"), or of the pool "grpc": an EndpointPickerConfig
 of llm-d-router. The picker reads it strictly: it exits on a name that it does not know.
 
-The picker cannot read the body of a gRPC request, so it places gRPC requests only by load. It does the same
-with HTTP requests that are not OpenAI requests. Both pickers read metrics from the HTTP port, because the gRPC
-port has none.
+A picker knows the prompts of a request only where a parser claims its path: openai-parser those of OpenAI, and
+vllmgrpc-parser Generate and Embed of VllmEngine. It places other requests only by load. Both pickers read metrics
+from the HTTP port, because the gRPC port has none.
 */}}
 {{- define "antipode.pickerConfig" -}}
 {{- $isHttp := eq .pool "http" -}}
 {{- $isBusyScored := .root.Values.picker.deviceBusyScorer -}}
+{{- $parser := ternary "openai-parser" (ternary "vllmgrpc-parser" "" (eq .root.Values.picker.grpcParser "vllmgrpc")) $isHttp -}}
 apiVersion: llm-d.ai/v1alpha1
 kind: EndpointPickerConfig
 plugins:
-  {{- if $isHttp }}
-  - type: openai-parser
+  {{- with $parser }}
+  - type: {{ . }}
   {{- end }}
   - type: passthrough-parser
   - type: metrics-data-source
@@ -38,7 +39,7 @@ plugins:
   - type: active-request-scorer
   - type: queue-scorer
   - type: kv-cache-utilization-scorer
-  {{- if $isHttp }}
+  {{- if $parser }}
   - type: prefix-cache-scorer
   {{- end }}
   {{- if $isBusyScored }}
@@ -50,8 +51,8 @@ plugins:
 # The picker refuses a request if no parser knows its path, so the last parser takes every path.
 requestHandler:
   parsers:
-    {{- if $isHttp }}
-    - pluginRef: openai-parser
+    {{- with $parser }}
+    - pluginRef: {{ . }}
     {{- end }}
     - pluginRef: passthrough-parser
 schedulingProfiles:
@@ -60,7 +61,7 @@ schedulingProfiles:
       - {pluginRef: active-request-scorer, weight: 2}
       - {pluginRef: queue-scorer, weight: 2}
       - {pluginRef: kv-cache-utilization-scorer, weight: 2}
-      {{- if $isHttp }}
+      {{- if $parser }}
       - {pluginRef: prefix-cache-scorer, weight: 3}
       {{- end }}
       {{- if $isBusyScored }}

@@ -4,6 +4,11 @@
 {{- if and (gt (include "antipode.hosts" . | int) 1) .Values.server.coordinatorSecret }}true{{ end }}
 {{- end }}
 
+{{/* Whether `helm test` asks the server. It has no certificate of a caller. */}}
+{{- define "antipode.isTested" -}}
+{{- if not .Values.tls.clientCa }}true{{ end }}
+{{- end }}
+
 {{/* What a probe's httpGet has where the server speaks TLS. The kubelet does not verify the certificate. */}}
 {{- define "antipode.probeScheme" -}}
 {{- if .Values.tls.secret }}, scheme: HTTPS{{ end }}
@@ -90,8 +95,8 @@
 {{- $_ := set $set "JAX_DISTRIBUTED_VERIFY_SECURE_CREDENTIALS" "true" }}
 {{- end }}
 {{- range $name, $value := $set }}
-- name: {{ $name }}
-  value: {{ $value | toString | quote }}
+- name: {{ $name | quote }}
+  value: {{ include "antipode.text" $value | quote }}
 {{- end }}
 {{- with $v.extraEnv }}
 {{ toYaml . }}
@@ -169,12 +174,12 @@ spec:
   {{- end }}
   {{- if include "antipode.hasClaim" . }}
   resourceClaims:
-    - name: {{ include "antipode.claimInPod" . }}
-      resourceClaimTemplateName: {{ include "antipode.claim" . }}
+    - name: {{ include "antipode.claimInPod" . | quote }}
+      resourceClaimTemplateName: {{ include "antipode.claim" . | quote }}
   {{- end }}
   containers:
     - name: server
-      image: {{ include "antipode.image" . }}
+      image: {{ include "antipode.image" . | quote }}
       imagePullPolicy: {{ $v.image.pullPolicy }}
       args: [serve]
       env: {{- include "antipode.environment" (dict "root" . "follower" $follower) | trim | nindent 8 }}
@@ -192,7 +197,7 @@ spec:
         {{- end }}
         {{- if gt (include "antipode.hosts" . | int) 1 }}
         - name: group
-          containerPort: {{ $v.server.groupPort }}
+          containerPort: {{ int64 $v.server.groupPort }}
         - name: coordinator
           containerPort: {{ add $v.server.groupPort 1 }}
         {{- end }}
@@ -243,7 +248,7 @@ spec:
           {{- end }}
         {{- if include "antipode.hasClaim" . }}
         claims:
-          - name: {{ include "antipode.claimInPod" . }}
+          - name: {{ include "antipode.claimInPod" . | quote }}
         {{- end }}
       volumeMounts:
         {{- if eq $v.swap.mode "inPlace" }}
@@ -292,7 +297,7 @@ spec:
     # The whole folder is mounted: the kubelet does not update a single mounted file in running pods.
     - name: model-config
       configMap:
-        name: {{ .Release.Name }}-model
+        name: "{{ .Release.Name }}-model"
     {{- end }}
     {{- if and $v.admin.tokenSecret (not $follower) }}
     - name: admin
@@ -343,10 +348,10 @@ spec:
     - name: cache
       {{- if $v.compileCache.storageClass }}
       persistentVolumeClaim:
-        claimName: {{ .Release.Name }}-compile-cache
+        claimName: "{{ .Release.Name }}-compile-cache"
       {{- else }}
       emptyDir:
-        sizeLimit: {{ $v.compileCache.size }}
+        sizeLimit: {{ $v.compileCache.size | quote }}
       {{- end }}
     - name: tmp
       emptyDir: {}
@@ -367,7 +372,7 @@ spec:
           mountOptions: "implicit-dirs,uid=10001,gid=10001,file-cache:enable-parallel-downloads:true{{ with $v.fuse.onlyDir }},only-dir={{ . }}{{ end }}"
           fileCacheCapacity: {{ $v.fuse.fileCache | quote }}
           fileCacheForRangeRead: "true"
-          metadataCacheTTLSeconds: {{ $v.fuse.metadataTtlSeconds | quote }}
+          metadataCacheTTLSeconds: {{ int64 $v.fuse.metadataTtlSeconds | quote }}
           skipCSIBucketAccessCheck: "true"
     {{- end }}
 {{- end }}

@@ -18,8 +18,12 @@
 {{- if or (gt (len .Release.Name) 48) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name)) }}
 {{- fail (printf "the release name is %q; use at most 48 lowercase letters, digits and -, beginning with a letter and not ending in -, because Services are named after it." .Release.Name) }}
 {{- end }}
+{{- if regexMatch "-(picker|group-[0-9]+)$" .Release.Name }}
+{{- fail (printf "the release name is %q, and a release of the name before %s makes objects of that name; use a name that does not end so." .Release.Name (regexFind "-(picker|group-[0-9]+)$" .Release.Name)) }}
+{{- end }}
 {{- $own := list
   "antipode-server"
+  "grafana_dashboard"
   "gke.io/region"
   "gke-gcsfuse/volumes"
   "gke-gcsfuse/cpu-limit"
@@ -42,8 +46,18 @@
 {{- end }}
 {{- end }}
 {{- range $v.extraEnv }}
-{{- if regexMatch "^(ANTIPODE_|JAX_MTLS_)" .name }}
+{{- if regexMatch "^(ANTIPODE_|JAX_MTLS_|JAX_DISTRIBUTED_)" .name }}
 {{- fail (printf "extraEnv sets %s, which is a setting of the server; use the value for it, or server.extra." .name) }}
+{{- end }}
+{{- if regexMatch "^(LWS_|TPU_(ACCELERATOR_TYPE|CHIPS_PER|DEVICE_|HOST_BOUNDS|NAME$|PROCESS_|SKIP_MDS|TOPOLOGY|VISIBLE|WORKER_))" .name }}
+{{- fail (printf "extraEnv sets %s, which says what slice a pod has and comes from the platform; leave it out, and choose the slice by slice." .name) }}
+{{- end }}
+{{- end }}
+{{- include "antipode.validate.once" (dict "where" "extraEnv" "items" $v.extraEnv) }}
+{{- include "antipode.validate.once" (dict "where" "objectives" "items" $v.objectives) }}
+{{- range $v.objectives }}
+{{- if contains "-" .name }}
+{{- fail (printf "objectives has %q; use a name without -, because the objective is named %s-%s-http, and that could be one of another release." .name $.Release.Name .name) }}
 {{- end }}
 {{- end }}
 {{- if and (not $v.serviceAccount.create) (not $v.serviceAccount.name) }}
@@ -51,6 +65,17 @@
 {{- end }}
 {{- if eq $v.serviceAccount.name (printf "%s-picker" .Release.Name) }}
 {{- fail (printf "serviceAccount.name is %q, which is the name of the endpoint pickers' account; use another name." $v.serviceAccount.name) }}
+{{- end }}
+{{- end }}
+
+{{/* Of a list of named things, (dict "where" "objectives" "items" LIST), no two have one name. */}}
+{{- define "antipode.validate.once" -}}
+{{- $names := list }}
+{{- range .items }}
+{{- if has .name $names }}
+{{- fail (printf "%s has %s twice; leave one out." $.where .name) }}
+{{- end }}
+{{- $names = append $names .name }}
 {{- end }}
 {{- end }}
 
@@ -65,6 +90,11 @@
 {{- end }}
 {{- if hasPrefix "gs://" (printf "%s%s" $v.model.bucket $v.model.path) }}
 {{- fail "model.bucket or model.path begins with gs://; leave it out: model.bucket is the bucket's name, model.path a folder in it." }}
+{{- end }}
+{{- range $name, $path := dict "model.path" $v.model.path "fuse.onlyDir" $v.fuse.onlyDir }}
+{{- if regexMatch "(^|/)[.][.](/|$)" $path }}
+{{- fail (printf "%s is %q, which leaves the bucket; write it without \"..\"." $name $path) }}
+{{- end }}
 {{- end }}
 {{- if and $v.fuse.onlyDir (not $v.model.bucket) }}
 {{- fail "fuse.onlyDir is set, but model.bucket is empty, so nothing is mounted; leave fuse.onlyDir empty." }}
@@ -127,6 +157,12 @@
 {{- end }}
 {{- if and $v.computeClass.create (not (include "antipode.isTpu" .)) }}
 {{- fail "computeClass.create is true, but the slice is cpu, and the class is made from a TPU slice; set computeClass.create to false." }}
+{{- end }}
+{{- if and $v.computeClass.create (not $v.computeClass.serviceAccount) }}
+{{- fail "computeClass.create is true, but computeClass.serviceAccount is empty, so nodes would run as the project's default account; set it to the nodes' account, such as node_account of Terraform, or to default if you want that one." }}
+{{- end }}
+{{- if and $v.computeClass.serviceAccount (not $v.computeClass.create) }}
+{{- fail "computeClass.serviceAccount is set, but computeClass.create is false, so no nodes would run as it; leave it empty." }}
 {{- end }}
 {{- if and $v.computeClass.create (has "reservation" $v.computeClass.priorities) (not $v.computeClass.reservation) }}
 {{- fail "computeClass.priorities has reservation, but no reservation is named; set computeClass.reservation to its name." }}
@@ -197,16 +233,6 @@
 {{- end }}
 {{- end }}
 
-{{/* A spot node goes soon after its notice. */}}
-{{- define "antipode.validate.spot" -}}
-{{- $v := .Values -}}
-{{- $isSpot := or (and $v.computeClass.create (has "spot" $v.computeClass.priorities)) (eq (index $v.nodeSelector "cloud.google.com/gke-spot" | default "") "true") }}
-{{- $end := add $v.server.lameDuckSeconds $v.server.drainTimeoutSeconds }}
-{{- if and $isSpot (gt (int $end) (int $v.spotSeconds)) }}
-{{- fail (printf "pods may run on spot nodes, which give them %d seconds to end (spotSeconds), but a drain may take %d seconds (server.lameDuckSeconds + server.drainTimeoutSeconds), so streams would be cut; lower them, or extend the time in the node pool's system configuration and set spotSeconds to it." (int $v.spotSeconds) (int $end)) }}
-{{- end }}
-{{- end }}
-
 {{/* How a pod ends. */}}
 {{- define "antipode.validate.end" -}}
 {{- $v := .Values -}}
@@ -251,11 +277,23 @@
 {{- fail (printf "pools.%s is enabled without an endpoint picker; set picker.enabled to true, or picker.existing.%s to the Service of a picker." $pool $pool) }}
 {{- end }}
 {{- end }}
+{{- if and (eq $v.picker.grpcParser "vllmgrpc") (not (has "grpc" (include "antipode.pickers" . | fromJsonArray))) }}
+{{- fail "picker.grpcParser is vllmgrpc, but this release has no picker for gRPC; set pools.grpc.enabled to true, or leave it at passthrough." }}
+{{- end }}
 {{- if and (ne $v.service.type "ClusterIP") $v.networkPolicy.enabled (not $v.networkPolicy.clientRanges) }}
 {{- fail (printf "service.type is %s, but the network policy admits no client from outside of the cluster; list the clients' ranges in networkPolicy.clientRanges." $v.service.type) }}
 {{- end }}
 {{- if and (eq $v.service.type "LoadBalancer") (not $v.service.annotations) }}
 {{- fail "service.type is LoadBalancer, but the server does not authenticate clients; set service.annotations to the annotation that keeps the address internal in your cloud, such as {networking.gke.io/load-balancer-type: Internal}." }}
+{{- end }}
+{{- $isTraced := eq (toString (index $v.server.extra "tracing")) "true" }}
+{{- range $v.extraEnv }}
+{{- if eq .name "OTEL_TRACES_EXPORTER" }}
+{{- $isTraced = false }}
+{{- end }}
+{{- end }}
+{{- if and $isTraced $v.networkPolicy.enabled (not $v.networkPolicy.egressNamespaces) (not $v.networkPolicy.egressRanges) }}
+{{- fail "server.extra.tracing is true, but the network policy lets no span reach a collector; list its namespace in networkPolicy.egressNamespaces or, outside of the cluster, its range in networkPolicy.egressRanges." }}
 {{- end }}
 {{- if and $v.monitoring.rules (not $v.monitoring.podMonitoring) }}
 {{- fail "monitoring.rules is true, but monitoring.podMonitoring is false, and the rules need a label that PodMonitoring sets; set both or neither." }}

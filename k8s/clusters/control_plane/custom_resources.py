@@ -1,4 +1,4 @@
-"""Definitions of the custom resources that the charts use, for a cluster of the lab.
+"""Definitions of the custom resources that the charts use or must not, for a cluster of the lab.
 
 Published definitions come from the folder that CRD_SCHEMAS names. A kind that it does not define,
 and one whose published definition is older than GKE's, gets a definition without a schema: then the
@@ -39,6 +39,7 @@ KINDS = (
     Kind("gateway.envoyproxy.io", "v1alpha1", "Backend", "backends"),
     Kind("gateway.envoyproxy.io", "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies"),
     Kind("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
+    Kind("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes"),
     Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
     Kind("inference.networking.k8s.io", "v1", "InferencePool", "inferencepools"),
     Kind("leaderworkerset.x-k8s.io", "v1", "LeaderWorkerSet", "leaderworkersets"),

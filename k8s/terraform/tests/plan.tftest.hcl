@@ -9,6 +9,7 @@ mock_provider "google" {
       dimensions_infos = [
         { dimensions = { region = "europe-west4", tpu_family = "CT6E" }, details = [{ value = "64" }], applicable_locations = [] },
         { dimensions = { region = "us-east5", tpu_family = "CT6E" }, details = [{ value = "-1" }], applicable_locations = [] },
+        { dimensions = { region = "asia-east1", tpu_family = "CT6E" }, details = [{ value = "64" }], applicable_locations = [] },
         { dimensions = { region = "us-east5", tpu_family = "CT5LP" }, details = [{ value = "0" }], applicable_locations = [] },
       ]
     }
@@ -106,10 +107,43 @@ run "prompts_stay_in_their_region" {
 run "a_reservation_of_chips_without_dranet" {
   command = plan
   variables {
-    slice       = "v5e:2x4"
-    capacity    = "reservation"
-    reservation = "mine"
+    slice        = "v5e:2x4"
+    capacity     = "reservation"
+    reservations = { europe-west4 = "mine", us-east5 = "ours" }
   }
+}
+
+run "a_region_whose_quota_is_not_told_is_said" {
+  command = plan
+  variables {
+    config_region = "asia-northeast1"
+    regions = {
+      asia-northeast1 = { zone = "asia-northeast1-b", nodes = "10.0.3.0/24", pods = "10.18.0.0/16", services = "10.32.32.0/20", proxies = "10.1.3.0/24", maintenance_days = ["FR", "SU"] }
+      us-east5        = { zone = "us-east5-b", nodes = "10.0.2.0/24", pods = "10.17.0.0/16", services = "10.32.16.0/20", proxies = "10.1.2.0/24", maintenance_days = ["TU", "TH"] }
+    }
+  }
+
+  expect_failures = [check.quota]
+}
+
+run "another_name_and_a_gateway_with_tls" {
+  command = plan
+  variables {
+    name        = "search"
+    gateway_tls = true
+    dns_name    = "search.internal."
+  }
+  assert {
+    condition     = strcontains(output.fleet, "PREFIX=search\n")
+    error_message = "The fleet is ${output.fleet}"
+  }
+}
+
+run "a_long_name_is_refused" {
+  command = plan
+  variables { name = "a-name-of-21-letters-" }
+
+  expect_failures = [var.name]
 }
 
 run "a_quota_that_is_too_small_is_said" {

@@ -213,6 +213,14 @@ NEEDS = (
     Fact(
         "cluster/tpu.tf",
         _POOL,
+        "node_config.reservation_affinity.values",
+        ["${var.reservation}"],
+        ("values                   = [var.reservation]", "values                   = []"),
+        "a reservation is in one zone, so each region has its own",
+    ),
+    Fact(
+        "cluster/tpu.tf",
+        _POOL,
         "node_config.service_account",
         "${var.node_account}",
         ("    service_account = var.node_account\n", ""),
@@ -284,6 +292,14 @@ NEEDS = (
         '${var.residency == "any" ? "globalL7ilb" : "regionalL7ilb"}',
         ('"globalL7ilb"', '"regionalL4ilb"'),
         "the name would still answer with a region whose load balancer is gone",
+    ),
+    Fact(
+        "gateway/main.tf",
+        "google_dns_record_set.gateway",
+        "routing_policy.geo.health_checked_targets.internal_load_balancers.port",
+        "${var.port}",
+        ("port               = var.port", 'port               = "80"'),
+        "a gateway with TLS listens on 443 only, so its regions would seem to be down",
     ),
     Fact(
         "gateway/main.tf",

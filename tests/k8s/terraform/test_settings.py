@@ -15,6 +15,7 @@ from tests.k8s.terraform.program import terraform
 
 # Without these a variable is asked for.
 DEFAULTS = {
+    "name": "antipode",
     "residency": "any",
     "maintenance": '{start = "02:00", hours = 8}',
     "channel": "REGULAR",
@@ -22,7 +23,7 @@ DEFAULTS = {
     "slice_chips": "devicePlugin",
     "replicas": "1",
     "capacity": "onDemand",
-    "reservation": "",
+    "reservations": "{}",
     "chip_price": "{}",
 }
 
@@ -66,7 +67,8 @@ def test_a_regions_values_are_those_of_its_file(outputs, region):
 def test_the_gateways_values_name_the_regions(outputs):
     assert outputs["gateway_values"].keys() == {"europe-west4"}
     given = yaml.safe_load(outputs["gateway_values"]["europe-west4"])
-    assert given == {"regions": ["europe-west4", "us-east5"], "residency": "any"}
+    prefix = {"addressPrefix": "antipode-"}
+    assert given == {"regions": ["europe-west4", "us-east5"], "residency": "any", "gke": prefix}
     assert render("antipode-gateway", given)
 
 

@@ -1,7 +1,7 @@
 # A region's cluster, with its nodes without TPUs.
 
 resource "google_container_cluster" "this" {
-  name                = "antipode-${var.region}"
+  name                = var.name
   location            = var.region
   network             = var.network
   subnetwork          = var.subnet

@@ -9,9 +9,13 @@ resource "google_container_node_pool" "tpu" {
   # The network profile must be in one zone.
   node_locations = [var.zone]
 
-  placement_policy {
-    type         = "COMPACT"
-    tpu_topology = var.tpu.topology
+  # Of a slice of one host the machine says the topology.
+  dynamic "placement_policy" {
+    for_each = var.tpu.hosts == 1 ? [] : [true]
+    content {
+      type         = "COMPACT"
+      tpu_topology = var.tpu.topology
+    }
   }
 
   dynamic "network_config" {
@@ -51,11 +55,11 @@ resource "google_container_node_pool" "tpu" {
     }
 
     dynamic "reservation_affinity" {
-      for_each = var.tpu.reservation == "" ? [] : [true]
+      for_each = var.reservation == "" ? [] : [true]
       content {
         consume_reservation_type = "SPECIFIC_RESERVATION"
         key                      = "compute.googleapis.com/reservation-name"
-        values                   = [var.tpu.reservation]
+        values                   = [var.reservation]
       }
     }
   }

@@ -1,3 +1,5 @@
+variable "name" { type = string }
+
 variable "project" { type = string }
 
 variable "region" { type = string }
@@ -37,9 +39,13 @@ variable "tpu" {
     dranet       = bool
     pools        = map(number)
     labels       = map(string)
-    reservation  = string
     spot         = object({ seconds = number, seconds_of_system = number })
   })
+}
+
+variable "reservation" {
+  description = "The reservation's name; empty for none."
+  type        = string
 }
 
 variable "deletion_protection" { type = bool }

@@ -1,5 +1,7 @@
 # The gateway's address in each region and, if it is asked for, one name for all of them.
 
+variable "name" { type = string }
+
 variable "project" { type = string }
 
 variable "network" { type = string }
@@ -19,11 +21,16 @@ variable "residency" {
   type        = string
 }
 
+variable "port" {
+  description = "Where the gateway listens."
+  type        = string
+}
+
 # The chart's gateway takes the addresses by these names.
 resource "google_compute_address" "gateway" {
   for_each = var.subnets
 
-  name         = "antipode-${each.key}"
+  name         = "${var.name}-${each.key}"
   region       = each.key
   subnetwork   = each.value
   address_type = "INTERNAL"
@@ -33,7 +40,7 @@ resource "google_compute_address" "gateway" {
 resource "google_dns_managed_zone" "gateway" {
   count = var.dns_name == "" ? 0 : 1
 
-  name        = "antipode"
+  name        = var.name
   dns_name    = var.dns_name
   description = "The addresses of Antipode's gateway"
   visibility  = "private"
@@ -69,7 +76,7 @@ resource "google_dns_record_set" "gateway" {
             region             = var.residency == "any" ? null : geo.key
             ip_address         = geo.value.address
             ip_protocol        = "tcp"
-            port               = "80"
+            port               = var.port
             network_url        = var.network
             project            = var.project
           }

@@ -2,6 +2,11 @@
 
 variable "name" { type = string }
 
+variable "network" {
+  description = "The name of the network."
+  type        = string
+}
+
 variable "regions" {
   type = map(object({ nodes = string, pods = string, services = string, proxies = string }))
 }
@@ -17,7 +22,7 @@ variable "residency" {
 }
 
 resource "google_compute_network" "this" {
-  name                    = var.name
+  name                    = var.network
   auto_create_subnetworks = false
   # Jumbo frames, as on the interfaces of DRANET.
   mtu = 8896
@@ -75,7 +80,7 @@ resource "google_compute_router_nat" "this" {
 
 # Health checks come from Google's ranges: to the server and to the endpoint pickers.
 resource "google_compute_firewall" "health_checks" {
-  name          = "antipode-health-checks"
+  name          = "${var.name}-health-checks"
   network       = google_compute_network.this.name
   source_ranges = ["130.211.0.0/22", "35.191.0.0/16"]
 
@@ -87,7 +92,7 @@ resource "google_compute_firewall" "health_checks" {
 
 # Requests come from the proxies' ranges, and the proxies ask the endpoint pickers.
 resource "google_compute_firewall" "proxies" {
-  name          = "antipode-proxies"
+  name          = "${var.name}-proxies"
   network       = google_compute_network.this.name
   source_ranges = [for region in values(var.regions) : region.proxies]
 
@@ -101,7 +106,7 @@ resource "google_compute_firewall" "proxies" {
 resource "google_compute_firewall" "groups" {
   for_each = length(var.group_ports) > 0 ? var.regions : {}
 
-  name               = "antipode-groups-${each.key}"
+  name               = "${var.name}-groups-${each.key}"
   network            = google_compute_network.this.name
   source_ranges      = [each.value.pods]
   destination_ranges = [each.value.pods]

@@ -1,7 +1,10 @@
 # The project's APIs and the account of the nodes.
 
+variable "name" { type = string }
+
 variable "project" { type = string }
 
+# Read by a plan, so the API cloudresourcemanager must be on before the first one.
 data "google_project" "this" {
   project_id = var.project
 }
@@ -22,7 +25,7 @@ resource "google_project_service" "this" {
 # The nodes do not run as the project's default account, which may often do much more.
 resource "google_service_account" "nodes" {
   project      = var.project
-  account_id   = "antipode-nodes"
+  account_id   = "${var.name}-nodes"
   display_name = "The nodes of Antipode's clusters"
 
   depends_on = [google_project_service.this]

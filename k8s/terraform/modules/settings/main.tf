@@ -24,6 +24,8 @@ locals {
   window_end = tonumber(substr(var.maintenance.start, 0, 2)) + var.maintenance.hours
   buckets    = { for region in keys(var.regions) : region => "${var.bucket}-${region}" }
   spot       = var.capacity == "spot"
+  # The families of other generations have no published name in the quota that is read.
+  quota = { for region in keys(var.regions) : region => local.chips if local.generation == "v6e" && var.capacity == "onDemand" }
   # A spot node takes this long to end, the most that GKE gives it. The last seconds are for system pods.
   spot_seconds           = 120
   spot_seconds_of_system = 15
@@ -56,7 +58,6 @@ output "tpu" {
       local.dranet ? { "cloud.google.com/gke-networking-dra-driver" = "true" } : {},
       var.slice_chips == "claim" ? { "cloud.google.com/gke-tpu-dra-driver" = "true" } : {},
     )
-    reservation = var.reservation
     # Null: not a spot node.
     spot = local.spot ? { seconds = local.spot_seconds, seconds_of_system = local.spot_seconds_of_system } : null
   }
@@ -73,10 +74,7 @@ output "buckets" {
 
 output "quota" {
   description = "The chips that each region needs of a quota that can be read; empty if there is none."
-  value = {
-    for region in keys(var.regions) : region => local.chips
-    if local.generation == "v6e" && var.capacity == "onDemand"
-  }
+  value       = local.quota
 }
 
 output "helm_values" {
@@ -103,6 +101,7 @@ output "gateway_values" {
     for name in keys(var.regions) : name => yamlencode({
       regions   = var.residency == "any" ? keys(var.regions) : [name]
       residency = var.residency
+      gke       = { addressPrefix = "${var.name}-" }
     }) if var.residency == "region" || name == var.config_region
   }
 }
@@ -111,6 +110,7 @@ output "summary" {
   value = {
     clusters       = length(var.regions)
     tpu_chips      = "${local.chips} of ${local.generation} per region, ${local.chips * length(var.regions)} in all (${var.capacity})"
+    quota          = length(local.quota) > 0 ? "compared with the project's" : "not compared: only that of v6e on demand can be read"
     tpu_nodes      = "${var.replicas * local.slice.hosts} ${local.slice.machine} per region"
     other_nodes    = "one per zone of each region"
     load_balancers = "one internal address per region, and the proxies that GKE starts for the gateway"

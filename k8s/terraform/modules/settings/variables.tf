@@ -1,3 +1,5 @@
+variable "name" { type = string }
+
 variable "bucket" { type = string }
 
 variable "residency" {
@@ -20,8 +22,8 @@ variable "regions" {
   }))
 
   validation {
-    condition     = length(var.regions) >= 2
-    error_message = "regions has ${length(var.regions)} of the two regions or more that a gateway needs; add regions."
+    condition     = length(var.regions) >= (var.residency == "region" ? 1 : 2)
+    error_message = "regions has ${length(var.regions)} of the two regions or more that a gateway across regions needs; add regions, or set residency to region."
   }
   validation {
     condition     = alltrue([for name, region in var.regions : startswith(region.zone, "${name}-")])
@@ -117,12 +119,12 @@ variable "capacity" {
   }
 }
 
-variable "reservation" {
-  type = string
+variable "reservations" {
+  type = map(string)
 
   validation {
-    condition     = (var.capacity == "reservation") == (var.reservation != "")
-    error_message = "capacity is ${var.capacity} and reservation is \"${var.reservation}\"; a reservation needs both, other capacity neither."
+    condition     = join(" ", [for region, name in var.reservations : region if name != ""]) == (var.capacity == "reservation" ? join(" ", keys(var.regions)) : "")
+    error_message = "capacity is ${var.capacity} and reservations names ${jsonencode(var.reservations)}; with capacity reservation name one for each of the regions, otherwise none."
   }
 }
 

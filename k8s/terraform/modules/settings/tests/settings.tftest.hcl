@@ -1,6 +1,7 @@
 # terraform test, in modules/settings. It needs no provider.
 
 variables {
+  name          = "antipode"
   bucket        = "weights"
   residency     = "any"
   config_region = "europe-west4"
@@ -10,7 +11,7 @@ variables {
   slice_chips   = "devicePlugin"
   replicas      = 2
   capacity      = "onDemand"
-  reservation   = ""
+  reservations  = {}
   chip_price    = { europe-west4 = 3, us-east5 = 2.5 }
   regions = {
     europe-west4 = {
@@ -90,7 +91,7 @@ run "machines_without_dranet_get_no_interfaces" {
     error_message = "The pools of v5e are made for DRANET."
   }
   assert {
-    condition     = length(output.quota) == 0
+    condition     = length(output.quota) == 0 && startswith(output.summary.quota, "not compared")
     error_message = "The quota of v5e is compared with that of v6e."
   }
 }
@@ -216,7 +217,51 @@ run "claims_of_several_hosts_are_refused" {
 run "a_reservation_without_a_name_is_refused" {
   command = plan
   variables { capacity = "reservation" }
-  expect_failures = [var.reservation]
+  expect_failures = [var.reservations]
+}
+
+run "a_region_without_a_reservation_of_its_own_is_refused" {
+  command = plan
+  variables {
+    capacity     = "reservation"
+    reservations = { europe-west4 = "mine" }
+  }
+  expect_failures = [var.reservations]
+}
+
+run "a_reservation_that_would_not_be_used_is_refused" {
+  command = plan
+  variables { reservations = { europe-west4 = "mine" } }
+  expect_failures = [var.reservations]
+}
+
+run "each_region_may_have_its_reservation" {
+  command = plan
+  variables {
+    capacity     = "reservation"
+    reservations = { europe-west4 = "mine", us-east5 = "ours" }
+  }
+
+  assert {
+    condition     = output.summary.quota == "not compared: only that of v6e on demand can be read"
+    error_message = "The summary says ${output.summary.quota}."
+  }
+}
+
+run "one_region_is_enough_where_prompts_stay" {
+  command = plan
+  variables {
+    residency  = "region"
+    chip_price = {}
+    regions = {
+      europe-west4 = { zone = "europe-west4-a", nodes = "10.0.1.0/24", pods = "10.16.0.0/16", services = "10.32.0.0/20", proxies = "10.1.1.0/24", maintenance_days = ["MO", "TU"] }
+    }
+  }
+
+  assert {
+    condition     = keys(output.gateway_values) == ["europe-west4"]
+    error_message = "The gateway is installed in ${jsonencode(keys(output.gateway_values))}."
+  }
 }
 
 run "by_default_every_regions_proxies_reach_every_server" {
@@ -241,7 +286,7 @@ run "where_prompts_stay_each_region_has_its_own_gateway_and_proxies" {
     error_message = "The values are ${output.helm_values.us-east5}"
   }
   assert {
-    condition     = yamldecode(output.gateway_values.us-east5) == { regions = ["us-east5"], residency = "region" }
+    condition     = yamldecode(output.gateway_values.us-east5) == { regions = ["us-east5"], residency = "region", gke = { addressPrefix = "antipode-" } }
     error_message = "The values are ${output.gateway_values.us-east5}"
   }
 }
