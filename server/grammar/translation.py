@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 
+from server.grammar.formats import readable, readable_in_lark
 from server.link.sampling import Grammar
 
 # Without a bound, a model may write blanks for ever.
@@ -31,11 +32,12 @@ def translated(grammar: Grammar, special: Collection[str] = ()) -> str:
     GrammarError for a text that is not of its kind.
     """
     if grammar.kind == "structural_tag":
-        return LLMatcher.grammar_from_lark(_structural_tag(grammar.text, special))
+        return LLMatcher.grammar_from_lark(readable_in_lark(_structural_tag(grammar.text, special)))
     return _TRANSLATIONS[grammar.kind](grammar.text)
 
 
 def _json_schema(text: str) -> str:
+    text = readable(text)
     try:
         # A schema of only true or false takes no options; one with options has its own.
         if text.strip() in ("true", "false") or _OWN_OPTIONS in text:
@@ -58,7 +60,7 @@ def _choice(text: str) -> str:
 
 def _lark(text: str) -> str:
     try:
-        return LLMatcher.grammar_from_lark(any_to_lark(text))
+        return LLMatcher.grammar_from_lark(readable_in_lark(any_to_lark(text)))
     except RecursionError:
         raise GrammarError("it is nested too deeply") from None
     except Exception as error:

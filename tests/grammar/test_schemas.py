@@ -48,7 +48,12 @@ def test_every_text_is_described_by_its_schema(num_schemas):
         text = written(schema, seed, is_greedy)
         ends.append(bool(text))
         if text:
-            jsonschema.validate(json.loads(text), schema)
+            jsonschema.validate(
+                json.loads(text),
+                schema,
+                jsonschema.Draft202012Validator,
+                format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
+            )
 
     check()
     # A schema that is refused, or a text that does not end, proves nothing.
