@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
+from server.api.foreign_fields.checking import check_foreign_at
 from server.api.requests.client_json import schema_grammar, written_again
 from server.api.requests.generation import Sampling
-from server.api.requests.refused_fields import check_fields
 from server.api.requests.validation import RANGES, invalid
 from server.api.responses.input_items import Input, read_input
 from server.api.responses.tool_bodies import ToolFields
@@ -114,7 +114,8 @@ class InputBody(ToolFields):
 
     def check_supported(self) -> None:
         """Refuse what would be ignored to the client's surprise."""
-        check_fields(self.model_extra or {}, FIELDS, "/v1/responses")
+        own = ResponsesBody.model_fields
+        check_foreign_at("/v1/responses", self.model_extra or {}, own, FIELDS)
         if self.truncation == "auto":
             raise invalid(
                 "truncation auto is not supported by this server; cut the input, and leave"

@@ -1,6 +1,6 @@
 """What clients may send: the bodies of the HTTP endpoints, and their reading as service requests.
 
-This module checks types, strictly. It only shows bounds: the service checks them. `extra_fields`
+This module checks types, strictly. It only shows bounds: the service checks them. `foreign_fields`
 renames, refuses or passes the fields that a body does not have.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from pydantic import (
     BaseModel,
@@ -26,9 +26,11 @@ from pydantic import (
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
+from server.api.foreign_fields.checking import check_foreign, with_own_names
+from server.api.foreign_fields.meanings import Meaning
+from server.api.foreign_fields.table import FIELDS, OF_INPUTS
 from server.api.http.errors.plain_errors import said_plainly
 from server.api.http.json_bodies.json_decoding import Integers
-from server.api.openai.bodies.extra_fields import check_foreign, with_own_names
 from server.api.openai.bodies.grammar_bodies import read_grammar
 from server.api.openai.bodies.message_bodies import MessageBody
 from server.api.openai.bodies.tool_bodies import ToolFields
@@ -109,6 +111,7 @@ _MAX_TOKENS_BOUNDS = bounds("max_tokens") | {"minimum": REST_OF_CONTEXT}
 
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
+    foreign_fields: ClassVar[Mapping[str, Meaning]] = FIELDS
 
     def check_supported(self, of_others: Collection[str] = ()) -> None:
         """Refuse what would be ignored to the client's surprise.
@@ -116,7 +119,7 @@ class _Body(BaseModel):
         `of_others` are the fields that only other endpoints have.
         """
         if extra := self.model_extra:
-            check_foreign(extra, vars(self), type(self).model_fields.keys(), of_others)
+            check_foreign(extra, vars(self), of_others, self.foreign_fields)
 
 
 class StreamOptions(_Body):
@@ -361,6 +364,8 @@ class ChatBody(SamplingBody, ChatOptions):
 
 class TokenizeBody(ChatOptions):
     """Either `prompt` or `messages`."""
+
+    foreign_fields = OF_INPUTS
 
     model: _Name = ""
     prompt: str | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.api.openai.bodies.foreign_fields import FIELDS, Alias, Passes
+from server.api.foreign_fields.meanings import Alias, Passes
+from server.api.foreign_fields.table import FIELDS
 from server.api.openai.bodies.request_bodies import ChatBody, CompletionBody
 from server.api.requests.refused_fields import Refusal
 
@@ -150,7 +151,7 @@ async def test_what_would_change_the_tokens_of_a_prompt_is_refused_by_name(clien
     for name in ("chat_template", "documents", "AddSpecialTokens"):
         response = await client.post("/tokenize", json=PROMPTS[CHAT] | {name: "x"})
         assert (response.status_code, response.json()["error"]["param"]) == (400, name)
-    response = await client.post("/tokenize", json=PROMPTS[CHAT] | {"max_tokens": 5, "user": "x"})
+    response = await client.post("/tokenize", json=PROMPTS[CHAT] | {"n_predict": 5, "user": "x"})
     assert response.status_code == 200
 
 
