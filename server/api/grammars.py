@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from server.api.requests.validation import invalid
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.grammar.compiler import Compiler
-from server.grammar.translation import GrammarError
+from server.grammar.grammar_error import GrammarError
 from server.link.frames import EngineInfo, Vocabulary
 from server.link.sampling import Grammar
 

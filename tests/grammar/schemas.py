@@ -8,18 +8,9 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 NAMES = st.text("abcdefghij_ é", min_size=1, max_size=8)
-FORMATS = (
-    "date",
-    "time",
-    "date-time",
-    "duration",
-    "email",
-    "ipv4",
-    "ipv6",
-    "uuid",
-    "hostname",
-    "uri",
-)
+FORMATS = ("date", "time", "date-time", "duration", "ipv4", "ipv6", "uuid", "hostname")
+# Their texts may be of any length, which random ones use.
+LONG_FORMATS = ("email", "uri")
 LITERALS = st.one_of(
     st.none(), st.booleans(), st.integers(-999, 999), st.text(max_size=6), st.just([]), st.just({})
 )
@@ -36,6 +27,9 @@ STRINGS = st.one_of(
     st.just({"type": "string", "maxLength": 20}),
     _bounded("string", "minLength", "maxLength", st.integers(0, 12)),
     st.sampled_from(FORMATS).map(lambda name: {"type": "string", "format": name}),
+    st.sampled_from(LONG_FORMATS).map(
+        lambda name: {"type": "string", "format": name, "maxLength": 30}
+    ),
     st.sampled_from(("^[a-c]{2,5}$", "^x[0-9]+y$", "^(on|off)$")).map(
         lambda pattern: {"type": "string", "pattern": pattern}
     ),
@@ -130,11 +124,10 @@ def _one_of(draw: st.DrawFn, inner: st.SearchStrategy) -> dict:
 
 @st.composite
 def _all_of(draw: st.DrawFn, inner: st.SearchStrategy) -> dict:
-    parts = [
-        {"type": "object", "properties": {name: draw(inner)}, "required": [name]}
-        for name in ("left", "right")
-    ]
-    return {"allOf": parts}
+    properties = {"left": draw(inner), "right": draw(inner)}
+    closed = {"type": "object", "properties": properties, "additionalProperties": False}
+    numbers = [{"type": "integer", "minimum": -9}, {"exclusiveMaximum": draw(st.integers(0, 99))}]
+    return draw(st.sampled_from(({"allOf": [closed, {"required": ["left"]}]}, {"allOf": numbers})))
 
 
 def _within(inner: st.SearchStrategy) -> st.SearchStrategy:

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from pydantic import TypeAdapter
 
-from server.grammar.formats import readable, readable_in_lark
+from server.grammar.schemas import prepared, prepared_in_lark
 from server.link.sampling import Grammar
 from tests.grammar.vocabularies import EOS, allowed, generate, ids, make_compiler, text_of
 
@@ -77,7 +77,7 @@ def test_a_format_counts_wherever_a_schema_is():
         "option": {"anyOf": [stamp, {"type": "null"}]},
     }
     for schema in places.values():
-        assert '"format": "time"' not in readable(json.dumps(schema))
+        assert '"format": "time"' not in prepared(json.dumps(schema))
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_a_format_counts_wherever_a_schema_is():
     ],
 )
 def test_what_is_no_such_format_stays_to_the_letter(text):
-    assert readable(text) == text
+    assert prepared(text) == text
 
 
 def test_schemas_within_other_grammars_are_read_alike():
     lark = 'start: "%json " a\na: %json{"type": "string", "format": "time"}\n'
-    assert '"format"' not in readable_in_lark(lark)
+    assert '"format"' not in prepared_in_lark(lark)
     tag = {
         "structures": [
             {"begin": "<t>", "schema": {"type": "string", "format": "time"}, "end": "</t>"}

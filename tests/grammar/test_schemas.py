@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.grammar.translation import GrammarError
+from server.grammar.grammar_error import GrammarError
 from server.link.sampling import Grammar
 from tests.grammar.schemas import schemas
 from tests.grammar.vocabularies import EOS, generate, make_compiler, text_of

@@ -18,7 +18,7 @@ from server.api.chat.tool_grammar import AnswerForm, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice
 from server.errors import ApiError
 from server.grammar.compiler import Compiler
-from server.grammar.translation import GrammarError
+from server.grammar.grammar_error import GrammarError
 from server.link.frames import Vocabulary
 from server.link.sampling import Grammar
 from tests.api.templates import TEMPLATES, tokenizer_with
