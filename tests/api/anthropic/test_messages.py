@@ -233,6 +233,9 @@ class TestTheRequest:
             ({"max_tokens": 9000}, "max_tokens"),
             ({"messages": []}, "messages must not be empty"),
             ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+            ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [
+                {"type": "tool_use", "id": "a", "name": "f", "input": {}}]}]},
+             "the last message uses the tool 'f'"),
             ({"messages": [{"role": "user"}]}, "messages[0].content"),
             ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content: must be"),
             ({"messages": [{"role": "user", "content": [{"type": 5}]}]},

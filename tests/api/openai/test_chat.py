@@ -179,6 +179,39 @@ async def test_continuing_the_final_message(client, engine, tokenizer):
     assert error["param"] == "continue_final_message"
 
 
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        ({"content": "Let me look.", "tool_calls": [CALL]}, "its tool calls follow its text"),
+        ({"content": None, "tool_calls": [CALL]}, "its tool calls follow its text"),
+        ({"content": "", "reasoning_content": "Hm."}, "it has no text"),
+    ],
+)
+async def test_a_message_that_ends_in_no_text_cannot_be_continued(client, engine, last, words):
+    messages = [*HELLO, {"role": "assistant", **last}]
+    error = await refusal(client, messages=messages, continue_final_message=True)
+    assert error["param"] == "messages[1]"
+    assert words in error["message"]
+    assert engine.submitted == []
+    await chat(client, messages=messages, add_generation_prompt=False)
+
+
+@pytest.mark.parametrize("name", ["prefix", "partial"])
+async def test_a_last_message_that_asks_for_it_is_continued(client, engine, tokenizer, name):
+    begun = {"role": "assistant", "content": "Hi the", name: True}
+    await chat(client, messages=[*HELLO, begun])
+    assert prompt(engine, tokenizer).endswith("assistant\nHi the")
+    for messages in ([*HELLO, begun, *HELLO], [{**HELLO[0], name: True}]):
+        error = await refusal(client, messages=messages)
+        assert error["param"].endswith(f"].{name}")
+    engine.submitted.clear()
+    await chat(client, messages=[*HELLO, {**begun, name: False}, *HELLO])
+    assert prompt(engine, tokenizer).endswith("<|im_start|>assistant\n")
+
+
 async def test_template_options_are_taken_but_no_template(client, engine, tokenizer):
     await chat(client, chat_template_kwargs={"unused_by_this_template": True})
     error = await refusal(client, chat_template_kwargs={"chat_template": "{{ 1 }}"})

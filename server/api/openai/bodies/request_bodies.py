@@ -321,7 +321,7 @@ class ChatOptions(ToolFields, _Body):
 
     def conversation(self, messages: list[MessageBody]) -> Conversation:
         """The messages and tools in the service's words. ApiError for what cannot be read."""
-        continues = bool(self.continue_final_message)
+        continues = bool(self.continue_final_message) or _continues(messages)
         adds = self.add_generation_prompt
         parallel = self.parallel_tool_calls
         return Conversation(
@@ -384,6 +384,17 @@ class DetokenizeBody(_Body):
 # The fields that only one of the generation endpoints has.
 CHAT_FIELDS = ChatBody.model_fields.keys() - CompletionBody.model_fields.keys()
 COMPLETION_FIELDS = CompletionBody.model_fields.keys() - ChatBody.model_fields.keys()
+
+
+def _continues(messages: Sequence[MessageBody]) -> bool:
+    """Whether the last message asks to be continued. ApiError where another one does."""
+    for position, message in enumerate(messages):
+        is_last = position == len(messages) - 1
+        if message.continues and not (is_last and message.role == "assistant"):
+            name = "prefix" if message.prefix else "partial"
+            where = f"messages[{position}].{name}"
+            raise invalid(f"{where} is true; only a last message of the assistant goes on", where)
+    return bool(messages) and messages[-1].continues
 
 
 def _frozen(value: Any) -> Any:
