@@ -92,7 +92,7 @@ def parse_adapter_config(fields: Mapping[str, Any]) -> AdapterConfig:
     return AdapterConfig(
         _positive(fields.get("lora_alpha", 8), "lora_alpha"),
         _alphas(fields.get("alpha_pattern") or {}),
-        bool(fields.get("use_rslora")),
+        _flag(fields.get("use_rslora"), "use_rslora"),
     )
 
 
@@ -114,6 +114,12 @@ def _alphas(pattern: object) -> dict[str, float]:
                 " supported, no regular expressions"
             )
     return {name: _positive(value, f"alpha_pattern.{name}") for name, value in pattern.items()}
+
+
+def _flag(value: object, name: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise AdapterError(f"{CONFIG_NAME}: {name} is {value!r}; it must be true or false")
+    return bool(value)
 
 
 def _positive(value: object, name: str) -> float:
