@@ -11,6 +11,9 @@ from server.api.http.errors.plain_errors import said_plainly
 from server.api.requests.validation import invalid
 
 
+_MAX_NAME_CHARS = 64
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -33,6 +36,12 @@ class ToolBody(_Wire):
         if self.type != "function" or self.function is None:
             message = f"{where} is of type {self.type[:64]!r}; this server takes functions only"
             raise invalid(message, where, "unsupported_parameter")
+        if len(self.function.name) > _MAX_NAME_CHARS:
+            raise invalid(
+                f"{where} has a name of {len(self.function.name)} characters; a name has at most"
+                f" {_MAX_NAME_CHARS} letters, digits, _ or -",
+                f"{where}.function.name",
+            )
         return Tool(
             name=self.function.name,
             description=self.function.description,
