@@ -10,7 +10,6 @@ from server.api.chat.tools import Tool, ToolChoice
 from server.api.http.errors.plain_errors import said_plainly
 from server.api.requests.validation import invalid
 
-
 _MAX_NAME_CHARS = 64
 
 
