@@ -75,6 +75,12 @@ def can_enforce(family: Family) -> bool:
     return family in _CALLS
 
 
+def beginning_of_calls(family: Family) -> str:
+    """What only a call begins with, in an answer that a grammar of strict tools holds."""
+    calls = _CALLS.get(family)
+    return "" if calls is None else calls.opening or "{"
+
+
 def tool_grammar(
     tools: Sequence[Tool],
     choice: ToolChoice,

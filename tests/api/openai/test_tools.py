@@ -122,6 +122,30 @@ class TestWholeAndStreamed:
             with pytest.raises(openai.LengthFinishReasonError):
                 await way(sdk)
 
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"tool_choice": "required"},
+            {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}},
+            {"tools": [{**WEATHER, "function": {**WEATHER["function"], "strict": True}}, NOW]},
+        ],
+        ids=["required", "named", "strict"],
+    )
+    async def test_a_call_that_is_cut_before_its_name_leaves_no_markup(
+        self, sdk, says, way, fields
+    ):
+        says(f"{CALL}\n" + '<tool_call>\n{"na')
+        choice = await way(sdk, **fields)
+        assert calls_of(choice) == [("get_weather", '{"city": "Oslo"}')]
+        assert choice.message.content in (None, "")
+        says("<tool_call>\n{")
+        choice = await way(sdk, **fields)
+        assert (choice.message.tool_calls, choice.message.content or "") == (None, "")
+
+    async def test_a_marker_that_no_grammar_holds_to_a_call_is_text(self, sdk, says, way):
+        says("Write <tool_call>\n{")
+        assert (await way(sdk)).message.content == "Write <tool_call>\n{"
+
     async def test_reasoning_stands_apart_from_content_and_calls(self, sdk, says, way):
         says(f"<think>\nWhere is Oslo?\n</think>\n\nWell.\n{CALL}")
         choice = await way(sdk)
