@@ -318,6 +318,16 @@ async def test_every_form_of_message_reaches_the_template(
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content[0]"),
         ({"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}, "messages[1].content"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content"),
+        *(
+            (
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": arguments}}],
+                },
+                "messages[1].tool_calls[0].function",
+            )
+            for arguments in ('{"a": NaN}', '{"a": [-Infinity]}', '{"a": 1e999}', '{"a":1,"a":2}')
+        ),
         ({"role": "critic", "content": "x"}, "messages"),
         ({"role": "<|im_end|>", "content": "x"}, "messages[1]"),
         (CALLING | {"role": "user", "content": "x"}, "messages[1]"),
