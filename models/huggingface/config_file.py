@@ -13,6 +13,7 @@ from typing import Any
 
 from models.checkpoint.end_tokens import tokenizer_end_ids
 from models.checkpoint.json_files import JsonFileError, read_object
+from models.checkpoint.sampling_defaults import GENERATION_CONFIG, sampling_defaults
 from models.config import ModelConfig, ModelConfigError
 from models.headless import is_headless, with_head
 from models.huggingface.families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
@@ -28,7 +29,6 @@ from models.huggingface.vision import (
 )
 from models.quantized.scheme import QuantizationError, read_scheme
 
-GENERATION = "generation_config.json"
 _DTYPES = ("bfloat16", "float16", "float32")
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -59,9 +59,13 @@ def read_config(checkpoint: Path) -> ModelConfig:
 def _end_token_ids(checkpoint: Path, config: ModelConfig) -> tuple[int, ...]:
     """The union of what the files say: each of the tokens may end an answer."""
     eos = _token_ids(
-        _read_optional(checkpoint, GENERATION).get("eos_token_id"), GENERATION, config.vocab_size
+        _read_optional(checkpoint, GENERATION_CONFIG).get("eos_token_id"),
+        GENERATION_CONFIG,
+        config.vocab_size,
     )
     try:
+        # Whoever reads these later is not asked what is wrong with the checkpoint.
+        sampling_defaults(checkpoint)
         named = tokenizer_end_ids(checkpoint)
     except JsonFileError as error:
         raise ModelConfigError(str(error)) from error

@@ -247,11 +247,11 @@ def make_service(
     lifecycle: Lifecycle,
     limits: RequestLimits | None = None,
     recipe: EmbeddingRecipe | None = None,
-    **images: object,
+    **further: object,
 ) -> Service:
     models = ModelDirectory(engine, lifecycle)
     limits = limits or RequestLimits()
-    return Service(engine, tokenizer, lifecycle, models, limits, recipe=recipe, **images)
+    return Service(engine, tokenizer, lifecycle, models, limits, recipe=recipe, **further)
 
 
 def make_health(engine: FakeEngine, lifecycle: Lifecycle) -> Health:

@@ -178,7 +178,7 @@ class ResponsesBody(InputBody):
         for name in self.include or ():
             if name not in _INCLUDABLE:
                 raise invalid(f"include has {name[:64]!r}, which this server cannot", "include")
-        for name, value in self.echoed().items():
+        for name, value in self.echoed(Sampling()).items():
             written_again(value, name)
 
     def sampling(self) -> Sampling:
@@ -193,8 +193,8 @@ class ResponsesBody(InputBody):
             **given,
         )
 
-    def echoed(self) -> dict[str, Any]:
-        """What the answer repeats of the request, with the defaults that applied."""
+    def echoed(self, applied: Sampling) -> dict[str, Any]:
+        """What the answer repeats of the request. `applied` has the model's defaults."""
         text, reasoning = self.text, self.reasoning or ReasoningBody()
         form = text.format.echoed() if text and text.format else {"type": "text"}
         return {
@@ -206,7 +206,7 @@ class ResponsesBody(InputBody):
             "prompt_cache_key": self.prompt_cache_key,
             "reasoning": {"effort": reasoning.effort, "summary": reasoning.summary},
             "safety_identifier": self.safety_identifier,
-            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "temperature": 1.0 if applied.temperature is None else applied.temperature,
             "text": {
                 "format": form,
                 "verbosity": "medium",
@@ -214,7 +214,7 @@ class ResponsesBody(InputBody):
             "tool_choice": self.echoed_tool_choice(),
             "tools": [tool.echoed() for tool in self.tools or ()],
             "top_logprobs": self.top_logprobs or 0,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "top_p": 1.0 if applied.top_p is None else applied.top_p,
             "user": self.user,
         }
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from server.api.requests.generation import Sampling
 from tests.api.speaking import CALL, NOW, SCHEMA, THOUGHT, named_events
 
 PATH = "/v1/responses"
@@ -172,6 +173,13 @@ class TestTheRequest:
         params = engine.submitted[-1].params
         assert {name: getattr(params, name) for name in asked} == asked
         assert params.max_tokens == 5
+
+    async def test_the_answer_repeats_the_models_own_options(self, client, says, service):
+        says("x")
+        service._defaults = Sampling(temperature=0.6)
+        answer = await ask(client)
+        assert (answer["temperature"], answer["top_p"]) == (0.6, 1.0)
+        assert (await ask(client, temperature=0.25))["temperature"] == 0.25
 
     @pytest.mark.parametrize(
         ("form", "kind"),

@@ -424,6 +424,13 @@ def test_code_of_the_checkpoint_is_refused(tmp_path):
         read_config(tmp_path)
 
 
+def test_a_sampling_option_that_is_no_number_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    (tmp_path / "generation_config.json").write_text('{"temperature": "warm"}')
+    with pytest.raises(ModelConfigError, match="temperature must be a number, not 'warm'"):
+        read_config(tmp_path)
+
+
 def test_a_generation_config_without_end_tokens_changes_nothing(tmp_path):
     write(tmp_path, config=LLAMA, generation_config={"temperature": 0.6})
     assert read_config(tmp_path).eos_token_ids == (2,)
