@@ -159,7 +159,9 @@ class Service:
             raise invalid(f"{reason}; use /v1/embeddings", "model")
         if not requests:
             raise invalid("prompt must not be empty", "prompt")
-        self._limits.check_sequences(len(requests), sum(request.n for request in requests))
+        num_sequences = sum(request.n for request in requests)
+        most_choices = self.models.info().max_num_seqs
+        self._limits.check_sequences(len(requests), num_sequences, most_choices)
         prepared = [await self._prepare(request) for request in requests]
         if prepared:
             self._limits.check_tokens(sum(p.num_tokens for p in prepared), prepared[0].info)

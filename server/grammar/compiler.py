@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from server.grammar.grammar_error import GrammarError, said_plainly
+from server.grammar.grammar_error import GrammarError, line_of, said_plainly
 from server.grammar.matcher import Matcher
 from server.grammar.schemas import MAX_OPTIONAL
 from server.grammar.translation import translated
@@ -73,8 +73,9 @@ class Compiler:
         )
         # Some limits show only when tokens are looked for.
         if inner.is_error() or not any(inner.compute_bitmask()) or inner.is_error():
-            reason = said_plainly(inner.get_error())
-            raise GrammarError(reason or "no text of this vocabulary fits it")
+            reason = inner.get_error()
+            words = said_plainly(reason) or "no text of this vocabulary fits it"
+            raise GrammarError(words, line_of(reason))
         if reason := self._fault_at_beginning(inner):
             raise GrammarError(reason)
         if reason := self._fault_at_beginning(inner):

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 # What the compiler says, and what whoever wrote the grammar can do about it.
 _SAID_AGAIN: Mapping[str, str] = {
+    # Lines of the grammar follow, which may be the server's own.
+    r"at \d+\(\d+\): failed to compile JSON schema: (.*?)(\n *\d+ \| .*)?$": r"\1",
     r"NoExtensionBias": "a part of it refers to itself, with nothing in between",
     r"Resource '([^']*)' is not present in a registry.*": (
         r"it refers to \1, another document; write what it refers to into $defs"
@@ -35,7 +37,20 @@ SUBJECT = "the grammar"
 
 
 class GrammarError(ValueError):
-    """A grammar that cannot be compiled; the message is for the client, about "it"."""
+    """A grammar that cannot be compiled; the message is for the client, about "it".
+
+    `line` is where in a grammar of Lark the fault is, 0 where that is not known.
+    """
+
+    def __init__(self, message: str, line: int = 0) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def line_of(reason: str) -> int:
+    """The line of a grammar that the compiler's reason names; 0 if it names none."""
+    found = re.match(r"at (\d+)\(\d+\): ", reason.strip())
+    return int(found[1]) if found else 0
 
 
 def said_plainly(reason: str) -> str:
@@ -43,5 +58,5 @@ def said_plainly(reason: str) -> str:
     text = reason.replace("<non-verbose/>", "").strip()
     for pattern, words in _SAID_AGAIN.items():
         if found := re.search(pattern, text, re.DOTALL):
-            return found.expand(words)
+            text = found.expand(words).strip()
     return text

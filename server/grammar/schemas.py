@@ -34,17 +34,24 @@ def prepared(schema: str) -> str:
 def prepared_in_lark(grammar: str) -> str:
     """A grammar of Lark, whose `%json` parts are schemas."""
     head, *parts = grammar.split("%json")
-    return "%json".join([head, *map(_first_prepared, parts)])
+    done, line = [head], 1 + head.count("\n")
+    for part in parts:
+        done.append(_first_prepared(part, line))
+        line += part.count("\n")
+    return "%json".join(done)
 
 
-def _first_prepared(text: str) -> str:
-    """A text that begins with blanks and a schema."""
+def _first_prepared(text: str, line: int) -> str:
+    """A text that begins with blanks and a schema, in this line of its grammar."""
     start = len(text) - len(text.lstrip())
     try:
         _, end = json.JSONDecoder().raw_decode(text, start)
     except (RecursionError, json.JSONDecodeError):
         return text
-    return text[:start] + prepared(text[start:end]) + text[end:]
+    try:
+        return text[:start] + prepared(text[start:end]) + text[end:]
+    except GrammarError as error:
+        raise GrammarError(str(error), line) from None
 
 
 def _schema(schema: Any, path: str, *, has_ids: bool) -> Any:

@@ -72,6 +72,8 @@ def _lark(text: str) -> str:
         return LLMatcher.grammar_from_lark(prepared_in_lark(any_to_lark(text)))
     except RecursionError:
         raise GrammarError("it is nested too deeply") from None
+    except GrammarError:
+        raise
     except Exception as error:
         # The converter from GBNF raises what it likes.
         raise GrammarError(f"it is neither Lark nor GBNF: {error}") from None

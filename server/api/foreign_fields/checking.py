@@ -31,15 +31,25 @@ _USUAL_SPELLING = {_plain(name): name for name in FIELDS}
 
 
 def with_own_names(body: Mapping[str, Any], own: Collection[str]) -> dict[str, Any]:
-    """The body with aliases replaced by the names in `own`. ApiError for two different values."""
+    """The body with the names in `own` next to their aliases. ApiError for two different values."""
     renamed = dict(body)
     for name in body.keys() - own:
         meaning = FIELDS.get(name)
         if isinstance(meaning, Alias) and meaning.field in own:
-            value = renamed.pop(name)
+            value = body[name]
             if value is not None:
                 _set(renamed, name, meaning.field, value)
     return renamed
+
+
+def asked_names(extra: Collection[str], own: Collection[str]) -> dict[str, str]:
+    """By a field of `own`, the alias by which a body has it."""
+    meanings = {name: FIELDS.get(name) for name in extra}
+    return {
+        meaning.field: name
+        for name, meaning in meanings.items()
+        if isinstance(meaning, Alias) and meaning.field in own
+    }
 
 
 def _set(body: dict[str, Any], alias: str, field: str, value: Any) -> None:
@@ -64,7 +74,9 @@ def check_foreign(
     endpoint = _Endpoint(_BY, body, foreign, {})
     for name, value in extra.items():
         endpoint.check(name, value)
-        if name in others and value and value not in _ASKING_FOR_NOTHING:
+    read = asked_names(extra, body).values()
+    for name, value in extra.items():
+        if name in others and name not in read and value and value not in _ASKING_FOR_NOTHING:
             raise unsupported(name, _BY, "this endpoint does not have it")
 
 
@@ -117,6 +129,8 @@ class _Endpoint:
 
     def _check_alias(self, name: str, value: Any, field: str) -> None:
         """Another name of a chat's field, which the endpoint may have, or refuse itself."""
+        if field in self._own and self._by == _BY and name in FIELDS:
+            return  # It has been read.
         if field in self._own:
             raise unsupported(name, self._by, f"write {field}")
         refusal = self._table.get(field, Refusal(f"{_CHAT} has it"))

@@ -256,6 +256,7 @@ class TestTheRequest:
             ({"thinking": {"type": "between_tools"}}, "thinking.type"),
             ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "'bash_20250124'"),
             ({"tools": [{"name": "f"}]}, "tools[0] has no input_schema"),
+            ({"tools": [{"name": "f", "parameters": {}}]}, "write parameters as input_schema"),
             ({"tools": [{**CLOCK, "name": "x" * 129}]}, "a name has 1 to 128 letters"),
             ({"tools": [{**CLOCK, "name": "a.b"}]}, "a name has 1 to 128 letters"),
             ({"tools": [{**CLOCK, "defer_loading": True}]}, "defer_loading is not supported"),

@@ -75,7 +75,7 @@ async def test_minus_one_token_is_the_rest_of_the_context(client, engine, path, 
     assert (await post(client, path, **{name: -1})).status_code == 200
     (asked,) = engine.submitted
     assert asked.params.max_tokens == 256 - len(asked.prompt_token_ids)
-    assert (await error_of(client, path, **{name: -2}))["message"].startswith("max_tokens must be")
+    assert (await error_of(client, path, **{name: -2}))["message"].startswith(f"{name} must be")
 
 
 async def test_two_names_of_one_option_may_agree(client, engine):

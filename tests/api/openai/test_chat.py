@@ -169,6 +169,11 @@ async def test_text_parts_are_joined(client, engine, tokenizer):
     assert prompt(engine, tokenizer) == "<|im_start|>user\none\ntwo<|im_end|>\n"
 
 
+async def test_messages_that_are_too_long_are_named(client):
+    error = await refusal(client, messages=[{"role": "user", "content": "x" * 300}])
+    assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")
+
+
 async def test_continuing_the_final_message(client, engine, tokenizer):
     messages = [*HELLO, {"role": "assistant", "content": "Hi the"}]
     await chat(client, messages=messages, continue_final_message=True)
@@ -232,9 +237,9 @@ async def test_template_options_are_taken_but_no_template(client, engine, tokeni
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
         ({"logprobs": 2}, "logprobs"),
-        ({"max_completion_tokens": -2}, "max_tokens"),
+        ({"max_completion_tokens": -2}, "max_completion_tokens"),
         ({"max_completion_tokens": 1, "max_tokens": -2}, "max_tokens"),
-        ({"max_completion_tokens": 237}, "max_tokens"),
+        ({"max_completion_tokens": 237}, "max_completion_tokens"),
     ],
 )
 async def test_what_is_refused(client, engine, fields, param):

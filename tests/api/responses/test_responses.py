@@ -271,6 +271,22 @@ class TestTheRequest:
         assert len(error["message"]) > len(param)
 
     @pytest.mark.parametrize(
+        ("tool", "words"),
+        [
+            ({"type": "function", "function": {"name": "f"}}, "the fields of function into the"),
+            ({"type": "function"}, "tools[0] has no name; give it"),
+        ],
+    )
+    async def test_a_nested_tool_is_told_where_its_fields_belong(self, client, tool, words):
+        response = await client.post(PATH, json={"input": "hi", "tools": [tool]})
+        assert words in response.json()["error"]["message"]
+
+    async def test_an_input_that_is_too_long_is_named(self, client):
+        response = await client.post(PATH, json={"input": "x" * 9000})
+        error = response.json()["error"]
+        assert (error["param"], error["code"]) == ("input", "context_length_exceeded")
+
+    @pytest.mark.parametrize(
         "fields",
         [
             {"metadata": {"a": "\ud800"}},

@@ -144,6 +144,11 @@ class MessageBody(_Wire):
         if self.role == "assistant" and self.refusal:
             return [self.refusal]
         says_something = self.tool_calls or self.function_call or self._thought
+        if self.role in ("tool", "function"):
+            raise invalid(
+                f'{where} has no content; give the result of the call, "" if it has none',
+                f"{where}.content",
+            )
         if self.role != "assistant" or not says_something:
             raise invalid(
                 f"{where} has no content; only an assistant's message with tool_calls may lack it",

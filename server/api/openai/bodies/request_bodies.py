@@ -26,7 +26,7 @@ from pydantic import (
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
-from server.api.foreign_fields.checking import check_foreign, with_own_names
+from server.api.foreign_fields.checking import asked_names, check_foreign, with_own_names
 from server.api.foreign_fields.meanings import Meaning
 from server.api.foreign_fields.table import FIELDS, OF_INPUTS
 from server.api.http.errors.plain_errors import said_plainly
@@ -245,6 +245,11 @@ class SamplingBody(_OptionsBody):
         None, description="Used in the answer's id and the X-Request-Id header, instead of theirs."
     )
 
+    def asked_names(self) -> dict[str, str]:
+        """The names by which the client gave options, by the service's, for errors to use."""
+        given = [name for name, value in (self.model_extra or {}).items() if value is not None]
+        return asked_names(given, type(self).model_fields)
+
     def read_includes_usage(self) -> bool:
         """Whether a stream ends with its token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
@@ -346,14 +351,23 @@ class ChatBody(SamplingBody, ChatOptions):
     logprobs: bool | None = None
     top_logprobs: _Int | None = Field(None, json_schema_extra=bounds("logprobs"))
 
-    def read_max_tokens(self) -> int | None:
-        """The newer of the two names wins; ApiError if the other is out of its range."""
+    def asked_names(self) -> dict[str, str]:
+        names = super().asked_names() | {"prompt": "messages"}
+        newer = {"max_tokens": "max_completion_tokens"}
+        return names if self.max_completion_tokens is None else names | newer
+
+    def check_supported(self, of_others: Collection[str] = ()) -> None:
+        super().check_supported(of_others)
         if self.max_completion_tokens is None:
-            return self.max_tokens
+            return
         older, allowed = self.max_tokens, RANGES["max_tokens"]
         if older not in (None, REST_OF_CONTEXT) and not allowed.holds(older):
             raise invalid(f"max_tokens must be {allowed}", "max_tokens")
-        return self.max_completion_tokens
+
+    def read_max_tokens(self) -> int | None:
+        """The newer of the two names wins."""
+        newer = self.max_completion_tokens
+        return self.max_tokens if newer is None else newer
 
     def read_num_logprobs(self) -> int | None:
         """In the service's words: None for none; ApiError if alternatives to nothing are asked."""
