@@ -14,7 +14,8 @@ from pathlib import Path
 
 from prometheus_client.core import Metric
 
-from server.api.openai.bodies.foreign_fields import FIELDS, Alias, Meaning, Passes
+from server.api.foreign_fields.meanings import Alias, Meaning, Passes
+from server.api.foreign_fields.table import FIELDS
 from server.api.requests.refused_fields import Refusal
 from server.config.config import settings
 from server.config.setting import Setting
@@ -52,10 +53,16 @@ with an event of that form. gRPC ends the call with the status. The kind is also
 _FIELDS = """\
 # Fields of other servers
 
-A request over HTTP may have fields of other servers. This server reads such a field under its own
-name, refuses the field with 400 and `unsupported_parameter`, or ignores the field because the field
-changes no answer. A field that is neither here nor in the OpenAPI document passes and does nothing.
-`null` is the same as leaving a field out.
+A request over HTTP may have fields of other servers. `/v1/completions` and `/v1/chat/completions`
+read such a field under their own name, refuse the field with 400 and `unsupported_parameter`, or
+ignore the field because the field changes no answer. A field that is neither here nor in the
+OpenAPI document passes and does nothing. `null` is the same as leaving a field out. A field in
+another spelling, such as `maxTokens` or `cacheSalt`, is refused as the usual one is.
+
+`/v1/responses`, `/v1/messages` and the parameters of the Open Inference Protocol refuse the same
+fields, unless they have a field of that name themselves. Where they do not read another name of a
+field, they refuse that name and say what to write. Embeddings, scores and reranking refuse those
+that say what is read: prompts, truncation, adapters, caches.
 """
 _MADE_BY = "`make reference` writes this page from `{source}`; a test compares them.\n"
 
@@ -66,9 +73,7 @@ def generated() -> dict[Path, str]:
         _DOCS / "settings.md": _page(_SETTINGS, *_settings(), source="server/config/"),
         _DOCS / "metrics.md": _page(_METRICS, _metrics(), source="server/metrics/"),
         _DOCS / "errors.md": _page(_ERRORS, _errors(), source="server/errors.py"),
-        _DOCS / "fields.md": _page(
-            _FIELDS, _fields(), source="server/api/openai/bodies/foreign_fields.py"
-        ),
+        _DOCS / "fields.md": _page(_FIELDS, _fields(), source="server/api/foreign_fields/"),
     }
 
 

@@ -14,10 +14,11 @@ from typing import Any
 from models.checkpoint.end_tokens import tokenizer_end_ids
 from models.checkpoint.json_files import JsonFileError, read_object
 from models.checkpoint.quantization_config import with_quantization
+from models.checkpoint.sampling_defaults import GENERATION_CONFIG, sampling_defaults
 from models.config import ModelConfig, ModelConfigError
 from models.headless import has_head, is_headless, says_tied, with_head
 from models.huggingface.families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
-from models.huggingface.fields import HF, integer, number
+from models.huggingface.fields import HF, flag, integer, number, word
 from models.huggingface.rope import longest_context, rope, rope_parameters
 from models.huggingface.vision import (
     PREPROCESSOR,
@@ -73,13 +74,19 @@ def _with_quantization(checkpoint: Path, hf: HF) -> dict[str, Any]:
 
 def _end_token_ids(checkpoint: Path, config: ModelConfig) -> tuple[int, ...]:
     """The union of what the files say: each of the tokens may end an answer."""
-    eos = _read_optional(checkpoint, "generation_config.json").get("eos_token_id")
+    eos = _token_ids(
+        _read_optional(checkpoint, GENERATION_CONFIG).get("eos_token_id"),
+        GENERATION_CONFIG,
+        config.vocab_size,
+    )
     try:
+        # Whoever reads these later is not asked what is wrong with the checkpoint.
+        sampling_defaults(checkpoint)
         named = tokenizer_end_ids(checkpoint)
     except JsonFileError as error:
         raise ModelConfigError(str(error)) from error
     known = [token_id for token_id in named if token_id < config.vocab_size]
-    return tuple(dict.fromkeys((*_token_ids(eos), *config.eos_token_ids, *known)))
+    return tuple(dict.fromkeys((*eos, *config.eos_token_ids, *known)))
 
 
 def _refuse_code(hf: HF) -> None:
@@ -107,14 +114,14 @@ def parse_config(hf: HF) -> ModelConfig:
 
 
 def _common(architecture: str, hf: HF) -> Fields:
-    heads = integer(hf, "num_attention_heads")
+    heads, vocab_size = integer(hf, "num_attention_heads"), integer(hf, "vocab_size")
     hidden = integer(hf, "hidden_size")
     head_dim = integer(hf, "head_dim", max(1, hidden // heads))
     num_layers = integer(hf, "num_hidden_layers")
     full = rope(hf, rope_parameters(hf, "full_attention"))
     return {
         "architecture": architecture,
-        "vocab_size": integer(hf, "vocab_size"),
+        "vocab_size": vocab_size,
         "hidden_size": hidden,
         "num_layers": num_layers,
         "num_heads": heads,
@@ -123,10 +130,10 @@ def _common(architecture: str, hf: HF) -> Fields:
         "mlp_size": integer(hf, "intermediate_size"),
         "max_position": longest_context(hf, full),
         "rms_norm_eps": number(hf, "rms_norm_eps", 1e-6),
-        "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
+        "tie_embeddings": flag(hf, "tie_word_embeddings"),
         "activation": _activation(hf),
         "dtype": _dtype(hf),
-        "eos_token_ids": _token_ids(hf.get("eos_token_id")),
+        "eos_token_ids": _token_ids(hf.get("eos_token_id"), "config.json", vocab_size),
         "rope": full,
         "local_rope": full,
         "attention_scale": head_dim**-0.5,
@@ -184,7 +191,7 @@ def _architecture(hf: HF) -> str:
 
 
 def _refuse_unsupported(hf: HF) -> None:
-    if hf.get("is_causal") is False:
+    if not flag(hf, "is_causal", True):
         raise ModelConfigError("is_causal false (attention to later tokens) is not supported")
 
 
@@ -203,7 +210,7 @@ def _stored_bits(hf: HF) -> int | None:
 
 
 def _activation(hf: HF) -> str:
-    name = hf.get("hidden_activation") or hf.get("hidden_act", "silu")
+    name = word(hf, ("hidden_activation", "hidden_act"), "silu")
     if name not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
         raise ModelConfigError(f"hidden_act {name!r} is not supported; these are: {known}")
@@ -211,19 +218,26 @@ def _activation(hf: HF) -> str:
 
 
 def _dtype(hf: HF) -> str:
-    dtype = hf.get("dtype") or hf.get("torch_dtype") or "bfloat16"
-    name = dtype.removeprefix("torch.") if isinstance(dtype, str) else dtype
+    dtype = word(hf, ("dtype", "torch_dtype"), "bfloat16")
+    name = dtype.removeprefix("torch.")
     if name not in _DTYPES:
         raise ModelConfigError(f"dtype {dtype!r} is not supported; these are: {', '.join(_DTYPES)}")
-    return str(name)
+    return name
 
 
-def _token_ids(value: Any) -> tuple[int, ...]:
+def _token_ids(value: Any, file: str, vocab_size: int) -> tuple[int, ...]:
     if value is None:
         return ()
     token_ids = value if isinstance(value, list) else [value]
     if not all(type(token_id) is int and token_id >= 0 for token_id in token_ids):
-        raise ModelConfigError(f"eos_token_id must be a token id or a list of them, not {value!r}")
+        raise ModelConfigError(
+            f"{file}: eos_token_id must be a token id or a list of them, not {value!r}"
+        )
+    if beyond := [token_id for token_id in token_ids if token_id >= vocab_size]:
+        raise ModelConfigError(
+            f"{file}: eos_token_id {beyond[0]} is no token of the model, whose vocab_size is"
+            f" {vocab_size}"
+        )
     return tuple(token_ids)
 
 

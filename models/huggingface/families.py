@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from models.config import ModelConfigError, MoeConfig
-from models.huggingface.fields import HF, integer, number, optional_number
+from models.huggingface.fields import HF, count, flag, integer, number, optional_number
 from models.huggingface.gemma4 import GEMMA4, GEMMA4_UNIFIED, gemma4
 from models.huggingface.rope import rope, rope_parameters
 from models.huggingface.windows import layer_windows, window_of
@@ -19,8 +19,8 @@ type Fields = dict[str, Any]
 
 
 def _llama(hf: HF) -> Fields:
-    bias = bool(hf.get("attention_bias", False))
-    mlp_bias = bool(hf.get("mlp_bias", False))
+    bias = flag(hf, "attention_bias")
+    mlp_bias = flag(hf, "mlp_bias")
     return {"qkv_bias": bias, "output_bias": bias, "mlp_bias": mlp_bias}
 
 
@@ -33,7 +33,7 @@ def _qwen2(hf: HF) -> Fields:
 
 
 def _qwen3(hf: HF) -> Fields:
-    bias = bool(hf.get("attention_bias", False))
+    bias = flag(hf, "attention_bias")
     return {
         "qkv_bias": bias,
         "output_bias": bias,
@@ -43,7 +43,10 @@ def _qwen3(hf: HF) -> Fields:
 
 
 def _qwen3_moe(hf: HF) -> Fields:
-    if hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1:
+    dense = hf.get("mlp_only_layers", [])
+    if not isinstance(dense, list):
+        raise ModelConfigError(f"config.json: mlp_only_layers must be a list, not {dense!r}")
+    if dense or integer(hf, "decoder_sparse_step", 1) != 1:
         raise ModelConfigError("experts on some layers only (mlp_only_layers) are not supported")
     moe = MoeConfig(
         num_experts=integer(
@@ -51,7 +54,7 @@ def _qwen3_moe(hf: HF) -> Fields:
         ),
         num_experts_per_token=integer(hf, "num_experts_per_tok"),
         expert_size=integer(hf, "moe_intermediate_size"),
-        renormalize=bool(hf.get("norm_topk_prob", False)),
+        renormalize=flag(hf, "norm_topk_prob"),
     )
     _check_experts(moe, "num_experts_per_tok")
     # Unlike its dense relatives, this architecture has a window on every layer or on none.
@@ -61,10 +64,10 @@ def _qwen3_moe(hf: HF) -> Fields:
 def _gpt_oss(hf: HF) -> Fields:
     """The activation's constants are the published ones; a checkpoint that names others differs."""
     for key, known in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)):
-        if hf.get(key, known) != known:
+        if number(hf, key, known) != known:
             raise ModelConfigError(f"{key} {hf[key]!r} is not supported; only {known} is")
     per_token = "num_experts_per_tok" if "num_experts_per_tok" in hf else "experts_per_token"
-    bias = bool(hf.get("attention_bias", True))
+    bias = flag(hf, "attention_bias", True)
     moe = MoeConfig(
         num_experts=integer(hf, "num_local_experts"),
         num_experts_per_token=integer(hf, per_token),
@@ -106,7 +109,7 @@ def _gemma3(hf: HF) -> Fields:
     if not hf.get("rope_parameters"):
         local = {"rope_theta": number(hf, "rope_local_base_freq", 10_000.0)}
     fields |= {"qk_norm": True, "local_rope": rope(hf, local)}
-    return _bidirectional(fields) if hf.get("use_bidirectional_attention") else fields
+    return _bidirectional(fields) if _sees_later(hf) else fields
 
 
 def _bidirectional(fields: Fields) -> Fields:
@@ -122,12 +125,19 @@ def _gemma3_vision(hf: HF) -> Fields:
 
 
 def _refuse_bidirectional(hf: HF) -> None:
-    if hf.get("use_bidirectional_attention"):
+    if _sees_later(hf):
         raise ModelConfigError("use_bidirectional_attention is not supported for this architecture")
 
 
+def _sees_later(hf: HF) -> bool:
+    """Whether tokens see later ones; newer files say which."""
+    if hf.get("use_bidirectional_attention") == "all":
+        return True
+    return flag(hf, "use_bidirectional_attention")
+
+
 def _gemma(hf: HF, local: Callable[[int], bool]) -> Fields:
-    if hf.get("attention_bias"):
+    if flag(hf, "attention_bias"):
         raise ModelConfigError("attention_bias is not supported for this architecture")
     return {
         "unit_offset": True,
@@ -135,7 +145,7 @@ def _gemma(hf: HF, local: Callable[[int], bool]) -> Fields:
         "embedding_scale": integer(hf, "hidden_size") ** 0.5,
         "attention_scale": number(hf, "query_pre_attn_scalar", 256) ** -0.5,
         "layer_windows": layer_windows(hf, local),
-        "tie_embeddings": bool(hf.get("tie_word_embeddings", True)),
+        "tie_embeddings": flag(hf, "tie_word_embeddings", True),
     }
 
 
@@ -209,11 +219,7 @@ DEFAULTS: Mapping[str, Fields] = {
 
 def _qwen_windows(hf: HF) -> tuple[int | None, ...]:
     num_layers = integer(hf, "num_hidden_layers")
-    if not hf.get("use_sliding_window") or window_of(hf) is None:
+    if not flag(hf, "use_sliding_window") or window_of(hf) is None:
         return (None,) * num_layers
-    num_full = hf.get("max_window_layers", 28)
-    if not isinstance(num_full, int):
-        raise ModelConfigError(
-            f"config.json: max_window_layers must be an integer, not {num_full!r}"
-        )
+    num_full = count(hf, "max_window_layers", 28)
     return layer_windows(hf, lambda layer: layer >= num_full)

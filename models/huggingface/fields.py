@@ -1,11 +1,11 @@
-"""Reads numbers of a Hugging Face config.json, or refuses the field by name.
+"""Reads fields of a Hugging Face config.json by their types, or refuses the field by name.
 
 Knows neither architectures nor which fields there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.config import ModelConfigError
@@ -36,6 +36,36 @@ def number(hf: HF, key: str, default: float | None = None) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not _is_usable(value):
         raise ModelConfigError(f"config.json: {key} must be a positive number, not {value!r}")
     return float(value)
+
+
+def count(hf: HF, key: str, default: int = 0) -> int:
+    """A number of things, of which there may be none."""
+    value = hf.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_SIZE:
+        raise ModelConfigError(f"config.json: {key} must be an integer from 0 on, not {value!r}")
+    return value
+
+
+def flag(hf: HF, key: str, default: bool = False) -> bool:
+    value = hf.get(key)
+    if value is None:
+        value = default
+    if not isinstance(value, bool):
+        raise ModelConfigError(f"config.json: {key} must be true or false, not {value!r}")
+    return value
+
+
+def word(hf: HF, keys: Sequence[str], default: str) -> str:
+    """A text, by the first of several names that has one."""
+    for key in keys:
+        value = hf.get(key)
+        if value is not None and not isinstance(value, str):
+            raise ModelConfigError(f"config.json: {key} must be a string, not {value!r}")
+        if value:
+            return value
+    return default
 
 
 def _is_usable(value: float) -> bool:

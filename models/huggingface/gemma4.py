@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from models.config import GlobalAttention, ModelConfigError, MoeConfig
-from models.huggingface.fields import HF, integer, optional_number
+from models.huggingface.fields import HF, count, flag, integer, optional_number
 from models.huggingface.rope import rope, rope_parameters
 from models.huggingface.windows import layer_windows
 
@@ -73,23 +73,24 @@ def gemma4(hf: HF) -> Fields:
         "layer_scale": True,
         "embedding_scale": integer(hf, "hidden_size") ** 0.5,
         "logit_softcap": optional_number(hf, "final_logit_softcapping"),
-        "moe": _moe(hf) if hf.get("enable_moe_block") else None,
+        "moe": _moe(hf) if flag(hf, "enable_moe_block") else None,
     }
 
 
 def _refuse_unsupported(hf: HF) -> None:
-    if hf.get("hidden_size_per_layer_input"):
+    if count(hf, "hidden_size_per_layer_input"):
         raise ModelConfigError(
             "hidden_size_per_layer_input (embeddings for each layer, as in Gemma 4 E2B and E4B) is"
             " not supported; the models without them are, such as 31B, 26B-A4B and 12B"
         )
-    if hf.get("num_kv_shared_layers"):
+    if count(hf, "num_kv_shared_layers"):
         raise ModelConfigError(
             "num_kv_shared_layers (layers that read the keys of others) is not supported"
         )
-    if hf.get("use_bidirectional_attention") not in (None, False, "vision"):
+    sees_later = hf.get("use_bidirectional_attention")
+    if sees_later != "vision" and (sees_later == "all" or flag(hf, "use_bidirectional_attention")):
         raise ModelConfigError("use_bidirectional_attention is not supported for this architecture")
-    if hf.get("attention_bias"):
+    if flag(hf, "attention_bias"):
         raise ModelConfigError("attention_bias is not supported for this architecture")
 
 
@@ -104,7 +105,7 @@ def _sizes(hf: HF, windows: _Windows) -> tuple[_Sizes, GlobalAttention | None]:
             )
     of_global = by_window.pop(None)
     local = next(iter(by_window.values()), of_global)
-    keys_as_values = bool(hf.get("attention_k_eq_v", False))
+    keys_as_values = flag(hf, "attention_k_eq_v")
     if local == of_global and not keys_as_values:
         return local, None
     head_dim, num_kv_heads = of_global
@@ -118,7 +119,7 @@ def _sizes_by_layer(hf: HF, windows: _Windows) -> list[_Sizes]:
     local = integer(hf, "head_dim"), integer(hf, "num_key_value_heads")
     listed = hf.get("per_layer_config")
     if listed is None:
-        has_heads = hf.get("attention_k_eq_v") and "num_global_key_value_heads" in hf
+        has_heads = flag(hf, "attention_k_eq_v") and "num_global_key_value_heads" in hf
         kv_heads = integer(hf, "num_global_key_value_heads") if has_heads else local[1]
         of_global = integer(hf, "global_head_dim", 512), kv_heads
         return [of_global if window is None else local for window in windows]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 
 from models.config import ModelConfigError, QueryGrowth, RopeConfig, RopeScaling
-from models.huggingface.fields import HF, integer, number, optional_number
+from models.huggingface.fields import HF, flag, integer, number, optional_number, word
 
 
 def rope_parameters(hf: HF, kind: str) -> HF:
     """The rope fields of one kind of layers, from any of the three forms."""
-    key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
-    parameters = hf.get(key) or {}
+    is_older = hf.get("rope_parameters") in (None, {})
+    key = "rope_scaling" if is_older else "rope_parameters"
+    parameters = {} if hf.get(key) is None else hf[key]
     if isinstance(parameters, dict):
         if kind not in parameters and any(isinstance(one, dict) for one in parameters.values()):
             raise ModelConfigError(f"config.json: {key} has nothing for {kind}")
@@ -52,14 +53,14 @@ def longest_context(hf: HF, found: RopeConfig) -> int:
 
 def _turning(parameters: HF, hf: HF) -> float:
     """The share of pairs that turn. Other types than `proportional` give the rest no place."""
-    share = parameters.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0))
+    share = number({**hf, **parameters}, "partial_rotary_factor", 1.0)
     if parameters.get("rope_type") != "proportional":
         if share != 1.0:
             raise ModelConfigError(f"partial_rotary_factor {share!r} is not supported; only 1.0 is")
         return 1.0
-    if parameters.get("factor", 1.0) != 1.0:
+    if number(parameters, "factor", 1.0) != 1.0:
         raise ModelConfigError("rope type proportional with a factor is not supported")
-    return min(1.0, number({"partial_rotary_factor": share}, "partial_rotary_factor"))
+    return min(1.0, share)
 
 
 def _query_growth(parameters: HF, hf: HF) -> QueryGrowth | None:
@@ -70,10 +71,10 @@ def _query_growth(parameters: HF, hf: HF) -> QueryGrowth | None:
 
 
 def _rope_scaling(parameters: HF, hf: HF) -> RopeScaling | None:
-    kind = parameters.get("rope_type") or parameters.get("type")
-    if kind is None and "factor" in parameters:
+    kind = word(parameters, ("rope_type", "type"), "")
+    if not kind and "factor" in parameters:
         raise ModelConfigError("config.json: rope scaling has a factor but no rope_type")
-    if kind in (None, "default", "proportional"):
+    if kind in ("", "default", "proportional"):
         return None
     if kind == "linear":
         return RopeScaling(kind="linear", factor=number(parameters, "factor"))
@@ -117,7 +118,7 @@ def _yarn(parameters: HF, hf: HF) -> RopeScaling:
         original_max_position=original,
         beta_fast=number(parameters, "beta_fast", 32.0),
         beta_slow=number(parameters, "beta_slow", 1.0),
-        truncate=parameters.get("truncate") is not False,
+        truncate=flag(parameters, "truncate", True),
         attention_factor=number(
             parameters, "attention_factor", _attention_factor(parameters, factor)
         ),

@@ -67,7 +67,12 @@ def with_preprocessor(config: ModelConfig, hf: Any) -> ModelConfig:
     """The model with the mean and deviation of colours that a preprocessor_config.json names."""
     if config.vision is None or not isinstance(hf, Mapping):
         return config
-    if hf.get("do_normalize") is False:
+    normalizes = hf.get("do_normalize")
+    if not isinstance(normalizes, bool | None):
+        raise ModelConfigError(
+            f"{PREPROCESSOR}: do_normalize must be true or false, not {normalizes!r}"
+        )
+    if normalizes is False:
         mean, std = (0.0,) * _CHANNELS, (1.0,) * _CHANNELS
     else:
         mean = _colours(hf, "image_mean", config.vision.mean)

@@ -18,9 +18,10 @@ def window_of(hf: HF) -> int | None:
 def layer_windows(hf: HF, local: Callable[[int], bool]) -> tuple[int | None, ...]:
     """Each layer's window, from `layer_types` if given, else by the architecture's rule."""
     num_layers, window = integer(hf, "num_hidden_layers"), window_of(hf)
-    kinds = hf.get("layer_types") or [
+    by_rule = [
         "sliding_attention" if local(layer) else "full_attention" for layer in range(num_layers)
     ]
+    kinds = by_rule if hf.get("layer_types") in (None, []) else hf["layer_types"]
     if not isinstance(kinds, list) or len(kinds) != num_layers:
         raise ModelConfigError(f"config.json: layer_types must list {num_layers} layers")
     known = ("sliding_attention", "full_attention")

@@ -34,11 +34,13 @@ class Scheme:
 
 def read_scheme(config: Mapping[str, Any]) -> Scheme | None:
     """The scheme of a config.json; None if it names none. Raises QuantizationError."""
-    found = config.get("quantization_config") or config.get("compression_config")
+    named = [config.get(key) for key in ("quantization_config", "compression_config")]
+    for found in named:
+        if found is not None and not isinstance(found, dict):
+            raise QuantizationError(f"quantization_config must be an object, not {found!r}")
+    found = named[0] or named[1]
     if not found:
         return None
-    if not isinstance(found, dict):
-        raise QuantizationError(f"quantization_config must be an object, not {found!r}")
     method = found.get("quant_method")
     read = _METHODS.get(method) if isinstance(method, str) else None
     if read is None:

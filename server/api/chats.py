@@ -13,6 +13,7 @@ from functools import partial
 
 from server.api.access.call import current_call
 from server.api.chat.format import ChatFormat, ChatPrompt, Conversation
+from server.api.chat.messages import Message
 from server.api.chat.template import ChatTemplateError
 from server.api.images.decoding import ReadImage
 from server.api.images.prompt_images import PromptImages
@@ -131,6 +132,21 @@ def _check_conversation(conversation: Conversation) -> None:
             "continue_final_message needs add_generation_prompt to be false",
             "continue_final_message",
         )
+    if options.continue_final_message:
+        _check_continued(conversation.messages[-1], len(conversation.messages) - 1)
+
+
+def _check_continued(message: Message, position: int) -> None:
+    """A prompt that goes on ends with the message's text: what follows the text would be lost."""
+    where = f"messages[{position}]"
+    if message.tool_calls:
+        raise invalid(
+            f"{where} cannot be continued, because its tool calls follow its text; send the results"
+            " of the calls, or leave the calls out",
+            where,
+        )
+    if not message.content.strip():
+        raise invalid(f"{where} cannot be continued, because it has no text; leave it out", where)
 
 
 def _num_units(conversation: Conversation) -> int:

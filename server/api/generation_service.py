@@ -25,8 +25,8 @@ from server.api.images.prompt_images import PromptImages
 from server.api.large_work import LargeWork
 from server.api.open_metrics import Exemplars
 from server.api.prompts import Prompts, check_num_tokens
-from server.api.requests.defaults import sampling_params
-from server.api.requests.generation import GenerateRequest
+from server.api.requests.defaults import sampling_params, with_defaults
+from server.api.requests.generation import GenerateRequest, Sampling
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import (
     RequestLimits,
@@ -55,6 +55,7 @@ class GenerationService:
 
     `models` says what it serves, `grammars` which forms of text it can hold answers to.
     `embedder` makes embeddings, as `recipe` says. Without `image_format` it takes no images.
+    `defaults` are the model's own options, for requests that leave them out.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class GenerationService:
         recipe: EmbeddingRecipe | None = None,
         image_format: ImageFormat | None = None,
         image_limits: ImageLimits | None = None,
+        defaults: Sampling | None = None,
     ) -> None:
         self.models = models
         self.embedder = Embedder(
@@ -78,6 +80,7 @@ class GenerationService:
         self._tokenizer = tokenizer
         self._lifecycle = lifecycle
         self._limits = limits
+        self._defaults = defaults or Sampling()
         self.large_work = LargeWork()
         self.exemplars = Exemplars()
         self._prompts = Prompts(tokenizer, self.large_work)
@@ -156,7 +159,9 @@ class GenerationService:
             raise invalid(f"{reason}; use /v1/embeddings", "model")
         if not requests:
             raise invalid("prompt must not be empty", "prompt")
-        self._limits.check_sequences(len(requests), sum(request.n for request in requests))
+        num_sequences = sum(request.n for request in requests)
+        most_choices = self.models.info().max_num_seqs
+        self._limits.check_sequences(len(requests), num_sequences, most_choices)
         prepared = [await self._prepare(request) for request in requests]
         if prepared:
             self._limits.check_tokens(sum(p.num_tokens for p in prepared), prepared[0].info)
@@ -168,6 +173,7 @@ class GenerationService:
             named = self.models.resumed(request.resume.version, named)
         info = named.info
         check_options(request, info)
+        request = with_defaults(request, self._defaults)
         request = await with_token_rules(request, info, self._tokenizer, self.large_work)
         timeout = _timeout_of(request)
         if timeout is not None and timeout <= 0:

@@ -11,10 +11,12 @@ import logging
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
+from server.api.chat.tool_grammar import tool_at
 from server.api.requests.validation import invalid
 from server.api.tokenizers.tokenizer import Tokenizer
+from server.errors import ApiError
 from server.grammar.compiler import Compiler
-from server.grammar.translation import GrammarError
+from server.grammar.grammar_error import GrammarError
 from server.link.frames import EngineInfo, Vocabulary
 from server.link.sampling import Grammar
 
@@ -70,7 +72,7 @@ class Grammars:
         try:
             await loop.run_in_executor(self._pool, compiler.compile, grammar)
         except GrammarError as error:
-            raise invalid(f"{asked_as} cannot be compiled: {error}", asked_as) from None
+            raise _refused(grammar, asked_as, error) from None
         self._compiled[grammar] = None
         if len(self._compiled) > _MAX_REMEMBERED:
             self._compiled.popitem(last=False)
@@ -82,3 +84,10 @@ class Grammars:
             )
         # Whoever stops waiting must not stop the others.
         return await asyncio.shield(self._compiler)
+
+
+def _refused(grammar: Grammar, asked_as: str, error: GrammarError) -> ApiError:
+    """Names the request's field, or the tool whose schema is at fault."""
+    if name := tool_at(grammar, error.line):
+        return invalid(f"the schema of the tool {name!r} cannot be compiled: {error}", "tools")
+    return invalid(f"{asked_as} cannot be compiled: {error}", asked_as)

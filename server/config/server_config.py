@@ -135,6 +135,12 @@ class ServerConfig:
         "read control tokens such as <|im_start|> in the text of messages as control tokens; false"
         " keeps them plain text",
     )
+    generation_config: Literal["auto", "none"] = field(
+        "auto",
+        "what a request gets that leaves out temperature, top_p, top_k, min_p or"
+        " repetition_penalty: auto is what the checkpoint's generation_config.json says, as in"
+        " vLLM; none is the protocol's default for every model",
+    )
     allow_runtime_lora_updating: bool = field(
         False,
         "serve vLLM's routes /v1/load_lora_adapter and /v1/unload_lora_adapter, by which every"

@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from server.grammar.compiler import Compiler
+from server.grammar.grammar_error import SUBJECT, GrammarError
 from server.grammar.matcher import Matcher
-from server.grammar.translation import GrammarError
 from server.link.frames import Abort, Submit, ToEngine, Vocabulary
 
 # Compiling must leave cores for the step loop.
@@ -84,9 +84,9 @@ class GrammarInbox:
         try:
             matchers = self._matchers(submit)
         except GrammarError as error:
-            fault = f"the grammar cannot be compiled: {error}"
+            fault = f"{SUBJECT} cannot be compiled: {error}"
         except Exception as error:  # Whatever it is, the client must get an answer.
-            fault = f"the grammar cannot be compiled: {type(error).__name__}"
+            fault = f"{SUBJECT} cannot be compiled: {type(error).__name__}"
         with self._lock:
             self._release(client, submit, matchers, fault)
 

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
+from server.grammar.grammar_error import GrammarError, line_of, said_plainly
 from server.grammar.matcher import Matcher
-from server.grammar.translation import GrammarError, translated
+from server.grammar.schemas import MAX_OPTIONAL
+from server.grammar.translation import translated
 from server.link.frames import Vocabulary
 from server.link.sampling import Grammar
 
@@ -22,12 +24,15 @@ MAX_GRAMMAR_CHARS = 1 << 18
 # A grammar's lexer takes 1 to 2 kB per state, and its states come up while it runs.
 _LIMITS = LLParserLimits(
     max_lexer_states=16_000,
-    # About 2000 properties, which compile in a second.
+    # About 4900 required properties, which compile in a second.
     max_grammar_size=20_000,
+    # Four for each of MAX_OPTIONAL properties, and some around them.
+    max_items_in_row=4 * MAX_OPTIONAL + 100,
     # An error must not quote what was generated.
     verbose_errors=False,
 )
 _MAX_KEPT = 32
+_BEGINNINGS = ("{", "[{")
 # The bytes of the longest token that a text with only one continuation is written in.
 _LONGEST_FORCED = 32
 
@@ -68,13 +73,30 @@ class Compiler:
         )
         # Some limits show only when tokens are looked for.
         if inner.is_error() or not any(inner.compute_bitmask()) or inner.is_error():
-            raise GrammarError(inner.get_error().strip() or "no text of this vocabulary fits it")
+            reason = inner.get_error()
+            words = said_plainly(reason) or "no text of this vocabulary fits it"
+            raise GrammarError(words, line_of(reason))
+        if reason := self._fault_at_beginning(inner):
+            raise GrammarError(reason)
+        if reason := self._fault_at_beginning(inner):
+            raise GrammarError(reason)
         matcher = Matcher(inner)
         with self._lock:
             self._kept[grammar] = matcher
             if len(self._kept) > _MAX_KEPT:
                 self._kept.popitem(last=False)
         return matcher
+
+    def _fault_at_beginning(self, inner: LLMatcher) -> str:
+        """Why no text can go on that has opened an object: most limits are met there, if at all."""
+        for beginning in _BEGINNINGS:
+            probe = inner.deep_copy()
+            token_ids = self._tokenizer.tokenize_str(beginning)
+            if probe.try_consume_tokens(token_ids) == len(token_ids):
+                probe.compute_bitmask()
+            if probe.is_error():
+                return said_plainly(probe.get_error())
+        return ""
 
 
 class _Tokens:

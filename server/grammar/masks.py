@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from llguidance import LLExecutor
 
+from server.grammar.grammar_error import SUBJECT
 from server.grammar.matcher import Matcher
 
 _WORD = 32
@@ -57,7 +58,7 @@ class MaskWriter:
             row.matcher.note_error()
             _withhold(bits_W, row.withheld)
             if not row.matcher.error and not bits_W.any():
-                row.matcher.error = "the grammar allows no token of this model's vocabulary next"
+                row.matcher.error = f"{SUBJECT} allows no token of this model's vocabulary next"
             if not row.matcher.error:
                 row.allowed_W[:] = 0
                 row.allowed_W[: self._num_words] = bits_W

@@ -10,6 +10,8 @@ from typing import Self
 
 from llguidance import LLMatcher
 
+from server.grammar.grammar_error import SUBJECT, said_plainly
+
 
 class Matcher:
     """Starts before the first token. `num_tokens` have been taken.
@@ -40,5 +42,5 @@ class Matcher:
     def note_error(self) -> None:
         """Set `error` if the last call has failed."""
         if self.inner.is_error() and not self.error:
-            reason = self.inner.get_error().partition("\n")[0]
-            self.error = f"the grammar cannot go on after {self.num_tokens} tokens: {reason}"
+            reason = said_plainly(self.inner.get_error().partition("\n")[0])
+            self.error = f"{SUBJECT} cannot go on after {self.num_tokens} tokens: {reason}"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 
+from server.grammar.grammar_error import GrammarError
+from server.grammar.schemas import prepared, prepared_in_lark
 from server.link.sampling import Grammar
 
 # Without a bound, a model may write blanks for ever.
@@ -21,21 +23,18 @@ _MAX_CHOICES = 10_000
 _SPECIAL = re.compile(r"<[^<>\s]+>")
 
 
-class GrammarError(ValueError):
-    """A grammar that cannot be compiled; the message is for the client, about "it"."""
-
-
 def translated(grammar: Grammar, special: Collection[str] = ()) -> str:
     """The grammar as llguidance reads it. `special` are the texts of special tokens.
 
     GrammarError for a text that is not of its kind.
     """
     if grammar.kind == "structural_tag":
-        return LLMatcher.grammar_from_lark(_structural_tag(grammar.text, special))
+        return LLMatcher.grammar_from_lark(prepared_in_lark(_structural_tag(grammar.text, special)))
     return _TRANSLATIONS[grammar.kind](grammar.text)
 
 
 def _json_schema(text: str) -> str:
+    text = prepared(text)
     try:
         # A schema of only true or false takes no options; one with options has its own.
         if text.strip() in ("true", "false") or _OWN_OPTIONS in text:
@@ -53,14 +52,28 @@ def _choice(text: str) -> str:
         raise GrammarError("it must be a list of strings")
     if not 0 < len(choices) <= _MAX_CHOICES:
         raise GrammarError(f"it must have 1 to {_MAX_CHOICES} entries, not {len(choices)}")
-    return LLMatcher.grammar_from_lark("start: " + " | ".join(map(_quoted, choices)))
+    return LLMatcher.grammar_from_lark(f"start: {any_of(choices)}")
+
+
+def any_of(texts: Sequence[str]) -> str:
+    """One of several texts, within a rule of Lark.
+
+    As one regular expression: of a rule's alternatives, all would be followed one by one.
+    """
+    return f"/({'|'.join(map(_in_regex, texts))})/"
+
+
+def _in_regex(text: str) -> str:
+    return "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in text)
 
 
 def _lark(text: str) -> str:
     try:
-        return LLMatcher.grammar_from_lark(any_to_lark(text))
+        return LLMatcher.grammar_from_lark(prepared_in_lark(any_to_lark(text)))
     except RecursionError:
         raise GrammarError("it is nested too deeply") from None
+    except GrammarError:
+        raise
     except Exception as error:
         # The converter from GBNF raises what it likes.
         raise GrammarError(f"it is neither Lark nor GBNF: {error}") from None

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from models.checkpoint.location import files_of
 from models.checkpoint.manifest import NAME as MANIFEST
 from models.checkpoint.manifest import Golden
+from models.checkpoint.sampling_defaults import GENERATION_CONFIG
 from models.checkpoint.tokenizer_files import tokenizer_sums
 from models.checkpoint.verified_reading import ReadLimits
 from models.checkpoint.version_folder import VersionFolder, open_version
@@ -134,8 +135,10 @@ class CheckpointLoader:
                 for name in found.keys() | self._tokenizer.keys()
                 if found.get(name) != self._tokenizer.get(name)
             )
+            is_sampling = differing == [GENERATION_CONFIG]
+            what = "other sampling defaults" if is_sampling else "another tokenizer"
             raise ValueError(
-                f"{folder.place} has another tokenizer than what is served "
+                f"{folder.place} has {what} than what is served "
                 f"({', '.join(differing)}), so this server cannot change to it while it runs: "
                 "start pods on it instead (helm upgrade with swap.mode=rollout, or antipode serve "
                 "--model)"

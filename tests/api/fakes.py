@@ -247,11 +247,11 @@ def make_service(
     lifecycle: Lifecycle,
     limits: RequestLimits | None = None,
     recipe: EmbeddingRecipe | None = None,
-    **images: object,
+    **further: object,
 ) -> GenerationService:
     models = ModelDirectory(engine, lifecycle)
     limits = limits or RequestLimits()
-    return GenerationService(engine, tokenizer, lifecycle, models, limits, recipe=recipe, **images)
+    return GenerationService(engine, tokenizer, lifecycle, models, limits, recipe=recipe, **further)
 
 
 def make_health(engine: FakeEngine, lifecycle: Lifecycle) -> Health:

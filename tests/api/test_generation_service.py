@@ -94,6 +94,19 @@ async def test_other_models_do_not_exist(service, engine, model):
     assert engine.refused == ["not_found"]
 
 
+async def test_the_models_own_options_count_where_a_request_says_nothing(
+    engine, tokenizer, lifecycle
+):
+    own = Sampling(temperature=0.6, top_k=20)
+    service = make_service(engine, tokenizer, lifecycle, defaults=own)
+    for sampling in (Sampling(), Sampling(temperature=0.0)):
+        async with await service.start(GenerateRequest(prompt="hi", sampling=sampling)):
+            pass
+    plain, greedy = (submission.params for submission in engine.submitted)
+    assert (plain.temperature, plain.top_k, plain.top_p) == (0.6, 20, 1.0)
+    assert (greedy.temperature, greedy.top_k) == (0.0, 20)
+
+
 async def test_a_drawn_seed_is_reported_and_differs(service, engine):
     seeds = set()
     for _ in range(3):

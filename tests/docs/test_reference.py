@@ -1,7 +1,7 @@
 import pytest
 
 from scripts.reference import generated
-from server.api.openai.bodies.foreign_fields import FIELDS
+from server.api.foreign_fields.table import FIELDS
 from server.config.config import settings
 from server.errors import ErrorKind
 

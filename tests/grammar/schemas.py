@@ -1,11 +1,16 @@
-"""JSON schemas of many forms, made by hypothesis: depth, unions, references, formats, enums."""
+"""JSON schemas of many forms, made by hypothesis: depth, unions, references, formats, enums.
+
+Also every way of bounding a number, of naming properties by patterns, and of joining schemas.
+"""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
 NAMES = st.text("abcdefghij_ é", min_size=1, max_size=8)
-FORMATS = ("date", "time", "date-time", "duration", "email", "ipv4", "ipv6", "uuid", "hostname")
+FORMATS = ("date", "time", "date-time", "duration", "ipv4", "ipv6", "uuid", "hostname")
+# Their texts may be of any length, which random ones use.
+LONG_FORMATS = ("email", "uri")
 LITERALS = st.one_of(
     st.none(), st.booleans(), st.integers(-999, 999), st.text(max_size=6), st.just([]), st.just({})
 )
@@ -22,6 +27,9 @@ STRINGS = st.one_of(
     st.just({"type": "string", "maxLength": 20}),
     _bounded("string", "minLength", "maxLength", st.integers(0, 12)),
     st.sampled_from(FORMATS).map(lambda name: {"type": "string", "format": name}),
+    st.sampled_from(LONG_FORMATS).map(
+        lambda name: {"type": "string", "format": name, "maxLength": 30}
+    ),
     st.sampled_from(("^[a-c]{2,5}$", "^x[0-9]+y$", "^(on|off)$")).map(
         lambda pattern: {"type": "string", "pattern": pattern}
     ),
@@ -31,6 +39,12 @@ NUMBERS = st.one_of(
     st.just({"type": "number"}),
     _bounded("integer", "minimum", "maximum", st.integers(-500, 500)),
     _bounded("number", "minimum", "maximum", st.integers(-50, 50)),
+    st.integers(-500, 500).map(
+        lambda low: {"type": "integer", "exclusiveMinimum": low, "exclusiveMaximum": low + 9}
+    ),
+    st.integers(-50, 50).map(
+        lambda low: {"type": "number", "exclusiveMinimum": low, "maximum": low + 3}
+    ),
     st.integers(2, 9).map(lambda factor: {"type": "integer", "multipleOf": factor}),
 )
 LEAVES = st.one_of(
@@ -69,9 +83,57 @@ def _arrays(draw: st.DrawFn, inner: st.SearchStrategy) -> dict:
     }
 
 
+@st.composite
+def _maps(draw: st.DrawFn, inner: st.SearchStrategy) -> dict:
+    """Objects whose properties have names of a pattern, beside one of its own name."""
+    return {
+        "type": "object",
+        "properties": {"own": draw(inner)},
+        "patternProperties": {"^x_[a-c]{1,3}$": draw(inner)},
+        "additionalProperties": False,
+        "required": draw(st.sampled_from(([], ["own"]))),
+    }
+
+
+@st.composite
+def _tuples(draw: st.DrawFn, inner: st.SearchStrategy) -> dict:
+    first = draw(st.lists(inner, min_size=1, max_size=3))
+    return {
+        "type": "array",
+        "prefixItems": first,
+        "items": draw(st.sampled_from((False, {"type": "boolean"}))),
+        "minItems": draw(st.integers(0, len(first))),
+        "maxItems": len(first) + 2,
+    }
+
+
+@st.composite
+def _one_of(draw: st.DrawFn, inner: st.SearchStrategy) -> dict:
+    """Options of which no two can be true, because each has a kind of its own."""
+    options = [
+        {
+            "type": "object",
+            "properties": {"kind": {"const": kind}, "value": draw(inner)},
+            "required": ["kind", "value"],
+            "additionalProperties": False,
+        }
+        for kind in ("a", "b")
+    ]
+    return {"oneOf": [*options, {"type": "null"}]}
+
+
+@st.composite
+def _all_of(draw: st.DrawFn, inner: st.SearchStrategy) -> dict:
+    properties = {"left": draw(inner), "right": draw(inner)}
+    closed = {"type": "object", "properties": properties, "additionalProperties": False}
+    numbers = [{"type": "integer", "minimum": -9}, {"exclusiveMaximum": draw(st.integers(0, 99))}]
+    return draw(st.sampled_from(({"allOf": [closed, {"required": ["left"]}]}, {"allOf": numbers})))
+
+
 def _within(inner: st.SearchStrategy) -> st.SearchStrategy:
     unions = st.lists(inner, min_size=1, max_size=3).map(lambda options: {"anyOf": options})
-    return st.one_of(_objects(inner), _arrays(inner), unions)
+    made = (_objects, _arrays, _maps, _tuples, _one_of, _all_of)
+    return st.one_of(unions, *(make(inner) for make in made))
 
 
 @st.composite

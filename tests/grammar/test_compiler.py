@@ -7,7 +7,7 @@ import json
 import pytest
 
 from server.grammar.compiler import MAX_GRAMMAR_CHARS
-from server.grammar.translation import GrammarError
+from server.grammar.grammar_error import GrammarError
 from server.link.sampling import Grammar
 from tests.grammar.vocabularies import CALL, EOS, allowed, ids, make_compiler
 
@@ -15,12 +15,39 @@ TAG = {
     "structures": [{"begin": "<f>", "schema": {"type": "integer"}, "end": "</f>"}],
     "triggers": ["<f"],
 }
+
+
+def optional_properties(num: int) -> dict:
+    return {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(num)}}
+
+
+def required_properties(num: int) -> str:
+    schema = optional_properties(num)
+    return json.dumps(schema | {"required": list(schema["properties"])})
+
+
+UNION = {
+    "anyOf": [
+        optional_properties(499) | {"additionalProperties": {"const": place}} for place in range(3)
+    ]
+}
+MANY = [f"the word {i}" for i in range(10_000)]
 FITTING = {
     "schema": (Grammar("json_schema", '{"type": "integer"}'), "12"),
     "object": (Grammar("json_object", ""), '{"a": [1, {}]}'),
     "regex": (Grammar("regex", "a[bc]+"), "abcb"),
     "choice": (Grammar("choice", '["one", "\\u00e9\\n\\ud83d\\ude00\\""]'), 'é\n😀"'),
     "empty choice": (Grammar("choice", '[""]'), ""),
+    "10,000 choices": (Grammar("choice", json.dumps(MANY)), MANY[-1]),
+    "choice of symbols": (Grammar("choice", json.dumps(["/[a-z]*|.+/", "\\x{61}"])), "/[a-z]*|.+/"),
+    "500 optional properties": (
+        Grammar("json_schema", json.dumps(optional_properties(500))),
+        '{"p3": 1, "p499": 2}',
+    ),
+    "1,000 properties": (
+        Grammar("json_schema", required_properties(1000)),
+        "{" + ", ".join(f'"p{i}": 1' for i in range(1000)) + "}",
+    ),
     "lark": (Grammar("lark", 'start: "a" b\nb: "b"+'), "abb"),
     "gbnf": (Grammar("lark", 'root ::= "a" b\nb ::= [0-9]+'), "a17"),
     "tag": (Grammar("structural_tag", json.dumps(TAG)), "so <f>12</f> it is"),
@@ -43,6 +70,20 @@ def test_a_text_that_fits_may_end_and_another_may_not(grammar, text):
 def test_after_the_end_nothing_but_the_end_token_is_allowed():
     matcher = make_compiler().compile(Grammar("choice", '["ab"]'))
     assert allowed(matcher, new=ids("ab")) == {EOS}
+
+
+def test_a_choice_that_begins_another_may_end_or_go_on():
+    matcher = make_compiler().compile(Grammar("choice", '["ab", "abc", "d"]'))
+    assert allowed(matcher, new=ids("ab")) >= {EOS, *ids("c")}
+    assert allowed(matcher, new=ids("c")) == {EOS}
+
+
+def test_what_only_shows_in_the_text_is_said_plainly_too():
+    schema = {"type": "object", "properties": {"a": UNION}}
+    matcher = make_compiler().compile(Grammar("json_schema", json.dumps(schema)))
+    matcher.take(ids('{"a": {"p1": 1'))
+    assert "too many things may follow at one place" in matcher.error
+    assert "row" not in matcher.error
 
 
 def test_special_tokens_and_ids_without_text_are_never_text():
@@ -81,9 +122,25 @@ REFUSED = {
     "long": (Grammar("regex", "a" * (MAX_GRAMMAR_CHARS + 1)), "at most 262144"),
     "depth": (Grammar("json_schema", '{"items":' * 500 + "{}" + "}" * 500), "recursion"),
     "gbnf depth": (Grammar("lark", "root ::= " + "(" * 9000 + '"a"' + ")" * 9000), "deeply"),
-    "size": (
-        Grammar("json_schema", json.dumps({"properties": {f"p{i}": {} for i in range(9000)}})),
-        "too big",
+    "size": (Grammar("json_schema", required_properties(5000)), "more than 20000 symbols; split"),
+    "optional": (
+        Grammar("json_schema", json.dumps({"items": optional_properties(501)})),
+        "its part #/items has 501 optional properties one after another; at most 500 can",
+    ),
+    "union": (Grammar("json_schema", json.dumps(UNION)), "too many things may follow"),
+    "list": (Grammar("json_schema", json.dumps({"items": UNION})), "too many things may follow"),
+    "itself": (Grammar("json_schema", '{"$ref": "#"}'), "a part of it refers to itself"),
+    "other document": (
+        Grammar("json_schema", '{"properties": {"a": {"$ref": "https://x.org/y"}}}'),
+        "its part #/properties/a refers to 'https://x.org/y', another document",
+    ),
+    "meta-schema": (
+        Grammar("json_schema", '{"$ref": "https://json-schema.org/draft/2020-12/schema"}'),
+        "another document; write what it refers to into $defs",
+    ),
+    "bounds": (
+        Grammar("json_schema", json.dumps({"type": "integer", "minimum": -(10**30)})),
+        "the bounds of a number are too far from 0",
     ),
 }
 

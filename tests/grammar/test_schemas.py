@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.grammar.translation import GrammarError
+from server.grammar.grammar_error import GrammarError
 from server.link.sampling import Grammar
 from tests.grammar.schemas import schemas
 from tests.grammar.vocabularies import EOS, generate, make_compiler, text_of
@@ -48,7 +48,12 @@ def test_every_text_is_described_by_its_schema(num_schemas):
         text = written(schema, seed, is_greedy)
         ends.append(bool(text))
         if text:
-            jsonschema.validate(json.loads(text), schema)
+            jsonschema.validate(
+                json.loads(text),
+                schema,
+                jsonschema.Draft202012Validator,
+                format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
+            )
 
     check()
     # A schema that is refused, or a text that does not end, proves nothing.

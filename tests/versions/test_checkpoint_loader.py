@@ -37,10 +37,11 @@ class FakeWeightSets:
         return [folder.place]
 
 
-def write(folder, tokenizer="{}", golden=GOLDEN, is_published=True):
+def write(folder, tokenizer="{}", golden=GOLDEN, is_published=True, generation="{}"):
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "tokenizer.json").write_text(tokenizer)
+    (folder / "generation_config.json").write_text(generation)
     if is_published:
         manifest.write(folder, golden)
     return folder
@@ -103,6 +104,11 @@ class TestRefusals:
         message = self.refusal(loader, act, folder)
         assert "has another tokenizer than what is served (tokenizer.json)" in message
         assert weights.loaded == {}
+
+    def test_the_sampling_defaults_must_be_those_that_are_served(self, loader, act, tmp_path):
+        folder = write(tmp_path / "3", generation='{"eos_token_id": 1, "temperature": 0.6}')
+        message = self.refusal(loader, act, folder)
+        assert "has other sampling defaults than what is served (generation_config.json)" in message
 
     def test_a_changed_file_is_found_by_its_checksum(self, loader, act, folder):
         (folder / "config.json").write_text("[]")

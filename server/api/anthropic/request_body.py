@@ -18,9 +18,9 @@ from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
 from server.api.chat.tools import ToolChoice
+from server.api.foreign_fields.checking import check_foreign_at
 from server.api.requests.client_json import schema_grammar
 from server.api.requests.generation import Sampling
-from server.api.requests.refused_fields import check_fields
 from server.api.requests.validation import RANGES, invalid
 from server.link.sampling import Grammar, Range
 
@@ -73,7 +73,8 @@ class PromptBody(_Wire):
 
     def check_supported(self) -> None:
         """Refuse what would be ignored to the client's surprise."""
-        check_fields(self.model_extra or {}, FIELDS, "/v1/messages")
+        own = MessagesBody.model_fields
+        check_foreign_at("/v1/messages", self.model_extra or {}, own, FIELDS)
 
     def conversation(self) -> Conversation:
         """Messages and tools in the service's words; a last message of the assistant goes on."""

@@ -26,7 +26,7 @@ from server.errors import ApiError, ErrorKind
 
 _BATCHES = f"{PATH}/batches"
 # How this protocol spells what the service's errors name.
-_NAMES = {"stop": "stop_sequences"}
+_NAMES = {"stop": "stop_sequences", "prompt": "messages"}
 
 
 def messages_router(service: GenerationService, *, write_timeout_seconds: float) -> APIRouter:

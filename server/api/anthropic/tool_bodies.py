@@ -40,7 +40,9 @@ class AnthropicToolBody(_Wire):
             )
         check_fields(self.model_extra or {}, _FIELDS_OF_TOOLS, where)
         if self.input_schema is None:
-            raise invalid(f"{where} has no input_schema", f"{where}.input_schema")
+            has_other = "parameters" in (self.model_extra or {})
+            hint = "; write parameters as input_schema" if has_other else ""
+            raise invalid(f"{where} has no input_schema{hint}", f"{where}.input_schema")
         return Tool(
             name=self.name,
             description=self.description,

@@ -6,7 +6,6 @@ name. Knows neither a chat template nor the call that brings a chat.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from server.api.chat.call_arguments import arguments_of
@@ -15,6 +14,7 @@ from server.api.chat.messages import Message, Part, ToolCall
 from server.api.chat.template import RenderOptions
 from server.api.chat.tools import Tool, ToolChoice
 from server.api.images.sent_image import image_of_bytes, image_of_url
+from server.api.requests.client_json import read_object
 from server.api.requests.validation import invalid
 from server.pb.antipode.v1 import generation_pb2 as pb
 
@@ -121,10 +121,4 @@ def _tool_choice(choice: pb.ToolChoice) -> ToolChoice:
 
 def _object(text: str, where: str) -> dict[str, Any]:
     """A JSON object; an empty text is an empty one."""
-    try:
-        value = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise invalid(f"{where} is {text[:80]!r}; give the JSON of an object", where)
-    return value
+    return read_object(text, where) if text else {}

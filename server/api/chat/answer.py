@@ -5,7 +5,7 @@ Every protocol words these events its own way. Knows neither a protocol nor a te
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from server.api.chat.reasoning import ReasoningSplitter
@@ -29,12 +29,16 @@ class AnswerReader:
 
     `calls` may give reasoning too, where a format holds both.
 
-    `max_calls` drops further calls. `ends_as_call` says whether an answer with calls ends with the
-    reason `tool_calls`; a named tool's call ends with `stop`, as OpenAI has it.
+    `only_calls` says that a grammar allows nothing else: other text is of a call that was cut.
+    Where a grammar holds what follows `begins_call` to a call, a text that was cut there is dropped
+    too. `max_calls` drops further calls. `ends_as_call` says whether an answer with calls ends with
+    the reason `tool_calls`; a named tool's call ends with `stop`, as OpenAI has it.
     """
 
     reasoning: ReasoningSplitter | None = None
     calls: CallReader | HarmonyAnswer | None = None
+    only_calls: bool = False
+    begins_call: str = ""
     max_calls: int | None = None
     ends_as_call: bool = True
     num_calls: int = 0
@@ -55,7 +59,7 @@ class AnswerReader:
             thought, content = self.reasoning.finish()
             events += [*_thought(thought), *self._content(content)]
         if self.calls is not None:
-            events += self._kept(self.calls.finish())
+            events += self._kept(filter(self._is_no_cut_call, self.calls.finish()))
         if self.num_calls and self.ends_as_call and finish_reason == "stop":
             finish_reason = "tool_calls"
         return [*events, AnswerEnded(finish_reason, stop_reason)]
@@ -67,7 +71,12 @@ class AnswerReader:
             return [TextDelta(text)]
         return self._kept(self.calls.feed(text))
 
-    def _kept(self, events: Sequence[Event]) -> list[Event]:
+    def _is_no_cut_call(self, event: Event) -> bool:
+        if not self.begins_call or not isinstance(event, TextDelta):
+            return True
+        return not event.text.lstrip().startswith(self.begins_call)
+
+    def _kept(self, events: Iterable[Event]) -> list[Event]:
         kept = [event for event in events if self._is_wanted(event)]
         self.num_calls += sum(isinstance(event, CallStarted) for event in kept)
         return kept
@@ -75,7 +84,7 @@ class AnswerReader:
     def _is_wanted(self, event: Event) -> bool:
         if isinstance(event, CallStarted | ArgumentsDelta | CallEnded):
             return self.max_calls is None or event.index < self.max_calls
-        return True
+        return not (self.only_calls and isinstance(event, TextDelta))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from server.api.chat.tool_grammar import HEAD, JSON_STYLE, AnswerForm, quoted, thinking
+from server.api.chat.tool_grammar import HEAD, JSON_STYLE, AnswerForm, thinking
+from server.grammar.translation import any_of
 from server.link.sampling import Grammar
 
 
@@ -33,7 +34,7 @@ def answer_body(grammar: Grammar) -> str | None:
         case "choice":
             choices = _parsed(grammar.text)
             is_list = isinstance(choices, list) and all(isinstance(one, str) for one in choices)
-            return " | ".join(map(quoted, choices)) if is_list and choices else None
+            return any_of(choices) if is_list and choices else None
         case _:
             return None
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from server.errors import ApiError, ErrorKind
-
-_MAX_SHOWN_CHARS = 80
+from server.api.requests.client_json import read_object, written_again
+from server.errors import ApiError
 
 
 def arguments_of(given: str | dict[str, Any] | None, where: str) -> dict[str, Any]:
@@ -15,13 +13,9 @@ def arguments_of(given: str | dict[str, Any] | None, where: str) -> dict[str, An
     if not given:
         return {}
     if isinstance(given, dict):
+        written_again(given, f"{where}.arguments")
         return given
     try:
-        arguments = json.loads(given)
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        found = given[:_MAX_SHOWN_CHARS]
-        message = f"{where}.arguments is {found!r}; give the JSON of an object"
-        raise ApiError(ErrorKind.INVALID_REQUEST, message, param=where)
-    return arguments
+        return read_object(given, f"{where}.arguments")
+    except ApiError as error:
+        raise ApiError(error.kind, error.message, param=where) from None

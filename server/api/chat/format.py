@@ -24,7 +24,7 @@ from server.api.chat.reasoning import (
 )
 from server.api.chat.template import ChatTemplate, ChatTemplateError, Renderer, RenderOptions
 from server.api.chat.thinking import Thinking
-from server.api.chat.tool_grammar import AnswerForm, can_enforce, tool_grammar
+from server.api.chat.tool_grammar import AnswerForm, beginning_of_calls, can_enforce, tool_grammar
 from server.api.chat.tools import Tool, ToolChoice, check_tools
 from server.api.images.decoding import ReadImage
 from server.api.images.image_format import ImageFormat
@@ -250,10 +250,13 @@ def _reader(
 ) -> AnswerReader:
     schemas = {tool.name: tool.schema for tool in conversation.offered}
     mode = conversation.tool_choice.mode
+    has_strict = any(tool.strict for tool in conversation.offered)
     is_single = mode == "named" or not conversation.parallel_tool_calls
     return AnswerReader(
         reasoning=None if tags is None else ReasoningSplitter(tags, is_open=is_reasoning),
         calls=None if family is None else call_reader(family, schemas),
+        only_calls=conversation.tool_choice.is_forced,
+        begins_call=beginning_of_calls(family) if family and has_strict else "",
         max_calls=1 if is_single else None,
         ends_as_call=mode != "named",
     )

@@ -8,6 +8,7 @@ the model's family, which its reader reads back. Knows neither a protocol nor th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,10 @@ from server.link.sampling import Grammar
 
 _ROOT_KEYS = ("x-guidance", "$schema", "$defs", "definitions")
 _TEXT = r"/(.|\n)*/"
+# What `_rule` and `_whole_rule` write. Names have no character that JSON escapes.
+_RULE_OF_TOOL = re.compile(
+    r'f\d+: (?:"\{\\"name\\": \\"([\w-]+)\\"|%json .*"name": \{"const": "([\w-]+)"\})'
+)
 # No text is forced on the model: it chooses how to cut it into tokens.
 HEAD = '%llguidance {"no_forcing": true}'
 # The separators of the JSON on which models were trained; without them a model may write blanks on.
@@ -73,6 +78,19 @@ _CALLS: Mapping[Family, _Calls] = {
 def can_enforce(family: Family) -> bool:
     """Whether a grammar can be made of the family's calls."""
     return family in _CALLS
+
+
+def tool_at(grammar: Grammar, line: int) -> str:
+    """The name of the tool that a line of such a grammar is about; empty for any other line."""
+    lines = grammar.text.split("\n") if grammar.kind == "lark" and line else []
+    found = _RULE_OF_TOOL.match(lines[line - 1]) if line <= len(lines) and lines else None
+    return (found[1] or found[2]) if found else ""
+
+
+def beginning_of_calls(family: Family) -> str:
+    """What only a call begins with, in an answer that a grammar of strict tools holds."""
+    calls = _CALLS.get(family)
+    return "" if calls is None else calls.opening or "{"
 
 
 def tool_grammar(

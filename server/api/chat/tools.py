@@ -17,7 +17,8 @@ from server.errors import ApiError, ErrorKind
 
 MAX_TOOLS = 256
 MAX_TOOL_BYTES = 256 << 10
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+# Anthropic's limit. A protocol with a lower one checks its own.
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ def check_tools(tools: Sequence[Tool], choice: ToolChoice) -> None:
 def _check_tool(tool: Tool, where: str) -> None:
     if not _NAME.fullmatch(tool.name):
         raise _invalid(
-            f"{where} has the name {tool.name[:80]!r}; a name has 1 to 64 letters, digits, _ or -",
+            f"{where} has the name {tool.name[:80]!r}; a name has 1 to 128 letters, digits, _ or -",
             f"{where}.function.name",
         )
     if tool.schema.get("type", "object") != "object":

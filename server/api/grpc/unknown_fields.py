@@ -1,4 +1,4 @@
-"""Refuses a generation request that has fields of a newer client.
+"""Refuses a generation request that has fields of a newer client, or fields of a wrong type.
 
 Such a field may ask for another answer, and protobuf passes unknown fields over in silence. Knows
 neither what the fields mean nor the service.
@@ -35,7 +35,15 @@ def _has_unknown(message: Message) -> bool:
 
 
 def _refuse(message: Message, passed: Passed) -> None:
-    for name, number in _unknown(message):
+    for part, number in _unknown(message):
+        name = part.DESCRIPTOR.full_name
+        if known := part.DESCRIPTOR.fields_by_number.get(number):
+            raise ApiError(
+                ErrorKind.INVALID_REQUEST,
+                f"field {number} of {name}, {known.name}, comes as another type than it has; build"
+                " the client from this server's proto files",
+                param=known.name,
+            )
         if number not in passed.get(name, ()):
             raise ApiError(
                 ErrorKind.INVALID_REQUEST,
@@ -44,10 +52,10 @@ def _refuse(message: Message, passed: Passed) -> None:
             )
 
 
-def _unknown(message: Message) -> Iterator[tuple[str, int]]:
+def _unknown(message: Message) -> Iterator[tuple[Message, int]]:
     unknown = UnknownFieldSet(message)
     for position in range(len(unknown)):
-        yield message.DESCRIPTOR.full_name, unknown[position].field_number
+        yield message, unknown[position].field_number
     for field, value in message.ListFields():
         if field.message_type is None or field.message_type.GetOptions().map_entry:
             continue

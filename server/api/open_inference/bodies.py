@@ -128,6 +128,8 @@ def read_generate(value: Any, model: str, version: str, known: Sequence[str]) ->
     if not isinstance(nested, dict):
         raise invalid("parameters must be a JSON object", "parameters")
     others = {key: each for key, each in value.items() if key not in known}
+    if twice := sorted(others.keys() & nested.keys()):
+        raise invalid(f"{twice[0]} is given twice; send it once", twice[0])
     given = {**others, **nested}
     given = {key: each for key, each in given.items() if key not in ("parameters", "id")}
     return Inference(

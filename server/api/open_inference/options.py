@@ -11,23 +11,41 @@ from typing import Any
 
 import msgspec
 
+from server.api.foreign_fields.checking import check_foreign_at
+from server.api.foreign_fields.meanings import Alias
+from server.api.foreign_fields.table import FIELDS
+from server.api.open_inference.signature import EXCLUDES_INPUT, SAMPLING, STREAM, TEXT, TOKENS
 from server.api.requests.generation import Sampling
-from server.api.requests.refused_fields import check_fields, refused
+from server.api.requests.refused_fields import refused
 from server.api.requests.validation import invalid
 from server.link.sampling import Grammar, GrammarKind
 
 # What vLLM generates by default.
 DEFAULT_MAX_TOKENS = 16
 
-# Options of other servers that would change an answer.
+_HAS_LOGPROBS = "POST /v1/completions has log probabilities"
+_HAS_CHATS = "POST /v1/chat/completions has it"
+# Options of this server's other protocols that would change an answer.
 _REFUSED = {
-    **refused("logprobs prompt_logprobs", "POST /v1/completions has log probabilities"),
+    **refused("logprobs prompt_logprobs top_logprobs", _HAS_LOGPROBS),
     **refused("best_of", "leave it out, or ask for n", 1),
-    **refused("use_beam_search early_stopping", "leave it out", False),
-    **refused("beam_width", "leave it out", 1),
+    **refused("guided_json response_format", "write json_schema"),
+    **refused("guided_regex", "write regex"),
+    **refused("guided_choice", "write choice"),
+    **refused("guided_grammar", "write grammar"),
+    **refused("structured_outputs", "write the one option that it holds, such as regex"),
+    **refused("echo", f"write {EXCLUDES_INPUT}", False),
+    **refused("return_token_ids", "the output output_ids has them", False),
+    **refused("truncate_prompt_tokens", "cut the prompt before sending it"),
+    **refused("resume", "POST /v1/completions has it"),
+    **refused("prompt", f"write {TEXT}"),
+    **refused("messages chat_template_kwargs reasoning_effort tool_choice", _HAS_CHATS),
+    **refused("tools", _HAS_CHATS, []),
+    **refused("continue_final_message", _HAS_CHATS, False),
+    **refused("add_generation_prompt parallel_tool_calls", _HAS_CHATS, True),
 }
-
-_ALIASES = {"random_seed": "seed", "stop_words": "stop", "max_new_tokens": "max_tokens"}
+# Fields of a request that are no options.
+_OWN = (TEXT, TOKENS, SAMPLING, STREAM, EXCLUDES_INPUT)
 _GRAMMARS: Mapping[str, GrammarKind] = {
     "json_schema": "json_schema",
     "json_object": "json_object",
@@ -64,6 +82,11 @@ _TYPES: Mapping[str, Any] = {
     "logit_bias": dict[int, float],
     **dict.fromkeys(_GRAMMARS, Any),
 }
+_ALIASES = {
+    name: meaning.field
+    for name, meaning in FIELDS.items()
+    if isinstance(meaning, Alias) and meaning.field in _TYPES
+} | {"stop_words": "stop"}
 OPTION_NAMES = frozenset((*_TYPES, *_ALIASES))
 # Not of Sampling, but of the request around it.
 _OF_THE_REQUEST = ("n", "add_special_tokens")
@@ -105,7 +128,7 @@ def read_options(*sources: Mapping[str, Any]) -> Options:
 
 def check_supported(parameters: Mapping[str, Any]) -> None:
     """Refuse parameters that would be ignored to the client's surprise."""
-    check_fields(parameters, _REFUSED, "this protocol")
+    check_foreign_at("this protocol", parameters, (*OPTION_NAMES, *_OWN), _REFUSED)
 
 
 def read_json(text: str | bytes, name: str) -> dict[str, Any]:

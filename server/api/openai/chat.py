@@ -17,6 +17,7 @@ from server.api.http.routes.openapi import generation_responses
 from server.api.openai.bodies.request_bodies import COMPLETION_FIELDS, ChatBody
 from server.api.openai.bodies.response_bodies import ChatCompletion, ChatCompletionChunk
 from server.api.openai.chat_rendering import ChatRenderer
+from server.api.requests.field_names import fields_named
 from server.api.requests.generation import GenerateRequest
 
 
@@ -32,16 +33,17 @@ def chat_router(service: GenerationService, *, write_timeout_seconds: float) -> 
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         includes_usage = body.read_includes_usage()
         body.check_supported(COMPLETION_FIELDS)
-        prompt = await chat_prompt(service, body, request)
-        generate = generate_request(body, prompt, request)
-        return await answer(
-            service,
-            [generate],
-            lambda group: ChatRenderer(body, group, prompt, includes_usage=includes_usage),
-            request,
-            stream=bool(body.stream),
-            write_timeout_seconds=write_timeout_seconds,
-        )
+        with fields_named(body.asked_names()):
+            prompt = await chat_prompt(service, body, request)
+            generate = generate_request(body, prompt, request)
+            return await answer(
+                service,
+                [generate],
+                lambda group: ChatRenderer(body, group, prompt, includes_usage=includes_usage),
+                request,
+                stream=bool(body.stream),
+                write_timeout_seconds=write_timeout_seconds,
+            )
 
     return router
 

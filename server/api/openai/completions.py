@@ -26,6 +26,7 @@ from server.api.openai.bodies.response_bodies import (
     PromptLogprobs,
     UsageBody,
 )
+from server.api.requests.field_names import fields_named
 from server.api.requests.generation import Delta, GenerateRequest, TokenLogprob
 from server.api.requests.validation import invalid
 from server.api.streams.generation import Generation
@@ -45,16 +46,17 @@ def completions_router(service: GenerationService, *, write_timeout_seconds: flo
     )
     async def create_completion(body: CompletionBody, request: Request) -> Response:
         service.check_num_prompts(body.num_prompts)
-        requests = generate_requests(body, request)
-        includes_usage = body.read_includes_usage()
-        return await answer(
-            service,
-            requests,
-            lambda group: CompletionRenderer(body, group, includes_usage=includes_usage),
-            request,
-            stream=bool(body.stream),
-            write_timeout_seconds=write_timeout_seconds,
-        )
+        with fields_named(body.asked_names()):
+            requests = generate_requests(body, request)
+            includes_usage = body.read_includes_usage()
+            return await answer(
+                service,
+                requests,
+                lambda group: CompletionRenderer(body, group, includes_usage=includes_usage),
+                request,
+                stream=bool(body.stream),
+                write_timeout_seconds=write_timeout_seconds,
+            )
 
     return router
 

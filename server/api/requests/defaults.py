@@ -6,10 +6,11 @@ Knows no transport. The request has been checked before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from server.api.requests.generation import GenerateRequest, Sampling
-from server.api.requests.validation import invalid
+from server.api.requests.validation import RANGES, invalid
 from server.link.frames import EngineInfo
 from server.link.sampling import OPTIONS, Option, SamplingParams
 
@@ -17,6 +18,27 @@ from server.link.sampling import OPTIONS, Option, SamplingParams
 GREEDY_BELOW_TEMPERATURE = 1e-3
 # Smaller ones would round to zero on the device; this one already keeps only the best token.
 SMALLEST_TOP_P = 1e-6
+
+
+def of_model(found: Mapping[str, float]) -> Sampling:
+    """What the model's own file says of sampling. ValueError for a number out of its range."""
+    for name, value in found.items():
+        if not RANGES[name].holds(value):
+            raise ValueError(f"{name} must be {RANGES[name]}, not {value}")
+    given: dict[str, Any] = dict(found)
+    return Sampling(**given)
+
+
+def with_defaults(request: GenerateRequest, defaults: Sampling) -> GenerateRequest:
+    """The request with the model's own options where it says nothing."""
+    sampling = request.sampling
+    missing = {
+        option.asked_as: value
+        for option in OPTIONS
+        if getattr(sampling, option.asked_as) is None
+        and (value := getattr(defaults, option.asked_as)) is not None
+    }
+    return replace(request, sampling=replace(sampling, **missing)) if missing else request
 
 
 def sampling_params(

@@ -49,13 +49,20 @@ class RequestLimits:
     max_sequences: int = 64
     max_tokens: int = 0
 
-    def check_sequences(self, num_prompts: int, num_sequences: int) -> None:
-        """Refuse more prompts times n than one request may have."""
+    def check_sequences(
+        self, num_prompts: int, num_sequences: int, most_choices: int = MAX_CHOICES
+    ) -> None:
+        """Refuse more prompts times n than one request may have.
+
+        `most_choices` is the most that n may be. Where it is lower, it is said too.
+        """
         if num_sequences > self.max_sequences:
             is_of_prompts = num_prompts > 1
+            too = most_choices < min(self.max_sequences, num_sequences // num_prompts)
+            n = f", and n must be at most {most_choices} on this server" if too else ""
             raise invalid(
                 f"the request asks for {num_sequences} sequences, prompts times n; at most"
-                f" {self.max_sequences} may be asked for at once (--max-request-sequences); send"
+                f" {self.max_sequences} may be asked for at once (--max-request-sequences){n}; send"
                 " several requests",
                 "prompt" if is_of_prompts else "n",
             )

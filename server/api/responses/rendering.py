@@ -126,7 +126,7 @@ class ResponseRenderer:
             usage=None if self._status == "in_progress" else self._usage(),
             model_version=generation.version,
             seed=generation.seed,
-            **body.echoed(),
+            **body.echoed(generation.request.sampling),
         )
 
     def _usage(self) -> ResponseUsage:

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
+from server.api.foreign_fields.checking import check_foreign_at
 from server.api.requests.client_json import schema_grammar, written_again
 from server.api.requests.generation import Sampling
-from server.api.requests.refused_fields import check_fields
 from server.api.requests.validation import RANGES, invalid
 from server.api.responses.input_items import Input, read_input
 from server.api.responses.tool_bodies import ToolFields
@@ -114,7 +114,8 @@ class InputBody(ToolFields):
 
     def check_supported(self) -> None:
         """Refuse what would be ignored to the client's surprise."""
-        check_fields(self.model_extra or {}, FIELDS, "/v1/responses")
+        own = ResponsesBody.model_fields
+        check_foreign_at("/v1/responses", self.model_extra or {}, own, FIELDS)
         if self.truncation == "auto":
             raise invalid(
                 "truncation auto is not supported by this server; cut the input, and leave"
@@ -177,7 +178,7 @@ class ResponsesBody(InputBody):
         for name in self.include or ():
             if name not in _INCLUDABLE:
                 raise invalid(f"include has {name[:64]!r}, which this server cannot", "include")
-        for name, value in self.echoed().items():
+        for name, value in self.echoed(Sampling()).items():
             written_again(value, name)
 
     def sampling(self) -> Sampling:
@@ -192,8 +193,8 @@ class ResponsesBody(InputBody):
             **given,
         )
 
-    def echoed(self) -> dict[str, Any]:
-        """What the answer repeats of the request, with the defaults that applied."""
+    def echoed(self, applied: Sampling) -> dict[str, Any]:
+        """What the answer repeats of the request. `applied` has the model's defaults."""
         text, reasoning = self.text, self.reasoning or ReasoningBody()
         form = text.format.echoed() if text and text.format else {"type": "text"}
         return {
@@ -205,7 +206,7 @@ class ResponsesBody(InputBody):
             "prompt_cache_key": self.prompt_cache_key,
             "reasoning": {"effort": reasoning.effort, "summary": reasoning.summary},
             "safety_identifier": self.safety_identifier,
-            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "temperature": 1.0 if applied.temperature is None else applied.temperature,
             "text": {
                 "format": form,
                 "verbosity": "medium",
@@ -213,7 +214,7 @@ class ResponsesBody(InputBody):
             "tool_choice": self.echoed_tool_choice(),
             "tools": [tool.echoed() for tool in self.tools or ()],
             "top_logprobs": self.top_logprobs or 0,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "top_p": 1.0 if applied.top_p is None else applied.top_p,
             "user": self.user,
         }
 

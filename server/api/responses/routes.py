@@ -28,7 +28,12 @@ from server.api.responses.response_bodies import InputTokenCount, ResponseBody
 from server.errors import ApiError, ErrorKind
 
 # How this protocol spells what the service's errors name.
-_NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", "messages": "input"}
+_NAMES = {
+    "max_tokens": "max_output_tokens",
+    "logprobs": "top_logprobs",
+    "messages": "input",
+    "prompt": "input",
+}
 _STORED = "/v1/responses/{response_id}"
 
 

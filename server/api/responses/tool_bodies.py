@@ -37,8 +37,12 @@ class FunctionToolBody(_Wire):
                 where,
                 "unsupported_parameter",
             )
+        if self.name is None:
+            is_nested = "function" in (self.model_extra or {})
+            hint = "write the fields of function into the tool itself" if is_nested else "give it"
+            raise invalid(f"{where} has no name; {hint}", f"{where}.name")
         return Tool(
-            name=self.name or "",
+            name=self.name,
             description=self.description,
             parameters=self.parameters,
             strict=bool(self.strict),

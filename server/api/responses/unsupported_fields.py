@@ -1,4 +1,7 @@
-"""The fields that /v1/responses refuses: OpenAI's that need what is not here, and other names."""
+"""The fields that /v1/responses refuses: OpenAI's that need what is not here, and other names.
+
+These come before the fields of other servers, which no endpoint here has.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ FIELDS: Mapping[str, Refusal] = {
     **refused("context_management", "this server compacts no conversation", []),
     **refused("moderation", _LEAVE_OUT),
     **refused("messages", "write the conversation in input"),
-    **refused("max_tokens max_completion_tokens", "write max_output_tokens"),
+    **refused("max_tokens", "write max_output_tokens"),
     **refused("response_format", "write text.format", {"type": "text"}),
     **refused("reasoning_effort", "write reasoning.effort"),
     **refused("verbosity", "write text.verbosity"),
@@ -28,17 +31,13 @@ FIELDS: Mapping[str, Refusal] = {
     **refused("n best_of", _IN_CHAT, 1),
     **refused("stop stop_token_ids", _IN_CHAT, []),
     **refused("min_tokens prompt_logprobs", _IN_CHAT, 0),
+    **refused("echo add_special_tokens", _IN_CHAT, False),
     **refused("ignore_eos return_token_ids include_stop_str_in_output", _IN_CHAT, False),
     **refused("logit_bias", _IN_CHAT, {}),
     **refused("structured_outputs guided_json guided_regex guided_choice", _IN_CHAT),
     **refused("guided_grammar resume skip_special_tokens", _IN_CHAT),
     **refused("continue_final_message", _IN_CHAT, False),
     **refused("add_generation_prompt", _IN_CHAT, True),
-    **refused("modalities", "this server writes text", ["text"]),
-    **refused("audio documents chat_template prediction cache_salt", _LEAVE_OUT),
     **refused("truncate_prompt_tokens", "cut the input before sending it"),
-    **refused("priority", "this server takes turns by source", 0),
-    **refused("use_beam_search", "this server has no beam search", False),
-    **refused("logits_processors bad_words", _LEAVE_OUT, []),
-    **refused("allowed_token_ids length_penalty suffix", _LEAVE_OUT, 1, ""),
+    **refused("allowed_token_ids bad_words", _IN_CHAT, []),
 }

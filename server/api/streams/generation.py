@@ -25,6 +25,7 @@ from server.api.streams.choice import token_logprob
 from server.api.streams.prepared_request import PreparedRequest
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
+from server.grammar.grammar_error import SUBJECT
 from server.link.client import AbortReason, EngineClient, EngineStream
 from server.link.frames import TokenEvent, TokenLogprobs
 
@@ -253,7 +254,7 @@ class Generation:
     def _receive(self, event: TokenEvent) -> None:
         if event.finish_reason == "error":
             if not self.is_finished:
-                self.error = error_of(event)
+                self.error = self._error_of(event)
             return
         choice = self._choices[event.index]
         if event.token_ids and self._on_first_token is not None:
@@ -276,6 +277,14 @@ class Generation:
         self._first_token_at = time.monotonic()
         if self.request.sampling.prompt_logprobs is not None:
             self._prompt_entries = event.prompt_logprobs
+
+    def _error_of(self, event: TokenEvent) -> ApiError:
+        """The engine's error; of a form that cannot be followed, it names the request's field."""
+        error, request = error_of(event), self.request
+        is_of_form = request.sampling.grammar is not None and error.message.startswith(SUBJECT)
+        if is_of_form and request.resume is None:
+            return ApiError(error.kind, error.message, param=request.grammar_asked_as)
+        return error
 
     def _abort(self, reason: AbortReason, index: int | None = None) -> None:
         self._engine.abort(self._stream, index=index, reason=reason)

@@ -17,9 +17,12 @@ from pathlib import Path
 
 import uvloop
 
+from models.checkpoint.sampling_defaults import GENERATION_CONFIG, sampling_defaults
 from models.headless import why_no_tokens
 from models.vision.image_format import ImageFormat
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe, read_recipe
+from server.api.requests.defaults import of_model
+from server.api.requests.generation import Sampling
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.child_processes import Command, Task, receive_task, watch_commands
 from server.config.server_config import ServerConfig
@@ -37,9 +40,13 @@ _SWITCH_SECONDS = 0.0005
 
 
 async def _run(
-    task: Task, tokenizer: Tokenizer, recipe: EmbeddingRecipe, image_format: ImageFormat | None
+    task: Task,
+    tokenizer: Tokenizer,
+    recipe: EmbeddingRecipe,
+    image_format: ImageFormat | None,
+    defaults: Sampling,
 ) -> int:
-    process = ApiProcess(task.config, task.link, tokenizer, recipe, image_format)
+    process = ApiProcess(task.config, task.link, tokenizer, recipe, image_format, defaults)
     watch_commands(commands_on(asyncio.get_running_loop(), process.command))
     beating = asyncio.create_task(beat(task.beats))
     try:
@@ -70,6 +77,24 @@ def _read_recipe(checkpoint: Path, config: ServerConfig) -> EmbeddingRecipe:
     return replace(recipe, no_tokens=why_no_tokens(checkpoint))
 
 
+def _read_defaults(checkpoint: Path, config: ServerConfig) -> Sampling:
+    """The model's own options of sampling. ValueError for a file that cannot be followed."""
+    if config.generation_config == "none":
+        return Sampling()
+    found = sampling_defaults(checkpoint)
+    if found:
+        shown = ", ".join(f"{name} {value:g}" for name, value in found.items())
+        _log.info(
+            "requests that leave them out get the model's own %s (%s; --generation-config)",
+            shown,
+            GENERATION_CONFIG,
+        )
+    try:
+        return of_model(found)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint / GENERATION_CONFIG}: {error}") from None
+
+
 def main() -> int:
     """The whole life of an API process: read the task, serve, and return the exit code."""
     task = receive_task()
@@ -80,13 +105,18 @@ def main() -> int:
     except (OSError, ValueError) as error:
         _log.critical("cannot read the tokenizer of %s: %s", model.path, error)
         return FAILED
+    try:
+        defaults = _read_defaults(Path(model.path), task.config.server)
+    except ValueError as error:
+        _log.critical("cannot read the sampling options of %s: %s", model.path, error)
+        return FAILED
     recipe = _read_recipe(Path(model.path), task.config.server)
     image_format = image_format_of(Path(model.path), task.config.engine.max_images_per_prompt)
     sys.setswitchinterval(_SWITCH_SECONDS)
     # What is there from the start stays: no collection needs to look at it, so each takes little.
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(task, tokenizer, recipe, image_format))
+        return runner.run(_run(task, tokenizer, recipe, image_format, defaults))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.generation_service import GenerationService
 from server.api.grpc.lifetime import GrpcServer
 from server.api.health import Health
+from server.api.requests.generation import Sampling
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import RequestLimits
 from server.api.servers.admin_server import create_admin_app
@@ -55,13 +56,16 @@ class ApiProcess:
         tokenizer: Tokenizer,
         recipe: EmbeddingRecipe,
         image_format: ImageFormat | None = None,
+        defaults: Sampling | None = None,
     ) -> None:
         self._config = config.server
         self._lifecycle = Lifecycle()
         self._engine = EngineClient(link)
         health = self._make_health(config.server)
         models = ModelDirectory(self._engine, self._lifecycle)
-        service = self._make_service(config.server, models, tokenizer, recipe, image_format)
+        service = self._make_service(
+            config.server, models, tokenizer, recipe, image_format, defaults
+        )
         room = room_for_images(config.server, image_format)
         self._grammars = service.grammars
         self._tracing = tracing(config.server, release_of("antipode-server"))
@@ -111,6 +115,7 @@ class ApiProcess:
         tokenizer: Tokenizer,
         recipe: EmbeddingRecipe,
         image_format: ImageFormat | None,
+        defaults: Sampling | None,
     ) -> GenerationService:
         return GenerationService(
             self._engine,
@@ -122,6 +127,7 @@ class ApiProcess:
             recipe=recipe,
             image_format=image_format,
             image_limits=image_limits(config),
+            defaults=defaults,
         )
 
     def _make_admin(

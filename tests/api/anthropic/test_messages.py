@@ -225,6 +225,11 @@ class TestTheRequest:
         one, again, two = (submission.source for submission in engine.submitted)
         assert one == again != two
 
+    async def test_a_tool_may_have_a_name_as_long_as_anthropics(self, client, says):
+        says("Yes.")
+        response = await client.post(PATH, json={**ASKED, "tools": [{**CLOCK, "name": "x" * 128}]})
+        assert response.status_code == 200, response.text
+
     @pytest.mark.parametrize(
         ("fields", "said"),
         [
@@ -233,6 +238,9 @@ class TestTheRequest:
             ({"max_tokens": 9000}, "max_tokens"),
             ({"messages": []}, "messages must not be empty"),
             ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+            ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [
+                {"type": "tool_use", "id": "a", "name": "f", "input": {}}]}]},
+             "the last message uses the tool 'f'"),
             ({"messages": [{"role": "user"}]}, "messages[0].content"),
             ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content: must be"),
             ({"messages": [{"role": "user", "content": [{"type": 5}]}]},
@@ -248,6 +256,9 @@ class TestTheRequest:
             ({"thinking": {"type": "between_tools"}}, "thinking.type"),
             ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "'bash_20250124'"),
             ({"tools": [{"name": "f"}]}, "tools[0] has no input_schema"),
+            ({"tools": [{"name": "f", "parameters": {}}]}, "write parameters as input_schema"),
+            ({"tools": [{**CLOCK, "name": "x" * 129}]}, "a name has 1 to 128 letters"),
+            ({"tools": [{**CLOCK, "name": "a.b"}]}, "a name has 1 to 128 letters"),
             ({"tools": [{**CLOCK, "defer_loading": True}]}, "defer_loading is not supported"),
             ({"tool_choice": {"type": "any"}}, "there are no tools"),
             ({"tools": [CLOCK], "tool_choice": {"type": "tool"}}, "no name of a tool"),

@@ -18,7 +18,7 @@ from server.api.tool_calls.events import ArgumentsDelta, CallStarted, TextDelta
 from server.api.tool_calls.families import MARKERS, call_reader
 from server.errors import ApiError
 from server.grammar.compiler import Compiler
-from server.grammar.translation import GrammarError
+from server.grammar.grammar_error import GrammarError
 from server.link.frames import Vocabulary
 from server.link.sampling import Grammar
 from tests.api.templates import TEMPLATES, tokenizer_with

@@ -43,6 +43,15 @@ def test_known_fields_and_those_reserved_for_resuming_pass():
     check_known(with_unknown(pb.GenerateRequest(text="x"), RESERVED), PASSED)
 
 
+def test_a_known_field_of_a_wrong_type_is_named():
+    # Field 1 of GenerateRequest is a text; here it is a number.
+    message = pb.GenerateRequest.FromString(b"\x08\x05")
+    name = pb.GenerateRequest.DESCRIPTOR.fields_by_number[1].name
+    with pytest.raises(ApiError, match=rf"field 1 of \S+, {name}, comes as another type") as error:
+        check_known(message)
+    assert error.value.param == name
+
+
 async def test_a_call_with_an_unknown_option_is_an_invalid_argument():
     async with serving(FakeEngine([[262]])) as s:
         error = await failure(s.stub.Generate(MESSAGES["antipode.v1.Sampling"]))

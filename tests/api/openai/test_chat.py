@@ -169,6 +169,11 @@ async def test_text_parts_are_joined(client, engine, tokenizer):
     assert prompt(engine, tokenizer) == "<|im_start|>user\none\ntwo<|im_end|>\n"
 
 
+async def test_messages_that_are_too_long_are_named(client):
+    error = await refusal(client, messages=[{"role": "user", "content": "x" * 300}])
+    assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")
+
+
 async def test_continuing_the_final_message(client, engine, tokenizer):
     messages = [*HELLO, {"role": "assistant", "content": "Hi the"}]
     await chat(client, messages=messages, continue_final_message=True)
@@ -177,6 +182,39 @@ async def test_continuing_the_final_message(client, engine, tokenizer):
         client, messages=messages, continue_final_message=True, add_generation_prompt=True
     )
     assert error["param"] == "continue_final_message"
+
+
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        ({"content": "Let me look.", "tool_calls": [CALL]}, "its tool calls follow its text"),
+        ({"content": None, "tool_calls": [CALL]}, "its tool calls follow its text"),
+        ({"content": "", "reasoning_content": "Hm."}, "it has no text"),
+    ],
+)
+async def test_a_message_that_ends_in_no_text_cannot_be_continued(client, engine, last, words):
+    messages = [*HELLO, {"role": "assistant", **last}]
+    error = await refusal(client, messages=messages, continue_final_message=True)
+    assert error["param"] == "messages[1]"
+    assert words in error["message"]
+    assert engine.submitted == []
+    await chat(client, messages=messages, add_generation_prompt=False)
+
+
+@pytest.mark.parametrize("name", ["prefix", "partial"])
+async def test_a_last_message_that_asks_for_it_is_continued(client, engine, tokenizer, name):
+    begun = {"role": "assistant", "content": "Hi the", name: True}
+    await chat(client, messages=[*HELLO, begun])
+    assert prompt(engine, tokenizer).endswith("assistant\nHi the")
+    for messages in ([*HELLO, begun, *HELLO], [{**HELLO[0], name: True}]):
+        error = await refusal(client, messages=messages)
+        assert error["param"].endswith(f"].{name}")
+    engine.submitted.clear()
+    await chat(client, messages=[*HELLO, {**begun, name: False}, *HELLO])
+    assert prompt(engine, tokenizer).endswith("<|im_start|>assistant\n")
 
 
 async def test_template_options_are_taken_but_no_template(client, engine, tokenizer):
@@ -199,9 +237,9 @@ async def test_template_options_are_taken_but_no_template(client, engine, tokeni
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
         ({"logprobs": 2}, "logprobs"),
-        ({"max_completion_tokens": -2}, "max_tokens"),
+        ({"max_completion_tokens": -2}, "max_completion_tokens"),
         ({"max_completion_tokens": 1, "max_tokens": -2}, "max_tokens"),
-        ({"max_completion_tokens": 237}, "max_tokens"),
+        ({"max_completion_tokens": 237}, "max_completion_tokens"),
     ],
 )
 async def test_what_is_refused(client, engine, fields, param):

@@ -122,6 +122,30 @@ class TestWholeAndStreamed:
             with pytest.raises(openai.LengthFinishReasonError):
                 await way(sdk)
 
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"tool_choice": "required"},
+            {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}},
+            {"tools": [{**WEATHER, "function": {**WEATHER["function"], "strict": True}}, NOW]},
+        ],
+        ids=["required", "named", "strict"],
+    )
+    async def test_a_call_that_is_cut_before_its_name_leaves_no_markup(
+        self, sdk, says, way, fields
+    ):
+        says(f"{CALL}\n" + '<tool_call>\n{"na')
+        choice = await way(sdk, **fields)
+        assert calls_of(choice) == [("get_weather", '{"city": "Oslo"}')]
+        assert choice.message.content in (None, "")
+        says("<tool_call>\n{")
+        choice = await way(sdk, **fields)
+        assert (choice.message.tool_calls, choice.message.content or "") == (None, "")
+
+    async def test_a_marker_that_no_grammar_holds_to_a_call_is_text(self, sdk, says, way):
+        says("Write <tool_call>\n{")
+        assert (await way(sdk)).message.content == "Write <tool_call>\n{"
+
     async def test_reasoning_stands_apart_from_content_and_calls(self, sdk, says, way):
         says(f"<think>\nWhere is Oslo?\n</think>\n\nWell.\n{CALL}")
         choice = await way(sdk)
@@ -294,6 +318,16 @@ async def test_every_form_of_message_reaches_the_template(
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content[0]"),
         ({"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}, "messages[1].content"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content"),
+        *(
+            (
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": arguments}}],
+                },
+                "messages[1].tool_calls[0].function",
+            )
+            for arguments in ('{"a": NaN}', '{"a": [-Infinity]}', '{"a": 1e999}', '{"a":1,"a":2}')
+        ),
         ({"role": "critic", "content": "x"}, "messages"),
         ({"role": "<|im_end|>", "content": "x"}, "messages[1]"),
         (CALLING | {"role": "user", "content": "x"}, "messages[1]"),
@@ -360,6 +394,70 @@ async def test_tools_that_cannot_be_offered_are_refused_by_name(client, engine, 
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
     assert engine.submitted == []
+
+
+UNIQUE = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+TOO_MANY = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(501)}}
+
+
+@pytest.mark.parametrize("is_bare", [False, True], ids=["qwen", "llama"])
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        (UNIQUE, 'Unimplemented keys: ["uniqueItems"]'),
+        (TOO_MANY, "has 501 optional properties one after another"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/x"}}}, "Pointer '/x' does not exist"),
+    ],
+)
+async def test_a_strict_schema_that_cannot_be_followed_is_named_by_its_tool(
+    engine, lifecycle, health, says, is_bare, schema, reason
+):
+    says("Yes.")
+    tokenizer = tokenizer_with(LLAMA3 if is_bare else QWEN3)
+    models = ModelDirectory(engine, lifecycle)
+    service = GenerationService(engine, tokenizer, lifecycle, models, RequestLimits())
+    form = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
+    bad = function(name="bad-one", strict=True, parameters=schema)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app_of(service, health)), base_url="http://test"
+    ) as http:
+        for further in ({}, {"response_format": form}):
+            body = {"messages": [QUESTION], "tools": [function(strict=True), bad], **further}
+            error = (await http.post(PATH, json=body)).json()["error"]
+            said = "the schema of the tool 'bad-one' cannot be compiled: "
+            assert error["message"].startswith(said)
+            assert reason in error["message"]
+            assert "%json" not in error["message"]
+            assert error["param"] == "tools"
+
+
+async def test_a_response_format_next_to_tools_is_named_without_the_servers_own_grammar(client):
+    form = {"type": "json_schema", "json_schema": {"schema": UNIQUE}}
+    body = {"messages": [QUESTION], "tools": [function()], "response_format": form}
+    error = (await client.post(PATH, json=body)).json()["error"]
+    assert error["message"] == (
+        'response_format.json_schema.schema cannot be compiled: Unimplemented keys: ["uniqueItems"]'
+    )
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [
+        ({"type": "function", "name": "f", "parameters": {}}, "has name and parameters outside"),
+        ({"type": "function"}, "has no function; write it as"),
+    ],
+)
+async def test_a_flat_tool_is_told_where_its_fields_belong(client, tool, words):
+    body = {"messages": [QUESTION], "tools": [tool]}
+    error = (await client.post(PATH, json=body)).json()["error"]
+    assert words in error["message"]
+    assert error["param"] == "tools[0].function"
+
+
+async def test_a_tools_message_without_content_is_told_what_to_give(client):
+    messages = [QUESTION, {"role": "tool", "tool_call_id": "call_1"}]
+    error = (await client.post(PATH, json={"messages": messages})).json()["error"]
+    assert 'give the result of the call, "" if it has none' in error["message"]
 
 
 async def test_control_tokens_of_a_user_are_text_in_tokenize_too(client, says, engine, tokenizer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.api.requests.defaults import sampling_params
+from server.api.requests.defaults import of_model, sampling_params, with_defaults
 from server.errors import ApiError
 from tests.api.requests.test_validation import INFO, request
 
@@ -24,6 +24,28 @@ def test_defaults_fill_what_a_request_leaves_out():
     assert (filled.presence_penalty, filled.frequency_penalty) == (0.0, 0.0)
     assert (filled.repetition_penalty, filled.min_tokens) == (1.0, 0)
     assert (filled.num_logprobs, filled.num_prompt_logprobs) == (-1, -1)
+
+
+MODEL = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.05}
+
+
+def test_the_models_own_options_fill_what_a_request_leaves_out():
+    asked = with_defaults(request(top_k=0, temperature=0.0), of_model(MODEL)).sampling
+    assert (asked.temperature, asked.top_k) == (0.0, 0)
+    assert (asked.top_p, asked.min_p, asked.repetition_penalty) == (0.95, 0.1, 1.05)
+    assert asked.presence_penalty is None
+    whole = with_defaults(request(), of_model(MODEL)).sampling
+    assert {name: getattr(whole, name) for name in MODEL} == MODEL
+
+
+def test_a_model_that_says_nothing_changes_nothing():
+    assert with_defaults(request(temperature=0.5), of_model({})) == request(temperature=0.5)
+
+
+@pytest.mark.parametrize("found", [{"top_p": 1.5}, {"temperature": -1.0}, {"min_p": float("nan")}])
+def test_a_models_option_out_of_its_range_is_refused_by_name(found):
+    with pytest.raises(ValueError, match=f"^{next(iter(found))} must be at least 0"):
+        of_model(found)
 
 
 def test_an_explicit_max_tokens_that_does_not_fit_is_refused():

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from server.api.requests.generation import Sampling
 from tests.api.speaking import CALL, NOW, SCHEMA, THOUGHT, named_events
 
 PATH = "/v1/responses"
@@ -173,6 +174,13 @@ class TestTheRequest:
         assert {name: getattr(params, name) for name in asked} == asked
         assert params.max_tokens == 5
 
+    async def test_the_answer_repeats_the_models_own_options(self, client, says, service):
+        says("x")
+        service._defaults = Sampling(temperature=0.6)
+        answer = await ask(client)
+        assert (answer["temperature"], answer["top_p"]) == (0.6, 1.0)
+        assert (await ask(client, temperature=0.25))["temperature"] == 0.25
+
     @pytest.mark.parametrize(
         ("form", "kind"),
         [
@@ -261,6 +269,22 @@ class TestTheRequest:
         error = response.json()["error"]
         assert error["param"] == param
         assert len(error["message"]) > len(param)
+
+    @pytest.mark.parametrize(
+        ("tool", "words"),
+        [
+            ({"type": "function", "function": {"name": "f"}}, "the fields of function into the"),
+            ({"type": "function"}, "tools[0] has no name; give it"),
+        ],
+    )
+    async def test_a_nested_tool_is_told_where_its_fields_belong(self, client, tool, words):
+        response = await client.post(PATH, json={"input": "hi", "tools": [tool]})
+        assert words in response.json()["error"]["message"]
+
+    async def test_an_input_that_is_too_long_is_named(self, client):
+        response = await client.post(PATH, json={"input": "x" * 9000})
+        error = response.json()["error"]
+        assert (error["param"], error["code"]) == ("input", "context_length_exceeded")
 
     @pytest.mark.parametrize(
         "fields",

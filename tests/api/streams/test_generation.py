@@ -9,6 +9,7 @@ import pytest
 from server.api.generation_service import GenerationService
 from server.api.requests.generation import GenerateRequest, Sampling, Usage
 from server.errors import ApiError, ErrorKind
+from server.link.sampling import Grammar
 from tests.api.fakes import FakeEngine
 
 
@@ -114,6 +115,17 @@ async def test_what_came_before_a_failure_is_delivered_first(service, engine, id
             await generation.take()
     assert caught.value.kind is ErrorKind.INTERNAL
     assert engine.aborted == []
+
+
+@pytest.mark.parametrize("grammar", [Grammar("json_object", ""), None])
+async def test_a_form_that_cannot_be_followed_is_named_by_its_field(service, engine, ids, grammar):
+    async with await started(service, engine, ids("hello"), grammar=grammar) as generation:
+        message = "the grammar cannot go on after 1 tokens: why"
+        engine.emit(finish_reason="error", error="invalid_request", message=message)
+        await generation.take()
+        with pytest.raises(ApiError, match="why") as caught:
+            await generation.take()
+    assert caught.value.param == ("grammar" if grammar else None)
 
 
 async def test_a_failure_after_the_end_is_nobodys(service, engine, ids):

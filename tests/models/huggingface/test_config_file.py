@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -507,6 +508,13 @@ def test_code_of_the_checkpoint_is_refused(tmp_path):
         read_config(tmp_path)
 
 
+def test_a_sampling_option_that_is_no_number_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    (tmp_path / "generation_config.json").write_text('{"temperature": "warm"}')
+    with pytest.raises(ModelConfigError, match="temperature must be a number, not 'warm'"):
+        read_config(tmp_path)
+
+
 def test_a_generation_config_without_end_tokens_changes_nothing(tmp_path):
     write(tmp_path, config=LLAMA, generation_config={"temperature": 0.6})
     assert read_config(tmp_path).eos_token_ids == (2,)
@@ -547,3 +555,60 @@ def test_a_bidirectional_model_sees_half_a_window_behind_a_token_and_half_before
     assert (one_way.bidirectional, both_ways.bidirectional) == (False, True)
     halves = [None if window is None else window // 2 + 1 for window in one_way.layer_windows]
     assert list(both_ways.layer_windows) == halves
+
+
+FAMILIES = {
+    "llama": LLAMA | {"mlp_bias": False},
+    "qwen2": QWEN2 | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "qwen3": QWEN3 | {"attention_bias": False},
+    "mistral": MISTRAL | {"sliding_window": 8},
+    "moe": MOE | {"norm_topk_prob": True, "mlp_only_layers": [], "decoder_sparse_step": 1},
+    "gpt_oss": without(MOE, "num_experts", "moe_intermediate_size")
+    | {"architectures": ["GptOssForCausalLM"], "num_local_experts": 4, "sliding_window": 8}
+    | {"swiglu_limit": 7.0, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA3 | {"use_bidirectional_attention": False},
+    "gemma4": without(GEMMA4, "rope_theta")
+    | {"enable_moe_block": False, "num_kv_shared_layers": 0},
+    "yarn": LLAMA | {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "truncate": True}},
+}
+# What no field of a decoder is, each of another JSON type; 1 and true are numbers and flags.
+WRONG = ([], {}, "x", [[]], {"a": []}, True, 1.5)
+
+
+def is_of_type(value, wrong):
+    """Whether JSON of another type could still be meant: 1.5 for 1, an object for an object."""
+    kinds = (int, float) if isinstance(value, int | float) and not isinstance(value, bool) else ()
+    is_other_word = isinstance(value, str) and wrong == "x"
+    return type(wrong) in (type(value), *kinds) and not is_other_word
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_field_is_read_by_its_type_and_refused_by_its_name(family):
+    hf = FAMILIES[family]
+    for key, value in hf.items():
+        for wrong in WRONG:
+            if is_of_type(value, wrong) or (key == "eos_token_id" and wrong == []):
+                continue
+            with pytest.raises(ModelConfigError) as refused:
+                parse_config(hf | {key: wrong})
+            words = str(refused.value)
+            assert key in words or key == "architectures", (key, wrong, words)
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling", "quantization_config"])
+@pytest.mark.parametrize("wrong", [[], "x", 5, {"rope_type": []}, {"quant_method": {}}, [[]]])
+def test_a_field_of_fields_is_read_by_its_type(key, wrong):
+    with contextlib.suppress(ModelConfigError):
+        parse_config(LLAMA | {key: wrong})
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("eos", [300, [2, 99999]])
+def test_an_end_token_that_the_vocabulary_lacks_is_refused_by_its_file(tmp_path, name, eos):
+    files = {"config.json": LLAMA, "generation_config.json": {"eos_token_id": 2}}
+    files[name] = files[name] | {"eos_token_id": eos}
+    for each, fields in files.items():
+        (tmp_path / each).write_text(json.dumps(fields))
+    with pytest.raises(ModelConfigError, match=rf"{name}: eos_token_id (300|99999) is no token"):
+        read_config(tmp_path)

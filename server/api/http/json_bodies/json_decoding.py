@@ -44,6 +44,9 @@ def decode(body: bytes) -> Any:
             return msgspec.json.decode(body)
         return _decode_in_pieces(body, parts)
     except msgspec.DecodeError as error:
+        if "out of range" in str(error):
+            # As Python says it of a small body: the reader's sentence has no place in it.
+            raise ValueError(str(error)) from None
         reason, _, place = str(error).partition(" (byte ")
         raise json.JSONDecodeError(reason, "", int(place.rstrip(")") or 0)) from None
 

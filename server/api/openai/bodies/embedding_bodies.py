@@ -6,41 +6,31 @@ add new ones; fields that would change the answer, and are not honoured, are ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import AliasChoices, BaseModel, ConfigDict, FailFast, Field
 
+from server.api.foreign_fields.checking import check_foreign_at
+from server.api.foreign_fields.table import OF_INPUTS
 from server.api.http.errors.union_errors import said_plainly
 from server.api.openai.bodies.field_types import Prompt
-from server.api.requests.validation import invalid
+from server.api.requests.refused_fields import refused
 
 # Fields of other servers that would change the answer, and the values with which they would not.
-_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "chat_template": (),
-    "embed_dtype": ("float32",),
-    "embedding_type": ("float",),
-    "embedding_types": (["float"],),
-    "endianness": ("native", "little"),
-    "input_type": (),
-    "instruction": ("",),
-    "late_chunking": (False,),
-    "max_chunks_per_doc": (),
-    "max_tokens_per_doc": (),
-    "messages": (),
-    "mm_processor_kwargs": (),
-    "normalize": (True,),
-    "normalized": (True,),
-    "output_dtype": ("float",),
-    "priority": (0,),
-    "prompt": (),
-    "rank_fields": ([], ["text"]),
-    "softmax": (False,),
-    "task": (),
-    "truncate": (),
-    "truncation": (False,),
-    "use_activation": (True,),
+_LEAVE_OUT = "leave it out"
+_UNSUPPORTED = {
+    **refused("input_type max_chunks_per_doc max_tokens_per_doc task", _LEAVE_OUT),
+    **refused("chat_template messages prompt", _LEAVE_OUT),
+    **refused("embed_dtype", _LEAVE_OUT, "float32"),
+    **refused("embedding_type output_dtype", _LEAVE_OUT, "float"),
+    **refused("embedding_types", _LEAVE_OUT, ["float"]),
+    **refused("endianness", _LEAVE_OUT, "native", "little"),
+    **refused("instruction", _LEAVE_OUT, ""),
+    **refused("late_chunking softmax", _LEAVE_OUT, False),
+    **refused("normalize normalized use_activation", _LEAVE_OUT, True),
+    **refused("rank_fields", _LEAVE_OUT, [], ["text"]),
+    **refused("truncate truncation", "use truncate_prompt_tokens", False),
 }
 
 
@@ -57,13 +47,8 @@ class _Body(BaseModel):
 
     def check_supported(self) -> None:
         """Refuse what would be ignored to the client's surprise."""
-        for name, value in (self.model_extra or {}).items():
-            if name in _UNSUPPORTED and value is not None and value not in _UNSUPPORTED[name]:
-                raise invalid(
-                    f"{name} is not supported by this endpoint; leave it out",
-                    name,
-                    "unsupported_parameter",
-                )
+        own = type(self).model_fields
+        check_foreign_at("this endpoint", self.model_extra or {}, own, _UNSUPPORTED, OF_INPUTS)
 
 
 class EmbeddingBody(_Body):

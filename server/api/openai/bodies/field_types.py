@@ -6,8 +6,8 @@ field by name but `max_tokens`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -20,9 +20,11 @@ from pydantic import (
     WrapValidator,
 )
 
+from server.api.foreign_fields.checking import check_foreign
+from server.api.foreign_fields.meanings import Meaning
+from server.api.foreign_fields.table import FIELDS
 from server.api.http.errors.union_errors import said_plainly
 from server.api.http.json_bodies.json_decoding import Integers
-from server.api.openai.bodies.extra_fields import check_foreign
 from server.api.requests.validation import (
     MAX_BAD_WORD_CHARS,
     MAX_STOP_CHARS,
@@ -90,6 +92,7 @@ MAX_TOKENS_BOUNDS = bounds("max_tokens") | {"minimum": REST_OF_CONTEXT}
 
 class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
+    foreign_fields: ClassVar[Mapping[str, Meaning]] = FIELDS
 
     def check_supported(self, of_others: Collection[str] = ()) -> None:
         """Refuse what would be ignored to the client's surprise.
@@ -97,4 +100,4 @@ class Body(BaseModel):
         `of_others` are the fields that only other endpoints have.
         """
         if extra := self.model_extra:
-            check_foreign(extra, vars(self), type(self).model_fields.keys(), of_others)
+            check_foreign(extra, vars(self), of_others, self.foreign_fields)

@@ -31,6 +31,8 @@ _GUIDED: Mapping[str, GrammarKind] = {
     "guided_choice": "choice",
     "guided_grammar": "lark",
 }
+# The fields of `response_format.json_schema`.
+_OF_JSON_SCHEMA = ("name", "description", "schema", "strict")
 # The kinds whose text may come as JSON in place of a text of JSON.
 _JSON_KINDS = ("json_schema", "choice", "structural_tag")
 
@@ -84,7 +86,10 @@ def _json_schema(value: Mapping[str, Any]) -> _Asked:
     inner = value.get("json_schema")
     if not isinstance(inner, Mapping):
         raise invalid(f"{name} must be an object with a schema", name)
-    _check_known(inner, ("name", "description", "schema", "strict"), name)
+    _check_known(inner, _OF_JSON_SCHEMA, name)
+    for key, kind, words in (("name", str, "a string"), ("strict", bool, "true or false")):
+        if not isinstance(inner.get(key), kind | None):
+            raise invalid(f"{name}.{key} must be {words}", f"{name}.{key}")
     schema, name = inner.get("schema"), f"{name}.schema"
     if not isinstance(schema, Mapping):
         raise invalid(f"{name} must be an object, a JSON schema", name)
@@ -111,6 +116,12 @@ def _structured_outputs(value: Mapping[str, Any]) -> list[_Asked]:
 
 def _check_known(value: Mapping[str, Any], known: tuple[str, ...], name: str) -> None:
     for key, entry in value.items():
+        if key in _OF_JSON_SCHEMA and key not in known and entry is not None:
+            raise invalid(
+                f"{name}.{key} is at the wrong place; write it as"
+                f" response_format.json_schema.{key}, next to a type of json_schema",
+                f"{name}.{key}",
+            )
         if key not in known and entry is not None:
             raise invalid(
                 f"{name}.{key} is not supported by this server; leave it out",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.chat.call_arguments import arguments_of
 from server.api.chat.messages import Message, Part, ToolCall
@@ -104,6 +104,15 @@ class MessageBody(_Wire):
     tool_calls: list[ToolCallBody] | None = None
     function_call: FunctionCallBody | None = None
     tool_call_id: str | None = None
+    prefix: bool | None = Field(
+        None, description="Go on with this last message, as continue_final_message does."
+    )
+    partial: bool | None = Field(None, description="Another name of prefix.")
+
+    @property
+    def continues(self) -> bool:
+        """Whether the answer is to go on with this message."""
+        return bool(self.prefix or self.partial)
 
     def read(self, position: int) -> Message:
         """In the service's words. ApiError that names the message by its position."""
@@ -135,6 +144,11 @@ class MessageBody(_Wire):
         if self.role == "assistant" and self.refusal:
             return [self.refusal]
         says_something = self.tool_calls or self.function_call or self._thought
+        if self.role in ("tool", "function"):
+            raise invalid(
+                f'{where} has no content; give the result of the call, "" if it has none',
+                f"{where}.content",
+            )
         if self.role != "assistant" or not says_something:
             raise invalid(
                 f"{where} has no content; only an assistant's message with tool_calls may lack it",

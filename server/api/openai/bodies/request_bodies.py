@@ -5,7 +5,7 @@ The options that they share are of `sampling_body`, what fields are made of is o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 from pydantic import Field
@@ -13,6 +13,7 @@ from pydantic import Field
 from server.api.chat.format import Conversation
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
+from server.api.foreign_fields.table import OF_INPUTS
 from server.api.openai.bodies.field_types import (
     MAX_TOKENS_BOUNDS,
     REST_OF_CONTEXT,
@@ -69,7 +70,7 @@ class ChatOptions(ToolFields, Body):
 
     def conversation(self, messages: list[MessageBody]) -> Conversation:
         """The messages and tools in the service's words. ApiError for what cannot be read."""
-        continues = bool(self.continue_final_message)
+        continues = bool(self.continue_final_message) or _continues(messages)
         adds = self.add_generation_prompt
         parallel = self.parallel_tool_calls
         return Conversation(
@@ -94,14 +95,23 @@ class ChatBody(SamplingBody, ChatOptions):
     logprobs: bool | None = None
     top_logprobs: Int | None = Field(None, json_schema_extra=bounds("logprobs"))
 
-    def read_max_tokens(self) -> int | None:
-        """The newer of the two names wins; ApiError if the other is out of its range."""
+    def asked_names(self) -> dict[str, str]:
+        names = super().asked_names() | {"prompt": "messages"}
+        newer = {"max_tokens": "max_completion_tokens"}
+        return names if self.max_completion_tokens is None else names | newer
+
+    def check_supported(self, of_others: Collection[str] = ()) -> None:
+        super().check_supported(of_others)
         if self.max_completion_tokens is None:
-            return self.max_tokens
+            return
         older, allowed = self.max_tokens, RANGES["max_tokens"]
         if older not in (None, REST_OF_CONTEXT) and not allowed.holds(older):
             raise invalid(f"max_tokens must be {allowed}", "max_tokens")
-        return self.max_completion_tokens
+
+    def read_max_tokens(self) -> int | None:
+        """The newer of the two names wins."""
+        newer = self.max_completion_tokens
+        return self.max_tokens if newer is None else newer
 
     def read_num_logprobs(self) -> int | None:
         """In the service's words: None for none; ApiError if alternatives to nothing are asked."""
@@ -112,6 +122,8 @@ class ChatBody(SamplingBody, ChatOptions):
 
 class TokenizeBody(ChatOptions):
     """Either `prompt` or `messages`."""
+
+    foreign_fields = OF_INPUTS
 
     model: Name = ""
     prompt: str | None = None
@@ -130,3 +142,14 @@ class DetokenizeBody(Body):
 # The fields that only one of the generation endpoints has.
 CHAT_FIELDS = ChatBody.model_fields.keys() - CompletionBody.model_fields.keys()
 COMPLETION_FIELDS = CompletionBody.model_fields.keys() - ChatBody.model_fields.keys()
+
+
+def _continues(messages: Sequence[MessageBody]) -> bool:
+    """Whether the last message asks to be continued. ApiError where another one does."""
+    for position, message in enumerate(messages):
+        is_last = position == len(messages) - 1
+        if message.continues and not (is_last and message.role == "assistant"):
+            name = "prefix" if message.prefix else "partial"
+            where = f"messages[{position}].{name}"
+            raise invalid(f"{where} is true; only a last message of the assistant goes on", where)
+    return bool(messages) and messages[-1].continues

@@ -1,6 +1,6 @@
 """The options that completions and chats share, and their reading as the service's `Sampling`.
 
-Types are checked here, strictly; bounds by the service. `extra_fields` renames, refuses or passes
+Types are checked here, strictly; bounds by the service. `foreign_fields` renames, refuses or passes
 the fields that a body does not have.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import FailFast, Field, create_model, model_validator
 
-from server.api.openai.bodies.extra_fields import with_own_names
+from server.api.foreign_fields.checking import asked_names, with_own_names
 from server.api.openai.bodies.field_types import (
     MAX_TOKENS_BOUNDS,
     REST_OF_CONTEXT,
@@ -158,6 +158,11 @@ class SamplingBody(_OptionsBody):
     request_id: str | None = Field(
         None, description="Used in the answer's id and the X-Request-Id header, instead of theirs."
     )
+
+    def asked_names(self) -> dict[str, str]:
+        """The names by which the client gave options, by the service's, for errors to use."""
+        given = [name for name, value in (self.model_extra or {}).items() if value is not None]
+        return asked_names(given, type(self).model_fields)
 
     def read_includes_usage(self) -> bool:
         """Whether a stream ends with its token counts."""

@@ -10,6 +10,9 @@ from server.api.chat.tools import Tool, ToolChoice
 from server.api.http.errors.union_errors import said_plainly
 from server.api.requests.validation import invalid
 
+_MAX_NAME_CHARS = 64
+_OF_FUNCTIONS = ("name", "description", "parameters", "strict")
+
 
 class _Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
@@ -30,9 +33,23 @@ class ToolBody(_Wire):
 
     def read(self, position: int) -> Tool:
         where = f"tools[{position}]"
+        if self.type == "function" and self.function is None:
+            flat = [name for name in _OF_FUNCTIONS if name in (self.model_extra or {})]
+            has = f"{' and '.join(flat)} outside of function" if flat else "no function"
+            raise invalid(
+                f"{where} has {has}; write it as"
+                f' {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}',
+                f"{where}.function",
+            )
         if self.type != "function" or self.function is None:
             message = f"{where} is of type {self.type[:64]!r}; this server takes functions only"
             raise invalid(message, where, "unsupported_parameter")
+        if len(self.function.name) > _MAX_NAME_CHARS:
+            raise invalid(
+                f"{where} has a name of {len(self.function.name)} characters; a name has at most"
+                f" {_MAX_NAME_CHARS} letters, digits, _ or -",
+                f"{where}.function.name",
+            )
         return Tool(
             name=self.function.name,
             description=self.function.description,

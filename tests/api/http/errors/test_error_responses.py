@@ -113,6 +113,7 @@ async def test_a_request_while_the_model_loads_is_unavailable(client, engine):
         ({"n": 0}, "n", "at least 1"),
         ({"n": 9}, "n", "at most 8 on this server"),
         ({"n": 65}, "n", "at most 64 may be asked for at once"),
+        ({"n": 65}, "n", "and n must be at most 8 on this server"),
         ({"logprobs": True}, "logprobs", "valid integer"),
         ({"logprobs": 21}, "logprobs", "at most 20"),
         ({"stop": 5}, "stop", "a string or a list of strings"),
@@ -273,3 +274,12 @@ async def test_a_fault_of_ours_is_told_without_details(client, service, monkeypa
 async def test_nothing_is_left_after_refusals(client, engine, lifecycle):
     await refused(client, engine, n=9)
     assert (engine.open, lifecycle.num_in_flight) == ({}, 0)
+
+
+async def test_a_number_that_is_too_long_is_refused_in_plain_words(client):
+    body = '{"prompt": "x", "seed": ' + "1" * 5000 + "}"
+    response = await client.post(
+        COMPLETIONS, content=body, headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 400
+    assert error_of(response)["message"] == "the body holds a number that is too long to be read"

@@ -96,3 +96,12 @@ def test_no_piece_is_longer_than_a_piece_may_be(monkeypatch):
     )
     decode(json.dumps({"prompt": [list(range(90_000)), [7] * 90_000]}).encode())
     assert max(sizes) < json_decoding._PIECE_BYTES + 100
+
+
+@pytest.mark.parametrize("num_digits", [5000, 1_000_000])
+@pytest.mark.parametrize("before", [b"", b"1," * 40_000])
+def test_a_number_that_is_too_long_is_no_fault_of_the_json(num_digits, before):
+    """As of a small body, which Python decodes: so both are refused in the same words."""
+    with pytest.raises(ValueError) as refused:
+        decode(b'{"a": [' + before + b"1" * num_digits + b"]}")
+    assert not isinstance(refused.value, json.JSONDecodeError)

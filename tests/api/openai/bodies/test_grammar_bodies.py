@@ -63,6 +63,10 @@ def test_a_structural_tag_is_taken_in_both_places():
     assert read_grammar({"structured_outputs": {"structural_tag": TAG}})[0] == grammar
 
 
+def schema_with(**fields):
+    return {"type": "json_schema", "json_schema": {"schema": {}, **fields}}
+
+
 REFUSED = {
     "type": (
         {"response_format": {"type": "xml"}},
@@ -78,7 +82,22 @@ REFUSED = {
     "not nested": (
         {"response_format": {"type": "json_schema", "schema": {}}},
         "response_format.schema",
-        "not supported",
+        "write it as response_format.json_schema.schema",
+    ),
+    "strict as text": (
+        {"response_format": schema_with(strict="true")},
+        "response_format.json_schema.strict",
+        "strict must be true or false",
+    ),
+    "name of no text": (
+        {"response_format": schema_with(name=5)},
+        "response_format.json_schema.name",
+        "name must be a string",
+    ),
+    "name outside": (
+        {"response_format": {**schema_with(), "name": "x"}},
+        "response_format.name",
+        "write it as response_format.json_schema.name",
     ),
     "unknown": (
         {"structured_outputs": {"xml": "x"}},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.api.openai.bodies.foreign_fields import FIELDS, Alias, Passes
+from server.api.foreign_fields.meanings import Alias, Passes
+from server.api.foreign_fields.table import FIELDS
 from server.api.openai.bodies.request_bodies import ChatBody, CompletionBody
 from server.api.requests.refused_fields import Refusal
 
@@ -74,7 +75,7 @@ async def test_minus_one_token_is_the_rest_of_the_context(client, engine, path, 
     assert (await post(client, path, **{name: -1})).status_code == 200
     (asked,) = engine.submitted
     assert asked.params.max_tokens == 256 - len(asked.prompt_token_ids)
-    assert (await error_of(client, path, **{name: -2}))["message"].startswith("max_tokens must be")
+    assert (await error_of(client, path, **{name: -2}))["message"].startswith(f"{name} must be")
 
 
 async def test_two_names_of_one_option_may_agree(client, engine):
@@ -150,7 +151,7 @@ async def test_what_would_change_the_tokens_of_a_prompt_is_refused_by_name(clien
     for name in ("chat_template", "documents", "AddSpecialTokens"):
         response = await client.post("/tokenize", json=PROMPTS[CHAT] | {name: "x"})
         assert (response.status_code, response.json()["error"]["param"]) == (400, name)
-    response = await client.post("/tokenize", json=PROMPTS[CHAT] | {"max_tokens": 5, "user": "x"})
+    response = await client.post("/tokenize", json=PROMPTS[CHAT] | {"n_predict": 5, "user": "x"})
     assert response.status_code == 200
 
 
