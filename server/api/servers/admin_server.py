@@ -30,7 +30,7 @@ from server.api.http.routes.paths import Paths
 from server.api.version_admin import VersionAdmin
 from server.link.frames import AdapterStatus
 
-_MAX_BODY_BYTES = 1 << 16
+MAX_BODY_BYTES = 1 << 16
 
 
 class LoadBody(BaseModel):
@@ -86,7 +86,7 @@ def create_admin_app(
     _add_adapters(app, adapters)
     paths = Paths(app.routes)
     add_error_handlers(app, paths)
-    limited = BodyLimitMiddleware(app, max_body_bytes=_MAX_BODY_BYTES)
+    limited = BodyLimitMiddleware(app, max_body_bytes=MAX_BODY_BYTES)
     gatekeeper = gatekeeper or Gatekeeper()
     let_in = AuthorizationMiddleware(MethodsMiddleware(limited, paths), gatekeeper)
     return RequestIdMiddleware(CallMiddleware(let_in, gatekeeper))
