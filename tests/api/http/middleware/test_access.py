@@ -223,3 +223,16 @@ async def test_fairness_ids_count_only_where_they_are_trusted(client_of, engine)
             sources[trusts, tenant] = engine.submitted[-1].source
     assert sources[True, "a"] != sources[True, "b"]
     assert sources[False, "a"] == sources[False, "b"]
+
+
+async def test_a_source_is_a_key_that_the_server_has_checked(client_of, engine, keys):
+    sources = {}
+    for has_keys in (True, False):
+        client = client_of(Gatekeeper(keys=keys if has_keys else None))
+        for key in (KEY, LIMITED):
+            headers = {"x-api-key": key}
+            answer = await client.post("/v1/completions", json=COMPLETION, headers=headers)
+            assert answer.status_code == 200
+            sources[has_keys, key] = engine.submitted[-1].source
+    assert sources[True, KEY] != sources[True, LIMITED]
+    assert sources[False, KEY] == sources[False, LIMITED]
