@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from server.api.access.api_keys import ApiKeys
+from server.api.access.audit import audit_call
 from server.api.access.budgets import Budgets
 from server.api.access.call import Call, CallSpan, set_current_call
 from server.api.access.objectives import check_timeout, read_objectives
@@ -101,7 +102,7 @@ class Gatekeeper:
             raise
 
     def end(self, call: Call) -> None:
-        """The call is over: log it, and count what its key has used."""
+        """The call is over: log it, and count what its key has used. The call must be current."""
         if call.caller is not None:
             num_tokens = call.num_prompt_tokens + call.num_generated_tokens
             self._budgets.spend_tokens(call.caller, num_tokens, self._clock())
@@ -111,6 +112,7 @@ class Gatekeeper:
                     num_prompt_tokens=call.num_prompt_tokens,
                     num_generated_tokens=call.num_generated_tokens,
                 )
+        audit_call(call)
         if self._logs_calls:
             log_call(call)
         if call.span is not None:
