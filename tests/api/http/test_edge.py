@@ -485,6 +485,27 @@ def test_a_client_that_has_gone_is_noticed(version, leave):
         assert slow.is_client_gone.wait(5)
 
 
+def test_a_client_that_ends_within_an_answer_has_read_enough():
+    """A stream may say nothing for long, and nothing could be written to ask."""
+    begun, gone = threading.Event(), threading.Event()
+
+    async def begin(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    with served(begin) as edge, edge.connect() as client:
+        client.sendall(post(b"a"))
+        assert begun.wait(5)
+        client.recv(1)
+        client.shutdown(socket.SHUT_WR)
+        assert gone.wait(5)
+
+
 def test_http_1_0_has_no_way_to_ask_a_client_that_sends_no_more(edge):
     slow = SlowAnswer()
     with served(slow) as edge:

@@ -92,9 +92,12 @@ class HttpConnection(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether the connection stays: for answers to what the client sent before it ended.
 
-        TLS ends with either side; HTTP/1.0 has no way to ask whether its client is still there.
+        TLS ends with either side; HTTP/1.0 has no way to ask whether its client is still there, and
+        neither has an answer that has begun, which a client ends that has read enough.
         """
-        if self._has_ended or self._is_refused:
+        cycle = self.cycle
+        has_begun = cycle is not None and cycle.response_started and not cycle.response_complete
+        if self._has_ended or self._is_refused or has_begun:
             return False
         self._is_half_closed = True
         self._read()
