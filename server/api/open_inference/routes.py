@@ -81,6 +81,7 @@ def _add_health(router: APIRouter, health: Health, models: Models) -> None:
     @_of_models(router.get, "/ready", summary="Can the version be served?")
     async def model_ready(model: str, version: str = "") -> Response:
         if not models.is_ready(model, version):
+            models.check_was_here(model, version)
             raise ApiError(ErrorKind.UNAVAILABLE, f"the model {model!r} is not ready")
         return _probe(health.readiness())
 
