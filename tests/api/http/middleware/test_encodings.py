@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gzip
-import itertools
 import json
 import random
-import time
 import tracemalloc
 import zlib
 
@@ -17,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from server.api.http.middleware.encodings import MAX_MEMBERS, EncodingMiddleware
 from tests.api.http_client import MAX_BODY_BYTES
+from tests.api.turns import watched_turns
 
 BODY = json.dumps({"prompt": "hello", "max_tokens": 1, "padding": "x" * 5000}).encode()
 
@@ -158,21 +156,10 @@ BODIES = {
 
 @pytest.mark.parametrize("kind", BODIES)
 async def test_the_event_loop_has_its_turn_between_bounded_pieces_of_inflating(kind):
-    """CPU time, which other load on the machine does not lengthen as much."""
-    turns = []
-
-    async def watch():
-        while True:
-            turns.append(time.thread_time())
-            await asyncio.sleep(0)
-
-    watching = asyncio.create_task(watch())
-    await asyncio.sleep(0)
-    with contextlib.suppress(HTTPException):
-        await inflated(*BODIES[kind])
-    watching.cancel()
-    turns.append(time.thread_time())
-    assert max(later - earlier for earlier, later in itertools.pairwise(turns)) < 0.02
+    async with watched_turns() as turns:
+        with contextlib.suppress(HTTPException):
+            await inflated(*BODIES[kind])
+    assert turns.longest < 0.02
 
 
 async def test_a_body_is_inflated_to_what_it_was():
