@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from server.api.grpc.messages import parse
+from server.api.grpc.messages import parse_large
 from server.api.grpc.peer import headers_of
 from server.api.grpc.status import Context, abort, adopt_request_id
 from server.api.requests.validation import invalid
@@ -46,7 +46,7 @@ def small[M: Message](
             adopt_request_id(context)
             if authorize is not None:
                 authorize(headers_of(context))
-            return await answer(parse(message_type, data))
+            return await answer(await parse_large(message_type, data))
 
     return unary(call)
 
