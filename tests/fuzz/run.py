@@ -25,11 +25,11 @@ from antipode import AsyncClient, RetryPolicy
 
 from tests.e2e.checkpoints import write_serving_checkpoint
 from tests.e2e.servers import FAKE, RunningServer, is_running, wait_for
-from tests.fuzz import doors
+from tests.fuzz import doors, protocols, wire
 from tests.fuzz.doors import Door
 
 NUM_AT_ONCE = 8
-NAMES = ("http", "grpc", "admin", "model-file", "client")
+NAMES = ("http", "grpc", "protocols", "raw", "admin", "admin-grpc", "model-file", "client")
 FLAGS = ("--max-num-seqs=64", "--max-num-batched-tokens=256", "--num-blocks=4096")
 _BAD_WORDS = ("Traceback", "Task exception was never retrieved", "Unhandled", "unhandled")
 
@@ -144,13 +144,17 @@ async def _doors(server: RunningServer) -> AsyncIterator[dict[str, Door]]:
         httpx.AsyncClient(base_url=server.http, trust_env=False, limits=limits) as http,
         httpx.AsyncClient(base_url=admin, trust_env=False, limits=limits) as admin_http,
         grpc.aio.insecure_channel(server.grpc) as channel,
+        grpc.aio.insecure_channel(server.start_line["admin_grpc"]) as admin_channel,
         AsyncClient(f"http://127.0.0.1:{port}", retry=retry, trust_env=False) as calls,
         listener,
     ):
         yield {
             "http": doors.http(http),
             "grpc": doors.grpc_calls(channel),
+            "protocols": protocols.calls(channel),
+            "raw": wire.connection(server.http.removeprefix("http://")),
             "admin": doors.admin(admin_http),
+            "admin-grpc": protocols.admin_calls(admin_channel, doors.TOKEN),
             "model-file": doors.model_file(server.log_path.parent),
             "client": doors.client(wrong, calls),
         }

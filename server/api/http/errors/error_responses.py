@@ -99,7 +99,9 @@ async def _on_invalid_body(request: Request, error: Exception) -> Response:
 
 
 async def _on_fault(_: Request, __: Exception) -> Response:
-    return error_response(ApiError(ErrorKind.INTERNAL, "the server failed to handle this request"))
+    fault = ApiError(ErrorKind.INTERNAL, "the server failed to handle this request")
+    # The connection ends with an application that failed: its client must not use it again.
+    return error_response(fault, connection="close")
 
 
 def _invalid(message: str, param: str | None = None) -> ApiError:
