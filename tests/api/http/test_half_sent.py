@@ -106,10 +106,13 @@ def test_a_body_that_cannot_be_read(server, logged_status, path, chunks, status)
     assert status_of(response) == logged_status(path) == status
 
 
-def test_a_client_that_goes_is_no_answer(server, logged_status):
+@pytest.mark.parametrize("path", PATHS)
+def test_a_client_that_goes_gets_no_answer_and_is_no_fault(server, logged_status, caplog, path):
     with server.connect() as client:
-        client.sendall(head("/v1/completions", b"Content-Length: 100") + b'{"prompt"')
+        client.sendall(head(path, b"Content-Length: 100") + b'{"prompt"')
         server.settle()
         # Without lingering, a close is a reset.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    assert logged_status("/v1/completions") == 499
+    assert logged_status(path) == 499
+    server.settle()
+    assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == []
