@@ -3,13 +3,17 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import warnings
 
 import pytest
 
 from server.config.server_config import ServerConfig
 from server.logs import set_up_logging
+from tests.certificates import Authority
 
 
 @pytest.fixture
@@ -93,3 +97,42 @@ def test_warnings_become_log_lines(logged):
     lines = logged()
     warnings.warn("old", UserWarning, stacklevel=1)
     assert "UserWarning: old" in lines()[0]
+
+
+BAD_HANDSHAKES = """
+import asyncio, pathlib, sys
+from server.config.server_config import ServerConfig
+from server.logs import set_up_logging
+import grpc
+from tests.certificates import Authority
+
+async def main(certificate, key):
+    set_up_logging(ServerConfig(log_format="json"), "api-0")
+    pairs = [(pathlib.Path(key).read_bytes(), pathlib.Path(certificate).read_bytes())]
+    server = grpc.aio.server()
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pairs))
+    await server.start()
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(bytes(100))
+        await reader.read()
+        writer.close()
+    await server.stop(0)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_no_library_writes_lines_of_its_own_about_what_strangers_send(tmp_path):
+    """Lines that are no JSON break collectors, and nothing bounds their number."""
+    pair = Authority(tmp_path).sign("server")
+    environment = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}
+    done = subprocess.run(
+        [sys.executable, "-c", BAD_HANDSHAKES, str(pair.certificate), str(pair.key)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=True,
+    )
+    assert [line for line in done.stderr.splitlines() if not line.startswith("{")] == []

@@ -58,7 +58,7 @@ class AsyncStream:
 
     @property
     def usage(self) -> Usage | None:
-        """The token counts, None before the end."""
+        """The token counts; None before the end, and where the server sends none."""
         return self._progress.usage
 
     @property
@@ -92,12 +92,13 @@ class AsyncStream:
         await self.aclose()
 
     async def _run(self) -> AsyncGenerator[Delta]:
-        while not self._progress.is_complete:
+        while True:
             transport = self._transports.current
             try:
                 async with aclosing(self._try(transport)) as deltas:
                     async for delta in deltas:
                         yield delta
+                return
             except AntipodeError as error:
                 delay = self._attempts.delay_after(error, time.monotonic())
                 self._transports.pass_turn(transport)
@@ -123,7 +124,8 @@ class AsyncStream:
                 if self._progress.is_complete:
                     await _end(events)
                     return
-        raise UnavailableError("the stream broke off")
+        if not self._progress.has_ended:
+            raise UnavailableError("the stream broke off")
 
     async def _next(self, events: AsyncGenerator[Event], silent_since: float) -> Event | None:
         """The next event, None at the end; raises an error if the server is silent for too long.

@@ -35,9 +35,10 @@ class AdapterAdmin:
 
         Without a path it lies next to the model's versions; without a version it is the newest.
         """
-        if not self._models.info().max_loras:
-            raise invalid("this server serves no adapters: start it with --max-loras", "lora_name")
         with audited("load adapter", adapter=name, version=version or "", path=path):
+            if not self._models.info().max_loras:
+                sentence = "this server serves no adapters: start it with --max-loras"
+                raise invalid(sentence, "lora_name")
             await self._engine.change_adapter("load", name, version=version, path=path)
         if (found := self.find(name)) is None:
             raise ApiError(ErrorKind.CONFLICT, f"adapter {name} was unloaded at the same time")
@@ -45,6 +46,6 @@ class AdapterAdmin:
 
     async def unload(self, name: str) -> None:
         """No request may name it any more; requests that already run go on to their end."""
-        self._models.info()
         with audited("unload adapter", adapter=name):
+            self._models.info()
             await self._engine.change_adapter("unload", name)

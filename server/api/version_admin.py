@@ -10,7 +10,7 @@ import hmac
 from pathlib import Path
 from typing import cast, get_args
 
-from server.api.access.audit import audit, audited
+from server.api.access.audit import audit, audited, refusals_audited
 from server.api.access.call import current_call
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import invalid
@@ -69,13 +69,11 @@ class VersionAdmin:
 
     async def load(self, version: str, path: str = "", policy: str | None = None) -> VersionStatus:
         """Read and prove a version; an empty path is beside the one that is served."""
-        self._check(version)
-        if policy is not None and policy not in get_args(SwapPolicy):
-            raise invalid("policy must be availability or resource", "policy")
-        served = self.status().path
-        if not path and not served:
-            raise invalid("give the path of the version", "path")
-        path = path or f"{served.rstrip('/').rpartition('/')[0]}/{version}"
+        with refusals_audited("load", version=version, path=path):
+            self._check(version)
+            if policy is not None and policy not in get_args(SwapPolicy):
+                raise invalid("policy must be availability or resource", "policy")
+            path = path or self._path_beside_the_served(version)
         with audited("load", version=version, path=path):
             await self._engine.change_version(
                 "load", version, path=path, policy=cast(SwapPolicy | None, policy)
@@ -84,7 +82,6 @@ class VersionAdmin:
 
     async def promote(self, version: str) -> VersionStatus:
         """Serve a loaded version."""
-        self._check(version)
         await self._change("promote", version)
         return self.status()
 
@@ -95,15 +92,22 @@ class VersionAdmin:
 
     async def unload(self, version: str) -> VersionStatus:
         """Free a version that is not served."""
-        self._check(version)
         await self._change("unload", version)
         return self.status(version)
 
     async def _change(self, action: VersionAction, version: str = "") -> None:
         """Returns when the change is done. ApiError (unavailable) before the server is ready."""
-        self._models.info()
         with audited(action, version=version):
+            if action != "rollback":
+                self._check(version)
+            self._models.info()
             await self._engine.change_version(action, version)
+
+    def _path_beside_the_served(self, version: str) -> str:
+        served = self.status().path
+        if not served:
+            raise invalid("give the path of the version", "path")
+        return f"{served.rstrip('/').rpartition('/')[0]}/{version}"
 
     @staticmethod
     def _check(version: str) -> None:

@@ -238,10 +238,15 @@ class _Nobody:
     def on_first_token(self, seconds: float) -> None: ...
 
     def on_finished(
-        self, outcome: str, seconds: float, seconds_per_output_token: float | None
+        self,
+        outcome: str,
+        seconds: float,
+        seconds_per_output_token: float | None,
+        *,
+        is_hopeless: bool = False,
     ) -> None: ...
 
-    def on_refused(self, outcome: str) -> None: ...
+    def on_refused(self, outcome: str, *, is_hopeless: bool = False) -> None: ...
 
     def on_key_use(self, key: str, num_prompt_tokens: int, num_generated_tokens: int) -> None: ...
 

@@ -191,7 +191,9 @@ class Engine[InFlight]:
             case link.Abort():
                 self._requests.abort(client, frame)
             case link.Refused():
-                self._observer.on_refused(frame.outcome)
+                # A deadline that passed before the request came here left no server time for it.
+                is_late = frame.outcome == "deadline_exceeded"
+                self._observer.on_refused(frame.outcome, is_hopeless=is_late)
             case link.KeyUse():
                 self._observer.on_key_use(
                     frame.key, frame.num_prompt_tokens, frame.num_generated_tokens

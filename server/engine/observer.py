@@ -44,15 +44,21 @@ class Observer(Protocol):
         """Seconds from a request's arrival to its first token."""
 
     def on_finished(
-        self, outcome: str, seconds: float, seconds_per_output_token: float | None
+        self,
+        outcome: str,
+        seconds: float,
+        seconds_per_output_token: float | None,
+        *,
+        is_hopeless: bool = False,
     ) -> None:
         """An accepted request ended, `seconds` after its arrival.
 
         `outcome` is stop, length, abort, or the name of an error. `seconds_per_output_token` is the
         mean over the first choice's tokens after the first token; None if there are none.
+        `is_hopeless`: its time limit was too short for any server.
         """
 
-    def on_refused(self, outcome: str) -> None:
+    def on_refused(self, outcome: str, *, is_hopeless: bool = False) -> None:
         """A request was refused; `outcome` is the name of the error."""
 
     def on_key_use(self, key: str, num_prompt_tokens: int, num_generated_tokens: int) -> None:

@@ -20,6 +20,7 @@ from server.engine.policy.image_admission import ImageLimits
 from server.engine.policy.results import SequenceEvent
 from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, SequenceState
 from server.engine.policy.sequences.step import ScheduledBatch
+from server.engine.policy.ttft_admission import was_hopeless
 from server.grammar.matcher import Matcher
 from server.link import frames as link
 
@@ -70,7 +71,7 @@ class Requests:
 
     def refuse(self, client: int, submit: link.Submit, error: AdmissionError) -> None:
         """End a request before it begins."""
-        self._observer.on_refused(error.kind)
+        self._observer.on_refused(error.kind, is_hopeless=error.is_hopeless)
         self._events[client].extend(
             link.TokenEvent(
                 request_id=submit.request_id,
@@ -197,8 +198,10 @@ class Requests:
             return
         outcomes = [choice.outcome for choice in choices]
         troubles = [outcome for outcome in outcomes if outcome not in ("stop", "length")]
+        outcome = (troubles or outcomes)[0]
         self._observer.on_finished(
-            (troubles or outcomes)[0],
+            outcome,
             self._clock() - seq.arrival,
             choices[0].seconds_per_output_token,
+            is_hopeless=outcome == "deadline_exceeded" and was_hopeless(choices[0]),
         )

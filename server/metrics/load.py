@@ -61,10 +61,14 @@ class LoadMeter:
         self._num_prompt_tokens += num_prompt
         self._num_cached_tokens += num_cached
 
-    def on_ended(self, outcome: str, seconds: float = 0.0) -> None:
-        """A request ended, or was refused after 0 seconds."""
+    def on_ended(self, outcome: str, seconds: float = 0.0, *, is_hopeless: bool = False) -> None:
+        """A request ended, or was refused after 0 seconds.
+
+        A hopeless one had a time limit that no server could keep. Its failure is its caller's:
+        balancers would take a replica for broken.
+        """
         self._num_ended += 1
-        self._num_failures += outcome in FAILURES
+        self._num_failures += outcome in FAILURES and not is_hopeless
         if outcome in SUCCESSES:
             self._num_succeeded += 1
             self._succeeded_seconds += seconds

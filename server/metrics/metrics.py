@@ -121,19 +121,24 @@ class Metrics(Collector):
         self._histograms["time_to_first_token"].observe(seconds)
 
     def on_finished(
-        self, outcome: str, seconds: float, seconds_per_output_token: float | None
+        self,
+        outcome: str,
+        seconds: float,
+        seconds_per_output_token: float | None,
+        *,
+        is_hopeless: bool = False,
     ) -> None:
         self._num_changes += 1
         self._outcomes[outcome] += 1
-        self._load.on_ended(outcome, seconds)
+        self._load.on_ended(outcome, seconds, is_hopeless=is_hopeless)
         self._histograms["request_duration"].observe(seconds)
         if seconds_per_output_token is not None:
             self._histograms["time_per_output_token"].observe(seconds_per_output_token)
 
-    def on_refused(self, outcome: str) -> None:
+    def on_refused(self, outcome: str, *, is_hopeless: bool = False) -> None:
         self._num_changes += 1
         self._outcomes[outcome] += 1
-        self._load.on_ended(outcome)
+        self._load.on_ended(outcome, is_hopeless=is_hopeless)
 
     def on_key_use(self, key: str, num_prompt_tokens: int, num_generated_tokens: int) -> None:
         self._num_changes += 1

@@ -191,20 +191,61 @@ class TestHttp:
         assert (lines[0].version, lines[0].request_id) == ("2", "r-1")
         assert lines[0].client == "127.0.0.1"
         assert [r.by for r in lines] == ["the admin token", "the admin token", "nobody known"]
+        assert [r.call for r in lines] == [
+            "POST /versions/2/promote",
+            "POST /rollback",
+            "GET /versions",
+        ]
         assert "secret" not in caplog.text
         assert "guessed" not in "".join(str(vars(r)) for r in lines)
+
+    @pytest.mark.parametrize(
+        ("path", "content", "action", "outcome"),
+        [
+            ("/versions/new/load", b"", "load", "invalid_request"),
+            ("/versions/2/load", b'{"policy": "fast"}', "load", "invalid_request"),
+            ("/versions/new/promote", b"", "promote", "invalid_request"),
+            ("/versions/new/unload", b"", "unload", "invalid_request"),
+            ("/versions/2/load", b'{"paht": "x"}', "call", "400"),
+            ("/versions/2/load", b"{", "call", "400"),
+            ("/versions/2/load", b"x" * (1 << 17), "call", "413"),
+            ("/versions/2/lode", b"", "call", "404"),
+            ("/adapters/sql/load", b"", "load adapter", "invalid_request"),
+        ],
+    )
+    async def test_a_refused_change_leaves_one_audit_line(
+        self, http, engine, caplog, path, content, action, outcome
+    ):
+        caplog.set_level(logging.INFO)
+        headers = {"content-type": "application/json"}
+        assert (await http.post(path, content=content, headers=headers)).status_code >= 400
+        [line] = [r for r in caplog.records if r.getMessage() == "audit"]
+        assert (line.action, line.outcome, line.call) == (action, outcome, f"POST {path}")
+        assert line.by == "the admin token"
+        assert engine.changes == []
+
+    async def test_no_body_is_read_without_the_token(self, http):
+        """Nor is it said which paths there are."""
+        for path in ("/versions/2/load", "/nothing"):
+            headers = {"authorization": "Bearer no", "content-type": "application/json"}
+            answer = await http.post(path, content=b"{", headers=headers)
+            assert answer.status_code == 401
 
 
 class TestGrpc:
     @pytest.fixture
-    async def stub(self, admin):
+    async def channel(self, admin):
         with reserved_port() as port:
             config = ServerConfig(admin_host="127.0.0.1", admin_grpc_port=port)
             server = create_versions_server(admin, config)
             await server.start()
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield VersionsStub(channel)
+                yield channel
             await server.stop(0)
+
+    @pytest.fixture
+    def stub(self, channel):
+        return VersionsStub(channel)
 
     metadata = tuple(RIGHT.items())
 
@@ -241,3 +282,26 @@ class TestGrpc:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.ListVersions(pb.ListVersionsRequest())
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    async def test_a_refused_change_leaves_one_audit_line(self, stub, caplog):
+        caplog.set_level(logging.INFO)
+        for metadata in (self.metadata, ()):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Promote(pb.PromoteRequest(version="new"), metadata=metadata)
+        lines = [r for r in caplog.records if r.getMessage() == "audit"]
+        assert [(r.action, r.outcome) for r in lines] == [
+            ("promote", "invalid_request"),
+            ("call", "unauthenticated"),
+        ]
+        assert {r.call for r in lines} == {"gRPC /antipode.v1.Versions/Promote"}
+        ids = [r.request_id for r in lines]
+        assert dict(caught.value.trailing_metadata())["x-request-id"] == ids[1]
+        assert ids[0] != ids[1] != ""
+
+    async def test_bytes_that_are_no_change_leave_an_audit_line(self, channel, caplog):
+        caplog.set_level(logging.INFO)
+        promote = channel.unary_unary("/antipode.v1.Versions/Promote")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await promote(b"\xff", metadata=self.metadata)
+        [line] = [r for r in caplog.records if r.getMessage() == "audit"]
+        assert (line.action, line.outcome) == ("call", "INVALID_ARGUMENT")

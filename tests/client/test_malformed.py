@@ -8,6 +8,12 @@ import json
 
 import grpc
 import pytest
+from antipode._pb.antipode.v1 import generation_pb2 as pb
+from antipode.limits import MAX_MESSAGE_BYTES
+from antipode.transports.chunks import parse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from antipode import (
     AntipodeError,
     AsyncClient,
@@ -16,12 +22,6 @@ from antipode import (
     ServerError,
     UnavailableError,
 )
-from antipode._pb.antipode.v1 import generation_pb2 as pb
-from antipode.limits import MAX_MESSAGE_BYTES
-from antipode.transports.chunks import parse
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.client.malicious import (
     END,
     HEAD,
@@ -118,8 +118,6 @@ async def test_a_field_that_is_wrong_is_named(wrong, words):
         (sse(chunk())[:-1], "broke off"),
         (sse(chunk())[:-30], "broke off"),
         (sse(chunk()) + END, "broke off"),
-        # The second try begins again after the end.
-        (sse(LAST) + END, "after its end"),
     ],
 )
 async def test_a_body_that_is_no_whole_answer_is_an_error(body, words):
@@ -154,6 +152,31 @@ async def test_counts_in_the_last_chunk_of_a_choice_do_not_hide_the_choice():
 async def test_more_tokens_than_asked_for_are_an_error():
     answer = HEAD + sse(*[chunk()] * 4, LAST, usage()) + END
     assert "over 3 tokens" in (await failure_of(answer, max_tokens=3)).message
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_an_answer_that_ends_without_counts_is_complete(n):
+    """Not every server sends them; to resume a finished answer would bring it again."""
+    lasts = [chunk(choice={"finish_reason": "length", "index": index}) for index in range(n)]
+    async with (
+        http_server(HEAD + sse(*lasts) + END) as address,
+        AsyncClient(address, retry=IMPATIENT, trust_env=False) as client,
+    ):
+        stream = client.generate("x", n=n)
+        choices = await stream.collect()
+    assert [choice.token_ids for choice in choices] == [[5]] * n
+    assert (stream.num_resumed, stream.num_retries, stream.usage) == (0, 0, None)
+
+
+async def test_over_grpc_an_answer_that_ends_without_counts_is_complete():
+    async with (
+        grpc_server(response(start=start(), **ENDED)) as address,
+        AsyncClient(address, retry=IMPATIENT) as client,
+    ):
+        stream = client.generate("x")
+        [choice] = await stream.collect()
+    assert choice.finish_reason is not None
+    assert (stream.num_resumed, stream.usage) == (0, None)
 
 
 async def test_an_answer_that_is_complete_needs_no_end_mark():
@@ -196,6 +219,16 @@ async def test_a_compressed_answer_is_not_inflated():
     assert "compressed (gzip)" in found.message
     refused = head.replace(b"200 OK", b"500 Oh") + bomb
     assert (await failure_of(refused)).message == "HTTP status 500"
+
+
+async def test_a_gateways_words_reach_the_caller():
+    body = b"no healthy upstream"
+    head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\r\n"
+    found = await failure_of(head + body)
+    assert isinstance(found, UnavailableError)
+    assert found.message == "HTTP status 503: no healthy upstream"
+    own = json.dumps({"error": {"message": "the server drains"}}).encode()
+    assert (await failure_of(head + own)).message == "the server drains"
 
 
 async def test_a_line_without_an_end_is_not_kept():
@@ -255,7 +288,6 @@ ENDED = {"token_ids": [5], "text": "a", "finish_reason": pb.FINISH_REASON_LENGTH
         ([response(start=start(), index=4, token_ids=[5])], "choice 4; the request has n=1"),
         ([response(start=start(), **ENDED), response(token_ids=[6])], "after its end"),
         ([response(start=start(), text="a")], "text without tokens"),
-        ([response(start=start(), **ENDED)], "after its end"),
         ([], "broke off"),
         ([bytes(MAX_MESSAGE_BYTES + 1)], "larger than max"),
     ],

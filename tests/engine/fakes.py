@@ -350,6 +350,7 @@ class FakeObserver:
         self.first_tokens: list[float] = []
         self.finished: list[tuple[str, float, float | None]] = []
         self.refused: list[str] = []
+        self.hopeless: list[bool] = []
         self.key_uses: list[tuple[str, int, int]] = []
 
     def on_step(self, stats):
@@ -364,11 +365,13 @@ class FakeObserver:
     def on_first_token(self, seconds):
         self.first_tokens.append(seconds)
 
-    def on_finished(self, outcome, seconds, seconds_per_output_token):
+    def on_finished(self, outcome, seconds, seconds_per_output_token, *, is_hopeless=False):
         self.finished.append((outcome, seconds, seconds_per_output_token))
+        self.hopeless.append(is_hopeless)
 
-    def on_refused(self, outcome):
+    def on_refused(self, outcome, *, is_hopeless=False):
         self.refused.append(outcome)
+        self.hopeless.append(is_hopeless)
 
     def on_key_use(self, key, num_prompt_tokens, num_generated_tokens):
         self.key_uses.append((key, num_prompt_tokens, num_generated_tokens))

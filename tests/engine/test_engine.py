@@ -533,6 +533,7 @@ class TestRefusal:
         bench.submit(1, [1], deadline=1.0)
         bench.step()
         assert self.refusal(bench, 1) == {"deadline_exceeded"}
+        assert bench.observer.hopeless == [True]
         bench.drain()
 
     def test_refusals_by_an_api_process_are_counted(self):
@@ -554,6 +555,8 @@ class TestEnding:
         bench.drain()
         assert bench.ends(1, n=2) == ["deadline_exceeded", "deadline_exceeded"]
         assert bench.observer.outcomes == ["deadline_exceeded"]
+        # It never waited: any server would have been too slow for it.
+        assert bench.observer.hopeless == [True]
 
     def test_a_deadline_ends_a_waiting_request(self):
         bench = Bench(max_num_seqs=1)
@@ -564,6 +567,10 @@ class TestEnding:
         bench.drain()
         assert bench.ends(2) == ["deadline_exceeded"]
         assert bench.ends(1) == ["length"]
+        assert dict(zip(bench.observer.outcomes, bench.observer.hopeless, strict=True)) == {
+            "deadline_exceeded": False,
+            "length": False,
+        }
 
     def test_a_drain_finishes_what_was_accepted_also_what_waits(self):
         bench = Bench(max_num_seqs=1)

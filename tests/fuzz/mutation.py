@@ -21,6 +21,8 @@ COMPLETION = {
     "ignore_eos": False, "return_token_ids": True, "user": "a", "resume": None,
     "stream_options": {"include_usage": True},
 }  # fmt: skip
+# Fields without which a body asks for nothing.
+_PROMPTS = ("prompt", "messages", "input", "inputs", "text_input", "query", "documents", "tokens")
 # A GIF of one pixel.
 IMAGE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="
 CHAT = {name: value for name, value in COMPLETION.items() if name not in ("prompt", "echo")} | {
@@ -30,21 +32,59 @@ CHAT = {name: value for name, value in COMPLETION.items() if name not in ("promp
 }
 
 
+_SAID = [{"role": "user", "content": "hi"}]
+_TOOL = {"name": "f", "description": "d", "input_schema": {"type": "object"}}
+_TENSOR = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["hi"]}
+# By path: a right body of each protocol that the server speaks over HTTP.
+RIGHT: dict[str, dict[str, Any]] = {
+    "/v1/completions": COMPLETION,
+    "/v1/chat/completions": CHAT,
+    "/v1/responses": {
+        "model": "", "input": "hi", "instructions": "x", "max_output_tokens": 2, "stream": False,
+        "temperature": 0.5, "top_p": 0.9, "store": False, "metadata": {}, "tools": [],
+        "tool_choice": "auto", "text": {"format": {"type": "text"}}, "reasoning": None,
+    },
+    "/v1/messages": {
+        "model": "", "messages": _SAID, "system": "x", "max_tokens": 2, "stream": False,
+        "temperature": 0.5, "top_k": 3, "stop_sequences": ["x"], "metadata": {"user_id": "a"},
+        "tools": [_TOOL], "tool_choice": {"type": "auto"}, "thinking": None,
+    },
+    "/v1/messages/count_tokens": {"model": "", "messages": _SAID, "system": "x", "tools": [_TOOL]},
+    "/v1/embeddings": {
+        "model": "", "input": "hi", "dimensions": None, "encoding_format": "float", "user": "a",
+    },
+    "/rerank": {"model": "", "query": "a", "documents": ["b", "c"], "top_n": 1},
+    "/score": {"model": "", "text_1": "a", "text_2": ["b"]},
+    "/tokenize": {"model": "", "prompt": "hi", "add_special_tokens": True},
+    "/detokenize": {"model": "", "tokens": [5, 6], "skip_special_tokens": False},
+    "/v2/models/toy/infer": {
+        "id": "a", "inputs": [_TENSOR], "outputs": [{"name": "text_output"}],
+        "parameters": {"max_tokens": 2, "temperature": 0.5},
+    },
+    "/v2/models/toy/generate": {
+        "text_input": "hi", "max_tokens": 2, "parameters": {"seed": 3}, "stream": False,
+    },
+    "/v2/models/toy/generate_stream": {"text_input": "hi", "max_tokens": 2, "id": "a"},
+    "/v2/repository/index": {"ready": True},
+}  # fmt: skip
+
+
 def body(rng: random.Random, right: dict[str, Any]) -> bytes:
     """A request's JSON: some fields strange, or the bytes torn."""
     names = rng.sample([*right], rng.randint(1, min(6, len(right))))
     # Few tokens each, so that what is right after all ends soon.
     found = {"max_tokens": 2} | {name: right[name] for name in names}
     if rng.random() < 0.7:
-        for field in ("prompt", "messages"):
+        for field in _PROMPTS:
             if field in right:
                 found[field] = right[field]
     if "messages" in found and rng.random() < 0.2:
         found["messages"] = [{"role": "user", "content": [image_part(rng), image_part(rng)]}]
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         found[rng.choice([*right])] = strange(rng)
-    if isinstance(found["max_tokens"], int | float) and found["max_tokens"] > 64:
-        found["max_tokens"] = 64
+    for name in ("max_tokens", "max_output_tokens"):
+        if isinstance(found.get(name), int | float) and found[name] > 64:
+            found[name] = 64
     return torn(rng, json.dumps(found).encode()) if rng.random() < 0.2 else _dumped(rng, found)
 
 

@@ -21,15 +21,15 @@ from pathlib import Path
 
 import grpc
 import httpx
-from antipode import AsyncClient, RetryPolicy
 
+from antipode import AsyncClient, RetryPolicy
 from tests.e2e.checkpoints import write_serving_checkpoint
 from tests.e2e.servers import FAKE, RunningServer, is_running, wait_for
-from tests.fuzz import targets
+from tests.fuzz import protocols, targets, wire
 from tests.fuzz.targets import Target
 
 NUM_AT_ONCE = 8
-NAMES = ("http", "grpc", "admin", "model-file", "client")
+NAMES = ("http", "grpc", "protocols", "raw", "admin", "admin-grpc", "model-file", "client")
 FLAGS = ("--max-num-seqs=64", "--max-num-batched-tokens=256", "--num-blocks=4096")
 _BAD_WORDS = ("Traceback", "Task exception was never retrieved", "Unhandled", "unhandled")
 
@@ -144,13 +144,17 @@ async def _targets(server: RunningServer) -> AsyncIterator[dict[str, Target]]:
         httpx.AsyncClient(base_url=server.http, trust_env=False, limits=limits) as http,
         httpx.AsyncClient(base_url=admin, trust_env=False, limits=limits) as admin_http,
         grpc.aio.insecure_channel(server.grpc) as channel,
+        grpc.aio.insecure_channel(server.start_line["admin_grpc"]) as admin_channel,
         AsyncClient(f"http://127.0.0.1:{port}", retry=retry, trust_env=False) as calls,
         listener,
     ):
         yield {
             "http": targets.http(http),
             "grpc": targets.grpc_calls(channel),
+            "protocols": protocols.calls(channel),
+            "raw": wire.connection(server.http.removeprefix("http://")),
             "admin": targets.admin(admin_http),
+            "admin-grpc": protocols.admin_calls(admin_channel, targets.TOKEN),
             "model-file": targets.model_file(server.log_path.parent),
             "client": targets.client(wrong, calls),
         }

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import grpc
 import httpx
-from antipode import AntipodeError, AsyncClient, DeadlineExceededError
 from google.protobuf.message import Message
 
+from antipode import AntipodeError, AsyncClient, DeadlineExceededError
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.versions.model_file.model_file_watcher import ModelFileWatcher
-from tests.fuzz.mutation import CHAT, COMPLETION, body, strange, torn
+from tests.fuzz.mutation import RIGHT, body, strange, torn
 
 TOKEN = "fuzz"
 SECONDS = 20.0
@@ -40,6 +40,10 @@ METHODS = (
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/nothing",
 )
+OTHERS = (
+    "/v2", "/v2/models/toy", "/v2/models/toy/versions/9/ready", "/v2/models/%00/config",
+    "/v2/models/stats", "/openapi.json", "/docs", "/", "/v2/health/ready", "/version",
+)  # fmt: skip
 MODEL_FILE = b"name: tiny\npath: models/tiny\nversion: '1'\nlabels:\n  stable: '1'\n"
 YAML_WORDS = (
     b"2026-01-01", b"!!binary aGk=", b"&a [*a]", b"*a", b"<<: *a", b"0x1f", b"1_000", b".nan", b"~",
@@ -49,17 +53,17 @@ YAML_WORDS = (
 
 
 def http(client: httpx.AsyncClient) -> Target:
-    """The OpenAI-compatible endpoints, with random bodies, paths, methods and types."""
+    """The endpoints of every protocol, with random bodies, paths, methods and types."""
 
     async def send(rng: random.Random) -> None:
-        path, right = rng.choice((("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT)))
-        content = body(rng, right)
+        path = rng.choice([*RIGHT])
+        content = body(rng, RIGHT[path])
         kind = rng.choice(("application/json",) * 6 + ("text/plain", "", "application/json; é"))
         method = "POST"
         if rng.random() < 0.1:
             method = rng.choice(("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "X"))
             path = rng.choice(
-                (path, "/v1/models", "/v1/models/%00", "/metrics", "/nothing", "/%ff")
+                (path, "/v1/models", "/v1/models/%00", "/metrics", "/nothing", "/%ff", *OTHERS)
             )
         headers = {"content-type": kind.encode("latin-1")}
         await _answered(client, method, path, content, headers)

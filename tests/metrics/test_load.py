@@ -46,6 +46,17 @@ def test_requests_and_errors_have_rates(meter, clock):
     assert load.device_busy == 0.5
 
 
+def test_a_time_limit_that_no_server_could_keep_is_no_error_of_this_one(meter, clock):
+    """Else one caller with a limit of a millisecond takes the traffic of all from a replica."""
+    meter.load(GAUGES, 0.0)
+    for is_hopeless in (True, True, False):
+        meter.on_ended("deadline_exceeded", 1.0, is_hopeless=is_hopeless)
+        meter.on_ended("overloaded", is_hopeless=is_hopeless)
+    clock.now += 1
+    load = meter.load(GAUGES, 0.5)
+    assert (load.requests_per_second, load.errors_per_second) == (6, 2)
+
+
 def test_what_runs_counts_by_its_mean_over_time(meter, clock):
     meter.load(GAUGES, 0.0)
     clock.now += 1

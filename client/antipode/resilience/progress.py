@@ -30,7 +30,12 @@ class Progress:
     @property
     def is_complete(self) -> bool:
         """Whether every choice has ended and the token counts have arrived."""
-        return not self._unfinished and self.usage is not None
+        return self.has_ended and self.usage is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every choice has ended. Some servers send no token counts."""
+        return not self._unfinished
 
     @property
     def resume(self) -> Resume | None:

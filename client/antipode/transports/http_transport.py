@@ -30,6 +30,7 @@ from antipode.transports.chunks import is_end, parse
 from antipode.transports.embedding_bodies import embedding_body, read_embeddings
 from antipode.transports.grammars import http_grammar
 from antipode.transports.message_bodies import message_bodies
+from antipode.transports.refusals import sentence
 from antipode.transports.sse import EventParser
 from antipode.types import EmbeddingRequest, Embeddings, Event, Request, Resume, is_chat
 
@@ -247,15 +248,8 @@ def _refusal(response: httpx.Response, content: bytes) -> AntipodeError:
     status = response.status_code
     other = InvalidRequestError if 400 <= status < 500 else UnavailableError
     retry_after = response.headers.get("retry-after", "")
+    is_compressed = "content-encoding" in response.headers
     return STATUSES.get(status, other)(
-        _message(content) or f"HTTP status {status}",
+        sentence(status, content, is_compressed=is_compressed),
         retry_after=float(retry_after) if retry_after.isdecimal() else 0.0,
     )
-
-
-def _message(content: bytes) -> str:
-    """The server's error message; empty for a proxy's error page."""
-    try:
-        return quoted(json.loads(content)["error"]["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""

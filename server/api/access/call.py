@@ -35,6 +35,7 @@ class Call:
     """`method` is HTTP's or "gRPC". `route` is the pattern that the path matches, empty if there is
     none; `scheme` is of HTTP's URL. `caller` is None without keys; `certificate` names the client's
     certificate, empty without one. `trusts_headers`: whether fairness ids and priorities count.
+    `is_audited`: whether the audit log has a line of it.
     `operation` is what its prompts are for. `status` is the HTTP status or the name of gRPC's code.
     `started` is of the monotonic clock.
     """
@@ -48,6 +49,7 @@ class Call:
     trace_id: str = ""
     certificate: str = ""
     has_admin_token: bool = False
+    is_audited: bool = False
     caller: Caller | None = None
     objectives: Objectives = field(default_factory=Objectives)
     trusts_headers: bool = True
@@ -62,6 +64,10 @@ class Call:
     def caller_name(self) -> str:
         """The name of the key, else of the certificate; empty for a call that has neither."""
         return self.caller.name if self.caller else self.certificate
+
+    @property
+    def has_failed(self) -> bool:
+        return self.status >= 400 if isinstance(self.status, int) else self.status != "OK"
 
     def count(self, *, num_prompt_tokens: int = 0, num_generated_tokens: int = 0) -> None:
         """Add what a part of the call has used."""

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from server.api.access.api_keys import ApiKeys
+from server.api.access.audit import audit_call
 from server.api.access.budgets import Budgets
 from server.api.access.call import Call, CallSpan, set_current_call
-from server.api.access.objectives import read_objectives
+from server.api.access.objectives import check_timeout, read_objectives
 from server.errors import ApiError, ErrorKind
 from server.files.watched_files import WatchedFiles
 from server.trace_context import HEADER as TRACE_HEADER
@@ -82,7 +83,10 @@ class Gatekeeper:
         current_trace_id.set(call.trace_id)
 
     def authorize(self, call: Call, headers: Mapping[str, str]) -> None:
-        """ApiError unless the call has what this server asks for, and something left to use."""
+        """ApiError unless the call has what this server asks for, and something left to use.
+
+        Also for a time limit that cannot be understood.
+        """
         try:
             if self._needs_certificate and not call.certificate:
                 raise ApiError(
@@ -91,13 +95,14 @@ class Gatekeeper:
                 )
             if self._keys is not None:
                 self._check_key(call, headers, self._keys.current())
+            check_timeout(headers)
         except ApiError as error:
             if self._counter is not None:
                 self._counter.refuse(error.kind.value)
             raise
 
     def end(self, call: Call) -> None:
-        """The call is over: log it, and count what its key has used."""
+        """The call is over: log it, and count what its key has used. The call must be current."""
         if call.caller is not None:
             num_tokens = call.num_prompt_tokens + call.num_generated_tokens
             self._budgets.spend_tokens(call.caller, num_tokens, self._clock())
@@ -107,6 +112,7 @@ class Gatekeeper:
                     num_prompt_tokens=call.num_prompt_tokens,
                     num_generated_tokens=call.num_generated_tokens,
                 )
+        audit_call(call)
         if self._logs_calls:
             log_call(call)
         if call.span is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from server.api.requests.validation import invalid
 from server.config.priorities import read_priority
 
 OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
@@ -39,13 +40,25 @@ class Objectives:
 def read_objectives(
     headers: Mapping[str, str], named: Mapping[str, int], *, is_trusted: bool
 ) -> Objectives:
-    """`named` has the priority of each objective. A header that is no number counts as absent."""
+    """`named` has the priority of each objective. A gateway's header that is no number counts as
+    absent; the client's own time limit is the business of `check_timeout`.
+    """
     return Objectives(
         priority=_priority(headers, named) if is_trusted else 0,
         timeout_seconds=_least(_seconds(headers, TIMEOUT_HEADER, ENVOY_TIMEOUT_HEADER)),
         ttft_seconds=_least(_seconds(headers, *TTFT_HEADERS)[:1]),
         tpot_seconds=_least(_seconds(headers, *TPOT_HEADERS)[:1]),
     )
+
+
+def check_timeout(headers: Mapping[str, str]) -> None:
+    """ApiError (invalid request) for a time limit that would not be kept, because it is none."""
+    value = headers.get(TIMEOUT_HEADER)
+    if value is not None and not _seconds(headers, TIMEOUT_HEADER):
+        raise invalid(
+            f"{TIMEOUT_HEADER} must be a whole number of milliseconds from 1 to"
+            f" {10**MAX_DIGITS - 1}"
+        )
 
 
 def _priority(headers: Mapping[str, str], named: Mapping[str, int]) -> int:

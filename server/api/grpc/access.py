@@ -18,7 +18,7 @@ from grpc_health.v1 import health as grpc_health
 from server.api.access.call import Call
 from server.api.access.gatekeeper import Gatekeeper
 from server.api.grpc.peer import certificate_of, headers_of, host_of
-from server.api.grpc.status import Context, abort, request_id_of
+from server.api.grpc.status import Context, abort, adopt_request_id
 from server.errors import ApiError
 
 # Services, and methods of other services, that say only whether the server can serve.
@@ -93,6 +93,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
         self._gatekeeper.begin(call, headers)
         try:
+            # A refused call has an id too, by which its caller and the logs name it.
+            adopt_request_id(context)
             try:
                 self._gatekeeper.authorize(call, headers)
             except ApiError as error:
@@ -103,7 +105,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise
         finally:
             call.status = call.status or _code_of(context)
-            call.request_id = request_id_of(context)
             self._gatekeeper.end(call)
 
 

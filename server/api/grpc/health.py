@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 
 from server.api.grpc.handlers import add_service, streaming, unary
-from server.api.grpc.messages import parse
+from server.api.grpc.messages import parse_large
 from server.api.grpc.status import Context, errors_as_status
 from server.errors import ApiError, ErrorKind
 
@@ -30,14 +30,14 @@ class HealthServicer:
 
     async def check(self, data: bytes, context: Context) -> Any:
         async with errors_as_status(context):
-            service = parse(health_pb2.HealthCheckRequest, data).service
+            service = (await parse_large(health_pb2.HealthCheckRequest, data)).service
             if service not in self._names:
                 raise ApiError(ErrorKind.NOT_FOUND, "no such service")
             return self._response(service)
 
     async def list(self, data: bytes, context: Context) -> Any:
         async with errors_as_status(context):
-            parse(health_pb2.HealthListRequest, data)
+            await parse_large(health_pb2.HealthListRequest, data)
             statuses = {name: self._response(name) for name in self._names}
             return health_pb2.HealthListResponse(statuses=statuses)
 
@@ -47,7 +47,8 @@ class HealthServicer:
         In the protocol, an unknown service has the status SERVICE_UNKNOWN here, and is no error.
         """
         async with errors_as_status(context):
-            service, sent = parse(health_pb2.HealthCheckRequest, data).service, None
+            service = (await parse_large(health_pb2.HealthCheckRequest, data)).service
+            sent = None
             while True:
                 if (response := self._response(service)) != sent:
                     await context.write(response)

@@ -12,8 +12,8 @@ from server.api.requests.source import source_of
 
 def source(context: Context) -> str:
     """Who made the call, for taking turns."""
-    trusts_ids = current_call().trusts_headers
-    return source_of(headers_of(context), host_of(context.peer()), trusts_ids=trusts_ids)
+    headers, address, call = headers_of(context), host_of(context.peer()), current_call()
+    return source_of(headers, address, caller=call.caller_name, trusts_ids=call.trusts_headers)
 
 
 def headers_of(context: Context) -> dict[str, str]:

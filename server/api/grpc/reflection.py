@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from server.api.grpc.messages import parse
+from server.api.grpc.messages import parse_large
 from server.api.grpc.status import Context, errors_as_status
 
 _V1_NAME = "grpc.reflection.v1.ServerReflection"
@@ -38,4 +38,4 @@ def add_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> Non
 
 async def _parsed(requests: AsyncIterable[bytes]) -> AsyncIterator[Any]:
     async for data in requests:
-        yield parse(reflection_pb2.ServerReflectionRequest, data)
+        yield await parse_large(reflection_pb2.ServerReflectionRequest, data)

@@ -14,6 +14,7 @@ from typing import Any, Never
 
 import grpc
 
+from server.api.access.call import current_call
 from server.api.requests.validation import check_request_id, is_request_id
 from server.errors import ApiError, ErrorKind
 
@@ -30,13 +31,16 @@ _log = logging.getLogger(__name__)
 def adopt_request_id(context: Context, given: str = "") -> str:
     """The id `given` in the request, or the id in the call's metadata, or a new one.
 
-    The call's trailing metadata carries the id in every case. Raises ApiError for a given id that
-    metadata cannot carry.
+    The call's trailing metadata carries the id in every case, and its record has it. An id that a
+    call has stays, unless its request has another. Raises ApiError for a given id that metadata
+    cannot carry.
     """
     if given:
         check_request_id(given)
-    request_id = given or _metadata_id(context) or uuid.uuid4().hex
-    add_trailer(context, REQUEST_ID_KEY, request_id)
+    request_id = given or request_id_of(context) or _metadata_id(context) or uuid.uuid4().hex
+    others = (each for each in context.trailing_metadata() or () if each[0] != REQUEST_ID_KEY)
+    context.set_trailing_metadata((*others, (REQUEST_ID_KEY, request_id)))
+    current_call().request_id = request_id
     return request_id
 
 
@@ -52,7 +56,7 @@ def _metadata_id(context: Context) -> str:
 
 
 def request_id_of(context: Context) -> str:
-    """The id that the call was given; empty if it ended before."""
+    """The id that the call was given; empty if it has none yet."""
     return str(dict(context.trailing_metadata() or ()).get(REQUEST_ID_KEY, ""))
 
 

@@ -73,8 +73,10 @@ async def prepared_chat(
 
 def source(request: Request) -> str:
     """Who sent the request, for taking turns."""
-    address = request.client.host if request.client else ""
-    return source_of(request.headers, address, trusts_ids=current_call().trusts_headers)
+    address, call = request.client.host if request.client else "", current_call()
+    return source_of(
+        request.headers, address, caller=call.caller_name, trusts_ids=call.trusts_headers
+    )
 
 
 def timeout_seconds(request: Request) -> float | None:

@@ -14,12 +14,14 @@ from starlette.responses import Response
 
 from server.api.http.json_bodies.json_response import encode
 from server.api.open_inference.inference import Inference
+from server.api.open_inference.options import check_tensor, merged
 from server.api.open_inference.tensors import Tensor, checked, from_raw, raw
 from server.api.requests.validation import invalid
 
 # The length of the JSON before the binary tensors.
 LENGTH_HEADER = "inference-header-content-length"
 _MAX_DEPTH = 8
+_OF_THE_BODY = ("parameters", "id")
 
 
 class InputBody(Struct, frozen=True, kw_only=True):
@@ -77,6 +79,8 @@ def read_infer(value: Any, tail: bytes, model: str, version: str) -> tuple[Infer
         body = msgspec.convert(value, InferBody)
     except msgspec.ValidationError as error:
         raise invalid(f"the body is not a request for inference: {error}") from None
+    for given in (*(t.parameters for t in body.inputs), *(t.parameters for t in body.outputs)):
+        check_tensor(given)
     inputs = _inputs(body, tail)
     inference = Inference(
         model=model,
@@ -127,16 +131,16 @@ def read_generate(value: Any, model: str, version: str, known: Sequence[str]) ->
     nested = value.get("parameters") or {}
     if not isinstance(nested, dict):
         raise invalid("parameters must be a JSON object", "parameters")
-    others = {key: each for key, each in value.items() if key not in known}
-    if twice := sorted(others.keys() & nested.keys()):
-        raise invalid(f"{twice[0]} is given twice; send it once", twice[0])
-    given = {**others, **nested}
-    given = {key: each for key, each in given.items() if key not in ("parameters", "id")}
+    nested = {key: each for key, each in nested.items() if each is not None}
+    flat = {key: each for key, each in value.items() if each is not None}
+    # An input that is among the parameters too is refused here, as an option is.
+    given = merged(flat, {key: each for key, each in nested.items() if key not in _OF_THE_BODY})
+    given = {key: each for key, each in given.items() if key not in (*known, *_OF_THE_BODY)}
     return Inference(
         model=model,
         version=version,
         id=str(value.get("id") or ""),
-        parameters={key: each for key, each in given.items() if each is not None},
+        parameters=given,
         inputs={
             name: _from_json(name, each)
             for name, each in value.items()

@@ -7,6 +7,7 @@ from typing import Any
 
 from server.api.open_inference.inference import Inference
 from server.api.open_inference.models import Duration, Statistics
+from server.api.open_inference.options import check_tensor
 from server.api.open_inference.signature import (
     INPUTS,
     OUTPUTS,
@@ -34,6 +35,11 @@ _CONTENTS = {
 
 def inference(message: pb.ModelInferRequest) -> Inference:
     """What the message asks for. ApiError for inputs that are in no allowed form."""
+    for given in (
+        *(t.parameters for t in message.inputs),
+        *(t.parameters for t in message.outputs),
+    ):
+        check_tensor(parameters(given))
     return Inference(
         model=message.model_name,
         version=message.model_version,

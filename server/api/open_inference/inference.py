@@ -15,6 +15,7 @@ from server.api.open_inference.options import (
     OPTION_NAMES,
     Options,
     check_supported,
+    given_twice,
     read_json,
     read_options,
 )
@@ -93,6 +94,8 @@ class Inference:
                     f" {SAMPLING}, {STREAM}, {EXCLUDES_INPUT} and single options",
                     name[:64],
                 )
+            if name in self.parameters:
+                raise given_twice(name)
         for name in self.outputs:
             if name not in OUTPUT_NAMES:
                 raise invalid(

@@ -66,6 +66,12 @@ class Models:
                 return False
             raise
 
+    def check_was_here(self, name: str, version: str) -> None:
+        """ApiError for a version that was never here, or while the engine starts."""
+        statuses = self._directory.statuses(self._directory.info())
+        if all(status.version != version for status in statuses):
+            self.find(name, version)
+
     def versions(self) -> list[str]:
         """The loaded versions, the one that is served first. A version may have no number."""
         return [model.version for model in self._directory.loaded()]

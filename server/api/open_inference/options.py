@@ -16,13 +16,21 @@ from server.api.foreign_fields.meanings import Alias
 from server.api.foreign_fields.table import FIELDS
 from server.api.open_inference.signature import EXCLUDES_INPUT, SAMPLING, STREAM, TEXT, TOKENS
 from server.api.requests.generation import Sampling
-from server.api.requests.refused_fields import refused
+from server.api.requests.refused_fields import check_fields, refused
 from server.api.requests.validation import invalid
+from server.errors import ApiError
 from server.link.sampling import Grammar, GrammarKind
 
 # What vLLM generates by default.
 DEFAULT_MAX_TOKENS = 16
 
+# What Triton's clients may ask of one tensor. The names of the binary data are read with it.
+_REFUSED_OF_TENSORS = {
+    **refused("shared_memory_region", "send the data with the request", ""),
+    **refused("shared_memory_byte_size shared_memory_offset", "send the data with the request", 0),
+    **refused("classification", "this model gives no classes; leave it out", 0),
+}
+# Options of other servers that would change an answer.
 _HAS_LOGPROBS = "POST /v1/completions has log probabilities"
 _HAS_CHATS = "POST /v1/chat/completions has it"
 # Options of this server's other protocols that would change an answer.
@@ -108,7 +116,7 @@ def read_options(*sources: Mapping[str, Any]) -> Options:
         for alias, value in source.items():
             name = _ALIASES.get(alias, alias)
             if name in given:
-                raise invalid(f"{alias} is given twice; send it once", alias)
+                raise given_twice(alias)
             given[name] = _converted(alias, name, value)
     grammar, asked_as = _grammar(given)
     if isinstance(stop := given.get("stop"), str):
@@ -131,15 +139,52 @@ def check_supported(parameters: Mapping[str, Any]) -> None:
     check_foreign_at("this protocol", parameters, (*OPTION_NAMES, *_OWN), _REFUSED)
 
 
+def check_tensor(parameters: Mapping[str, Any]) -> None:
+    """Refuse what would leave a tensor's data elsewhere than the client thinks."""
+    check_fields(parameters, _REFUSED_OF_TENSORS, "this server")
+
+
+class _Key:
+    """A key of a JSON object. No two are equal, so that a mapping keeps them all."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _key(_: type, text: str) -> _Key:
+    return _Key(text)
+
+
 def read_json(text: str | bytes, name: str) -> dict[str, Any]:
     """The options of a JSON object. ApiError for a text that is none."""
     try:
-        found = msgspec.json.decode(text or b"{}")
+        pairs = msgspec.json.decode(text or b"{}", type=dict[_Key, Any], dec_hook=_key)
+    except msgspec.ValidationError:
+        raise invalid(f"{name} must be a JSON object", name) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise invalid(f"{name} is not valid JSON: {error}", name) from None
-    if not isinstance(found, dict):
-        raise invalid(f"{name} must be a JSON object", name)
+    found: dict[str, Any] = {}
+    for key, value in pairs.items():
+        if key.text in found:
+            raise given_twice(key.text)
+        found[key.text] = value
     return {key: value for key, value in found.items() if value is not None}
+
+
+def merged(*sources: Mapping[str, Any]) -> dict[str, Any]:
+    """One mapping of all sources. ApiError for a name that is in two of them."""
+    found: dict[str, Any] = {}
+    for source in sources:
+        for name in source:
+            if name in found:
+                raise given_twice(name)
+        found |= source
+    return found
+
+
+def given_twice(name: str) -> ApiError:
+    """The refusal of what two sources say, or one says twice."""
+    return invalid(f"{name[:64]} is given twice; send it once", name[:64])
 
 
 def _converted(alias: str, name: str, value: Any) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from server.api.access.audit import audit, refusals_audited
 from server.api.open_inference.options import read_json
 from server.api.requests.validation import invalid
 from server.api.version_admin import VersionAdmin
@@ -55,14 +56,11 @@ class Repository:
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Have a version read, proved and served."""
-        version = self._version(name) or _configured_version(parameters)
-        if not version:
-            raise invalid(
-                f"name the version to load: {self._admin.model}@VERSION, or config with"
-                " version_policy.specific.versions",
-                "model_name",
-            )
-        if version == self._admin.status().version:
+        with refusals_audited("load", model=name):
+            version = self._version_to_load(name, parameters)
+            served = self._admin.status().version
+        if version == served:
+            audit("load", version=version, outcome="served already")
             return
         if not self._is_available(version):
             await self._admin.load(version)
@@ -70,13 +68,25 @@ class Repository:
 
     async def unload(self, name: str) -> None:
         """Have a version freed that is not served."""
-        version = self._version(name)
-        if not version:
-            raise ApiError(
-                ErrorKind.CONFLICT,
-                f"the served version cannot be unloaded; name another: {self._admin.model}@VERSION",
-            )
+        with refusals_audited("unload", model=name):
+            version = self._version(name)
+            if not version:
+                raise ApiError(
+                    ErrorKind.CONFLICT,
+                    "the served version cannot be unloaded; name another:"
+                    f" {self._admin.model}@VERSION",
+                )
         await self._admin.unload(version)
+
+    def _version_to_load(self, name: str, parameters: Mapping[str, Any]) -> str:
+        version = self._version(name) or _configured_version(parameters)
+        if not version:
+            raise invalid(
+                f"name the version to load: {self._admin.model}@VERSION, or config with"
+                " version_policy.specific.versions",
+                "model_name",
+            )
+        return version
 
     @property
     def _admin(self) -> VersionAdmin:

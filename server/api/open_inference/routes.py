@@ -23,6 +23,7 @@ from server.api.http.json_bodies.json_decoding import decode
 from server.api.http.json_bodies.json_response import json_response
 from server.api.http.middleware.request_id import adopt_request_id
 from server.api.http.sse import EventStream
+from server.api.large_work import LARGE_BYTES, decode_large
 from server.api.load_reports import LoadReports
 from server.api.open_inference import bodies
 from server.api.open_inference.bodies import GenerateAnswer
@@ -81,6 +82,7 @@ def _add_health(router: APIRouter, health: Health, models: Models) -> None:
     @_of_models(router.get, "/ready", summary="Can the version be served?")
     async def model_ready(model: str, version: str = "") -> Response:
         if not models.is_ready(model, version):
+            models.check_was_here(model, version)
             raise ApiError(ErrorKind.UNAVAILABLE, f"the model {model!r} is not ready")
         return _probe(health.readiness())
 
@@ -133,8 +135,9 @@ def _add_inference(
 ) -> None:
     @_of_models(router.post, "/infer", summary="Generate")
     async def infer(request: Request, model: str, version: str = "") -> Response:
-        value, tail = await _json_and_tail(request)
-        inference, binary = bodies.read_infer(value, tail, model, version)
+        inference, binary = await _read(
+            request, lambda value, tail: bodies.read_infer(value, tail, model, version)
+        )
         async with (
             until_disconnect(request.receive),
             await service.start_group(_requests(inference, request)) as group,
@@ -150,8 +153,9 @@ def _add_inference(
             return await service.large_work.run(group.num_entries, render)
 
     async def generate(request: Request, model: str, version: str, *, stream: bool) -> Response:
-        value, _ = await _json_and_tail(request)
-        inference = bodies.read_generate(value, model, version, _INPUT_NAMES)
+        inference = await _read(
+            request, lambda value, _: bodies.read_generate(value, model, version, _INPUT_NAMES)
+        )
         return await answer(
             service,
             _requests(inference, request),
@@ -213,25 +217,34 @@ async def _body(request: Request) -> dict[str, Any]:
     """A small body that may be missing."""
     if not await request.body():
         return {}
-    value, _ = await _json_and_tail(request)
+    value: Any = await _read(request, lambda value, _: value)
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object")
     return value
 
 
-async def _json_and_tail(request: Request) -> tuple[Any, bytes]:
-    """The decoded JSON of a body, and the bytes of tensors behind it."""
+async def _read[T](request: Request, meaning: Callable[[Any, bytes], T]) -> T:
+    """What a body means: its decoded JSON, and the bytes of tensors behind it.
+
+    A large one is decoded and read in a thread.
+    """
     body = await request.body()
     given = request.headers.get(bodies.LENGTH_HEADER)
     length = len(body) if given is None else _length(given, len(body))
-    text = body[:length]
+
+    def read() -> T:
+        return meaning(_decoded(body[:length]), body[length:])
+
+    if len(body) <= MAX_INLINE_BYTES:
+        return read()
+    return await (decode_large(read) if len(body) > LARGE_BYTES else asyncio.to_thread(read))
+
+
+def _decoded(text: bytes) -> Any:
     try:
-        value = (
-            decode(text) if len(text) <= MAX_INLINE_BYTES else await asyncio.to_thread(decode, text)
-        )
+        return decode(text)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"the body is not valid JSON: {error}") from None
-    return value, body[length:]
 
 
 def _length(given: str, most: int) -> int:

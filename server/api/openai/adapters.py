@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import PlainTextResponse, Response
 
+from server.api.access.audit import refusals_audited
 from server.api.adapter_admin import AdapterAdmin
 from server.api.http.routes.openapi import text_responses
 from server.api.requests.validation import invalid
@@ -36,14 +37,8 @@ def adapters_router(admin: AdapterAdmin) -> APIRouter:
 
     @router.post("/v1/load_lora_adapter", summary="Load a LoRA adapter", responses=text)
     async def load(body: LoadAdapterBody) -> Response:
-        if admin.find(body.lora_name) is not None and not body.load_inplace:
-            raise invalid(
-                f"adapter {body.lora_name[:200]!r} is loaded already; set load_inplace to replace"
-                " it",
-                "lora_name",
-            )
-        if not body.lora_path:
-            raise invalid("lora_path must not be empty", "lora_path")
+        with refusals_audited("load adapter", adapter=body.lora_name, path=body.lora_path):
+            _check(admin, body)
         await admin.load(body.lora_name, path=body.lora_path)
         return _success(body.lora_name, "added")
 
@@ -53,6 +48,16 @@ def adapters_router(admin: AdapterAdmin) -> APIRouter:
         return _success(body.lora_name, "removed")
 
     return router
+
+
+def _check(admin: AdapterAdmin, body: LoadAdapterBody) -> None:
+    if admin.find(body.lora_name) is not None and not body.load_inplace:
+        raise invalid(
+            f"adapter {body.lora_name[:200]!r} is loaded already; set load_inplace to replace it",
+            "lora_name",
+        )
+    if not body.lora_path:
+        raise invalid("lora_path must not be empty", "lora_path")
 
 
 def _success(name: str, what: str) -> Response:

@@ -10,7 +10,7 @@ import asyncio
 import grpc
 
 from server.api.grpc.handlers import add_service, streaming
-from server.api.grpc.messages import parse
+from server.api.grpc.messages import parse_large
 from server.api.grpc.status import Context, errors_as_status
 from server.api.load_reports import LoadReports
 from server.errors import ApiError, ErrorKind
@@ -32,7 +32,8 @@ def add_orca(server: grpc.aio.Server, loads: LoadReports, least_seconds: float) 
 
     async def stream(data: bytes, context: Context) -> None:
         async with errors_as_status(context):
-            interval = interval_seconds(parse(pb.OrcaLoadReportRequest, data), least_seconds)
+            message = await parse_large(pb.OrcaLoadReportRequest, data)
+            interval = interval_seconds(message, least_seconds)
             while True:
                 report = loads.message()
                 if report is None:

@@ -12,15 +12,16 @@ An application with a port of its own. Knows no rules: the version manager decid
 from __future__ import annotations
 
 import msgspec
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict
+from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.access.gatekeeper import Gatekeeper
 from server.api.adapter_admin import AdapterAdmin
-from server.api.http.errors.error_responses import add_error_handlers
+from server.api.http.errors.error_responses import add_error_handlers, error_response
 from server.api.http.json_bodies.json_response import json_response
 from server.api.http.middleware.access import AuthorizationMiddleware, CallMiddleware
 from server.api.http.middleware.body_limit import BodyLimitMiddleware
@@ -28,9 +29,10 @@ from server.api.http.middleware.request_id import RequestIdMiddleware
 from server.api.http.routes.methods import MethodsMiddleware
 from server.api.http.routes.paths import Paths
 from server.api.version_admin import VersionAdmin
+from server.errors import ApiError
 from server.link.status import AdapterStatus
 
-_MAX_BODY_BYTES = 1 << 16
+MAX_BODY_BYTES = 1 << 16
 
 
 class LoadBody(BaseModel):
@@ -71,14 +73,10 @@ def create_admin_app(
     `admin` checks the token; `gatekeeper`, which must know no API keys, records calls.
     """
 
-    def authorize(request: Request) -> None:
-        admin.authorize(request.headers.get("authorization", ""))
-
     app = FastAPI(
         title="Antipode versions",
         openapi_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(authorize)],
         default_response_class=Response,
     )
     _add_reading(app, admin)
@@ -86,10 +84,26 @@ def create_admin_app(
     _add_adapters(app, adapters)
     paths = Paths(app.routes)
     add_error_handlers(app, paths)
-    limited = BodyLimitMiddleware(app, max_body_bytes=_MAX_BODY_BYTES)
+    limited = BodyLimitMiddleware(app, max_body_bytes=MAX_BODY_BYTES)
     gatekeeper = gatekeeper or Gatekeeper()
-    let_in = AuthorizationMiddleware(MethodsMiddleware(limited, paths), gatekeeper)
+    with_token = _AdminTokenMiddleware(MethodsMiddleware(limited, paths), admin)
+    let_in = AuthorizationMiddleware(with_token, gatekeeper)
     return RequestIdMiddleware(CallMiddleware(let_in, gatekeeper))
+
+
+class _AdminTokenMiddleware:
+    """Answers 401 to calls without the token, before their body is read."""
+
+    def __init__(self, app: ASGIApp, admin: VersionAdmin) -> None:
+        self._app, self._admin = app, admin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._admin.authorize(Headers(scope=scope).get("authorization", ""))
+        except ApiError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 def _add_reading(app: FastAPI, admin: VersionAdmin) -> None:

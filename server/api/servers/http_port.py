@@ -14,7 +14,8 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.api.http.connections.connection import ConnectionLimits, HttpConnection
+from server.api.http.connections.connection import HttpConnection
+from server.api.http.connections.limits import ConnectionLimits
 from server.api.http.connections.open_connections import OpenConnections
 from server.api.http.connections.tls_front import TlsFront
 from server.config.cors_origins import read_origins
@@ -30,6 +31,7 @@ class HttpPort(uvicorn.Server):
     """uvicorn without its own handling of signals, and with TLS if `tls` is given.
 
     `cors_origins` is the setting: whose pages may read what the port refuses by itself.
+    `max_body_bytes` is the application's bound where it is not the configuration's.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class HttpPort(uvicorn.Server):
         *,
         flush_seconds: float,
         cors_origins: str = "",
+        max_body_bytes: int | None = None,
         tls: WatchedFiles[TlsMaterial] | None = None,
     ) -> None:
         limits = ConnectionLimits(
             head_timeout=config.head_timeout_seconds,
             body_timeout=config.body_timeout_seconds,
             max_header_bytes=config.max_header_bytes,
+            max_body_bytes=max_body_bytes or config.max_body_bytes,
             cors_origins=tuple(read_origins(cors_origins)),
         )
         protocol = _protocol(limits, OpenConnections(config.max_connections), tls)

@@ -14,6 +14,7 @@ from functools import partial
 import grpc
 from google.protobuf.message import Message
 
+from server.api.access.call import current_call
 from server.api.generation_service import GenerationService
 from server.api.grpc.answered import Cost, answered
 from server.api.grpc.handlers import add_service, small, streaming, unary
@@ -44,7 +45,8 @@ class VllmEngineServicer:
     ) -> None:
         self._service, self._health, self._loads = service, health, health.loads
         self._write_timeout_seconds = write_timeout_seconds
-        self._running: defaultdict[str, set[Generation]] = defaultdict(set)
+        # By the caller's name and its request id: callers choose ids without asking each other.
+        self._running: defaultdict[tuple[str, str], set[Generation]] = defaultdict(set)
         self._started = time.monotonic()
 
     async def generate(self, data: bytes, context: Context) -> None:
@@ -78,9 +80,10 @@ class VllmEngineServicer:
             return translate.embedding(found)
 
     async def abort(self, message: pb.AbortRequest) -> Message:
-        """End requests by their ids. Every API process knows only its own."""
+        """End the caller's own requests by their ids. Every API process knows only its own."""
+        caller = current_call().caller_name
         for request_id in message.request_ids:
-            for generation in tuple(self._running.get(request_id, ())):
+            for generation in tuple(self._running.get((caller, request_id), ())):
                 generation.cancel()
         return pb.AbortResponse()
 
@@ -108,14 +111,14 @@ class VllmEngineServicer:
     @contextmanager
     def _listed(self, generation: Generation) -> Iterator[None]:
         """Let `abort` find a generation while it runs."""
-        request_id = generation.request.request_id
-        self._running[request_id].add(generation)
+        key = current_call().caller_name, generation.request.request_id
+        self._running[key].add(generation)
         try:
             yield
         finally:
-            self._running[request_id].discard(generation)
-            if not self._running[request_id]:
-                del self._running[request_id]
+            self._running[key].discard(generation)
+            if not self._running[key]:
+                del self._running[key]
 
     async def _answer(
         self, generation: Generation, is_streamed: bool, context: Context, cost: Cost

@@ -8,10 +8,21 @@ from server.link.frames import EngineErrorKind
 
 
 class AdmissionError(Exception):
-    """A request that cannot be taken in. `retry_after` is in seconds, 0 where the kind says it."""
+    """A request that cannot be taken in. `retry_after` is in seconds, 0 where the kind says it.
 
-    def __init__(self, kind: EngineErrorKind, message: str, *, retry_after: int = 0) -> None:
+    `is_hopeless`: its time limit is too short for any server, however idle.
+    """
+
+    def __init__(
+        self,
+        kind: EngineErrorKind,
+        message: str,
+        *,
+        retry_after: int = 0,
+        is_hopeless: bool = False,
+    ) -> None:
         super().__init__(message)
+        self.is_hopeless = is_hopeless
         self.kind = kind
         self.message = message
         self.retry_after = retry_after
@@ -40,4 +51,6 @@ def check_admission(seq: Sequence, blocks: BlockManager, max_num_tokens: int, no
             f"in the limit of {max_num_tokens}",
         )
     if seq.deadline is not None and seq.deadline <= now:
-        raise AdmissionError("deadline_exceeded", "the deadline passed before the request ran")
+        raise AdmissionError(
+            "deadline_exceeded", "the deadline passed before the request ran", is_hopeless=True
+        )

@@ -16,6 +16,9 @@ from server.engine.policy.queue.waiting_queue import WaitingQueue
 from server.engine.policy.running_set import RunningSet
 from server.engine.policy.sequences.sequence import Sequence
 
+# No server promises an answer in less.
+LEAST_LIMIT_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
@@ -34,12 +37,16 @@ class Outlook:
     prompt_tokens_per_second: float | None
 
     @property
+    def own_seconds(self) -> float:
+        """What the first token takes at least where nobody else is; 0 where nothing is known."""
+        return _seconds(self.num_own_tokens, self.prompt_tokens_per_second)
+
+    @property
     def seconds_to_first_token(self) -> float:
         """At least; 0 where nothing is known."""
         num_missing = max(0, self.num_ahead + 1 - self.num_slots)
-        own = _seconds(self.num_own_tokens, self.prompt_tokens_per_second)
         before = _seconds(self.num_tokens_before, self.prompt_tokens_per_second)
-        return own + max(before, _seconds(num_missing, self.slots_per_second))
+        return self.own_seconds + max(before, _seconds(num_missing, self.slots_per_second))
 
 
 def outlook(
@@ -76,7 +83,20 @@ def check_ttft(seq: Sequence, outlook: Outlook, now: float) -> None:
             f"the first token would come in about {seconds:.1f} s, and must come within"
             f" {limit:.1f} s; {outlook.num_ahead} requests are ahead",
             retry_after=math.ceil(seconds - limit),
+            is_hopeless=outlook.own_seconds > limit,
         )
+
+
+def was_hopeless(seq: Sequence) -> bool:
+    """Whether a deadline that passed was too short for any server, however idle.
+
+    Else the queue of this one took the time. One that never ran has waited for all of it.
+    """
+    if seq.deadline is None:
+        return False
+    limit = seq.deadline - seq.arrival
+    waited = limit if seq.first_scheduled_time is None else seq.queued_seconds
+    return limit < LEAST_LIMIT_SECONDS or waited < limit / 2
 
 
 def _seconds(amount: int, per_second: float | None) -> float:

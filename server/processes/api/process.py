@@ -23,7 +23,7 @@ from server.api.health import Health
 from server.api.requests.generation import Sampling
 from server.api.requests.model_directory import ModelDirectory
 from server.api.requests.validation import RequestLimits
-from server.api.servers.admin_server import create_admin_app
+from server.api.servers.admin_server import MAX_BODY_BYTES, create_admin_app
 from server.api.servers.grpc_server import create_grpc_server, create_versions_server
 from server.api.servers.http_port import HttpPort
 from server.api.servers.http_server import create_http_app
@@ -87,6 +87,7 @@ class ApiProcess:
             config.server,
             flush_seconds=_FLUSH_SECONDS,
             cors_origins=config.server.cors_origins,
+            max_body_bytes=config.server.max_body_bytes + room,
             tls=tls,
         )
         self._grpc = create_grpc_server(
@@ -140,7 +141,9 @@ class ApiProcess:
         gatekeeper = admin_gatekeeper(config)
         app = create_admin_app(admin, adapters, gatekeeper)
         return (
-            HttpPort(app, config, flush_seconds=_FLUSH_SECONDS, tls=tls),
+            HttpPort(
+                app, config, flush_seconds=_FLUSH_SECONDS, max_body_bytes=MAX_BODY_BYTES, tls=tls
+            ),
             create_versions_server(admin, config, gatekeeper=gatekeeper, tls=tls),
         )
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.api.access.objectives import Objectives, read_objectives
+from server.api.access.objectives import Objectives, check_timeout, read_objectives
+from server.errors import ApiError, ErrorKind
 
 NAMED = {"interactive": 10, "batch": -1}
 
@@ -49,3 +50,20 @@ def test_a_deadline_counts_from_everybody_and_the_earliest_holds():
 def test_latency_objectives_are_read_in_both_spellings(prefix):
     found = read(**{f"{prefix}ttft_ms": "250", f"{prefix}tpot_ms": "40"})
     assert (found.ttft_seconds, found.tpot_seconds) == (0.25, 0.04)
+
+
+@pytest.mark.parametrize("value", ["1", " 20 ", "999999999"])
+def test_a_time_limit_is_a_whole_number_of_milliseconds(value):
+    check_timeout({"x-request-timeout-ms": value})
+    assert read(x_request_timeout_ms=value).timeout_seconds == int(value) / 1000
+
+
+@pytest.mark.parametrize("value", ["", "abc", "0", "-1", "1e3", "1.5", "1000000000", "١", "5, 6"])
+def test_a_time_limit_that_is_none_is_refused(value):
+    """The caller believes that it holds."""
+    with pytest.raises(ApiError) as refusal:
+        check_timeout({"x-request-timeout-ms": value})
+    assert refusal.value.kind is ErrorKind.INVALID_REQUEST
+    assert refusal.value.message == (
+        "x-request-timeout-ms must be a whole number of milliseconds from 1 to 999999999"
+    )

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import pytest
 from pydantic_core import from_json
 
+from server.api.access.gatekeeper import Gatekeeper
+from server.api.servers.http_server import create_http_app
+from server.config.server_config import ServerConfig
+from tests.api.access.keys import KEY, LIMITED, two_keys
 from tests.api.speaking import CALL, NOW, SCHEMA, THOUGHT, named_events
 
 PATH = "/v1/messages"
@@ -217,11 +222,19 @@ class TestTheRequest:
         await ask(client, thinking={"type": kind, "budget_tokens": 1024})
         assert prompted().endswith("</think>\n\n") != is_on
 
-    @pytest.mark.parametrize("header", ["x-api-key", "authorization"])
-    async def test_requests_take_turns_by_key(self, client, says, engine, header):
+    @pytest.mark.parametrize(
+        ("header", "scheme"), [("x-api-key", ""), ("authorization", "Bearer ")]
+    )
+    async def test_requests_take_turns_by_key(
+        self, service, health, says, engine, tmp_path, header, scheme
+    ):
         says("x")
-        for key in ("one", "one", "two"):
-            await client.post(PATH, json=ASKED, headers={header: key})
+        gatekeeper = Gatekeeper(keys=two_keys(tmp_path))
+        app = create_http_app(service, health, ServerConfig(), gatekeeper=gatekeeper)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            for key in (KEY, KEY, LIMITED):
+                await client.post(PATH, json=ASKED, headers={header: scheme + key})
         one, again, two = (submission.source for submission in engine.submitted)
         assert one == again != two
 

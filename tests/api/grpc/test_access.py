@@ -125,6 +125,15 @@ async def test_calls_are_logged_and_counted_by_the_name_of_their_key(guarded, en
     assert "secret" not in everything
 
 
+async def test_a_time_limit_that_is_none_is_refused(engine):
+    async with serving(engine) as server:
+        call = server.stub.Generate(REQUEST, metadata=(("x-request-timeout-ms", "1e3"),))
+        error = await failure(call)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "x-request-timeout-ms must be a whole number" in error.details()
+    assert engine.submitted == []
+
+
 async def test_a_call_that_the_client_cancels_is_logged_as_cancelled(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     engine = FakeEngine(None)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import os
 import socket
+import threading
 import time
+from dataclasses import dataclass, field
 
+import h11
 import pytest
 
-from server.api.http.connections.request_reader import MAX_HEADERS
+from server.api.http.connections.request_reader import FREE_PIECES, MAX_HEADERS, RequestReader
 from tests.api.http.edge import (
     Edge,
     header_of,
@@ -31,9 +36,12 @@ UPGRADES = [
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: s\r\n\r\n"
 
 
+MAX_BODY_BYTES = 4_000_000
+
+
 @pytest.fixture(scope="module")
 def edge():
-    with served(max_header_bytes=4096) as edge:
+    with served(max_header_bytes=4096, max_body_bytes=MAX_BODY_BYTES) as edge:
         yield edge
 
 
@@ -129,6 +137,8 @@ def test_a_body_whose_end_is_in_doubt_is_refused_and_not_read_on(edge, head):
         (b"GET /\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400),
         (b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: s\r\nTRANSFER-ENCODING: chunked, gzip\r\n\r\n", 501),
         (b"GET / HTTP/2.0\r\nHost: s\r\n\r\n", 505),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         (b"GET / HTTP/1.1\r\nHost: s\r\nX: " + b"a" * 4096 + b"\r\n\r\n", 431),
@@ -213,6 +223,78 @@ def test_a_body_of_very_many_chunks_arrives_whole(edge):
     head = b"POST /x HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n\r\n"
     first, _ = edge.answers(head + b"1\r\na\r\n" * 5000 + b"0\r\n\r\n" + CLOSE)
     assert json_of(first)["body"] == "a" * 5000
+
+
+def chunked(*headers: bytes, path: bytes = b"/x") -> bytes:
+    lines = b"".join((b"Transfer-Encoding: chunked\r\n", *headers))
+    return b"POST %s HTTP/1.1\r\nHost: s\r\n%s\r\n" % (path, lines)
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_chunks_that_cost_more_than_their_bytes_are_refused(edge, is_split):
+    """Each would take the event loop as long as a kilobyte of a body does."""
+    chunks = [b"1\r\na\r\n"] * (FREE_PIECES + 100)
+    pieces = [b"".join(chunks[at : at + 100]) for at in range(0, len(chunks), 100)]
+    error = refusal(edge, chunked(), *(pieces if is_split else [b"".join(pieces)]))
+    assert error["status"] == 400
+    assert error["message"] == (
+        "the body comes in too many small chunks; send chunks of at least 256 bytes, or a"
+        " Content-Length"
+    )
+
+
+def test_chunks_of_a_fair_size_are_bounded_by_their_bytes_alone(edge):
+    chunk = b"100\r\n" + b"a" * 256 + b"\r\n"
+    first, _ = edge.answers(chunked() + chunk * (FREE_PIECES + 1000) + b"0\r\n\r\n" + CLOSE)
+    assert len(json_of(first)["body"]) == 256 * (FREE_PIECES + 1000)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b"%x\r\n" % (MAX_BODY_BYTES + 1),
+        b"%x\r\na" % (MAX_BODY_BYTES + 1),
+        b"f" * 18 + b"\r\n",
+        b"f" * 20 + b"\r\n",
+        b"2\r\nab\r\n%x\r\n" % (MAX_BODY_BYTES - 1),
+        b"%x;a=b\r\n" % (1 << 40),
+    ],
+)
+def test_a_chunk_that_will_be_too_long_is_refused_before_it_comes(edge, chunks):
+    """As a Content-Length is: the client would otherwise send until the limit, or not at all."""
+    error = refusal(edge, chunked(), chunks)
+    assert (error["status"], error["message"]) == (
+        413,
+        f"the body must have at most {MAX_BODY_BYTES} bytes",
+    )
+
+
+def test_a_body_of_as_many_bytes_as_may_be_is_read(edge):
+    body = b"a" * (MAX_BODY_BYTES - 2)
+    chunks = b"2\r\nab\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    first, _ = edge.answers(chunked(), chunks, CLOSE)
+    assert len(json_of(first)["body"]) == MAX_BODY_BYTES
+
+
+def test_what_follows_a_request_is_not_copied_for_each_that_comes_before(edge):
+    """A parser gets pieces of a bounded size; what waits behind them stays where it is."""
+    reader = RequestReader(max_header_bytes=4096, max_body_bytes=MAX_BODY_BYTES)
+    reader.feed((post(b"a") + CLOSE) * 2000)
+    handed = []
+    feed_parser = reader._feed_parser
+
+    def counting(parser, end):
+        feed_parser(parser, end)
+        handed.append(reader._num_fed)
+
+    reader._feed_parser = counting
+    paths = []
+    while (event := reader.next_event()) is not None:
+        if isinstance(event, h11.Request):
+            paths.append(event.target)
+    assert paths == [b"/x", b"/last"] * 2000
+    assert reader.is_between_requests
+    assert max(handed) <= 1 << 14
 
 
 def test_empty_lines_before_a_request_are_no_fault(edge):
@@ -323,6 +405,112 @@ def test_a_first_request_that_is_half_sent_long_after_a_drain_began_is_unavailab
         edge.loop.call_soon_threadsafe(edge.port.close_idle_connections)
         client.sendall(CLOSE[:10])
         assert status_of(read_to_end(client)) == 503
+
+
+def half_closed(edge: Edge, *pieces: bytes) -> bytes:
+    """What comes back to a client that closes its sending side right behind its request."""
+    with edge.connect() as client:
+        for piece in pieces:
+            client.sendall(piece)
+        client.shutdown(socket.SHUT_WR)
+        return read_to_end(client)
+
+
+def test_a_client_that_sends_no_more_is_answered(edge):
+    """As `nc -N` does. The connection ends with the last answer."""
+    [response] = split_responses(half_closed(edge, post(b"a")))
+    assert json_of(response)["body"] == "a"
+    assert half_closed(edge, post(b"", path=b"/stream")).endswith(b"0\r\n\r\n")
+    responses = split_responses(half_closed(edge, *[post(b"%d" % each) for each in range(50)]))
+    assert [json_of(each)["body"] for each in responses] == [*map(str, range(50))]
+    assert half_closed(edge) == b""
+
+
+@pytest.mark.parametrize("request_bytes", [post(b"aa")[:-1], chunked() + b"2\r\na", b"GET /x HTTP"])
+def test_a_request_that_ends_before_it_is_complete_is_refused(edge, request_bytes):
+    [response] = split_responses(half_closed(edge, request_bytes))
+    assert status_of(response) == 400
+    assert json_of(response)["error"]["message"] == (
+        "the connection ended before the request was complete"
+    )
+
+
+@dataclass
+class SlowAnswer:
+    """An application that answers when it is told to, or learns that its client has gone."""
+
+    may_answer: threading.Event = field(default_factory=threading.Event)
+    is_client_gone: threading.Event = field(default_factory=threading.Event)
+
+    async def __call__(self, scope, receive, send):
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            pass
+        gone = asyncio.ensure_future(receive())
+        while not (self.may_answer.is_set() or gone.done()):
+            await asyncio.sleep(0.005)
+        if gone.done():
+            self.is_client_gone.set()
+            return
+        gone.cancel()
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.mark.parametrize("seconds", [0, 0.3])
+def test_a_client_that_sends_no_more_can_wait_for_its_answer(seconds):
+    slow = SlowAnswer()
+    with served(slow) as edge, edge.connect() as client:
+        client.sendall(post(b"a"))
+        client.shutdown(socket.SHUT_WR)
+        time.sleep(seconds)
+        slow.may_answer.set()
+        # What the server asks meanwhile is no answer, and every client reads past it.
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert (response.status, response.read()) == (200, b"ok")
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize(
+    "leave", [socket.socket.close, lambda client: client.shutdown(1) or client.close()]
+)
+def test_a_client_that_has_gone_is_noticed(version, leave):
+    slow = SlowAnswer()
+    with served(slow) as edge:
+        client = edge.connect()
+        client.sendall(post(b"a", version=version))
+        edge.settle()
+        leave(client)
+        assert slow.is_client_gone.wait(5)
+
+
+def test_a_client_that_ends_within_an_answer_has_read_enough():
+    """A stream may say nothing for long, and nothing could be written to ask."""
+    begun, gone = threading.Event(), threading.Event()
+
+    async def begin(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    with served(begin) as edge, edge.connect() as client:
+        client.sendall(post(b"a"))
+        assert begun.wait(5)
+        client.recv(1)
+        client.shutdown(socket.SHUT_WR)
+        assert gone.wait(5)
+
+
+def test_http_1_0_has_no_way_to_ask_a_client_that_sends_no_more(edge):
+    slow = SlowAnswer()
+    with served(slow) as edge:
+        assert half_closed(edge, post(b"a", version=b"1.0")) == b""
+        assert slow.is_client_gone.wait(5)
 
 
 PAGE = b"Origin: https://page.example\r\n"

@@ -1,7 +1,11 @@
 """The versions of the model as a repository, behind the admin token."""
 
+import contextlib
+import logging
+
 import pytest
 
+from server.api.access.call import Call, set_current_call
 from server.api.open_inference.repository import Repository
 from server.api.requests.model_directory import ModelDirectory
 from server.api.version_admin import VersionAdmin
@@ -104,3 +108,32 @@ def test_without_the_token_nothing_opens(repository, headers):
 def test_a_server_without_a_token_takes_no_admin_calls():
     with pytest.raises(ApiError, match="--admin-token-file"):
         Repository(None).authorize({"authorization": "Bearer x"})
+
+
+CONFIG_OF_TWO = {"config": '{"version_policy": {"specific": {"versions": [2, 3]}}}'}
+
+
+@pytest.mark.parametrize(
+    ("action", "arguments", "outcome"),
+    [
+        ("load", ("small@1", {}), "served already"),
+        ("load", ("other", {}), "not_found"),
+        ("load", ("small", {}), "invalid_request"),
+        ("load", ("small", {"config": "{"}), "invalid_request"),
+        ("load", ("small", CONFIG_OF_TWO), "invalid_request"),
+        ("load", ("small@new", {}), "invalid_request"),
+        ("unload", ("other",), "not_found"),
+        ("unload", ("small",), "conflict"),
+        ("unload", ("small@new",), "invalid_request"),
+    ],
+)
+async def test_a_change_that_is_not_made_leaves_one_audit_line(
+    repository, engine, caplog, action, arguments, outcome
+):
+    caplog.set_level(logging.INFO)
+    set_current_call(Call(method="gRPC", path="/x", has_admin_token=True))
+    with contextlib.suppress(ApiError):
+        await getattr(repository, action)(*arguments)
+    [line] = [r for r in caplog.records if r.getMessage() == "audit"]
+    assert (line.action, line.outcome, line.by) == (action, outcome, "the admin token")
+    assert engine.changes == []

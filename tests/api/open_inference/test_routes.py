@@ -10,7 +10,7 @@ from server.api.open_inference.tensors import Tensor, from_raw, raw
 from server.api.servers.http_server import create_http_app
 from server.config.server_config import ServerConfig
 from server.link.frames import Pulse
-from server.link.status import EngineLoad
+from server.link.status import EngineLoad, VersionStatus
 from tests.api.fakes import FakeEngine
 
 TEXT = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["say hello"]}
@@ -143,9 +143,69 @@ async def test_a_wrong_length_of_the_json_is_refused(client):
 async def test_the_probes_answer_by_their_status(client, lifecycle):
     paths = ["/v2/health/live", "/v2/health/ready", "/v2/models/small/ready"]
     assert [(await client.get(path)).status_code for path in paths] == [200, 200, 200]
-    assert (await client.get("/v2/models/small/versions/9/ready")).status_code == 503
     lifecycle.begin_drain()
     assert [(await client.get(path)).status_code for path in paths] == [200, 503, 503]
+
+
+async def test_a_version_that_was_never_here_is_not_found_and_one_that_was_is_not_ready(
+    client, engine
+):
+    engine.pulse = Pulse(
+        state="ready",
+        versions=(
+            VersionStatus(version="1", path="/m/small/1", state="AVAILABLE", is_serving=True),
+            VersionStatus(version="2", path="/m/small/2", state="LOADING"),
+            VersionStatus(version="3", path="/m/small/3", state="END"),
+        ),
+    )
+    statuses = {}
+    for version in ("1", "2", "3", "9"):
+        path = f"/v2/models/small/versions/{version}"
+        statuses[version] = [(await client.get(path + end)).status_code for end in ("/ready", "")]
+    assert statuses == {"1": [200, 200], "2": [503, 404], "3": [503, 404], "9": [404, 404]}
+
+
+TWICE = (
+    {"max_tokens": 2, "parameters": {"max_tokens": 3}},
+    {"max_tokens": 2, "parameters": {"max_new_tokens": 3}},
+    {"parameters": {"text_input": "b"}},
+    {"sampling_parameters": '{"seed": 1, "seed": 2}'},
+    {"sampling_parameters": '{"seed": 1}', "parameters": {"sampling_parameters": "{}"}},
+    {"seed": 1, "sampling_parameters": '{"seed": 1}'},
+    {"stream": True, "parameters": {"stream": False}},
+)
+
+
+@pytest.mark.parametrize("fields", TWICE)
+async def test_generate_refuses_what_is_given_twice(client, engine, fields):
+    answer = await client.post("/v2/models/small/generate", json={"text_input": "a", **fields})
+    assert answer.status_code == 400
+    assert "is given twice; send it once" in answer.json()["error"]
+    assert engine.submitted == []
+
+
+ELSEWHERE = ({"shared_memory_region": "r", "shared_memory_byte_size": 8}, {"classification": 2})
+
+
+@pytest.mark.parametrize("parameters", ELSEWHERE)
+async def test_data_that_would_be_elsewhere_is_refused(client, engine, parameters):
+    """Also next to data, which the client believes to be ignored."""
+    name = next(iter(parameters))
+    for body in (
+        {"inputs": [TEXT | {"parameters": parameters}]},
+        {"inputs": [TEXT], "outputs": [{"name": "text_output", "parameters": parameters}]},
+    ):
+        answer = await client.post(PATH, json=body)
+        assert answer.status_code == 400
+        assert f"{name} is not supported by this server" in answer.json()["error"]
+    assert engine.submitted == []
+
+
+async def test_parameters_that_ask_for_nothing_pass(client):
+    nothing = {"shared_memory_region": "", "classification": 0, "binary_data": False}
+    output = {"name": "text_output", "parameters": nothing}
+    answer = await client.post(PATH, json={"inputs": [TEXT], "outputs": [output]})
+    assert answer.status_code == 200
 
 
 async def test_server_and_model_describe_themselves(client, engine):

@@ -98,6 +98,14 @@ async def test_the_input_is_repeated_if_asked():
     assert outputs_of(answer)["text_output"].values == [b"say hello world"]
 
 
+def elsewhere(kind: str) -> pb.ModelInferRequest:
+    """Data next to the name of a region that would have other data."""
+    message = request(text("x"), outputs=["text_output"])
+    [tensor] = getattr(message, kind)
+    tensor.parameters["shared_memory_region"].string_param = "r"
+    return message
+
+
 RAW = struct.pack("<I", 1) + b"x"
 BARE = pb.ModelInferRequest.InferInputTensor(name="text_input", datatype="BYTES", shape=[1])
 INVALID = {
@@ -126,6 +134,19 @@ INVALID = {
     ),
     "sequence": (request(text("x"), sequence_id=1), "leave sequence_id out"),
     "beam": (request(text("x"), use_beam_search=True), "use_beam_search is not supported"),
+    "an input elsewhere": (elsewhere("inputs"), "shared_memory_region is not supported"),
+    "an output elsewhere": (elsewhere("outputs"), "shared_memory_region is not supported"),
+    "an option twice": (
+        request(
+            text("x"),
+            tensor("sampling_parameters", "BYTES", [1], bytes_contents=[b'{"n": 1, "n": 2}']),
+        ),
+        "n is given twice",
+    ),
+    "a flag twice": (
+        request(text("x"), tensor("stream", "BOOL", [1], bool_contents=[True]), stream=False),
+        "stream is given twice",
+    ),
     "no model": (request(text("x"), model_name=""), "names no model"),
 }
 

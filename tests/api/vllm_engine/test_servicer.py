@@ -3,10 +3,12 @@
 import grpc
 import pytest
 
+from server.api.access.gatekeeper import Gatekeeper
 from server.link.frames import Pulse
 from server.link.status import EngineLoad
 from server.pb.vllm.grpc import vllm_engine_pb2 as pb
 from server.pb.vllm.grpc.vllm_engine_pb2_grpc import VllmEngineStub
+from tests.api.access.keys import BEARER, BEARER_OF_LIMITED, two_keys
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import collect, failure, ids, serving, until
 
@@ -75,6 +77,25 @@ async def test_abort_ends_a_request_by_its_id():
         [*_, last] = await collect(call)
     assert last.complete.finish_reason == "abort"
     assert [entry[2] for entry in engine.aborted] == ["abort"]
+
+
+async def test_abort_ends_no_request_of_another_key(tmp_path):
+    """Both callers chose the same id, and either knows it."""
+    engine = FakeEngine()
+    gatekeeper = Gatekeeper(keys=two_keys(tmp_path))
+    search, batch = tuple(BEARER.items()), tuple(BEARER_OF_LIMITED.items())
+    async with serving(engine, gatekeeper=gatekeeper) as s:
+        stub = VllmEngineStub(s.channel)
+        call = stub.Generate(request(request_id="same", stream=True), metadata=search)
+        await until(lambda: engine.submitted)
+        engine.emit([5])
+        assert (await call.read()).chunk.token_ids == [5]
+        await stub.Abort(pb.AbortRequest(request_ids=["same"]), metadata=batch)
+        engine.emit([6])
+        assert (await call.read()).chunk.token_ids == [6]
+        await stub.Abort(pb.AbortRequest(request_ids=["same"]), metadata=search)
+        [*_, last] = await collect(call)
+    assert last.complete.finish_reason == "abort"
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ there is a file FAKE_HOLD, no step ends.
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.config.engine_config import EngineConfig
 from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.step import RowResult
 from server.processes.engine.build import BuildListener, Built
 from server.processes.engine.run import run_engine_process
 from tests.engine.fakes import EOS, FakeRunner
@@ -35,7 +37,15 @@ class SlowRunner(FakeRunner):
         time.sleep(self.step_seconds)
         while self.hold and self.hold.exists():
             time.sleep(0.01)
-        return FakeRunner.read(self, in_flight)
+        result = FakeRunner.read(self, in_flight)
+        return replace(result, rows=tuple(map(_with_hidden_states, result.rows)))
+
+
+def _with_hidden_states(row: RowResult) -> RowResult:
+    """A hidden state of two numbers, 1 and the token: pooled, how many there are and their sum."""
+    if not row.pooled:
+        return row
+    return replace(row, pooled=struct.pack("<2f", len(row.pooled), sum(row.pooled)))
 
 
 def build(config: EngineConfig, listener: BuildListener) -> Built:

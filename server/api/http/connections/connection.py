@@ -14,23 +14,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import unquote
 
 import h11
-from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.api.http.connections.certificates import certificate_name
+from server.api.http.connections.half_closed import Questions
+from server.api.http.connections.limits import BodyPace, ConnectionLimits
 from server.api.http.connections.open_connections import OpenConnections
 from server.api.http.connections.request_reader import (
     Event,
     RefusedRequestError,
     RequestReader,
-    path_of,
 )
+from server.api.http.connections.request_scope import names, scope_of
 from server.api.http.connections.writing import Exchange, JoinedWrites, refusal
 from server.api.http.middleware.cors import refusal_headers
 from server.errors import ErrorKind
@@ -39,24 +38,12 @@ from server.errors import ErrorKind
 PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 # So many pieces of one connection are handled in one turn of the event loop: about 5 ms.
 MAX_EVENTS_PER_TURN = 256
-# A body that comes slower than this, after `body_timeout_seconds`, is given up.
-MIN_BODY_BYTES_PER_SECOND = 4096
 # A refused client may still be sending: closing at once would reset the answer on its way.
 LINGER_SECONDS = 2.0
 # Who has just connected is about to send, and cannot tell a close from a server that fell.
 FIRST_REQUEST_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLimits:
-    """What one connection may take, and whose pages may read a refusal. Times are seconds."""
-
-    head_timeout: float
-    body_timeout: float
-    max_header_bytes: int
-    cors_origins: tuple[str, ...] = ()
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -68,13 +55,16 @@ class HttpConnection(HttpToolsProtocol):
         super().__init__(**uvicorn)
         self._limits = limits
         self._connections = connections
-        self._reader = RequestReader(max_header_bytes=limits.max_header_bytes)
+        self._reader = RequestReader(
+            max_header_bytes=limits.max_header_bytes, max_body_bytes=limits.max_body_bytes
+        )
         self._deadline: asyncio.TimerHandle | None = None
-        self._body_began_at = 0.0
-        self._num_body_bytes = 0
+        self._body = BodyPace(0.0)
         self._has_ended = False
-        self._has_had_request = False
+        self._has_had_request = self._is_refused = False
         self._certificate = ""
+        self._is_half_closed = False
+        self._questions: Questions | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         joined = JoinedWrites(transport, self.loop, self._close)
@@ -87,17 +77,33 @@ class HttpConnection(HttpToolsProtocol):
         self._connections.leave(self)
         self._has_ended = True
         self._set_deadline(None)
+        if self._questions is not None:
+            self._questions.end()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
-        if self._has_ended:
+        if self._has_ended or self._is_refused:
             return
         self._unset_keepalive_if_required()
         if self._reader.is_between_requests and not self._is_busy and self._deadline is None:
             self._await_head()
         self._reader.feed(data)
         self._read()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the connection stays: for answers to what the client sent before it ended.
+
+        TLS ends with either side; HTTP/1.0 has no way to ask whether its client is still there, and
+        neither has an answer that has begun, which a client ends that has read enough.
+        """
+        cycle = self.cycle
+        has_begun = cycle is not None and cycle.response_started and not cycle.response_complete
+        if self._has_ended or self._is_refused or has_begun:
+            return False
+        self._is_half_closed = True
+        self._read()
+        return not self.transport.is_closing() and (self._is_refused or not self._is_old)
 
     def retire(self) -> None:
         """As `shutdown`, but a connection that never had a request has a moment for its first."""
@@ -110,7 +116,7 @@ class HttpConnection(HttpToolsProtocol):
         """End what has no request. A request that is half sent is refused, others are answered."""
         if not self._is_half_sent:
             super().shutdown()
-        elif not self._has_ended:
+        elif not (self._has_ended or self._is_refused):
             sentence = "the server is shutting down and the request is not complete"
             self._refuse(RefusedRequestError(sentence, 503, ErrorKind.UNAVAILABLE))
 
@@ -121,6 +127,9 @@ class HttpConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         if self._has_ended or self.transport.is_closing():
+            return
+        if self._is_half_closed and self._reader.is_between_requests:
+            self.transport.close()
             return
         self._connections.wait(self)
         self._unset_keepalive_if_required()
@@ -138,6 +147,10 @@ class HttpConnection(HttpToolsProtocol):
         return cycle is not None and not cycle.more_body and not cycle.response_complete
 
     @property
+    def _is_old(self) -> bool:
+        return self.cycle is not None and self.cycle.scope["http_version"] == "1.0"
+
+    @property
     def _is_half_sent(self) -> bool:
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
@@ -145,7 +158,7 @@ class HttpConnection(HttpToolsProtocol):
         return not self._reader.is_between_requests
 
     def _read_on(self) -> None:
-        if self._has_ended:
+        if self._has_ended or self._is_refused:
             return
         self._unset_keepalive_if_required()
         if self._deadline is None:
@@ -158,11 +171,13 @@ class HttpConnection(HttpToolsProtocol):
         try:
             for _ in range(MAX_EVENTS_PER_TURN):
                 if self._is_busy:
+                    self._ask_whether_half_closed()
                     if self._reader.num_waiting_bytes > HIGH_WATER_LIMIT:
                         self.flow.pause_reading()
                     return
                 event = self._reader.next_event()
                 if event is None or self._has_ended:
+                    self._end_input()
                     return
                 self._handle(event)
         except RefusedRequestError as error:
@@ -171,11 +186,30 @@ class HttpConnection(HttpToolsProtocol):
             self.flow.pause_reading()
             self.loop.call_soon(self._read_on)
 
+    def _end_input(self) -> None:
+        """Nothing more can be read now; of a client that sends no more, nothing ever."""
+        if not self._is_half_closed or self._has_ended:
+            return
+        if self._is_half_sent:
+            raise RefusedRequestError("the connection ended before the request was complete")
+        self.transport.close()
+
+    def _ask_whether_half_closed(self) -> None:
+        cycle = self.cycle
+        if self._is_half_closed and not self._is_old:
+            if self._questions is not None:
+                self._questions.end()
+            self._questions = Questions(
+                self.transport,
+                self.loop,
+                lambda: cycle is self.cycle and not cycle.response_started,
+            )
+
     def _handle(self, event: Event) -> None:
         if isinstance(event, h11.Request):
             self._begin(event)
         elif isinstance(event, h11.Data):
-            self._num_body_bytes += len(event.data)
+            self._body.num_bytes += len(event.data)
             self.cycle.body += event.data
             if len(self.cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
@@ -186,7 +220,7 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def _begin(self, request: h11.Request) -> None:
-        scope = self._scope(request)
+        scope = scope_of(request, self, {**self.app_state, "certificate": self._certificate})
         if self._connections.is_full and scope["path"] not in PROBES:
             sentence = (
                 f"all {self._connections.max_connections} connections of this server are in use"
@@ -205,36 +239,17 @@ class HttpConnection(HttpToolsProtocol):
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=is_current and _names(request, b"expect", b"100-continue"),
-            keep_alive=is_current and not _names(request, b"connection", b"close"),
+            expect_100_continue=is_current and names(request, b"expect", b"100-continue"),
+            keep_alive=is_current and not names(request, b"connection", b"close"),
             on_response=self.on_response_complete,
         )
         self._start_asgi_task(self.cycle, self.app)
-
-    def _scope(self, request: h11.Request) -> HTTPScope:
-        raw_path, query = path_of(request.target)
-        return {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": request.http_version.decode(),
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme or "http",
-            "method": request.method.decode(),
-            "root_path": "",
-            "path": unquote(raw_path.decode()),
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": list(request.headers),
-            "state": self.app_state | {"certificate": self._certificate},
-        }
 
     def _await_head(self) -> None:
         self._set_deadline(self._limits.head_timeout, self._on_late_head)
 
     def _await_body(self) -> None:
-        self._body_began_at = self.loop.time()
-        self._num_body_bytes = 0
+        self._body = BodyPace(self.loop.time())
         self._set_deadline(self._limits.body_timeout, self._on_late_body)
 
     def _set_deadline(self, seconds: float | None, act: Callable[[], None] | None = None) -> None:
@@ -254,8 +269,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _on_late_body(self) -> None:
         """Give the body up, unless it comes at the least rate."""
-        seconds = self._limits.body_timeout + self._num_body_bytes / MIN_BODY_BYTES_PER_SECOND
-        left = self._body_began_at + seconds - self.loop.time()
+        left = self._body.ends_at(self._limits.body_timeout) - self.loop.time()
         if left > 0:
             self._set_deadline(left, self._on_late_body)
         else:
@@ -266,17 +280,21 @@ class HttpConnection(HttpToolsProtocol):
         self._refuse(RefusedRequestError(sentence, 408))
 
     def _refuse(self, error: RefusedRequestError) -> None:
-        """Answer instead of the application, if it has not begun to, and end the connection."""
+        """Answer, or have the application that reads the body do so, and end the connection."""
         _log.info("refused a request: %s", error.message)
-        cycle = self.cycle
-        has_begun = cycle is not None and not cycle.response_complete and cycle.response_started
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
-        if not has_begun:
+        self._is_refused = True
+        self._set_deadline(None)
+        cycle = cast(Exchange | None, self.cycle)
+        if cycle is None or cycle.response_complete:
             cors = refusal_headers(self._limits.cors_origins, self._reader.origin)
             self.transport.write(refusal(error, [*self.server_state.default_headers, *cors]))
-        self.transport.close()
+            self.transport.close()
+        elif cycle.response_started:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self.transport.close()
+        else:
+            cycle.refuse(error)
 
     def _close(self, transport: asyncio.Transport) -> None:
         """Close the transport, but let a client that still sends read the answer first."""
@@ -290,9 +308,3 @@ class HttpConnection(HttpToolsProtocol):
         if transport.can_write_eof():
             transport.write_eof()
         self._set_deadline(LINGER_SECONDS, transport.close)
-
-
-def _names(request: h11.Request, header: bytes, token: bytes) -> bool:
-    """Whether a header, which is a list and may be there several times, holds `token`."""
-    values = b",".join(value for name, value in request.headers if name == header)
-    return token in (part.strip() for part in values.lower().split(b","))

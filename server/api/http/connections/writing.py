@@ -14,7 +14,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn._types import ASGISendEvent
+from starlette.exceptions import HTTPException
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from server.api.http.connections.request_reader import RefusedRequestError
@@ -24,6 +25,24 @@ from server.errors import ApiError, ErrorKind
 
 class Exchange(RequestResponseCycle):
     """uvicorn's writer of one response, with HTTP/1.0's framing and for bodies not read whole."""
+
+    refused: RefusedRequestError | None = None
+
+    def refuse(self, error: RefusedRequestError) -> None:
+        """Have the application meet `error` where it reads the body, and answer with it.
+
+        So the answer has the shape of its protocol, and the log the answer's status.
+        """
+        self.refused = error
+        self.message_event.set()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        message = await super().receive()
+        if self.refused is not None and message["type"] == "http.request":
+            # Awaiting the rest again would be for ever.
+            self.message_event.set()
+            raise HTTPException(self.refused.status, self.refused.message, _closing(self.refused))
+        return message
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":
@@ -39,10 +58,12 @@ class Exchange(RequestResponseCycle):
     async def send_500_response(self) -> None:
         """The answer where the application gave none, because it failed or was cancelled."""
         fault = ApiError(ErrorKind.INTERNAL, "the server failed to handle this request")
+        response = error_response(fault, connection="close")
+        if self.refused is not None:
+            response = error_response(self.refused, self.refused.status, **_closing(self.refused))
+        response.headers["x-request-id"] = uuid.uuid4().hex
         exchange: Any = self
-        await error_response(fault, connection="close")(
-            exchange.scope, exchange.receive, exchange.send
-        )
+        await response(exchange.scope, exchange.receive, exchange.send)
 
 
 class JoinedWrites:
@@ -76,6 +97,14 @@ class JoinedWrites:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def _closing(error: RefusedRequestError) -> dict[str, str]:
+    """The headers of an answer to a request whose rest nobody reads."""
+    headers = {"connection": "close"}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    return headers
 
 
 def refusal(error: RefusedRequestError, default_headers: list[tuple[bytes, bytes]]) -> bytes:

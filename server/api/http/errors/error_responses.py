@@ -13,6 +13,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from server.api.http.json_bodies.json_response import ErrorBody, ErrorDetail
@@ -62,6 +63,7 @@ def add_error_handlers(app: FastAPI, paths: Paths) -> None:
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
     app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_gone_client)
     app.add_exception_handler(Exception, _on_fault)
 
 
@@ -98,8 +100,15 @@ async def _on_invalid_body(request: Request, error: Exception) -> Response:
     return error_response(_invalid(f"{param}: {message[0].lower()}{message[1:]}", param))
 
 
+async def _on_gone_client(_: Request, __: Exception) -> Response:
+    """Nobody gets it; without it, a client that leaves within its body would count as a fault."""
+    return error_response(ApiError(ErrorKind.CANCELLED, "the client closed the connection"))
+
+
 async def _on_fault(_: Request, __: Exception) -> Response:
-    return error_response(ApiError(ErrorKind.INTERNAL, "the server failed to handle this request"))
+    fault = ApiError(ErrorKind.INTERNAL, "the server failed to handle this request")
+    # The connection ends with an application that failed: its client must not use it again.
+    return error_response(fault, connection="close")
 
 
 def _invalid(message: str, param: str | None = None) -> ApiError:

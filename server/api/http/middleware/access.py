@@ -41,14 +41,21 @@ class CallMiddleware:
             status=_LEFT,
         )
         self._gatekeeper.begin(call, Headers(scope=scope))
+        has_left = False
+
+        async def watched_receive() -> Message:
+            nonlocal has_left
+            message = await receive()
+            has_left = has_left or message["type"] == "http.disconnect"
+            return message
 
         async def watched_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and not has_left:
                 call.status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, watched_send)
+            await self._app(scope, watched_receive, watched_send)
         finally:
             # The body may have named another.
             call.request_id = state["request_id"]

@@ -1,7 +1,8 @@
 """Bodies that clients compress: gzip and deflate are read, others refused with what is accepted.
 
 A few bytes can become gigabytes, so the text is made piece by piece and only up to the limit of
-plain bodies. zstd is refused: Python 3.12 has no decoder of it. Knows ASGI, but not what a body
+plain bodies. Other bytes become nothing at all, so the event loop has its turn after each piece of
+what came, too. zstd is refused: Python 3.12 has no decoder of it. Knows ASGI, but not what a body
 says.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterator
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -21,7 +21,11 @@ from server.errors import ApiError, ErrorKind
 ACCEPTED = "gzip, deflate"
 _NAMES = frozenset({"gzip", "x-gzip", "deflate"})
 _UNSUPPORTED_MEDIA_TYPE = 415
+# The most that one call of zlib makes, and the most that it takes: about a millisecond's work.
 _PIECE_BYTES = 1 << 18
+_TAKEN_BYTES = 1 << 14
+# gzip's tools write one member, or one for each 64 KiB. Each costs a decoder, though it be empty.
+MAX_MEMBERS = 1024
 # For zlib: a gzip or zlib header, whichever is there; no header.
 _ANY_HEADER, _NO_HEADER = zlib.MAX_WBITS + 32, -zlib.MAX_WBITS
 
@@ -63,55 +67,65 @@ class _Inflated:
         self._num_bytes_left = max_bytes
         self._max_bytes = max_bytes
         self._decoder: zlib._Decompress | None = None
-        self._pieces: Iterator[bytes] = iter(())
+        self._num_members = 0
+        self._waiting = memoryview(b"")
+        self._holds_more = False
         self._is_last = False
         self._has_ended = False
 
     async def receive(self) -> Message:
         while not self._has_ended:
-            if piece := self._next_piece():
+            if self._waiting or self._holds_more:
                 # One piece in each turn of the event loop: others go on between them.
                 await asyncio.sleep(0)
-                return {"type": "http.request", "body": piece, "more_body": True}
-            if self._is_last:
+                if piece := self._next_piece():
+                    return {"type": "http.request", "body": piece, "more_body": True}
+            elif self._is_last:
+                self._check_end()
                 self._has_ended = True
                 return {"type": "http.request", "body": b"", "more_body": False}
-            message = await self._receive()
-            if message["type"] != "http.request":
-                return message
-            self._is_last = not message.get("more_body", False)
-            self._pieces = self._inflate(message.get("body", b""))
+            else:
+                message = await self._receive()
+                if message["type"] != "http.request":
+                    return message
+                self._is_last = not message.get("more_body", False)
+                self._waiting = memoryview(message.get("body", b""))
         return await self._receive()
 
     def _next_piece(self) -> bytes:
-        """The next bytes, b"" if more must be received first. HTTPException for a bad body."""
+        """What the next bytes become, b"" for nothing. HTTPException for a bad body."""
+        taken = self._waiting[:_TAKEN_BYTES]
+        decoder = self._decoder_for(taken)
         try:
-            piece = next(self._pieces, b"")
+            piece = decoder.decompress(taken, _PIECE_BYTES)
         except zlib.error:
             raise self._damaged() from None
+        num_left = len(decoder.unused_data if decoder.eof else decoder.unconsumed_tail)
+        self._waiting = self._waiting[len(taken) - num_left :]
+        self._holds_more = len(piece) == _PIECE_BYTES and not decoder.eof
         self._num_bytes_left -= len(piece)
         if self._num_bytes_left < 0:
             sentence = f"the body must have at most {self._max_bytes} bytes, also uncompressed"
             raise HTTPException(413, sentence, {"connection": "close"})
-        if not piece and self._is_last and self._decoder is not None and not self._decoder.eof:
-            raise self._damaged()
         return piece
 
-    def _inflate(self, data: bytes) -> Iterator[bytes]:
-        """The bytes that `data` adds. A body may be several compressed ones, one after another."""
-        while data:
-            if self._decoder is None or self._decoder.eof:
-                self._decoder = zlib.decompressobj(self._window_bits(data))
-            while (piece := self._decoder.decompress(data, _PIECE_BYTES)) or (
-                self._decoder.unconsumed_tail and not self._decoder.eof
-            ):
-                yield piece
-                data = self._decoder.unconsumed_tail
-            data = self._decoder.unused_data if self._decoder.eof else b""
+    def _decoder_for(self, data: memoryview) -> zlib._Decompress:
+        """A body may be several compressed ones, one after another; `data` comes next."""
+        if self._decoder is None or self._decoder.eof:
+            self._num_members += 1
+            if self._num_members > MAX_MEMBERS:
+                sentence = f"a compressed body must have at most {MAX_MEMBERS} members"
+                raise HTTPException(400, sentence, {"connection": "close"})
+            self._decoder = zlib.decompressobj(self._window_bits(data[0]))
+        return self._decoder
 
-    def _window_bits(self, data: bytes) -> int:
+    def _check_end(self) -> None:
+        if self._decoder is not None and not self._decoder.eof:
+            raise self._damaged()
+
+    def _window_bits(self, first: int) -> int:
         """Some clients send deflate without its header."""
-        has_header = data[0] & 0x0F == zlib.DEFLATED
+        has_header = first & 0x0F == zlib.DEFLATED
         return _NO_HEADER if self._encoding == "deflate" and not has_header else _ANY_HEADER
 
     def _damaged(self) -> HTTPException:

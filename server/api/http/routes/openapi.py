@@ -1,17 +1,21 @@
 """The responses in the OpenAPI document, made from the structs that are encoded.
 
 FastAPI describes the requests. This module names the struct of each response and adds the structs'
-schemas.
+schemas. Making the document takes a tenth of a second of computing, so it is made once, by the
+first who asks, in a thread.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from starlette.responses import Response
 
 from server.api.http.json_bodies.json_response import ErrorBody
 
@@ -64,14 +68,26 @@ def text_responses(media_type: str) -> Responses:
 
 
 def describe(app: FastAPI, bodies: Iterable[type[msgspec.Struct]]) -> None:
-    """Make `app.openapi` return the complete document, with the schemas of `bodies`."""
+    """Have `app` send the complete document, with the schemas of `bodies`."""
+    url, making = app.openapi_url, threading.Lock()
+    assert url is not None
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app, bodies)
+        with making:
+            if app.openapi_schema is None:
+                app.openapi_schema = _document(app, bodies)
         return app.openapi_schema
 
+    def encoded() -> bytes:
+        return msgspec.json.encode(openapi())
+
+    async def send(_: Request) -> Response:
+        return Response(await asyncio.to_thread(encoded), media_type="application/json")
+
     app.openapi = openapi  # type: ignore[method-assign]
+    # FastAPI's own route would make the document on the event loop.
+    app.router.routes = [each for each in app.routes if getattr(each, "path", "") != url]
+    app.add_route(url, send, include_in_schema=False)
 
 
 def _document(app: FastAPI, bodies: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:

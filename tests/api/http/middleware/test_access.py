@@ -204,6 +204,15 @@ async def test_a_request_carries_what_its_headers_ask_of_the_queue(client_of, en
         assert submitted.deadline is not None
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages", "/v2/models/small/infer"])
+async def test_a_time_limit_that_is_none_is_refused_on_every_route(client_of, engine, path):
+    client = client_of(Gatekeeper())
+    answer = await client.post(path, json=COMPLETION, headers={"x-request-timeout-ms": "0"})
+    assert answer.status_code == 400
+    assert "x-request-timeout-ms must be a whole number" in answer.text
+    assert engine.submitted == []
+
+
 async def test_fairness_ids_count_only_where_they_are_trusted(client_of, engine):
     sources = {}
     for trusts in (True, False):
@@ -214,3 +223,16 @@ async def test_fairness_ids_count_only_where_they_are_trusted(client_of, engine)
             sources[trusts, tenant] = engine.submitted[-1].source
     assert sources[True, "a"] != sources[True, "b"]
     assert sources[False, "a"] == sources[False, "b"]
+
+
+async def test_a_source_is_a_key_that_the_server_has_checked(client_of, engine, keys):
+    sources = {}
+    for has_keys in (True, False):
+        client = client_of(Gatekeeper(keys=keys if has_keys else None))
+        for key in (KEY, LIMITED):
+            headers = {"x-api-key": key}
+            answer = await client.post("/v1/completions", json=COMPLETION, headers=headers)
+            assert answer.status_code == 200
+            sources[has_keys, key] = engine.submitted[-1].source
+    assert sources[True, KEY] != sources[True, LIMITED]
+    assert sources[False, KEY] == sources[False, LIMITED]

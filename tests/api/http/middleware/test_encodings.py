@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import random
 import tracemalloc
 import zlib
 
 import pytest
+from starlette.exceptions import HTTPException
 
-from server.api.http.middleware.encodings import EncodingMiddleware
+from server.api.http.middleware.encodings import MAX_MEMBERS, EncodingMiddleware
 from tests.api.http_client import MAX_BODY_BYTES
+from tests.api.turns import watched_turns
 
 BODY = json.dumps({"prompt": "hello", "max_tokens": 1, "padding": "x" * 5000}).encode()
 
@@ -101,3 +105,63 @@ async def test_a_body_that_would_fill_the_memory_is_inflated_no_further_than_the
     assert num_read <= 1_000_000
     assert tracemalloc.get_traced_memory()[1] < 3_000_000
     tracemalloc.stop()
+
+
+async def inflated(encoding: str, body: bytes) -> bytes:
+    """What an application reads of a body that came in one message."""
+    messages = iter([{"type": "http.request", "body": body}])
+    read = []
+
+    async def receive():
+        return next(messages)
+
+    async def app(scope, receive, send):
+        more_body = True
+        while more_body:
+            message = await receive()
+            read.append(message["body"])
+            more_body = message["more_body"]
+
+    scope = {"type": "http", "headers": [(b"content-encoding", encoding.encode())]}
+    await EncodingMiddleware(app, max_body_bytes=1 << 26)(scope, receive, None)
+    return b"".join(read)
+
+
+@pytest.mark.parametrize(
+    "member", [gzip.compress(b""), gzip.compress(b"x")], ids=["empty", "of one byte"]
+)
+async def test_a_body_of_more_members_than_may_be_is_refused(member):
+    assert len(await inflated("gzip", member * MAX_MEMBERS)) <= MAX_MEMBERS
+    with pytest.raises(HTTPException) as refusal:
+        await inflated("gzip", member * (MAX_MEMBERS + 1))
+    assert refusal.value.status_code == 400
+    assert refusal.value.detail == f"a compressed body must have at most {MAX_MEMBERS} members"
+
+
+def _empty_blocks(num_blocks: int) -> bytes:
+    """A raw deflate body of stored blocks without a byte in them."""
+    return b"\0\0\0\xff\xff" * num_blocks + b"\1\0\0\xff\xff"
+
+
+NOISE = random.Random(0).randbytes(1 << 24)
+BODIES = {
+    "empty members": ("gzip", gzip.compress(b"") * 400_000),
+    "members of a byte": ("gzip", gzip.compress(b"x") * 400_000),
+    "members of a block": ("gzip", gzip.compress(NOISE[: 1 << 14]) * (MAX_MEMBERS - 1)),
+    "empty blocks": ("deflate", _empty_blocks(1 << 21)),
+    "zeros": ("deflate", zlib.compress(b"\0" * (1 << 25))),
+    "stored": ("gzip", gzip.compress(NOISE, compresslevel=0)),
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+async def test_the_event_loop_has_its_turn_between_bounded_pieces_of_inflating(kind):
+    async with watched_turns() as turns:
+        with contextlib.suppress(HTTPException):
+            await inflated(*BODIES[kind])
+    assert turns.longest < 0.02
+
+
+async def test_a_body_is_inflated_to_what_it_was():
+    assert await inflated("gzip", gzip.compress(NOISE[:1000] * 5000)) == NOISE[:1000] * 5000
+    assert await inflated("gzip", BODIES["stored"][1]) == NOISE

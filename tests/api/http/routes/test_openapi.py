@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 
+import httpx
 import msgspec
 import pytest
 
 from server.api.openai.bodies.response_bodies import ChatCompletion, ChatCompletionChunk, Completion
 from server.api.requests.validation import RANGES
+from server.api.servers.http_server import create_http_app
+from server.config.server_config import ServerConfig
 from tests.api.http.asgi import events
+from tests.api.turns import watched_turns
 
 
 @pytest.fixture
@@ -107,3 +112,15 @@ async def test_answers_and_chunks_decode_as_what_they_are_described_as(client, p
     assert len(chunks) > 3
     for one in chunks:
         msgspec.convert(one, chunk)
+
+
+async def test_making_the_document_leaves_the_event_loop_free(service, health):
+    """It is made in a thread, once, also for many who ask at once."""
+    app = create_http_app(service, health, ServerConfig())
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        async with watched_turns() as turns:
+            answers = await asyncio.gather(*(client.get("/openapi.json") for _ in range(5)))
+        assert turns.longest < 0.05
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
