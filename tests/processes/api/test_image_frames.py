@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 import httpx
 import numpy as np
 import pytest
-from antipode import AsyncClient
 from PIL import Image
 
+from antipode import AsyncClient
 from models.vision.image_format import read_image_format
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
+from server.api.http.connections.connection import HttpConnection
 from server.api.images import image_reader
 from server.api.images.decoding import read_image
 from server.api.tokenizers.tokenizer import Tokenizer
@@ -164,14 +165,20 @@ async def test_images_of_a_client_that_has_gone_are_read_no_further(
     checkpoint, monkeypatch, transport
 ):
     begun, go_on, num_read = threading.Event(), threading.Event(), []
+    is_gone, lose = asyncio.Event(), HttpConnection.connection_lost
+
+    def note(connection, error):
+        lose(connection, error)
+        is_gone.set()
 
     def slowly(*args):
         num_read.append(1)
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return read_image(*args)
 
     monkeypatch.setattr(image_reader, "read_image", slowly)
+    monkeypatch.setattr(HttpConnection, "connection_lost", note)
     async with (
         api_process(checkpoint) as (engine, addresses),
         AsyncClient(addresses[transport], trust_env=False) as client,
@@ -179,7 +186,9 @@ async def test_images_of_a_client_that_has_gone_are_read_no_further(
         asked = asyncio.create_task(client.generate(_messages(3), max_tokens=1).collect())
         assert await asyncio.to_thread(begun.wait, 10)
         asked.cancel()
-        # Its answer comes after the server has seen that the other connection is closed.
+        if transport == "http":
+            await asyncio.wait_for(is_gone.wait(), 60)
+        # Over gRPC its answer comes after the server has seen that the other call has ended.
         await client.generate([{"role": "user", "content": "Hi"}], max_tokens=1).collect()
         go_on.set()
         await client.generate(_messages(1), max_tokens=1).collect()
