@@ -26,8 +26,8 @@ from tests.api.grpc.serving import serving
 from tests.api.http import edge
 from tests.api.turns import watched_turns
 
-# `/livez` waits for a few turns, and is to answer within 100 ms.
-MOST_SECONDS = 0.05
+# `/livez` waits for such a turn, and is to answer within 100 ms. The longest seen took 25 ms.
+MOST_SECONDS = 0.1
 ANSWERS = (
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,

@@ -185,6 +185,7 @@ async def test_images_of_a_client_that_has_gone_are_read_no_further(
     ):
         asked = asyncio.create_task(client.generate(_messages(3), max_tokens=1).collect())
         assert await asyncio.to_thread(begun.wait, 10)
+        is_gone.clear()
         asked.cancel()
         if transport == "http":
             await asyncio.wait_for(is_gone.wait(), 60)
