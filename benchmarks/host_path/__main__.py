@@ -42,9 +42,7 @@ _MICROSECONDS = 1e6
 # What the command line of a process of each kind holds.
 _KINDS = {"api": "server.processes.api", "engine": "host_path.engine", "main": _SERVER}
 
-type Open = Callable[
-    [str, list[list[int]], int, Arrivals], Awaitable[list[asyncio.BaseTransport]]
-]
+type Open = Callable[[str, list[list[int]], int, Arrivals], Awaitable[list[asyncio.BaseTransport]]]
 
 
 @dataclass(frozen=True, slots=True)

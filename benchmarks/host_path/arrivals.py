@@ -47,11 +47,10 @@ class Arrivals:
             self.failed.set_exception(RuntimeError(reason))
 
     def between(self, begin: float, end: float) -> Window:
-        num_tokens, gaps = 0, []
+        num_tokens, num_parts, gaps = 0, 0, []
         for times, counts in zip(self._times, self._counts, strict=True):
             inside = [i for i, at in enumerate(times) if begin <= at < end]
+            num_parts += len(inside)
             num_tokens += sum(counts[i] for i in inside)
             gaps += [times[i] - times[i - 1] for i in inside if i]
-        return Window(num_tokens, len(gaps), sorted(gaps))
-
-
+        return Window(num_tokens, num_parts, sorted(gaps))

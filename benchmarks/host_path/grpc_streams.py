@@ -73,7 +73,9 @@ class GrpcConnection(asyncio.Protocol):
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
-    return struct.pack(">L", len(payload))[1:] + struct.pack(">BBL", kind, flags, stream_id) + payload
+    return (
+        struct.pack(">L", len(payload))[1:] + struct.pack(">BBL", kind, flags, stream_id) + payload
+    )
 
 
 def split_frames(data: bytes) -> tuple[list[tuple[int, int, int, bytes]], bytes]:
