@@ -12,7 +12,7 @@ FIVE_AT_ONCE := -n 5 $(IN_ORDER)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness prefixes grammar schemas swap weights watching hosts plan-ci golden train-tiny sbom charts reference clients terraform
+.PHONY: help setup serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness host-path adapters prefixes grammar schemas swap weights watching hosts plan-ci golden train-tiny sbom charts reference clients terraform
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -88,6 +88,12 @@ exactness: setup ## count tokens that rounding turns, and measure what --exact c
 
 prefixes: setup ## first tokens of long conversations: cold, from the device and from host memory
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.prefixes $(ARGS)
+
+host-path: setup ## what the host costs per token next to a device of a fixed step; ARGS="--only http" is shorter
+	JAX_PLATFORMS=cpu $(RUN) benchmarks.host_path $(ARGS)
+
+adapters: setup ## a decode step with rows over 8 LoRA adapters next to one without; ARGS="--model tiny" is shorter
+	JAX_PLATFORMS=cpu $(RUN) benchmarks.adapter_steps $(ARGS)
 
 fairness: setup ## small requests and running streams next to twenty long prompts
 	JAX_PLATFORMS=cpu $(RUN) benchmarks.fairness $(ARGS)

@@ -7,8 +7,9 @@
 Half of the requests are greedy, half are sampled at temperature 1. Each request runs by itself
 first. Then come all requests at once, each request resumed by itself after some of its tokens, and
 each request by itself on meshes of several devices. With speculation, requests run by themselves
-and four at once, guessing wherever they can. A cell has the share of requests with another token,
-and the mean position of the first one. Compiles in this process; starts no server.
+and four at once; most of what is guessed is what came without it, and some is wrong. A cell has
+the share of requests with another token, and the mean position of the first one. Compiles in this
+process; starts no server.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from tokenizers import Tokenizer
 
+from benchmarks.foresight import Foresight, Tally
 from models.demo import ensure as ensure_demo
 from models.huggingface.config_file import read_config
 from models.sharding import allowed_tensor_sizes
@@ -44,7 +46,6 @@ from server.engine.policy.exact_choice import ExactChoice
 from server.engine.policy.scheduler import Scheduler
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.served_versions import ServedVersions
-from server.engine.policy.speculation import DraftRoom, Speculation, speculation
 from server.engine.policy.step_choice import StepChoice
 from server.link import frames as link
 from server.link.sampling import SamplingParams
@@ -54,7 +55,10 @@ from tests.golden.configs import CONFIGS
 
 _TINY, _DEMO = "tiny", "smollm2-135m"
 _MODELS = (*CONFIGS, _TINY, _DEMO)
-_FAMILIES = ("llama3-tied", "qwen2", "qwen3", "mistral-window", "qwen3-moe", "gemma2", "gemma3")
+_FAMILIES = (
+    "llama3-tied", "qwen2", "qwen3", "mistral-window", "ministral3", "qwen3-moe", "gpt-oss",
+    "gemma2", "gemma3", "gemma4", "gemma4-moe",
+)  # fmt: skip
 _NUM_SLOTS = 32
 # The requests that also run by themselves; meshes of one machine's cores are slow.
 _NUM_ALONE, _NUM_ON_MESHES = {_DEMO: 8}, 8
@@ -90,11 +94,15 @@ class Bench:
         self.num_accepted = 0
         self._runner = ModelRunner.build(checkpoint, self._config)
 
-    def run(self, requests: list[Request]) -> Tokens:
-        """The tokens of all requests, which are there at once, on an engine that is new."""
+    def run(self, requests: list[Request], foreseen: Tokens | None = None) -> Tokens:
+        """The tokens of all requests, which are there at once, on an engine that is new.
+
+        With speculation, `foreseen` are the tokens without.
+        """
         frames: list[link.Step] = []
         observer = FakeObserver()
-        engine = self._engine(lambda _, frame: frames.append(frame), observer)
+        texts = [each.prompt + more for each, more in zip(requests, foreseen or [], strict=False)]
+        engine = self._engine(lambda _, frame: frames.append(frame), observer, texts)
         for i, request in enumerate(requests):
             engine.receive(1, _submit(i, request))
         unread = engine.step(None)
@@ -113,9 +121,9 @@ class Bench:
         return [self.run([request])[0] for request in requests]
 
     def _engine(
-        self, send: Callable[[int, link.Step], None], observer: FakeObserver
+        self, send: Callable[[int, link.Step], None], observer: FakeObserver, texts: Tokens
     ) -> Engine[object]:
-        runner, config = self._runner, self._config
+        runner, config, rooms = self._runner, self._config, self._runner.draft_rooms
         chunk = runner.max_num_batched_tokens if config.exact else 0
         scheduler = Scheduler(
             BlockManager(runner.kinds, runner.block_size, chunk=chunk),
@@ -125,7 +133,7 @@ class Bench:
             max_queue_len=_NUM_SLOTS,
             max_model_len=runner.max_model_len,
             versions=ServedVersions(LoadedVersion()),
-            speculation=eager(runner.draft_rooms, config.most_drafts),
+            speculation=Foresight(rooms, config.most_drafts, texts) if texts else None,
         )
         return Engine(Ranks([scheduler]), runner, observer, send, eos_token_ids=())
 
@@ -202,28 +210,26 @@ def measure(model: str, checkpoint: Path, requests: list[Request], num_alone: in
             measure_meshes(model, checkpoint, compared[:num_meshed], alone[:num_meshed])
 
 
-def measure_speculation(model: str, checkpoint: Path, requests: list[Request], dtype: str) -> None:
+def measure_speculation(
+    model: str, checkpoint: Path, requests: list[Request], dtype: str, tally: Tally
+) -> None:
     """Every request with guesses and without, by itself and four at once."""
     expected = Bench(checkpoint, dtype=dtype).run_each(requests)
     bench = Bench(checkpoint, dtype=dtype, speculation="prompt_lookup")
     for count in (1, 4):
         bench.num_accepted, found = 0, []
         for start in range(0, len(requests), count):
-            found += bench.run(requests[start : start + count])
+            part = slice(start, start + count)
+            found += bench.run(requests[part], expected[part])
         total = sum(map(len, found))
         case = (
             f"{dtype}, speculation, {count} at once: {bench.num_accepted} of {total} were guessed"
         )
         print_cells(model, case, expected, found)
-
-
-def eager(rooms: Sequence[DraftRoom], most: int) -> Speculation | None:
-    """Speculation that guesses wherever it can: the steps that it has measured cost nothing."""
-    made = speculation(rooms, most)
-    for num_rows in (1, 2, 4, 8) if made is not None else ():
-        made.note_step(num_rows, 1e6, has_drafts=False)
-        made.note_step(num_rows, 0.0, has_drafts=True)
-    return made
+        tally.num_tokens += total
+        tally.num_guessed += bench.num_accepted
+        tally.num_requests += len(found)
+        tally.num_turned += sum(at is not None for at in differences(expected, found))
 
 
 def measure_meshes(model: str, checkpoint: Path, requests: list[Request], expected: Tokens) -> None:
@@ -286,13 +292,16 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     arguments = parser.parse_args()
     print("| model | case | greedy | sampled |\n|---|---|---|---|", flush=True)
+    tally = Tally()
     with tempfile.TemporaryDirectory() as scratch:
         for model in arguments.models:
             checkpoint, requests = load(model, Path(scratch), arguments.requests)
             num_alone = arguments.alone or _NUM_ALONE.get(model, 16)
             if not arguments.only_speculation:
                 measure(model, checkpoint, requests, num_alone)
-            measure_speculation(model, checkpoint, requests[:num_alone], arguments.dtype)
+            compared = requests[:num_alone]
+            measure_speculation(model, checkpoint, compared, arguments.dtype, tally)
+    print(f"\n{tally}")
     if not arguments.no_price and not arguments.only_speculation:
         demo = ensure_demo()
         measure_price(demo, Tokenizer.from_file(str(demo / "tokenizer.json")))

@@ -4,8 +4,8 @@
     make grammar ARGS="--model tiny --rows 8"
 
 As many rows as there are slots decode: none, half or all of them under a schema. Rounds of the
-three take turns. A cell is the median time between two steps, in milliseconds. Compiles in this
-process; starts no server.
+three take turns, and a ratio is of one round's runs. Medians of the rounds: the time between two
+steps, and between two tokens of a row under no schema. Compiles in this process; starts no server.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import json
 import os
 import platform
 import statistics
-import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -24,23 +23,17 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".cache/xla").absolute()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+from benchmarks.decode_steps import DecodeRun, Times
 from models.demo import ensure as ensure_demo
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.config.engine_config import EngineConfig
 from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
-from server.engine.policy.blocks.block_manager import BlockManager
-from server.engine.policy.data_ranks import Ranks
-from server.engine.policy.scheduler import Scheduler
-from server.engine.policy.sequences.sequence import LoadedVersion
-from server.engine.policy.served_versions import ServedVersions
 from server.grammar.compiler import Compiler
 from server.link.frames import Submit, Vocabulary
 from server.link.sampling import Grammar, SamplingParams
-from tests.engine.fakes import FakeObserver
 
 _PROMPT_TOKENS, _NEW_TOKENS = 32, 96
-_ROUNDS = 3
 # Long enough that no text ends before the measurement does.
 _SCHEMA = {
     "type": "array",
@@ -74,35 +67,12 @@ class Bench:
         runner = self._runner
         self._compiler = Compiler(vocabulary, runner.vocab_size, runner.eos_token_ids)
 
-    def decode_ms(self, num_constrained: int) -> list[float]:
-        """The milliseconds between steps while all rows decode."""
-        engine = self._engine()
+    def times(self, num_constrained: int) -> Times:
+        """Of one run, in which the first rows are under the schema."""
+        run = DecodeRun(self._runner, self._num_rows)
         for i in range(self._num_rows):
-            self._submit(engine, i, is_constrained=i < num_constrained)
-        return list(self._times(engine))
-
-    def _times(self, engine: Engine[object]) -> Iterator[float]:
-        unread, last = engine.step(None), time.perf_counter()
-        while unread or engine.load().num_unfinished:
-            before = unread
-            unread, now = engine.step(unread), time.perf_counter()
-            rows = before.batch.rows if before else ()
-            if len(rows) == self._num_rows and all(row.is_decode for row in rows):
-                yield 1000 * (now - last)
-            last = now
-
-    def _engine(self) -> Engine[object]:
-        runner = self._runner
-        scheduler = Scheduler(
-            BlockManager(runner.kinds, runner.block_size),
-            max_num_seqs=self._num_rows,
-            max_num_batched_tokens=runner.max_num_batched_tokens,
-            max_queue_len=self._num_rows,
-            max_model_len=runner.max_model_len,
-            versions=ServedVersions(LoadedVersion()),
-        )
-        ranks, observer = Ranks([scheduler]), FakeObserver()
-        return Engine(ranks, runner, observer, lambda _, frame: None, eos_token_ids=())
+            self._submit(run.engine, i, is_constrained=i < num_constrained)
+        return run.measure()
 
     def _submit(self, engine: Engine[object], i: int, *, is_constrained: bool) -> None:
         grammar = Grammar("json_schema", json.dumps(_SCHEMA)) if is_constrained else None
@@ -115,24 +85,57 @@ class Bench:
         engine.receive(1, submit, matchers)
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A run in milliseconds: the median step, and the tokens of the rows under no schema."""
+
+    step: float
+    token_p50: float | None
+    token_p99: float | None
+
+    @classmethod
+    def of(cls, times: Times, num_constrained: int) -> Case:
+        free = sorted(
+            gap for row, gaps in times.tokens.items() if row >= num_constrained for gap in gaps
+        )
+        p50, p99 = (free[int(share * len(free))] if free else None for share in (0.5, 0.99))
+        return cls(statistics.median(times.steps), p50, p99)
+
+
+def print_case(name: str, found: list[Case], unconstrained: list[Case]) -> None:
+    """A row of the table: medians of the rounds, and the median of their ratios."""
+    cells = [_median([case.step for case in found])]
+    ratio = statistics.median(a.step / b.step for a, b in zip(found, unconstrained, strict=True))
+    cells.append(f"{ratio:.2f}")
+    cells += [_median([case.token_p50 for case in found])]
+    cells += [_median([case.token_p99 for case in found])]
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def _median(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.median(known):.1f} ms" if known else "-"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="demo", help="demo, tiny or a checkpoint's folder")
     parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     embedded = {"demo": ensure_demo, "tiny": lambda: Path("models/tiny/2")}
     find = embedded.get(arguments.model, lambda: Path(arguments.model))
     bench, rows = Bench(find(), arguments.rows), arguments.rows
     print(f"{arguments.model}, {date.today()}, {platform.machine()}, {os.cpu_count()} cores")
-    print(f"| under a schema | {' | '.join(f'round {i + 1}' for i in range(_ROUNDS))} | ratio |")
-    print("|---|" + "---|" * (_ROUNDS + 1))
+    print(
+        "| under a schema | step | ratio | token of the others, p50 | p99 |\n|---|---|---|---|---|"
+    )
     cases = (0, rows // 2, rows)
-    bench.decode_ms(rows)
-    rounds = [[statistics.median(bench.decode_ms(case)) for case in cases] for _ in range(_ROUNDS)]
+    bench.times(rows)
+    rounds = [[Case.of(bench.times(case), case) for case in cases] for _ in range(arguments.rounds)]
     for i, case in enumerate(cases):
-        ratio = statistics.median(each[i] / each[0] for each in rounds)
-        cells = " | ".join(f"{each[i]:.1f} ms" for each in rounds)
-        print(f"| {case} of {rows} rows | {cells} | {ratio:.2f} |", flush=True)
+        found = [each[i] for each in rounds]
+        print_case(f"{case} of {rows} rows", found, [each[0] for each in rounds])
 
 
 if __name__ == "__main__":

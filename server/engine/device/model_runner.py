@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -62,6 +62,14 @@ class InFlight:
     bucket: Bucket
     output: StepOutput
     draw: Draw | None
+
+
+class _HostDrawn(NamedTuple):
+    """What was drawn, as lists: one number of an array costs as much to read as hundreds."""
+
+    token_ids: list[int]
+    is_finite: list[bool]
+    logprobs: Logprobs | None
 
 
 class ModelRunner:
@@ -200,13 +208,13 @@ class ModelRunner:
         rows = []
         for row, i, first in _places(batch, in_flight.bucket):
             token_ids, logprobs = _tokens(row, drawn, i, chosen, places.get(row.seq))
-            is_finite = drawn.is_finite_S[i : i + max(1, len(token_ids))].all()
+            is_finite = all(drawn.is_finite[i : i + max(1, len(token_ids))])
             result = RowResult(
                 token_ids,
                 logprobs,
                 prompt_logprobs=_prompt_logprobs(prompt, first, row) if prompt else (),
                 pooled=b"" if pooled is None else _pooled(pooled, i, row),
-                is_finite=bool(is_finite) or not row.needs_finite,
+                is_finite=is_finite or not row.needs_finite,
                 error=draw.errors.get(row.seq, ""),
             )
             rows.append(result)
@@ -227,14 +235,21 @@ def _places(batch: ScheduledBatch, bucket: Bucket) -> Iterator[tuple[ScheduledRo
         num_tokens[rank] += row.num_scheduled_tokens
 
 
-def _to_host(drawn: list[Drawn], *, wants_logprobs: bool) -> list[Drawn]:
+def _to_host(drawn: list[Drawn], *, wants_logprobs: bool) -> list[_HostDrawn]:
     """Copies, without log probabilities unless a row wants them."""
     wanted = drawn if wants_logprobs else [each._replace(logprobs=None) for each in drawn]
-    return list(jax.device_get(wanted))
+    return [
+        _HostDrawn(each.token_S.tolist(), each.is_finite_S.tolist(), each.logprobs)
+        for each in jax.device_get(wanted)
+    ]
 
 
 def _tokens(
-    row: ScheduledRow, drawn: Drawn, i: int, chosen: list[Drawn], place: tuple[int, int] | None
+    row: ScheduledRow,
+    drawn: _HostDrawn,
+    i: int,
+    chosen: list[_HostDrawn],
+    place: tuple[int, int] | None,
 ) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...] | None]:
     """What a row has drawn, and the log probabilities that its request wants.
 
@@ -248,7 +263,7 @@ def _tokens(
         drawn = chosen[tile]
     wanted = row.seq.params.num_logprobs
     found = drawn.logprobs
-    token_ids = tuple(map(int, drawn.token_S[i : i + 1 + len(row.draft_ids)]))
+    token_ids = tuple(drawn.token_ids[i : i + 1 + len(row.draft_ids)])
     token_ids = token_ids[: 1 + num_accepted(row.draft_ids, token_ids)]
     if wanted < 0 or found is None:
         return token_ids, None

@@ -37,6 +37,10 @@ _log = logging.getLogger(__name__)
 # Python lets a thread run for 5 ms before others get the interpreter. The event loop needs it back
 # several times for one probe, so with long texts in threads a probe would wait for each.
 _SWITCH_SECONDS = 0.0005
+# New objects before a collection of the young ones, and of these before one of the older ones. By
+# default that is 700 and 10: a step of 256 streams then begins a collection, and every few seconds
+# one that looks at all that the streams hold and stops them for several steps.
+_YOUNG_OBJECTS, _YOUNG_COLLECTIONS = 10_000, 20
 
 
 async def _run(
@@ -95,6 +99,12 @@ def _read_defaults(checkpoint: Path, config: ServerConfig) -> Sampling:
         raise ValueError(f"{checkpoint / GENERATION_CONFIG}: {error}") from None
 
 
+def settle_collections() -> None:
+    """Have garbage collected seldom, and never looked for among what is there by now: it stays."""
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, _YOUNG_COLLECTIONS)
+
+
 def main() -> int:
     """The whole life of an API process: read the task, serve, and return the exit code."""
     task = receive_task()
@@ -113,8 +123,7 @@ def main() -> int:
     recipe = _read_recipe(Path(model.path), task.config.server)
     image_format = image_format_of(Path(model.path), task.config.engine.max_images_per_prompt)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    # What is there from the start stays: no collection needs to look at it, so each takes little.
-    gc.freeze()
+    settle_collections()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(task, tokenizer, recipe, image_format, defaults))
 

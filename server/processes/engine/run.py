@@ -5,14 +5,16 @@ Which runner is built is an argument: the model's own, or a test's.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 from pathlib import Path
 
 from server.child_processes import receive_task, watch_commands
+from server.config.engine_config import EngineConfig
 from server.logs import set_up_logging
-from server.processes.engine.build import RunnerBuilder
+from server.processes.engine.build import BuildListener, Built, RunnerBuilder
 from server.processes.engine.follower import FollowerProcess
 from server.processes.engine.process import EngineProcess
 from server.slice.host_group import Group, find_group
@@ -31,7 +33,23 @@ def run_engine_process(build: RunnerBuilder) -> int:
         return _end(follower.run(), group)
     process = EngineProcess(config, find_model(config), Path(task.link), task.model_file)
     watch_commands(process.command)
-    return _end(process.run(build), group)
+    return _end(process.run(settled(build)), group)
+
+
+def settled(build: RunnerBuilder) -> RunnerBuilder:
+    """The same builder, after which no garbage collection looks at what is there by then.
+
+    What is there from the start stays: JAX alone has so many objects that a collection would stop
+    every stream for several steps.
+    """
+
+    def build_and_settle(config: EngineConfig, listener: BuildListener) -> Built:
+        built = build(config, listener)
+        gc.collect()
+        gc.freeze()
+        return built
+
+    return build_and_settle
 
 
 def _end(code: int, group: Group) -> int:
