@@ -1,4 +1,4 @@
-"""The target of raw bytes on an HTTP connection: chunks, compression, requests in a row, torn heads.
+"""The target of raw bytes on a connection: chunks, compression, requests in a row, torn heads.
 
 Whatever comes, the server answers in whole responses or closes, and it never waits for what can no
 longer come. Knows only how responses are framed.
