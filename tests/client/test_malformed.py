@@ -8,12 +8,6 @@ import json
 
 import grpc
 import pytest
-from antipode._pb.antipode.v1 import generation_pb2 as pb
-from antipode.limits import MAX_MESSAGE_BYTES
-from antipode.transports.chunks import parse
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from antipode import (
     AntipodeError,
     AsyncClient,
@@ -22,6 +16,12 @@ from antipode import (
     ServerError,
     UnavailableError,
 )
+from antipode._pb.antipode.v1 import generation_pb2 as pb
+from antipode.limits import MAX_MESSAGE_BYTES
+from antipode.transports.chunks import parse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from tests.client.malicious import (
     END,
     HEAD,

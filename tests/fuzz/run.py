@@ -21,8 +21,8 @@ from pathlib import Path
 
 import grpc
 import httpx
-
 from antipode import AsyncClient, RetryPolicy
+
 from tests.e2e.checkpoints import write_serving_checkpoint
 from tests.e2e.servers import FAKE, RunningServer, is_running, wait_for
 from tests.fuzz import protocols, targets, wire

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import grpc
 import httpx
+from antipode import AntipodeError, AsyncClient, DeadlineExceededError
 from google.protobuf.message import Message
 
-from antipode import AntipodeError, AsyncClient, DeadlineExceededError
 from server.pb.antipode.v1 import generation_pb2 as pb
 from server.versions.model_file.model_file_watcher import ModelFileWatcher
 from tests.fuzz.mutation import RIGHT, body, strange, torn

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import httpx
 import numpy as np
 import pytest
+from antipode import AsyncClient
 from PIL import Image
 
-from antipode import AsyncClient
 from models.vision.image_format import read_image_format
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
 from server.api.http.connections.connection import HttpConnection
