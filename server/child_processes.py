@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -54,12 +54,16 @@ class Child:
     (The kernel kills the child when the thread that started it ends.)
     """
 
-    def __init__(self, command: list[str], task: Task) -> None:
+    def __init__(
+        self, command: list[str], task: Task, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`environment` is added where this process's own does not say otherwise."""
         self.name = task.name
         # A session of its own, so that the terminal's Ctrl-C reaches only the main process.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
+            env={**(environment or {}), **os.environ},
             start_new_session=True,
             pass_fds=() if task.beats < 0 else (task.beats,),
         )

@@ -13,6 +13,7 @@ import pytest
 
 from server.config.server_config import ServerConfig
 from server.logs import set_up_logging
+from server.processes.supervisor import QUIET_GRPC
 from tests.certificates import Authority
 
 
@@ -126,7 +127,7 @@ asyncio.run(main(*sys.argv[1:]))
 def test_no_library_writes_lines_of_its_own_about_what_strangers_send(tmp_path):
     """Lines that are no JSON break collectors, and nothing bounds their number."""
     pair = Authority(tmp_path).sign("server")
-    environment = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}
+    environment = os.environ | QUIET_GRPC
     done = subprocess.run(
         [sys.executable, "-c", BAD_HANDSHAKES, str(pair.certificate), str(pair.key)],
         capture_output=True,

@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version as release_of
 from pathlib import Path
@@ -38,6 +38,10 @@ from server.versions.served_model import follow_model_config, prepare_model
 
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "server.processes.engine")
 API_COMMAND = (sys.executable, "-P", "-m", "server.processes.api")
+# gRPC's core writes to standard error by itself, in its own form, a line for each bad handshake of
+# whoever reaches the port, unless this says otherwise when gRPC is imported. An engine is not told:
+# JAX reads it too, and would end a host before that host has said why.
+QUIET_GRPC = {"GRPC_VERBOSITY": "NONE"}
 
 _ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _WATCHED = (*_ASKING, DRAIN_SIGNAL, signal.SIGCHLD)
@@ -195,11 +199,17 @@ class _Supervisor:
 
     def _start_api(self, name: str, command: Sequence[str]) -> Child:
         beats = Beats()
-        child = self._start(name, command, beats.writing)
+        child = self._start(name, command, beats.writing, QUIET_GRPC)
         self._beats[child] = beats
         return child
 
-    def _start(self, name: str, command: Sequence[str], beats: int = -1) -> Child:
+    def _start(
+        self,
+        name: str,
+        command: Sequence[str],
+        beats: int = -1,
+        environment: Mapping[str, str] | None = None,
+    ) -> Child:
         task = Task(
             name=name,
             config=self._config,
@@ -209,7 +219,7 @@ class _Supervisor:
             beats=beats,
         )
         with self._signals.held():
-            child = Child(list(command), task)
+            child = Child(list(command), task, environment)
         self._children.append(child)
         return child
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import socket
 import ssl
 import threading
 
@@ -89,6 +90,10 @@ def test_a_secured_server_serves_logs_and_traces_only_callers_with_a_key(start, 
             assert get_as_limited(client).status_code == 429
     with pytest.raises(httpx.HTTPError):
         server.get("/readyz")
+    host, port = server.grpc.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=10) as stranger:
+        stranger.sendall(bytes(100))
+        stranger.recv(1)
     served, refused = (
         next(line for line in server.log if line["message"] == "call" and line["key"] == key)
         for key in ("search", "none")
@@ -104,3 +109,4 @@ def test_a_secured_server_serves_logs_and_traces_only_callers_with_a_key(start, 
     assert receiver.resources[0]["service.name"].string_value == "antipode"
     server.terminate()
     assert server.wait_exit() == 0
+    assert [line for line in server.log if "severity" not in line] == []
