@@ -62,7 +62,8 @@ class Bench:
 
     def _read(self, checkpoint: Path, rank: int) -> None:
         executor = self._runner._executor
-        tensors = load_file(checkpoint / "model.safetensors") if self._adapters else {}
+        files = checkpoint.glob("*.safetensors") if self._adapters else ()
+        tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
         for seed, each in enumerate(self._adapters):
             with tempfile.TemporaryDirectory() as place:
                 made = write_adapter(Path(place), random_adapter(tensors, rank, seed), rank)

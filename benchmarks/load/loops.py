@@ -49,5 +49,6 @@ async def opened(
 
 
 def _client(url: str) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None)
+    # A connection for each request: some servers close theirs after a stream without saying so.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     return httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, limits=limits)
