@@ -58,40 +58,38 @@ class ApiProcess:
         image_format: ImageFormat | None = None,
         defaults: Sampling | None = None,
     ) -> None:
-        self._config = config.server
+        server = self._config = config.server
         self._lifecycle = Lifecycle()
         self._engine = EngineClient(link)
-        health = self._make_health(config.server)
+        health = self._make_health(server)
         models = ModelDirectory(self._engine, self._lifecycle)
-        service = self._make_service(
-            config.server, models, tokenizer, recipe, image_format, defaults
-        )
-        room = room_for_images(config.server, image_format)
+        service = self._make_service(server, models, tokenizer, recipe, image_format, defaults)
+        room = room_for_images(server, image_format)
         self._grammars = service.grammars
-        self._tracing = tracing(config.server, release_of("antipode-server"))
+        self._tracing = tracing(server, release_of("antipode-server"))
         budgets = Budgets(Path(link).with_name("budgets"))
-        gatekeeper = api_gatekeeper(config.server, self._engine, budgets, self._tracing)
-        tls = tls_files(config.server)
+        gatekeeper = api_gatekeeper(server, self._engine, budgets, self._tracing)
+        tls = tls_files(server)
         adapters = AdapterAdmin(models, self._engine)
-        allowed = adapters if config.server.allow_runtime_lora_updating else None
+        allowed = adapters if server.allow_runtime_lora_updating else None
         admin: VersionAdmin | None = None
-        if config.server.admin_token_file:
-            admin = VersionAdmin(models, self._engine, Path(config.server.admin_token_file))
+        if server.admin_token_file:
+            admin = VersionAdmin(models, self._engine, Path(server.admin_token_file))
         app = create_http_app(
-            *(service, health, config.server, admin, allowed),
+            *(service, health, server, admin, allowed),
             gatekeeper=gatekeeper,
             room_for_images=room,
         )
         self._http = HttpPort(
             app,
-            config.server,
+            server,
             flush_seconds=_FLUSH_SECONDS,
-            cors_origins=config.server.cors_origins,
-            max_body_bytes=config.server.max_body_bytes + room,
+            cors_origins=server.cors_origins,
+            max_body_bytes=server.max_body_bytes + room,
             tls=tls,
         )
         self._grpc = create_grpc_server(
-            *(service, health, config.server, admin),
+            *(service, health, server, admin),
             gatekeeper=gatekeeper,
             tls=tls,
             room_for_images=room,
