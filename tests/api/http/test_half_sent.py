@@ -3,6 +3,7 @@ and one line of the access log that says the same."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 import time
@@ -99,11 +100,31 @@ def test_a_body_that_does_not_come_in_time(impatient, logged_status, path):
 @pytest.mark.parametrize(
     ("chunks", "status"), [(b"ffffffffffffff\r\n", 413), (b"x\r\n", 400), (b"2\r\nabc", 400)]
 )
-def test_a_body_that_cannot_be_read(server, logged_status, path, chunks, status):
+@pytest.mark.parametrize("sends_on", [True, False])
+def test_a_body_that_cannot_be_read(server, logged_status, path, chunks, status, sends_on):
     with server.connect() as client:
         client.sendall(head(path, b"Transfer-Encoding: chunked") + chunks)
+        if not sends_on:
+            client.shutdown(socket.SHUT_WR)
         response = the_answer(client)
     assert status_of(response) == logged_status(path) == status
+
+
+def test_a_refusal_reaches_a_client_that_ends_its_side_before_it_comes():
+    async def slow(scope, receive, send):
+        try:
+            while (await receive()).get("more_body"):
+                pass
+        except Exception:
+            await asyncio.sleep(0.1)
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    with served(slow) as edge, edge.connect() as client:
+        client.sendall(head("/", b"Transfer-Encoding: chunked") + b"x\r\n")
+        edge.settle()
+        client.shutdown(socket.SHUT_WR)
+        assert status_of(read_to_end(client)) == 400
 
 
 @pytest.mark.parametrize("path", PATHS)

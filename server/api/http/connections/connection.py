@@ -98,8 +98,10 @@ class HttpConnection(HttpToolsProtocol):
         neither has an answer that has begun, which a client ends that has read enough.
         """
         cycle = self.cycle
+        if self._is_refused and not self._has_ended:  # The refusal is on its way.
+            return not self.transport.is_closing()
         has_begun = cycle is not None and cycle.response_started and not cycle.response_complete
-        if self._has_ended or self._is_refused or has_begun:
+        if self._has_ended or has_begun:
             return False
         self._is_half_closed = True
         self._read()
