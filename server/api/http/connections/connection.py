@@ -99,6 +99,7 @@ class HttpConnection(HttpToolsProtocol):
         """
         cycle = self.cycle
         if self._is_refused and not self._has_ended:  # The refusal is on its way.
+            self._is_half_closed = True
             return not self.transport.is_closing()
         has_begun = cycle is not None and cycle.response_started and not cycle.response_complete
         if self._has_ended or has_begun:
@@ -302,7 +303,8 @@ class HttpConnection(HttpToolsProtocol):
         """Close the transport, but let a client that still sends read the answer first."""
         self._set_deadline(None)
         is_read_whole = self.cycle is None or not self.cycle.more_body
-        if self._has_ended or (is_read_whole and self._reader.is_between_requests):
+        has_all = is_read_whole and self._reader.is_between_requests
+        if self._has_ended or self._is_half_closed or has_all:
             transport.close()
             return
         self._has_ended = True
