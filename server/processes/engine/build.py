@@ -20,7 +20,6 @@ from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.image_admission import ReadableImage
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.policy.speculation import DraftRoom
-from server.free_memory import return_free_memory
 from server.hosts import messages
 from server.hosts.gathering import Followers, GroupListener, gather
 from server.hosts.jax_group import join_jax
@@ -273,8 +272,6 @@ def _build_executor(
         agree,
         listener.on_phase,
     )
-    # Compiling leaves several hundred megabytes.
-    return_free_memory()
     if not executor.weights_digest:
         _log.warning("%s has no antipode.json, so none of its files is verified", config.model)
     return executor

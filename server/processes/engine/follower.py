@@ -13,6 +13,7 @@ import time
 
 from server.child_processes import Command
 from server.config.engine_config import EngineConfig
+from server.free_memory import settle_memory
 from server.hosts import messages
 from server.hosts.joining import Leader, join
 from server.processes.engine.build import build_following, checkpoint_loader, software, unexplained
@@ -108,6 +109,7 @@ class FollowerProcess:
 
     def _follow(self, leader: Leader) -> None:
         executor = build_following(leader, self._group, self)
+        settle_memory()
         leader.send(messages.Ready(weights=executor.weights_digest))
         # JAX is there by now.
         from server.hosts.replication import Replica

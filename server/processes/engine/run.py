@@ -5,7 +5,6 @@ Which runner is built is an argument: the model's own, or a test's.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from server.child_processes import receive_task, watch_commands
 from server.config.engine_config import EngineConfig
+from server.free_memory import settle_memory
 from server.logs import set_up_logging
 from server.processes.engine.build import BuildListener, Built, RunnerBuilder
 from server.processes.engine.follower import FollowerProcess
@@ -37,16 +37,11 @@ def run_engine_process(build: RunnerBuilder) -> int:
 
 
 def settled(build: RunnerBuilder) -> RunnerBuilder:
-    """The same builder, after which no garbage collection looks at what is there by then.
-
-    What is there from the start stays: JAX alone has so many objects that a collection would stop
-    every stream for several steps.
-    """
+    """The same builder, after which the process's memory is settled: compiling leaves much."""
 
     def build_and_settle(config: EngineConfig, listener: BuildListener) -> Built:
         built = build(config, listener)
-        gc.collect()
-        gc.freeze()
+        settle_memory()
         return built
 
     return build_and_settle
