@@ -27,7 +27,8 @@ class Ragged(NamedTuple):
     KV length after this step, `query_start_S1` the cumulative number of tokens. The first
     `num_decodes` rows have one token each, at the index of the row. Only the first `num_rows` rows
     have tokens. Where a step may have images, `last_seen_T` is the last position of its row that a
-    token sees, and `image_start_M` the place of each image's first token, T for no image.
+    token sees, and `image_start_M` the place of each image's first token, T for no image. Where
+    layers have a state, `slot_S` is the slot of each row's.
     """
 
     positions_T: jax.Array
@@ -40,6 +41,7 @@ class Ragged(NamedTuple):
     num_rows: jax.Array
     last_seen_T: jax.Array | None = None
     image_start_M: jax.Array | None = None
+    slot_S: jax.Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

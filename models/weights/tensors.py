@@ -7,6 +7,7 @@ from typing import Any
 from models.config import ModelConfig, MoeConfig
 from models.decoder.layout import DecoderLayout
 from models.weights.expert_sources import JoinedExperts, ScaledExperts, StackedExperts
+from models.weights.recurrent_tensors import mixer_source
 from models.weights.sources import (
     Folded,
     GateUp,
@@ -70,7 +71,7 @@ class _Layer:
     def source(self, path: Path, is_int8: bool) -> Source:
         if path[-1] in ("gate_up_scale", "down_scale"):
             return expert_scales_of(self._matrix((*path[:-1], path[-1].removesuffix("_scale"))))
-        if path[-1] == "scale" and not path[-2].endswith("_norm"):
+        if path[-1] == "scale" and not path[-2].endswith("norm"):
             return scales_of(self._matrix((*path[:-1], "kernel")))
         source = self._matrix(path)
         return quantized(source) if is_int8 else source
@@ -96,6 +97,9 @@ class _Layer:
                 return Ones((self._kv_heads, 2))
             case "projections":
                 return self._attention(path)
+            case "mixer":
+                name, norm = f"{self._prefix}.linear_attn", self._norm("input_layernorm")
+                return mixer_source(name, path[1], self._config, norm)
             case _ if self._config.moe is None:
                 return self._mlp(path)
             case _ if self._config.moe.beside_mlp:
@@ -120,7 +124,7 @@ class _Layer:
                 return Whole(f"{name}.o_proj.bias", (d,))
             return SplitInput(f"{name}.o_proj.weight", d, config.num_heads * h)
         names = [f"{name}.{letter}_proj.{suffix}" for letter in "qkv"]
-        source: Source = Rows(names[0], config.num_heads * h, tail)
+        source: Source = Rows(names[0], config.num_heads * h * (1 + config.output_gate), tail)
         if path[1] == "kv":
             made = names[1:2] if config.keys_as_values else names[1:]
             source = KeysValues(tuple(made), config.num_kv_heads, h, tail)

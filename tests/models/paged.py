@@ -21,6 +21,7 @@ from models.checkpoint.files import LocalFiles
 from models.decoder.adapters import of_layers, put_adapter
 from models.decoder.decoder import pool_shapes
 from models.decoder.layout import DecoderLayout
+from models.decoder.state_pool import abstract_states
 from models.huggingface.config_file import read_config
 from models.lora.slot_values import read_adapter
 from models.sharding import TENSOR, make_mesh
@@ -80,7 +81,12 @@ class PagedModel:
         self._adapters = _place(adapter_folders or [], config, layout)
         shapes = pool_shapes(config, layout, num_blocks, BLOCK_SIZE)
         abstract = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
-        self._kv = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+        # Slots of states hold what is no state yet: a row must not read it.
+        states = abstract_states(config, layout, num_rows + 1)
+        self._kv = (
+            *jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract),
+            *jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), states),
+        )
         self._num_kinds = len(config.windows)
         graphdef, weights = nnx.split(model)
         treedef = jax.tree.structure(weights)
@@ -183,6 +189,7 @@ class PagedModel:
             query_start_S1=start.astype(np.int32),
             num_decodes=np.int32(num_decodes),
             num_rows=np.int32(len(rows)),
+            slot_S=np.arange(len(rows), dtype=np.int32)[::-1],
         )
         padded_tokens = _pad(tokens, padded)
         logits, self._kv = program(

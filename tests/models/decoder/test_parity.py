@@ -28,6 +28,7 @@ EVERYWHERE = [
     "mistral-window",
     "qwen2-mixed-window",
     "qwen3-moe",
+    "qwen3_5",
 ]
 
 
