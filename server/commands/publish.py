@@ -207,7 +207,7 @@ def _engine_of(
     from server.engine.policy.whole_prompt_choice import WholePromptChoice
 
     scheduler = Scheduler(
-        BlockManager(runner.kinds, runner.block_size, prefix_caching=not runner.is_bidirectional),
+        BlockManager(runner.kinds, runner.block_size, prefix_caching=runner.finds_prefixes),
         choice=WholePromptChoice if runner.is_bidirectional else StepChoice,
         max_num_seqs=_SIZES.max_num_seqs,
         max_num_batched_tokens=runner.max_num_batched_tokens,

@@ -114,6 +114,11 @@ class ModelRunner:
         return self._blueprint.config.bidirectional
 
     @property
+    def finds_prefixes(self) -> bool:
+        """Whether blocks of KV bring back all that a prefix was computed to."""
+        return not (self.is_bidirectional or self._blueprint.sizes.has_states)
+
+    @property
     def readable_image(self) -> ReadableImage | None:
         """What an image must be for the model to read it; None where it reads none."""
         images = self._blueprint.sizes.images
@@ -168,6 +173,7 @@ class ModelRunner:
                     table,
                     scratch,
                     has_adapters=sizes.has_adapters,
+                    has_states=sizes.has_states,
                     num_images=sizes.num_images_in(bucket),
                 )
                 for rank in range(sizes.num_ranks)

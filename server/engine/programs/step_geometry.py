@@ -27,6 +27,7 @@ def ragged_of(inputs: StepInput, sampler: SamplerState, bucket: Bucket) -> tuple
         query_start_S1=inputs.query_start_S1,
         num_decodes=inputs.num_decodes[0],
         num_rows=jnp.sum(jnp.diff(inputs.query_start_S1) > 0, dtype=jnp.int32),
+        slot_S=inputs.state_slot_S,
     )
     return ragged, jnp.where(inputs.token_ids_T < 0, drawn_T, inputs.token_ids_T)
 

@@ -49,7 +49,7 @@ def build_engine(
                 runner.kinds,
                 runner.block_size,
                 # What a prefix is computed to depends on what follows it.
-                prefix_caching=config.prefix_caching and not runner.is_bidirectional,
+                prefix_caching=config.prefix_caching and runner.finds_prefixes,
                 chunk=runner.max_num_batched_tokens if config.exact else 0,
                 num_host_blocks=runner.num_host_blocks,
             ),

@@ -84,6 +84,10 @@ class ServingRunner(Runner[Any], Protocol):
         """Whether a token sees later ones, so that a step must hold all of a prompt."""
 
     @property
+    def finds_prefixes(self) -> bool:
+        """Whether blocks of KV bring back all that a prefix was computed to."""
+
+    @property
     def readable_image(self) -> ReadableImage | None:
         """What an image must be for the model to read it; None where it reads none."""
 

@@ -104,7 +104,7 @@ class Session:
             BlockManager(
                 kinds,
                 runner.block_size,
-                prefix_caching=not runner.is_bidirectional,
+                prefix_caching=runner.finds_prefixes,
                 chunk=chunk,
                 num_host_blocks=runner.num_host_blocks,
             )

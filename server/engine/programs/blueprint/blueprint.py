@@ -25,6 +25,7 @@ from server.engine.programs.blueprint.chip_memory import (
     SizeError,
     adapter_bytes,
     check_table,
+    state_bytes,
     tree_bytes,
     weight_bytes,
 )
@@ -140,6 +141,7 @@ def choose_sizes(
         num_words=-(-layout.vocab_rows(config) // WORD),
         draw_rows=min(defaults.draw_rows, ladder.widest),
         has_adapters=layout.adapters is not None,
+        has_states=config.recurrence is not None,
         images=image_sizes(config, ladder),
     )
 
@@ -185,6 +187,7 @@ def measure(
         sampler=tree_bytes(sampler, state_specs(), mesh),
         adapters=adapter_bytes(model.config, layout, mesh),
         images=_image_bytes(model.config, engine, layout),
+        states=state_bytes(model.config, layout, engine.max_num_seqs + 1),
     )
 
 
