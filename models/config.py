@@ -65,6 +65,7 @@ class MoeConfig:
     `biases`: router and experts have them. `stacked`: the checkpoint has one tensor for all experts
     of a layer, [E, in, out], whose columns alternate between gate and up. `beside_mlp`: each layer
     has an MLP too; both are given the same, each through a norm of its own, and are added up.
+    `shared`: each layer has an MLP too, whose output a gate weighs before it is added.
     """
 
     num_experts: int
@@ -74,6 +75,7 @@ class MoeConfig:
     biases: bool = False
     stacked: bool = False
     beside_mlp: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,7 @@ def tensor_size(mesh: Mesh) -> int:
 
 def _divides(config: ModelConfig, size: int) -> bool:
     split = [config.num_heads]
-    if config.moe is None or config.moe.beside_mlp:
+    if config.moe is None or config.moe.beside_mlp or config.moe.shared:
         split.append(config.mlp_size)
     if config.moe is not None:
         split.append(config.moe.num_experts)

@@ -189,10 +189,14 @@ class Mlp(nnx.Module):
         norm_T1: jax.Array,
         residual: Residual,
         adapters: LayerAdapters | None = None,
+        weight_T1: jax.Array | None = None,
     ) -> jax.Array:
+        """`weight_T1` multiplies each token's output."""
         added = adapters.gate_up(x_TD) if adapters else None
         gate, up = jnp.split(self.gate_up(x_TD, norm_T1, added), 2, axis=-1)
         y = gated(self.activation, gate, up)
+        if weight_T1 is not None:
+            y = (y * weight_T1).astype(y.dtype)
         return self.down.partial(y, residual, adapters.down(y) if adapters else None)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from models.config import ModelConfigError, MoeConfig
 from models.huggingface.fields import HF, count, flag, integer, number, optional_number
 from models.huggingface.gemma4 import GEMMA4, GEMMA4_UNIFIED, gemma4
-from models.huggingface.qwen3_5 import QWEN3_5, qwen3_5
+from models.huggingface.qwen3_5 import QWEN3_5, QWEN3_5_MOE, qwen3_5, qwen3_5_moe
 from models.huggingface.rope import rope, rope_parameters
 from models.huggingface.windows import layer_windows, window_of
 
@@ -169,11 +169,13 @@ ARCHITECTURES: Mapping[str, Callable[[HF], Fields]] = {
     "Gemma4UnifiedForConditionalGeneration": lambda hf: gemma4(hf) | _VISION,
     "Qwen3_5ForCausalLM": qwen3_5,
     "Qwen3_5ForConditionalGeneration": lambda hf: qwen3_5(hf) | _VISION,
+    "Qwen3_5MoeForCausalLM": qwen3_5_moe,
+    "Qwen3_5MoeForConditionalGeneration": lambda hf: qwen3_5_moe(hf) | _VISION,
 }
 
 
 # Those that may rotate a part of each head, like a head of that size.
-PARTLY_ROTATED = ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration")
+PARTLY_ROTATED = tuple(name for name in ARCHITECTURES if name.startswith("Qwen3_5"))
 
 
 # Those of which only the text model is served, and the architecture of that.
@@ -183,6 +185,7 @@ TEXT_MODELS = {
     "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
     "Gemma4UnifiedForConditionalGeneration": "Gemma4UnifiedForCausalLM",
     "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",
+    "Qwen3_5MoeForConditionalGeneration": "Qwen3_5MoeForCausalLM",
 }
 
 
@@ -223,6 +226,7 @@ DEFAULTS: Mapping[str, Fields] = {
     "Gemma4ForCausalLM": GEMMA4,
     "Gemma4UnifiedForCausalLM": GEMMA4_UNIFIED,
     "Qwen3_5ForCausalLM": QWEN3_5,
+    "Qwen3_5MoeForCausalLM": QWEN3_5_MOE,
 }
 
 

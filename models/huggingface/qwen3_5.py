@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.config import RECURRENT, ModelConfigError, RecurrenceConfig
+from models.config import RECURRENT, ModelConfigError, MoeConfig, RecurrenceConfig
 from models.huggingface.fields import HF, flag, integer
 
 type Fields = dict[str, Any]
@@ -33,19 +33,46 @@ QWEN3_5: Fields = {
     "linear_num_value_heads": 32,
     "partial_rotary_factor": 0.25,
 }
+QWEN3_5_MOE: Fields = QWEN3_5 | {
+    "hidden_size": 2048,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "num_experts_per_tok": 8,
+    "num_experts": 256,
+}
 
 
 def qwen3_5(hf: HF) -> Fields:
     """The fields of a dense model."""
     if flag(hf, "attention_bias"):
         raise ModelConfigError("attention_bias is not supported for this architecture")
+    layers = _layers(hf)
     return {
-        "layer_windows": _layers(hf),
-        "recurrence": _recurrence(hf),
+        "layer_windows": layers,
+        "recurrence": _recurrence(hf) if RECURRENT in layers else None,
         "qk_norm": True,
         "output_gate": True,
         "unit_offset": True,
     }
+
+
+def qwen3_5_moe(hf: HF) -> Fields:
+    """The fields of a model with experts, and a shared one, in the place of each MLP."""
+    moe = MoeConfig(
+        num_experts=integer(hf, "num_experts"),
+        num_experts_per_token=integer(hf, "num_experts_per_tok"),
+        expert_size=integer(hf, "moe_intermediate_size"),
+        renormalize=True,
+        shared=True,
+    )
+    if moe.num_experts_per_token > moe.num_experts:
+        raise ModelConfigError(
+            "config.json: num_experts_per_tok is greater than the number of experts"
+        )
+    shared = integer(hf, "shared_expert_intermediate_size")
+    return qwen3_5(hf) | {"moe": moe, "mlp_size": shared}
 
 
 def _layers(hf: HF) -> tuple[int | None, ...]:
@@ -58,10 +85,9 @@ def _layers(hf: HF) -> tuple[int | None, ...]:
         raise ModelConfigError(f"config.json: layer_types must list {num_layers} layers")
     if unknown := sorted({str(each) for each in types if each not in (_RECURRENT, _FULL)}):
         raise ModelConfigError(f"layer types {unknown} are not supported")
-    if not {_RECURRENT, _FULL} <= set(types):
+    if _FULL not in types:
         raise ModelConfigError(
-            f"layer_types has no {_FULL if _RECURRENT in types else _RECURRENT}; a model of this"
-            " architecture is served only if it has layers of both types"
+            f"layer_types has no {_FULL}; a model whose layers all have a state is not supported"
         )
     return tuple(RECURRENT if each == _RECURRENT else None for each in types)
 

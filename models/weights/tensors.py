@@ -130,8 +130,16 @@ class _Layer:
             source = KeysValues(tuple(made), config.num_kv_heads, h, tail)
         return source if is_bias else Folded(source, self._norm("input_layernorm"))
 
-    def _mlp(self, path: Path) -> Source:
-        d, f, name = self._config.hidden_size, self._config.mlp_size, f"{self._prefix}.mlp"
+    def _shared_expert(self, path: Path) -> Source:
+        name = f"{self._prefix}.mlp.shared_expert"
+        if path[0] == "dense":
+            return self._mlp(path, name)
+        gate = Whole(f"{name}_gate.weight", (1, self._config.hidden_size), True)
+        return Folded(gate, self._mlp_input_norm())
+
+    def _mlp(self, path: Path, name: str = "") -> Source:
+        """Of the layer's MLP, or of one with another name; `path` has the part's name second."""
+        d, f, name = self._config.hidden_size, self._config.mlp_size, name or f"{self._prefix}.mlp"
         is_bias = path[-1] == "bias"
         suffix = "bias" if is_bias else "weight"
         if path[1] == "gate_up":
@@ -153,6 +161,8 @@ class _Layer:
         )
         if moe.stacked:
             return self._joined_experts(path, moe)
+        if path[1] == "shared":
+            return self._shared_expert(path[2:])
         if path[1] == "router":
             return Folded(Whole(f"{name}.gate.weight", (moe.num_experts, d), True), norm)
         experts = [f"{name}.experts.{e}" for e in range(moe.num_experts)]

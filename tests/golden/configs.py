@@ -247,6 +247,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "dtype": "float32",
     },
+    # A text model by itself, whose file lists its layers.
+    "qwen3_5-moe": _QWEN3_5
+    | {
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "model_type": "qwen3_5_moe_text",
+        "num_hidden_layers": 5,
+        "layer_types": ["linear_attention"] * 3 + ["full_attention", "linear_attention"],
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 40,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+    },
     # Caps as low as these random logits are small, so that they bend.
     "gemma2": _GEMMA
     | {

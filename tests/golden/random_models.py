@@ -288,6 +288,10 @@ def _mlp_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if not experts:
         return {f"mlp.{name}": shape for name, shape in one.items()}
     shapes = {f"mlp.experts.{i}.{name}": one[name] for i in range(experts) for name in one}
+    if shared := text.get("shared_expert_intermediate_size"):
+        mlp = _mlp_shapes(text | {"num_experts": 0, "intermediate_size": shared})
+        shapes |= {name.replace("mlp.", "mlp.shared_expert."): mlp[name] for name in mlp}
+        shapes["mlp.shared_expert_gate.weight"] = (1, hidden)
     return shapes | {"mlp.gate.weight": (experts, hidden)}
 
 

@@ -29,6 +29,7 @@ EVERYWHERE = [
     "qwen2-mixed-window",
     "qwen3-moe",
     "qwen3_5",
+    "qwen3_5-moe",
 ]
 
 
