@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax.linalg import triangular_solve
 
 # Tokens of a tile. More make larger products and a system of equations that grows with the square.
 TILE_TOKENS = 64
@@ -61,36 +62,17 @@ def delta_tile(inputs: DeltaInputs, state_Nkv: jax.Array) -> tuple[jax.Array, ja
     tokens = jnp.arange(decay.shape[1])
     # What is left at token i of what was there at token j.
     left_NTT = jnp.where(tokens[:, None] >= tokens, decay[:, :, None] - decay[:, None], -jnp.inf)
-    left_NTT = jnp.exp(left_NTT)
-    own = jnp.where(tokens[:, None] > tokens, _product(k * beta, k.swapaxes(1, 2)) * left_NTT, 0.0)
-    solved_NTT = unit_lower_inverse(own)
-    past = jnp.exp(decay)[..., None]
-    known = _product(solved_NTT, k * beta * past)
-    change = _product(solved_NTT, v * beta) - _product(known, state_Nkv)
+    left_NTT, past = jnp.exp(left_NTT), jnp.exp(decay)[..., None]
+    # What each token changes depends on what those before it have changed: a triangular system.
+    system_NTT = _product(k * beta, k.swapaxes(1, 2)) * left_NTT
+    own = (v - _product(k * past, state_Nkv)) * beta
+    change = triangular_solve(system_NTT, own, left_side=True, lower=True, unit_diagonal=True)
     seen_NTT = _product(q, k.swapaxes(1, 2)) * left_NTT
     out = _product(q * past, state_Nkv) + _product(seen_NTT, change)
     last = decay[:, -1:]
     kept = k * jnp.exp(last - decay)[..., None]
     state = state_Nkv * jnp.exp(last)[..., None] + _product(kept.swapaxes(1, 2), change)
     return out.swapaxes(0, 1), state
-
-
-def unit_lower_inverse(lower: jax.Array) -> jax.Array:
-    """The inverse of I + L for matrices L that are zero on the diagonal and above it.
-
-    Blocks of the diagonal are inverted in pairs: that of [[A, 0], [B, C]] has -C' B A' below the
-    inverses A' and C'. Unlike a sum of powers of L, no large numbers cancel.
-    """
-    size = lower.shape[-1]
-    row, column = jnp.arange(size)[:, None], jnp.arange(size)
-    inverse, block = jnp.broadcast_to(jnp.eye(size, dtype=lower.dtype), lower.shape), 1
-    while block < size:
-        is_pair = row // (2 * block) == column // (2 * block)
-        is_below = is_pair & (row // block > column // block)
-        below = jnp.where(is_below, lower, 0.0)
-        inverse = inverse - _product(_product(inverse, below), inverse)
-        block *= 2
-    return inverse
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

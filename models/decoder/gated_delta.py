@@ -116,9 +116,7 @@ def _last_inputs(x_TC: jax.Array, held_SWC: jax.Array, plan: StatePlan) -> jax.A
     return jnp.where(place_SW[..., None] >= size, own, kept)
 
 
-def decode(
-    inputs: DeltaInputs, pool: jax.Array, plan: StatePlan
-) -> tuple[jax.Array, jax.Array]:
+def decode(inputs: DeltaInputs, pool: jax.Array, plan: StatePlan) -> tuple[jax.Array, jax.Array]:
     """The decodes of a step, whose tokens come first: outputs [T, N, value], zero for the rest."""
     num_rows, num_tokens = len(plan.decode_slot_S), len(inputs.v)
     first = jax.tree.map(lambda x: x[:num_rows], inputs)

@@ -34,7 +34,6 @@ from models.decoder.parallel import Residual
 from models.decoder.quantization import quantize_kv
 from models.decoder.rope import RopeTables, rotate_keys, rotate_queries, rotated_size
 
-
 type AnyMlp = Mlp | Moe | MlpAndMoe
 
 

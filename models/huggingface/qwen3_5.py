@@ -77,7 +77,10 @@ def qwen3_5_moe(hf: HF) -> Fields:
 
 def _layers(hf: HF) -> tuple[int | None, ...]:
     """Which layers have a state, from `layer_types` if given, else by `full_attention_interval`."""
-    num_layers, interval = integer(hf, "num_hidden_layers"), integer(hf, "full_attention_interval", 4)
+    num_layers, interval = (
+        integer(hf, "num_hidden_layers"),
+        integer(hf, "full_attention_interval", 4),
+    )
     types = hf.get("layer_types")
     if types in (None, []):
         types = [_RECURRENT if (i + 1) % interval else _FULL for i in range(num_layers)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 
 from server.link.sampling import SamplingParams
-from tests.engine.device.test_identity import PENALTIES, Request, Session, build
+from tests.engine.device.test_identity import Request, Session, build
 from tests.golden import random_models, references
 
 NAME = "qwen3_5"
@@ -43,7 +43,9 @@ def check(tokens):
         found = tokens[i, 0]
         assert len(found) == len(expected)
         if found != expected:
-            at = next(j for j, pair in enumerate(zip(expected, found, strict=True)) if len({*pair}) > 1)
+            at = next(
+                j for j, pair in enumerate(zip(expected, found, strict=True)) if len({*pair}) > 1
+            )
             assert margins[at] < MARGIN, (i, at)
             close += 1
     assert close <= 1
