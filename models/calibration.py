@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models.attention.base import Ragged
+from models.attention.base import Ragged, StateSlots
 from models.attention.xla import KVBlocks, XlaAttention
 from models.config import RECURRENT, ModelConfig
 from models.decoder.decoder import Decoder, KVPools, pool_shapes
@@ -104,6 +104,7 @@ def _empty_pools(config: ModelConfig, layout: DecoderLayout) -> tuple[KVPools, A
 
 def _one_prompt(num_kinds: int) -> Ragged:
     table = 1 + jnp.arange(_NUM_TOKENS // _BLOCK_SIZE, dtype=jnp.int32)
+    none = jnp.zeros(1, jnp.int32)
     return Ragged(
         positions_T=jnp.arange(_NUM_TOKENS, dtype=jnp.int32),
         row_T=jnp.zeros(_NUM_TOKENS, jnp.int32),
@@ -113,7 +114,7 @@ def _one_prompt(num_kinds: int) -> Ragged:
         query_start_S1=jnp.array([0, _NUM_TOKENS], jnp.int32),
         num_decodes=jnp.int32(0),
         num_rows=jnp.int32(1),
-        slot_S=jnp.zeros(1, jnp.int32),
+        slots=StateSlots(none, none, none + 1, none),
     )
 
 

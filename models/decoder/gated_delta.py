@@ -65,7 +65,7 @@ class GatedDelta(nnx.Module):
         """The layer's output for the residual stream, and the pool with the rows' new states."""
         assert row_tokens in (None, 1)
         taken, gate = jnp.split(self.inputs(x_TD, norm_T1), [self.conv.shape[1]], axis=1)
-        mixed, conv = self._convolve(taken, pool.conv, plan)
+        mixed, conv = self._convolve(taken, pool.conv, plan, row_tokens)
         inputs = self._delta_inputs(mixed, x_TD, norm_T1)
         out, heads = decode(inputs, pool.heads, plan)
         if row_tokens is None:
@@ -75,12 +75,12 @@ class GatedDelta(nnx.Module):
         return self.output.partial(out, residual), StatePool(conv, heads)
 
     def _convolve(
-        self, x_TC: jax.Array, pool: jax.Array, plan: StatePlan
+        self, x_TC: jax.Array, pool: jax.Array, plan: StatePlan, row_tokens: int | None
     ) -> tuple[jax.Array, jax.Array]:
         """Each channel's sum over its last inputs, float32 [T, C], and the pool of those inputs."""
         weight = self.conv[...]
         size, channels = weight.shape
-        held = pool[plan.slot_S].reshape(-1, size - 1, channels)
+        held = pool[plan.slots.read_S].reshape(-1, size - 1, channels)
         held = jnp.where(plan.is_new_S[:, None, None], 0, held)
         y_TC = x_TC.astype(_F32) * weight[-1]
         for back in range(1, size):
@@ -88,8 +88,12 @@ class GatedDelta(nnx.Module):
             before = held[plan.row_T, place_T]
             before = jnp.where(plan.offset_T[:, None] >= back, jnp.roll(x_TC, back, 0), before)
             y_TC = y_TC + before.astype(_F32) * weight[size - 1 - back]
-        last = _last_inputs(x_TC, held, plan).reshape(-1, (size - 1) * channels)
-        return jax.nn.silu(y_TC), pool.at[plan.slot_S].set(last)
+        counts_S = jnp.diff(plan.query_start_S1)
+        pool = pool.at[plan.slots.written_S].set(_last_inputs(x_TC, held, plan, counts_S))
+        if row_tokens is None:
+            kept = _last_inputs(x_TC, held, plan, plan.slots.kept_at_S)
+            pool = pool.at[plan.slots.kept_S].set(kept)
+        return jax.nn.silu(y_TC), pool
 
     def _delta_inputs(
         self, mixed_TC: jax.Array, x_TD: jax.Array, norm_T1: jax.Array
@@ -106,21 +110,23 @@ class GatedDelta(nnx.Module):
         return DeltaInputs(q * self.key_dim**-0.5, k, v, decay, jax.nn.sigmoid(beta))
 
 
-def _last_inputs(x_TC: jax.Array, held_SWC: jax.Array, plan: StatePlan) -> jax.Array:
-    """Of each row, the last inputs of those it held and then got: [S, W, C]."""
+def _last_inputs(
+    x_TC: jax.Array, held_SWC: jax.Array, plan: StatePlan, counts_S: jax.Array
+) -> jax.Array:
+    """Of each row, the last of the inputs that it held and of its first `counts_S`: [S, W x C]."""
     size = held_SWC.shape[1]
-    start, end = plan.query_start_S1[:-1, None], plan.query_start_S1[1:, None]
-    place_SW = jnp.arange(size) + end - start
+    start = plan.query_start_S1[:-1, None]
+    place_SW = jnp.arange(size) + counts_S[:, None]
     own = x_TC[jnp.clip(start + place_SW - size, 0, len(x_TC) - 1)]
     kept = jnp.take_along_axis(held_SWC, jnp.clip(place_SW, 0, size - 1)[..., None], axis=1)
-    return jnp.where(place_SW[..., None] >= size, own, kept)
+    return jnp.where(place_SW[..., None] >= size, own, kept).reshape(len(held_SWC), -1)
 
 
 def decode(inputs: DeltaInputs, pool: jax.Array, plan: StatePlan) -> tuple[jax.Array, jax.Array]:
     """The decodes of a step, whose tokens come first: outputs [T, N, value], zero for the rest."""
     num_rows, num_tokens = len(plan.decode_slot_S), len(inputs.v)
     first = jax.tree.map(lambda x: x[:num_rows], inputs)
-    state = jnp.where(plan.continues_S[:, None, None, None], pool[plan.decode_slot_S], 0.0)
+    state = jnp.where(plan.continues_S[:, None, None, None], pool[plan.slots.read_S], 0.0)
     out, state = delta_step(first, state)
     rest = ((0, num_tokens - num_rows), (0, 0), (0, 0))
     return jnp.pad(out, rest), pool.at[plan.decode_slot_S].set(state)
@@ -132,28 +138,43 @@ def prefill(
     """The rows that are no decodes: their outputs put into `out`, their states into the pool.
 
     Tiles run in the order of their tokens, so the next one overwrites what a tile puts beyond its
-    row's end. As many run as there are.
+    end. As many run as there are.
     """
-
-    def padded(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, ((0, TILE_TOKENS), *((0, 0),) * (x.ndim - 1)))
+    slots, all_inputs = plan.slots, jax.tree.map(_padded, inputs)
 
     def tile(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         out, pool = carry
         row = jnp.searchsorted(plan.tile_end_S, i, side="right")
         number = i - plan.tile_end_S[row] + plan.num_tiles_S[row]
-        start = plan.query_start_S1[row] + number * TILE_TOKENS
-        is_own = jnp.arange(TILE_TOKENS) < plan.query_start_S1[row + 1] - start
-        slot, is_first = plan.slot_S[row], plan.is_new_S[row] & (number == 0)
+        start, is_own, is_kept = _place(plan, row, number)
         own = jax.tree.map(lambda x: _own_part(x, start, is_own), all_inputs)
-        done, state = delta_tile(own, jnp.where(is_first, 0.0, pool[slot]))
-        out = jax.lax.dynamic_update_slice_in_dim(out, done, start, 0)
-        return out, jax.lax.dynamic_update_index_in_dim(pool, state, slot, 0)
+        is_first = number == 0
+        state = pool[jnp.where(is_first, slots.read_S[row], slots.written_S[row])]
+        done, state = delta_tile(own, jnp.where(is_first & plan.is_new_S[row], 0.0, state))
+        pool = jax.lax.dynamic_update_index_in_dim(pool, state, slots.written_S[row], 0)
+        kept_slot = jnp.where(is_kept, slots.kept_S[row], slots.written_S[row])
+        pool = jax.lax.dynamic_update_index_in_dim(pool, state, kept_slot, 0)
+        return jax.lax.dynamic_update_slice_in_dim(out, done, start, 0), pool
 
-    all_inputs = jax.tree.map(padded, inputs)
-    num_tiles = plan.tile_end_S[-1]
-    out, pool = jax.lax.fori_loop(0, num_tiles, tile, (padded(out), pool))
+    out, pool = jax.lax.fori_loop(0, plan.tile_end_S[-1], tile, (_padded(out), pool))
     return out[:-TILE_TOKENS], pool
+
+
+def _padded(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, ((0, TILE_TOKENS), *((0, 0),) * (x.ndim - 1)))
+
+
+def _place(
+    plan: StatePlan, row: jax.Array, number: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A tile's first token, which tokens from there on are its own, and whether its row keeps the
+    state after it."""
+    kept_at, num_kept = plan.slots.kept_at_S[row], plan.num_kept_tiles_S[row]
+    is_before = number < num_kept
+    offset = jnp.where(is_before, number * TILE_TOKENS, kept_at + (number - num_kept) * TILE_TOKENS)
+    count = plan.query_start_S1[row + 1] - plan.query_start_S1[row]
+    is_own = jnp.arange(TILE_TOKENS) < jnp.where(is_before, kept_at, count) - offset
+    return plan.query_start_S1[row] + offset, is_own, number == num_kept - 1
 
 
 def _own_part(x: jax.Array, start: jax.Array, is_own: jax.Array) -> jax.Array:

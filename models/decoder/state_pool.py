@@ -1,8 +1,9 @@
 """Where the states of recurrent layers are: pools of slots, and which slot a row of a step has.
 
-A pool has one slot for each sequence that may run, and a last one for rows that are only padding.
-A row whose first token is its sequence's first begins with a state of zeros, whatever its slot
-holds. Knows neither what a state means nor who has a slot.
+A row reads its state from one slot and writes it to another, mostly the same; a row of several
+tokens may also keep the state at a place on its way, in a third slot. A row whose first token is
+its sequence's first begins with a state of zeros, whatever its slot holds. The last slot takes what
+is written for padding. Knows neither what a state means nor who has a slot.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from models.attention.base import Ragged
+from models.attention.base import Ragged, StateSlots
 from models.config import ModelConfig, RecurrenceConfig
 from models.decoder.delta_rule import TILE_TOKENS
 from models.decoder.layout import DecoderLayout
@@ -37,12 +38,13 @@ class StatePool(NamedTuple):
 class StatePlan(NamedTuple):
     """What all recurrent layers of a step share. S rows, T tokens; a decode has one token.
 
-    Slots are numbers within one layer. `decode_slot_S` is the last one for rows that are no
-    decodes; only a decode that `continues_S` reads its slot. `num_tiles_S` is 0 for decodes,
-    `tile_end_S` its running sum. `offset_T` is a token's place in its row.
+    `slots` are those of the rows; `decode_slot_S` is where decodes write, the last slot for other
+    rows. Only a decode that `continues_S` reads its slot. `num_tiles_S` is 0 for decodes,
+    `tile_end_S` its running sum; a row's first `num_kept_tiles_S` end where it keeps its state.
+    `offset_T` is a token's place in its row.
     """
 
-    slot_S: jax.Array
+    slots: StateSlots
     decode_slot_S: jax.Array
     is_new_S: jax.Array
     continues_S: jax.Array
@@ -50,31 +52,39 @@ class StatePlan(NamedTuple):
     row_T: jax.Array
     offset_T: jax.Array
     num_tiles_S: jax.Array
+    num_kept_tiles_S: jax.Array
     tile_end_S: jax.Array
 
     def starting_at(self, first: Any) -> StatePlan:
         """The same for a layer whose slots begin at slot `first` of its pool."""
-        slots = self.slot_S + first, self.decode_slot_S + first
-        return self._replace(slot_S=slots[0], decode_slot_S=slots[1])
+        slots = self.slots
+        moved = StateSlots(
+            slots.read_S + first, slots.written_S + first, slots.kept_S + first, slots.kept_at_S
+        )
+        return self._replace(slots=moved, decode_slot_S=self.decode_slot_S + first)
 
 
 def state_plan(ragged: Ragged, num_slots: int) -> StatePlan:
     """The plan of a step over pools of `num_slots` slots for each layer."""
-    assert ragged.slot_S is not None
+    slots = ragged.slots
+    assert slots is not None
     counts_S = jnp.diff(ragged.query_start_S1)
     is_decode_S = jnp.arange(counts_S.shape[0]) < ragged.num_decodes
     is_new_S = ragged.seq_lens_S == counts_S
-    num_tiles_S = jnp.where(is_decode_S, 0, -(-counts_S // TILE_TOKENS))
+    num_kept_tiles_S = -(-slots.kept_at_S // TILE_TOKENS)
+    num_tiles_S = num_kept_tiles_S - (-(counts_S - slots.kept_at_S) // TILE_TOKENS)
+    num_tiles_S = jnp.where(is_decode_S, 0, num_tiles_S)
     tokens = jnp.arange(ragged.row_T.shape[0])
     return StatePlan(
-        slot_S=ragged.slot_S,
-        decode_slot_S=jnp.where(is_decode_S, ragged.slot_S, num_slots - 1),
+        slots=slots,
+        decode_slot_S=jnp.where(is_decode_S, slots.written_S, num_slots - 1),
         is_new_S=is_new_S,
         continues_S=is_decode_S & ~is_new_S,
         query_start_S1=ragged.query_start_S1,
         row_T=ragged.row_T,
         offset_T=tokens - ragged.query_start_S1[ragged.row_T],
         num_tiles_S=num_tiles_S,
+        num_kept_tiles_S=num_kept_tiles_S,
         tile_end_S=jnp.cumsum(num_tiles_S),
     )
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from numpy.typing import NDArray
 
-from models.attention.base import Ragged
+from models.attention.base import Ragged, StateSlots
 from models.attention.xla import XlaAttention
 from models.calibration import calibrate
 from models.checkpoint.checkpoint import Checkpoint
@@ -189,13 +189,19 @@ class PagedModel:
             query_start_S1=start.astype(np.int32),
             num_decodes=np.int32(num_decodes),
             num_rows=np.int32(len(rows)),
-            slot_S=np.arange(len(rows), dtype=np.int32)[::-1],
+            slots=_state_slots(len(rows)),
         )
         padded_tokens = _pad(tokens, padded)
         logits, self._kv = program(
             self._leaves, self._kv, padded_tokens, ragged, self._adapters, images
         )
         return np.asarray(logits)[:total, : self._width]
+
+
+def _state_slots(num_rows: int) -> StateSlots:
+    """Each row has one of its own, in another order than the rows; nothing is kept."""
+    own = np.arange(num_rows, dtype=np.int32)[::-1]
+    return StateSlots(own, own, np.full(num_rows, num_rows, np.int32), np.zeros_like(own))
 
 
 def _place(folders: list[Path], config: Any, layout: DecoderLayout) -> Any:

@@ -114,9 +114,10 @@ class ModelRunner:
         return self._blueprint.config.bidirectional
 
     @property
-    def finds_prefixes(self) -> bool:
-        """Whether blocks of KV bring back all that a prefix was computed to."""
-        return not (self.is_bidirectional or self._blueprint.sizes.has_states)
+    def num_snapshots(self) -> int | None:
+        """How many recurrent states are kept for prefixes; None where no layer has a state."""
+        sizes = self._blueprint.sizes
+        return sizes.num_snapshots if sizes.num_states else None
 
     @property
     def readable_image(self) -> ReadableImage | None:
@@ -173,7 +174,7 @@ class ModelRunner:
                     table,
                     scratch,
                     has_adapters=sizes.has_adapters,
-                    has_states=sizes.has_states,
+                    num_states=sizes.num_states,
                     num_images=sizes.num_images_in(bucket),
                 )
                 for rank in range(sizes.num_ranks)

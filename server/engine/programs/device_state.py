@@ -56,8 +56,9 @@ class StateSizes:
 
     `num_words` words have a bit for every row of the embedding. A draw has `draw_rows` rows.
     `has_adapters`: rows may have adapters. `num_host_blocks` is how many blocks of each kind are
-    kept in host memory; () is none. `images` is None where no image is read. `has_states`: some
-    layers have a state, one for each slot.
+    kept in host memory; () is none. `images` is None where no image is read. `num_states` is
+    how many recurrent states there is room for: one for each sequence, snapshots, and one more; 0
+    where no layer has a state.
     """
 
     num_ranks: int = 1
@@ -68,7 +69,7 @@ class StateSizes:
     num_words: int
     draw_rows: int
     has_adapters: bool = False
-    has_states: bool = False
+    num_states: int = 0
     num_host_blocks: tuple[int, ...] = ()
     images: ImageSizes | None = None
 
@@ -96,7 +97,7 @@ class StateSizes:
             self.table_size,
             self.scratch_slot,
             has_adapters=self.has_adapters,
-            has_states=self.has_states,
+            num_states=self.num_states,
             num_images=self.num_images_in(bucket),
         )
         return stack_ranks([of_rank] * self.num_ranks)
@@ -117,9 +118,9 @@ class StateSizes:
         return stack_images([of_rank] * self.num_ranks)
 
     @property
-    def num_slots(self) -> int:
-        """The slots of each data rank, with the one that takes the writes of padding."""
-        return self.scratch_slot + 1
+    def num_snapshots(self) -> int:
+        """The recurrent states that are kept for prefixes; their slots follow the sequences'."""
+        return max(0, self.num_states - self.max_num_seqs - 1)
 
     @property
     def scratch_slot(self) -> int:

@@ -207,8 +207,8 @@ class Programs:
         pools = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
         vocab = layout.vocab_rows(config)
         sampler = abstract_state(sizes.max_num_seqs, vocab, sizes.slot, sizes.num_ranks)
-        num_slots = sizes.num_ranks * sizes.num_slots
-        return DeviceState(pools, sampler, abstract_states(config, layout, num_slots))
+        num_states = sizes.num_ranks * sizes.num_states
+        return DeviceState(pools, sampler, abstract_states(config, layout, num_states))
 
     def state_specs(self) -> DeviceState:
         """The split of the state, as the attention backend and the sampler define it."""

@@ -84,8 +84,8 @@ class ServingRunner(Runner[Any], Protocol):
         """Whether a token sees later ones, so that a step must hold all of a prompt."""
 
     @property
-    def finds_prefixes(self) -> bool:
-        """Whether blocks of KV bring back all that a prefix was computed to."""
+    def num_snapshots(self) -> int | None:
+        """How many recurrent states are kept for prefixes; None where no layer has a state."""
 
     @property
     def readable_image(self) -> ReadableImage | None:

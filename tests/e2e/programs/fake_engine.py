@@ -31,7 +31,7 @@ class SlowRunner(FakeRunner):
     draft_rooms = ()  # Nothing verifies drafts.
     num_host_blocks = ()
     is_bidirectional = False
-    finds_prefixes = True
+    num_snapshots = None
     readable_image = None
 
     def read(self, in_flight):

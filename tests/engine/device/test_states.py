@@ -67,10 +67,68 @@ def test_steps_that_are_read_before_the_next_give_the_same(base, requests):
     check(Session(*base, overlap=False).run(requests))
 
 
+def build_without_prefixes(base):
+    """A session in which nothing is found."""
+    session = Session(*base)
+    for blocks in session.blocks:
+        blocks.prefix_caching = False
+    return session
+
+
 def test_preempted_sequences_begin_again(base, requests):
     session = Session(*base, num_blocks=40)
     check(session.run(requests))
     assert session.observer.num_preempted > 0
+
+
+def test_prompts_that_come_again_go_on_from_the_state_of_their_last_whole_block(base, requests):
+    """Of as many prompts as there are states, all are found; of more, the last ones."""
+    session, some = Session(*base), requests[: SIZES["max_num_seqs"]]
+    first, again = session.run(some), session.run(some)
+    assert again == first
+    size = SIZES["block_size"]
+    assert session.num_cached_tokens == sum((len(one.prompt) - 1) // size * size for one in some)
+    check(session.run(requests))
+    check(session.run(requests))
+
+
+def test_what_prompts_begin_with_is_found_where_the_second_has_parted(base):
+    """The first leaves a state at its own end only; the second leaves one where it parts."""
+    common = [3 * i % 500 for i in range(100)]
+    params = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
+    requests = [Request([*common, *range(i, i + 30)], params) for i in range(4)]
+    session = Session(*base)
+    tokens, cached = zip(*(run_one(session, each) for each in requests), strict=True)
+    assert cached == (0, 0, 96, 96)
+    assert list(tokens) == [Session(*base).run([each]) for each in requests]
+
+
+def test_a_conversation_goes_on_from_where_its_last_prompt_ended(base):
+    params = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
+    session, prompt, known, turns = Session(*base), [7 * i % 500 for i in range(75)], 0, []
+    for _ in range(4):
+        request = Request(prompt, params)
+        tokens, num_cached = run_one(session, request)
+        assert num_cached == known
+        turns.append((request, tokens))
+        known = (len(prompt) - 1) // SIZES["block_size"] * SIZES["block_size"]
+        prompt = [*prompt, *tokens[0, 0], 11, 12, 13]
+    assert all(Session(*base).run([request]) == tokens for request, tokens in turns)
+
+
+def run_one(session, request):
+    """Its tokens, and how many of its prompt were found. Sessions share a device: one at a time."""
+    return session.run([request]), session.num_cached_tokens
+
+
+def test_choices_of_one_request_begin_with_the_state_of_the_first(base):
+    params = SamplingParams(max_tokens=16, temperature=1.0, seed=5, ignore_eos=True)
+    prompt = [5 * i % 500 for i in range(40)]
+    session = Session(*base)
+    together = session.run([Request(prompt, params, n=3)])
+    assert session.num_cached_tokens == 2 * 32
+    alone = build_without_prefixes(base).run([Request(prompt, params, n=3)])
+    assert together == alone
 
 
 @pytest.mark.parametrize(

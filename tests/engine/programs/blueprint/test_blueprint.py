@@ -174,7 +174,18 @@ def test_what_a_recurrent_state_cannot_follow_is_refused(settings, words):
     mesh = make_mesh(HYBRID, 1, jax.devices()[:1])
     with pytest.raises(ConfigError, match=words):
         make_blueprint(HYBRID, EngineConfig(**settings), mesh, None)
-    assert make_blueprint(HYBRID, EngineConfig(), mesh, None).sizes.has_states
+    assert make_blueprint(HYBRID, EngineConfig(), mesh, None).sizes.num_states
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_states"),
+    [({}, 11), ({"prefix_caching": False}, 6), ({"exact": True}, 6)],
+)
+def test_a_state_is_kept_for_each_sequence_and_as_many_prefixes(settings, num_states):
+    mesh = make_mesh(HYBRID, 1, jax.devices()[:1])
+    sizes = make_blueprint(HYBRID, EngineConfig(max_num_seqs=5, **settings), mesh, None).sizes
+    assert (sizes.num_states, sizes.num_snapshots) == (num_states, num_states - 6)
+    assert draw(max_num_seqs=5).sizes.num_states == 0
 
 
 def test_slots_of_adapters_take_memory_only_where_a_setting_asks_for_them():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import pytest
 
@@ -69,7 +71,8 @@ def test_states_are_counted_for_every_slot_and_have_no_blocks(num_devices):
     """Qwen3.5: 6 of 7 layers, each with 8 matrices of 16 x 24 and 3 inputs of 320 channels."""
     config = parse_config(CONFIGS["qwen3_5"])
     mesh = make_mesh(config, num_devices, jax.devices()[:num_devices])
-    blueprint = make_blueprint(config, EngineConfig(max_num_seqs=5), mesh, None)
+    engine = EngineConfig(max_num_seqs=5, prefix_caching=False)
+    blueprint = make_blueprint(config, engine, mesh, None)
     of_slot = 6 * 4 * (8 * 16 * 24 + 3 * 320) // num_devices
     assert state_bytes(config, blueprint.layout, 6) == 6 * of_slot
     programs = blueprint.programs()
@@ -77,8 +80,9 @@ def test_states_are_counted_for_every_slot_and_have_no_blocks(num_devices):
     assert tree_bytes(states, specs, mesh) == 6 * of_slot
     heads = 2 if num_devices == 1 else 1
     assert kind_bytes(config, blueprint.layout, 16) == {None: heads * 2 * 32 * 4 * 16}
-    memory = measure(blueprint.model, blueprint.layout, EngineConfig(max_num_seqs=5), 1 << 30)
-    assert memory.states == 6 * of_slot
+    assert measure(blueprint.model, blueprint.layout, engine, 1 << 30).states == 6 * of_slot
+    prefixes = replace(engine, prefix_caching=True)
+    assert measure(blueprint.model, blueprint.layout, prefixes, 1 << 30).states == 11 * of_slot
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gemma4", "gemma4-moe", "qwen3_5"])
