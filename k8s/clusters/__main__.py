@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from k8s.clusters.checks import CHECKS, LAST, Check
 from k8s.clusters.control_plane import programs
 from k8s.clusters.control_plane.custom_resources import open_kinds, published
 from k8s.clusters.host import isolation
+from k8s.clusters.host.unavailable import UnavailableError
 from k8s.clusters.kubelet import images
 from k8s.clusters.lab import Clusters
 from k8s.clusters.region import gateway
@@ -51,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--kubernetes", choices=programs.MINORS, default=programs.DEFAULT_MINOR)
     parser.add_argument("--helm", choices=programs.HELMS, default=programs.DEFAULT_HELM)
     parser.add_argument("--picker", type=Path, help="the program of the endpoint picker's image")
+    parser.add_argument(
+        "--if-built-within",
+        type=float,
+        metavar="MINUTES",
+        help="where this machine cannot build or run the lab, say so and exit with 0",
+    )
     parser.add_argument("--admission", action="store_true", help="only ask what is admitted")
     parser.add_argument("--output", type=Path, default=Path("build/clusters"))
     return parser
@@ -72,11 +80,11 @@ class Outcome:
 
 def main() -> int:
     arguments = parser().parse_args()
-    built = programs.build(arguments.kubernetes, arguments.helm)
-    if built.seconds:
-        print(f"built in {built.seconds:.0f} s", file=sys.stderr, flush=True)
-    isolation.go_inside("k8s.clusters", sys.argv[1:])
-    isolation.make_network([gateway(number) for number in range(1, len(REGIONS) + 1)])
+    try:
+        built = _open(arguments)
+    except UnavailableError as reason:
+        print(f"clusters: not run: {reason}", file=sys.stderr)
+        return 1 if arguments.if_built_within is None else 0
     shutil.rmtree(arguments.output, ignore_errors=True)
     arguments.output.mkdir(parents=True)
     outcome = Outcome(_facts(arguments, built))
@@ -92,6 +100,19 @@ def main() -> int:
         if picture := write_picture(page):
             print(f"picture: {picture}")
     return 0 if outcome.is_good else 1
+
+
+def _open(arguments: argparse.Namespace) -> programs.Programs:
+    """The programs, and a network of the lab's own. UnavailableError where one cannot be had."""
+    isolation.check()
+    minutes = arguments.if_built_within
+    within = math.inf if minutes is None else minutes * 60
+    built = programs.build(arguments.kubernetes, arguments.helm, within)
+    if built.seconds:
+        print(f"built in {built.seconds:.0f} s", file=sys.stderr, flush=True)
+    isolation.go_inside("k8s.clusters", sys.argv[1:])
+    isolation.make_network([gateway(number) for number in range(1, len(REGIONS) + 1)])
+    return built
 
 
 def _facts(arguments: argparse.Namespace, built: programs.Programs) -> dict[str, Any]:

@@ -7,15 +7,16 @@ outside of the checkout, by the content of both files. Knows nothing of what the
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from k8s.clusters.control_plane.go_command import GoCommand
 
 MODULES = Path(__file__).parent.parent / "go"
 DEFAULT_MINOR = "1.35"
@@ -44,12 +45,16 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "antipode" / "clusters"
 
 
-def build(minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM) -> Programs:
-    """Build what is missing. RuntimeError without Go, or if the Go command refuses."""
+def build(
+    minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM, within: float = math.inf
+) -> Programs:
+    """Build what is missing, within so many seconds. What is built stays, and so does what the Go
+    command compiled. UnavailableError if the machine cannot, RuntimeError if a module does not fit.
+    """
     began, found_all = time.monotonic(), built(minor, helm)
     paths: dict[str, Path] = {}
     for module in ("etcd", f"kubernetes-{minor}", f"helm-{helm}"):
-        paths |= _build_module(module)
+        paths |= _build_module(module, began + within)
     version = module_version(f"kubernetes-{minor}", "k8s.io/kubernetes")
     helm_version = module_version(f"helm-{helm}", f"helm.sh/helm/v{helm}")
     seconds = 0.0 if found_all else time.monotonic() - began
@@ -92,26 +97,23 @@ def program_name(package: str) -> str:
     return "etcd" if package.startswith("go.etcd.io/etcd/server/") else package.rsplit("/", 1)[1]
 
 
-def _build_module(folder: str) -> dict[str, Path]:
+def _build_module(folder: str, deadline: float) -> dict[str, Path]:
     targets = _targets(folder)
-    missing = [p for p in tools(folder) if not targets[program_name(p)].exists()]
-    for package in missing:
-        _build_one(folder, package, targets[program_name(package)])
+    command = GoCommand(MODULES / folder, deadline)
+    for package in tools(folder):
+        target = targets[program_name(package)]
+        if not target.exists():
+            _build_one(command, package, target)
     return targets
 
 
-def _build_one(folder: str, package: str, target: Path) -> None:
+def _build_one(command: GoCommand, package: str, target: Path) -> None:
     """Build next to the target first: an interrupted build leaves no half program."""
-    if shutil.which("go") is None:
-        raise RuntimeError("make clusters needs Go 1.26 or later on the PATH; see docs/clusters.md")
+    folder = command.folder.name
     print(f"building {package} ({folder})", file=sys.stderr, flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(".draft")
-    command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]
-    command += ["-ldflags", " ".join(_linker_flags(folder)), "-o", str(draft), package]
-    ran = subprocess.run(command, cwd=MODULES / folder, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise RuntimeError(f"go could not build {package}:\n{ran.stderr[-3000:]}")
+    command.build(package, _linker_flags(folder), draft)
     draft.replace(target)
 
 
