@@ -6,6 +6,7 @@ program of Kubernetes.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -34,22 +35,31 @@ class GoCommand:
         self._fetch(package)
         flags = ("-ldflags", " ".join(linker_flags), "-o", str(target))
         command = ("go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false")
-        code, errors = self._run(*command, *flags, package)
-        if code:
-            raise RuntimeError(f"go could not build {package}:\n{errors[-3000:]}")
+        ran = self._run(*command, *flags, package)
+        if ran.returncode:
+            raise RuntimeError(f"go could not build {package}:\n{ran.stderr[-3000:]}")
+
+    def source(self, module: str) -> Path:
+        """The folder of a module's source, at the pinned version. Errors as from `build`."""
+        ran = self._fetched(module, "go", "mod", "download", "-json", module)
+        return Path(json.loads(ran.stdout)["Dir"])
 
     def _fetch(self, package: str) -> None:
         """Bring every module that the package is made of."""
-        code, errors = self._run("go", "list", "-mod=readonly", "-deps", package)
-        if not code:
-            return
-        if any(words in errors for words in _FAULTS):
-            raise RuntimeError(f"go refuses the modules of {package}:\n{errors[-3000:]}")
-        reason = (errors.strip().splitlines() or ["it said nothing"])[-1].strip()
-        raise UnavailableError(f"go could not fetch the modules of {package}: {reason}")
+        self._fetched(package, "go", "list", "-mod=readonly", "-deps", package)
 
-    def _run(self, *command: str) -> tuple[int, str]:
-        """The exit code and what was printed as errors. Compilers end with their Go command."""
+    def _fetched(self, what: str, *command: str) -> subprocess.CompletedProcess[str]:
+        ran = self._run(*command)
+        if not ran.returncode:
+            return ran
+        said = ran.stderr + ran.stdout
+        if any(words in said for words in _FAULTS):
+            raise RuntimeError(f"go refuses the modules of {what}:\n{said[-3000:]}")
+        reason = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1].strip()
+        raise UnavailableError(f"go could not fetch the modules of {what}: {reason}")
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Compilers end with their Go command."""
         if shutil.which("go") is None:
             words = "make clusters needs Go 1.26 or later on the PATH; see docs/clusters.md"
             raise UnavailableError(words)
@@ -57,16 +67,16 @@ class GoCommand:
         with subprocess.Popen(
             command,
             cwd=self.folder,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         ) as process:
             try:
-                _, errors = process.communicate(timeout=rest)
+                printed, errors = process.communicate(timeout=rest)
             except subprocess.TimeoutExpired:
                 raise UnavailableError(f"go did not finish {command[-1]} in time") from None
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
-        return process.returncode, errors
+        return subprocess.CompletedProcess(command, process.returncode, printed, errors)

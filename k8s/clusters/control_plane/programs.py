@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ DEFAULT_MINOR = "1.35"
 MINORS = tuple(sorted(path.name.removeprefix("kubernetes-") for path in MODULES.glob("kube*")))
 DEFAULT_HELM = "3"
 HELMS = tuple(sorted(path.name.removeprefix("helm-") for path in MODULES.glob("helm-*")))
+LEADER_WORKER_SET, ENVOY_GATEWAY = "lws", "envoy-gateway"
+_NAMES = {"go.etcd.io/etcd/server/v3": "etcd", "sigs.k8s.io/lws/cmd": "lws"}
 _VERSION = "k8s.io/component-base/version"
 
 
@@ -46,25 +48,38 @@ def cache_folder() -> Path:
 
 
 def build(
-    minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM, within: float = math.inf
+    minor: str = DEFAULT_MINOR,
+    helm: str = DEFAULT_HELM,
+    within: float = math.inf,
+    more: Sequence[str] = (),
 ) -> Programs:
-    """Build what is missing, within so many seconds. What is built stays, and so does what the Go
-    command compiled. UnavailableError if the machine cannot, RuntimeError if a module does not fit.
+    """Build what is missing, within so many seconds; `more` are further folders of `go/`. What is
+    built stays, and so does what the Go command compiled. UnavailableError if the machine cannot,
+    RuntimeError if a module does not fit.
     """
-    began, found_all = time.monotonic(), built(minor, helm)
+    began, found_all = time.monotonic(), built(minor, helm, more)
     paths: dict[str, Path] = {}
-    for module in ("etcd", f"kubernetes-{minor}", f"helm-{helm}"):
-        paths |= _build_module(module, began + within)
+    for folder in _folders(minor, helm, more):
+        paths |= _build_module(folder, began + within)
     version = module_version(f"kubernetes-{minor}", "k8s.io/kubernetes")
     helm_version = module_version(f"helm-{helm}", f"helm.sh/helm/v{helm}")
     seconds = 0.0 if found_all else time.monotonic() - began
     return Programs(paths, version, helm_version, seconds)
 
 
-def built(minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM) -> bool:
+def built(minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM, more: Sequence[str] = ()) -> bool:
     """Whether `build` would find every program in the cache."""
-    modules = ("etcd", f"kubernetes-{minor}", f"helm-{helm}")
-    return all(path.exists() for name in modules for path in _targets(name).values())
+    folders = _folders(minor, helm, more)
+    return all(path.exists() for name in folders for path in _targets(name).values())
+
+
+def source(folder: str, module: str) -> Path:
+    """The source of a module that a folder's go.mod requires. Errors as from `build`."""
+    return GoCommand(MODULES / folder).source(module)
+
+
+def _folders(minor: str, helm: str, more: Sequence[str]) -> tuple[str, ...]:
+    return ("etcd", f"kubernetes-{minor}", f"helm-{helm}", *more)
 
 
 def module_version(folder: str, module: str) -> str:
@@ -93,8 +108,8 @@ def _targets(folder: str) -> dict[str, Path]:
 
 
 def program_name(package: str) -> str:
-    """The last part of the package's path that names a program: etcd's ends in server/v3."""
-    return "etcd" if package.startswith("go.etcd.io/etcd/server/") else package.rsplit("/", 1)[1]
+    """The last part of the package's path, where that names a program."""
+    return _NAMES.get(package) or package.rsplit("/", 1)[1]
 
 
 def _build_module(folder: str, deadline: float) -> dict[str, Path]:
