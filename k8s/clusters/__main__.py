@@ -25,7 +25,7 @@ from k8s.clusters import checks
 from k8s.clusters.checks import LAST
 from k8s.clusters.control_plane import programs
 from k8s.clusters.control_plane.custom_resources import open_kinds, published
-from k8s.clusters.gateway.envoy_gateway import EnvoyGateway
+from k8s.clusters.envoy_gateway import EnvoyGateway
 from k8s.clusters.groups import Groups
 from k8s.clusters.host import isolation
 from k8s.clusters.host.unavailable import UnavailableError

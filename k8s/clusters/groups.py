@@ -51,6 +51,7 @@ class Figures:
     version: float = 0.0
     after_deletion: float = 0.0
     after_kill: float = 0.0
+    uninstalled: float = 0.0
     answered: int = 0
     failed: int = 0
     server_bytes: int = 0
@@ -176,8 +177,10 @@ class Groups:
             await asyncio.sleep(_ASK_SECONDS)
 
     async def _uninstall(self) -> list[str]:
+        began = time.monotonic()
         await self._region.helm("uninstall", RELEASE)
         await self._until(lambda: not self._region.workers)
+        self.figures.uninstalled = _since(began)
         kinds = "leaderworkersets,statefulsets,services,networkpolicies,resourceclaims"
         left = await self._region.kubectl("get", kinds, "--output=name", "--ignore-not-found")
         return [f"{one} is left" for one in left.split()]

@@ -18,7 +18,7 @@ import yaml
 
 from k8s.clusters import overrides
 from k8s.clusters.control_plane.programs import Programs
-from k8s.clusters.gateway.envoy_gateway import EnvoyGateway
+from k8s.clusters.envoy_gateway import EnvoyGateway
 from k8s.clusters.gateway.gateway import GRPC_PORT, HTTP_PORT, Gateway
 from k8s.clusters.host.processes import descendants, memory_bytes
 from k8s.clusters.kubelet.images import CHECKOUT, PICKER, Image, find

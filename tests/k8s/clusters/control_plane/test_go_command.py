@@ -69,6 +69,11 @@ def test_a_build_that_takes_too_long_ends_with_its_compilers(tmp_path, fake_go):
         time.sleep(0.05)
 
 
+def test_the_source_of_a_module_is_where_the_go_command_says(tmp_path, fake_go):
+    fake_go(f'[ "$*" = "mod download -json example.com/it" ] && echo \'{{"Dir": "{tmp_path}"}}\'')
+    assert GoCommand(tmp_path).source("example.com/it") == tmp_path
+
+
 def _runs(pid: str) -> bool:
     """A process that ended but that nobody waited for does not run."""
     try:

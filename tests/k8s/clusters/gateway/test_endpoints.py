@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from k8s.clusters.gateway.endpoints import pod_names, ready_addresses
+from k8s.clusters.gateway.endpoints import pod_names, ready_addresses, service_names
 
 
 def endpoint(address, **conditions):
@@ -29,3 +29,8 @@ def test_a_pod_with_a_name_under_a_service_is_found_by_it():
     slices = [{"endpoints": [named, endpoint("10.1.1.3", ready=True)]}]
     names = pod_names(slices, "antipode-0", "n")
     assert names == dict.fromkeys(("antipode-0.antipode-0", "antipode-0.antipode-0.n"), "10.1.1.2")
+
+
+def test_a_service_is_found_by_its_full_name_with_and_without_a_last_dot():
+    short, full, rooted = service_names("s", "n")
+    assert (short, full, rooted) == ("s", "s.n.svc.cluster.local", "s.n.svc.cluster.local.")
