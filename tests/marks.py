@@ -38,6 +38,7 @@ MARKS = {
         "engine/programs/test_programs.py",
         "models/attention/test_later_tokens.py",
         "models/attention/test_xla.py",
+        "models/cpu_kernels/test_attention.py",
         "models/cpu_kernels/test_product.py",
         "models/decoder",
         "models/lora/test_parity.py",

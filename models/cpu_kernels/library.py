@@ -20,8 +20,8 @@ from pathlib import Path
 import jax
 
 LIBRARY = Path(__file__).with_name("kernels.so")
-_SOURCES = ("kernels.cc", "products.inc")
-_TARGETS = ("antipode_product",)
+_SOURCES = ("kernels.cc", "vectors.inc", "products.inc", "attention.inc")
+_TARGETS = ("antipode_product", "antipode_attention")
 _FLAGS = ("-O3", "-std=gnu++17", "-fPIC", "-shared", "-pthread")
 _MARK = b"\nantipode kernels for "
 
