@@ -13,8 +13,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Python decides, but not at every call: JAX takes seconds to import.
 KERNELS := models/cpu_kernels/kernels.so
-COMPILE_KERNELS = find $(KERNELS) -newer uv.lock -newer $(KERNELS:.so=.cc) -newer \
-	$(dir $(KERNELS))products.inc 2>/dev/null | grep -q . || $(RUN) models.cpu_kernels
+COMPILE_KERNELS = test -e $(KERNELS) && test -z "$$(find uv.lock $(dir $(KERNELS)) -newer $(KERNELS) \
+	-name '*.cc' -o -newer $(KERNELS) -name '*.inc' -o -newer $(KERNELS) -name uv.lock)" \
+	|| $(RUN) models.cpu_kernels
 
 .DEFAULT_GOAL := help
 .PHONY: help setup cpu-kernels serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness host-path adapters prefixes grammar schemas swap weights watching hosts plan-ci golden train-tiny sbom charts reference clients terraform

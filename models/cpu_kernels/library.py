@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 
 LIBRARY = Path(__file__).with_name("kernels.so")
-_SOURCES = ("kernels.cc", "vectors.inc", "products.inc", "attention.inc")
+_SOURCES = ("kernels.cc", "kernels.inc", "vectors.inc", "products.inc", "attention.inc")
 _TARGETS = ("antipode_product", "antipode_attention")
 _FLAGS = ("-O3", "-std=gnu++17", "-fPIC", "-shared", "-pthread")
 _MARK = b"\nantipode kernels for "

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 
 # With more rows, arithmetic takes longer than reading, and XLA's product is as fast.
 _MOST_ROWS = 32
-_ROWS = (jnp.bfloat16, jnp.float32)
-_WEIGHTS = (jnp.bfloat16, jnp.float32, jnp.int8)
+_TYPES = (jnp.bfloat16, jnp.float32)
 
 
 def suits(x: jax.Array, w: jax.Array) -> bool:
     """Whether `product` takes these shapes and types."""
     is_small = x.ndim == w.ndim == 2 and x.shape[0] <= _MOST_ROWS
-    return is_small and x.dtype in _ROWS and w.dtype in _WEIGHTS
+    return is_small and x.dtype in _TYPES and w.dtype in (x.dtype, jnp.int8)
 
 
 def product(x: jax.Array, w: jax.Array, *, is_transposed: bool = False) -> jax.Array:

@@ -12,7 +12,13 @@ from tests.models.cpu_kernels.compiled import need_kernels
 
 # Rows, inputs, outputs: whole tiles, parts of tiles, less than a tile, several threads' parts.
 SHAPES = [(1, 576, 576), (2, 64, 1024), (3, 577, 579), (5, 33, 65), (7, 1, 1), (32, 96, 4099)]
-TYPES = ["bfloat16", "float32", "int8"]
+# Of the rows and of the weights.
+TYPES = [
+    ("bfloat16", "bfloat16"),
+    ("bfloat16", "int8"),
+    ("float32", "float32"),
+    ("float32", "int8"),
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -20,7 +26,7 @@ def kernels() -> None:
     need_kernels()
 
 
-def draw(shape, dtype, rows_dtype="bfloat16", is_transposed=False):
+def draw(shape, rows_dtype="bfloat16", dtype="bfloat16", is_transposed=False):
     rows, inputs, outputs = shape
     rng = np.random.default_rng(rows * inputs + outputs)
     size = (outputs, inputs) if is_transposed else (inputs, outputs)
@@ -36,29 +42,26 @@ def run(x, w, is_transposed=False):
 
 
 @pytest.mark.parametrize("is_transposed", [False, True])
-@pytest.mark.parametrize(
-    ("rows_dtype", "dtype"),
-    [("bfloat16", each) for each in TYPES] + [("float32", "float32"), ("float32", "int8")],
-)
+@pytest.mark.parametrize(("rows_dtype", "dtype"), TYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_product_is_the_exact_one_up_to_rounding(shape, rows_dtype, dtype, is_transposed):
-    x, w = draw(shape, dtype, rows_dtype, is_transposed)
+    x, w = draw(shape, rows_dtype, dtype, is_transposed)
     exact = np.asarray(w, np.float64)
     exact = np.asarray(x, np.float64) @ (exact.T if is_transposed else exact)
     assert np.abs(run(x, w, is_transposed) - exact).max() <= 1e-5 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("is_transposed", [False, True])
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("rows_dtype", "dtype"), TYPES)
 @pytest.mark.parametrize("shape", [(3, 577, 579), (8, 64, 96), (32, 96, 4099)], ids=str)
-def test_a_row_does_not_depend_on_the_rows_beside_it(shape, dtype, is_transposed):
-    x, w = draw(shape, dtype, is_transposed=is_transposed)
+def test_a_row_does_not_depend_on_the_rows_beside_it(shape, rows_dtype, dtype, is_transposed):
+    x, w = draw(shape, rows_dtype, dtype, is_transposed)
     alone = [run(x[i : i + 1], w, is_transposed)[0] for i in range(len(x))]
     np.testing.assert_array_equal(run(x, w, is_transposed), np.stack(alone))
 
 
 def test_what_is_not_finite_stays_in_its_row():
-    x, w = draw((4, 64, 96), "bfloat16")
+    x, w = draw((4, 64, 96))
     broken = x.at[1, 5].set(jnp.nan).at[2, 6].set(jnp.inf)
     y, clean = run(broken, w), run(x, w)
     assert np.isnan(y[1]).all()
@@ -67,8 +70,9 @@ def test_what_is_not_finite_stays_in_its_row():
 
 
 def test_many_rows_and_other_types_are_left_to_xla():
-    x, w = draw((32, 8, 8), "bfloat16")
+    x, w = draw((32, 8, 8))
     assert suits(x, w)
     assert not suits(jnp.concatenate([x, x[:1]]), w)
     assert not suits(x, w.astype(jnp.float16))
-    assert not suits(x.astype(jnp.float16), w)
+    assert not suits(x.astype(jnp.float16), w.astype(jnp.float16))
+    assert not suits(x.astype(jnp.float32), w)
