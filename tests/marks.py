@@ -68,6 +68,7 @@ MARKS = {
         "k8s/test_fleet.py",
         "models/checkpoint/test_files.py",
         "models/checkpoint/test_mount.py",
+        "models/cpu_kernels/test_instruction_sets.py",
         "models/gguf/test_checkpoint_folder.py",
     ),
     "demo": ("models/test_demo.py",),
