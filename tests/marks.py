@@ -22,6 +22,7 @@ MARKS = {
         "engine/device/test_host_prefixes.py",
         "engine/device/test_identity.py",
         "engine/device/test_images.py",
+        "engine/device/test_pool_memory.py",
         "engine/device/test_resume.py",
         "engine/device/test_speculation.py",
         "engine/device/test_weight_sets.py",
