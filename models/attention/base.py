@@ -61,6 +61,7 @@ class AttentionSpec:
     also sees as many later ones of its row, which the step must hold. Scores are multiplied by
     `scale`, then capped to `softcap * tanh(score / softcap)`. No row has more than `row_tokens`
     tokens; None promises nothing. The tokens of an image, `image_tokens` each, see one another.
+    `cpu_kernels` leaves rows of few tokens to the kernels of `models.cpu_kernels`.
     """
 
     kv_heads: int
@@ -74,6 +75,7 @@ class AttentionSpec:
     row_tokens: int | None
     bidirectional: bool = False
     image_tokens: int = 0
+    cpu_kernels: bool = False
 
     @property
     def decode_only(self) -> bool:

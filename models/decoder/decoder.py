@@ -45,10 +45,10 @@ class Decoder(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         rows, d = layout.vocab_rows(config), config.hidden_size
-        self.embedding = Embedding(rngs, rows, d, layout.dtype)
+        self.embedding = Embedding(rngs, rows, d, layout)
         self.layers = self._make_layers(rngs, config, layout)
         self.norm = RmsNorm(rngs, d, config.rms_norm_eps)
-        self.head = None if config.tie_embeddings else Embedding(rngs, rows, d, layout.dtype)
+        self.head = None if config.tie_embeddings else Embedding(rngs, rows, d, layout)
         self.vision = _make_tower(rngs, config, layout)
         self.config, self.layout = config, layout
 

@@ -174,4 +174,5 @@ def attention_spec(
         row_tokens=kind.row_tokens,
         bidirectional=config.bidirectional,
         image_tokens=0 if config.vision is None else config.vision.num_tokens,
+        cpu_kernels=layout.cpu_kernels,
     )

@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from models.attention.choice import choose_backend
 from models.config import ModelConfig
+from models.cpu_kernels import library
 from models.decoder.decoder import Decoder
 from models.decoder.layout import AdapterSizes, DecoderLayout
 from models.sharding import DATA, TENSOR, data_size, tensor_size
@@ -161,6 +162,7 @@ def choose_layout(
         backend=choose_backend(engine.attention_backend, platform, config, tensor_size),
         quantized=keeps_int8(config, engine),
         adapters=AdapterSizes(engine.max_loras, engine.max_lora_rank) if engine.max_loras else None,
+        cpu_kernels=on_cpu and engine.cpu_kernels == "auto" and library.are_available(),
     )
 
 
