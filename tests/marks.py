@@ -25,6 +25,7 @@ MARKS = {
         "engine/device/test_pool_memory.py",
         "engine/device/test_resume.py",
         "engine/device/test_speculation.py",
+        "engine/device/test_states.py",
         "engine/device/test_weight_sets.py",
         "engine/device/test_whole_prompts.py",
         "engine/device/test_windows.py",
