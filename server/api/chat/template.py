@@ -7,6 +7,7 @@ given in another form, or refused by name. Knows neither a protocol nor the toke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 from server.api.chat.control_tokens import ControlTokens, PiecedText, cut, unused_mark
 from server.api.chat.messages import Message, ToolCall
 from server.api.chat.plain_tools import fold_calls, with_tool_instructions
+from server.api.chat.tool_responses import expects_tool_responses, with_tool_responses
 from server.api.chat.tools import Tool
 from server.api.images.image_format import ImageFormat
 from server.api.images.sent_image import SentImage
@@ -26,6 +28,7 @@ _CALL = ToolCall(id="abcdefghi", name=_SENTINEL, arguments={"a": 1})
 _USER = Message(role="user", content="u")
 _ASSISTANT = Message(role="assistant", content="a")
 _THINK_TAGS = ("<think>", "</think>", "[THINK]", "[/THINK]")
+_CHANNEL_TAGS = ("<|channel>", "<channel|>")
 
 
 class ChatTemplateError(ValueError):
@@ -174,15 +177,24 @@ class ChatTemplate:
     def _marked_messages(self, messages: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:
         """Templates look for tags of reasoning in what the assistant said, so these stay whole."""
         marked: list[dict[str, Any]] = self._control_tokens.mark(messages, mark)
+        tags = [re.escape(tag) for tag in self._think_tags]
         for message, given in zip(marked, messages, strict=True):
             message["role"] = given["role"]
             if isinstance(message["content"], list):
                 for part, given_part in zip(message["content"], given["content"], strict=True):
                     part["type"] = given_part["type"]
             elif message["role"] == "assistant":
-                for tag in _THINK_TAGS:
-                    message["content"] = message["content"].replace(tag[0] + mark + tag[1:], tag)
+                message["content"] = "".join(
+                    piece if piece in self._think_tags else self._control_tokens.mark(piece, mark)
+                    for piece in re.split(f"({'|'.join(tags)})", given["content"])
+                )
         return marked
+
+    @property
+    def _think_tags(self) -> tuple[str, ...]:
+        """Those that the template may look for. A template that knows channels takes them out."""
+        knows_channels = all(tag in self._renderer.template_text for tag in _CHANNEL_TAGS)
+        return (*_THINK_TAGS, *(_CHANNEL_TAGS if knows_channels else ()))
 
     def _conform(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Sequence[Message]:
         """The conversation in the roles and fields that the template knows."""
@@ -195,6 +207,8 @@ class ChatTemplate:
         if uses_tools:
             fits = self.renders_calls
             messages = _fit_ids(messages, self.family) if fits else fold_calls(messages)
+            if expects_tool_responses(self._renderer.template_text):
+                messages = with_tool_responses(messages)
         self._check_roles(messages)
         self._check_images(messages)
         if tools and not self.renders_tools:
