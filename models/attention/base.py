@@ -27,7 +27,8 @@ class Ragged(NamedTuple):
     KV length after this step, `query_start_S1` the cumulative number of tokens. The first
     `num_decodes` rows have one token each, at the index of the row. Only the first `num_rows` rows
     have tokens. Where a step may have images, `last_seen_T` is the last position of its row that a
-    token sees, and `image_start_M` the place of each image's first token, T for no image.
+    token sees in layers where images see themselves, `image_start_M` the place of each image's
+    first token, T for no image, and `image_size_M` the number of its tokens.
     """
 
     positions_T: jax.Array
@@ -40,6 +41,7 @@ class Ragged(NamedTuple):
     num_rows: jax.Array
     last_seen_T: jax.Array | None = None
     image_start_M: jax.Array | None = None
+    image_size_M: jax.Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,8 @@ class AttentionSpec:
     `window` limits a token to the last `window` positions, itself included. If `bidirectional`, it
     also sees as many later ones of its row, which the step must hold. Scores are multiplied by
     `scale`, then capped to `softcap * tanh(score / softcap)`. No row has more than `row_tokens`
-    tokens; None promises nothing. The tokens of an image, `image_tokens` each, see one another.
+    tokens; None promises nothing. The tokens of an image, at most `image_tokens`, see one another;
+    0: they do not.
     """
 
     kv_heads: int

@@ -234,7 +234,7 @@ SPECIAL = (
     "<start_of_turn>", "<end_of_turn>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>",
     "<|constrain|>", "<|call|>", "<|turn>", "<turn|>", "<|think|>", "<|tool>", "<tool|>",
     "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|channel>",
-    "<channel|>", '<|"|>',
+    "<channel|>", '<|"|>', "<|image>", "<|image|>", "<image|>",
 )  # fmt: skip
 ADDED = (
     "<tool_call>",

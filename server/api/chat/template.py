@@ -116,16 +116,21 @@ class ChatTemplate:
         return self._renders([Message(role="system", content=_SENTINEL), _USER]) is True
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Tool], options: RenderOptions
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        options: RenderOptions,
+        image_tokens: Sequence[int] = (),
     ) -> str:
         """The prompt, in pieces if the client's text holds control tokens.
 
-        With images, it has for each what the tokenizer makes the image's tokens of.
+        With images, it has for each what the tokenizer makes the image's tokens of: as many as
+        `image_tokens` has for it, and the most that an image may be where that is empty.
         """
         messages = self._conform(messages, tools)
         num_images = sum(len(message.images) for message in messages)
         rendered = self._rendered_in_pieces(messages, tools, options)
-        return rendered if num_images == 0 else self._with_images(rendered, num_images)
+        return rendered if not num_images else self._with_images(rendered, num_images, image_tokens)
 
     def _rendered_in_pieces(
         self, messages: Sequence[Message], tools: Sequence[Tool], options: RenderOptions
@@ -145,11 +150,12 @@ class ChatTemplate:
         tools_marked, variables = self._control_tokens.mark(list(given[1:]), mark)
         return cut(self._rendered(marked, tools_marked, variables, options), mark)
 
-    def _with_images(self, rendered: str, num_images: int) -> str:
+    def _with_images(self, rendered: str, num_images: int, image_tokens: Sequence[int]) -> str:
         """What the template wrote for an image is whole in its piece; a client's text is not."""
         if self._images is None:
             raise ChatTemplateError("this model's files do not say what stands for an image")
         placeholder, expansion = self._images.placeholder, self._images.expansion
+        num_tokens = iter(image_tokens or [self._images.sizes.num_tokens] * num_images)
         pieces = rendered.pieces if isinstance(rendered, PiecedText) else (rendered,)
         num_places = sum(piece.count(placeholder) for piece in pieces)
         if num_places != num_images:
@@ -157,7 +163,8 @@ class ChatTemplate:
                 f"the model's chat template has {num_places} places for the messages' {num_images}"
                 " images"
             )
-        return PiecedText(piece.replace(placeholder, expansion) for piece in pieces)
+        place = re.compile(re.escape(placeholder))
+        return PiecedText(place.sub(lambda _: expansion(next(num_tokens)), p) for p in pieces)
 
     def _rendered(
         self,

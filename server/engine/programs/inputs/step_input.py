@@ -80,7 +80,8 @@ class StepInput(NamedTuple):
     Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
     whose log probability is wanted, or POOLED, or NO_TARGET. `adapter_S` has the number of each
     row's adapter slot, from 1, 0 for none; it is None on a server without slots. `image_start_M` is
-    the place in the step of each image's first token, T for no image; None without room for any.
+    the place in the step of each image's first token, T for no image, and `image_size_M` how many
+    tokens it has; both are None without room for any.
     """
 
     token_ids_T: Array
@@ -94,6 +95,7 @@ class StepInput(NamedTuple):
     sampling: SamplingInput
     adapter_S: Array = None
     image_start_M: Array = None
+    image_size_M: Array = None
 
 
 def stack_ranks(inputs: list[StepInput]) -> StepInput:
@@ -141,6 +143,7 @@ def empty_input(
         sampling=_empty_sampling(bucket.num_draws, scratch_slot),
         adapter_S=ints(s) if has_adapters else None,
         image_start_M=ints(num_images, fill=t) if num_images else None,
+        image_size_M=ints(num_images) if num_images else None,
     )
 
 
@@ -200,20 +203,23 @@ def pack(
         has_adapters=has_adapters,
         num_images=num_images,
     )
-    image_starts: list[int] = []
+    images: list[tuple[int, int]] = []
     start = 0
     for i, row in enumerate(rows):
         end = start + row.num_scheduled_tokens
         _pack_tokens(step, i, row, slice(start, end))
         step.query_start_S1[i] = start
-        image_starts += [start + each.start - row.num_computed_tokens for each in row.images]
+        first = start - row.num_computed_tokens
+        images += [(first + each.start, each.num_tokens) for each in row.images]
         start = end
     step.query_start_S1[len(rows) :] = start
     step.num_decodes[0] = sum(row.is_decode and not row.draft_ids for row in rows)
     if step.adapter_S is not None:
         step.adapter_S[: len(rows)] = [row.seq.adapter_slot for row in rows]
-    if step.image_start_M is not None:
-        step.image_start_M[: len(image_starts)] = image_starts
+    if step.image_start_M is not None and images:
+        step.image_start_M[: len(images)], step.image_size_M[: len(images)] = zip(
+            *images, strict=True
+        )
     places = draw_places(rows, bucket)
     _pack_sampling(step.sampling, dict(_draws_at_once(rows, places)))
     for i, row in zip(places, rows, strict=True):
