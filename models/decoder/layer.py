@@ -178,6 +178,7 @@ def attention_spec(
 ) -> AttentionSpec:
     """`config` is that of the kind."""
     kv_heads = layout.kv_heads(config)
+    vision = config.vision
     return AttentionSpec(
         kv_heads=kv_heads // layout.tensor_size,
         group=config.num_heads // kv_heads,
@@ -189,6 +190,6 @@ def attention_spec(
         kv_dtype=layout.kv_dtype,
         row_tokens=kind.row_tokens,
         bidirectional=config.bidirectional,
-        image_tokens=0 if config.vision is None else config.vision.num_tokens,
+        image_tokens=vision.num_tokens if vision and vision.sees_image(kind.window) else 0,
         cpu_kernels=layout.cpu_kernels,
     )
