@@ -59,17 +59,35 @@ def query_growth(config: QueryGrowth, positions_T: jax.Array) -> jax.Array:
     return 1.0 + config.beta * jnp.log1p(periods)
 
 
-def rotate_queries(q_KTGH: jax.Array, tables: RopeTables) -> jax.Array:
-    """Rotate every query; computed in float32, returned in its dtype."""
-    return _rotate(q_KTGH, tables.q_cos, tables.q_sin)
+class HeadScale(NamedTuple):
+    """What a norm multiplies heads by before they turn: [H] or [2, H], and a factor of each head.
+
+    Both are applied after turning, which gives the same: the factor is one number per head, and the
+    two weights of a pair trade places. So between the projection and the kernel there is nothing
+    but products and what is done number by number, for which a TPU moves no head.
+    """
+
+    weight: jax.Array
+    factor: jax.Array
 
 
-def rotate_keys(kv_TK2H: jax.Array, tables: RopeTables) -> jax.Array:
+def rotate_queries(
+    q_KTGH: jax.Array, tables: RopeTables, scale: HeadScale | None = None
+) -> jax.Array:
+    """Norm and rotate every query; computed in float32, returned in its dtype."""
+    return _rotate(q_KTGH, tables.q_cos, tables.q_sin, scale)
+
+
+def rotate_keys(
+    kv_TK2H: jax.Array, tables: RopeTables, scale: HeadScale | None = None
+) -> jax.Array:
     """Rotate the keys and keep the values, without the cost of splitting and joining the two."""
-    return _rotate(kv_TK2H, tables.kv_cos, tables.kv_sin)
+    return _rotate(kv_TK2H, tables.kv_cos, tables.kv_sin, scale)
 
 
-def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+def _rotate(
+    x: jax.Array, cos: jax.Array, sin: jax.Array, scale: HeadScale | None = None
+) -> jax.Array:
     """Rotate the pairs (i, i + H/2) of x's last axis.
 
     A product with a matrix of 0, 1 and -1 swaps the halves, which is exact. On a TPU, moving lanes
@@ -79,7 +97,11 @@ def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     swapped = jnp.dot(
         x, _swap_halves(x.shape[-1], x.dtype), precision=exact, preferred_element_type=jnp.float32
     )
-    return (x.astype(jnp.float32) * cos + swapped * sin).astype(x.dtype)
+    if scale is None:
+        return (x.astype(jnp.float32) * cos + swapped * sin).astype(x.dtype)
+    cos = cos * scale.weight
+    sin = sin * jnp.roll(scale.weight, x.shape[-1] // 2, axis=-1)
+    return ((x.astype(jnp.float32) * cos + swapped * sin) * scale.factor).astype(x.dtype)
 
 
 def _swap_halves(size: int, dtype: jnp.dtype) -> jax.Array:

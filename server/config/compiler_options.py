@@ -71,9 +71,7 @@ def _check_option(option: str, value: object, source: str) -> None:
     if option not in ALLOWED_OPTIONS:
         near = difflib.get_close_matches(option, ALLOWED_OPTIONS, n=1)
         known = f"did you mean {near[0]}?" if near else "known: " + ", ".join(ALLOWED_OPTIONS)
-        raise ConfigError(
-            f"{source} holds {option!r}, which is not an accepted option; {known}"
-        )
+        raise ConfigError(f"{source} holds {option!r}, which is not an accepted option; {known}")
     low, high = ALLOWED_OPTIONS[option]
     if type(value) is not int or not low <= value <= high:
         raise ConfigError(

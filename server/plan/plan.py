@@ -85,7 +85,7 @@ def _report(request: PlanRequest, blueprint: Blueprint, programs: list[ProgramRe
         decode=predict_decode(blueprint, chip, programs, batch, context),
         prefill=predict_prefill(blueprint, chip, programs, context),
         programs=programs,
-        leaves_out=leaves_out(chip, programs, batch),
+        leaves_out=leaves_out(blueprint, chip, programs, batch),
         serve_flags=serve_flags(request, blueprint),
     )
 
