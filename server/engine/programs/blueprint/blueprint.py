@@ -44,6 +44,7 @@ from server.engine.programs.blueprint.platform_defaults import (
     PlatformDefaults,
     platform_defaults,
 )
+from server.engine.programs.compiler_options import CompilerOptions, choose_compiler_options
 from server.engine.programs.device_state import StateSizes
 from server.engine.programs.image_programs import row_bytes
 from server.engine.programs.inputs.buckets import Ladder, exact_ladder
@@ -78,6 +79,7 @@ class Blueprint:
     sizes: StateSizes
     ladder: Ladder
     memory: ChipMemory | None
+    compiler_options: CompilerOptions
 
     def programs(self) -> Programs:
         """The programs that the server compiles."""
@@ -111,6 +113,9 @@ def make_blueprint(
         sizes=sizes,
         ladder=_ladder(config, engine, platform_defaults(platform)),
         memory=memory,
+        compiler_options=choose_compiler_options(
+            config, engine.compiler_options, mesh.devices.flat[0]
+        ),
     )
 
 
