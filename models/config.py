@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from models.image_sizes import CellSizes, SquareSizes
+
 
 class ModelConfigError(ValueError):
     """The server cannot serve a checkpoint's configuration; the message says why."""
@@ -141,6 +143,51 @@ class VisionConfig:
     def patches_per_side(self) -> int:
         return self.image_size // self.patch_size
 
+    @property
+    def sizes(self) -> SquareSizes:
+        return SquareSizes(self.image_size, self.num_tokens)
+
+    def sees_image(self, window: int | None) -> bool:
+        """Whether an image's tokens see one another in the layers with this window."""
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellVisionConfig:
+    """A tower that reads an image in cells, about the image's aspect ratio; each is a token.
+
+    An image has at most `num_tokens` cells of `cell_patches` x `cell_patches` patches, each of
+    `patch_size` x `patch_size` pixels. Patches are told apart by `num_places` vectors per axis, and
+    by the turning of queries and keys by `rope_theta`. `standardizes`: pooled values are shifted
+    and scaled. `local_sight`: in local layers an image's tokens see one another; in global ones,
+    and everywhere without it, none sees a later one.
+    """
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    mlp_size: int
+    patch_size: int
+    cell_patches: int
+    num_tokens: int
+    num_places: int
+    norm_eps: float
+    rope_theta: float
+    standardizes: bool
+    local_sight: bool
+
+    @property
+    def sizes(self) -> CellSizes:
+        return CellSizes(self.patch_size * self.cell_patches, self.num_tokens)
+
+    def sees_image(self, window: int | None) -> bool:
+        """Whether an image's tokens see one another in the layers with this window."""
+        return self.local_sight and window is not None
+
+
+type AnyVisionConfig = VisionConfig | CellVisionConfig
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
@@ -202,7 +249,7 @@ class ModelConfig:
     logit_softcap: float | None = None
     moe: MoeConfig | None = None
     tensor_prefix: str = "model"
-    vision: VisionConfig | None = None
+    vision: AnyVisionConfig | None = None
     stored_bits: int | None = field(default=None, compare=False)
 
     @property

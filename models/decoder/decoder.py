@@ -9,14 +9,14 @@ copies each layer's weights at every step. Knows neither sampling nor scheduling
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from models.attention.base import Pool, PoolShape, Ragged
-from models.config import RECURRENT, ModelConfig
+from models.config import RECURRENT, CellVisionConfig, ModelConfig
 from models.decoder.adapters import OfLayer, StepAdapters
 from models.decoder.layer import DecoderLayer, Kind, KindInputs, attention_spec
 from models.decoder.layers import (
@@ -31,6 +31,7 @@ from models.decoder.rope import rope_tables
 from models.decoder.stacks import place, pool_numbers, stacks_by_window
 from models.decoder.state_pool import StatePlan, state_plan
 from models.sharding import TENSOR
+from models.vision.cell_tower import CellVisionTower
 from models.vision.step_images import StepImages
 from models.vision.tower import VisionTower
 
@@ -43,6 +44,13 @@ type AnyLayer = DecoderLayer | RecurrentLayer
 type AnyInputs = KindInputs | StatePlan
 
 
+class _TowerSizes(TypedDict):
+    width: int
+    dtype: jnp.dtype
+    activation_dtype: jnp.dtype
+    tensor_size: int
+
+
 class Decoder(nnx.Module):
     """A whole model. `layers` has an entry for each of the layout's `stacks`.
 
@@ -52,10 +60,10 @@ class Decoder(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         rows, d = layout.vocab_rows(config), config.hidden_size
-        self.embedding = Embedding(rngs, rows, d, layout.dtype)
+        self.embedding = Embedding(rngs, rows, d, layout)
         self.layers = self._make_layers(rngs, config, layout)
         self.norm = RmsNorm(rngs, d, config.rms_norm_eps)
-        self.head = None if config.tie_embeddings else Embedding(rngs, rows, d, layout.dtype)
+        self.head = None if config.tie_embeddings else Embedding(rngs, rows, d, layout)
         self.vision = _make_tower(rngs, config, layout)
         self.config, self.layout = config, layout
 
@@ -208,17 +216,22 @@ class Decoder(nnx.Module):
         return run(*carry, groups, rest)
 
 
-def _make_tower(rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> VisionTower | None:
-    if config.vision is None:
-        return None
-    return VisionTower(
-        rngs,
-        config.vision,
-        width=config.hidden_size,
-        dtype=layout.dtype,
-        activation_dtype=layout.activation_dtype,
-        tensor_size=layout.tensor_size,
-    )
+def _make_tower(
+    rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout
+) -> VisionTower | CellVisionTower | None:
+    sizes: _TowerSizes = {
+        "width": config.hidden_size,
+        "dtype": layout.dtype,
+        "activation_dtype": layout.activation_dtype,
+        "tensor_size": layout.tensor_size,
+    }
+    match config.vision:
+        case None:
+            return None
+        case CellVisionConfig() as vision:
+            return CellVisionTower(rngs, vision, **sizes)
+        case vision:
+            return VisionTower(rngs, vision, **sizes)
 
 
 def pool_shapes(

@@ -25,14 +25,14 @@ from models.decoder.layers import (
     RmsNorm,
     Sinks,
     declare_norm_weight,
+    inverse_head_rms,
     inverse_rms,
-    normed,
 )
 from models.decoder.layout import DecoderLayout
 from models.decoder.moe import Layer, MlpAndMoe, Moe
 from models.decoder.parallel import Residual
 from models.decoder.quantization import quantize_kv
-from models.decoder.rope import RopeTables, rotate_keys, rotate_queries, rotated_size
+from models.decoder.rope import HeadScale, RopeTables, rotate_keys, rotate_queries, rotated_size
 
 type AnyMlp = Mlp | Moe | MlpAndMoe
 
@@ -113,13 +113,26 @@ class DecoderLayer(nnx.Module):
         self, q_KTGH: jax.Array, kv_TK2H: jax.Array, rope: RopeTables, kind: Kind
     ) -> tuple[jax.Array, jax.Array]:
         """Queries and keys, normed where the model norms them, and rotated."""
-        if self.q_norm is not None and self.k_norm is not None:
-            is_key = (jnp.arange(2) == 0)[:, None]
-            q_KTGH = self.q_norm(q_KTGH)
-            values = normed(kv_TK2H, self.k_norm.eps) if self.config.value_norm else kv_TK2H
-            kv_TK2H = jnp.where(is_key, self.k_norm(kv_TK2H), values)
         size = rotated_size(self.config.rope_of(kind.window), self.config.head_dim)
-        return rotate_queries(q_KTGH, rope, size), rotate_keys(kv_TK2H, rope, size)
+        q_scale = kv_scale = None
+        if self.q_norm is not None and self.k_norm is not None:
+            q_scale, kv_scale = self._head_scales(self.q_norm, self.k_norm, q_KTGH, kv_TK2H)
+        return (
+            rotate_queries(q_KTGH, rope, size, q_scale),
+            rotate_keys(kv_TK2H, rope, size, kv_scale),
+        )
+
+    def _head_scales(
+        self, q_norm: RmsNorm, k_norm: RmsNorm, q_KTGH: jax.Array, kv_TK2H: jax.Array
+    ) -> tuple[HeadScale, HeadScale]:
+        """What the norms multiply queries, and keys with values, by."""
+        k_weight_H, kv_factor = k_norm.scale[...], inverse_head_rms(kv_TK2H, k_norm.eps)
+        if not self.config.value_norm:
+            is_key = (jnp.arange(2) == 0)[:, None]
+            kv_factor = jnp.where(is_key, kv_factor, 1.0)
+        kv_weight_2H = jnp.stack([k_weight_H, jnp.ones_like(k_weight_H)])
+        q_scale = HeadScale(q_norm.scale[...], inverse_head_rms(q_KTGH, q_norm.eps))
+        return q_scale, HeadScale(kv_weight_2H, kv_factor)
 
     def _attend(
         self,
@@ -178,6 +191,7 @@ def attention_spec(
 ) -> AttentionSpec:
     """`config` is that of the kind."""
     kv_heads = layout.kv_heads(config)
+    vision = config.vision
     return AttentionSpec(
         kv_heads=kv_heads // layout.tensor_size,
         group=config.num_heads // kv_heads,
@@ -189,5 +203,6 @@ def attention_spec(
         kv_dtype=layout.kv_dtype,
         row_tokens=kind.row_tokens,
         bidirectional=config.bidirectional,
-        image_tokens=0 if config.vision is None else config.vision.num_tokens,
+        image_tokens=vision.num_tokens if vision and vision.sees_image(kind.window) else 0,
+        cpu_kernels=layout.cpu_kernels,
     )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import ModelConfig
+from models.cpu_kernels.product import product, suits
 from models.decoder.adapters import LayerAdapters
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import Residual
@@ -57,7 +58,7 @@ class Linear(nnx.Module):
         layout: DecoderLayout,
         bias: bool,
     ) -> None:
-        self.dtype = layout.dtype
+        self.dtype, self.cpu_kernels = layout.dtype, layout.cpu_kernels
         if layout.quantized:
             shards = layout.tensor_size if is_split(axes[0]) else 1
             self.kernel = declare(rngs, shape, axes, jnp.dtype(jnp.int8), int8_noise)
@@ -74,8 +75,11 @@ class Linear(nnx.Module):
         The result type is float32; otherwise XLA for CPU converts the whole weight to float32 at
         every step.
         """
-        w = self.kernel[...].astype(self.dtype)
-        y = jnp.dot(x.astype(self.dtype), w, preferred_element_type=jnp.float32)
+        x, w = x.astype(self.dtype), self.kernel[...]
+        if self.cpu_kernels and suits(x, w):
+            y = product(x, w)
+        else:
+            y = jnp.dot(x, w.astype(self.dtype), preferred_element_type=jnp.float32)
         return y if self.scale is None else y * self.scale[...]
 
     def __call__(
@@ -120,9 +124,17 @@ class RmsNorm(nnx.Module):
         return y.astype(x.dtype)
 
 
-def normed(x: jax.Array, eps: float) -> jax.Array:
-    """A norm over the last axis that has no weight."""
-    return (x.astype(jnp.float32) * inverse_rms(x, eps)).astype(x.dtype)
+def inverse_head_rms(x: jax.Array, eps: float) -> jax.Array:
+    """A norm's factor over the last axis, of a head's size, the same in every lane: x's shape.
+
+    The mean of squares is a product, for bfloat16 to 16 bits. A TPU adds up along the last axis by
+    moving lanes, and would first move the heads for that.
+    """
+    exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.HIGH
+    size, x = x.shape[-1], x.astype(jnp.float32)
+    mean = jnp.full((size, size), 1 / size, jnp.float32)
+    squares = jnp.dot(x * x, mean, precision=exact)
+    return jax.lax.rsqrt(squares + eps)
 
 
 class AttentionProjections(nnx.Module):
@@ -227,8 +239,9 @@ class KvScale(nnx.Module):
 class Embedding(nnx.Module):
     """Token vectors [V, D], split over shards by vocabulary; also the output head."""
 
-    def __init__(self, rngs: nnx.Rngs, vocab: int, hidden: int, dtype: jnp.dtype) -> None:
-        self.table = declare(rngs, (vocab, hidden), ("vocab", "embed"), dtype)
+    def __init__(self, rngs: nnx.Rngs, vocab: int, hidden: int, layout: DecoderLayout) -> None:
+        self.table = declare(rngs, (vocab, hidden), ("vocab", "embed"), layout.dtype)
+        self.cpu_kernels = layout.cpu_kernels
 
     def partial(self, token_ids_T: jax.Array) -> jax.Array:
         """The vectors of the ids that this shard owns, zeros for the others: [T, D]."""
@@ -241,11 +254,11 @@ class Embedding(nnx.Module):
     def logits(self, x: jax.Array) -> jax.Array:
         """This shard's part of the logits, float32 [T, V / shards]."""
         table = self.table[...]
+        x = x.astype(table.dtype)
+        if self.cpu_kernels and suits(x, table):
+            return product(x, table, is_transposed=True)
         return jax.lax.dot_general(
-            x.astype(table.dtype),
-            table,
-            (((1,), (1,)), ((), ())),
-            preferred_element_type=jnp.float32,
+            x, table, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
         )
 
 

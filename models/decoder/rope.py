@@ -68,33 +68,63 @@ def query_growth(config: QueryGrowth, positions_T: jax.Array) -> jax.Array:
     return 1.0 + config.beta * jnp.log1p(periods)
 
 
-def rotate_queries(q_KTGH: jax.Array, tables: RopeTables, size: int | None = None) -> jax.Array:
-    """Rotate every query; computed in float32, returned in its dtype.
+class HeadScale(NamedTuple):
+    """What a norm multiplies heads by before they turn: [H] or [2, H], and a factor of each head.
+
+    Both are applied after turning, which gives the same: the factor is one number per head, and the
+    two weights of a pair trade places. So between the projection and the kernel there is nothing
+    but products and what is done number by number, for which a TPU moves no head.
+    """
+
+    weight: jax.Array
+    factor: jax.Array
+
+
+def rotate_queries(
+    q_KTGH: jax.Array, tables: RopeTables, size: int | None = None, scale: HeadScale | None = None
+) -> jax.Array:
+    """Norm and rotate every query; computed in float32, returned in its dtype.
 
     Of each head the first `size` numbers are rotated; None: all.
     """
-    return _rotate(q_KTGH, tables.q_cos, tables.q_sin, size)
+    return _rotate(q_KTGH, tables.q_cos, tables.q_sin, size, scale)
 
 
-def rotate_keys(kv_TK2H: jax.Array, tables: RopeTables, size: int | None = None) -> jax.Array:
+def rotate_keys(
+    kv_TK2H: jax.Array, tables: RopeTables, size: int | None = None, scale: HeadScale | None = None
+) -> jax.Array:
     """Rotate the keys and keep the values, without the cost of splitting and joining the two."""
-    return _rotate(kv_TK2H, tables.kv_cos, tables.kv_sin, size)
+    return _rotate(kv_TK2H, tables.kv_cos, tables.kv_sin, size, scale)
 
 
-def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, size: int | None) -> jax.Array:
+def _rotate(
+    x: jax.Array, cos: jax.Array, sin: jax.Array, size: int | None, scale: HeadScale | None
+) -> jax.Array:
     """Rotate the pairs (i, i + size/2) among the first `size` numbers of x's last axis.
 
     A product with a matrix of 0, 1 and -1 swaps the halves, which is exact. On a TPU, moving lanes
     costs more than this product; on a CPU it costs no less.
     """
+    size = size or x.shape[-1]
     exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     swapped = jnp.dot(
         x,
-        _swap_halves(size or x.shape[-1], x.shape[-1], x.dtype),
+        _swap_halves(size, x.shape[-1], x.dtype),
         precision=exact,
         preferred_element_type=jnp.float32,
     )
-    return (x.astype(jnp.float32) * cos + swapped * sin).astype(x.dtype)
+    if scale is None:
+        return (x.astype(jnp.float32) * cos + swapped * sin).astype(x.dtype)
+    cos = cos * scale.weight
+    sin = sin * _of_partners(scale.weight, size)
+    return ((x.astype(jnp.float32) * cos + swapped * sin) * scale.factor).astype(x.dtype)
+
+
+def _of_partners(weight: jax.Array, size: int) -> jax.Array:
+    """For each number of a head, the weight of the one that it is paired with."""
+    half = size // 2
+    parts = (weight[..., half:size], weight[..., :half], weight[..., size:])
+    return jnp.concatenate(parts, axis=-1)
 
 
 def _swap_halves(size: int, head_dim: int, dtype: jnp.dtype) -> jax.Array:

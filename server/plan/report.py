@@ -6,7 +6,7 @@ All bytes are of one chip. This module computes only sums and units.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -15,6 +15,13 @@ _GIB = 1 << 30
 _WIDTH = 100
 
 type Kind = Literal["decode", "prefill", "other"]
+
+# The most bytes of temporaries that a step of a kind should have on each chip.
+TEMP_BYTES: Mapping[Kind, int] = {
+    "decode": 50_000_000,
+    "prefill": 128_000_000,
+    "other": 128_000_000,
+}
 
 
 class ProgramReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,6 +68,15 @@ class Work:
             attention_s=max(kv / chip.hbm_bytes_per_s, attention / chip.flops),
         )
 
+    def experts_s(self, chip: Chip, *, tokens: int) -> float:
+        """The least seconds that the experts' products of a step take; 0 without experts."""
+        moe = self.config.moe
+        if moe is None:
+            return 0.0
+        read = (self._read_bytes(tokens) - self.dense_bytes) / chip.hbm_bytes_per_s
+        used = moe.num_experts_per_token / moe.num_experts * self.expert_params
+        return max(read, 2 * tokens * used / chip.flops)
+
     @property
     def _heads_sizes(self) -> list[float]:
         """The size of one chip's query heads together, in each layer that has keys and values."""

@@ -389,7 +389,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 # Models of which the reference has prompts with images. An image has more tokens than a local layer
-# looks back, and its tokens are each pooled of four patches.
+# looks back, and its tokens are each pooled of four patches. Gemma 4's images differ in size.
 WITH_IMAGES: dict[str, dict[str, Any]] = {
     "gemma3-images": CONFIGS["gemma3-vlm"]
     | {
@@ -411,7 +411,45 @@ WITH_IMAGES: dict[str, dict[str, Any]] = {
             "vision_use_head": False,
         },
     },
+    "gemma4-images": {
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "model_type": "gemma4",
+        "image_token_id": 500,
+        "boi_token_id": 501,
+        "eoi_token_id": 502,
+        "text_config": _GEMMA4
+        | {
+            "model_type": "gemma4_text",
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "layer_types": [_SLIDING, _FULL, _FULL],
+            "sliding_window": 12,
+            "max_position_embeddings": 320,
+            "global_head_dim": 32,
+            "num_global_key_value_heads": 2,
+            "attention_k_eq_v": True,
+            "hidden_size_per_layer_input": 0,
+            "use_bidirectional_attention": "vision",
+        },
+        "vision_config": {
+            "model_type": "gemma4_vision",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 12,
+            "patch_size": 4,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 40,
+            "standardize": True,
+        },
+        "audio_config": None,
+        "dtype": "float32",
+    },
 }
+# What Gemma 4's image processor allows an image of that model.
+MAX_SOFT_TOKENS = 20
 
 # Models that make embeddings only. Their tensors have no prefix, as published.
 EMBEDDERS: dict[str, dict[str, Any]] = {

@@ -16,9 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from tests.golden.configs import CONFIGS, DENSE_SIZES, EMBEDDERS, WITH_IMAGES
+from tests.golden.configs import (
+    CONFIGS,
+    DENSE_SIZES,
+    EMBEDDERS,
+    MAX_SOFT_TOKENS,
+    WITH_IMAGES,
+)
 
 _ALL = CONFIGS | EMBEDDERS | WITH_IMAGES
+# Lines and columns of tokens of images whose sizes differ, one after another.
+_GRIDS = ((4, 5), (2, 7), (20, 1), (3, 6), (1, 13))
 
 
 def write(name: str, folder: Path) -> Path:
@@ -28,6 +36,10 @@ def write(name: str, folder: Path) -> Path:
     save_file(weights(name), folder / "model.safetensors", metadata={"format": "pt"})
     if name in EMBEDDERS:
         _write_modules(name, folder)
+    if name in WITH_IMAGES and _is_gemma4(_ALL[name]):
+        processor = {"image_processor": {"max_soft_tokens": MAX_SOFT_TOKENS, "patch_size": 4}}
+        processor["image_processor"]["pooling_kernel_size"] = 2
+        _write_json(folder / "processor_config.json", processor)
     return folder
 
 
@@ -51,6 +63,15 @@ def _write_modules(name: str, folder: Path) -> None:
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+def grid(name: str, number: int) -> tuple[int, int]:
+    """The lines and columns of soft tokens of the model's image of that number."""
+    config = _ALL[name]
+    if _is_gemma4(config):
+        return _GRIDS[number % len(_GRIDS)]
+    side = round(config["mm_tokens_per_image"] ** 0.5)
+    return side, side
 
 
 def dense_weights(name: str) -> dict[str, NDArray[np.float32]]:
@@ -92,26 +113,42 @@ def prompts(name: str, count: int = 24) -> list[list[int]]:
 
 def prompts_with_images(name: str) -> list[tuple[list[int], list[int]]]:
     """Prompts of `prompts` with none to two images in them, and where each image's tokens begin."""
-    config = _ALL[name]
-    image, count = config["image_token_index"], config["mm_tokens_per_image"]
-    tokens = [config["boi_token_index"], *[image] * count, config["eoi_token_index"]]
-    found = []
+    begin, image, end = _image_tokens(_ALL[name])
+    found, numbers = [], itertools.count()
     for i, prompt in enumerate(prompts(name)):
         # No text has an image's token.
         text = [token if token != image else 0 for token in prompt]
         places = sorted(place % (len(text) + 1) for place in (i, 7 * i)[: i % 3])
-        for place in reversed(places):
-            text[place:place] = tokens
-        starts = [place + 1 + j * len(tokens) for j, place in enumerate(places)]
+        starts: list[int] = []
+        for place in places:
+            at = place + len(text) - len(prompt)
+            tokens = [begin, *[image] * int(np.prod(grid(name, next(numbers)))), end]
+            text[at:at] = tokens
+            starts.append(at + 1)
         found.append((text, starts))
     return found
 
 
-def pixels(name: str, count: int) -> NDArray[np.uint8]:
-    """`count` images [count, height, width, 3] of RGB bytes."""
-    side = _ALL[name]["vision_config"]["image_size"]
-    raw = _raw(f"{name}/pixels", count * side * side * 3)
-    return (raw >> np.uint64(56)).astype(np.uint8).reshape(count, side, side, 3)
+def _image_tokens(config: dict[str, Any]) -> tuple[int, int, int]:
+    """The tokens before, of and after an image."""
+    end = "id" if _is_gemma4(config) else "index"
+    return tuple(config[f"{name}_token_{end}"] for name in ("boi", "image", "eoi"))
+
+
+def pixels(name: str, count: int) -> list[NDArray[np.uint8]]:
+    """`count` images [height, width, 3] of RGB bytes."""
+    vision = _ALL[name]["vision_config"]
+    if not _is_gemma4(_ALL[name]):
+        sizes = [(vision["image_size"],) * 2] * count
+    else:
+        cell = vision["patch_size"] * vision["pooling_kernel_size"]
+        grids = [grid(name, number) for number in range(count)]
+        sizes = [(lines * cell, columns * cell) for lines, columns in grids]
+    raw = _raw(f"{name}/pixels", sum(height * width * 3 for height, width in sizes))
+    values = (raw >> np.uint64(56)).astype(np.uint8)
+    ends = np.cumsum([height * width * 3 for height, width in sizes])[:-1]
+    parts = zip(np.split(values, ends), sizes, strict=True)
+    return [part.reshape(*size, 3) for part, size in parts]
 
 
 def _scaled(
@@ -122,6 +159,8 @@ def _scaled(
         return _scaled_vision(weight, values)
     if ".linear_attn." in weight:
         return _scaled_recurrence(weight, values)
+    if weight.startswith(("model.vision_tower.", "model.embed_vision.")):
+        return _scaled_cell_vision(weight, values)
     if weight.endswith("q_norm.weight") and _is_gemma4(config):  # Nothing else scales scores.
         return (1 + values / 4) / 4
     if "norm" in weight or weight.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
@@ -159,6 +198,14 @@ def _scaled_vision(weight: str, values: NDArray[np.float32]) -> NDArray[np.float
         return values / 4
     num_inputs = values.shape[0] if weight.endswith("projection_weight") else values[0].size
     return values * np.float32(2 / np.sqrt(num_inputs))
+
+
+def _scaled_cell_vision(weight: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    if "norm" in weight or weight.endswith("std_scale"):
+        return 1 + values / 4
+    if weight.endswith(("std_bias", "table")):
+        return values
+    return values * np.float32(2 / np.sqrt(values.shape[1]))
 
 
 def _text(config: dict[str, Any]) -> dict[str, Any]:
@@ -357,23 +404,26 @@ def _gemma4_vision_shapes(config: dict[str, Any], hidden: int) -> dict[str, tupl
 
 
 def _gemma4_tower_shapes(vision: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:
-    size, layer = vision["hidden_size"], "vision_tower.encoder.layers.0."
-    linear = [f"self_attn.{name}_proj" for name in "qkvo"]
-    linear += [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
-    norms = ["input", "post_attention", "pre_feedforward", "post_feedforward"]
-    patch = 3 * vision["patch_size"] ** 2
-    return {
-        **{f"{layer}{name}.linear.weight": (size, size) for name in linear},
-        **{f"{layer}{name}_layernorm.weight": (size,) for name in norms},
-        **{f"{layer}self_attn.{n}_norm.weight": (vision["head_dim"],) for n in "qk"},
-        "vision_tower.patch_embedder.input_proj.weight": (size, patch),
-        "vision_tower.patch_embedder.position_embedding_table": (
-            2,
-            vision["position_embedding_size"],
-            size,
-        ),
+    size, mlp = vision["hidden_size"], vision["intermediate_size"]
+    heads = vision["num_attention_heads"] * vision["head_dim"]
+    table = (2, vision["position_embedding_size"], size)
+    shapes: dict[str, tuple[int, ...]] = {
+        "vision_tower.patch_embedder.input_proj.weight": (size, 3 * vision["patch_size"] ** 2),
+        "vision_tower.patch_embedder.position_embedding_table": table,
         "embed_vision.embedding_projection.weight": (hidden, size),
     }
+    if vision.get("standardize"):
+        shapes |= {f"vision_tower.std_{name}": (size,) for name in ("bias", "scale")}
+    linear = {f"self_attn.{name}_proj": (heads, size) for name in "qkv"}
+    linear |= {"self_attn.o_proj": (size, heads), "mlp.down_proj": (size, mlp)}
+    linear |= {f"mlp.{name}_proj": (mlp, size) for name in ("gate", "up")}
+    norms = ["input", "post_attention", "pre_feedforward", "post_feedforward"]
+    for i in range(vision["num_hidden_layers"]):
+        layer = f"vision_tower.encoder.layers.{i}."
+        shapes |= {f"{layer}{name}.linear.weight": shape for name, shape in linear.items()}
+        shapes |= {f"{layer}{name}_layernorm.weight": (size,) for name in norms}
+        shapes |= {f"{layer}self_attn.{n}_norm.weight": (vision["head_dim"],) for n in "qk"}
+    return shapes
 
 
 def _vision_shapes(vision: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:

@@ -25,9 +25,11 @@ from models.decoder.state_pool import abstract_states
 from models.huggingface.config_file import read_config
 from models.lora.slot_values import read_adapter
 from models.sharding import TENSOR, make_mesh
+from models.vision.pixel_input import packed_pixels
 from models.vision.step_images import StepImages
 from models.weights.loading import abstract_decoder, leaf_shardings, load_leaves
 from server.engine.programs.adapter_programs import choose
+from server.engine.programs.step_geometry import with_images
 
 BLOCK_SIZE = 16
 _PAD_TO = 64
@@ -71,6 +73,7 @@ class PagedModel:
         layout = make_layout(tensor_size=tensor_size, **layout_fields)
         model = abstract_decoder(config, layout)
         self._leaves = calibrate(model, load_leaves(model, Checkpoint(folder), mesh), mesh)
+        self._vision = config.vision
         self._width = config.hidden_size if gives_states else config.vocab_size
         self._lens = np.zeros(num_rows, np.int32)
         blocks = -(-max_tokens // BLOCK_SIZE)
@@ -105,8 +108,7 @@ class PagedModel:
         ) -> Any:
             decoder = merge(leaves)
             if images is not None:
-                last_seen_T = images.last_seen(ragged.positions_T)
-                ragged = ragged._replace(last_seen_T=last_seen_T, image_start_M=images.start_M)
+                ragged = with_images(ragged, images)
             chosen = None
             if layout.adapters is not None:
                 chosen = choose(adapters, jnp.asarray(self._slots)[ragged.row_T], layout.adapters)
@@ -141,17 +143,18 @@ class PagedModel:
         self._prefill, self._decode = mapped(None), mapped(1)
         self._encode = jax.jit(
             jax.shard_map(
-                lambda leaves, pixels: merge(leaves).vision(pixels),
+                lambda leaves, pixels, grid: merge(leaves).vision(pixels, grid),
                 mesh=mesh,
-                in_specs=(leaf_specs, everywhere),
+                in_specs=(leaf_specs, everywhere, everywhere),
                 out_specs=everywhere,
                 check_vma=False,
             )
         )
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The rows [tokens, D] of an image [height, width, 3]."""
-        return np.asarray(self._encode(self._leaves, pixels))
+        """The rows [tokens, D] of an image [height, width, 3], the last ones arbitrary."""
+        packed, grid = packed_pixels(pixels, self._vision)
+        return np.asarray(self._encode(self._leaves, packed, np.array(grid, np.int32)))
 
     def prefill(
         self, prompts: list[list[int]], images: StepImages | None = None

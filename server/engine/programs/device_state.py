@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from models.config import AnyVisionConfig
 from models.decoder.decoder import KVPools
 from models.decoder.state_pool import StatePool
 from server.engine.policy.blocks.layer_kinds import KVKind
@@ -28,18 +29,22 @@ from server.engine.programs.sampling.sampler import (
 class ImageSizes:
     """Room for the images of one step of one data rank.
 
-    At most `num_images`, each of `side` x `side` pixels and `num_tokens` tokens.
+    At most `num_images`, as `vision` reads them.
     """
 
-    side: int
-    num_tokens: int
+    vision: AnyVisionConfig
     num_images: int
+
+    @property
+    def num_tokens(self) -> int:
+        """The most tokens of an image."""
+        return self.vision.num_tokens
 
     def num_images_in(self, bucket: Bucket) -> int:
         """How many images a step of this bucket has room for; 0 where it has none at all."""
         if bucket.row_tokens is not None:
             return 0
-        return min(self.num_images, bucket.num_tokens // self.num_tokens)
+        return min(self.num_images, bucket.num_tokens // self.vision.sizes.least_tokens)
 
 
 class DeviceState(NamedTuple):
@@ -114,7 +119,7 @@ class StateSizes:
     def empty_image(self) -> ImageInput:
         """The input of an encoding of no image."""
         assert self.images is not None
-        of_rank = pack_image(None, self.images.side, self.images.num_images)
+        of_rank = pack_image(None, self.images.vision, self.images.num_images)
         return stack_images([of_rank] * self.num_ranks)
 
     @property

@@ -230,7 +230,7 @@ class Programs:
         ragged, token_ids_T = ragged_of(inputs, state.sampler, bucket)
         images = None
         if inputs.image_start_M is not None:
-            images = in_step(rows_MND, inputs.image_start_M)
+            images = in_step(rows_MND, inputs.image_start_M, inputs.image_size_M)
             ragged = with_images(ragged, images)
         chosen = None
         if self._layout.adapters is not None:

@@ -35,4 +35,6 @@ def ragged_of(inputs: StepInput, sampler: SamplerState, bucket: Bucket) -> tuple
 def with_images(ragged: Ragged, images: StepImages) -> Ragged:
     """The geometry of a step in which the tokens of an image see one another."""
     last_seen_T = images.last_seen(ragged.positions_T)
-    return ragged._replace(last_seen_T=last_seen_T, image_start_M=images.start_M)
+    return ragged._replace(
+        last_seen_T=last_seen_T, image_start_M=images.start_M, image_size_M=images.size_M
+    )

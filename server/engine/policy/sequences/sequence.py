@@ -6,6 +6,7 @@ Plain Python, owned by the step loop; nothing here decides anything. Counts of t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -37,6 +38,10 @@ class SequenceState(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     FINISHED = "finished"
+
+
+# How soon the first token is hoped for where the caller names no time, in seconds.
+USUAL_TTFT_SECONDS = 5.0
 
 
 # No generated repr: it would carry prompt and completion into logs and tracebacks.
@@ -125,6 +130,12 @@ class Sequence:
         self.max_num_tokens = self.num_prompt_tokens + self.params.max_tokens
         eos_token_ids = () if self.params.ignore_eos else self.eos_token_ids
         self.stop_token_ids = frozenset((*eos_token_ids, *self.params.stop_token_ids))
+
+    @property
+    def due(self) -> float:
+        """When its first token is hoped for, or needed."""
+        hope = USUAL_TTFT_SECONDS if self.ttft_seconds is None else self.ttft_seconds
+        return min(self.arrival + hope, math.inf if self.deadline is None else self.deadline)
 
     @property
     def request(self) -> tuple[int, int]:

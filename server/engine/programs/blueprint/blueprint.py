@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from models.attention.choice import choose_backend
 from models.config import ModelConfig
+from models.cpu_kernels import library
 from models.decoder.decoder import Decoder
 from models.decoder.layout import AdapterSizes, DecoderLayout
 from models.sharding import DATA, TENSOR, data_size, tensor_size
@@ -43,6 +44,7 @@ from server.engine.programs.blueprint.platform_defaults import (
     PlatformDefaults,
     platform_defaults,
 )
+from server.engine.programs.compiler_options import CompilerOptions, choose_compiler_options
 from server.engine.programs.device_state import StateSizes
 from server.engine.programs.image_programs import row_bytes
 from server.engine.programs.inputs.buckets import Ladder, exact_ladder
@@ -77,6 +79,7 @@ class Blueprint:
     sizes: StateSizes
     ladder: Ladder
     memory: ChipMemory | None
+    compiler_options: CompilerOptions
 
     def programs(self) -> Programs:
         """The programs that the server compiles."""
@@ -110,6 +113,9 @@ def make_blueprint(
         sizes=sizes,
         ladder=_ladder(config, engine, platform_defaults(platform)),
         memory=memory,
+        compiler_options=choose_compiler_options(
+            config, engine.compiler_options, mesh.devices.flat[0]
+        ),
     )
 
 
@@ -163,6 +169,7 @@ def choose_layout(
         backend=choose_backend(engine.attention_backend, platform, config, tensor_size),
         quantized=keeps_int8(config, engine),
         adapters=AdapterSizes(engine.max_loras, engine.max_lora_rank) if engine.max_loras else None,
+        cpu_kernels=on_cpu and engine.cpu_kernels == "auto" and library.are_available(),
     )
 
 

@@ -81,9 +81,10 @@ class StepInput(NamedTuple):
     Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
     whose log probability is wanted, or POOLED, or NO_TARGET. `adapter_S` has the number of each
     row's adapter slot, from 1, 0 for none; it is None on a server without slots. `image_start_M` is
-    the place in the step of each image's first token, T for no image; None without room for any.
-    `states_4S` has each row's slots of recurrent states, as `StateSlots` orders them, the last one
-    for padding; None for a model whose layers have none.
+    the place in the step of each image's first token, T for no image, and `image_size_M` how many
+    tokens it has; both are None without room for any. `states_4S` has each row's slots of recurrent
+    states, as `StateSlots` orders them, the last one for padding; None for a model whose layers
+    have none.
     """
 
     token_ids_T: Array
@@ -98,6 +99,7 @@ class StepInput(NamedTuple):
     adapter_S: Array = None
     image_start_M: Array = None
     states_4S: Array = None
+    image_size_M: Array = None
 
 
 def stack_ranks(inputs: list[StepInput]) -> StepInput:
@@ -147,6 +149,7 @@ def empty_input(
         adapter_S=ints(s) if has_adapters else None,
         image_start_M=ints(num_images, fill=t) if num_images else None,
         states_4S=empty_states(s, num_states) if num_states else None,
+        image_size_M=ints(num_images) if num_images else None,
     )
 
 
@@ -208,13 +211,14 @@ def pack(
         num_states=num_states,
         num_images=num_images,
     )
-    image_starts: list[int] = []
+    images: list[tuple[int, int]] = []
     start = 0
     for i, row in enumerate(rows):
         end = start + row.num_scheduled_tokens
         _pack_tokens(step, i, row, slice(start, end))
         step.query_start_S1[i] = start
-        image_starts += [start + each.start - row.num_computed_tokens for each in row.images]
+        first = start - row.num_computed_tokens
+        images += [(first + each.start, each.num_tokens) for each in row.images]
         start = end
     step.query_start_S1[len(rows) :] = start
     step.num_decodes[0] = sum(row.is_decode and not row.draft_ids for row in rows)
@@ -222,8 +226,10 @@ def pack(
         step.adapter_S[: len(rows)] = [row.seq.adapter_slot for row in rows]
     if step.states_4S is not None:
         pack_states(step.states_4S, rows)
-    if step.image_start_M is not None:
-        step.image_start_M[: len(image_starts)] = image_starts
+    if step.image_start_M is not None and images:
+        step.image_start_M[: len(images)], step.image_size_M[: len(images)] = zip(
+            *images, strict=True
+        )
     places = draw_places(rows, bucket)
     _pack_sampling(step.sampling, dict(_draws_at_once(rows, places)))
     for i, row in zip(places, rows, strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from models.cpu_kernels import library
 from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from server.config.engine_config import EngineConfig
@@ -63,6 +64,14 @@ def test_matrices_stay_int8_if_the_checkpoint_is_quantized_or_the_setting_asks(
     config = replace(CONFIG, stored_bits=stored_bits)
     layout = choose_layout(config, EngineConfig(weight_dtype=weight_dtype), "cpu", 1)
     assert layout.quantized is expected
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_kernels_are_for_cpu_where_they_are_compiled_and_not_turned_off(monkeypatch, compiled):
+    monkeypatch.setattr(library, "are_available", lambda: compiled)
+    assert choose_layout(CONFIG, EngineConfig(), "cpu", 1).cpu_kernels is compiled
+    assert not choose_layout(CONFIG, EngineConfig(cpu_kernels="off"), "cpu", 1).cpu_kernels
+    assert not choose_layout(CONFIG, EngineConfig(), "tpu", 1).cpu_kernels
 
 
 @pytest.mark.parametrize(("asked", "longest"), [(0, 256), (100, 100), (256, 256)])
