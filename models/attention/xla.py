@@ -151,7 +151,7 @@ def _attend_groups(
 def _last_seen(context: _Context, token_NQ: jax.Array, position_NQ: jax.Array) -> jax.Array:
     """The last position that each query sees: its own, or a later one of its row."""
     spec, ragged = context.spec, context.ragged
-    if ragged.last_seen_T is not None:
+    if ragged.last_seen_T is not None and spec.image_tokens:
         last_NQ = ragged.last_seen_T.at[token_NQ].get(mode="clip")
         return jnp.where(position_NQ < 0, -1, last_NQ)
     if not spec.bidirectional:

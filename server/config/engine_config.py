@@ -212,6 +212,12 @@ class EngineConfig:
     compile_cache_dir: str = field(
         ".cache/xla", "folder of the persistent compilation cache; empty turns it off"
     )
+    compiler_options: str = field(
+        "",
+        "options of XLA's compiler for TPUs, comma-separated: KIND:OPTION=VALUE, where KIND is"
+        " decode, prefill or other; KIND: alone gives a kind none. A kind that is not named gets"
+        " what was measured for the model or the chip; `antipode plan --tune` finds values",
+    )
     baked_dir: str = field(
         "",
         "folder of programs that `antipode plan --bake` compiled; loading a program runs code from"

@@ -111,7 +111,7 @@ class Executor:
             weights = WeightSets(blueprint)
             weights.check(source)
             folder = BakedFolder(Path(engine.baked_dir)) if engine.baked_dir else None
-            compiling = Compiling(blueprint, Compiler(mesh, folder))
+            compiling = Compiling(blueprint, Compiler(mesh, folder, blueprint.compiler_options))
             try:
                 weights.load(version, source, progress)
             except BaseException:

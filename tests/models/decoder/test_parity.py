@@ -29,6 +29,8 @@ EVERYWHERE = [
     "mistral-window",
     "qwen2-mixed-window",
     "qwen3-moe",
+    "qwen3_5",
+    "qwen3_5-moe",
 ]
 
 
