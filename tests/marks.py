@@ -42,6 +42,7 @@ MARKS = {
         "models/attention/test_later_tokens.py",
         "models/attention/test_xla.py",
         "models/cpu_kernels/test_attention.py",
+        "models/cpu_kernels/test_model.py",
         "models/cpu_kernels/test_product.py",
         "models/decoder",
         "models/lora/test_parity.py",
