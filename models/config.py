@@ -49,10 +49,13 @@ class RopeConfig:
     """The rotary embedding of one kind of layers.
 
     `turning` is the share of a head's pairs that turn, the first ones; the others stay as they are.
+    `part` is the share of a head, from its first number on, that is rotated like a head of that
+    size; the rest stays as it is.
     """
 
     theta: float
     turning: float = 1.0
+    part: float = 1.0
     scaling: RopeScaling | None = None
     query_growth: QueryGrowth | None = None
 
@@ -64,6 +67,7 @@ class MoeConfig:
     `biases`: router and experts have them. `stacked`: the checkpoint has one tensor for all experts
     of a layer, [E, in, out], whose columns alternate between gate and up. `beside_mlp`: each layer
     has an MLP too; both are given the same, each through a norm of its own, and are added up.
+    `shared`: each layer has an MLP too, whose output a gate weighs before it is added.
     """
 
     num_experts: int
@@ -73,6 +77,37 @@ class MoeConfig:
     biases: bool = False
     stacked: bool = False
     beside_mlp: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrenceConfig:
+    """The sizes of layers that keep a state in the place of keys and values: gated delta rule.
+
+    A sequence's state is a matrix [key_dim, value_dim] for each value head, and the last
+    `conv_size - 1` inputs of a causal convolution over queries, keys and values. Each key head
+    serves `num_value_heads / num_key_heads` neighbouring value heads.
+    """
+
+    num_key_heads: int
+    num_value_heads: int
+    key_dim: int
+    value_dim: int
+    conv_size: int
+
+    @property
+    def key_size(self) -> int:
+        """The numbers of a token's keys, or queries, of all heads."""
+        return self.num_key_heads * self.key_dim
+
+    @property
+    def value_size(self) -> int:
+        """The numbers of a token's values of all heads."""
+        return self.num_value_heads * self.value_dim
+
+
+# In the place of a layer's window: the layer has no attention, but a state (`RecurrenceConfig`).
+RECURRENT = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +195,8 @@ class ModelConfig:
 
     `layer_windows`: per layer, the number of positions that a token attends to (itself included),
     or None for all positions up to its own. Windowed layers are called local, the others global.
+    RECURRENT for a layer that has no attention: its sizes are in `recurrence`.
+    `output_gate`: the query matrix also makes a gate for each number that attention returns.
     `unit_offset`: a norm's weight is stored as its difference from one.
     `post_norms`: the outputs of attention and MLP are normed before they join the residual.
     `*_softcap`: logits x become cap * tanh(x / cap).
@@ -201,6 +238,8 @@ class ModelConfig:
     value_norm: bool = False
     layer_scale: bool = False
     global_attention: GlobalAttention | None = None
+    output_gate: bool = False
+    recurrence: RecurrenceConfig | None = None
     bidirectional: bool = False
     post_norms: bool = False
     unit_offset: bool = False
@@ -215,9 +254,24 @@ class ModelConfig:
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """The distinct windows, which are the kinds of layers; global layers first."""
-        local = {window for window in self.layer_windows if window is not None}
+        """The distinct windows, which are the kinds of layers with KV; global layers first."""
+        local = {window for window in self.kv_windows if window is not None}
         return (*((None,) if None in self.layer_windows else ()), *sorted(local))
+
+    @property
+    def kv_windows(self) -> tuple[int | None, ...]:
+        """The windows of the layers that have keys and values, layer by layer."""
+        return tuple(window for window in self.layer_windows if window != RECURRENT)
+
+    @property
+    def num_recurrent(self) -> int:
+        """The number of layers that have a state."""
+        return self.num_layers - len(self.kv_windows)
+
+    @property
+    def kinds(self) -> tuple[int | None, ...]:
+        """The kinds of all layers: the windows, then RECURRENT if some layers have a state."""
+        return (*self.windows, *((RECURRENT,) if self.num_recurrent else ()))
 
     @property
     def pattern(self) -> tuple[int | None, ...]:
@@ -230,6 +284,10 @@ class ModelConfig:
 
     def of_kind(self, window: int | None) -> ModelConfig:
         """The configuration of the layers with this window: equal sizes in all of its layers."""
+        if window == RECURRENT:
+            return self
+        if self.recurrence is not None:
+            return replace(self, recurrence=None).of_kind(window)
         of_global = self.global_attention
         if of_global is None:
             return self

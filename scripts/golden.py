@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import regex
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.golden import random_models, texts
 from tests.golden.configs import EMBEDDERS, MAX_SOFT_TOKENS, WITH_IMAGES
@@ -69,7 +69,7 @@ def write_model(name: str) -> None:
             prompts = smollm2_prompts(folder)
         model = load(folder)
         if name in random_models.CONFIGS:
-            write_config(name, model)
+            write_config(name, model, folder)
     np.savez_compressed(FOLDER / f"{name}.npz", **reference(model, prompts))
     print(f"{name}: {len(prompts)} prompts, {(FOLDER / f'{name}.npz').stat().st_size} bytes")
 
@@ -155,10 +155,14 @@ def load(folder: Path, kind: type = AutoModelForCausalLM) -> PreTrainedModel:
     return model.eval()
 
 
-def write_config(name: str, model: PreTrainedModel) -> None:
-    """Write `<name>.json`: config.json as this release of transformers writes it."""
+def write_config(name: str, model: PreTrainedModel, folder: Path) -> None:
+    """Write `<name>.json`: config.json as this release of transformers writes it.
+
+    The text model of a checkpoint that reads images, loaded by itself, does not know the whole.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        model.config.save_pretrained(scratch)
+        config = model.config if model.config.architectures else AutoConfig.from_pretrained(folder)
+        config.save_pretrained(scratch)
         (FOLDER / f"{name}.json").write_text((Path(scratch) / "config.json").read_text())
 
 

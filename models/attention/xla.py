@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from models.attention.base import AttentionSpec, PoolShape, Ragged
+from models.cpu_kernels.attention import attention, suits
 from models.sharding import DATA, TENSOR
 
 # Context tokens per round of the running softmax; measured best on CPU between 64 and 256.
@@ -194,8 +195,16 @@ def _over_context(
 
     A query at position p sees its window up to `last_NQ`; p = -1 sees nothing and gives zeros.
     """
-    n, kv_heads, q_len, group, head_dim = q_NKQGH.shape
     pool, spec = context.pool, context.spec
+    if spec.cpu_kernels and suits(q_NKQGH, pool.k):
+        # Not `_first_seen`: each query has a range of its own.
+        first_NQ = (
+            jnp.zeros_like(position_NQ) if spec.window is None else position_NQ - spec.window + 1
+        )
+        seen_NQ = (jnp.maximum(first_NQ, 0), last_NQ)
+        cap, sinks = spec.softcap, context.sinks_KG
+        return attention(q_NKQGH, seen_NQ, tables_NB, pool, softcap=cap, sinks_KG=sinks)
+    n, kv_heads, q_len, group, head_dim = q_NKQGH.shape
     dtype = _product_dtype(spec)
     blocks = max(1, min(_CHUNK_TOKENS // spec.block_size, tables_NB.shape[1]))
     tables_NB = jnp.pad(tables_NB, ((0, 0), (0, -tables_NB.shape[1] % blocks)))

@@ -94,12 +94,14 @@ def weights(name: str) -> dict[str, NDArray[np.float32]]:
 
 
 def prompts(name: str, count: int = 24) -> list[list[int]]:
-    """Token ids of `count` prompts of 1 to 47 tokens; where there is a window, to 188.
+    """Token ids of `count` prompts of 1 to 47 tokens; where there is a window or a state, to 188.
 
-    Those leave the window far behind, and the first chunk of keys that attention reads.
+    Those leave the window far behind, and the first chunk of keys that attention reads, and the
+    first tiles of a state.
     """
     text = _text(_ALL[name])
     has_window = text.get("sliding_window") and text.get("use_sliding_window", True)
+    has_window = has_window or _is_qwen3_5(text)
     longest = 192 if has_window else 48
     raw = _raw(f"{name}/prompts", count * longest).reshape(count, longest)
     lengths = [1 + 2 * i % 48 for i in range(count)]
@@ -155,6 +157,8 @@ def _scaled(
     """Of a size that keeps activations near one, and away from where a mistake would not show."""
     if weight.startswith(("vision_tower.", "multi_modal_projector.")):
         return _scaled_vision(weight, values)
+    if ".linear_attn." in weight:
+        return _scaled_recurrence(weight, values)
     if weight.startswith(("model.vision_tower.", "model.embed_vision.")):
         return _scaled_cell_vision(weight, values)
     if weight.endswith("q_norm.weight") and _is_gemma4(config):  # Nothing else scales scores.
@@ -173,6 +177,17 @@ def _scaled(
     if "embed_tokens" in weight and _is_tied(config):
         # Small beside what the layers add: else the best token is always the one just read.
         return values / (32 if _is_gemma(config) else 8)
+    return values
+
+
+def _scaled_recurrence(weight: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Some heads remember a few tokens, others a hundred."""
+    if weight.endswith("A_log"):
+        return values * np.float32(2) - np.float32(3)
+    if weight.endswith("norm.weight"):
+        return 1 + values / 4
+    if "proj" in weight:
+        return values * np.float32(2 / np.sqrt(values.shape[1]))
     return values
 
 
@@ -206,9 +221,13 @@ def _is_gemma4(config: dict[str, Any]) -> bool:
     return config["model_type"].startswith("gemma4")
 
 
+def _is_qwen3_5(config: dict[str, Any]) -> bool:
+    return config["model_type"].startswith("qwen3_5")
+
+
 def _has_offset(config: dict[str, Any]) -> bool:
-    """Gemma up to 3 scales by one plus the weight of a norm."""
-    return _is_gemma(config) and not _is_gemma4(config)
+    """Gemma up to 3, and Qwen3.5, scale by one plus the weight of a norm."""
+    return (_is_gemma(config) and not _is_gemma4(config)) or _is_qwen3_5(config)
 
 
 def _is_tied(config: dict[str, Any]) -> bool:
@@ -219,9 +238,11 @@ def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     text = _text(config)
     hidden = text["hidden_size"]
     rest = _mlp_shapes(text) | _norm_shapes(text)
+    mixer = _recurrence_shapes(text) if _is_qwen3_5(text) else {}
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (text["vocab_size"], hidden)}
     for i in range(text["num_hidden_layers"]):
-        layer = _attention_shapes(_of_layer(text, i)) | rest
+        is_recurrent = mixer and (i + 1) % 4
+        layer = (mixer if is_recurrent else _attention_shapes(_of_layer(text, i))) | rest
         shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
     shapes["model.norm.weight"] = (hidden,)
     if not _is_tied(config):
@@ -229,6 +250,10 @@ def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if "vision_config" in config and _is_gemma4(config):
         shapes = {name.replace("model.", "model.language_model."): shapes[name] for name in shapes}
         return shapes | _gemma4_vision_shapes(config, hidden)
+    if "vision_config" in config and _is_qwen3_5(config):
+        # What no text depends on: a tower, and layers that guess further tokens.
+        shapes = {name.replace("model.", "model.language_model."): shapes[name] for name in shapes}
+        return shapes | {"model.visual.pos_embed.weight": (16, 16), "mtp.norm.weight": (hidden,)}
     if "vision_config" in config:
         shapes = {f"language_model.{name}": shape for name, shape in shapes.items()}
         shapes |= _vision_shapes(config["vision_config"], hidden)
@@ -249,14 +274,34 @@ def _of_layer(text: dict[str, Any], layer: int) -> dict[str, Any]:
     return text | text.get("per_layer_config", {}).get(str(layer), sizes)
 
 
+def _recurrence_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, heads = text["hidden_size"], text["linear_num_value_heads"]
+    keys = text["linear_num_key_heads"] * text["linear_key_head_dim"]
+    size, taps = text["linear_value_head_dim"], text["linear_conv_kernel_dim"]
+    mixed, values = 2 * keys + heads * size, heads * size
+    shapes = {
+        "A_log": (heads,),
+        "dt_bias": (heads,),
+        "conv1d.weight": (mixed, 1, taps),
+        "in_proj_qkv.weight": (mixed, hidden),
+        "in_proj_z.weight": (values, hidden),
+        "in_proj_a.weight": (heads, hidden),
+        "in_proj_b.weight": (heads, hidden),
+        "norm.weight": (size,),
+        "out_proj.weight": (hidden, values),
+    }
+    return {f"linear_attn.{name}": shape for name, shape in shapes.items()}
+
+
 def _attention_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     # The number of heads that a vision checkpoint leaves out.
     hidden, heads = text["hidden_size"], text.get("num_attention_heads", 8)
     kv_heads = text.get("num_key_value_heads", 4)
     head_dim = text.get("head_dim", hidden // heads)
     q, kv = heads * head_dim, kv_heads * head_dim
+    gates = q if _is_qwen3_5(text) else 0
     shapes: dict[str, tuple[int, ...]] = {
-        "self_attn.q_proj.weight": (q, hidden),
+        "self_attn.q_proj.weight": (q + gates, hidden),
         "self_attn.k_proj.weight": (kv, hidden),
         "self_attn.v_proj.weight": (kv, hidden),
         "self_attn.o_proj.weight": (hidden, q),
@@ -268,7 +313,8 @@ def _attention_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes |= {f"self_attn.{n}_proj.bias": (q if n == "q" else kv,) for n in "qkv"}
     if text.get("attention_k_eq_v"):
         del shapes["self_attn.v_proj.weight"]
-    if text["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text") or _is_gemma4(text):
+    has_norms = text["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text")
+    if has_norms or _is_gemma4(text) or _is_qwen3_5(text):
         shapes |= {f"self_attn.{n}_norm.weight": (head_dim,) for n in "qk"}
     return shapes
 
@@ -289,6 +335,10 @@ def _mlp_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if not experts:
         return {f"mlp.{name}": shape for name, shape in one.items()}
     shapes = {f"mlp.experts.{i}.{name}": one[name] for i in range(experts) for name in one}
+    if shared := text.get("shared_expert_intermediate_size"):
+        mlp = _mlp_shapes(text | {"num_experts": 0, "intermediate_size": shared})
+        shapes |= {name.replace("mlp.", "mlp.shared_expert."): mlp[name] for name in mlp}
+        shapes["mlp.shared_expert_gate.weight"] = (1, hidden)
     return shapes | {"mlp.gate.weight": (experts, hidden)}
 
 

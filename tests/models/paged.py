@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from numpy.typing import NDArray
 
-from models.attention.base import Ragged
+from models.attention.base import Ragged, StateSlots
 from models.attention.xla import XlaAttention
 from models.calibration import calibrate
 from models.checkpoint.checkpoint import Checkpoint
@@ -21,6 +21,7 @@ from models.checkpoint.files import LocalFiles
 from models.decoder.adapters import of_layers, put_adapter
 from models.decoder.decoder import pool_shapes
 from models.decoder.layout import DecoderLayout
+from models.decoder.state_pool import abstract_states
 from models.huggingface.config_file import read_config
 from models.lora.slot_values import read_adapter
 from models.sharding import TENSOR, make_mesh
@@ -83,7 +84,12 @@ class PagedModel:
         self._adapters = _place(adapter_folders or [], config, layout)
         shapes = pool_shapes(config, layout, num_blocks, BLOCK_SIZE)
         abstract = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
-        self._kv = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+        # Slots of states hold what is no state yet: a row must not read it.
+        states = abstract_states(config, layout, num_rows + 1)
+        self._kv = (
+            *jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract),
+            *jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), states),
+        )
         self._num_kinds = len(config.windows)
         graphdef, weights = nnx.split(model)
         treedef = jax.tree.structure(weights)
@@ -186,12 +192,19 @@ class PagedModel:
             query_start_S1=start.astype(np.int32),
             num_decodes=np.int32(num_decodes),
             num_rows=np.int32(len(rows)),
+            slots=_state_slots(len(rows)),
         )
         padded_tokens = _pad(tokens, padded)
         logits, self._kv = program(
             self._leaves, self._kv, padded_tokens, ragged, self._adapters, images
         )
         return np.asarray(logits)[:total, : self._width]
+
+
+def _state_slots(num_rows: int) -> StateSlots:
+    """Each row has one of its own, in another order than the rows; nothing is kept."""
+    own = np.arange(num_rows, dtype=np.int32)[::-1]
+    return StateSlots(own, own, np.full(num_rows, num_rows, np.int32), np.zeros_like(own))
 
 
 def _place(folders: list[Path], config: Any, layout: DecoderLayout) -> Any:

@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import sys
 from typing import Any
 
@@ -27,7 +28,8 @@ def main() -> int:
     _end_with_parent()
     network = os.open(f"/proc/{spec['sandbox']}/ns/net", os.O_RDONLY)
     os.setns(network, os.CLONE_NEWNET)
-    os.unshare(os.CLONE_NEWNS | os.CLONE_NEWPID)
+    os.unshare(os.CLONE_NEWNS | os.CLONE_NEWPID | os.CLONE_NEWUTS)
+    socket.sethostname(spec["hostname"])
     first = os.fork()
     if first == 0:
         _become(spec)

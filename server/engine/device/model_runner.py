@@ -114,6 +114,12 @@ class ModelRunner:
         return self._blueprint.config.bidirectional
 
     @property
+    def num_snapshots(self) -> int | None:
+        """How many recurrent states are kept for prefixes; None where no layer has a state."""
+        sizes = self._blueprint.sizes
+        return sizes.num_snapshots if sizes.num_states else None
+
+    @property
     def readable_image(self) -> ReadableImage | None:
         """What an image must be for the model to read it; None where it reads none."""
         images = self._blueprint.sizes.images
@@ -168,6 +174,7 @@ class ModelRunner:
                     table,
                     scratch,
                     has_adapters=sizes.has_adapters,
+                    num_states=sizes.num_states,
                     num_images=sizes.num_images_in(bucket),
                 )
                 for rank in range(sizes.num_ranks)

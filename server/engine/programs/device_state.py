@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from models.config import AnyVisionConfig
 from models.decoder.decoder import KVPools
+from models.decoder.state_pool import StatePool
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.image_input import ImageInput, pack_image, stack_images
@@ -51,6 +52,7 @@ class DeviceState(NamedTuple):
 
     kv: KVPools
     sampler: SamplerState
+    recurrent: tuple[StatePool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,9 @@ class StateSizes:
 
     `num_words` words have a bit for every row of the embedding. A draw has `draw_rows` rows.
     `has_adapters`: rows may have adapters. `num_host_blocks` is how many blocks of each kind are
-    kept in host memory; () is none. `images` is None where no image is read.
+    kept in host memory; () is none. `images` is None where no image is read. `num_states` is
+    how many recurrent states there is room for: one for each sequence, snapshots, and one more; 0
+    where no layer has a state.
     """
 
     num_ranks: int = 1
@@ -70,6 +74,7 @@ class StateSizes:
     num_words: int
     draw_rows: int
     has_adapters: bool = False
+    num_states: int = 0
     num_host_blocks: tuple[int, ...] = ()
     images: ImageSizes | None = None
 
@@ -97,6 +102,7 @@ class StateSizes:
             self.table_size,
             self.scratch_slot,
             has_adapters=self.has_adapters,
+            num_states=self.num_states,
             num_images=self.num_images_in(bucket),
         )
         return stack_ranks([of_rank] * self.num_ranks)
@@ -115,6 +121,11 @@ class StateSizes:
         assert self.images is not None
         of_rank = pack_image(None, self.images.vision, self.images.num_images)
         return stack_images([of_rank] * self.num_ranks)
+
+    @property
+    def num_snapshots(self) -> int:
+        """The recurrent states that are kept for prefixes; their slots follow the sequences'."""
+        return max(0, self.num_states - self.max_num_seqs - 1)
 
     @property
     def scratch_slot(self) -> int:
