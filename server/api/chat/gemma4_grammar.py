@@ -66,7 +66,7 @@ class Gemma4Rules:
 
     def _alternatives(self, schema: Any) -> str:
         if not isinstance(schema, dict):
-            return self._anything() if schema is True or not self.strict else self._false()
+            return self._anything() if schema is True else self._left_out("allows no value")
         if self.strict and (unsaid := schema.keys() - _SAID - _NO_CONSTRAINTS):
             raise self._refused(f"has {min(unsaid)!r}")
         if isinstance(schema.get("$ref"), str):
@@ -82,22 +82,22 @@ class Gemma4Rules:
                 return _any_of([self._value(option) for option in schema[several]])
         named = schema.get("type", _implied_type(schema))
         kinds = [named] if isinstance(named, str) else named
-        if not isinstance(kinds, list) or not set(kinds) <= set(_TYPES):
-            raise self._refused(f"has the type {named!r}")
+        if not isinstance(kinds, list) or any(kind not in _TYPES for kind in kinds):
+            return self._left_out(f"has the type {named!r:.80}")
         return _any_of([self._of_type(kind, schema) for kind in kinds]) or self._anything()
 
     def _check_alone(self, key: str, schema: Mapping[str, Any]) -> None:
         if self.strict and (beside := schema.keys() - {key, "type"} - _NO_CONSTRAINTS):
             raise self._refused(f"has {min(beside)!r} beside {key!r}")
 
-    def _false(self) -> str:
-        raise self._refused("allows no value")
-
     def _reference(self, reference: str) -> str:
         """A rule of its own, because a schema may refer to itself."""
+        target = self._target(reference)
+        if target is None:
+            return self._left_out(f"has the reference {reference!r:.80}, which leads nowhere")
         if reference not in self._named:
             name = self._named[reference] = f"{self.prefix}_{len(self._named)}"
-            self.lines.append(f"{name}: {self._value(self._target(reference))}")
+            self.lines.append(f"{name}: {self._value(target)}")
         return self._named[reference]
 
     def _target(self, reference: str) -> Any:
@@ -106,7 +106,7 @@ class Gemma4Rules:
         for part in path:
             key = part.replace("~1", "/").replace("~0", "~")
             if not reference.startswith("#") or not isinstance(target, dict) or key not in target:
-                raise self._refused(f"has the reference {reference!r:.80}, which leads nowhere")
+                return None
             target = target[key]
         return target
 
@@ -206,6 +206,12 @@ class Gemma4Rules:
             nested = f'"[" ({name} ("," {name})*)? "]" | "{{" ({pair} ("," {pair})*)? "}}"'
             self.lines.append(f"{name}: {self._quoted(_ANY)} | {scalars} | {nested}")
         return self._named["any"]
+
+    def _left_out(self, problem: str) -> str:
+        """The body for what no rule can say: any value, unless the tool is strict."""
+        if self.strict:
+            raise self._refused(problem)
+        return self._anything()
 
     def _refused(self, problem: str) -> ApiError:
         message = (

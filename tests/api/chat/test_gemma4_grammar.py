@@ -143,6 +143,32 @@ def test_a_strict_schema_that_no_rule_can_say_is_refused(schema, words):
     assert words in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "any"},
+        {"type": {}},
+        {"$ref": "https://x/y"},
+        {"type": ["text"]},
+        {"allOf": [STRING]},
+    ],
+)
+def test_what_no_rule_can_say_of_a_schema_that_is_not_strict_is_left_out(schema):
+    matcher = matcher_of(of_object(a=schema))
+    assert allows(matcher, call({"a": ["anything", 1]}))
+    assert not allows(matcher, call({}))
+
+
+def test_names_that_no_bare_key_may_have_stand_between_quotes():
+    matcher = matcher_of(of_object(**{"a": STRING, "b: c": {"type": "boolean"}}))
+    text = '<|tool_call>call:f{a:<|"|>x<|"|>,<|"|>b: c<|"|>:true}<tool_call|>'
+    assert allows(matcher, text)
+    reader = call_reader("gemma4", {})
+    events = [*reader.feed(text), *reader.finish()]
+    arguments = "".join(event.text for event in events if isinstance(event, ArgumentsDelta))
+    assert json.loads(arguments) == {"a": "x", "b: c": True}
+
+
 def test_nesting_is_bounded():
     schema: dict = STRING
     for _ in range(3000):
