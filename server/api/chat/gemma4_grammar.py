@@ -22,6 +22,8 @@ _BARE_KEY = re.compile(r'[^\s:,{}\[\]<"]+')
 _KEY = r"/[A-Za-z0-9_.$\-]{1,100}/"
 _TYPES = ("string", "number", "integer", "boolean", "null", "array", "object")
 _SCALARS = ("number", "integer", "boolean", "null")
+# What a regular expression of a grammar cannot have.
+_PLACES = re.compile(r"\(\?(?!:)|\\[bB1-9kc]|(?<![\\\[])\^|(?<!\\)\$")
 _NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _SAID = {
     *("type", "enum", "const", "anyOf", "$ref", "properties", "required", "additionalProperties"),
@@ -119,15 +121,18 @@ class Gemma4Rules:
             case "object":
                 return self._object(schema)
         numeric = {key: schema[key] for key in _NUMERIC if key in schema}
-        return f"%json {json.dumps({'type': kind} | numeric)}"
+        style = {} if self.strict else {"x-guidance": {"lenient": True}}
+        return f"%json {json.dumps(style | {'type': kind} | numeric)}"
 
     def _string(self, schema: Mapping[str, Any]) -> str:
         least, most = _count(schema, "minLength", 0), _count(schema, "maxLength", None)
         has_length = least or most is not None
-        if isinstance(schema.get("pattern"), str) and not (has_length and not self.strict):
-            if has_length:
-                raise self._refused("has a pattern and a length of one string")
-            return self._quoted(_whole(schema["pattern"]))
+        if isinstance(pattern := schema.get("pattern"), str):
+            whole = _whole(pattern)
+            if whole is not None and not has_length:
+                return self._quoted(whole)
+            if self.strict:
+                raise self._refused(f"has the pattern {pattern!r:.80}, alone or beside a length")
         if not has_length:
             return self._quoted(_ANY)
         return self._quoted(rf"(.|\n){{{least},{'' if most is None else most}}}")
@@ -234,10 +239,15 @@ def _implied_type(schema: Mapping[str, Any]) -> list[str]:
     return ["object"] if "properties" in schema else []
 
 
-def _whole(pattern: str) -> str:
-    """A regular expression for all of a text of which some part matches the pattern."""
+def _whole(pattern: str) -> str | None:
+    """A regular expression for all of a text of which some part matches the pattern.
+
+    None for a pattern that looks around, refers back, or names a place within the text.
+    """
     starts, ends = pattern.startswith("^"), bool(re.search(r"(?<!\\)\$$", pattern))
     inner = pattern[1 if starts else 0 : -1 if ends else None]
+    if _PLACES.search(inner):
+        return None
     inner = re.sub(r"(?s)\\.|/|\n", _in_regex, inner)
     return f"{'' if starts else _ANY}({inner}){'' if ends else _ANY}"
 
