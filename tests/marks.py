@@ -13,6 +13,7 @@ MARKS = {
     "compiles": (
         "commands/test_plan.py",
         "commands/test_publish.py",
+        "e2e/test_gemma4_requests.py",
         "e2e/test_image_requests.py",
         "e2e/test_images.py",
         "e2e/test_states.py",
