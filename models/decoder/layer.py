@@ -27,17 +27,12 @@ from models.decoder.layers import (
     declare_norm_weight,
     inverse_head_rms,
     inverse_rms,
-    normed,
 )
 from models.decoder.layout import DecoderLayout
 from models.decoder.moe import Layer, MlpAndMoe, Moe
 from models.decoder.parallel import Residual
 from models.decoder.quantization import quantize_kv
 from models.decoder.rope import HeadScale, RopeTables, rotate_keys, rotate_queries
-
-# From so many tokens on, heads are normed together with their rotation. A step of fewer is made of
-# operations that cost the same however small they are, and that form has more of them.
-MANY_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +117,8 @@ class DecoderLayer(nnx.Module):
         q_KTGH, kv_TK2H = self.projections.heads(x_TD, norm_T1, adapters)
         if self.q_norm is None or self.k_norm is None:
             return rotate_queries(q_KTGH, rope), rotate_keys(kv_TK2H, rope)
-        if x_TD.shape[0] >= MANY_TOKENS:
-            q_scale, kv_scale = self._head_scales(self.q_norm, self.k_norm, q_KTGH, kv_TK2H)
-            return rotate_queries(q_KTGH, rope, q_scale), rotate_keys(kv_TK2H, rope, kv_scale)
-        is_key = (jnp.arange(2) == 0)[:, None]
-        q_KTGH = self.q_norm(q_KTGH)
-        values = normed(kv_TK2H, self.k_norm.eps) if self.config.value_norm else kv_TK2H
-        kv_TK2H = jnp.where(is_key, self.k_norm(kv_TK2H), values)
-        return rotate_queries(q_KTGH, rope), rotate_keys(kv_TK2H, rope)
+        q_scale, kv_scale = self._head_scales(self.q_norm, self.k_norm, q_KTGH, kv_TK2H)
+        return rotate_queries(q_KTGH, rope, q_scale), rotate_keys(kv_TK2H, rope, kv_scale)
 
     def _head_scales(
         self, q_norm: RmsNorm, k_norm: RmsNorm, q_KTGH: jax.Array, kv_TK2H: jax.Array

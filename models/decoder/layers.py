@@ -120,11 +120,6 @@ class RmsNorm(nnx.Module):
         return y.astype(x.dtype)
 
 
-def normed(x: jax.Array, eps: float) -> jax.Array:
-    """A norm over the last axis that has no weight."""
-    return (x.astype(jnp.float32) * inverse_rms(x, eps)).astype(x.dtype)
-
-
 def inverse_head_rms(x: jax.Array, eps: float) -> jax.Array:
     """A norm's factor over the last axis, of a head's size, the same in every lane: x's shape.
 

@@ -1,4 +1,4 @@
-"""The norms of queries and keys: steps of few and of many tokens make the same of them."""
+"""Heads are normed as they turn: the same as a norm by itself and a rotation after it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import pytest
 from flax import nnx
 from numpy.testing import assert_allclose
 
-from models.decoder import layer as under_test
 from models.decoder.layer import DecoderLayer
-from models.decoder.rope import rope_tables
+from models.decoder.rope import rope_tables, rotate_keys, rotate_queries
 from models.huggingface.config_file import parse_config
 from tests.models.checkpoints import LLAMA
 from tests.models.paged import make_layout
@@ -22,10 +21,9 @@ TOKENS = 6
 QWEN = parse_config(LLAMA | {"architectures": ["Qwen3ForCausalLM"]})
 
 
-@pytest.fixture(params=[False, True], ids=["values as they are", "values normed too"])
-def heads(request, monkeypatch):
-    """Queries, and keys with values, in the form for steps of so many tokens and more."""
-    config = replace(QWEN, qk_norm=True, value_norm=request.param)
+@pytest.mark.parametrize("value_norm", [False, True], ids=["values as they are", "values normed"])
+def test_heads_are_normed_and_then_turned(value_norm):
+    config = replace(QWEN, qk_norm=True, value_norm=value_norm)
     layer = DecoderLayer(nnx.Rngs(1), config, make_layout())
     for seed, norm in enumerate((layer.q_norm, layer.k_norm)):
         norm.scale[...] = jax.random.uniform(jax.random.key(seed), norm.scale.shape) + 0.5
@@ -33,14 +31,14 @@ def heads(request, monkeypatch):
     norm_T1 = jnp.linspace(0.5, 2.0, TOKENS)[:, None]
     rope = rope_tables(config.rope, config.head_dim, 3 + 7 * jnp.arange(TOKENS))
 
-    def make(many_tokens):
-        monkeypatch.setattr(under_test, "MANY_TOKENS", many_tokens)
-        return layer._heads(x_TD, norm_T1, rope, None)
-
-    return make
-
-
-def test_few_and_many_tokens_get_the_same_heads(heads):
-    for few, many in zip(heads(TOKENS + 1), heads(TOKENS), strict=True):
-        assert np.abs(few).min() > 0
-        assert_allclose(many, few, rtol=2e-5, atol=1e-6)
+    q, kv = layer.projections.heads(x_TD, norm_T1)
+    keys, values = layer.k_norm(kv[:, :, 0]), kv[:, :, 1]
+    if value_norm:
+        values = values / np.sqrt(np.mean(values**2, axis=-1, keepdims=True) + config.rms_norm_eps)
+    expected = (
+        rotate_queries(layer.q_norm(q), rope),
+        rotate_keys(jnp.stack([keys, values], axis=2), rope),
+    )
+    for made, wanted in zip(layer._heads(x_TD, norm_T1, rope, None), expected, strict=True):
+        assert np.abs(wanted).min() > 0
+        assert_allclose(made, wanted, rtol=2e-5, atol=1e-6)
