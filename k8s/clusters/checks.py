@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 
@@ -140,6 +141,7 @@ async def routed(clusters: Clusters) -> list[str]:
     region's server, and to the other's at once when that server is killed.
     """
     assert clusters.envoy_gateway is not None
+    began = time.monotonic()
     await clusters.envoy_gateway.install()
     servers = [clusters.servers(region)[0] for region in clusters.regions.values()]
     await clusters.envoy_gateway.install_routes([one.address for one in servers])
@@ -147,6 +149,7 @@ async def routed(clusters: Clusters) -> list[str]:
     if wrong:
         return wrong
     proxy = await clusters.envoy_gateway.proxy()
+    clusters.routed = round(time.monotonic() - began, 1)
     wrong = await _through(proxy, clusters.expected[VERSION], "both servers")
     for pid in servers[0].pids:
         os.kill(pid, signal.SIGKILL)
