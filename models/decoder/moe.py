@@ -4,10 +4,14 @@ The shards split the experts. With few tokens, every local expert runs on all to
 zero for tokens of other experts. A small batch reads nearly every expert anyway, and this form
 needs no sorting. With many tokens, the tokens are sorted by expert and run as grouped products. A
 stacked model passes the experts of all layers of its stack and the layer's index, because a grouped
-product over a slice of the stack would copy the slice.
+product over a slice of the stack would copy the slice. A shard makes room for about its share of
+the pairs of tokens and experts, and goes round again where it has more.
 """
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +29,70 @@ DENSE_TOKENS = 256
 # From so many tokens on, where a scan's body has several layers, XLA for TPU copies the stack of
 # all layers' experts for a product that is no batch over experts (seen with libtpu 0.0.50.1).
 _COPIED_TOKENS = 128
+# A grouped product takes the mean number of a shard's rows times this, in whole tiles of rows.
+# Where a shard has more, it goes round once more.
+_MARGIN, _TILE = 1.25, 256
 
 _F32 = jnp.dtype(jnp.float32)
+
+
+type Layer = jax.Array | int | None
+
+
+class Pairs(NamedTuple):
+    """Pairs of a token and a local expert, sorted by expert. `sizes_E`: how many each expert has.
+
+    Pairs of other shards are last, and name no token: `token_R` is the number of tokens. `norm_R`
+    is the token's scale from the norm before, `weight_R` the expert's weight for the token.
+    """
+
+    expert_R: jax.Array
+    token_R: jax.Array
+    weight_R: jax.Array
+    norm_R: jax.Array
+    sizes_E: jax.Array
+
+    def padded(self, num_rows: int, num_tokens: int) -> Pairs:
+        """With so many more rows that name no token."""
+
+        def pad(x: jax.Array, value: int) -> jax.Array:
+            return jnp.pad(x, (0, num_rows), constant_values=value)
+
+        return self._replace(
+            expert_R=pad(self.expert_R, self.sizes_E.size),
+            token_R=pad(self.token_R, num_tokens),
+            weight_R=pad(self.weight_R, 0),
+            norm_R=pad(self.norm_R, 0),
+        )
+
+    def part(self, start: jax.Array | int, num_rows: int) -> Pairs:
+        """The rows from `start` on."""
+
+        def cut(x: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(x, start, num_rows)
+
+        ends_E = jnp.clip(jnp.cumsum(self.sizes_E) - start, 0, num_rows)
+        return Pairs(
+            expert_R=cut(self.expert_R),
+            token_R=cut(self.token_R),
+            weight_R=cut(self.weight_R),
+            norm_R=cut(self.norm_R),
+            sizes_E=jnp.diff(ends_E, prepend=0),
+        )
+
+
+def sort_pairs(
+    local_Tk: jax.Array, weight_Tk: jax.Array, norm_T1: jax.Array, num_experts: int
+) -> Pairs:
+    """The pairs of all tokens with their experts, of which this shard has the first numbers."""
+    num_tokens = local_Tk.shape[0]
+    is_own = (local_Tk >= 0) & (local_Tk < num_experts)
+    expert_Tk = jnp.where(is_own, local_Tk, num_experts)
+    token_Tk = jnp.where(is_own, jnp.arange(num_tokens)[:, None], num_tokens)
+    columns = expert_Tk, token_Tk, weight_Tk, jnp.broadcast_to(norm_T1, local_Tk.shape)
+    expert_R, token_R, weight_R, norm_R = jax.lax.sort([x.reshape(-1) for x in columns], num_keys=1)
+    sizes_E = jnp.sum(expert_Tk.reshape(-1, 1) == jnp.arange(num_experts), axis=0, dtype=jnp.int32)
+    return Pairs(expert_R, token_R, weight_R, norm_R, sizes_E)
 
 
 class Experts(nnx.Module):
@@ -91,23 +157,19 @@ class Experts(nnx.Module):
         x_ETD = jnp.broadcast_to(x_TD, (up_EDF.shape[0], *x_TD.shape))
         return jnp.einsum("etd,edf->etf", x_ETD, up_EDF, preferred_element_type=_F32)
 
-    def grouped(
-        self,
-        x_RD: jax.Array,
-        norm_R1: jax.Array,
-        expert_R: jax.Array,
-        sizes_E: jax.Array,
-        layer: Layer,
-    ) -> jax.Array:
-        """Rows sorted by local expert, `sizes_E` per expert: float32 [R, D]; later rows: junk."""
-        y_RF = self._ragged_dot(x_RD, self.gate_up, self.gate_up_scale, sizes_E, layer) * norm_R1
+    def grouped(self, x_RD: jax.Array, pairs: Pairs, layer: Layer) -> jax.Array:
+        """The rows' outputs times their weights, float32 [R, D]. Rows that name no token: junk."""
+        y_RF = self._ragged_dot(x_RD, self.gate_up, pairs, layer) * pairs.norm_R[:, None]
+        y_RF = _scaled(y_RF, self.gate_up_scale, pairs, layer)
         if self.gate_up_bias is not None:
-            y_RF = y_RF + _slice(self.gate_up_bias[...], layer, 2)[expert_R].astype(_F32)
-        y_RF = self._gated(y_RF, x_RD.dtype)
-        out_RD = self._ragged_dot(y_RF, self.down, self.down_scale, sizes_E, layer)
-        if self.down_bias is not None:
-            out_RD = out_RD + _slice(self.down_bias[...], layer, 2)[expert_R].astype(_F32)
-        return out_RD
+            y_RF = y_RF + _of_rows(self.gate_up_bias, pairs, layer)
+        gate, up = jnp.split(y_RF, 2, axis=-1)
+        y_RF = gated(self.activation, gate, up) * pairs.weight_R[:, None]
+        out_RD = self._ragged_dot(y_RF, self.down, pairs, layer)
+        out_RD = _scaled(out_RD, self.down_scale, pairs, layer)
+        if self.down_bias is None:
+            return out_RD
+        return out_RD + _of_rows(self.down_bias, pairs, layer) * pairs.weight_R[:, None]
 
     def _gated(self, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
         gate, up = jnp.split(y.astype(dtype), 2, axis=-1)
@@ -117,26 +179,18 @@ class Experts(nnx.Module):
         return _slice(kernel[...], layer, 3).astype(self.dtype)
 
     def _ragged_dot(
-        self,
-        x_RD: jax.Array,
-        kernel: nnx.Param[jax.Array],
-        scale: nnx.Param[jax.Array] | None,
-        sizes_E: jax.Array,
-        layer: Layer,
+        self, x: jax.Array, kernel: nnx.Param[jax.Array], pairs: Pairs, layer: Layer
     ) -> jax.Array:
-        x_RD = x_RD.astype(self.dtype)
-        w = kernel[...]
-        if scale is not None:
-            # A grouped product does not accept int8, so this layer's experts are widened first.
-            w = (_slice(w, layer, 3) * _slice(scale[...], layer, 2)[:, None]).astype(self.dtype)
-        elif w.ndim == 4:
+        """The product of each row with its expert's matrix, without scales: float32 [R, out].
+
+        int8 matrices go in as they are: libtpu's kernel widens a tile in VMEM.
+        """
+        w, sizes_E = kernel[...], pairs.sizes_E
+        if w.ndim == 4:
             assert layer is not None
             sizes_E = _place(sizes_E, layer, w.shape[0])
             w = w.reshape(-1, *w.shape[2:])
-        return jax.lax.ragged_dot(x_RD, w, sizes_E, preferred_element_type=_F32)
-
-
-type Layer = jax.Array | int | None
+        return jax.lax.ragged_dot(x.astype(self.dtype), w, sizes_E, preferred_element_type=_F32)
 
 
 class Moe(nnx.Module):
@@ -151,6 +205,7 @@ class Moe(nnx.Module):
             declare(rngs, shape[1:], (None,), layout.dtype, zeros) if config.moe.biases else None
         )
         self.experts = Experts(rngs, config, layout)
+        self.shared = SharedExpert(rngs, config, layout) if config.moe.shared else None
 
     def __call__(
         self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual, layer: Layer
@@ -160,7 +215,8 @@ class Moe(nnx.Module):
         local_Tk = expert_Tk - first
         run = self._dense if x_TD.shape[0] <= DENSE_TOKENS else self._grouped
         out = run(x_TD, norm_T1, weight_Tk, local_Tk, layer)
-        return residual.reduce(out.astype(x_TD.dtype))
+        out = residual.reduce(out.astype(x_TD.dtype))
+        return out if self.shared is None else out + self.shared(x_TD, norm_T1, residual)
 
     def _route(self, x_TD: jax.Array, norm_T1: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Weights and ids of each token's experts: [T, k] each."""
@@ -195,19 +251,47 @@ class Moe(nnx.Module):
         local_Tk: jax.Array,
         layer: Layer,
     ) -> jax.Array:
-        """Pairs of token and expert, sorted by expert; pairs of other shards are last."""
-        num_experts, per_token = self.experts.num_local(), self.moe.num_experts_per_token
-        is_own = (local_Tk >= 0) & (local_Tk < num_experts)
-        expert_R = jnp.where(is_own, local_Tk, num_experts).reshape(-1)
-        order_R = jnp.argsort(expert_R, stable=True)
-        token_R = order_R // per_token
-        sizes_E = jnp.bincount(expert_R, length=num_experts + 1)[:num_experts].astype(jnp.int32)
-        sorted_R = jnp.minimum(expert_R[order_R], num_experts - 1)
-        y_RD = self.experts.grouped(x_TD[token_R], norm_T1[token_R], sorted_R, sizes_E, layer)
-        gate_R = jnp.where(is_own, weight_Tk, 0.0).reshape(-1)[order_R]
-        # Rows of other shards are junk and may hold NaN, which a weight of zero does not remove.
-        y_RD = jnp.where(gate_R[:, None] > 0, y_RD * gate_R[:, None], 0.0)
-        return jnp.zeros(x_TD.shape, _F32).at[token_R].add(y_RD)
+        """As many pairs at a time as a shard has in the mean, and a margin: mostly all at once."""
+        weight_T1 = jnp.sum(weight_Tk, axis=-1, keepdims=True)
+        pairs = sort_pairs(local_Tk, weight_Tk / weight_T1, norm_T1, self.experts.num_local())
+        num_tokens, rows = x_TD.shape[0], self._rows_at_once(local_Tk.size)
+        pairs = pairs.padded(-local_Tk.size % rows, num_tokens)
+
+        def add(start: jax.Array | int, out_TD: jax.Array) -> jax.Array:
+            part = pairs.part(start, rows)
+            x_RD = x_TD[jnp.minimum(part.token_R, num_tokens - 1)]
+            # Rows that name no token are dropped: what a grouped product gives for them is junk.
+            return out_TD.at[part.token_R].add(self.experts.grouped(x_RD, part, layer), mode="drop")
+
+        out_TD = jnp.zeros(x_TD.shape, _F32)
+        if rows == local_Tk.size:
+            return add(0, out_TD) * weight_T1
+        total = jnp.sum(pairs.sizes_E)
+        _, out_TD = jax.lax.while_loop(
+            lambda carry: carry[0] < total,
+            lambda carry: (carry[0] + rows, add(*carry)),
+            (jnp.int32(0), out_TD),
+        )
+        # Last, so that there is a product here: with one, a TPU converts the sum in a fourth of
+        # the time.
+        return out_TD * weight_T1
+
+    def _rows_at_once(self, num_pairs: int) -> int:
+        share = num_pairs * self.experts.num_local() / self.moe.num_experts
+        return min(num_pairs, math.ceil(_MARGIN * share / _TILE) * _TILE)
+
+
+class SharedExpert(nnx.Module):
+    """An MLP for every token beside the experts; a gate weighs its output."""
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        self.dense = Mlp(rngs, config, layout)
+        self.gate = declare(rngs, (config.hidden_size, 1), ("embed", None), layout.dtype)
+
+    def __call__(self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual) -> jax.Array:
+        gate = self.gate[...]
+        logit_T1 = jnp.dot(x_TD.astype(gate.dtype), gate, preferred_element_type=_F32) * norm_T1
+        return self.dense(x_TD, norm_T1, residual, weight_T1=jax.nn.sigmoid(logit_T1))
 
 
 class MlpAndMoe(nnx.Module):
@@ -228,6 +312,22 @@ class MlpAndMoe(nnx.Module):
 def _slice(w: jax.Array, layer: Layer, ndim: int) -> jax.Array:
     """One layer of a stack; an unstacked layer unchanged."""
     return w if w.ndim == ndim else w[layer]
+
+
+def _of_rows(table: nnx.Param[jax.Array], pairs: Pairs, layer: Layer) -> jax.Array:
+    """The experts' entries for each row: float32 [R, columns].
+
+    A product with ones and zeros, which is exact: a TPU multiplies faster than it looks up rows.
+    """
+    table_EC = _slice(table[...], layer, 2).astype(_F32)
+    chosen_RE = (pairs.expert_R[:, None] == jnp.arange(len(table_EC))).astype(_F32)
+    return jnp.dot(chosen_RE, table_EC, precision=jax.lax.Precision.HIGHEST)
+
+
+def _scaled(
+    y: jax.Array, scale: nnx.Param[jax.Array] | None, pairs: Pairs, layer: Layer
+) -> jax.Array:
+    return y if scale is None else y * _of_rows(scale, pairs, layer)
 
 
 def _place(sizes_E: jax.Array, layer: jax.Array | int, num_layers: int) -> jax.Array:

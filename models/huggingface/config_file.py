@@ -17,7 +17,13 @@ from models.checkpoint.quantization_config import with_quantization
 from models.checkpoint.sampling_defaults import GENERATION_CONFIG, sampling_defaults
 from models.config import ModelConfig, ModelConfigError
 from models.headless import has_head, is_headless, says_tied, with_head
-from models.huggingface.families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
+from models.huggingface.families import (
+    ARCHITECTURES,
+    DEFAULTS,
+    PARTLY_ROTATED,
+    TEXT_MODELS,
+    Fields,
+)
 from models.huggingface.fields import HF, flag, integer, number, word
 from models.huggingface.rope import longest_context, rope, rope_parameters
 from models.huggingface.vision import (
@@ -118,7 +124,8 @@ def _common(architecture: str, hf: HF) -> Fields:
     hidden = integer(hf, "hidden_size")
     head_dim = integer(hf, "head_dim", max(1, hidden // heads))
     num_layers = integer(hf, "num_hidden_layers")
-    full = rope(hf, rope_parameters(hf, "full_attention"))
+    parameters = rope_parameters(hf, "full_attention")
+    full = rope(hf, parameters, may_be_partial=architecture in PARTLY_ROTATED)
     return {
         "architecture": architecture,
         "vocab_size": vocab_size,

@@ -6,7 +6,8 @@ not promise that a given checkpoint has that shape.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -29,11 +30,16 @@ class Recommended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """One preset file of this folder."""
+    """One preset file of this folder.
+
+    `compiler_options`: by generation of chip and kind of step, the options of XLA's compiler with
+    which the steps were predicted to be fastest.
+    """
 
     name: str
     config: ModelConfig
     recommended: Recommended
+    compiler_options: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
 
 
 def preset_names() -> tuple[str, ...]:
@@ -52,4 +58,5 @@ def load_preset(name: str) -> Preset:
         name=name,
         config=parse_config(fields["config"]),
         recommended=Recommended(**fields["recommended"]),
+        compiler_options=fields.get("compiler_options", {}),
     )

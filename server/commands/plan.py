@@ -17,6 +17,7 @@ import msgspec
 
 from server.config.engine_config import EngineConfig
 from server.plan.progress import ProgressLines
+from server.plan.result_store import RESULTS, ResultStore
 from server.plan.slice_types import SliceError, SliceType, check_packages, find_slice, slice_names
 
 if TYPE_CHECKING:
@@ -64,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the compiled programs for a server started with --baked-dir",
     )  # fmt: skip
     parser.add_argument(
+        "--compiler-options", default="", metavar="OPTIONS",
+        help="options of XLA's compiler by kind of step, as `serve` takes them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tune", type=Path, metavar="FILE",
+        help="try options of XLA's compiler, and write what helps as a file for `serve --config`",
+    )  # fmt: skip
+    parser.add_argument(
         "--search", action="store_true", help="find the best splits, dtypes and batch sizes"
     )
     parser.add_argument(
@@ -93,6 +102,8 @@ def _run(arguments: argparse.Namespace, where: SliceType) -> int:
 
     try:
         request = _read_request(arguments, where)
+        if arguments.tune:
+            return _tune(arguments, request)
         return _search(arguments, request) if arguments.search else _plan(arguments, request)
     except (ModelNotFoundError, CheckpointError, ValueError) as error:
         # Wrong configurations, meshes, backends and sizes are all ValueErrors with one sentence.
@@ -118,6 +129,31 @@ def _plan(arguments: argparse.Namespace, request: PlanRequest) -> int:
     if baked is not None and report.fits:
         print(f"  --baked-dir {arguments.bake}")
     return 0 if report.fits else 1
+
+
+def _tune(arguments: argparse.Namespace, request: PlanRequest) -> int:
+    from server.config.compiler_options import spell_compiler_options
+    from server.plan.compilation import Keep, OutOfMemoryError
+    from server.plan.plan import largest_steps
+    from server.plan.tuning import render_trial, tune
+
+    if not request.slice.chip.clock_hz:
+        return _fail(f"--tune needs a slice of TPUs, and --slice is {request.slice.name}")
+    if arguments.tune.exists():
+        return _fail(f"{arguments.tune} exists; --tune writes a new file, so name another")
+    try:
+        found = tune(
+            request,
+            largest_steps(request),
+            Keep(results=ResultStore(RESULTS)),
+            lambda trial: print(render_trial(trial), flush=True),
+        )
+    except OutOfMemoryError as error:
+        return _fail(f"{error}; see what fits by `antipode plan` without --tune")
+    spelled = spell_compiler_options(found)
+    arguments.tune.write_text(f'compiler_options: "{spelled}"\n', encoding="utf-8")
+    print(f"--compiler-options {spelled}")
+    return 0
 
 
 def _search(arguments: argparse.Namespace, request: PlanRequest) -> int:
@@ -158,6 +194,7 @@ def _read_request(arguments: argparse.Namespace, where: SliceType) -> PlanReques
         hbm_utilization=arguments.hbm_utilization,
         kv_dtype=arguments.kv_dtype,
         weight_dtype=arguments.weight_dtype,
+        compiler_options=arguments.compiler_options,
     )
     return PlanRequest(
         model=model,

@@ -68,6 +68,11 @@ class EngineConfig:
     attention_backend: Literal["auto", "tokamax", "pallas", "xla"] = field(
         "auto", "backend of attention; auto is tokamax on TPU and xla elsewhere"
     )
+    cpu_kernels: Literal["auto", "off"] = field(
+        "auto",
+        "kernels in C++ for decode steps on CPU; auto takes those that `make cpu-kernels` compiled,"
+        " off leaves all to XLA",
+    )
     max_loras: int = field(
         0,
         "LoRA adapters that are on the device at once; 0 serves none. More may be loaded: they wait"
@@ -206,6 +211,12 @@ class EngineConfig:
     )
     compile_cache_dir: str = field(
         ".cache/xla", "folder of the persistent compilation cache; empty turns it off"
+    )
+    compiler_options: str = field(
+        "",
+        "options of XLA's compiler for TPUs, comma-separated: KIND:OPTION=VALUE, where KIND is"
+        " decode, prefill or other; KIND: alone gives a kind none. A kind that is not named gets"
+        " what was measured for the model or the chip; `antipode plan --tune` finds values",
     )
     baked_dir: str = field(
         "",

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from server.config.compiler_options import read_compiler_options
 from server.config.config import Config, settings
 from server.config.cors_origins import read_origins
 from server.config.engine_config import EngineConfig
@@ -113,6 +114,7 @@ def _check(config: Config) -> None:
     _check_objectives(server)
     read_origins(server.cors_origins)
     read_image_hosts(server.allowed_image_hosts)
+    read_compiler_options(engine.compiler_options)
 
 
 def _check_objectives(server: ServerConfig) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,12 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from server.engine.programs.baked import BakedFolder, ProgramKey, program_key, spell
 from server.engine.programs.blueprint.blueprint import Blueprint
+from server.engine.programs.compiler_options import kind_of_step
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.programs import PickSize, ProgramName, Programs
 from server.plan.cost import Cost, aliased_bytes, cost_of
 from server.plan.hlo import Shape, parse_module
-from server.plan.report import Kind, ProgramReport
+from server.plan.report import ProgramReport
 from server.plan.result_store import ResultStore
 
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
@@ -93,7 +94,7 @@ def program_names(blueprint: Blueprint) -> list[ProgramName]:
 
 def compile_programs(
     blueprint: Blueprint,
-    names: list[ProgramName],
+    names: Sequence[ProgramName],
     *,
     jobs: int = 1,
     keep: Keep | None = None,
@@ -136,11 +137,12 @@ def _compile(
     blueprint: Blueprint, programs: Programs, name: ProgramName, keep: Keep
 ) -> ProgramReport:
     lowered = lower(blueprint, programs, name)
-    key = program_key(lowered, blueprint.mesh)
+    options = blueprint.compiler_options.of(name)
+    key = program_key(lowered, blueprint.mesh, options)
     if (kept := keep.find(key)) is not None:
         return kept
     started = time.monotonic()
-    compiled = _compile_lowered(lowered, spell(name))
+    compiled = _compile_lowered(lowered, spell(name), options)
     seconds = time.monotonic() - started
     text = compiled.as_text() or ""
     report = _report(name, compiled, text, pool_shapes(programs, blueprint), seconds, key.program)
@@ -160,9 +162,11 @@ def lower(blueprint: Blueprint, programs: Programs, name: ProgramName) -> jax.st
         return programs.lower(name)
 
 
-def _compile_lowered(lowered: jax.stages.Lowered, spelled: str) -> jax.stages.Compiled:
+def _compile_lowered(
+    lowered: jax.stages.Lowered, spelled: str, options: dict[str, int]
+) -> jax.stages.Compiled:
     try:
-        return lowered.compile()
+        return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if _EXHAUSTED in str(error):
             raise out_of_memory(spelled, str(error)) from error
@@ -182,10 +186,11 @@ def _absent(device: jax.Device) -> Iterator[None]:
 
 
 def pool_shapes(programs: Programs, blueprint: Blueprint) -> list[Shape]:
-    """One chip's part of each array of the KV pools."""
+    """One chip's part of each array of the KV pools, and of the pools of states."""
     shapes = []
-    pools, specs = programs.abstract_state().kv, programs.state_specs().kv
-    for leaf, spec in zip(jax.tree.leaves(pools), jax.tree.leaves(specs), strict=True):
+    state, split = programs.abstract_state(), programs.state_specs()
+    pools, specs = (jax.tree.leaves((each.kv, each.recurrent)) for each in (state, split))
+    for leaf, spec in zip(pools, specs, strict=True):
         sharding = jax.NamedSharding(blueprint.mesh, spec)
         shapes.append(Shape(_HLO_TYPES[leaf.dtype], sharding.shard_shape(leaf.shape), False))
     return shapes
@@ -205,7 +210,7 @@ def _report(
     arguments, results = memory.argument_size_in_bytes, memory.output_size_in_bytes
     held = arguments + results - memory.alias_size_in_bytes
     return ProgramReport(
-        kind=_kind(name),
+        kind=kind_of_step(name),
         bucket=spell(name),
         tokens=name.num_tokens if isinstance(name, Bucket) else 0,
         rows=name.num_rows if isinstance(name, Bucket) else 0,
@@ -223,12 +228,6 @@ def _report(
         unknown_loops=cost.unknown_loops,
         program_hash=program_hash,
     )
-
-
-def _kind(name: ProgramName) -> Kind:
-    if not isinstance(name, Bucket) or name.num_drafts:
-        return "other"
-    return "decode" if name.decode_only else "prefill"
 
 
 def out_of_memory(spelled: str, message: str) -> OutOfMemoryError:

@@ -8,6 +8,7 @@ predicted times.
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,6 +24,7 @@ from server.engine.programs.blueprint.chip_memory import (
     weight_bytes,
 )
 from server.engine.programs.blueprint.matrix_dtype import dtype_note
+from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.programs import ProgramName
 from server.plan.compilation import (
     Keep,
@@ -41,7 +43,7 @@ from server.plan.suggestion import less_of, nearest_change
 def make_plan(
     request: PlanRequest,
     *,
-    names: list[ProgramName] | None = None,
+    names: Sequence[ProgramName] | None = None,
     jobs: int = 1,
     keep: Keep | None = None,
     progress: Progress = lambda name, done, total: None,
@@ -62,7 +64,7 @@ def make_plan(
     return _report(request, blueprint, programs)
 
 
-def largest_steps(request: PlanRequest) -> list[ProgramName]:
+def largest_steps(request: PlanRequest) -> list[Bucket]:
     """The largest decode and the largest prefill of the server's ladder."""
     buckets = [each for each in blueprint_for(request).ladder.buckets if not each.num_drafts]
     return [max(one for one in buckets if one.decode_only is kind) for kind in (True, False)]
@@ -83,7 +85,7 @@ def _report(request: PlanRequest, blueprint: Blueprint, programs: list[ProgramRe
         decode=predict_decode(blueprint, chip, programs, batch, context),
         prefill=predict_prefill(blueprint, chip, programs, context),
         programs=programs,
-        leaves_out=leaves_out(chip, programs, batch),
+        leaves_out=leaves_out(blueprint, chip, programs, batch),
         serve_flags=serve_flags(request, blueprint),
     )
 
@@ -105,13 +107,14 @@ def _refusal(request: PlanRequest, reason: str) -> Report:
     need = need_of(request)
     memory = need.memory
     weights = memory.weights + memory.adapters
-    total = weights + memory.sampler + memory.temporaries + need.kv
+    total = weights + memory.sampler + memory.states + memory.temporaries + need.kv
     return Report(
         **_asked(request, need.tensor_size),
         hbm_bytes_per_chip=HbmBytes(
             weights=weights,
             kv=need.kv,
             sampler=memory.sampler,
+            states=memory.states,
             temp=memory.temporaries,
             total=total,
             limit=request.slice.chip.hbm_bytes,
@@ -142,16 +145,27 @@ def _asked(request: PlanRequest, tensor: int) -> dict[str, Any]:
 def _hbm(request: PlanRequest, blueprint: Blueprint, programs: list[ProgramReport]) -> HbmBytes:
     """One chip's memory: from the compiler where a program was compiled, else from the shapes."""
     memory, state = blueprint.memory, blueprint.programs()
-    kv = tree_bytes(state.abstract_state().kv, state.state_specs().kv, blueprint.mesh)
+    shapes, specs = state.abstract_state(), state.state_specs()
+    kv = tree_bytes(shapes.kv, specs.kv, blueprint.mesh)
+    states = tree_bytes(shapes.recurrent, specs.recurrent, blueprint.mesh)
     beside = memory.adapters + memory.images if memory else 0
     weights = weight_bytes(blueprint.model, blueprint.mesh) + beside
     sampler = memory.sampler if memory else 0
     temp = max((program.temp_bytes for program in programs), default=0)
-    total = max((program.total_bytes for program in programs), default=weights + kv + sampler)
+    resident = weights + kv + states + sampler
+    total = max((program.total_bytes for program in programs), default=resident)
     if programs:  # No step takes the tower's weights.
         total += tower_bytes(blueprint.model, blueprint.mesh)
     limit = request.slice.chip.hbm_bytes
-    return HbmBytes(weights=weights, kv=kv, sampler=sampler, temp=temp, total=total, limit=limit)
+    return HbmBytes(
+        weights=weights,
+        kv=kv,
+        states=states,
+        sampler=sampler,
+        temp=temp,
+        total=total,
+        limit=limit,
+    )
 
 
 def serve_flags(request: PlanRequest, blueprint: Blueprint) -> list[str]:
@@ -181,6 +195,8 @@ def serve_flags(request: PlanRequest, blueprint: Blueprint) -> list[str]:
         for key in ("dtype", "kv_dtype", "weight_dtype", "attention_backend")
         if (value := getattr(engine, key)) != "auto"
     }
+    if engine.compiler_options:
+        settings["compiler_options"] = engine.compiler_options
     pairs = [("--" + key.replace("_", "-"), str(value)) for key, value in settings.items()]
     return [word for pair in pairs for word in pair]
 

@@ -19,7 +19,7 @@ import msgspec
 
 from server.config.engine_config import EngineConfig
 from server.plan.progress import ProgressLines
-from server.plan.report import Software
+from server.plan.report import TEMP_BYTES, Software
 from server.plan.slice_types import check_packages, find_slice
 
 if TYPE_CHECKING:
@@ -29,11 +29,9 @@ if TYPE_CHECKING:
     from server.plan.request import PlanRequest
 
 GOLDEN = Path("benchmarks/plan_golden.json")
-_RESULTS = Path(".cache/plan")
 # What `.ci/run` compiles: the largest steps of one preset.
 _SMALL = ("llama-3.1-8b",)
 
-_DECODE_TEMP_BYTES, _PREFILL_TEMP_BYTES = 50_000_000, 128_000_000
 _PREFILL_TOKENS = 2048
 _TOLERANCE = 0.05
 _KERNELS_OF_STEP = 2
@@ -85,7 +83,8 @@ def _violations(report: Report, config: ModelConfig, golden: GoldenPreset | None
         yield f"it {'fits' if report.fits else 'does not fit'} now: {report.reason}"
     for program in report.programs:
         exempt, recorded = golden.exempt.get(program.bucket), golden.programs.get(program.bucket)
-        sentences = [*_limits(program, config, report.hbm_bytes_per_chip.kv, exempt)]
+        memory = report.hbm_bytes_per_chip
+        sentences = [*_limits(program, config, memory.kv + memory.states, exempt)]
         sentences += _drift(program, recorded) if recorded else []
         if sentences and golden.software != report.software:
             sentences.append(f"recorded with {golden.software}, now {report.software}")
@@ -98,7 +97,7 @@ def _limits(
     if program.kind == "other":
         return
     if program.pool_alias_bytes != pool_bytes:
-        yield f"{program.pool_alias_bytes:,} of the KV pool's {pool_bytes:,} bytes are aliased"
+        yield f"{program.pool_alias_bytes:,} of the pools' {pool_bytes:,} bytes are aliased"
     limit = exempt.temp_bytes if exempt else _temp_limit(program)
     if limit and program.temp_bytes > limit:
         yield f"temporaries of {program.temp_bytes:,} bytes exceed {limit:,}"
@@ -112,8 +111,8 @@ def _limits(
 def _temp_limit(program: ProgramReport) -> int:
     """The limit in bytes; 0 is no limit, for the prefills that are larger than the gate checks."""
     if program.kind == "decode":
-        return _DECODE_TEMP_BYTES
-    return _PREFILL_TEMP_BYTES if program.tokens <= _PREFILL_TOKENS else 0
+        return TEMP_BYTES["decode"]
+    return TEMP_BYTES["prefill"] if program.tokens <= _PREFILL_TOKENS else 0
 
 
 def _drift(program: ProgramReport, golden: GoldenProgram) -> Iterator[str]:
@@ -205,14 +204,14 @@ def _make(preset: Preset, arguments: argparse.Namespace) -> Report:
     from server.plan.compilation import Keep
     from server.plan.plan import largest_steps, make_plan
     from server.plan.report import render
-    from server.plan.result_store import ResultStore
+    from server.plan.result_store import RESULTS, ResultStore
 
     request = request_of(preset)
     report = make_plan(
         request,
         names=largest_steps(request) if arguments.small else None,
         jobs=arguments.jobs,
-        keep=Keep(results=ResultStore(_RESULTS)),
+        keep=Keep(results=ResultStore(RESULTS)),
         progress=ProgressLines(),
     )
     print(render(report))

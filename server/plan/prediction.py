@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from models.decoder.moe import DENSE_TOKENS
 from server.engine.programs.blueprint.blueprint import Blueprint
 from server.plan.report import Decode, Prefill, ProgramReport
-from server.plan.roofline import Roofline, work_of
+from server.plan.roofline import Roofline, Work, work_of
 from server.plan.slice_types import Chip
 
 
@@ -50,11 +51,26 @@ def predict_prefill(
     )
 
 
-def leaves_out(chip: Chip, programs: Sequence[ProgramReport], batch: int) -> list[str]:
+def leaves_out(
+    blueprint: Blueprint, chip: Chip, programs: Sequence[ProgramReport], batch: int
+) -> list[str]:
     """What the predictions leave out: one sentence each, with its size where it is known."""
     steps = {"decode": _decode_program(programs, batch), "prefill": _prefill_program(programs)}
     found = {name: program for name, program in steps.items() if program is not None}
-    return list(_left_out(chip, found)) if found and chip.clock_hz else []
+    if not found or not chip.clock_hz:
+        return []
+    return [*_left_out(chip, found), *_grouped_products(work_of(blueprint), chip, found)]
+
+
+def _grouped_products(work: Work, chip: Chip, steps: dict[str, ProgramReport]) -> Iterator[str]:
+    """Of steps whose experts run as kernels: with few tokens they are products with cycles."""
+    for name, step in steps.items():
+        seconds = work.experts_s(chip, tokens=step.tokens)
+        if seconds and step.tokens > DENSE_TOKENS:
+            yield (
+                f"the experts' grouped products, which are kernels: {name} {seconds * 1e3:.2f} ms "
+                "at their roofline, if the shards have equally many rows"
+            )
 
 
 def _left_out(chip: Chip, steps: dict[str, ProgramReport]) -> Iterator[str]:

@@ -6,7 +6,7 @@ All bytes are of one chip. This module computes only sums and units.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -15,6 +15,13 @@ _GIB = 1 << 30
 _WIDTH = 100
 
 type Kind = Literal["decode", "prefill", "other"]
+
+# The most bytes of temporaries that a step of a kind should have on each chip.
+TEMP_BYTES: Mapping[Kind, int] = {
+    "decode": 50_000_000,
+    "prefill": 128_000_000,
+    "other": 128_000_000,
+}
 
 
 class ProgramReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +51,10 @@ class ProgramReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HbmBytes(msgspec.Struct, frozen=True, kw_only=True):
-    """The memory of one chip. `total` is what the largest program holds while it runs."""
+    """The memory of one chip. `total` is what the largest program holds while it runs.
+
+    `states` is of the layers that have a state in the place of keys and values.
+    """
 
     weights: int
     kv: int
@@ -52,6 +62,7 @@ class HbmBytes(msgspec.Struct, frozen=True, kw_only=True):
     temp: int
     total: int
     limit: int
+    states: int = 0
 
 
 class MeshSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +203,7 @@ def _memory(report: Report) -> Iterator[str]:
     rows = [
         ("weights", memory.weights),
         ("KV pool", memory.kv),
+        ("states", memory.states),
         ("sampler", memory.sampler),
         ("temporaries", memory.temp),
         ("total", memory.total),

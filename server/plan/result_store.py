@@ -13,6 +13,9 @@ import msgspec
 from server.engine.programs.baked import ProgramKey
 from server.plan.report import ProgramReport
 
+# Where a command of this folder keeps its results.
+RESULTS = Path(".cache/plan")
+
 
 class ResultStore:
     """A folder with one file per report; the first `keep` makes the folder."""

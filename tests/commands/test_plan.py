@@ -47,6 +47,18 @@ def checkpoint(tmp_path_factory):
         (("tiny-9b", "--slice", "v6e:2x2"), "model 'tiny-9b' is neither a folder nor a model in"),
         (("qwen3-8b", "--slice", "v6e:9x9"), "slice 'v6e:9x9' is not known; use one of: v5e:1x1"),
         (
+            ("qwen3-8b", "--slice", "v6e:2x2", "--compiler-options", "prefill:xla_tpu_fast=1"),
+            "compiler_options holds 'xla_tpu_fast', which is not an accepted option",
+        ),
+        (
+            ("qwen3-8b", "--slice", "v6e:2x2", "--tune", __file__),
+            f"{__file__} exists; --tune writes a new file, so name another",
+        ),
+        (
+            ("qwen3-8b", "--slice", "cpu", "--tune", "new.yaml"),
+            "--tune needs a slice of TPUs, and --slice is cpu",
+        ),
+        (
             ("gemma-2-9b", "--slice", "v6e:2x2", "--context", "9000"),
             "context is 9000; gemma-2-9b allows 8192 at most",
         ),

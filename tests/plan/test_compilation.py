@@ -101,7 +101,7 @@ def test_a_step_that_does_not_donate_its_state_fails_the_gate(ask, monkeypatch):
     report = make_plan(ask(), names=[DECODE])
     sentences = violations(report, ask().config, None)
     pool = report.hbm_bytes_per_chip.kv
-    assert f"tiny: decode-8: 0 of the KV pool's {pool:,} bytes are aliased" in sentences
+    assert f"tiny: decode-8: 0 of the pools' {pool:,} bytes are aliased" in sentences
 
 
 def _jit_without_donation(jit, *args, donate_argnums=None, **kwargs):
@@ -155,6 +155,19 @@ def test_what_is_compiled_for_an_absent_slice_can_be_baked(ask, tmp_path):
     assert entry.key.libtpu
     with pytest.raises(BakedError, match="cannot be loaded"):
         folder.load(entry, lowered, blueprint.mesh)
+
+
+def test_options_reach_the_compiler_and_the_key_of_the_result(ask, tmp_path):
+    """An option that is not obeyed would give the same program."""
+    results = ResultStore(tmp_path)
+    found = []
+    for setting in ("prefill:", "prefill:xla_tpu_scoped_vmem_limit_kib=8192"):
+        blueprint = blueprint_for(ask(compiler_options=setting))
+        found += compile_programs(blueprint, [PREFILL], keep=Keep(results=results))
+    without, limited = found
+    assert without.program_hash == limited.program_hash
+    assert without.cycles != limited.cycles
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_programs_are_reported_as_they_are_ready(ask):

@@ -24,6 +24,7 @@ import msgspec
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
+from server.engine.programs.compiler_options import CompilerOptions, spell_options
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.programs import PickSize, ProgramName
 
@@ -34,7 +35,10 @@ _log = logging.getLogger(__name__)
 
 
 class ProgramKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a compiled program depends on. `program` is the hash of its StableHLO."""
+    """Everything that a compiled program depends on. `program` is the hash of its StableHLO.
+
+    `options` are those that the compiler is given for this program, beside its `flags`.
+    """
 
     jax: str
     jaxlib: str
@@ -42,6 +46,7 @@ class ProgramKey(msgspec.Struct, frozen=True, kw_only=True):
     flags: str
     topology: str
     program: str
+    options: str = ""
 
     @property
     def digest(self) -> str:
@@ -143,24 +148,31 @@ class BakedCounts:
 class Compiler:
     """Makes a mesh's programs, from baked ones where a folder has them. Threads may share it."""
 
-    def __init__(self, mesh: Mesh, folder: BakedFolder | None = None) -> None:
+    def __init__(
+        self,
+        mesh: Mesh,
+        folder: BakedFolder | None = None,
+        options: CompilerOptions | None = None,
+    ) -> None:
         self._mesh, self._folder = mesh, folder
+        self._options = options or CompilerOptions()
         self._lock = threading.Lock()
         self.counts = BakedCounts()
 
     def compile(self, name: ProgramName, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         """Load the program from the folder, or compile it."""
+        options = self._options.of(name)
         if self._folder is None:
-            return lowered.compile()
+            return lowered.compile(compiler_options=options)
         spelled, started = spell(name), time.monotonic()
         try:
-            entry = self._folder.find(spelled, program_key(lowered, self._mesh))
+            entry = self._folder.find(spelled, program_key(lowered, self._mesh, options))
             loaded = self._folder.load(entry, lowered, self._mesh)
         except BakedError as error:
             _log.warning("compiling program %s instead of loading it: %s", spelled, error)
             with self._lock:
                 self.counts.misses += 1
-            return lowered.compile()
+            return lowered.compile(compiler_options=options)
         with self._lock:
             self.counts.hits += 1
             self.counts.saved_seconds += entry.compile_seconds - (time.monotonic() - started)
@@ -181,8 +193,10 @@ def spell(name: ProgramName) -> str:
     return f"mixed-{name.num_tokens}x{name.num_rows}"
 
 
-def program_key(lowered: jax.stages.Lowered, mesh: Mesh) -> ProgramKey:
-    """The key of a lowered program for these devices and this software."""
+def program_key(
+    lowered: jax.stages.Lowered, mesh: Mesh, options: Mapping[str, int] | None = None
+) -> ProgramKey:
+    """The key of a lowered program for these devices, this software and these options."""
     is_tpu = mesh.devices.flat[0].platform == "tpu"
     return ProgramKey(
         jax=jax.__version__,
@@ -191,6 +205,7 @@ def program_key(lowered: jax.stages.Lowered, mesh: Mesh) -> ProgramKey:
         flags=_flags(os.environ),
         topology=_topology(mesh),
         program=hashlib.sha256(lowered.as_text().encode()).hexdigest(),
+        options=spell_options(options or {}),
     )
 
 

@@ -146,7 +146,7 @@ def test_a_pickle_that_is_no_program_is_compiled_and_said(blueprint, copy, caplo
     assert counts.misses == 1
 
 
-@pytest.mark.parametrize("field", ["jax", "jaxlib", "flags", "topology", "program"])
+@pytest.mark.parametrize("field", ["jax", "jaxlib", "flags", "topology", "program", "options"])
 def test_a_program_of_another_key_is_compiled_and_what_differs_is_said(
     blueprint, copy, caplog, field
 ):
@@ -170,6 +170,14 @@ def test_flags_of_the_compiler_are_part_of_the_key(blueprint, monkeypatch):
     assert before.differences(after) == ["flags"]
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--a  --b")
     assert program_key(lowered, blueprint.mesh) == after
+
+
+def test_options_of_the_program_are_part_of_the_key(blueprint):
+    lowered = blueprint.programs().lower("make_state")
+    without = program_key(lowered, blueprint.mesh)
+    before = program_key(lowered, blueprint.mesh, {"b": 1, "a": 2})
+    assert without.differences(before) == ["options"]
+    assert program_key(lowered, blueprint.mesh, {"a": 2, "b": 1}) == before
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '[{"name": 3}]'])

@@ -89,10 +89,17 @@ def expected(x):
     return out
 
 
-@pytest.fixture(params=["dense", "batch", "grouped"])
+@pytest.fixture(params=["dense", "batch", "grouped", "in turns"])
 def form(request, monkeypatch):
-    """Each output is of a function of its own, so the form is read anew."""
-    monkeypatch.setattr(moe, "DENSE_TOKENS", 0 if request.param == "grouped" else TOKENS)
+    """Each output is of a function of its own, so the form is read anew.
+
+    In turns: a shard takes fewer rows at a time than it has, and the last turn is not full.
+    """
+    is_grouped = request.param in ("grouped", "in turns")
+    monkeypatch.setattr(moe, "DENSE_TOKENS", 0 if is_grouped else TOKENS)
+    if request.param == "in turns":
+        monkeypatch.setattr(moe, "_MARGIN", 0.3)
+        monkeypatch.setattr(moe, "_TILE", 7)
     monkeypatch.setattr(moe, "_COPIED_TOKENS", TOKENS if request.param == "batch" else TOKENS + 1)
     return request.param
 
