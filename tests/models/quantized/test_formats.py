@@ -15,6 +15,7 @@ from models.checkpoint.version_folder import open_version
 from models.config import ModelConfigError
 from models.huggingface.config_file import read_config
 from models.quantized.scheme import QuantizationError, read_scheme
+from models.weights.sources import Joined, Shard, sections
 from tests.models.checkpoints import LLAMA
 from tests.models.quantized.encoding import FORMATS
 
@@ -57,6 +58,16 @@ def test_a_part_of_a_matrix_is_the_same_part_of_the_whole(stored, rows, columns)
     whole = checkpoint.read(NAME)
     part = whole[rows] if columns is None else whole[rows, columns]
     assert_array_equal(checkpoint.read(NAME, rows, columns), part)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_sections_of_a_matrix_are_split_and_joined_by_shard(stored, index):
+    checkpoint, expected = stored
+    joined = Joined(sections((NAME, (32, 16, 48))), (IN,))
+    assert list(joined.tensors()) == [(NAME, (OUT, IN))]
+    parts = np.split(expected, [32, 48])
+    own = np.concatenate([np.split(part, 2)[index] for part in parts]).T
+    np.testing.assert_allclose(joined.read(checkpoint, Shard(index, 2)), own, rtol=3e-7)
 
 
 def test_scales_of_modelopts_blocks_cover_what_lies_in_each(tmp_path):
