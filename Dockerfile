@@ -20,10 +20,16 @@ RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-install-workspace --ex
 
 # The project after its dependencies: a change of code does not install them again.
 FROM build AS build-cpu
+# hadolint ignore=DL3008
+RUN command -v g++ || { apt-get update && apt-get install -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*; }
 COPY README.md LICENSE ./
 COPY server server
 COPY models models
 RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-editable --extra otel
+# The kernels for CPU, into the installed package; the compiler stays in this stage.
+# hadolint ignore=DL3059
+RUN /opt/antipode/bin/python -P -m models.cpu_kernels
 
 FROM build AS build-tpu
 RUN /opt/uv/bin/uv sync --frozen --no-default-groups --no-install-workspace --extra otel --extra tpu

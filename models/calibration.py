@@ -17,12 +17,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models.attention.base import Ragged
+from models.attention.base import Ragged, StateSlots
 from models.attention.xla import KVBlocks, XlaAttention
-from models.config import ModelConfig
+from models.config import RECURRENT, ModelConfig
 from models.decoder.decoder import Decoder, KVPools, pool_shapes
 from models.decoder.layout import DecoderLayout
 from models.decoder.quantization import kv_scale
+from models.decoder.state_pool import abstract_states
 from models.sharding import TENSOR
 from models.weights.loading import abstract_decoder, is_kv_unit, leaf_shardings
 
@@ -63,7 +64,7 @@ class Calibration:
 def _measurement(model: Decoder, mesh: Mesh) -> Callable[[list[jax.Array]], list[jax.Array]]:
     """Compiles the search for the largest keys and values per KV head.
 
-    Float32 [L, K, 2] for each of the layout's stacks.
+    Float32 [L, K, 2] for each of the layout's stacks that have any.
     """
     graphdef, state = nnx.split(model)
     treedef = jax.tree.structure(state)
@@ -71,9 +72,10 @@ def _measurement(model: Decoder, mesh: Mesh) -> Callable[[list[jax.Array]], list
 
     def run(leaves: list[jax.Array], tokens: jax.Array) -> list[jax.Array]:
         decoder: Decoder = nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
-        pools = _empty_pools(model.config, model.layout)
+        kv, states = _empty_pools(model.config, model.layout)
         ragged = _one_prompt(len(model.config.windows))
-        return _largest(model, decoder(tokens, pools, ragged, row_tokens=None)[1])
+        pools = decoder(tokens, (*kv, *states), ragged, row_tokens=None)[1]
+        return _largest(model, pools[: len(kv)])
 
     specs = [sharding.spec for sharding in leaf_shardings(model, mesh)]
     mapped = jax.shard_map(
@@ -87,8 +89,8 @@ def _measurement(model: Decoder, mesh: Mesh) -> Callable[[list[jax.Array]], list
     return lambda leaves: jitted(leaves, tokens.astype(np.int32))
 
 
-def _empty_pools(config: ModelConfig, layout: DecoderLayout) -> KVPools:
-    """One shard's pools, with blocks for the sample."""
+def _empty_pools(config: ModelConfig, layout: DecoderLayout) -> tuple[KVPools, Any]:
+    """One shard's pools, with blocks for the sample, and a slot for its state."""
     blocks = (_NUM_TOKENS // _BLOCK_SIZE + 1,) * len(config.windows)
 
     def local(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -96,11 +98,13 @@ def _empty_pools(config: ModelConfig, layout: DecoderLayout) -> KVPools:
         return jnp.zeros(shape, leaf.dtype)
 
     shapes = pool_shapes(config, layout, blocks, _BLOCK_SIZE)
-    return tuple(jax.tree.map(local, layout.backend.abstract_pool(shape)) for shape in shapes)
+    kv = tuple(jax.tree.map(local, layout.backend.abstract_pool(shape)) for shape in shapes)
+    return kv, jax.tree.map(local, abstract_states(config, layout, num_slots=2))
 
 
 def _one_prompt(num_kinds: int) -> Ragged:
     table = 1 + jnp.arange(_NUM_TOKENS // _BLOCK_SIZE, dtype=jnp.int32)
+    none = jnp.zeros(1, jnp.int32)
     return Ragged(
         positions_T=jnp.arange(_NUM_TOKENS, dtype=jnp.int32),
         row_T=jnp.zeros(_NUM_TOKENS, jnp.int32),
@@ -110,27 +114,31 @@ def _one_prompt(num_kinds: int) -> Ragged:
         query_start_S1=jnp.array([0, _NUM_TOKENS], jnp.int32),
         num_decodes=jnp.int32(0),
         num_rows=jnp.int32(1),
+        slots=StateSlots(none, none, none + 1, none),
     )
 
 
 def _largest(model: Decoder, pools: KVPools) -> list[jax.Array]:
-    """The largest keys and values per KV head of this shard: [L, K, 2] for each stack."""
+    """The largest keys and values per KV head of this shard: [L, K, 2] for each stack with KV."""
     by_layer = _largest_by_layer(model, pools)
     stacks = model.layout.stacks(model.config)
-    return [jnp.stack([by_layer[layer] for layer in layers]) for layers in stacks]
+    found = [[by_layer[layer] for layer in layers if layer in by_layer] for layers in stacks]
+    return [jnp.stack(of_stack) for of_stack in found if of_stack]
 
 
-def _largest_by_layer(model: Decoder, pools: KVPools) -> list[jax.Array]:
-    """[K, 2] for each layer."""
+def _largest_by_layer(model: Decoder, pools: KVPools) -> dict[int, jax.Array]:
+    """[K, 2] for each layer that has keys and values."""
     config = model.config
+    windows = enumerate(config.layer_windows)
+    layers = [layer for layer, window in windows if window != RECURRENT]
     if not model.layout.stacked:
-        return [_of_blocks(pool, 1)[0] for pool in pools]
+        return {i: _of_blocks(pool, 1)[0] for i, pool in zip(layers, pools, strict=True)}
     counts = [config.layer_windows.count(window) for window in config.windows]
     by_kind = {
         window: iter(_of_blocks(pool, count))
         for window, pool, count in zip(config.windows, pools, counts, strict=True)
     }
-    return [next(by_kind[window]) for window in config.layer_windows]
+    return {layer: next(by_kind[config.layer_windows[layer]]) for layer in layers}
 
 
 def _of_blocks(pool: KVBlocks, num_layers: int) -> jax.Array:

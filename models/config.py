@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from models.image_sizes import CellSizes, SquareSizes
+
 
 class ModelConfigError(ValueError):
     """The server cannot serve a checkpoint's configuration; the message says why."""
@@ -47,10 +49,13 @@ class RopeConfig:
     """The rotary embedding of one kind of layers.
 
     `turning` is the share of a head's pairs that turn, the first ones; the others stay as they are.
+    `part` is the share of a head, from its first number on, that is rotated like a head of that
+    size; the rest stays as it is.
     """
 
     theta: float
     turning: float = 1.0
+    part: float = 1.0
     scaling: RopeScaling | None = None
     query_growth: QueryGrowth | None = None
 
@@ -62,6 +67,7 @@ class MoeConfig:
     `biases`: router and experts have them. `stacked`: the checkpoint has one tensor for all experts
     of a layer, [E, in, out], whose columns alternate between gate and up. `beside_mlp`: each layer
     has an MLP too; both are given the same, each through a norm of its own, and are added up.
+    `shared`: each layer has an MLP too, whose output a gate weighs before it is added.
     """
 
     num_experts: int
@@ -71,6 +77,37 @@ class MoeConfig:
     biases: bool = False
     stacked: bool = False
     beside_mlp: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrenceConfig:
+    """The sizes of layers that keep a state in the place of keys and values: gated delta rule.
+
+    A sequence's state is a matrix [key_dim, value_dim] for each value head, and the last
+    `conv_size - 1` inputs of a causal convolution over queries, keys and values. Each key head
+    serves `num_value_heads / num_key_heads` neighbouring value heads.
+    """
+
+    num_key_heads: int
+    num_value_heads: int
+    key_dim: int
+    value_dim: int
+    conv_size: int
+
+    @property
+    def key_size(self) -> int:
+        """The numbers of a token's keys, or queries, of all heads."""
+        return self.num_key_heads * self.key_dim
+
+    @property
+    def value_size(self) -> int:
+        """The numbers of a token's values of all heads."""
+        return self.num_value_heads * self.value_dim
+
+
+# In the place of a layer's window: the layer has no attention, but a state (`RecurrenceConfig`).
+RECURRENT = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +143,51 @@ class VisionConfig:
     def patches_per_side(self) -> int:
         return self.image_size // self.patch_size
 
+    @property
+    def sizes(self) -> SquareSizes:
+        return SquareSizes(self.image_size, self.num_tokens)
+
+    def sees_image(self, window: int | None) -> bool:
+        """Whether an image's tokens see one another in the layers with this window."""
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellVisionConfig:
+    """A tower that reads an image in cells, about the image's aspect ratio; each is a token.
+
+    An image has at most `num_tokens` cells of `cell_patches` x `cell_patches` patches, each of
+    `patch_size` x `patch_size` pixels. Patches are told apart by `num_places` vectors per axis, and
+    by the turning of queries and keys by `rope_theta`. `standardizes`: pooled values are shifted
+    and scaled. `local_sight`: in local layers an image's tokens see one another; in global ones,
+    and everywhere without it, none sees a later one.
+    """
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    mlp_size: int
+    patch_size: int
+    cell_patches: int
+    num_tokens: int
+    num_places: int
+    norm_eps: float
+    rope_theta: float
+    standardizes: bool
+    local_sight: bool
+
+    @property
+    def sizes(self) -> CellSizes:
+        return CellSizes(self.patch_size * self.cell_patches, self.num_tokens)
+
+    def sees_image(self, window: int | None) -> bool:
+        """Whether an image's tokens see one another in the layers with this window."""
+        return self.local_sight and window is not None
+
+
+type AnyVisionConfig = VisionConfig | CellVisionConfig
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
@@ -113,6 +195,8 @@ class ModelConfig:
 
     `layer_windows`: per layer, the number of positions that a token attends to (itself included),
     or None for all positions up to its own. Windowed layers are called local, the others global.
+    RECURRENT for a layer that has no attention: its sizes are in `recurrence`.
+    `output_gate`: the query matrix also makes a gate for each number that attention returns.
     `unit_offset`: a norm's weight is stored as its difference from one.
     `post_norms`: the outputs of attention and MLP are normed before they join the residual.
     `*_softcap`: logits x become cap * tanh(x / cap).
@@ -154,6 +238,8 @@ class ModelConfig:
     value_norm: bool = False
     layer_scale: bool = False
     global_attention: GlobalAttention | None = None
+    output_gate: bool = False
+    recurrence: RecurrenceConfig | None = None
     bidirectional: bool = False
     post_norms: bool = False
     unit_offset: bool = False
@@ -163,14 +249,29 @@ class ModelConfig:
     logit_softcap: float | None = None
     moe: MoeConfig | None = None
     tensor_prefix: str = "model"
-    vision: VisionConfig | None = None
+    vision: AnyVisionConfig | None = None
     stored_bits: int | None = field(default=None, compare=False)
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """The distinct windows, which are the kinds of layers; global layers first."""
-        local = {window for window in self.layer_windows if window is not None}
+        """The distinct windows, which are the kinds of layers with KV; global layers first."""
+        local = {window for window in self.kv_windows if window is not None}
         return (*((None,) if None in self.layer_windows else ()), *sorted(local))
+
+    @property
+    def kv_windows(self) -> tuple[int | None, ...]:
+        """The windows of the layers that have keys and values, layer by layer."""
+        return tuple(window for window in self.layer_windows if window != RECURRENT)
+
+    @property
+    def num_recurrent(self) -> int:
+        """The number of layers that have a state."""
+        return self.num_layers - len(self.kv_windows)
+
+    @property
+    def kinds(self) -> tuple[int | None, ...]:
+        """The kinds of all layers: the windows, then RECURRENT if some layers have a state."""
+        return (*self.windows, *((RECURRENT,) if self.num_recurrent else ()))
 
     @property
     def pattern(self) -> tuple[int | None, ...]:
@@ -183,6 +284,10 @@ class ModelConfig:
 
     def of_kind(self, window: int | None) -> ModelConfig:
         """The configuration of the layers with this window: equal sizes in all of its layers."""
+        if window == RECURRENT:
+            return self
+        if self.recurrence is not None:
+            return replace(self, recurrence=None).of_kind(window)
         of_global = self.global_attention
         if of_global is None:
             return self

@@ -27,6 +27,7 @@ _RULES: dict[str, str | None] = {
     "head_dim": None,
     "q_heads": TENSOR,
     "kv_heads": TENSOR,
+    "state_heads": TENSOR,
     "mlp": TENSOR,
     "vocab": TENSOR,
     "experts": TENSOR,
@@ -115,10 +116,12 @@ def tensor_size(mesh: Mesh) -> int:
 
 def _divides(config: ModelConfig, size: int) -> bool:
     split = [config.num_heads]
-    if config.moe is None or config.moe.beside_mlp:
+    if config.moe is None or config.moe.beside_mlp or config.moe.shared:
         split.append(config.mlp_size)
     if config.moe is not None:
         split.append(config.moe.num_experts)
+    if config.recurrence is not None:
+        split += [config.recurrence.num_key_heads, config.recurrence.num_value_heads]
     kv_heads = [config.of_kind(window).num_kv_heads for window in config.windows]
     kv_fits = all(heads % size == 0 or size % heads == 0 for heads in kv_heads)
     return kv_fits and not any(each % size for each in split)

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import regex
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.golden import random_models, texts
-from tests.golden.configs import EMBEDDERS, WITH_IMAGES
+from tests.golden.configs import EMBEDDERS, MAX_SOFT_TOKENS, WITH_IMAGES
 
 FOLDER = Path("tests/golden")
 SMOLLM2 = Path(".cache/models/smollm2-135m-instruct/1")
@@ -69,7 +69,7 @@ def write_model(name: str) -> None:
             prompts = smollm2_prompts(folder)
         model = load(folder)
         if name in random_models.CONFIGS:
-            write_config(name, model)
+            write_config(name, model, folder)
     np.savez_compressed(FOLDER / f"{name}.npz", **reference(model, prompts))
     print(f"{name}: {len(prompts)} prompts, {(FOLDER / f'{name}.npz').stat().st_size} bytes")
 
@@ -104,7 +104,7 @@ def write_with_images(name: str) -> None:
         model = load(random_models.write(name, Path(scratch)))
     prompts, starts = zip(*random_models.prompts_with_images(name), strict=True)
     pixels = iter(random_models.pixels(name, sum(map(len, starts))))
-    images = [np.array([next(pixels) for _ in each]) for each in starts]
+    images = [[next(pixels) for _ in each] for each in starts]
     path = FOLDER / "images" / f"{name}.npz"
     path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path, **reference(model, list(prompts), images))
@@ -112,15 +112,37 @@ def write_with_images(name: str) -> None:
 
 
 def inputs(
-    model: PreTrainedModel, prompt: list[int], images: np.ndarray | None
+    model: PreTrainedModel, prompt: list[int], images: list[np.ndarray] | None
 ) -> dict[str, torch.Tensor]:
-    """What the model takes for a prompt and its images [count, height, width, 3] of bytes."""
+    """What the model takes for a prompt and its images [height, width, 3] of bytes."""
     ids = torch.tensor([prompt])
-    if images is None or not len(images):
+    if not images:
         return {"input_ids": ids}
-    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
     is_image = (ids == model.config.image_token_id).long()
+    if model.config.model_type == "gemma4":
+        patches, places = zip(*(in_patches(model, image) for image in images), strict=True)
+        return {
+            "input_ids": ids,
+            "pixel_values": torch.stack(patches),
+            "image_position_ids": torch.stack(places),
+            "mm_token_type_ids": is_image,
+        }
+    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+    pixels = (pixels.float() / 255 - 0.5) / 0.5
     return {"input_ids": ids, "pixel_values": pixels, "token_type_ids": is_image}
+
+
+def in_patches(model: PreTrainedModel, image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The patches of an image, line by line, and their places, as Gemma 4's processor says."""
+    vision = model.config.vision_config
+    size = vision.patch_size
+    lines, columns = (side // size for side in image.shape[:2])
+    cut = image.reshape(lines, size, columns, size, 3).swapaxes(1, 2)
+    patches = cut.reshape(lines * columns, -1).astype(np.float32) / 255
+    places = [(x, y) for y in range(lines) for x in range(columns)]
+    missing = MAX_SOFT_TOKENS * vision.pooling_kernel_size**2 - len(patches)
+    patches = np.pad(patches, ((0, missing), (0, 0)))
+    return torch.from_numpy(patches), torch.tensor(places + [(-1, -1)] * missing)
 
 
 def load(folder: Path, kind: type = AutoModelForCausalLM) -> PreTrainedModel:
@@ -133,10 +155,14 @@ def load(folder: Path, kind: type = AutoModelForCausalLM) -> PreTrainedModel:
     return model.eval()
 
 
-def write_config(name: str, model: PreTrainedModel) -> None:
-    """Write `<name>.json`: config.json as this release of transformers writes it."""
+def write_config(name: str, model: PreTrainedModel, folder: Path) -> None:
+    """Write `<name>.json`: config.json as this release of transformers writes it.
+
+    The text model of a checkpoint that reads images, loaded by itself, does not know the whole.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        model.config.save_pretrained(scratch)
+        config = model.config if model.config.architectures else AutoConfig.from_pretrained(folder)
+        config.save_pretrained(scratch)
         (FOLDER / f"{name}.json").write_text((Path(scratch) / "config.json").read_text())
 
 
@@ -154,7 +180,7 @@ def smollm2_prompts(folder: Path) -> list[list[int]]:
 
 @torch.no_grad()
 def reference(
-    model: PreTrainedModel, prompts: list[list[int]], images: list[np.ndarray] | None = None
+    model: PreTrainedModel, prompts: list[list[int]], images: list[list[np.ndarray]] | None = None
 ) -> dict[str, np.ndarray]:
     """Arrays over P prompts, N checked positions in total, V vocabulary, G = 64 generated tokens.
 

@@ -36,3 +36,18 @@ def test_yaml_files_of_the_checks_lint_strictly():
 def test_no_recipe_needs_a_python_that_set_up_does_not_bring():
     recipes = [line for line in MAKEFILE.splitlines() if line.startswith("\t")]
     assert [line for line in recipes if "python3.1" in line] == []
+
+
+def test_the_checks_run_the_lab_in_bounded_time_and_fail_with_it(tmp_path):
+    """A `make` of the test's own stands for every target, and fails for the lab's."""
+    fake = tmp_path / "make"
+    fake.write_text('#!/bin/sh\ncase "$*" in *clusters*) echo "$@"; exit 7;; esac\n')
+    fake.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    run = subprocess.run(
+        [PROJECT / ".ci/run"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 1
+    assert "clusters ARGS=--short --if-built-within 11" in run.stdout
+    assert "ci: passed" not in run.stdout
+    assert "timeout --kill-after=60 15m" in (PROJECT / ".ci/run").read_text()

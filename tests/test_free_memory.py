@@ -1,10 +1,13 @@
-"""Memory that was freed below a piece that is still in use goes back to the system."""
+"""Freed memory goes back to the system, also below a piece that is in use; zeros do too."""
 
 from __future__ import annotations
 
+import mmap
+
+import numpy as np
 import psutil
 
-from server.free_memory import return_free_memory
+from server.free_memory import return_free_memory, return_zeros
 
 PIECE = 1 << 16
 
@@ -17,3 +20,40 @@ def test_freed_pieces_below_one_in_use_go_back_to_the_system():
     return_free_memory()
     assert before - psutil.Process().memory_info().rss > 2000 * PIECE
     assert kept[0] == 2999 % 256
+
+
+def test_zeros_take_memory_again_when_something_is_written():
+    array = np.zeros(64 << 20, np.uint8)
+    array += 0
+    full = resident()
+    assert return_zeros(array.ctypes.data, array.nbytes)
+    assert full - resident() > 60 << 20
+    array[12345] = 7
+    assert array.sum() == 7
+    assert full - resident() > 60 << 20
+    array[:] = 7
+    assert full - resident() < 8 << 20
+
+
+def test_the_ends_of_pages_that_are_shared_with_others_stay():
+    array = np.ones(16 << 20, np.uint8)
+    inner = array[100_003 : 9 << 20]
+    inner[:] = 0
+    assert return_zeros(inner.ctypes.data, inner.nbytes)
+    assert array.sum() == len(array) - len(inner)
+
+
+def test_memory_of_a_file_and_parts_of_a_page_are_left_alone(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * (1 << 20))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        view = np.frombuffer(mapped, np.uint8)
+        assert not return_zeros(view.ctypes.data, view.nbytes)
+        del view
+    array = np.ones(100, np.uint8)
+    assert not return_zeros(array.ctypes.data, array.nbytes)
+    assert array.all()
+
+
+def resident() -> int:
+    return psutil.Process().memory_info().rss

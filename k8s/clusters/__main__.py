@@ -8,21 +8,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import shutil
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from k8s.clusters import checks
-from k8s.clusters.checks import CHECKS, LAST, Check
+from k8s.clusters.checks import LAST
 from k8s.clusters.control_plane import programs
 from k8s.clusters.control_plane.custom_resources import open_kinds, published
+from k8s.clusters.envoy_gateway import EnvoyGateway
+from k8s.clusters.groups import Groups
 from k8s.clusters.host import isolation
+from k8s.clusters.host.unavailable import UnavailableError
 from k8s.clusters.kubelet import images
 from k8s.clusters.lab import Clusters
 from k8s.clusters.region import gateway
@@ -51,7 +57,17 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--kubernetes", choices=programs.MINORS, default=programs.DEFAULT_MINOR)
     parser.add_argument("--helm", choices=programs.HELMS, default=programs.DEFAULT_HELM)
     parser.add_argument("--picker", type=Path, help="the program of the endpoint picker's image")
+    parser.add_argument(
+        "--if-built-within",
+        type=float,
+        metavar="MINUTES",
+        help="where this machine cannot build or run the lab, say so and exit with 0",
+    )
+    parser.add_argument("--envoy-gateway", action="store_true", help="run Envoy Gateway too")
     parser.add_argument("--admission", action="store_true", help="only ask what is admitted")
+    parser.add_argument(
+        "--groups", action="store_true", help="only servers of four hosts, by LeaderWorkerSet"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/clusters"))
     return parser
 
@@ -72,11 +88,11 @@ class Outcome:
 
 def main() -> int:
     arguments = parser().parse_args()
-    built = programs.build(arguments.kubernetes, arguments.helm)
-    if built.seconds:
-        print(f"built in {built.seconds:.0f} s", file=sys.stderr, flush=True)
-    isolation.go_inside("k8s.clusters", sys.argv[1:])
-    isolation.make_network([gateway(number) for number in range(1, len(REGIONS) + 1)])
+    try:
+        built = _open(arguments)
+    except UnavailableError as reason:
+        print(f"clusters: not run: {reason}", file=sys.stderr)
+        return 1 if arguments.if_built_within is None else 0
     shutil.rmtree(arguments.output, ignore_errors=True)
     arguments.output.mkdir(parents=True)
     outcome = Outcome(_facts(arguments, built))
@@ -94,13 +110,34 @@ def main() -> int:
     return 0 if outcome.is_good else 1
 
 
+def _open(arguments: argparse.Namespace) -> programs.Programs:
+    """The programs, and a network of the lab's own. UnavailableError where one cannot be had."""
+    isolation.check()
+    minutes = arguments.if_built_within
+    within = math.inf if minutes is None else minutes * 60
+    wanted = {
+        programs.LEADER_WORKER_SET: arguments.groups,
+        programs.ENVOY_GATEWAY: arguments.envoy_gateway,
+    }
+    more = [folder for folder, is_wanted in wanted.items() if is_wanted]
+    built = programs.build(arguments.kubernetes, arguments.helm, within, more)
+    if built.seconds:
+        print(f"built in {built.seconds:.0f} s", file=sys.stderr, flush=True)
+    isolation.go_inside("k8s.clusters", sys.argv[1:])
+    isolation.make_network([gateway(number) for number in range(1, len(REGIONS) + 1)])
+    return built
+
+
 def _facts(arguments: argparse.Namespace, built: programs.Programs) -> dict[str, Any]:
     """What the report says of the run itself. Missing parts are named, each in a line."""
     folder = definitions()
     missing = []
+    if not arguments.envoy_gateway:
+        missing.append("no Envoy Gateway runs: it does with --envoy-gateway")
     if arguments.picker is None:
         missing.append("no endpoint picker runs: name its program with --picker")
-    missing += ["no LeaderWorkerSet controller runs", "no Envoy Gateway runs"]
+    if not arguments.groups:
+        missing.append("no LeaderWorkerSet controller runs: it does with --groups")
     without = [kind.name for kind in open_kinds(published(folder))]
     missing.append(f"admitted without a schema: {', '.join(without)}")
     return {
@@ -124,17 +161,36 @@ async def _run(arguments: argparse.Namespace, built: programs.Programs, outcome:
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    known = images.table(arguments.picker)
+    known = images.table(
+        arguments.picker, Path(built["envoy-gateway"]) if arguments.envoy_gateway else None
+    )
+    if arguments.groups:
+        await _run_groups(Groups(arguments.output.resolve(), built, known), outcome)
+        _write(arguments.output, outcome)
+        return
     clusters = Clusters(arguments.output.resolve(), built, known, arguments.replicas)
+    if arguments.envoy_gateway:
+        source = programs.source(programs.ENVOY_GATEWAY, "github.com/envoyproxy/gateway")
+        clusters.envoy_gateway = EnvoyGateway(source, clusters.regions[REGIONS[1]])
     try:
         say("starting two control planes")
         await clusters.start(definitions())
         if arguments.admission:
-            await _check("admitted", checks.admitted, clusters, outcome)
+            await _check("admitted", partial(checks.admitted, clusters), outcome)
         else:
             await _run_all(arguments, clusters, outcome)
     finally:
         await clusters.close()
+
+
+async def _run_groups(groups: Groups, outcome: Outcome) -> None:
+    try:
+        say("starting a control plane and LeaderWorkerSet's controller")
+        await groups.start(definitions())
+        await _check("groups", groups.check, outcome)
+        outcome.facts["groups"] = asdict(groups.figures)
+    finally:
+        await groups.close()
 
 
 async def _run_all(arguments: argparse.Namespace, clusters: Clusters, outcome: Outcome) -> None:
@@ -149,15 +205,15 @@ async def _run_all(arguments: argparse.Namespace, clusters: Clusters, outcome: O
     outcome.facts |= {"figures": asdict(clusters.figures)}
     say(f"ready: {clusters.figures}")
     await clusters.expect(shape.stream_tokens)
-    wanted = checks.SHORT if arguments.short else (*CHECKS, *LAST)
-    for name in [name for name in CHECKS if name in wanted and not arguments.scenario]:
-        await _check(name, CHECKS[name], clusters, outcome)
-    outcome.facts |= {"shares": clusters.shares}
+    if not arguments.scenario:
+        for name, check in checks.chosen(clusters, is_short=arguments.short).items():
+            await _check(name, partial(check, clusters), outcome)
+    outcome.facts |= {"shares": clusters.shares, "routed": clusters.routed}
     for scenario in _chosen(arguments):
         outcome.results.append(await _scenario(scenario, clusters, shape))
         _write(arguments.output, outcome)
     for name, check in LAST.items():
-        await _check(name, check, clusters, outcome)
+        await _check(name, partial(check, clusters), outcome)
     _write(arguments.output, outcome)
 
 
@@ -186,10 +242,10 @@ async def _scenario(scenario: Scenario[Clusters], clusters: Clusters, shape: Loa
         return Result.unfinished(scenario, shape, error)
 
 
-async def _check(name: str, check: Check, clusters: Clusters, outcome: Outcome) -> None:
+async def _check(name: str, check: Callable[[], Awaitable[list[str]]], outcome: Outcome) -> None:
     say(f"checking: {name}")
     try:
-        outcome.checks[name] = await check(clusters)
+        outcome.checks[name] = await check()
     except Exception as error:
         traceback.print_exc()
         outcome.checks[name] = [f"it did not finish: {type(error).__name__}: {error}"]
@@ -213,6 +269,10 @@ def _print(outcome: Outcome) -> None:
             f"installed in {figures['installed']} s, ready in {figures['ready']} s; "
             f"control planes {memory[0]:.0f} MiB, servers {memory[1]:.0f} MiB"
         )
+    if groups := facts.get("groups"):
+        print("groups:", ", ".join(f"{name} {figure}" for name, figure in groups.items()))
+    if routed := facts.get("routed"):
+        print(f"Envoy Gateway: installed, and the gateway's chart taken, in {routed} s")
     if shares := facts.get("shares"):
         print("picker:", ", ".join(f"{name} {share:.2f}" for name, share in shares.items()))
     for words in facts["missing"]:

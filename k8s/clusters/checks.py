@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import os
+import re
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
+
+import httpx
 
 from k8s.clusters import overrides
 from k8s.clusters.control_plane import admission
+from k8s.clusters.gateway.gateway import HTTP_PORT
 from k8s.clusters.lab import (
     CHIPS_BY_CLAIM,
     GATEWAY_RELEASE,
     NUM_TPU_NODES,
     RELEASE,
     SETTLE_SECONDS,
+    VERSION,
     Clusters,
 )
 from k8s.clusters.region import NAMESPACE, OTHER_NAMESPACE, Region
 from k8s.clusters.shares import SHARED_BY, measure
 from k8s.lab.chart_numbers import REGIONS
+from k8s.lab.load import undisturbed
 from k8s.lab.ports import HOST
+from k8s.lab.proxy import Address
 
 type Check = Callable[[Clusters], Awaitable[list[str]]]
 
-_SECONDS_TO_SCHEDULE = 60.0
+_SECONDS_TO_SCHEDULE, _SECONDS_TO_COUNT = 60.0, 20.0
+_NUM_ROUTED = 20
 _SECOND, _PATIENCE = "second", "--timeout=420s"
 # What the scheduler says where the device plugin counts chips, and where claims give them.
 _TOO_FEW, _NO_CLAIM = "Insufficient google.com/tpu", "cannot allocate all claims"
@@ -118,8 +129,6 @@ async def two_releases(clusters: Clusters) -> list[str]:
 
 async def shared(clusters: Clusters) -> list[str]:
     """How the primary region's picker shares requests between its two servers."""
-    if not clusters.has_pickers or clusters.num_replicas != SHARED_BY:
-        return []
     await clusters.until_picked()
     pods = [worker.address for worker in clusters.servers(clusters.primary)]
     pool = f"http://{HOST}:{clusters.gateway.pools[REGIONS[0]]}"
@@ -127,6 +136,61 @@ async def shared(clusters: Clusters) -> list[str]:
     found = await measure(pool, pods, model)
     clusters.shares = asdict(found)
     return found.faults()
+
+
+async def routed(clusters: Clusters) -> list[str]:
+    """Envoy Gateway takes the gateway's chart. HTTP and gRPC go by its proxy to the preferred
+    region's server, and to the other's at once when that server is killed.
+    """
+    assert clusters.envoy_gateway is not None
+    began = time.monotonic()
+    await clusters.envoy_gateway.install()
+    servers = [clusters.servers(region)[0] for region in clusters.regions.values()]
+    await clusters.envoy_gateway.install_routes([one.address for one in servers])
+    wrong = await clusters.envoy_gateway.refusals()
+    if wrong:
+        return wrong
+    proxy = await clusters.envoy_gateway.proxy()
+    clusters.routed = round(time.monotonic() - began, 1)
+    wrong = await _through(proxy, servers[0].address, clusters.expected[VERSION])
+    for pid in servers[0].pids:
+        os.kill(pid, signal.SIGKILL)
+    wrong += await _through(proxy, servers[1].address, clusters.expected[VERSION])
+    await clusters.envoy_gateway.uninstall()
+    await clusters.settle()
+    return wrong
+
+
+async def _through(proxy: Address, server: str, expected: Sequence[list[int]]) -> list[str]:
+    """Single requests by HTTP, all of which this server must answer; then every prompt by gRPC."""
+    wrong, before = [], await _num_answered(server)
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        url = f"http://{proxy.host}:{proxy.http}/v1/completions"
+        body = {"prompt": "a", "max_tokens": 4}
+        answers = [await client.post(url, json=body) for _ in range(_NUM_ROUTED)]
+    failed = [one for one in answers if one.is_error]
+    if failed:
+        wrong.append(f"{len(failed)} of {_NUM_ROUTED} requests failed: {failed[0].text}")
+    # A server counts a request a moment after it has answered.
+    deadline = time.monotonic() + _SECONDS_TO_COUNT
+    while (answered := await _num_answered(server) - before) != _NUM_ROUTED:
+        if time.monotonic() > deadline:
+            wrong.append(f"{server} answered {answered} of {_NUM_ROUTED} requests")
+            break
+        await asyncio.sleep(0.2)
+    if await undisturbed(proxy, len(expected[0])) != expected:
+        wrong.append("other tokens come by gRPC through Envoy Gateway")
+    return wrong
+
+
+async def _num_answered(server: str) -> int:
+    """How many requests a server has answered to their end."""
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        text = (await client.get(f"http://{server}:{HTTP_PORT}/metrics")).text
+    found = re.findall(
+        r'^antipode_requests_total\{.*outcome="(?:stop|length)".*\} (\S+)$', text, re.M
+    )
+    return int(sum(map(float, found)))
 
 
 async def uninstalled(clusters: Clusters) -> list[str]:
@@ -153,6 +217,17 @@ async def _left(region: Region) -> set[str]:
     return {*printed.split()} - {*_OWN}
 
 
+def chosen(clusters: Clusters, *, is_short: bool) -> dict[str, Check]:
+    """The checks of a run, without those whose program the lab does not have."""
+    lacking = set()
+    if not clusters.has_pickers or clusters.num_replicas != SHARED_BY:
+        lacking.add("shared")
+    if clusters.envoy_gateway is None:
+        lacking.add("routed")
+    wanted = {*(SHORT if is_short else CHECKS)} - lacking
+    return {name: check for name, check in CHECKS.items() if name in wanted}
+
+
 # In this order; the last one leaves the clusters empty.
 CHECKS: dict[str, Check] = {
     "admitted": admitted,
@@ -160,6 +235,7 @@ CHECKS: dict[str, Check] = {
     "two releases": two_releases,
     "claims": claims,
     "shared": shared,
+    "routed": routed,
 }
 LAST: dict[str, Check] = {"uninstalled": uninstalled}
-SHORT = ("admitted", "tested", "uninstalled")
+SHORT = ("admitted", "tested", "routed", "uninstalled")

@@ -18,6 +18,7 @@ import yaml
 
 from k8s.clusters import overrides
 from k8s.clusters.control_plane.programs import Programs
+from k8s.clusters.envoy_gateway import EnvoyGateway
 from k8s.clusters.gateway.gateway import GRPC_PORT, HTTP_PORT, Gateway
 from k8s.clusters.host.processes import descendants, memory_bytes
 from k8s.clusters.kubelet.images import CHECKOUT, PICKER, Image, find
@@ -67,7 +68,11 @@ class Clusters:
             for number, name in enumerate(REGIONS, start=1)
         }
         self.has_pickers = find(images, PICKER) is not None
+        # Only where its images are known.
+        self.envoy_gateway: EnvoyGateway | None = None
         self.shares: dict[str, float] = {}
+        # Seconds until Envoy Gateway had taken the gateway's chart, and its proxy was ready.
+        self.routed: float | None = None
         self.numbers = Numbers.from_charts()
         self.expected: Expected = {}
 

@@ -15,6 +15,7 @@ from k8s.clusters.kubelet.images import CHECKOUT
 
 type Values = dict[str, Any]
 MODEL = CHECKOUT / "models" / "tiny"
+GROUP_SLICE = "v6e:4x4"
 # Sizes that let several servers share two cores.
 SIZES = {"max_num_batched_tokens": "64", "num_blocks": "1024"}
 
@@ -29,6 +30,16 @@ def overrides(num_replicas: int, *, chips_by_claim: bool = False) -> Values:
     chips = {"sliceChips": "claim"} if chips_by_claim else {}
     extra = {"dtype": "float32", **SIZES}
     return chips | {"replicas": num_replicas, "server": {"maxNumSeqs": 16, "extra": extra}}
+
+
+def group_overrides(num_groups: int, secret: str) -> Values:
+    """Servers of four hosts each: groups of pods that split every layer."""
+    found = overrides(num_groups) | {"slice": GROUP_SLICE}
+    # Every host compiles every program, and all hosts share two cores: so few programs.
+    extra = found["server"]["extra"] | {"max_num_batched_tokens": "16"}
+    few = {"maxNumSeqs": 2, "extra": extra}
+    found["server"] |= {"dataParallelSize": 1, "groupSecret": secret} | few
+    return found
 
 
 def fill_bucket(region: str, buckets: Path) -> None:

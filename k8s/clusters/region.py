@@ -109,9 +109,14 @@ class Region:
             await self.add_node(self._machines[name])
 
     async def make_namespace(self, name: str, gateway_of: str) -> None:
-        labels = {LABEL: gateway_of}
-        labels |= {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in _SECURITY}
-        metadata = {"name": name, "labels": labels}
+        """A namespace for pods as Pod Security restricts them."""
+        labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in _SECURITY}
+        await self.make_plain_namespace(name, {LABEL: gateway_of, **labels})
+
+    async def make_plain_namespace(
+        self, name: str, labels: Mapping[str, str] | None = None
+    ) -> None:
+        metadata = {"name": name, "labels": {**(labels or {})}}
         await self.apply(
             "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         )
@@ -137,15 +142,15 @@ class Region:
         """Every pod that a kubelet of the region runs."""
         return [worker for one in self.kubelets.values() for worker in one.workers.values()]
 
-    async def helm(self, *arguments: str) -> str:
-        return await self._command("helm", *arguments, f"--namespace={NAMESPACE}")
+    async def helm(self, *arguments: str, namespace: str = NAMESPACE) -> str:
+        return await self._command("helm", *arguments, f"--namespace={namespace}")
 
     async def upgrade(self, chart: Path, release: str, *values: str) -> str:
         """As docs/deploy.md changes a release: its own values, with these changed."""
         return await self.helm("upgrade", release, str(chart), "--reset-then-reuse-values", *values)
 
-    async def kubectl(self, *arguments: str) -> str:
-        return await self._command("kubectl", *arguments, f"--namespace={NAMESPACE}")
+    async def kubectl(self, *arguments: str, namespace: str = NAMESPACE) -> str:
+        return await self._command("kubectl", *arguments, f"--namespace={namespace}")
 
     async def _command(self, program: str, *arguments: str) -> str:
         """What the program prints. RuntimeError with what it says if it fails."""

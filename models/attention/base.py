@@ -19,6 +19,20 @@ type Pool = Any
 type Plan = Any
 
 
+class StateSlots(NamedTuple):
+    """Where the recurrent states of a step's rows are: numbers of slots.
+
+    A row reads its state from `read_S` and writes it to `written_S`. The state after the row's
+    first `kept_at_S` tokens is also kept, in `kept_S`; where that is 0, no state is, and `kept_S`
+    is the last slot, which is nobody's.
+    """
+
+    read_S: jax.Array
+    written_S: jax.Array
+    kept_S: jax.Array
+    kept_at_S: jax.Array
+
+
 class Ragged(NamedTuple):
     """The row and position of each token of a step. Decodes are the first rows, padding rows empty.
 
@@ -27,7 +41,9 @@ class Ragged(NamedTuple):
     KV length after this step, `query_start_S1` the cumulative number of tokens. The first
     `num_decodes` rows have one token each, at the index of the row. Only the first `num_rows` rows
     have tokens. Where a step may have images, `last_seen_T` is the last position of its row that a
-    token sees, and `image_start_M` the place of each image's first token, T for no image.
+    token sees in layers where images see themselves, `image_start_M` the place of each image's
+    first token, T for no image, and `image_size_M` the number of its tokens. Where layers have a
+    state, `slots` says where those of the rows are.
     """
 
     positions_T: jax.Array
@@ -40,6 +56,8 @@ class Ragged(NamedTuple):
     num_rows: jax.Array
     last_seen_T: jax.Array | None = None
     image_start_M: jax.Array | None = None
+    slots: StateSlots | None = None
+    image_size_M: jax.Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +78,8 @@ class AttentionSpec:
     `window` limits a token to the last `window` positions, itself included. If `bidirectional`, it
     also sees as many later ones of its row, which the step must hold. Scores are multiplied by
     `scale`, then capped to `softcap * tanh(score / softcap)`. No row has more than `row_tokens`
-    tokens; None promises nothing. The tokens of an image, `image_tokens` each, see one another.
+    tokens; None promises nothing. The tokens of an image, at most `image_tokens`, see one another;
+    0: they do not. `cpu_kernels` leaves rows of few tokens to the kernels of `models.cpu_kernels`.
     """
 
     kv_heads: int
@@ -74,6 +93,7 @@ class AttentionSpec:
     row_tokens: int | None
     bidirectional: bool = False
     image_tokens: int = 0
+    cpu_kernels: bool = False
 
     @property
     def decode_only(self) -> bool:

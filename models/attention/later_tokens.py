@@ -28,16 +28,23 @@ class CausalAttention(NamedTuple):
 
 
 def with_later_tokens(
-    causal: CausalAttention, image_start_M: jax.Array, spec: AttentionSpec
+    causal: CausalAttention,
+    image_start_M: jax.Array,
+    spec: AttentionSpec,
+    image_size_M: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Attention [K, T, G, H] in which tokens of an image see all of it, and its logarithms.
 
-    A step without images is left as it is, without the products.
+    Each image has `image_size_M` tokens; None: as many as any. A step without images is left as it
+    is, without the products.
     """
     num_tokens = causal.out_KTGH.shape[1]
 
     def join() -> tuple[jax.Array, jax.Array]:
-        token_MN = image_start_M[:, None] + jnp.arange(spec.image_tokens)
+        place_N = jnp.arange(spec.image_tokens)
+        token_MN = image_start_M[:, None] + place_N
+        if image_size_M is not None:
+            token_MN = jnp.where(place_N < image_size_M[:, None], token_MN, num_tokens)
         return _join(causal, token_MN, spec)
 
     def keep() -> tuple[jax.Array, jax.Array]:
@@ -68,12 +75,16 @@ def _later(
 ) -> tuple[jax.Array, jax.Array]:
     """Attention over the later tokens of one's image [K, M, N, G, H], and its logarithms."""
     q = causal.q_KTGH.at[:, token_MN].get(mode="clip").astype(_F32) * spec.scale
+    is_real_MN = token_MN < causal.q_KTGH.shape[1]
     kv = causal.kv_TK2H.at[token_MN].get(mode="clip").astype(_F32)
+    # Another sequence's keys may be no numbers.
+    kv = jnp.where(is_real_MN[..., None, None, None], kv, 0)
     scores = jnp.einsum("kmngh,mpkh->kmgnp", q, kv[:, :, :, 0])
     if spec.softcap is not None:
         scores = spec.softcap * jnp.tanh(scores / spec.softcap)
     place = jnp.arange(spec.image_tokens)
-    scores = jnp.where(place > place[:, None], scores, _NEVER)
+    is_later = (place > place[:, None]) & is_real_MN[:, None, None]
+    scores = jnp.where(is_later, scores, _NEVER)
     lse = jax.nn.logsumexp(scores, axis=-1)
     weights = jnp.exp(scores - lse[..., None])
     out = jnp.einsum("kmgnp,mpkh->kmngh", weights, kv[:, :, :, 1])

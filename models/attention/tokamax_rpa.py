@@ -40,6 +40,7 @@ class RpaPlan(NamedTuple):
     lengths: Lengths
     schedule: Any
     image_start_M: jax.Array | None
+    image_size_M: jax.Array | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,9 @@ class TokamaxAttention:
         table = ragged.block_tables_KSB.shape[1:]
         cfgs = _configs(spec, num_tokens, table, jnp.dtype(jnp.bfloat16))
         metadata = schedule.generate_rpa_metadata(*lengths, jnp.stack(ends), cfgs=cfgs)
-        return RpaPlan(lengths, metadata, ragged.image_start_M)
+        if not spec.image_tokens:
+            return RpaPlan(lengths, metadata, None, None)
+        return RpaPlan(lengths, metadata, ragged.image_start_M, ragged.image_size_M)
 
     def attend(
         self,
@@ -109,7 +112,7 @@ class TokamaxAttention:
         lse_KTG = lse.reshape(k, t, -1, lse.shape[-1])[:, :, :g, 0]
         if plan.image_start_M is not None:
             causal = CausalAttention(out, lse_KTG, q_KTGH, kv_TK2H)
-            out, lse_KTG = with_later_tokens(causal, plan.image_start_M, spec)
+            out, lse_KTG = with_later_tokens(causal, plan.image_start_M, spec, plan.image_size_M)
         if sinks_KG is not None:
             out = _with_sinks(out, lse_KTG, sinks_KG)
         return out, pool

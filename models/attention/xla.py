@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from models.attention.base import AttentionSpec, PoolShape, Ragged
+from models.cpu_kernels.attention import attention, suits
 from models.sharding import DATA, TENSOR
 
 # Context tokens per round of the running softmax; measured best on CPU between 64 and 256.
@@ -150,7 +151,7 @@ def _attend_groups(
 def _last_seen(context: _Context, token_NQ: jax.Array, position_NQ: jax.Array) -> jax.Array:
     """The last position that each query sees: its own, or a later one of its row."""
     spec, ragged = context.spec, context.ragged
-    if ragged.last_seen_T is not None:
+    if ragged.last_seen_T is not None and spec.image_tokens:
         last_NQ = ragged.last_seen_T.at[token_NQ].get(mode="clip")
         return jnp.where(position_NQ < 0, -1, last_NQ)
     if not spec.bidirectional:
@@ -194,8 +195,16 @@ def _over_context(
 
     A query at position p sees its window up to `last_NQ`; p = -1 sees nothing and gives zeros.
     """
-    n, kv_heads, q_len, group, head_dim = q_NKQGH.shape
     pool, spec = context.pool, context.spec
+    if spec.cpu_kernels and suits(q_NKQGH, pool.k):
+        # Not `_first_seen`: each query has a range of its own.
+        first_NQ = (
+            jnp.zeros_like(position_NQ) if spec.window is None else position_NQ - spec.window + 1
+        )
+        seen_NQ = (jnp.maximum(first_NQ, 0), last_NQ)
+        cap, sinks = spec.softcap, context.sinks_KG
+        return attention(q_NKQGH, seen_NQ, tables_NB, pool, softcap=cap, sinks_KG=sinks)
+    n, kv_heads, q_len, group, head_dim = q_NKQGH.shape
     dtype = _product_dtype(spec)
     blocks = max(1, min(_CHUNK_TOKENS // spec.block_size, tables_NB.shape[1]))
     tables_NB = jnp.pad(tables_NB, ((0, 0), (0, -tables_NB.shape[1] % blocks)))

@@ -41,7 +41,7 @@ _DTYPES = _FLOATS | {
 # The published prefix of the language model in a vision checkpoint.
 _VISION, _HEAD = "language_model.", "lm_head.weight"
 # The parts of a vision checkpoint beside the language model, and the published prefix of one.
-_PARTS = ("vision_tower.", "multi_modal_projector.")
+_PARTS = ("vision_tower.", "multi_modal_projector.", "embed_vision.")
 _TOWER = "vision_tower.vision_model."
 # The numbers of each of two matrices that are compared at once.
 _COMPARED = 8 << 20
@@ -243,7 +243,9 @@ def _published(name: str) -> str:
     """
     if (part := name.removeprefix("model.")).startswith(_PARTS):
         return (
-            part if part.startswith((_TOWER, _PARTS[1])) else _TOWER + part.removeprefix(_PARTS[0])
+            part
+            if part.startswith((_TOWER, *_PARTS[1:]))
+            else _TOWER + part.removeprefix(_PARTS[0])
         )
     renamed = "model.language_model."
     if not name.startswith(renamed):

@@ -13,8 +13,12 @@ from typing import Any
 
 from models.checkpoint.json_files import JsonFileError, read_object
 
-# Each of these ends a turn wherever a chat template has it.
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|eot|>")
+# Each of these ends a turn wherever a chat template has it. By the last one, which begins a tool's
+# response, Gemma 4 hands over to its tools.
+_TURN_ENDS = (
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|eot|>", "<turn|>",
+    "<|tool_response>",
+)  # fmt: skip
 _MAX_TOKENIZER_BYTES = 256 << 20
 
 

@@ -9,14 +9,14 @@ copies each layer's weights at every step. Knows neither sampling nor scheduling
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from models.attention.base import Pool, PoolShape, Ragged
-from models.config import ModelConfig
+from models.config import RECURRENT, CellVisionConfig, ModelConfig
 from models.decoder.adapters import OfLayer, StepAdapters
 from models.decoder.layer import DecoderLayer, Kind, KindInputs, attention_spec
 from models.decoder.layers import (
@@ -26,14 +26,29 @@ from models.decoder.layers import (
 from models.decoder.layout import DecoderLayout
 from models.decoder.moe import Layer
 from models.decoder.parallel import Residual
+from models.decoder.recurrent_layer import RecurrentLayer
 from models.decoder.rope import rope_tables
-from models.decoder.stacks import place, stacks_by_window
+from models.decoder.stacks import place, pool_numbers, stacks_by_window
+from models.decoder.state_pool import StatePlan, state_plan
 from models.sharding import TENSOR
+from models.vision.cell_tower import CellVisionTower
 from models.vision.step_images import StepImages
 from models.vision.tower import VisionTower
 
-# Stacked layers: one pool per window of the config's `windows`. Listed layers: one pool per layer.
+# Stacked layers: one pool per window of the config's `windows`. Listed layers: one pool per layer
+# with KV.
 type KVPools = tuple[Pool, ...]
+# Those, and then the pools of states (`abstract_states`), if layers have one.
+type Pools = tuple[Any, ...]
+type AnyLayer = DecoderLayer | RecurrentLayer
+type AnyInputs = KindInputs | StatePlan
+
+
+class _TowerSizes(TypedDict):
+    width: int
+    dtype: jnp.dtype
+    activation_dtype: jnp.dtype
+    tensor_size: int
 
 
 class Decoder(nnx.Module):
@@ -45,28 +60,29 @@ class Decoder(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         rows, d = layout.vocab_rows(config), config.hidden_size
-        self.embedding = Embedding(rngs, rows, d, layout.dtype)
+        self.embedding = Embedding(rngs, rows, d, layout)
         self.layers = self._make_layers(rngs, config, layout)
         self.norm = RmsNorm(rngs, d, config.rms_norm_eps)
-        self.head = None if config.tie_embeddings else Embedding(rngs, rows, d, layout.dtype)
+        self.head = None if config.tie_embeddings else Embedding(rngs, rows, d, layout)
         self.vision = _make_tower(rngs, config, layout)
         self.config, self.layout = config, layout
 
     @staticmethod
     def _make_layers(
         rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout
-    ) -> nnx.List[DecoderLayer]:
-        def stack(layers: tuple[int, ...]) -> DecoderLayer:
+    ) -> nnx.List[AnyLayer]:
+        def stack(layers: tuple[int, ...]) -> AnyLayer:
             of_kind = config.of_layer(layers[0])
+            kind = DecoderLayer if of_kind.recurrence is None else RecurrentLayer
             if not layout.stacked:
-                return DecoderLayer(rngs, of_kind, layout)
+                return kind(rngs, of_kind, layout)
 
             @nnx.split_rngs(splits=len(layers))
             @nnx.vmap(in_axes=(0,), out_axes=0)
-            def make(rngs: nnx.Rngs) -> DecoderLayer:
-                return DecoderLayer(rngs, of_kind, layout)
+            def make(rngs: nnx.Rngs) -> AnyLayer:
+                return kind(rngs, of_kind, layout)
 
-            made: DecoderLayer = make(rngs)
+            made: AnyLayer = make(rngs)
             return made
 
         return nnx.List([stack(layers) for layers in layout.stacks(config)])
@@ -74,20 +90,20 @@ class Decoder(nnx.Module):
     def __call__(
         self,
         token_ids_T: jax.Array,
-        pools: KVPools,
+        pools: Pools,
         ragged: Ragged,
         *,
         row_tokens: int | None,
         adapters: StepAdapters | None = None,
         images: StepImages | None = None,
-    ) -> tuple[jax.Array, KVPools]:
-        """Hidden states after the final norm, [T, D] on every shard, and the pools with new KV.
+    ) -> tuple[jax.Array, Pools]:
+        """Hidden states after the final norm, [T, D] on every shard, and the pools after the step.
 
         No row has more than `row_tokens` tokens; None promises nothing.
         """
         config, size = self.config, self.layout.tensor_size
         residual = Residual(row_tokens != 1 and size > 1 and token_ids_T.shape[0] % size == 0)
-        kinds = {window: Kind(window, row_tokens, residual) for window in config.windows}
+        kinds = {window: Kind(window, row_tokens, residual) for window in config.kinds}
         inputs = {window: self._inputs(kind, pools, ragged) for window, kind in kinds.items()}
         x_TD = residual.reduce(self._embed(token_ids_T, images))
         run = self._scan if self.layout.stacked else self._unroll
@@ -118,10 +134,13 @@ class Decoder(nnx.Module):
         rows_MND = jnp.where(jax.lax.axis_index(TENSOR) == 0, images.rows_MND, 0)
         return images._replace(rows_MND=rows_MND.astype(x.dtype)).put(x)
 
-    def _inputs(self, kind: Kind, pools: KVPools, ragged: Ragged) -> KindInputs:
+    def _inputs(self, kind: Kind, pools: Pools, ragged: Ragged) -> AnyInputs:
         config, layout = self.config, self.layout
+        number = config.layer_windows.index(kind.window)
+        pool = pools[pool_numbers(config, layout)[number]]
+        if kind.window == RECURRENT:
+            return state_plan(ragged, self._each(pool, kind.window))
         index = config.windows.index(kind.window)
-        pool = pools[index if layout.stacked else config.layer_windows.index(kind.window)]
         of_kind = config.of_kind(kind.window)
         spec = attention_spec(of_kind, layout, kind, pool)
         return KindInputs(
@@ -130,52 +149,57 @@ class Decoder(nnx.Module):
             ragged.block_tables_KSB[index],
         )
 
+    def _each(self, pool: Any, window: int | None) -> int:
+        """The blocks, or slots, that each layer of the kind has in its pool."""
+        num_layers = self.config.layer_windows.count(window) if self.layout.stacked else 1
+        return int(jax.tree.leaves(pool)[0].shape[0] // num_layers)
+
     def _unroll(
         self,
         x_TD: jax.Array,
-        pools: KVPools,
+        pools: Pools,
         kinds: dict[int | None, Kind],
-        inputs: dict[int | None, KindInputs],
+        inputs: dict[int | None, AnyInputs],
         adapters: StepAdapters | None,
-    ) -> tuple[jax.Array, KVPools]:
-        written = []
-        windows = self.config.layer_windows
-        for i, (layer, pool, window) in enumerate(zip(self.layers, pools, windows, strict=True)):
+    ) -> tuple[jax.Array, Pools]:
+        held = list(pools)
+        numbers = pool_numbers(self.config, self.layout)
+        for i, (layer, window) in enumerate(
+            zip(self.layers, self.config.layer_windows, strict=True)
+        ):
             graphdef, weights = nnx.split(layer)
             of_layer = adapters.of(i, None) if adapters else None
-            x_TD, pool = _run_layer(
+            pool = held[numbers[i]]
+            x_TD, held[numbers[i]] = _run_layer(
                 graphdef, kinds[window], weights, x_TD, pool, inputs[window], None, of_layer
             )
-            written.append(pool)
-        return x_TD, tuple(written)
+        return x_TD, tuple(held)
 
     def _scan(
         self,
         x_TD: jax.Array,
-        pools: KVPools,
+        pools: Pools,
         kinds: dict[int | None, Kind],
-        inputs: dict[int | None, KindInputs],
+        inputs: dict[int | None, AnyInputs],
         adapters: StepAdapters | None,
-    ) -> tuple[jax.Array, KVPools]:
+    ) -> tuple[jax.Array, Pools]:
         """Scan whole patterns of layers, then run the rest of the last pattern.
 
         The weights are indexed inside the scan, because XLA would copy weights that are scanned
-        inputs. It would also copy pools that are scanned inputs and outputs. A layer's blocks
-        start at (the layer's number within its kind) x (the blocks of one layer).
+        inputs. It would also copy pools that are scanned inputs and outputs. A layer's blocks, or
+        slots, start at (the layer's number within its kind) x (those of one layer).
         """
         config, pattern = self.config, self.config.pattern
         stacks = [nnx.split(stack) for stack in self.layers]
         stack_of = stacks_by_window(config, self.layout)
-        counts = [config.layer_windows.count(window) for window in config.windows]
 
-        def run(x_TD: jax.Array, pools: KVPools, group: Any, size: int) -> tuple[Any, KVPools]:
+        def run(x_TD: jax.Array, pools: Pools, group: Any, size: int) -> tuple[Any, Pools]:
             held = list(pools)
             for j, window in enumerate(pattern[:size]):
-                i, stack = config.windows.index(window), stack_of[window]
+                i, stack = config.kinds.index(window), stack_of[window]
                 layer = place(pattern, group, j, {w for w in stack_of if stack_of[w] == stack})
                 nth = place(pattern, group, j, {window})
-                blocks = jax.tree.leaves(held[i])[0].shape[0] // counts[i]
-                own = inputs[window]._replace(table_SB=inputs[window].table_SB + nth * blocks)
+                own = inputs[window].starting_at(nth * self._each(held[i], window))
                 of_layer = adapters.of(stack, layer) if adapters else None
                 graphdef, weights = stacks[stack]
                 own_weights = _index(weights, layer)
@@ -184,7 +208,7 @@ class Decoder(nnx.Module):
                 )
             return x_TD, tuple(held)
 
-        def body(carry: tuple[jax.Array, KVPools], group: jax.Array) -> tuple[Any, None]:
+        def body(carry: tuple[jax.Array, Pools], group: jax.Array) -> tuple[Any, None]:
             return run(*carry, group, len(pattern)), None
 
         groups, rest = divmod(config.num_layers, len(pattern))
@@ -192,23 +216,28 @@ class Decoder(nnx.Module):
         return run(*carry, groups, rest)
 
 
-def _make_tower(rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> VisionTower | None:
-    if config.vision is None:
-        return None
-    return VisionTower(
-        rngs,
-        config.vision,
-        width=config.hidden_size,
-        dtype=layout.dtype,
-        activation_dtype=layout.activation_dtype,
-        tensor_size=layout.tensor_size,
-    )
+def _make_tower(
+    rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout
+) -> VisionTower | CellVisionTower | None:
+    sizes: _TowerSizes = {
+        "width": config.hidden_size,
+        "dtype": layout.dtype,
+        "activation_dtype": layout.activation_dtype,
+        "tensor_size": layout.tensor_size,
+    }
+    match config.vision:
+        case None:
+            return None
+        case CellVisionConfig() as vision:
+            return CellVisionTower(rngs, vision, **sizes)
+        case vision:
+            return VisionTower(rngs, vision, **sizes)
 
 
 def pool_shapes(
     config: ModelConfig, layout: DecoderLayout, num_blocks: tuple[int, ...], block_size: int
 ) -> list[PoolShape]:
-    """A decoder's pools; `num_blocks` has the blocks per layer for each window."""
+    """A decoder's KV pools; `num_blocks` has the blocks per layer for each window."""
 
     def shape(window: int | None, num_layers: int) -> PoolShape:
         of_kind = config.of_kind(window)
@@ -222,7 +251,7 @@ def pool_shapes(
 
     by_window = dict(zip(config.windows, num_blocks, strict=True))
     if not layout.stacked:
-        return [shape(window, 1) for window in config.layer_windows]
+        return [shape(window, 1) for window in config.kv_windows]
     return [shape(window, config.layer_windows.count(window)) for window in config.windows]
 
 
@@ -236,15 +265,15 @@ def _index(weights: nnx.State, layer: Layer) -> nnx.State:
 # Jitted so that JAX traces the identical layers of an unrolled model only once.
 @partial(jax.jit, static_argnums=(0, 1))
 def _run_layer(
-    graphdef: nnx.GraphDef[DecoderLayer],
+    graphdef: nnx.GraphDef[AnyLayer],
     kind: Kind,
     weights: nnx.State,
     x_TD: jax.Array,
-    pool: Pool,
-    inputs: KindInputs,
+    pool: Any,
+    inputs: AnyInputs,
     layer: Layer,
     of_layer: OfLayer,
-) -> tuple[jax.Array, Pool]:
-    module = nnx.merge(graphdef, weights)
-    out: tuple[jax.Array, Pool] = module(x_TD, pool, inputs, kind, layer, of_layer)
+) -> tuple[jax.Array, Any]:
+    module: Any = nnx.merge(graphdef, weights)
+    out: tuple[jax.Array, Any] = module(x_TD, pool, inputs, kind, layer, of_layer)
     return out

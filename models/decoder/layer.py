@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,9 @@ from models.decoder.layout import DecoderLayout
 from models.decoder.moe import Layer, MlpAndMoe, Moe
 from models.decoder.parallel import Residual
 from models.decoder.quantization import quantize_kv
-from models.decoder.rope import HeadScale, RopeTables, rotate_keys, rotate_queries
+from models.decoder.rope import HeadScale, RopeTables, rotate_keys, rotate_queries, rotated_size
+
+type AnyMlp = Mlp | Moe | MlpAndMoe
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,10 @@ class KindInputs(NamedTuple):
     rope: RopeTables
     table_SB: jax.Array
 
+    def starting_at(self, first: Any) -> KindInputs:
+        """The same for a layer whose blocks begin at block `first` of its pool."""
+        return self._replace(table_SB=self.table_SB + first)
+
 
 class DecoderLayer(nnx.Module):
     """Pre-norm attention and MLP, each added to the residual stream [T, D].
@@ -66,7 +72,7 @@ class DecoderLayer(nnx.Module):
         self.sinks = Sinks(rngs, config.num_heads) if config.sinks else None
         self.kv_scale = KvScale(rngs, layout.kv_heads(config)) if layout.scales_kv else None
         self.attention_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
-        self.mlp = _make_mlp(rngs, config, layout)
+        self.mlp = make_mlp(rngs, config, layout)
         self.mlp_norm = RmsNorm(rngs, d, eps) if config.post_norms else None
         has_adapters = layout.adapters is not None
         self.attention_weight = declare_norm_weight(rngs, d) if has_adapters else None
@@ -87,17 +93,13 @@ class DecoderLayer(nnx.Module):
         adapters = self._adapters(of_layer)
         with jax.named_scope("attention"):
             norm_T1 = residual.gather(inverse_rms(x_TD, eps))
-            q_KTGH, kv_TK2H = self._heads(residual.gather(x_TD), norm_T1, inputs.rope, adapters)
+            heads = self.projections.heads(residual.gather(x_TD), norm_T1, adapters)
+            q_KTGH, kv_TK2H = self._rotated(*heads[:2], inputs.rope, kind)
             out, pool = self._attend(q_KTGH, kv_TK2H, pool, inputs, kind)
-            out = self.projections.back(out, residual, adapters)
+            out = self.projections.back(out, residual, adapters, heads[2])
             x_TD = x_TD + (out if self.attention_norm is None else self.attention_norm(out))
         with jax.named_scope("mlp"):
-            norm_T1 = residual.gather(inverse_rms(x_TD, eps))
-            gathered_TD = residual.gather(x_TD)
-            if isinstance(self.mlp, Mlp):
-                out = self.mlp(gathered_TD, norm_T1, residual, adapters)
-            else:
-                out = self.mlp(gathered_TD, norm_T1, residual, layer)
+            out = run_mlp(self.mlp, x_TD, eps, residual, layer, adapters)
             x_TD = x_TD + (out if self.mlp_norm is None else self.mlp_norm(out))
             return (x_TD if self.scale is None else self.scale(x_TD)), pool
 
@@ -107,18 +109,18 @@ class DecoderLayer(nnx.Module):
         arrays, chosen_TC = of_layer
         return LayerAdapters(arrays, self.attention_weight[...], self.mlp_weight[...], chosen_TC)
 
-    def _heads(
-        self,
-        x_TD: jax.Array,
-        norm_T1: jax.Array,
-        rope: RopeTables,
-        adapters: LayerAdapters | None,
+    def _rotated(
+        self, q_KTGH: jax.Array, kv_TK2H: jax.Array, rope: RopeTables, kind: Kind
     ) -> tuple[jax.Array, jax.Array]:
-        q_KTGH, kv_TK2H = self.projections.heads(x_TD, norm_T1, adapters)
-        if self.q_norm is None or self.k_norm is None:
-            return rotate_queries(q_KTGH, rope), rotate_keys(kv_TK2H, rope)
-        q_scale, kv_scale = self._head_scales(self.q_norm, self.k_norm, q_KTGH, kv_TK2H)
-        return rotate_queries(q_KTGH, rope, q_scale), rotate_keys(kv_TK2H, rope, kv_scale)
+        """Queries and keys, normed where the model norms them, and rotated."""
+        size = rotated_size(self.config.rope_of(kind.window), self.config.head_dim)
+        q_scale = kv_scale = None
+        if self.q_norm is not None and self.k_norm is not None:
+            q_scale, kv_scale = self._head_scales(self.q_norm, self.k_norm, q_KTGH, kv_TK2H)
+        return (
+            rotate_queries(q_KTGH, rope, size, q_scale),
+            rotate_keys(kv_TK2H, rope, size, kv_scale),
+        )
 
     def _head_scales(
         self, q_norm: RmsNorm, k_norm: RmsNorm, q_KTGH: jax.Array, kv_TK2H: jax.Array
@@ -160,11 +162,28 @@ class DecoderLayer(nnx.Module):
         return self.sinks.scores[...].reshape(spec.kv_heads, spec.group)
 
 
-def _make_mlp(rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> Mlp | Moe | MlpAndMoe:
+def make_mlp(rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> AnyMlp:
+    """The second half of a layer: an MLP, experts, or both."""
     if config.moe is None:
         return Mlp(rngs, config, layout)
     make = MlpAndMoe if config.moe.beside_mlp else Moe
     return make(rngs, config, layout)
+
+
+def run_mlp(
+    mlp: AnyMlp,
+    x_TD: jax.Array,
+    eps: float,
+    residual: Residual,
+    layer: Layer,
+    adapters: LayerAdapters | None = None,
+) -> jax.Array:
+    """What it adds to the residual stream, before any norm of its output."""
+    norm_T1 = residual.gather(inverse_rms(x_TD, eps))
+    gathered_TD = residual.gather(x_TD)
+    if isinstance(mlp, Mlp):
+        return mlp(gathered_TD, norm_T1, residual, adapters)
+    return mlp(gathered_TD, norm_T1, residual, layer)
 
 
 def attention_spec(
@@ -172,6 +191,7 @@ def attention_spec(
 ) -> AttentionSpec:
     """`config` is that of the kind."""
     kv_heads = layout.kv_heads(config)
+    vision = config.vision
     return AttentionSpec(
         kv_heads=kv_heads // layout.tensor_size,
         group=config.num_heads // kv_heads,
@@ -183,5 +203,6 @@ def attention_spec(
         kv_dtype=layout.kv_dtype,
         row_tokens=kind.row_tokens,
         bidirectional=config.bidirectional,
-        image_tokens=0 if config.vision is None else config.vision.num_tokens,
+        image_tokens=vision.num_tokens if vision and vision.sees_image(kind.window) else 0,
+        cpu_kernels=layout.cpu_kernels,
     )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import ModelConfig
+from models.cpu_kernels.product import product, suits
 from models.decoder.adapters import LayerAdapters
 from models.decoder.layout import DecoderLayout
 from models.decoder.parallel import Residual
@@ -57,7 +58,7 @@ class Linear(nnx.Module):
         layout: DecoderLayout,
         bias: bool,
     ) -> None:
-        self.dtype = layout.dtype
+        self.dtype, self.cpu_kernels = layout.dtype, layout.cpu_kernels
         if layout.quantized:
             shards = layout.tensor_size if is_split(axes[0]) else 1
             self.kernel = declare(rngs, shape, axes, jnp.dtype(jnp.int8), int8_noise)
@@ -74,8 +75,11 @@ class Linear(nnx.Module):
         The result type is float32; otherwise XLA for CPU converts the whole weight to float32 at
         every step.
         """
-        w = self.kernel[...].astype(self.dtype)
-        y = jnp.dot(x.astype(self.dtype), w, preferred_element_type=jnp.float32)
+        x, w = x.astype(self.dtype), self.kernel[...]
+        if self.cpu_kernels and suits(x, w):
+            y = product(x, w)
+        else:
+            y = jnp.dot(x, w.astype(self.dtype), preferred_element_type=jnp.float32)
         return y if self.scale is None else y * self.scale[...]
 
     def __call__(
@@ -138,33 +142,47 @@ class AttentionProjections(nnx.Module):
 
     Keys and values are ordered head by head, k then v, as in a TPU's KV pool. With more shards than
     KV heads, the layout's `kv_heads` counts each copy. Where keys are the values, the matrix has
-    only keys.
+    only keys. With an output gate, the matrix of queries has each head's query and then its gate.
     """
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
         d, h, kv_heads = config.hidden_size, config.head_dim, layout.kv_heads(config)
         self.group, self.head_dim = config.num_heads // kv_heads, h
         self.made = 1 if config.keys_as_values else 2
-        q_shape, kv_shape = (d, config.num_heads * h), (d, kv_heads * self.made * h)
+        self.is_gated, heads = config.output_gate, config.num_heads * h
+        q_shape, kv_shape = (d, heads * (1 + self.is_gated)), (d, kv_heads * self.made * h)
         self.q = Linear(rngs, q_shape, ("embed", "q_heads"), layout, config.qkv_bias)
         self.kv = Linear(rngs, kv_shape, ("embed", "kv_heads"), layout, config.qkv_bias)
-        self.output = Linear(rngs, q_shape[::-1], ("q_heads", "embed"), layout, config.output_bias)
+        self.output = Linear(rngs, (heads, d), ("q_heads", "embed"), layout, config.output_bias)
 
     def heads(
         self, x_TD: jax.Array, norm_T1: jax.Array, adapters: LayerAdapters | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Queries [K, T, G, H] and keys with values [T, K, 2, H] of this shard's KV heads."""
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Of this shard's KV heads: queries [K, T, G, H] and keys with values [T, K, 2, H].
+
+        The third is what `back` takes for the gate, [T, N x H]; None without one.
+        """
         tokens, h = x_TD.shape[0], self.head_dim
         q_added, kv_added = adapters.heads(x_TD, h) if adapters else (None, None)
-        q = self.q(x_TD, norm_T1, q_added).reshape(tokens, -1, self.group, h).swapaxes(0, 1)
+        q, gate = self.q(x_TD, norm_T1, q_added), None
+        if self.is_gated:
+            q, gate = jnp.split(q.reshape(tokens, -1, 2 * h), 2, axis=-1)
+            gate = gate.reshape(tokens, -1)
+        q = q.reshape(tokens, -1, self.group, h).swapaxes(0, 1)
         kv = self.kv(x_TD, norm_T1, kv_added).reshape(tokens, -1, self.made, h)
-        return q, jnp.broadcast_to(kv, (tokens, kv.shape[1], 2, h))
+        return q, jnp.broadcast_to(kv, (tokens, kv.shape[1], 2, h)), gate
 
     def back(
-        self, out_KTGH: jax.Array, residual: Residual, adapters: LayerAdapters | None = None
+        self,
+        out_KTGH: jax.Array,
+        residual: Residual,
+        adapters: LayerAdapters | None = None,
+        gate: jax.Array | None = None,
     ) -> jax.Array:
         """Projects attention's output and sums over the heads of all shards: [T, D]."""
         flat = out_KTGH.swapaxes(0, 1).reshape(out_KTGH.shape[1], -1)
+        if gate is not None:
+            flat = (flat * jax.nn.sigmoid(gate.astype(_F32))).astype(flat.dtype)
         return self.output.partial(flat, residual, adapters.output(flat) if adapters else None)
 
 
@@ -183,10 +201,14 @@ class Mlp(nnx.Module):
         norm_T1: jax.Array,
         residual: Residual,
         adapters: LayerAdapters | None = None,
+        weight_T1: jax.Array | None = None,
     ) -> jax.Array:
+        """`weight_T1` multiplies each token's output."""
         added = adapters.gate_up(x_TD) if adapters else None
         gate, up = jnp.split(self.gate_up(x_TD, norm_T1, added), 2, axis=-1)
         y = gated(self.activation, gate, up)
+        if weight_T1 is not None:
+            y = (y * weight_T1).astype(y.dtype)
         return self.down.partial(y, residual, adapters.down(y) if adapters else None)
 
 
@@ -217,8 +239,9 @@ class KvScale(nnx.Module):
 class Embedding(nnx.Module):
     """Token vectors [V, D], split over shards by vocabulary; also the output head."""
 
-    def __init__(self, rngs: nnx.Rngs, vocab: int, hidden: int, dtype: jnp.dtype) -> None:
-        self.table = declare(rngs, (vocab, hidden), ("vocab", "embed"), dtype)
+    def __init__(self, rngs: nnx.Rngs, vocab: int, hidden: int, layout: DecoderLayout) -> None:
+        self.table = declare(rngs, (vocab, hidden), ("vocab", "embed"), layout.dtype)
+        self.cpu_kernels = layout.cpu_kernels
 
     def partial(self, token_ids_T: jax.Array) -> jax.Array:
         """The vectors of the ids that this shard owns, zeros for the others: [T, D]."""
@@ -231,11 +254,11 @@ class Embedding(nnx.Module):
     def logits(self, x: jax.Array) -> jax.Array:
         """This shard's part of the logits, float32 [T, V / shards]."""
         table = self.table[...]
+        x = x.astype(table.dtype)
+        if self.cpu_kernels and suits(x, table):
+            return product(x, table, is_transposed=True)
         return jax.lax.dot_general(
-            x.astype(table.dtype),
-            table,
-            (((1,), (1,)), ((), ())),
-            preferred_element_type=jnp.float32,
+            x, table, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
         )
 
 

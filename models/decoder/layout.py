@@ -39,7 +39,8 @@ class AdapterSizes:
 class DecoderLayout:
     """`dtype` is the dtype of the matrices or, if the matrices are int8 (`quantized`), of their
     products. `activation_dtype` is the dtype of the residual stream. `stacked`: layers are scanned.
-    `adapters` is None where no row has an adapter.
+    `adapters` is None where no row has an adapter. `cpu_kernels`: products of few rows are made by
+    the kernels of `models.cpu_kernels`.
     """
 
     tensor_size: int
@@ -50,6 +51,7 @@ class DecoderLayout:
     backend: Backend
     quantized: bool = False
     adapters: AdapterSizes | None = None
+    cpu_kernels: bool = False
 
     def kv_heads(self, config: ModelConfig) -> int:
         """The number of KV heads of one kind of layers, copies included: at least one per shard."""

@@ -205,6 +205,7 @@ class Moe(nnx.Module):
             declare(rngs, shape[1:], (None,), layout.dtype, zeros) if config.moe.biases else None
         )
         self.experts = Experts(rngs, config, layout)
+        self.shared = SharedExpert(rngs, config, layout) if config.moe.shared else None
 
     def __call__(
         self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual, layer: Layer
@@ -214,7 +215,8 @@ class Moe(nnx.Module):
         local_Tk = expert_Tk - first
         run = self._dense if x_TD.shape[0] <= DENSE_TOKENS else self._grouped
         out = run(x_TD, norm_T1, weight_Tk, local_Tk, layer)
-        return residual.reduce(out.astype(x_TD.dtype))
+        out = residual.reduce(out.astype(x_TD.dtype))
+        return out if self.shared is None else out + self.shared(x_TD, norm_T1, residual)
 
     def _route(self, x_TD: jax.Array, norm_T1: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Weights and ids of each token's experts: [T, k] each."""
@@ -277,6 +279,19 @@ class Moe(nnx.Module):
     def _rows_at_once(self, num_pairs: int) -> int:
         share = num_pairs * self.experts.num_local() / self.moe.num_experts
         return min(num_pairs, math.ceil(_MARGIN * share / _TILE) * _TILE)
+
+
+class SharedExpert(nnx.Module):
+    """An MLP for every token beside the experts; a gate weighs its output."""
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, layout: DecoderLayout) -> None:
+        self.dense = Mlp(rngs, config, layout)
+        self.gate = declare(rngs, (config.hidden_size, 1), ("embed", None), layout.dtype)
+
+    def __call__(self, x_TD: jax.Array, norm_T1: jax.Array, residual: Residual) -> jax.Array:
+        gate = self.gate[...]
+        logit_T1 = jnp.dot(x_TD.astype(gate.dtype), gate, preferred_element_type=_F32) * norm_T1
+        return self.dense(x_TD, norm_T1, residual, weight_T1=jax.nn.sigmoid(logit_T1))
 
 
 class MlpAndMoe(nnx.Module):

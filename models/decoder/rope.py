@@ -20,8 +20,9 @@ from models.config import QueryGrowth, RopeConfig, RopeScaling
 class RopeTables(NamedTuple):
     """Cosine and sine of every token's angles, float32, as the rotations take them.
 
-    [T, 1, H] for queries, and [T, 1, 2, H] for keys with values; the angle of values is zero. Made
-    once per step: inside a scan of layers, every layer would make them again.
+    [T, 1, H] for queries, and [T, 1, 2, H] for keys with values; the angle of values is zero. Where
+    only a part of a head is rotated, the angle of the rest is zero. Made once per step: inside a
+    scan of layers, every layer would make them again.
     """
 
     q_cos: jax.Array
@@ -30,8 +31,14 @@ class RopeTables(NamedTuple):
     kv_sin: jax.Array
 
 
+def rotated_size(config: RopeConfig, head_dim: int) -> int:
+    """How many numbers of a head are rotated, its first ones."""
+    return int(head_dim * config.part)
+
+
 def rope_frequencies(config: RopeConfig, head_dim: int) -> np.ndarray:
-    """Radians per position for each rotated pair: float32 [head_dim / 2]."""
+    """Radians per position for each pair of the rotated part: float32 [head_dim x part / 2]."""
+    head_dim = rotated_size(config, head_dim)
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = (1.0 / np.float32(config.theta) ** exponents).astype(np.float32)
     frequencies[int(config.turning * head_dim // 2) :] = 0.0
@@ -45,6 +52,8 @@ def rope_tables(config: RopeConfig, head_dim: int, positions_T: jax.Array) -> Ro
     cos, sin = (jnp.concatenate([t, t], axis=-1) for t in (jnp.cos(angles), jnp.sin(angles)))
     if config.scaling is not None and config.scaling.attention_factor != 1.0:
         cos, sin = cos * config.scaling.attention_factor, sin * config.scaling.attention_factor
+    rest = ((0, 0), (0, head_dim - cos.shape[1]))
+    cos, sin = jnp.pad(cos, rest, constant_values=1.0), jnp.pad(sin, rest)
     kv_cos = jnp.stack([cos, jnp.ones_like(cos)], axis=1)
     kv_sin = jnp.stack([sin, jnp.zeros_like(sin)], axis=1)
     if config.query_growth is not None:
@@ -72,42 +81,57 @@ class HeadScale(NamedTuple):
 
 
 def rotate_queries(
-    q_KTGH: jax.Array, tables: RopeTables, scale: HeadScale | None = None
+    q_KTGH: jax.Array, tables: RopeTables, size: int | None = None, scale: HeadScale | None = None
 ) -> jax.Array:
-    """Norm and rotate every query; computed in float32, returned in its dtype."""
-    return _rotate(q_KTGH, tables.q_cos, tables.q_sin, scale)
+    """Norm and rotate every query; computed in float32, returned in its dtype.
+
+    Of each head the first `size` numbers are rotated; None: all.
+    """
+    return _rotate(q_KTGH, tables.q_cos, tables.q_sin, size, scale)
 
 
 def rotate_keys(
-    kv_TK2H: jax.Array, tables: RopeTables, scale: HeadScale | None = None
+    kv_TK2H: jax.Array, tables: RopeTables, size: int | None = None, scale: HeadScale | None = None
 ) -> jax.Array:
     """Rotate the keys and keep the values, without the cost of splitting and joining the two."""
-    return _rotate(kv_TK2H, tables.kv_cos, tables.kv_sin, scale)
+    return _rotate(kv_TK2H, tables.kv_cos, tables.kv_sin, size, scale)
 
 
 def _rotate(
-    x: jax.Array, cos: jax.Array, sin: jax.Array, scale: HeadScale | None = None
+    x: jax.Array, cos: jax.Array, sin: jax.Array, size: int | None, scale: HeadScale | None
 ) -> jax.Array:
-    """Rotate the pairs (i, i + H/2) of x's last axis.
+    """Rotate the pairs (i, i + size/2) among the first `size` numbers of x's last axis.
 
     A product with a matrix of 0, 1 and -1 swaps the halves, which is exact. On a TPU, moving lanes
     costs more than this product; on a CPU it costs no less.
     """
+    size = size or x.shape[-1]
     exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     swapped = jnp.dot(
-        x, _swap_halves(x.shape[-1], x.dtype), precision=exact, preferred_element_type=jnp.float32
+        x,
+        _swap_halves(size, x.shape[-1], x.dtype),
+        precision=exact,
+        preferred_element_type=jnp.float32,
     )
     if scale is None:
         return (x.astype(jnp.float32) * cos + swapped * sin).astype(x.dtype)
     cos = cos * scale.weight
-    sin = sin * jnp.roll(scale.weight, x.shape[-1] // 2, axis=-1)
+    sin = sin * _of_partners(scale.weight, size)
     return ((x.astype(jnp.float32) * cos + swapped * sin) * scale.factor).astype(x.dtype)
 
 
-def _swap_halves(size: int, dtype: jnp.dtype) -> jax.Array:
-    """The matrix that takes (a, b) to (-b, a)."""
+def _of_partners(weight: jax.Array, size: int) -> jax.Array:
+    """For each number of a head, the weight of the one that it is paired with."""
+    half = size // 2
+    parts = (weight[..., half:size], weight[..., :half], weight[..., size:])
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _swap_halves(size: int, head_dim: int, dtype: jnp.dtype) -> jax.Array:
+    """The matrix that takes (a, b, rest) to (-b, a, 0), a and b of `size` numbers together."""
     one, zero = np.eye(size // 2), np.zeros((size // 2, size // 2))
-    return jnp.asarray(np.block([[zero, one], [-one, zero]]), dtype)
+    rest = (0, head_dim - size)
+    return jnp.asarray(np.pad(np.block([[zero, one], [-one, zero]]), (rest, rest)), dtype)
 
 
 def _scaled(frequencies: np.ndarray, config: RopeConfig, head_dim: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from models.config import ModelConfig
+from models.config import RECURRENT, ModelConfig
 from models.decoder.layout import DecoderLayout
 
 type Window = int | None
@@ -22,6 +22,17 @@ def stacks_by_window(config: ModelConfig, layout: DecoderLayout) -> dict[Window,
         for stack, layers in enumerate(layout.stacks(config))
         for layer in layers
     }
+
+
+def pool_numbers(config: ModelConfig, layout: DecoderLayout) -> list[int]:
+    """For each layer, the pool of its blocks or of its state among a decoder's pools.
+
+    Stacked: one pool of each kind. Listed: one of each layer, those of states last.
+    """
+    if layout.stacked:
+        return [config.kinds.index(window) for window in config.layer_windows]
+    order = sorted(range(config.num_layers), key=lambda i: config.layer_windows[i] == RECURRENT)
+    return [order.index(layer) for layer in range(config.num_layers)]
 
 
 def place(pattern: tuple[Window, ...], group: Any, number: int, windows: Collection[Window]) -> Any:

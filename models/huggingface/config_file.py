@@ -17,7 +17,13 @@ from models.checkpoint.quantization_config import with_quantization
 from models.checkpoint.sampling_defaults import GENERATION_CONFIG, sampling_defaults
 from models.config import ModelConfig, ModelConfigError
 from models.headless import has_head, is_headless, says_tied, with_head
-from models.huggingface.families import ARCHITECTURES, DEFAULTS, TEXT_MODELS, Fields
+from models.huggingface.families import (
+    ARCHITECTURES,
+    DEFAULTS,
+    PARTLY_ROTATED,
+    TEXT_MODELS,
+    Fields,
+)
 from models.huggingface.fields import HF, flag, integer, number, word
 from models.huggingface.rope import longest_context, rope, rope_parameters
 from models.huggingface.vision import (
@@ -104,11 +110,12 @@ def _refuse_code(hf: HF) -> None:
 def parse_config(hf: HF) -> ModelConfig:
     """A `ModelConfig` from the fields of a Hugging Face config.json."""
     architecture = _architecture(hf)
-    stored_bits, vision = _stored_bits(hf), parse_vision(architecture, hf)
-    hf = _text_fields(architecture, hf)
-    _refuse_unsupported(hf)
-    common = _common(architecture, hf) | {"stored_bits": stored_bits, "vision": vision}
-    config = ModelConfig(**(common | ARCHITECTURES[architecture](hf)))
+    stored_bits, text = _stored_bits(hf), _text_fields(architecture, hf)
+    _refuse_unsupported(text)
+    # What is wrong with the text model is said first: a model whose text is not served has no use.
+    common = _common(architecture, text) | ARCHITECTURES[architecture](text)
+    vision = parse_vision(architecture, hf)
+    config = ModelConfig(**(common | {"stored_bits": stored_bits, "vision": vision}))
     _check(config)
     return config
 
@@ -118,7 +125,8 @@ def _common(architecture: str, hf: HF) -> Fields:
     hidden = integer(hf, "hidden_size")
     head_dim = integer(hf, "head_dim", max(1, hidden // heads))
     num_layers = integer(hf, "num_hidden_layers")
-    full = rope(hf, rope_parameters(hf, "full_attention"))
+    parameters = rope_parameters(hf, "full_attention")
+    full = rope(hf, parameters, may_be_partial=architecture in PARTLY_ROTATED)
     return {
         "architecture": architecture,
         "vocab_size": vocab_size,

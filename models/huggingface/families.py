@@ -12,6 +12,7 @@ from typing import Any
 from models.config import ModelConfigError, MoeConfig
 from models.huggingface.fields import HF, count, flag, integer, number, optional_number
 from models.huggingface.gemma4 import GEMMA4, GEMMA4_UNIFIED, gemma4
+from models.huggingface.qwen3_5 import QWEN3_5, QWEN3_5_MOE, qwen3_5, qwen3_5_moe
 from models.huggingface.rope import rope, rope_parameters
 from models.huggingface.windows import layer_windows, window_of
 
@@ -166,7 +167,15 @@ ARCHITECTURES: Mapping[str, Callable[[HF], Fields]] = {
     "Gemma4ForConditionalGeneration": lambda hf: gemma4(hf) | _VISION,
     "Gemma4UnifiedForCausalLM": gemma4,
     "Gemma4UnifiedForConditionalGeneration": lambda hf: gemma4(hf) | _VISION,
+    "Qwen3_5ForCausalLM": qwen3_5,
+    "Qwen3_5ForConditionalGeneration": lambda hf: qwen3_5(hf) | _VISION,
+    "Qwen3_5MoeForCausalLM": qwen3_5_moe,
+    "Qwen3_5MoeForConditionalGeneration": lambda hf: qwen3_5_moe(hf) | _VISION,
 }
+
+
+# Those that may rotate a part of each head, like a head of that size.
+PARTLY_ROTATED = tuple(name for name in ARCHITECTURES if name.startswith("Qwen3_5"))
 
 
 # Those of which only the text model is served, and the architecture of that.
@@ -175,6 +184,8 @@ TEXT_MODELS = {
     "Mistral3ForConditionalGeneration": "MistralForCausalLM",
     "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
     "Gemma4UnifiedForConditionalGeneration": "Gemma4UnifiedForCausalLM",
+    "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",
+    "Qwen3_5MoeForConditionalGeneration": "Qwen3_5MoeForCausalLM",
 }
 
 
@@ -214,6 +225,8 @@ DEFAULTS: Mapping[str, Fields] = {
     "GptOssForCausalLM": {"sliding_window": 128},
     "Gemma4ForCausalLM": GEMMA4,
     "Gemma4UnifiedForCausalLM": GEMMA4_UNIFIED,
+    "Qwen3_5ForCausalLM": QWEN3_5,
+    "Qwen3_5MoeForCausalLM": QWEN3_5_MOE,
 }
 
 

@@ -26,12 +26,15 @@ def rope_parameters(hf: HF, kind: str) -> HF:
     return parameters
 
 
-def rope(hf: HF, parameters: HF) -> RopeConfig:
-    turning = _turning(parameters, hf)
+def rope(hf: HF, parameters: HF, *, may_be_partial: bool = False) -> RopeConfig:
+    """`may_be_partial`: a part of each head may be rotated like a head of that size."""
+    part = _part(parameters, hf) if may_be_partial else 1.0
+    turning = 1.0 if may_be_partial else _turning(parameters, hf)
     theta = number({**hf, **parameters}, "rope_theta", 10_000.0)
     return RopeConfig(
         theta=theta,
         turning=turning,
+        part=part,
         scaling=_rope_scaling(parameters, hf),
         query_growth=_query_growth(parameters, hf),
     )
@@ -61,6 +64,20 @@ def _turning(parameters: HF, hf: HF) -> float:
     if number(parameters, "factor", 1.0) != 1.0:
         raise ModelConfigError("rope type proportional with a factor is not supported")
     return min(1.0, share)
+
+
+def _part(parameters: HF, hf: HF) -> float:
+    """The share of each head that is rotated, which must be whole pairs of numbers."""
+    if parameters.get("rope_type") == "proportional":
+        raise ModelConfigError("rope type proportional is not supported for this architecture")
+    part = number({**hf, **parameters}, "partial_rotary_factor", 1.0)
+    size = integer(hf, "head_dim") * part
+    if part > 1 or size % 2:
+        raise ModelConfigError(
+            f"partial_rotary_factor {part:g} does not leave an even part of head_dim"
+            f" {hf['head_dim']}"
+        )
+    return part
 
 
 def _query_growth(parameters: HF, hf: HF) -> QueryGrowth | None:

@@ -10,7 +10,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from models.config import ModelConfig, ModelConfigError, VisionConfig
+from models.config import (
+    AnyVisionConfig,
+    CellVisionConfig,
+    ModelConfig,
+    ModelConfigError,
+    VisionConfig,
+)
+from models.huggingface.cell_vision import parse_cell_vision, with_cell_processor
 from models.huggingface.fields import HF, integer, number
 
 # The second is what newer tools write, and read first: it has the fields of the first under
@@ -34,8 +41,12 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 
 
-def parse_vision(architecture: str, hf: HF) -> VisionConfig | None:
+def parse_vision(architecture: str, hf: HF) -> AnyVisionConfig | None:
     """The tower of a config.json; None where the checkpoint has none that is served."""
+    return _parse_siglip(architecture, hf) or parse_cell_vision(architecture, hf)
+
+
+def _parse_siglip(architecture: str, hf: HF) -> VisionConfig | None:
     fields = hf.get("vision_config")
     if architecture not in _ARCHITECTURES or not isinstance(fields, Mapping):
         return None
@@ -64,9 +75,17 @@ def has_tower(names: Collection[str]) -> bool:
 
 
 def with_preprocessor(config: ModelConfig, hf: Any) -> ModelConfig:
-    """The model with the mean and deviation of colours that a preprocessor_config.json names."""
-    if config.vision is None or not isinstance(hf, Mapping):
-        return config
+    """The model with what a preprocessor_config.json says of images: colours or sizes."""
+    vision, fields = config.vision, hf if isinstance(hf, Mapping) else {}
+    match vision:
+        case VisionConfig() if isinstance(hf, Mapping):
+            return replace(config, vision=_with_colours(vision, fields))
+        case CellVisionConfig():
+            return replace(config, vision=with_cell_processor(vision, fields))
+    return config
+
+
+def _with_colours(vision: VisionConfig, hf: HF) -> VisionConfig:
     normalizes = hf.get("do_normalize")
     if not isinstance(normalizes, bool | None):
         raise ModelConfigError(
@@ -75,11 +94,11 @@ def with_preprocessor(config: ModelConfig, hf: Any) -> ModelConfig:
     if normalizes is False:
         mean, std = (0.0,) * _CHANNELS, (1.0,) * _CHANNELS
     else:
-        mean = _colours(hf, "image_mean", config.vision.mean)
-        std = _colours(hf, "image_std", config.vision.std)
+        mean = _colours(hf, "image_mean", vision.mean)
+        std = _colours(hf, "image_std", vision.std)
     if min(std) <= 0:
         raise ModelConfigError(f"{PREPROCESSOR}: image_std must be positive, not {list(std)}")
-    return replace(config, vision=replace(config.vision, mean=mean, std=std))
+    return replace(vision, mean=mean, std=std)
 
 
 def _check(config: VisionConfig) -> None:

@@ -1,6 +1,6 @@
 """What stands for an image in the prompts of a checkpoint, and the pixels that its model reads.
 
-Of Gemma 3's family: the model reads every image at one size, as one number of tokens. Read from
+Gemma 3 reads every image at one size, Gemma 4 in cells of about the image's aspect ratio. Read from
 config.json, the files of the processor and those of the tokenizer. Knows neither arrays nor how
 an image is decoded.
 """
@@ -13,13 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_ARCHITECTURE = "Gemma3ForConditionalGeneration"
-# Pillow's number of the filter; a file may name another.
-_BILINEAR = 2
+from models.image_sizes import CellSizes, ImageSizes, SquareSizes
+
+_GEMMA3, _GEMMA4 = "Gemma3ForConditionalGeneration", "Gemma4ForConditionalGeneration"
+# Pillow's numbers of the filters; a file may name another.
+_BILINEAR, _BICUBIC = 2, 3
 _FILTERS = range(6)
-# What transformers takes where config.json does not say it.
+# What transformers takes where the files do not say it.
 _IMAGE_SIZE, _NUM_TOKENS = 896, 256
-_START_ID, _END_ID, _TOKEN_ID = 255_999, 256_000, 262_144
+_PATCH_SIZE, _CELL_PATCHES, _MAX_TOKENS = 16, 3, 280
+# Of the tokens of an image, and before and after it.
+_GEMMA3_IDS = (262_144, 255_999, 256_000)
+_GEMMA4_IDS = (258_880, 255_999, 258_882)
 
 type _Fields = Mapping[str, Any]
 
@@ -30,30 +35,26 @@ class ImageFormatError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFormat:
-    """How a prompt has an image: `num_tokens` soft tokens `token_id`, between `start` and `end`.
+    """How a prompt has an image: as soft tokens `token_id`, between `start` and `end`.
 
-    `token`, `start` and `end` are the texts of the tokens. The model reads `height` times `width`
-    pixels, to which an image is resized by the filter with Pillow's number `resample`.
+    `token`, `start` and `end` are the texts of the tokens; `around` stands before and after them.
+    The chat template writes `placeholder` for an image. An image is resized to one of `sizes` by
+    the filter with Pillow's number `resample`.
     """
 
-    height: int
-    width: int
+    sizes: ImageSizes
     resample: int
-    num_tokens: int
     token_id: int
     token: str
     start: str
     end: str
+    placeholder: str
+    around: str = ""
 
-    @property
-    def placeholder(self) -> str:
-        """What the chat template writes for an image."""
-        return self.start
-
-    @property
-    def expansion(self) -> str:
+    def expansion(self, num_tokens: int) -> str:
         """What the tokenizer gets in place of the placeholder, as transformers' processor does."""
-        return f"\n\n{self.start}{self.token * self.num_tokens}{self.end}\n\n"
+        image = f"{self.start}{self.token * num_tokens}{self.end}"
+        return f"{self.around}{image}{self.around}"
 
 
 def read_image_format(checkpoint: Path) -> ImageFormat | None:
@@ -63,24 +64,57 @@ def read_image_format(checkpoint: Path) -> ImageFormat | None:
     """
     hf = _read(checkpoint / "config.json")
     names = hf.get("architectures")
-    if not isinstance(names, list) or _ARCHITECTURE not in names:
+    if not isinstance(names, list):
         return None
+    if _GEMMA3 in names:
+        return _gemma3(checkpoint, hf)
+    # The models that need no tower read no images here.
+    return _gemma4(checkpoint, hf) if _GEMMA4 in names else None
+
+
+def _gemma3(checkpoint: Path, hf: _Fields) -> ImageFormat:
     processor = _processor(checkpoint)
-    height, width = _size(hf, processor)
-    token_id = _index(hf, ("image_token_index", "image_token_id"), _TOKEN_ID)
-    texts = _token_texts(checkpoint)
-    start = _text(texts, _index(hf, ("boi_token_index", "boi_token_id"), _START_ID))
-    end = _text(texts, _index(hf, ("eoi_token_index", "eoi_token_id"), _END_ID))
+    token_id, token, start, end = _tokens(checkpoint, hf, _GEMMA3_IDS)
     return ImageFormat(
-        height=height,
-        width=width,
-        resample=_resample(processor),
-        num_tokens=_num_tokens(hf, processor),
+        sizes=SquareSizes(_side(hf, processor), _num_tokens(hf, processor)),
+        resample=_resample(processor, _BILINEAR),
         token_id=token_id,
-        token=_text(texts, token_id),
+        token=token,
         start=start,
         end=end,
+        placeholder=start,
+        around="\n\n",
     )
+
+
+def _gemma4(checkpoint: Path, hf: _Fields) -> ImageFormat:
+    processor, vision = _processor(checkpoint), hf.get("vision_config")
+    fields = vision if isinstance(vision, dict) else {}
+    patch = _positive(fields, "patch_size", _PATCH_SIZE)
+    cell = patch * _positive(fields, "pooling_kernel_size", _CELL_PATCHES)
+    token_id, token, start, end = _tokens(checkpoint, hf, _GEMMA4_IDS)
+    return ImageFormat(
+        sizes=CellSizes(cell, _positive(processor, "max_soft_tokens", _MAX_TOKENS)),
+        resample=_resample(processor, _BICUBIC),
+        token_id=token_id,
+        token=token,
+        start=start,
+        end=end,
+        placeholder=token,
+    )
+
+
+def _tokens(
+    checkpoint: Path, hf: _Fields, defaults: tuple[int, int, int]
+) -> tuple[int, str, str, str]:
+    """The token of an image and its text, and the texts of the tokens before and after it."""
+    texts = _token_texts(checkpoint)
+    token_id, *around = (
+        _index(hf, (f"{name}_token_index", f"{name}_token_id"), default)
+        for name, default in zip(("image", "boi", "eoi"), defaults, strict=True)
+    )
+    start, end = (_text(texts, each) for each in around)
+    return token_id, _text(texts, token_id), start, end
 
 
 def _processor(checkpoint: Path) -> _Fields:
@@ -96,7 +130,7 @@ def _processor(checkpoint: Path) -> _Fields:
     return fields
 
 
-def _size(hf: _Fields, processor: _Fields) -> tuple[int, int]:
+def _side(hf: _Fields, processor: _Fields) -> int:
     vision = hf.get("vision_config")
     side = _positive(vision if isinstance(vision, dict) else {}, "image_size", _IMAGE_SIZE)
     size = processor.get("size", {"height": side, "width": side})
@@ -104,7 +138,7 @@ def _size(hf: _Fields, processor: _Fields) -> tuple[int, int]:
         raise ImageFormatError(
             f"the processor's size is {size!r}, but the model reads {side} by {side} pixels"
         )
-    return side, side
+    return side
 
 
 def _num_tokens(hf: _Fields, processor: _Fields) -> int:
@@ -117,8 +151,8 @@ def _num_tokens(hf: _Fields, processor: _Fields) -> int:
     return num_tokens
 
 
-def _resample(processor: _Fields) -> int:
-    value = processor.get("resample", _BILINEAR)
+def _resample(processor: _Fields, default: int) -> int:
+    value = processor.get("resample", default)
     if type(value) is not int or value not in _FILTERS:
         raise ImageFormatError(f"resample is {value!r}, which is no filter of Pillow")
     return value

@@ -171,8 +171,11 @@ class VisionTower(nnx.Module):
         self.projector = Projector(rngs, config, width, dtype)
         self.config, self.activation_dtype = config, activation_dtype
 
-    def __call__(self, pixels_HWC: jax.Array) -> jax.Array:
-        """The rows [tokens, width] of an image [height, width, 3] of RGB bytes, on every shard."""
+    def __call__(self, pixels_HWC: jax.Array, grid: jax.Array | None = None) -> jax.Array:
+        """The rows [tokens, width] of an image [height, width, 3] of RGB bytes, on every shard.
+
+        All images have the same `grid`, so nothing depends on it.
+        """
         config = self.config
         mean, std = jnp.asarray(config.mean, _F32), jnp.asarray(config.std, _F32)
         image = (pixels_HWC.astype(_F32) / 255 - mean) / std

@@ -159,6 +159,48 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Section:
+    """`size` rows of a tensor of `total` rows, from row `first` on."""
+
+    name: str
+    first: int
+    size: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Sections of matrices stored [out, in], each split by output, joined within a shard.
+
+    The leaf is [in, out]. `tail` is the input axis, which may have more axes before it.
+    """
+
+    sections: tuple[Section, ...]
+    tail: tuple[int, ...]
+
+    def tensors(self) -> Needed:
+        for name, total in dict.fromkeys((each.name, each.total) for each in self.sections):
+            yield name, (total, *self.tail)
+
+    def read(self, checkpoint: Checkpoint, shard: Shard) -> np.ndarray:
+        parts = []
+        for each in self.sections:
+            own = shard.part(each.size)
+            rows = slice(each.first + own.start, each.first + own.stop)
+            parts.append(checkpoint.read(each.name, rows))
+        return np.concatenate(parts).T
+
+
+def sections(*tensors: tuple[str, tuple[int, ...]]) -> tuple[Section, ...]:
+    """Those of tensors, by name, with the sizes that each is made of."""
+    return tuple(
+        Section(name, sum(sizes[:i]), size, sum(sizes))
+        for name, sizes in tensors
+        for i, size in enumerate(sizes)
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class KeysValues:
     """Keys and values KV head by head, k then v. `tail` is the input axis, empty for a bias.
 

@@ -7,6 +7,7 @@ from typing import Any
 from models.config import ModelConfig, MoeConfig
 from models.decoder.layout import DecoderLayout
 from models.weights.expert_sources import JoinedExperts, ScaledExperts, StackedExperts
+from models.weights.recurrent_tensors import mixer_source
 from models.weights.sources import (
     Folded,
     GateUp,
@@ -70,7 +71,7 @@ class _Layer:
     def source(self, path: Path, is_int8: bool) -> Source:
         if path[-1] in ("gate_up_scale", "down_scale"):
             return expert_scales_of(self._matrix((*path[:-1], path[-1].removesuffix("_scale"))))
-        if path[-1] == "scale" and not path[-2].endswith("_norm"):
+        if path[-1] == "scale" and not path[-2].endswith("norm"):
             return scales_of(self._matrix((*path[:-1], "kernel")))
         source = self._matrix(path)
         return quantized(source) if is_int8 else source
@@ -96,6 +97,9 @@ class _Layer:
                 return Ones((self._kv_heads, 2))
             case "projections":
                 return self._attention(path)
+            case "mixer":
+                name, norm = f"{self._prefix}.linear_attn", self._norm("input_layernorm")
+                return mixer_source(name, path[1], self._config, norm)
             case _ if self._config.moe is None:
                 return self._mlp(path)
             case _ if self._config.moe.beside_mlp:
@@ -120,14 +124,22 @@ class _Layer:
                 return Whole(f"{name}.o_proj.bias", (d,))
             return SplitInput(f"{name}.o_proj.weight", d, config.num_heads * h)
         names = [f"{name}.{letter}_proj.{suffix}" for letter in "qkv"]
-        source: Source = Rows(names[0], config.num_heads * h, tail)
+        source: Source = Rows(names[0], config.num_heads * h * (1 + config.output_gate), tail)
         if path[1] == "kv":
             made = names[1:2] if config.keys_as_values else names[1:]
             source = KeysValues(tuple(made), config.num_kv_heads, h, tail)
         return source if is_bias else Folded(source, self._norm("input_layernorm"))
 
-    def _mlp(self, path: Path) -> Source:
-        d, f, name = self._config.hidden_size, self._config.mlp_size, f"{self._prefix}.mlp"
+    def _shared_expert(self, path: Path) -> Source:
+        name = f"{self._prefix}.mlp.shared_expert"
+        if path[0] == "dense":
+            return self._mlp(path, name)
+        gate = Whole(f"{name}_gate.weight", (1, self._config.hidden_size), True)
+        return Folded(gate, self._mlp_input_norm())
+
+    def _mlp(self, path: Path, name: str = "") -> Source:
+        """Of the layer's MLP, or of one with another name; `path` has the part's name second."""
+        d, f, name = self._config.hidden_size, self._config.mlp_size, name or f"{self._prefix}.mlp"
         is_bias = path[-1] == "bias"
         suffix = "bias" if is_bias else "weight"
         if path[1] == "gate_up":
@@ -149,6 +161,8 @@ class _Layer:
         )
         if moe.stacked:
             return self._joined_experts(path, moe)
+        if path[1] == "shared":
+            return self._shared_expert(path[2:])
         if path[1] == "router":
             return Folded(Whole(f"{name}.gate.weight", (moe.num_experts, d), True), norm)
         experts = [f"{name}.experts.{e}" for e in range(moe.num_experts)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.config import ModelConfig, VisionConfig
+from models.config import CellVisionConfig, ModelConfig, VisionConfig
+from models.weights.cell_vision_tensors import cell_vision_sources
 from models.weights.sources import Norm, Rows, Source, SplitInput, Whole
 
 type Path = tuple[Any, ...]
@@ -25,6 +26,8 @@ def vision_sources(path: Path, config: ModelConfig) -> list[Source]:
     """One source, or for a leaf of the layers one per layer. `path` is the place in the tower."""
     vision = config.vision
     assert vision is not None
+    if isinstance(vision, CellVisionConfig):
+        return cell_vision_sources(path, config, vision)
     match path:
         case ("layers", *inner):
             return [_of_layer(tuple(inner), layer, vision) for layer in range(vision.num_layers)]

@@ -51,12 +51,15 @@ class Chats:
     async def render(self, conversation: Conversation) -> str:
         """The prompt of a conversation, to be tokenised without further special tokens.
 
-        It has the places of images, but no image is read.
+        It has the places of images, which are read only where their sizes say how many tokens.
         """
         current_call().operation = "chat"
         _check_conversation(conversation)
         self._check_images(conversation)
-        return await self._with_template(conversation, partial(self._chat.render, conversation))
+        read = await self._measured(conversation)
+        sizes = [image.num_tokens for image in read]
+        render = partial(self._chat.render, conversation, sizes)
+        return await self._with_template(conversation, render)
 
     async def prepare(
         self, conversation: Conversation, prompt_token_ids: Sequence[int] | None = None
@@ -66,9 +69,14 @@ class Chats:
         `prompt_token_ids` is the prompt of a stream that is resumed; it is not rendered again.
         """
         prompt = await self.prepare_text(conversation, prompt_token_ids)
-        if not conversation.images:
+        if prompt.images or not conversation.images:
             return prompt
         return replace(prompt, images=await self._read(conversation.images))
+
+    async def _measured(self, conversation: Conversation) -> list[ReadImage]:
+        """The images, where their sizes say how many tokens they are; else none is read yet."""
+        images = conversation.images
+        return await self._read(images) if images and self._images.vary else []
 
     async def _read(self, images: Sequence[SentImage]) -> list[ReadImage]:
         """The pixels, within the time that the caller waits."""
@@ -85,18 +93,20 @@ class Chats:
     async def prepare_text(
         self, conversation: Conversation, prompt_token_ids: Sequence[int] | None = None
     ) -> ChatPrompt:
-        """The same, but no image is read: it is enough for counting tokens."""
+        """The same, but with images only where they are read for counting their tokens."""
         current_call().operation = "chat"
         _check_conversation(conversation)
         self._check_images(conversation)
         self._check_may_fit(conversation)
-        text = None
-        if prompt_token_ids is not None:
+        text, read = None, list[ReadImage]()
+        if prompt_token_ids is None:
+            read = await self._measured(conversation)
+        else:
             longest = self._models.served().max_model_len
             text = await self._prompts.detokenize(prompt_token_ids[-_PROMPT_END:], longest)
-        return await self._with_template(
-            conversation, partial(self._chat.prepare, conversation, text)
-        )
+        sizes = [image.num_tokens for image in read]
+        prepare = partial(self._chat.prepare, conversation, text, sizes)
+        return replace(await self._with_template(conversation, prepare), images=read)
 
     async def _with_template[T](self, conversation: Conversation, work: Callable[[], T]) -> T:
         """A template is a program, so it never runs on the event loop, however short the texts."""
@@ -118,7 +128,7 @@ class Chats:
         num_chars = sum(len(message.content) for message in conversation.messages)
         if num_chars > info.max_model_len * self._tokenizer.max_token_chars:
             raise context_length_exceeded(f"has {num_chars} characters", info)
-        num_tokens = self._images.num_tokens(conversation.images)
+        num_tokens = self._images.least_tokens(conversation.images)
         if num_tokens >= info.max_model_len:
             raise context_length_exceeded(f"has images of {num_tokens} tokens", info)
 

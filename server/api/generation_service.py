@@ -131,7 +131,7 @@ class GenerationService:
         return await self._chats.prepare(conversation, prompt_token_ids)
 
     async def count_chat_tokens(self, conversation: Conversation) -> int:
-        """How many tokens the prompt of a conversation has. Its images are not read."""
+        """How many tokens the prompt of a conversation has. Images are read only to be counted."""
         prompt = await self._chats.prepare_text(conversation)
         return len(await self.tokenize(prompt.text, add_special_tokens=False))
 

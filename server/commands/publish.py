@@ -200,6 +200,7 @@ def _engine_of(
     """An engine without an API in front; `client` gets its answers."""
     from server.engine.engine import Engine
     from server.engine.policy.blocks.block_manager import BlockManager
+    from server.engine.policy.blocks.snapshots import snapshots
     from server.engine.policy.data_ranks import Ranks
     from server.engine.policy.scheduler import Scheduler
     from server.engine.policy.served_versions import ServedVersions
@@ -207,7 +208,12 @@ def _engine_of(
     from server.engine.policy.whole_prompt_choice import WholePromptChoice
 
     scheduler = Scheduler(
-        BlockManager(runner.kinds, runner.block_size, prefix_caching=not runner.is_bidirectional),
+        BlockManager(
+            runner.kinds,
+            runner.block_size,
+            prefix_caching=not runner.is_bidirectional,
+            snapshots=snapshots(_SIZES.max_num_seqs, runner.num_snapshots),
+        ),
         choice=WholePromptChoice if runner.is_bidirectional else StepChoice,
         max_num_seqs=_SIZES.max_num_seqs,
         max_num_batched_tokens=runner.max_num_batched_tokens,

@@ -68,6 +68,11 @@ class EngineConfig:
     attention_backend: Literal["auto", "tokamax", "pallas", "xla"] = field(
         "auto", "backend of attention; auto is tokamax on TPU and xla elsewhere"
     )
+    cpu_kernels: Literal["auto", "off"] = field(
+        "auto",
+        "kernels in C++ for decode steps on CPU; auto takes those that `make cpu-kernels` compiled,"
+        " off leaves all to XLA",
+    )
     max_loras: int = field(
         0,
         "LoRA adapters that are on the device at once; 0 serves none. More may be loaded: they wait"

@@ -119,13 +119,21 @@ class ServerConfig:
         " https://chat.example.org; * is every origin; empty allows none",
     )
     tool_call_parser: Literal[
-        "auto", "none", "hermes", "llama3_json", "mistral", "gemma3", "pythonic", "qwen3_coder"
+        "auto",
+        "none",
+        "hermes",
+        "llama3_json",
+        "mistral",
+        "gemma3",
+        "gemma4",
+        "pythonic",
+        "qwen3_coder",
     ] = field(
         "auto",
         "how the model writes tool calls; auto takes it from the chat template, and none refuses"
         " tools",
     )
-    reasoning_parser: Literal["auto", "none", "qwen3", "deepseek_r1", "mistral"] = field(
+    reasoning_parser: Literal["auto", "none", "qwen3", "deepseek_r1", "mistral", "gemma4"] = field(
         "auto",
         "how the model writes its reasoning, which answers carry as reasoning_content; auto takes"
         " it from the chat template, and none leaves reasoning in the content",

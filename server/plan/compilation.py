@@ -186,10 +186,11 @@ def _absent(device: jax.Device) -> Iterator[None]:
 
 
 def pool_shapes(programs: Programs, blueprint: Blueprint) -> list[Shape]:
-    """One chip's part of each array of the KV pools."""
+    """One chip's part of each array of the KV pools, and of the pools of states."""
     shapes = []
-    pools, specs = programs.abstract_state().kv, programs.state_specs().kv
-    for leaf, spec in zip(jax.tree.leaves(pools), jax.tree.leaves(specs), strict=True):
+    state, split = programs.abstract_state(), programs.state_specs()
+    pools, specs = (jax.tree.leaves((each.kv, each.recurrent)) for each in (state, split))
+    for leaf, spec in zip(pools, specs, strict=True):
         sharding = jax.NamedSharding(blueprint.mesh, spec)
         shapes.append(Shape(_HLO_TYPES[leaf.dtype], sharding.shard_shape(leaf.shape), False))
     return shapes

@@ -107,13 +107,14 @@ def _refusal(request: PlanRequest, reason: str) -> Report:
     need = need_of(request)
     memory = need.memory
     weights = memory.weights + memory.adapters
-    total = weights + memory.sampler + memory.temporaries + need.kv
+    total = weights + memory.sampler + memory.states + memory.temporaries + need.kv
     return Report(
         **_asked(request, need.tensor_size),
         hbm_bytes_per_chip=HbmBytes(
             weights=weights,
             kv=need.kv,
             sampler=memory.sampler,
+            states=memory.states,
             temp=memory.temporaries,
             total=total,
             limit=request.slice.chip.hbm_bytes,
@@ -144,16 +145,27 @@ def _asked(request: PlanRequest, tensor: int) -> dict[str, Any]:
 def _hbm(request: PlanRequest, blueprint: Blueprint, programs: list[ProgramReport]) -> HbmBytes:
     """One chip's memory: from the compiler where a program was compiled, else from the shapes."""
     memory, state = blueprint.memory, blueprint.programs()
-    kv = tree_bytes(state.abstract_state().kv, state.state_specs().kv, blueprint.mesh)
+    shapes, specs = state.abstract_state(), state.state_specs()
+    kv = tree_bytes(shapes.kv, specs.kv, blueprint.mesh)
+    states = tree_bytes(shapes.recurrent, specs.recurrent, blueprint.mesh)
     beside = memory.adapters + memory.images if memory else 0
     weights = weight_bytes(blueprint.model, blueprint.mesh) + beside
     sampler = memory.sampler if memory else 0
     temp = max((program.temp_bytes for program in programs), default=0)
-    total = max((program.total_bytes for program in programs), default=weights + kv + sampler)
+    resident = weights + kv + states + sampler
+    total = max((program.total_bytes for program in programs), default=resident)
     if programs:  # No step takes the tower's weights.
         total += tower_bytes(blueprint.model, blueprint.mesh)
     limit = request.slice.chip.hbm_bytes
-    return HbmBytes(weights=weights, kv=kv, sampler=sampler, temp=temp, total=total, limit=limit)
+    return HbmBytes(
+        weights=weights,
+        kv=kv,
+        states=states,
+        sampler=sampler,
+        temp=temp,
+        total=total,
+        limit=limit,
+    )
 
 
 def serve_flags(request: PlanRequest, blueprint: Blueprint) -> list[str]:

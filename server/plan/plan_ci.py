@@ -83,7 +83,8 @@ def _violations(report: Report, config: ModelConfig, golden: GoldenPreset | None
         yield f"it {'fits' if report.fits else 'does not fit'} now: {report.reason}"
     for program in report.programs:
         exempt, recorded = golden.exempt.get(program.bucket), golden.programs.get(program.bucket)
-        sentences = [*_limits(program, config, report.hbm_bytes_per_chip.kv, exempt)]
+        memory = report.hbm_bytes_per_chip
+        sentences = [*_limits(program, config, memory.kv + memory.states, exempt)]
         sentences += _drift(program, recorded) if recorded else []
         if sentences and golden.software != report.software:
             sentences.append(f"recorded with {golden.software}, now {report.software}")
@@ -96,7 +97,7 @@ def _limits(
     if program.kind == "other":
         return
     if program.pool_alias_bytes != pool_bytes:
-        yield f"{program.pool_alias_bytes:,} of the KV pool's {pool_bytes:,} bytes are aliased"
+        yield f"{program.pool_alias_bytes:,} of the pools' {pool_bytes:,} bytes are aliased"
     limit = exempt.temp_bytes if exempt else _temp_limit(program)
     if limit and program.temp_bytes > limit:
         yield f"temporaries of {program.temp_bytes:,} bytes exceed {limit:,}"

@@ -51,7 +51,10 @@ class ProgramReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HbmBytes(msgspec.Struct, frozen=True, kw_only=True):
-    """The memory of one chip. `total` is what the largest program holds while it runs."""
+    """The memory of one chip. `total` is what the largest program holds while it runs.
+
+    `states` is of the layers that have a state in the place of keys and values.
+    """
 
     weights: int
     kv: int
@@ -59,6 +62,7 @@ class HbmBytes(msgspec.Struct, frozen=True, kw_only=True):
     temp: int
     total: int
     limit: int
+    states: int = 0
 
 
 class MeshSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,6 +203,7 @@ def _memory(report: Report) -> Iterator[str]:
     rows = [
         ("weights", memory.weights),
         ("KV pool", memory.kv),
+        ("states", memory.states),
         ("sampler", memory.sampler),
         ("temporaries", memory.temp),
         ("total", memory.total),

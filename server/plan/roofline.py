@@ -17,7 +17,7 @@ from flax import nnx
 from models.config import ModelConfig
 from models.weights.loading import leaf_shardings
 from server.engine.programs.blueprint.blueprint import Blueprint
-from server.engine.programs.blueprint.chip_memory import block_bytes
+from server.engine.programs.blueprint.chip_memory import block_bytes, state_bytes
 from server.plan.slice_types import Chip
 
 
@@ -25,7 +25,8 @@ from server.plan.slice_types import Chip
 class Work:
     """One chip's share of a model. `*_params` are counts, `*_bytes` are their bytes.
 
-    `kv_bytes_of_token` are those of one token's keys and values in each layer. The embedding counts
+    `kv_bytes_of_token` are those of one token's keys and values in each layer that has them,
+    `state_bytes` those of one sequence's state in all layers that have one. The embedding counts
     only where it is also the head: looking up a few rows costs nothing.
     """
 
@@ -37,22 +38,25 @@ class Work:
     expert_bytes: int
     expert_params: int
     kv_bytes_of_token: tuple[float, ...]
+    state_bytes: int = 0
 
     def decode(self, chip: Chip, *, batch: int, context: int) -> Roofline:
         """A step with one token for each of `batch` sequences of `context` tokens."""
-        attended = [min(window or context, context) for window in self.config.layer_windows]
+        attended = [min(window or context, context) for window in self.config.kv_windows]
         kv = batch * math.sumprod(attended, self.kv_bytes_of_token)
+        # A step reads and writes the state of every sequence.
+        states = 2 * batch * self.state_bytes
         flops = 2 * batch * (self._params_of_token + self.head_params)
         attention = 4 * batch * math.sumprod(attended, self._heads_sizes)
         return Roofline(
-            memory_s=(self._read_bytes(batch) + kv) / chip.hbm_bytes_per_s,
+            memory_s=(self._read_bytes(batch) + kv + states) / chip.hbm_bytes_per_s,
             compute_s=(flops + attention) / chip.flops,
             attention_s=kv / chip.hbm_bytes_per_s,
         )
 
     def prefill(self, chip: Chip, *, tokens: int, context: int, logit_rows: int = 1) -> Roofline:
         """A chunk of `tokens`: the mean over a prompt of `context` tokens."""
-        windows = [min(window or context, context) for window in self.config.layer_windows]
+        windows = [min(window or context, context) for window in self.config.kv_windows]
         kv = math.sumprod(windows, self.kv_bytes_of_token)
         # A token at position p sees min(p + 1, window) tokens: on average w - w^2 / 2c.
         attended = [window - window**2 / (2 * context) for window in windows]
@@ -75,10 +79,9 @@ class Work:
 
     @property
     def _heads_sizes(self) -> list[float]:
-        """The size of one chip's query heads together, in each layer."""
+        """The size of one chip's query heads together, in each layer that has keys and values."""
         heads = self.config.num_heads / self.tensor_size
-        of_layer = map(self.config.of_layer, range(self.config.num_layers))
-        return [heads * config.head_dim for config in of_layer]
+        return [heads * self.config.of_kind(w).head_dim for w in self.config.kv_windows]
 
     @property
     def _params_of_token(self) -> float:
@@ -134,7 +137,8 @@ def work_of(blueprint: Blueprint) -> Work:
         head_params=counts["head"][0],
         expert_bytes=counts["expert"][1],
         expert_params=counts["expert"][0],
-        kv_bytes_of_token=tuple(of_layer[w] / block_size for w in config.layer_windows),
+        kv_bytes_of_token=tuple(of_layer[w] / block_size for w in config.kv_windows),
+        state_bytes=state_bytes(config, blueprint.layout, 1),
     )
 
 

@@ -156,6 +156,66 @@ HARMONY = (
     "<|message|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
+# Gemma 4's arguments and results: bare keys, strings between quotes of their own.
+_GEMMA4_VALUE = (
+    '{% macro value(v) %}{% if v is string %}<|"|>{{ v }}<|"|>'
+    "{% elif v is boolean %}{{ 'true' if v else 'false' }}"
+    "{% elif v is mapping %}{{ '{' }}{% for k, i in v | dictsort %}{{ ',' if not loop.first }}"
+    "{{ k }}:{{ value(i) }}{% endfor %}{{ '}' }}"
+    "{% elif v is sequence %}[{% for i in v %}{{ ',' if not loop.first }}{{ value(i) }}"
+    "{% endfor %}]{% else %}{{ v }}{% endif %}{% endmacro %}"
+    "{% macro response(name, v) %}<|tool_response>response:{{ name }}{{ '{' }}value:{{ value(v) }}"
+    "{{ '}' }}<tool_response|>{% endmacro %}"
+)
+_GEMMA4_SYSTEM = (
+    "{{ bos_token }}{% set first = messages[0] %}"
+    "{% set is_system = first.role in ['system', 'developer'] %}"
+    "{% set enable_thinking = enable_thinking | default(false) %}"
+    "{% if enable_thinking or tools or is_system %}<|turn>system\n"
+    "{% if enable_thinking %}<|think|>\n{% endif %}"
+    "{% if is_system %}{{ first.content | trim }}{% set messages = messages[1:] %}{% endif %}"
+    "{% for t in tools or [] %}<|tool>declaration:{{ t.function.name }}"
+    "{{ value({'description': t.function.description, 'parameters': t.function.parameters}) }}"
+    "<tool|>{% endfor %}<turn|>\n{% endif %}"
+)
+# What an assistant says stays in one turn, results included. Its former thoughts are left out.
+GEMMA4 = (
+    _GEMMA4_VALUE + _GEMMA4_SYSTEM + "{% set ns = namespace(last='', user=-1) %}"
+    "{% for m in messages if m.role == 'user' %}{% set ns.user = messages.index(m) %}{% endfor %}"
+    "{% for m in messages if m.role != 'tool' %}"
+    "{% if m.role != 'assistant' or ns.last not in ['tool', 'assistant'] %}"
+    "<|turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{% endif %}"
+    "{% set ns.last = m.role %}"
+    "{% if m.reasoning_content and m.tool_calls and messages.index(m) > ns.user %}"
+    "<|channel>thought\n{{ m.reasoning_content }}\n<channel|>{% endif %}"
+    "{% for c in m.tool_calls or [] %}<|tool_call>call:{{ c.function.name }}"
+    "{{ value(c.function.arguments) }}<tool_call|>{% endfor %}"
+    "{% set results = namespace(open=true) %}"
+    "{% if m.tool_calls %}{% for r in messages[messages.index(m) + 1:] %}"
+    "{% set results.open = results.open and r.role == 'tool' %}{% if results.open %}"
+    "{% for c in m.tool_calls if c.id == r.tool_call_id %}"
+    "{{ response(c.function.name, r.content) }}{% set ns.last = 'tool' %}{% endfor %}"
+    "{% endif %}{% endfor %}{% endif %}"
+    "{% if m.content is string %}"
+    "{% for part in m.content.split('<channel|>') %}{{ part.split('<|channel>')[0] }}{% endfor %}"
+    "{% else %}{% for p in m.content %}{{ '<|image|>' if p.type == 'image' else p.text | trim }}"
+    "{% endfor %}{% endif %}"
+    "{% if not m.tool_calls or m.content %}<turn|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and ns.last != 'tool' %}<|turn>model\n"
+    "{% if not enable_thinking %}<|channel>thought\n<channel|>{% endif %}{% endif %}"
+)
+# As it was first published: results are a field of the message with the calls.
+GEMMA4_FIRST = (
+    _GEMMA4_VALUE
+    + _GEMMA4_SYSTEM
+    + "{% for m in messages %}<|turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{% for c in m.tool_calls or [] %}<|tool_call>call:{{ c.function.name }}"
+    "{{ value(c.function.arguments) }}<tool_call|>{% endfor %}"
+    "{% for r in m.tool_responses or [] %}{{ response(r.name, r.response) }}{% endfor %}"
+    "{{ m.content | trim }}"
+    "{% if m.content or not m.tool_responses %}<turn|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and not messages[-1].tool_responses %}<|turn>model\n{% endif %}"
+)
 TEMPLATES = {
     "chatml": CHAT_TEMPLATE,
     "qwen2": QWEN2,
@@ -165,12 +225,16 @@ TEMPLATES = {
     "mistral": MISTRAL,
     "gemma2": GEMMA2,
     "gemma3": GEMMA3,
+    "gemma4": GEMMA4,
+    "gemma4-first": GEMMA4_FIRST,
 }
 SPECIAL = (
     "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>", "[INST]", "[/INST]",
     "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
     "<start_of_turn>", "<end_of_turn>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>",
-    "<|constrain|>", "<|call|>",
+    "<|constrain|>", "<|call|>", "<|turn>", "<turn|>", "<|think|>", "<|tool>", "<tool|>",
+    "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|channel>",
+    "<channel|>", '<|"|>', "<|image>", "<|image|>", "<image|>",
 )  # fmt: skip
 ADDED = (
     "<tool_call>",

@@ -11,7 +11,15 @@ from tests.docs.test_links import name
 
 _FLAG = re.compile(r"`(--[a-z][a-z-]+)")
 # Of Helm, of `make failover` and of `make clusters`.
-_OTHERS = {"--admission", "--kube-version", "--picker", "--scenario", "--short"}
+_OTHERS = {
+    "--admission",
+    "--envoy-gateway",
+    "--groups",
+    "--kube-version",
+    "--picker",
+    "--scenario",
+    "--short",
+}
 
 
 def flags(parser: argparse.ArgumentParser) -> set[str]:

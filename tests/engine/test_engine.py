@@ -561,6 +561,7 @@ class TestEnding:
     def test_a_deadline_ends_a_waiting_request(self):
         bench = Bench(max_num_seqs=1)
         bench.submit(1, [1], max_tokens=10)
+        bench.step()
         bench.submit(2, [2], deadline=1.0)
         bench.step()
         bench.now = 1.0

@@ -74,6 +74,31 @@ _GEMMA4 = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
     },
 }
+_QWEN3_5 = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+    "linear_conv_kernel_dim": 4,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "eos_token_id": 1,
+    "tie_word_embeddings": False,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 500.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [3, 3, 2],
+        "mrope_interleaved": True,
+    },
+    "dtype": "float32",
+}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -202,6 +227,37 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "truncate": False,
             "original_max_position_embeddings": 32,
         },
+    },
+    # Two value heads to a key head; half of a head is rotated. Published checkpoints read images.
+    "qwen3_5": {
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "model_type": "qwen3_5",
+        "tie_word_embeddings": False,
+        "text_config": _QWEN3_5
+        | {"model_type": "qwen3_5_text", "intermediate_size": 96, "num_hidden_layers": 7},
+        "vision_config": {
+            "model_type": "qwen3_5_vision",
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "patch_size": 4,
+            "out_hidden_size": 64,
+            "num_position_embeddings": 16,
+        },
+        "dtype": "float32",
+    },
+    # A text model by itself, whose file lists its layers.
+    "qwen3_5-moe": _QWEN3_5
+    | {
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "model_type": "qwen3_5_moe_text",
+        "num_hidden_layers": 5,
+        "layer_types": ["linear_attention"] * 3 + ["full_attention", "linear_attention"],
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 40,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
     },
     # Caps as low as these random logits are small, so that they bend.
     "gemma2": _GEMMA
@@ -333,7 +389,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 # Models of which the reference has prompts with images. An image has more tokens than a local layer
-# looks back, and its tokens are each pooled of four patches.
+# looks back, and its tokens are each pooled of four patches. Gemma 4's images differ in size.
 WITH_IMAGES: dict[str, dict[str, Any]] = {
     "gemma3-images": CONFIGS["gemma3-vlm"]
     | {
@@ -355,7 +411,45 @@ WITH_IMAGES: dict[str, dict[str, Any]] = {
             "vision_use_head": False,
         },
     },
+    "gemma4-images": {
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "model_type": "gemma4",
+        "image_token_id": 500,
+        "boi_token_id": 501,
+        "eoi_token_id": 502,
+        "text_config": _GEMMA4
+        | {
+            "model_type": "gemma4_text",
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "layer_types": [_SLIDING, _FULL, _FULL],
+            "sliding_window": 12,
+            "max_position_embeddings": 1024,
+            "global_head_dim": 32,
+            "num_global_key_value_heads": 2,
+            "attention_k_eq_v": True,
+            "hidden_size_per_layer_input": 0,
+            "use_bidirectional_attention": "vision",
+        },
+        "vision_config": {
+            "model_type": "gemma4_vision",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 12,
+            "patch_size": 4,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 40,
+            "standardize": True,
+        },
+        "audio_config": None,
+        "dtype": "float32",
+    },
 }
+# What Gemma 4's image processor allows an image of that model.
+MAX_SOFT_TOKENS = 20
 
 # Models that make embeddings only. Their tensors have no prefix, as published.
 EMBEDDERS: dict[str, dict[str, Any]] = {

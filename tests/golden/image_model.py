@@ -1,4 +1,4 @@
-"""The random model that reads images, and what transformers says of it, as fixtures for tests."""
+"""The random models that read images, and what transformers says of them, as fixtures for tests."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import pytest
 
 from tests.golden import random_models, references
 
-NAME = "gemma3-images"
+NAME, CELLS = NAMES = ("gemma3-images", "gemma4-images")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def name(request):
+    """The model's name; a module may ask for others."""
+    return getattr(request, "param", NAME)
+
+
+@pytest.fixture(scope="module")
+def folder(name, tmp_path_factory):
     """The checkpoint's folder."""
-    return random_models.write(NAME, tmp_path_factory.mktemp(NAME))
+    return random_models.write(name, tmp_path_factory.mktemp(name))
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference(name):
     """Logits and greedy tokens of prompts with images."""
-    return references.read(f"images/{NAME}")
+    return references.read(f"images/{name}")

@@ -16,9 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from tests.golden.configs import CONFIGS, DENSE_SIZES, EMBEDDERS, WITH_IMAGES
+from tests.golden.configs import (
+    CONFIGS,
+    DENSE_SIZES,
+    EMBEDDERS,
+    MAX_SOFT_TOKENS,
+    WITH_IMAGES,
+)
 
 _ALL = CONFIGS | EMBEDDERS | WITH_IMAGES
+# Lines and columns of tokens of images whose sizes differ, one after another.
+_GRIDS = ((4, 5), (2, 7), (20, 1), (3, 6), (1, 13))
 
 
 def write(name: str, folder: Path) -> Path:
@@ -28,6 +36,10 @@ def write(name: str, folder: Path) -> Path:
     save_file(weights(name), folder / "model.safetensors", metadata={"format": "pt"})
     if name in EMBEDDERS:
         _write_modules(name, folder)
+    if name in WITH_IMAGES and _is_gemma4(_ALL[name]):
+        processor = {"image_processor": {"max_soft_tokens": MAX_SOFT_TOKENS, "patch_size": 4}}
+        processor["image_processor"]["pooling_kernel_size"] = 2
+        _write_json(folder / "processor_config.json", processor)
     return folder
 
 
@@ -53,6 +65,15 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content))
 
 
+def grid(name: str, number: int) -> tuple[int, int]:
+    """The lines and columns of soft tokens of the model's image of that number."""
+    config = _ALL[name]
+    if _is_gemma4(config):
+        return _GRIDS[number % len(_GRIDS)]
+    side = round(config["mm_tokens_per_image"] ** 0.5)
+    return side, side
+
+
 def dense_weights(name: str) -> dict[str, NDArray[np.float32]]:
     """The matrix [out, in] of each dense layer, by its folder."""
     sizes = (_ALL[name]["hidden_size"], *DENSE_SIZES)
@@ -73,12 +94,14 @@ def weights(name: str) -> dict[str, NDArray[np.float32]]:
 
 
 def prompts(name: str, count: int = 24) -> list[list[int]]:
-    """Token ids of `count` prompts of 1 to 47 tokens; where there is a window, to 188.
+    """Token ids of `count` prompts of 1 to 47 tokens; where there is a window or a state, to 188.
 
-    Those leave the window far behind, and the first chunk of keys that attention reads.
+    Those leave the window far behind, and the first chunk of keys that attention reads, and the
+    first tiles of a state.
     """
     text = _text(_ALL[name])
     has_window = text.get("sliding_window") and text.get("use_sliding_window", True)
+    has_window = has_window or _is_qwen3_5(text)
     longest = 192 if has_window else 48
     raw = _raw(f"{name}/prompts", count * longest).reshape(count, longest)
     lengths = [1 + 2 * i % 48 for i in range(count)]
@@ -90,26 +113,42 @@ def prompts(name: str, count: int = 24) -> list[list[int]]:
 
 def prompts_with_images(name: str) -> list[tuple[list[int], list[int]]]:
     """Prompts of `prompts` with none to two images in them, and where each image's tokens begin."""
-    config = _ALL[name]
-    image, count = config["image_token_index"], config["mm_tokens_per_image"]
-    tokens = [config["boi_token_index"], *[image] * count, config["eoi_token_index"]]
-    found = []
+    begin, image, end = _image_tokens(_ALL[name])
+    found, numbers = [], itertools.count()
     for i, prompt in enumerate(prompts(name)):
         # No text has an image's token.
         text = [token if token != image else 0 for token in prompt]
         places = sorted(place % (len(text) + 1) for place in (i, 7 * i)[: i % 3])
-        for place in reversed(places):
-            text[place:place] = tokens
-        starts = [place + 1 + j * len(tokens) for j, place in enumerate(places)]
+        starts: list[int] = []
+        for place in places:
+            at = place + len(text) - len(prompt)
+            tokens = [begin, *[image] * int(np.prod(grid(name, next(numbers)))), end]
+            text[at:at] = tokens
+            starts.append(at + 1)
         found.append((text, starts))
     return found
 
 
-def pixels(name: str, count: int) -> NDArray[np.uint8]:
-    """`count` images [count, height, width, 3] of RGB bytes."""
-    side = _ALL[name]["vision_config"]["image_size"]
-    raw = _raw(f"{name}/pixels", count * side * side * 3)
-    return (raw >> np.uint64(56)).astype(np.uint8).reshape(count, side, side, 3)
+def _image_tokens(config: dict[str, Any]) -> tuple[int, int, int]:
+    """The tokens before, of and after an image."""
+    end = "id" if _is_gemma4(config) else "index"
+    return tuple(config[f"{name}_token_{end}"] for name in ("boi", "image", "eoi"))
+
+
+def pixels(name: str, count: int) -> list[NDArray[np.uint8]]:
+    """`count` images [height, width, 3] of RGB bytes."""
+    vision = _ALL[name]["vision_config"]
+    if not _is_gemma4(_ALL[name]):
+        sizes = [(vision["image_size"],) * 2] * count
+    else:
+        cell = vision["patch_size"] * vision["pooling_kernel_size"]
+        grids = [grid(name, number) for number in range(count)]
+        sizes = [(lines * cell, columns * cell) for lines, columns in grids]
+    raw = _raw(f"{name}/pixels", sum(height * width * 3 for height, width in sizes))
+    values = (raw >> np.uint64(56)).astype(np.uint8)
+    ends = np.cumsum([height * width * 3 for height, width in sizes])[:-1]
+    parts = zip(np.split(values, ends), sizes, strict=True)
+    return [part.reshape(*size, 3) for part, size in parts]
 
 
 def _scaled(
@@ -118,6 +157,10 @@ def _scaled(
     """Of a size that keeps activations near one, and away from where a mistake would not show."""
     if weight.startswith(("vision_tower.", "multi_modal_projector.")):
         return _scaled_vision(weight, values)
+    if ".linear_attn." in weight:
+        return _scaled_recurrence(weight, values)
+    if weight.startswith(("model.vision_tower.", "model.embed_vision.")):
+        return _scaled_cell_vision(weight, values)
     if weight.endswith("q_norm.weight") and _is_gemma4(config):  # Nothing else scales scores.
         return (1 + values / 4) / 4
     if "norm" in weight or weight.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
@@ -137,6 +180,17 @@ def _scaled(
     return values
 
 
+def _scaled_recurrence(weight: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Some heads remember a few tokens, others a hundred."""
+    if weight.endswith("A_log"):
+        return values * np.float32(2) - np.float32(3)
+    if weight.endswith("norm.weight"):
+        return 1 + values / 4
+    if "proj" in weight:
+        return values * np.float32(2 / np.sqrt(values.shape[1]))
+    return values
+
+
 def _scaled_vision(weight: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
     if "layer_norm" in weight or "post_layernorm" in weight:
         return 1 + values / 4 if weight.endswith("weight") else values / 4
@@ -144,6 +198,14 @@ def _scaled_vision(weight: str, values: NDArray[np.float32]) -> NDArray[np.float
         return values / 4
     num_inputs = values.shape[0] if weight.endswith("projection_weight") else values[0].size
     return values * np.float32(2 / np.sqrt(num_inputs))
+
+
+def _scaled_cell_vision(weight: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    if "norm" in weight or weight.endswith("std_scale"):
+        return 1 + values / 4
+    if weight.endswith(("std_bias", "table")):
+        return values
+    return values * np.float32(2 / np.sqrt(values.shape[1]))
 
 
 def _text(config: dict[str, Any]) -> dict[str, Any]:
@@ -159,9 +221,13 @@ def _is_gemma4(config: dict[str, Any]) -> bool:
     return config["model_type"].startswith("gemma4")
 
 
+def _is_qwen3_5(config: dict[str, Any]) -> bool:
+    return config["model_type"].startswith("qwen3_5")
+
+
 def _has_offset(config: dict[str, Any]) -> bool:
-    """Gemma up to 3 scales by one plus the weight of a norm."""
-    return _is_gemma(config) and not _is_gemma4(config)
+    """Gemma up to 3, and Qwen3.5, scale by one plus the weight of a norm."""
+    return (_is_gemma(config) and not _is_gemma4(config)) or _is_qwen3_5(config)
 
 
 def _is_tied(config: dict[str, Any]) -> bool:
@@ -172,9 +238,11 @@ def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     text = _text(config)
     hidden = text["hidden_size"]
     rest = _mlp_shapes(text) | _norm_shapes(text)
+    mixer = _recurrence_shapes(text) if _is_qwen3_5(text) else {}
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (text["vocab_size"], hidden)}
     for i in range(text["num_hidden_layers"]):
-        layer = _attention_shapes(_of_layer(text, i)) | rest
+        is_recurrent = mixer and (i + 1) % 4
+        layer = (mixer if is_recurrent else _attention_shapes(_of_layer(text, i))) | rest
         shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
     shapes["model.norm.weight"] = (hidden,)
     if not _is_tied(config):
@@ -182,6 +250,10 @@ def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if "vision_config" in config and _is_gemma4(config):
         shapes = {name.replace("model.", "model.language_model."): shapes[name] for name in shapes}
         return shapes | _gemma4_vision_shapes(config, hidden)
+    if "vision_config" in config and _is_qwen3_5(config):
+        # What no text depends on: a tower, and layers that guess further tokens.
+        shapes = {name.replace("model.", "model.language_model."): shapes[name] for name in shapes}
+        return shapes | {"model.visual.pos_embed.weight": (16, 16), "mtp.norm.weight": (hidden,)}
     if "vision_config" in config:
         shapes = {f"language_model.{name}": shape for name, shape in shapes.items()}
         shapes |= _vision_shapes(config["vision_config"], hidden)
@@ -202,14 +274,34 @@ def _of_layer(text: dict[str, Any], layer: int) -> dict[str, Any]:
     return text | text.get("per_layer_config", {}).get(str(layer), sizes)
 
 
+def _recurrence_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, heads = text["hidden_size"], text["linear_num_value_heads"]
+    keys = text["linear_num_key_heads"] * text["linear_key_head_dim"]
+    size, taps = text["linear_value_head_dim"], text["linear_conv_kernel_dim"]
+    mixed, values = 2 * keys + heads * size, heads * size
+    shapes = {
+        "A_log": (heads,),
+        "dt_bias": (heads,),
+        "conv1d.weight": (mixed, 1, taps),
+        "in_proj_qkv.weight": (mixed, hidden),
+        "in_proj_z.weight": (values, hidden),
+        "in_proj_a.weight": (heads, hidden),
+        "in_proj_b.weight": (heads, hidden),
+        "norm.weight": (size,),
+        "out_proj.weight": (hidden, values),
+    }
+    return {f"linear_attn.{name}": shape for name, shape in shapes.items()}
+
+
 def _attention_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     # The number of heads that a vision checkpoint leaves out.
     hidden, heads = text["hidden_size"], text.get("num_attention_heads", 8)
     kv_heads = text.get("num_key_value_heads", 4)
     head_dim = text.get("head_dim", hidden // heads)
     q, kv = heads * head_dim, kv_heads * head_dim
+    gates = q if _is_qwen3_5(text) else 0
     shapes: dict[str, tuple[int, ...]] = {
-        "self_attn.q_proj.weight": (q, hidden),
+        "self_attn.q_proj.weight": (q + gates, hidden),
         "self_attn.k_proj.weight": (kv, hidden),
         "self_attn.v_proj.weight": (kv, hidden),
         "self_attn.o_proj.weight": (hidden, q),
@@ -221,7 +313,8 @@ def _attention_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes |= {f"self_attn.{n}_proj.bias": (q if n == "q" else kv,) for n in "qkv"}
     if text.get("attention_k_eq_v"):
         del shapes["self_attn.v_proj.weight"]
-    if text["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text") or _is_gemma4(text):
+    has_norms = text["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text")
+    if has_norms or _is_gemma4(text) or _is_qwen3_5(text):
         shapes |= {f"self_attn.{n}_norm.weight": (head_dim,) for n in "qk"}
     return shapes
 
@@ -242,6 +335,10 @@ def _mlp_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if not experts:
         return {f"mlp.{name}": shape for name, shape in one.items()}
     shapes = {f"mlp.experts.{i}.{name}": one[name] for i in range(experts) for name in one}
+    if shared := text.get("shared_expert_intermediate_size"):
+        mlp = _mlp_shapes(text | {"num_experts": 0, "intermediate_size": shared})
+        shapes |= {name.replace("mlp.", "mlp.shared_expert."): mlp[name] for name in mlp}
+        shapes["mlp.shared_expert_gate.weight"] = (1, hidden)
     return shapes | {"mlp.gate.weight": (experts, hidden)}
 
 
@@ -307,23 +404,26 @@ def _gemma4_vision_shapes(config: dict[str, Any], hidden: int) -> dict[str, tupl
 
 
 def _gemma4_tower_shapes(vision: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:
-    size, layer = vision["hidden_size"], "vision_tower.encoder.layers.0."
-    linear = [f"self_attn.{name}_proj" for name in "qkvo"]
-    linear += [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
-    norms = ["input", "post_attention", "pre_feedforward", "post_feedforward"]
-    patch = 3 * vision["patch_size"] ** 2
-    return {
-        **{f"{layer}{name}.linear.weight": (size, size) for name in linear},
-        **{f"{layer}{name}_layernorm.weight": (size,) for name in norms},
-        **{f"{layer}self_attn.{n}_norm.weight": (vision["head_dim"],) for n in "qk"},
-        "vision_tower.patch_embedder.input_proj.weight": (size, patch),
-        "vision_tower.patch_embedder.position_embedding_table": (
-            2,
-            vision["position_embedding_size"],
-            size,
-        ),
+    size, mlp = vision["hidden_size"], vision["intermediate_size"]
+    heads = vision["num_attention_heads"] * vision["head_dim"]
+    table = (2, vision["position_embedding_size"], size)
+    shapes: dict[str, tuple[int, ...]] = {
+        "vision_tower.patch_embedder.input_proj.weight": (size, 3 * vision["patch_size"] ** 2),
+        "vision_tower.patch_embedder.position_embedding_table": table,
         "embed_vision.embedding_projection.weight": (hidden, size),
     }
+    if vision.get("standardize"):
+        shapes |= {f"vision_tower.std_{name}": (size,) for name in ("bias", "scale")}
+    linear = {f"self_attn.{name}_proj": (heads, size) for name in "qkv"}
+    linear |= {"self_attn.o_proj": (size, heads), "mlp.down_proj": (size, mlp)}
+    linear |= {f"mlp.{name}_proj": (mlp, size) for name in ("gate", "up")}
+    norms = ["input", "post_attention", "pre_feedforward", "post_feedforward"]
+    for i in range(vision["num_hidden_layers"]):
+        layer = f"vision_tower.encoder.layers.{i}."
+        shapes |= {f"{layer}{name}.linear.weight": shape for name, shape in linear.items()}
+        shapes |= {f"{layer}{name}_layernorm.weight": (size,) for name in norms}
+        shapes |= {f"{layer}self_attn.{n}_norm.weight": (vision["head_dim"],) for n in "qk"}
+    return shapes
 
 
 def _vision_shapes(vision: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:

@@ -11,6 +11,7 @@ import pytest
 
 from models.checkpoint.checkpoint import CheckpointError
 from models.checkpoint.manifest import Golden
+from models.config import VisionConfig
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.device_state import ImageSizes, StateSizes
@@ -34,6 +35,16 @@ SIZES = StateSizes(
     slot=SlotSizes(32, 4, 4),
     num_words=2,
     draw_rows=2,
+)
+IMAGES = VisionConfig(
+    hidden_size=4,
+    num_layers=1,
+    num_heads=1,
+    mlp_size=4,
+    image_size=2,
+    patch_size=2,
+    num_tokens=1,
+    norm_eps=1e-6,
 )
 BUCKET = Bucket(2, 2, decode_only=True)
 VERSION = LoadedVersion("7", 3)
@@ -188,10 +199,10 @@ class TestLeadingExecutor:
             assert same(inputs, choice)
 
     def test_an_image_is_read_on_every_host(self, executor, followers):
-        sizes = replace(SIZES, num_ranks=2, images=ImageSizes(side=2, num_tokens=1, num_images=3))
+        sizes = replace(SIZES, num_ranks=2, images=ImageSizes(IMAGES, num_images=3))
         executor.blueprint.sizes, here = sizes, FakeExecutor()
         image = sizes.empty_image()
-        image.pixels_HWC[1], image.number[1] = 200, 2
+        image.pixels[1], image.number[1] = 200, 2
         LeadingExecutor(here, followers).encode(VERSION, image)
         Replica(executor, executor, FakeLeader(*followers.sent)).run()
         for done in (here.done, executor.done):

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from numpy.typing import NDArray
 
-from models.attention.base import Ragged
+from models.attention.base import Ragged, StateSlots
 from models.attention.xla import XlaAttention
 from models.calibration import calibrate
 from models.checkpoint.checkpoint import Checkpoint
@@ -21,12 +21,15 @@ from models.checkpoint.files import LocalFiles
 from models.decoder.adapters import of_layers, put_adapter
 from models.decoder.decoder import pool_shapes
 from models.decoder.layout import DecoderLayout
+from models.decoder.state_pool import abstract_states
 from models.huggingface.config_file import read_config
 from models.lora.slot_values import read_adapter
 from models.sharding import TENSOR, make_mesh
+from models.vision.pixel_input import packed_pixels
 from models.vision.step_images import StepImages
 from models.weights.loading import abstract_decoder, leaf_shardings, load_leaves
 from server.engine.programs.adapter_programs import choose
+from server.engine.programs.step_geometry import with_images
 
 BLOCK_SIZE = 16
 _PAD_TO = 64
@@ -70,6 +73,7 @@ class PagedModel:
         layout = make_layout(tensor_size=tensor_size, **layout_fields)
         model = abstract_decoder(config, layout)
         self._leaves = calibrate(model, load_leaves(model, Checkpoint(folder), mesh), mesh)
+        self._vision = config.vision
         self._width = config.hidden_size if gives_states else config.vocab_size
         self._lens = np.zeros(num_rows, np.int32)
         blocks = -(-max_tokens // BLOCK_SIZE)
@@ -80,7 +84,12 @@ class PagedModel:
         self._adapters = _place(adapter_folders or [], config, layout)
         shapes = pool_shapes(config, layout, num_blocks, BLOCK_SIZE)
         abstract = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
-        self._kv = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+        # Slots of states hold what is no state yet: a row must not read it.
+        states = abstract_states(config, layout, num_rows + 1)
+        self._kv = (
+            *jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract),
+            *jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), states),
+        )
         self._num_kinds = len(config.windows)
         graphdef, weights = nnx.split(model)
         treedef = jax.tree.structure(weights)
@@ -99,8 +108,7 @@ class PagedModel:
         ) -> Any:
             decoder = merge(leaves)
             if images is not None:
-                last_seen_T = images.last_seen(ragged.positions_T)
-                ragged = ragged._replace(last_seen_T=last_seen_T, image_start_M=images.start_M)
+                ragged = with_images(ragged, images)
             chosen = None
             if layout.adapters is not None:
                 chosen = choose(adapters, jnp.asarray(self._slots)[ragged.row_T], layout.adapters)
@@ -135,17 +143,18 @@ class PagedModel:
         self._prefill, self._decode = mapped(None), mapped(1)
         self._encode = jax.jit(
             jax.shard_map(
-                lambda leaves, pixels: merge(leaves).vision(pixels),
+                lambda leaves, pixels, grid: merge(leaves).vision(pixels, grid),
                 mesh=mesh,
-                in_specs=(leaf_specs, everywhere),
+                in_specs=(leaf_specs, everywhere, everywhere),
                 out_specs=everywhere,
                 check_vma=False,
             )
         )
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The rows [tokens, D] of an image [height, width, 3]."""
-        return np.asarray(self._encode(self._leaves, pixels))
+        """The rows [tokens, D] of an image [height, width, 3], the last ones arbitrary."""
+        packed, grid = packed_pixels(pixels, self._vision)
+        return np.asarray(self._encode(self._leaves, packed, np.array(grid, np.int32)))
 
     def prefill(
         self, prompts: list[list[int]], images: StepImages | None = None
@@ -183,12 +192,19 @@ class PagedModel:
             query_start_S1=start.astype(np.int32),
             num_decodes=np.int32(num_decodes),
             num_rows=np.int32(len(rows)),
+            slots=_state_slots(len(rows)),
         )
         padded_tokens = _pad(tokens, padded)
         logits, self._kv = program(
             self._leaves, self._kv, padded_tokens, ragged, self._adapters, images
         )
         return np.asarray(logits)[:total, : self._width]
+
+
+def _state_slots(num_rows: int) -> StateSlots:
+    """Each row has one of its own, in another order than the rows; nothing is kept."""
+    own = np.arange(num_rows, dtype=np.int32)[::-1]
+    return StateSlots(own, own, np.full(num_rows, num_rows, np.int32), np.zeros_like(own))
 
 
 def _place(folders: list[Path], config: Any, layout: DecoderLayout) -> Any:

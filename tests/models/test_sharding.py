@@ -80,6 +80,19 @@ def test_a_size_must_suit_each_kind_of_layers_and_experts_and_mlp(changes, sizes
     assert allowed_tensor_sizes(gemma4, 8) == sizes
 
 
+@pytest.mark.parametrize(
+    ("changes", "sizes"),
+    [
+        ({}, (1, 2, 4)),
+        ({"linear_num_key_heads": 2}, (1, 2)),
+        ({"linear_num_key_heads": 1, "linear_num_value_heads": 3}, (1,)),
+    ],
+)
+def test_a_size_must_divide_the_heads_of_states(changes, sizes):
+    hybrid = CONFIGS["qwen3_5-moe"] | {"num_attention_heads": 4} | changes
+    assert allowed_tensor_sizes(parse_config(hybrid), 8) == sizes
+
+
 def test_no_size_exceeds_the_devices():
     assert allowed_tensor_sizes(CONFIG, 3) == (1, 2)
 

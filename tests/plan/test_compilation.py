@@ -103,7 +103,7 @@ def test_a_step_that_does_not_donate_its_state_fails_the_gate(ask, monkeypatch):
     report = make_plan(ask(), names=[DECODE])
     sentences = violations(report, ask().config, None)
     pool = report.hbm_bytes_per_chip.kv
-    assert f"tiny: decode-8: 0 of the KV pool's {pool:,} bytes are aliased" in sentences
+    assert f"tiny: decode-8: 0 of the pools' {pool:,} bytes are aliased" in sentences
 
 
 def _jit_without_donation(jit, *args, donate_argnums=None, **kwargs):

@@ -39,7 +39,7 @@ def test_what_was_recorded_passes():
 def test_a_pool_that_is_copied_is_a_violation():
     half = POOL_BYTES // 2
     assert checked(program(pool_alias_bytes=half)) == [
-        f"llama: decode-64: {half:,} of the KV pool's {POOL_BYTES:,} bytes are aliased"
+        f"llama: decode-64: {half:,} of the pools' {POOL_BYTES:,} bytes are aliased"
     ]
 
 

@@ -75,7 +75,7 @@ class ControlPlane:
         self._running["apiserver"] = Program(self._apiserver(), self.folder / "apiserver.log")
         await self._wait_ready()
         for user in ("admin", *CONTROLLERS):
-            self._write_kubeconfig(user)
+            self.write_kubeconfig(user, self._tokens[user])
         for name, command in (
             ("controller-manager", self._controller_manager()),
             ("scheduler", self._scheduler()),
@@ -133,17 +133,20 @@ class ControlPlane:
         )
         self._private("service-accounts.key").write_bytes(pem)
 
-    def _write_kubeconfig(self, user: str) -> None:
+    def write_kubeconfig(self, user: str, token: str) -> Path:
+        """For a program that acts as the user of the token."""
         cluster = {"server": self.url, "certificate-authority": str(self.authority.resolve())}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": self.name, "cluster": cluster}],
-            "users": [{"name": user, "user": {"token": self._tokens[user]}}],
+            "users": [{"name": user, "user": {"token": token}}],
             "contexts": [{"name": self.name, "context": {"cluster": self.name, "user": user}}],
             "current-context": self.name,
         }
-        self._private(f"{user}.kubeconfig").write_text(json.dumps(config))
+        path = self._private(f"{user}.kubeconfig")
+        path.write_text(json.dumps(config))
+        return path
 
     def _private(self, name: str) -> Path:
         path = self.folder / name

@@ -7,21 +7,24 @@ outside of the checkout, by the content of both files. Knows nothing of what the
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from k8s.clusters.control_plane.go_command import GoCommand
 
 MODULES = Path(__file__).parent.parent / "go"
 DEFAULT_MINOR = "1.35"
 MINORS = tuple(sorted(path.name.removeprefix("kubernetes-") for path in MODULES.glob("kube*")))
 DEFAULT_HELM = "3"
 HELMS = tuple(sorted(path.name.removeprefix("helm-") for path in MODULES.glob("helm-*")))
+LEADER_WORKER_SET, ENVOY_GATEWAY = "lws", "envoy-gateway"
+_NAMES = {"go.etcd.io/etcd/server/v3": "etcd", "sigs.k8s.io/lws/cmd": "lws"}
 _VERSION = "k8s.io/component-base/version"
 
 
@@ -44,22 +47,39 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "antipode" / "clusters"
 
 
-def build(minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM) -> Programs:
-    """Build what is missing. RuntimeError without Go, or if the Go command refuses."""
-    began, found_all = time.monotonic(), built(minor, helm)
+def build(
+    minor: str = DEFAULT_MINOR,
+    helm: str = DEFAULT_HELM,
+    within: float = math.inf,
+    more: Sequence[str] = (),
+) -> Programs:
+    """Build what is missing, within so many seconds; `more` are further folders of `go/`. What is
+    built stays, and so does what the Go command compiled. UnavailableError if the machine cannot,
+    RuntimeError if a module does not fit.
+    """
+    began, found_all = time.monotonic(), built(minor, helm, more)
     paths: dict[str, Path] = {}
-    for module in ("etcd", f"kubernetes-{minor}", f"helm-{helm}"):
-        paths |= _build_module(module)
+    for folder in _folders(minor, helm, more):
+        paths |= _build_module(folder, began + within)
     version = module_version(f"kubernetes-{minor}", "k8s.io/kubernetes")
     helm_version = module_version(f"helm-{helm}", f"helm.sh/helm/v{helm}")
     seconds = 0.0 if found_all else time.monotonic() - began
     return Programs(paths, version, helm_version, seconds)
 
 
-def built(minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM) -> bool:
+def built(minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM, more: Sequence[str] = ()) -> bool:
     """Whether `build` would find every program in the cache."""
-    modules = ("etcd", f"kubernetes-{minor}", f"helm-{helm}")
-    return all(path.exists() for name in modules for path in _targets(name).values())
+    folders = _folders(minor, helm, more)
+    return all(path.exists() for name in folders for path in _targets(name).values())
+
+
+def source(folder: str, module: str) -> Path:
+    """The source of a module that a folder's go.mod requires. Errors as from `build`."""
+    return GoCommand(MODULES / folder).source(module)
+
+
+def _folders(minor: str, helm: str, more: Sequence[str]) -> tuple[str, ...]:
+    return ("etcd", f"kubernetes-{minor}", f"helm-{helm}", *more)
 
 
 def module_version(folder: str, module: str) -> str:
@@ -88,30 +108,27 @@ def _targets(folder: str) -> dict[str, Path]:
 
 
 def program_name(package: str) -> str:
-    """The last part of the package's path that names a program: etcd's ends in server/v3."""
-    return "etcd" if package.startswith("go.etcd.io/etcd/server/") else package.rsplit("/", 1)[1]
+    """The last part of the package's path, where that names a program."""
+    return _NAMES.get(package) or package.rsplit("/", 1)[1]
 
 
-def _build_module(folder: str) -> dict[str, Path]:
+def _build_module(folder: str, deadline: float) -> dict[str, Path]:
     targets = _targets(folder)
-    missing = [p for p in tools(folder) if not targets[program_name(p)].exists()]
-    for package in missing:
-        _build_one(folder, package, targets[program_name(package)])
+    command = GoCommand(MODULES / folder, deadline)
+    for package in tools(folder):
+        target = targets[program_name(package)]
+        if not target.exists():
+            _build_one(command, package, target)
     return targets
 
 
-def _build_one(folder: str, package: str, target: Path) -> None:
+def _build_one(command: GoCommand, package: str, target: Path) -> None:
     """Build next to the target first: an interrupted build leaves no half program."""
-    if shutil.which("go") is None:
-        raise RuntimeError("make clusters needs Go 1.26 or later on the PATH; see docs/clusters.md")
+    folder = command.folder.name
     print(f"building {package} ({folder})", file=sys.stderr, flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(".draft")
-    command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]
-    command += ["-ldflags", " ".join(_linker_flags(folder)), "-o", str(draft), package]
-    ran = subprocess.run(command, cwd=MODULES / folder, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise RuntimeError(f"go could not build {package}:\n{ran.stderr[-3000:]}")
+    command.build(package, _linker_flags(folder), draft)
     draft.replace(target)
 
 

@@ -17,12 +17,30 @@ _SERVICE = "kubernetes.io/service-name"
 def ready_addresses(slices: list[Object]) -> list[str]:
     """Of the ready endpoints, in a stable order. An endpoint that ends is not ready."""
     return sorted(
-        address
-        for one in slices
-        for endpoint in one.get("endpoints") or ()
-        if endpoint.get("conditions", {}).get("ready", True)
-        for address in endpoint["addresses"]
+        address for one in slices for each in _ready(one) for address in each["addresses"]
     )
+
+
+def service_names(service: str, namespace: str) -> tuple[str, ...]:
+    """Within its namespace, and in full. A resolver may ask for the full name with a last dot."""
+    full = f"{service}.{namespace}.svc.cluster.local"
+    return service, full, f"{full}."
+
+
+def pod_names(slices: list[Object], service: str, namespace: str) -> dict[str, str]:
+    """The address of each pod that has a name under a Service, by its names as DNS knows them."""
+    return {
+        name: endpoint["addresses"][0]
+        for one in slices
+        for endpoint in _ready(one)
+        if (host := endpoint.get("hostname"))
+        for name in (f"{host}.{service}", f"{host}.{service}.{namespace}")
+    }
+
+
+def _ready(one: Object) -> list[Object]:
+    found = one.get("endpoints") or ()
+    return [each for each in found if each.get("conditions", {}).get("ready", True)]
 
 
 class Endpoints:
@@ -35,24 +53,31 @@ class Endpoints:
         self._task = in_background(self._follow())
 
     def ready(self, namespace: str, service: str) -> list[str]:
-        mine = [
-            one
-            for one in self._slices.values()
-            if one["metadata"]["namespace"] == namespace
-            and one["metadata"].get("labels", {}).get(_SERVICE) == service
-        ]
-        return ready_addresses(mine)
+        return ready_addresses(self._slices_of(namespace, service))
 
     def names(self, namespace: str) -> Mapping[str, str]:
-        """One ready address per Service of the namespace."""
+        """One ready address per Service of the namespace, and that of each pod with a name."""
         services = {
             one["metadata"]["labels"][_SERVICE]
             for one in self._slices.values()
             if one["metadata"]["namespace"] == namespace
             and _SERVICE in one["metadata"].get("labels", {})
         }
-        found = {service: self.ready(namespace, service) for service in services}
-        return {service: addresses[0] for service, addresses in found.items() if addresses}
+        found: dict[str, str] = {}
+        for service in sorted(services):
+            slices = self._slices_of(namespace, service)
+            for address in ready_addresses(slices)[:1]:
+                found |= dict.fromkeys(service_names(service, namespace), address)
+            found |= pod_names(slices, service, namespace)
+        return found
+
+    def _slices_of(self, namespace: str, service: str) -> list[Object]:
+        return [
+            one
+            for one in self._slices.values()
+            if one["metadata"]["namespace"] == namespace
+            and one["metadata"].get("labels", {}).get(_SERVICE) == service
+        ]
 
     def stop(self) -> None:
         self._task.cancel()

@@ -7,9 +7,13 @@ only in this network, which has no way out. Needs root, or a kernel that lets us
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from k8s.clusters.host.unavailable import UnavailableError
 
 BRIDGE = "pods"
 _INSIDE = "ANTIPODE_CLUSTERS_INSIDE"
@@ -17,21 +21,46 @@ _INSIDE = "ANTIPODE_CLUSTERS_INSIDE"
 _WITHOUT_FORK_HANDLERS = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
 _OWN = ("--net", "--mount")
 _AS_USER = ("--user", "--map-root-user", *_OWN)
+# One of everything that the kernel must let the lab make: a bridge, a pod's link, a file tree.
+_ATTEMPT = " && ".join(
+    (
+        f"ip link add {BRIDGE} type bridge",
+        "ip link add v0 type veth peer name v1",
+        "unshare --mount --pid --fork mount -t proc proc /proc",
+    )
+)
+
+
+def check() -> None:
+    """UnavailableError where this machine gives the lab no network and no mounts of its own."""
+    if _INSIDE not in os.environ:
+        _possible_flags()
 
 
 def go_inside(module: str, arguments: Sequence[str]) -> None:
     """Go on in namespaces of its own: this process becomes `python -m module`, which calls this
-    function again. RuntimeError if the kernel lets this user make no namespaces.
+    function again. UnavailableError as from `check`.
     """
     if _INSIDE in os.environ:
         return
+    command = ["unshare", *_possible_flags()]
+    os.environ |= {_INSIDE: "1", **_WITHOUT_FORK_HANDLERS}
+    os.execvp("unshare", [*command, sys.executable, "-m", module, *arguments])
+
+
+def _possible_flags() -> tuple[str, ...]:
+    """The flags of unshare under which this user may make what the lab makes."""
+    for program in ("unshare", "nsenter", "ip", "mount"):
+        if shutil.which(program) is None:
+            raise UnavailableError(f"the lab needs {program} on the PATH; see docs/clusters.md")
     for flags in (_OWN, _AS_USER):
-        command = ["unshare", *flags]
-        if not subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-            os.environ |= {_INSIDE: "1", **_WITHOUT_FORK_HANDLERS}
-            os.execvp("unshare", [*command, sys.executable, "-m", module, *arguments])
-    raise RuntimeError(
-        "the kernel lets this user make no namespaces; run as root, or allow user namespaces"
+        tried = ["unshare", *flags, "sh", "-c", _ATTEMPT]
+        ran = subprocess.run(tried, capture_output=True, text=True, check=False)
+        if not ran.returncode:
+            return flags
+    raise UnavailableError(
+        "this user may make no namespaces, networks and mounts; run as root, or allow user "
+        f"namespaces ({ran.stderr.strip()})"
     )
 
 
@@ -44,6 +73,8 @@ def make_network(gateways: Sequence[str]) -> None:
     for gateway in gateways:
         _ip("addr", "add", f"{gateway}/16", "dev", BRIDGE)
     _ip("link", "set", BRIDGE, "up")
+    # Pods of one region reach those of another, as in one network of Google Cloud.
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
 def connect(pid: int, address: str, gateway: str, name: str) -> None:

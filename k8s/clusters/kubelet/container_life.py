@@ -81,11 +81,12 @@ class ContainerLife:
         self._since = now()
         self._state.is_started = "startupProbe" not in self._container
         self._set(running_since(self._since))
-        probing = asyncio.create_task(self._probe())
+        meanwhile = [asyncio.create_task(self._probe()), asyncio.create_task(self._follow_names())]
         try:
             code = await starting.result().wait()
         finally:
-            probing.cancel()
+            for task in meanwhile:
+                task.cancel()
         self._note_end(code)
         return code
 
@@ -144,7 +145,7 @@ class ContainerLife:
         asked = environment(self._pod, self._container, contents)
         kept = {name: value for name, value in asked.items() if not name.startswith(image.without)}
         variables = {
-            "HOSTNAME": self._pod["metadata"]["name"],
+            "HOSTNAME": self._hostname,
             "KUBERNETES_SERVICE_HOST": self._node.service_host,
             "KUBERNETES_SERVICE_PORT": "6443",
             **image.environment,
@@ -155,6 +156,7 @@ class ContainerLife:
             environment=variables,
             mounts=self._mounts(image),
             folder=self._container.get("workingDir", "/"),
+            hostname=self._hostname,
             read_only=bool(
                 self._container.get("securityContext", {}).get("readOnlyRootFilesystem")
             ),
@@ -173,18 +175,35 @@ class ContainerLife:
         for place, path in image.kept.items():
             path.mkdir(parents=True, exist_ok=True)
             found[place] = Mount(str(path), place, read_only=False)
-        hosts = self._write_hosts()
-        found["/etc/hosts"] = Mount(str(hosts), "/etc/hosts", read_only=True)
+        self._hosts.write_text(self._names())
+        found["/etc/hosts"] = Mount(str(self._hosts), "/etc/hosts", read_only=True)
         return found
 
-    def _write_hosts(self) -> Path:
+    @property
+    def _hosts(self) -> Path:
         """Names of Services stand in the hosts file, because the lab has no DNS and no proxy."""
-        namespace = self._pod["metadata"]["namespace"]
-        names = {"localhost": "127.0.0.1", self._pod["metadata"]["name"]: self._address}
-        names |= self._node.names(namespace)
-        path = self._folder / f"{self._state.name}.hosts"
-        path.write_text("".join(f"{address}\t{name}\n" for name, address in names.items()))
-        return path
+        return self._folder / f"{self._state.name}.hosts"
+
+    def _names(self) -> str:
+        """A pod's own name comes first: a Service may have the name of a pod."""
+        own = {"localhost": "127.0.0.1", self._hostname: self._address}
+        names = {**self._node.names(self._pod["metadata"]["namespace"]), **own}
+        return "".join(f"{address}\t{name}\n" for name, address in names.items())
+
+    async def _follow_names(self) -> None:
+        """Keep the hosts file as new as DNS would be. It is one file for good: it is mounted."""
+        written = ""
+        while True:
+            if (names := self._names()) != written:
+                with self._hosts.open("r+") as hosts:
+                    hosts.write(names)
+                    hosts.truncate()
+                written = names
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    @property
+    def _hostname(self) -> str:
+        return str(self._pod["spec"].get("hostname") or self._pod["metadata"]["name"])
 
     @property
     def _address(self) -> str:

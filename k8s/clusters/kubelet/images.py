@@ -13,6 +13,8 @@ from pathlib import Path
 
 PICKER = "llm-d-router-endpoint-picker"
 CHECKOUT = Path(__file__).parents[3]
+# The environment that brings the proxy; see the Makefile.
+ENVOY = CHECKOUT / ".cache" / "envoy"
 COMPILE_CACHE = CHECKOUT / ".cache" / "xla-lab"
 # The CPU build has neither chips nor claimed interfaces: it would refuse to be told of them.
 _OF_TPUS = ("ANTIPODE_SLICE_", "ANTIPODE_CLAIM_", "ANTIPODE_CHIP_CLAIM_", "ANTIPODE_INTERFACE_")
@@ -54,11 +56,22 @@ def picker_image(program: Path) -> Image:
     return Image(entrypoint=(str(program),), environment={"HOME": "/tmp", "PATH": "/usr/bin:/bin"})
 
 
-def table(picker: Path | None) -> dict[str, Image]:
+def envoy_gateway_images(program: Path) -> dict[str, Image]:
+    """Of Envoy Gateway and of the proxies that it starts; both are started by name."""
+    [proxies] = ENVOY.glob("lib/*/site-packages/envoy/_bin")
+    folders = {str(folder): folder for folder in (program.parent, proxies)}
+    variables = {"HOME": "/tmp", "PATH": ":".join((*folders, "/usr/bin", "/bin"))}
+    image = Image(entrypoint=(str(program),), environment=variables, mounts=folders)
+    return {r".*/envoyproxy/(gateway|envoy)": image}
+
+
+def table(picker: Path | None, envoy_gateway: Path | None = None) -> dict[str, Image]:
     """Images by a pattern of their names."""
     found = {r".*/antipode(-tpu)?": server_image()}
     if picker is not None:
         found[rf"(.*/)?{PICKER}"] = picker_image(picker)
+    if envoy_gateway is not None:
+        found |= envoy_gateway_images(envoy_gateway)
     return found
 
 

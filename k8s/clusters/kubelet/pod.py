@@ -87,6 +87,10 @@ class PodWorker:
         return str(self.pod["metadata"].get("labels", {}).get(name, ""))
 
     @property
+    def is_ready(self) -> bool:
+        return bool(self._states) and all(state.is_ready for state in self._states)
+
+    @property
     def num_restarts(self) -> int:
         return sum(state.num_restarts for state in self._states)
 

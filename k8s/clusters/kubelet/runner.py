@@ -32,6 +32,7 @@ class Command:
     environment: Mapping[str, str]
     mounts: Mapping[str, Mount]
     folder: str
+    hostname: str
     read_only: bool
 
 
@@ -86,6 +87,7 @@ async def start(sandbox: Sandbox, command: Command, root: Path, log: Path) -> Ru
         "report": writing,
         "root": str(root),
         "folder": command.folder,
+        "hostname": command.hostname,
         "command": command.command,
         "environment": dict(command.environment),
         "read_only": command.read_only,

@@ -6,7 +6,7 @@ nor the engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol
@@ -141,12 +141,18 @@ class ChatFormat:
             tokenizer, allow_control_tokens=settings.control_tokens_in_messages, images=images
         )
 
-    def render(self, conversation: Conversation) -> str:
-        """The prompt. ChatTemplateError or ApiError for a conversation that cannot be rendered."""
+    def render(self, conversation: Conversation, image_tokens: Sequence[int] = ()) -> str:
+        """The prompt. ChatTemplateError or ApiError for a conversation that cannot be rendered.
+
+        `image_tokens` says how many tokens each image is, where its size says it.
+        """
         try:
             check_tools(conversation.tools, conversation.tool_choice)
             return self._template.render(
-                conversation.messages, conversation.offered, self._options(conversation)
+                conversation.messages,
+                conversation.offered,
+                self._options(conversation),
+                image_tokens,
             )
         except RecursionError as error:
             raise ChatTemplateError("the messages or tools are nested too deeply") from error
@@ -159,9 +165,14 @@ class ChatFormat:
         options = conversation.options
         return replace(options, template_options=asked | dict(options.template_options))
 
-    def prepare(self, conversation: Conversation, prompt: str | None = None) -> ChatPrompt:
+    def prepare(
+        self,
+        conversation: Conversation,
+        prompt: str | None = None,
+        image_tokens: Sequence[int] = (),
+    ) -> ChatPrompt:
         """The prompt and how to read its answers. `prompt` is one that was rendered before."""
-        text = self.render(conversation) if prompt is None else prompt
+        text = self.render(conversation, image_tokens) if prompt is None else prompt
         # What reads the answers lasts as long as they do, and needs no messages.
         conversation = replace(conversation, messages=())
         if self._is_harmony:

@@ -7,6 +7,7 @@ given in another form, or refused by name. Knows neither a protocol nor the toke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 from server.api.chat.control_tokens import ControlTokens, PiecedText, cut, unused_mark
 from server.api.chat.messages import Message, ToolCall
 from server.api.chat.plain_tools import fold_calls, with_tool_instructions
+from server.api.chat.tool_responses import expects_tool_responses, with_tool_responses
 from server.api.chat.tools import Tool
 from server.api.images.image_format import ImageFormat
 from server.api.images.sent_image import SentImage
@@ -26,6 +28,7 @@ _CALL = ToolCall(id="abcdefghi", name=_SENTINEL, arguments={"a": 1})
 _USER = Message(role="user", content="u")
 _ASSISTANT = Message(role="assistant", content="a")
 _THINK_TAGS = ("<think>", "</think>", "[THINK]", "[/THINK]")
+_CHANNEL_TAGS = ("<|channel>", "<channel|>")
 
 
 class ChatTemplateError(ValueError):
@@ -113,16 +116,21 @@ class ChatTemplate:
         return self._renders([Message(role="system", content=_SENTINEL), _USER]) is True
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Tool], options: RenderOptions
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        options: RenderOptions,
+        image_tokens: Sequence[int] = (),
     ) -> str:
         """The prompt, in pieces if the client's text holds control tokens.
 
-        With images, it has for each what the tokenizer makes the image's tokens of.
+        With images, it has for each what the tokenizer makes the image's tokens of: as many as
+        `image_tokens` has for it, and the most that an image may be where that is empty.
         """
-        messages = self._conform(messages, tools)
         num_images = sum(len(message.images) for message in messages)
+        messages = self._conform(messages, tools)
         rendered = self._rendered_in_pieces(messages, tools, options)
-        return rendered if num_images == 0 else self._with_images(rendered, num_images)
+        return rendered if not num_images else self._with_images(rendered, num_images, image_tokens)
 
     def _rendered_in_pieces(
         self, messages: Sequence[Message], tools: Sequence[Tool], options: RenderOptions
@@ -142,11 +150,12 @@ class ChatTemplate:
         tools_marked, variables = self._control_tokens.mark(list(given[1:]), mark)
         return cut(self._rendered(marked, tools_marked, variables, options), mark)
 
-    def _with_images(self, rendered: str, num_images: int) -> str:
+    def _with_images(self, rendered: str, num_images: int, image_tokens: Sequence[int]) -> str:
         """What the template wrote for an image is whole in its piece; a client's text is not."""
         if self._images is None:
             raise ChatTemplateError("this model's files do not say what stands for an image")
         placeholder, expansion = self._images.placeholder, self._images.expansion
+        num_tokens = iter(image_tokens or [self._images.sizes.num_tokens] * num_images)
         pieces = rendered.pieces if isinstance(rendered, PiecedText) else (rendered,)
         num_places = sum(piece.count(placeholder) for piece in pieces)
         if num_places != num_images:
@@ -154,7 +163,8 @@ class ChatTemplate:
                 f"the model's chat template has {num_places} places for the messages' {num_images}"
                 " images"
             )
-        return PiecedText(piece.replace(placeholder, expansion) for piece in pieces)
+        place = re.compile(re.escape(placeholder))
+        return PiecedText(place.sub(lambda _: expansion(next(num_tokens)), p) for p in pieces)
 
     def _rendered(
         self,
@@ -174,15 +184,24 @@ class ChatTemplate:
     def _marked_messages(self, messages: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:
         """Templates look for tags of reasoning in what the assistant said, so these stay whole."""
         marked: list[dict[str, Any]] = self._control_tokens.mark(messages, mark)
+        tags = [re.escape(tag) for tag in self._think_tags]
         for message, given in zip(marked, messages, strict=True):
             message["role"] = given["role"]
             if isinstance(message["content"], list):
                 for part, given_part in zip(message["content"], given["content"], strict=True):
                     part["type"] = given_part["type"]
             elif message["role"] == "assistant":
-                for tag in _THINK_TAGS:
-                    message["content"] = message["content"].replace(tag[0] + mark + tag[1:], tag)
+                message["content"] = "".join(
+                    piece if piece in self._think_tags else self._control_tokens.mark(piece, mark)
+                    for piece in re.split(f"({'|'.join(tags)})", given["content"])
+                )
         return marked
+
+    @property
+    def _think_tags(self) -> tuple[str, ...]:
+        """Those that the template may look for. A template that knows channels takes them out."""
+        knows_channels = all(tag in self._renderer.template_text for tag in _CHANNEL_TAGS)
+        return (*_THINK_TAGS, *(_CHANNEL_TAGS if knows_channels else ()))
 
     def _conform(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Sequence[Message]:
         """The conversation in the roles and fields that the template knows."""
@@ -195,6 +214,8 @@ class ChatTemplate:
         if uses_tools:
             fits = self.renders_calls
             messages = _fit_ids(messages, self.family) if fits else fold_calls(messages)
+            if expects_tool_responses(self._renderer.template_text):
+                messages = with_tool_responses(messages)
         self._check_roles(messages)
         self._check_images(messages)
         if tools and not self.renders_tools:

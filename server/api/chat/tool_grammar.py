@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.api.chat.gemma4_grammar import Gemma4Rules
 from server.api.chat.reasoning import ReasoningTags
 from server.api.chat.tools import Tool, ToolChoice
 from server.api.tool_calls.families import Family
+from server.api.tool_calls.gemma4_object import QUOTE
 from server.errors import ApiError, ErrorKind
 from server.link.sampling import Grammar
 
@@ -23,7 +25,8 @@ _ROOT_KEYS = ("x-guidance", "$schema", "$defs", "definitions")
 _TEXT = r"/(.|\n)*/"
 # What `_rule` and `_whole_rule` write. Names have no character that JSON escapes.
 _RULE_OF_TOOL = re.compile(
-    r'f\d+: (?:"\{\\"name\\": \\"([\w-]+)\\"|%json .*"name": \{"const": "([\w-]+)"\})'
+    r'f\d+: (?:"\{\\"name\\": \\"([\w-]+)\\"|%json .*"name": \{"const": "([\w-]+)"\}'
+    r'|"call:([\w-]+)")'
 )
 # No text is forced on the model: it chooses how to cut it into tokens.
 HEAD = '%llguidance {"no_forcing": true}'
@@ -57,7 +60,10 @@ class AnswerForm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Calls:
-    """Around the calls of a family: `opening` of all, `before`, `after` and `between` each."""
+    """Around the calls of a family: `opening` of all, `before`, `after` and `between` each.
+
+    `own`: arguments are no JSON, and have rules of their own.
+    """
 
     opening: str = ""
     before: str = ""
@@ -65,6 +71,7 @@ class _Calls:
     between: str = ""
     closing: str = ""
     arguments_key: str = "arguments"
+    own: bool = False
 
 
 _CALLS: Mapping[Family, _Calls] = {
@@ -72,6 +79,7 @@ _CALLS: Mapping[Family, _Calls] = {
     "llama3_json": _Calls(between="; ", arguments_key="parameters"),
     "mistral": _Calls(opening="[TOOL_CALLS]", before="[", between=", ", closing="]"),
     "gemma3": _Calls(opening="```tool_call", before="\n[", between=", ", closing="]\n```"),
+    "gemma4": _Calls(opening="<|tool_call>", after="<tool_call|>", own=True),
 }
 
 
@@ -84,7 +92,7 @@ def tool_at(grammar: Grammar, line: int) -> str:
     """The name of the tool that a line of such a grammar is about; empty for any other line."""
     lines = grammar.text.split("\n") if grammar.kind == "lark" and line else []
     found = _RULE_OF_TOOL.match(lines[line - 1]) if line <= len(lines) and lines else None
-    return (found[1] or found[2]) if found else ""
+    return next(filter(None, found.groups())) if found else ""
 
 
 def beginning_of_calls(family: Family) -> str:
@@ -119,8 +127,11 @@ def tool_grammar(
         )
     may_call = [tool for tool in tools if choice.mode != "named" or tool.name == choice.name]
     # Without a marker, an answer may begin as a call does: then both must be JSON from the start.
-    rule = _whole_rule if answer and not calls.opening else _rule
-    rules = [f"f{i}: {rule(tool, calls, choice)}" for i, tool in enumerate(may_call)]
+    if calls.own:
+        rules = [line for i, tool in enumerate(may_call) for line in _own(i, tool, form, choice)]
+    else:
+        rule = _whole_rule if answer and not calls.opening else _rule
+        rules = [f"f{i}: {rule(tool, calls, choice)}" for i, tool in enumerate(may_call)]
     any_call = " | ".join(f"f{i}" for i in range(len(may_call)))
     several = parallel and choice.mode != "named"
     if choice.is_forced or answer:
@@ -146,7 +157,7 @@ def _free(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]:
         rules += _calls_rules(calls, form, several=several)
         return [f"start: {think} (calls | OTHER)?", r"OTHER: /[^{\s](.|\n)*/", *rules]
     options, until = form.until(calls.opening)
-    body = _body(calls, several=False)
+    body = _body(calls, form, several=False)
     return [
         f"start: called{'*' if several else '?'} tail",
         f"tail: {_TEXT}",
@@ -158,14 +169,15 @@ def _free(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]:
 def _calls_rules(calls: _Calls, form: AnswerForm, *, several: bool) -> list[str]:
     opening = form.word(calls.opening) if calls.opening else ""
     if calls.closing or not calls.opening:
-        return [f"calls: {opening} {_body(calls, several=several)}"]
-    more = f"({quoted(calls.between)} call)*" if several else ""
-    return [f"calls: call {more}", f"call: {opening} {_body(calls, several=False)}"]
+        return [f"calls: {opening} {_body(calls, form, several=several)}"]
+    between = quoted(calls.between) if calls.between else ""
+    more = f"({between} call)*" if several else ""
+    return [f"calls: call {more}", f"call: {opening} {_body(calls, form, several=False)}"]
 
 
-def _body(calls: _Calls, *, several: bool) -> str:
+def _body(calls: _Calls, form: AnswerForm, *, several: bool) -> str:
     more = f"({quoted(calls.between)} one)*" if several else ""
-    words = [quoted(calls.before), "one", more, quoted(calls.after), quoted(calls.closing)]
+    words = [quoted(calls.before), "one", more, form.word(calls.after), quoted(calls.closing)]
     return " ".join(word for word in words if word not in ("", '""'))
 
 
@@ -173,6 +185,19 @@ def _rule(tool: Tool, calls: _Calls, choice: ToolChoice) -> str:
     """One tool's call. Its schema stays whole, so that references in it find their target."""
     head = f'{{"name": {json.dumps(tool.name)}, "{calls.arguments_key}": '
     return f'{quoted(head)} %json {json.dumps(_schema(tool, choice))} "}}"'
+
+
+def _own(number: int, tool: Tool, form: AnswerForm, choice: ToolChoice) -> list[str]:
+    """One tool's call in Gemma 4's form: its own rule, and those of its arguments."""
+    rules = Gemma4Rules(
+        tool=tool.name,
+        root=_schema(tool, choice),
+        prefix=f"g{number}",
+        quote=form.word(QUOTE),
+        is_token=QUOTE in form.special,
+        strict=tool.strict,
+    )
+    return [f"f{number}: {quoted('call:' + tool.name)} {rules.arguments()}", *rules.lines]
 
 
 def _whole_rule(tool: Tool, calls: _Calls, choice: ToolChoice) -> str:

@@ -32,10 +32,14 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadImage:
-    """RGB bytes in the order [height, width, 3], and a digest of them and their shape."""
+    """RGB bytes in the order [height, width, 3], and a digest of them and their shape.
+
+    In a prompt, the image is `num_tokens` tokens.
+    """
 
     height: int
     width: int
+    num_tokens: int
     pixels: bytes
     digest: bytes
 
@@ -43,21 +47,28 @@ class ReadImage:
 def read_image(data: bytes, form: ImageFormat, max_pixels: int) -> ReadImage:
     """The first frame of a file, upright, in RGB, at the model's size. Raises ImageError.
 
-    As `load_image` and the PIL image processors of transformers: an alpha channel is dropped, a
-    colour that stands for transparency becomes white, and the aspect ratio is not kept.
+    As `load_image` and the PIL image processors of transformers: an alpha channel is dropped, and a
+    colour that stands for transparency becomes white.
     """
     image = _opened(data, max_pixels)
     try:
         ImageOps.exif_transpose(image, in_place=True)
         rgb = _on_white(image.convert("RGB"))
-        resized = rgb.resize((form.width, form.height), Image.Resampling(form.resample))
+        height, width = form.sizes.size_of((rgb.height, rgb.width))
+        resized = rgb.resize((width, height), Image.Resampling(form.resample))
     # Pillow raises many kinds of exception for files that are damaged.
     except Exception as error:
         raise ImageError("has an image that is damaged or cut short") from error
+    num_tokens = form.sizes.tokens_of((height, width))
+    assert num_tokens is not None, "every image is resized to a size that the model reads"
     pixels = resized.tobytes()
-    shape = f"{form.height}x{form.width}:".encode()
-    digest = hashlib.sha256(shape + pixels).digest()
-    return ReadImage(height=form.height, width=form.width, pixels=pixels, digest=digest)
+    return ReadImage(
+        height=height,
+        width=width,
+        num_tokens=num_tokens,
+        pixels=pixels,
+        digest=hashlib.sha256(f"{height}x{width}:".encode() + pixels).digest(),
+    )
 
 
 def _on_white(rgb: Image.Image) -> Image.Image:

@@ -7,9 +7,33 @@ from __future__ import annotations
 
 from typing import Protocol
 
+type Size = tuple[int, int]
+
+
+class Sizes(Protocol):
+    """The sizes, height and width in pixels, at which a model reads images, and their tokens."""
+
+    @property
+    def num_tokens(self) -> int:
+        """The most tokens of an image."""
+
+    @property
+    def least_tokens(self) -> int:
+        """The fewest tokens of an image."""
+
+    @property
+    def most_pixels(self) -> int:
+        """The most pixels of an image that is read."""
+
+    def size_of(self, size: Size) -> Size:
+        """The size at which an image of this size is read."""
+
+    def tokens_of(self, size: Size) -> int | None:
+        """The tokens of an image at the size at which it is read; None for any other size."""
+
 
 class ImageFormat(Protocol):
-    """One image is `num_tokens` tokens `token_id` of a prompt, and `height` by `width` pixels.
+    """An image is some tokens `token_id` of a prompt; its size says how many.
 
     The chat template writes `placeholder` for an image, and the tokenizer gets `expansion` in its
     place. `start`, `token` and `end` are the texts of the control tokens in the expansion.
@@ -17,13 +41,9 @@ class ImageFormat(Protocol):
     """
 
     @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
+    def sizes(self) -> Sizes: ...
     @property
     def resample(self) -> int: ...
-    @property
-    def num_tokens(self) -> int: ...
     @property
     def token_id(self) -> int: ...
     @property
@@ -34,5 +54,5 @@ class ImageFormat(Protocol):
     def end(self) -> str: ...
     @property
     def placeholder(self) -> str: ...
-    @property
-    def expansion(self) -> str: ...
+
+    def expansion(self, num_tokens: int) -> str: ...

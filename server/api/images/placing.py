@@ -13,12 +13,15 @@ from server.errors import ApiError, ErrorKind
 from server.link.images import PromptImage
 
 
-def image_starts(token_ids: tuple[int, ...], num_images: int, form: ImageFormat) -> tuple[int, ...]:
-    """The place of the first soft token of each image. ApiError if there are not so many images.
+def image_starts(
+    token_ids: tuple[int, ...], image_tokens: Sequence[int], form: ImageFormat
+) -> tuple[int, ...]:
+    """The place of the first soft token of each image, which have so many tokens.
 
-    Only an image has soft tokens: the text of a message never becomes one.
+    ApiError if there are not these images. Only an image has soft tokens: the text of a message
+    never becomes one.
     """
-    if num_images == 0 and form.token_id in token_ids:
+    if not image_tokens and form.token_id in token_ids:
         raise _invalid(
             f"the prompt holds the token {form.token_id}, which stands for an image; send images as"
             " parts of messages"
@@ -26,28 +29,26 @@ def image_starts(token_ids: tuple[int, ...], num_images: int, form: ImageFormat)
     starts: list[int] = []
     place = _find(token_ids, form.token_id, 0)
     while place is not None:
-        end = place + form.num_tokens
-        is_whole = token_ids[place:end].count(form.token_id) == form.num_tokens
-        if not is_whole or token_ids[end : end + 1] == (form.token_id,):
+        expected = image_tokens[len(starts)] if len(starts) < len(image_tokens) else None
+        end = _end(token_ids, form.token_id, place)
+        if expected is not None and end - place != expected:
             raise _invalid(f"the prompt has part of an image at its token {place}")
         starts.append(place)
         place = _find(token_ids, form.token_id, end)
-    if len(starts) != num_images:
+    if len(starts) != len(image_tokens):
         raise _invalid(
-            f"the prompt has places for {len(starts)} images, but the messages have {num_images};"
-            " send the messages of the first request"
+            f"the prompt has places for {len(starts)} images, but the messages have"
+            f" {len(image_tokens)}; send the messages of the first request"
         )
     return tuple(starts)
 
 
-def prompt_images(
-    images: Sequence[ReadImage], starts: Sequence[int], form: ImageFormat
-) -> list[PromptImage]:
+def prompt_images(images: Sequence[ReadImage], starts: Sequence[int]) -> list[PromptImage]:
     """The images at their places, as the engine takes them."""
     return [
         PromptImage(
             start=start,
-            num_tokens=form.num_tokens,
+            num_tokens=image.num_tokens,
             height=image.height,
             width=image.width,
             pixels=image.pixels,
@@ -62,6 +63,13 @@ def _find(token_ids: tuple[int, ...], token_id: int, start: int) -> int | None:
         return token_ids.index(token_id, start)
     except ValueError:
         return None
+
+
+def _end(token_ids: tuple[int, ...], token_id: int, start: int) -> int:
+    """The place after the last of the same tokens from `start` on."""
+    return next(
+        (i for i in range(start, len(token_ids)) if token_ids[i] != token_id), len(token_ids)
+    )
 
 
 def _invalid(message: str) -> ApiError:

@@ -33,7 +33,7 @@ class PromptImages:
             return
         if self._form is None or info.max_images == 0:
             raise refused(images[0].where, "is an image, but this model reads only text")
-        bytes_each = self._form.height * self._form.width * _CHANNELS
+        bytes_each = self._form.sizes.most_pixels * _CHANNELS
         most = min(info.max_images, _MAX_PIXEL_BYTES // bytes_each)
         if len(images) > most:
             raise refused(
@@ -41,9 +41,15 @@ class PromptImages:
                 f"is image {most + 1} of {len(images)}; a prompt may have {most}",
             )
 
-    def num_tokens(self, images: Sequence[SentImage]) -> int:
-        """How many tokens of a prompt the images are."""
-        return 0 if self._form is None else len(images) * self._form.num_tokens
+    @property
+    def vary(self) -> bool:
+        """Whether an image must be read to know how many tokens it is."""
+        sizes = None if self._form is None else self._form.sizes
+        return sizes is not None and sizes.least_tokens < sizes.num_tokens
+
+    def least_tokens(self, images: Sequence[SentImage]) -> int:
+        """How many tokens of a prompt the images are, at least."""
+        return 0 if self._form is None else len(images) * self._form.sizes.least_tokens
 
     async def read(self, images: Sequence[SentImage]) -> list[ReadImage]:
         """The pixels of images that were checked. ApiError for one that cannot be read."""
@@ -58,8 +64,8 @@ class PromptImages:
         """
         if self._form is None or info.max_images == 0:
             return ()
-        return image_starts(token_ids, len(images), self._form)
+        return image_starts(token_ids, [image.num_tokens for image in images], self._form)
 
     def placed(self, images: Sequence[ReadImage], starts: Sequence[int]) -> list[PromptImage]:
         """As the engine takes them."""
-        return [] if self._form is None else prompt_images(images, starts, self._form)
+        return [] if self._form is None else prompt_images(images, starts)

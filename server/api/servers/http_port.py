@@ -15,16 +15,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.api.http.connections.connection import HttpConnection
-from server.api.http.connections.limits import ConnectionLimits
+from server.api.http.connections.limits import KEEP_ALIVE_SECONDS, ConnectionLimits
 from server.api.http.connections.open_connections import OpenConnections
 from server.api.http.connections.tls_front import TlsFront
 from server.config.cors_origins import read_origins
 from server.config.server_config import ServerConfig
 from server.files.tls_files import TlsMaterial
 from server.files.watched_files import WatchedFiles
-
-# Google's load balancers keep idle connections for 600 s; the server must not close them earlier.
-_KEEP_ALIVE_SECONDS = 620
 
 
 class HttpPort(uvicorn.Server):
@@ -75,7 +72,7 @@ def _uvicorn_config(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(flush_seconds),
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from server.api.tool_calls.call_log import CallLog
+from server.api.tool_calls.gemma4_object import Gemma4Object
 from server.api.tool_calls.json_text import JsonText
 
 _ARGUMENT_KEYS = ("arguments", "parameters")
@@ -22,6 +23,8 @@ _NAME = re.compile(
 )
 _IN_NAME = re.compile(r"[A-Za-z0-9_.\-\[\]\s]*")
 _MAX_NAME_TEXT = 400
+_GEMMA4_HEAD = re.compile(r"\s*call:\s*(?P<name>[A-Za-z0-9_.-]{1,128})\s*")
+_IN_GEMMA4_HEAD = re.compile(r"[A-Za-z0-9_.:\-\s]*")
 
 
 class CallBody:
@@ -51,6 +54,9 @@ class CallBody:
         if not self.has_started:
             self.raw += text[start:position]
         return position
+
+    def finish(self) -> None:
+        """Pass on what was held of a call that was broken off."""
 
     def _step(self, text: str, position: int) -> int:
         raise NotImplementedError
@@ -94,6 +100,43 @@ class NamedBody(CallBody):
             return
         self._arguments = JsonText()
         self._start(head["name"])
+
+
+class Gemma4Body(CallBody):
+    """Gemma 4's form: `call:name{…}`, with an object that is no JSON."""
+
+    def __init__(self, log: CallLog, accepts: Callable[[str], bool]) -> None:
+        super().__init__(log, accepts)
+        self._head = ""
+        self._name = ""
+        self._object = Gemma4Object()
+
+    def _step(self, text: str, position: int) -> int:
+        return self._in_object(text, position) if self._name else self._in_head(text, position)
+
+    def finish(self) -> None:
+        self._log.arguments(self._object.finish())
+
+    def _in_head(self, text: str, position: int) -> int:
+        match = _IN_GEMMA4_HEAD.match(text, position)
+        end = match.end() if match else position
+        self._head += text[position:end]
+        if len(self._head) > _MAX_NAME_TEXT:
+            self.is_broken = True
+        elif end < len(text):
+            head = _GEMMA4_HEAD.fullmatch(self._head)
+            self.is_broken = head is None or text[end] != "{" or not self._accepts(head["name"])
+            self._name = "" if self.is_broken or head is None else head["name"]
+        return end
+
+    def _in_object(self, text: str, position: int) -> int:
+        position = self._object.feed(text, position)
+        if self._object.is_certain and not self.has_started:
+            self._start(self._name)
+        if self.has_started:
+            self._log.arguments(self._object.take())
+        self.is_done, self.is_broken = self._object.is_done, self._object.is_broken
+        return position
 
 
 class ObjectBody(CallBody):

@@ -7,16 +7,24 @@ from typing import Literal
 
 from server.api.tool_calls.call_log import CallReader
 from server.api.tool_calls.fenced_calls import FencedCalls
-from server.api.tool_calls.marked_calls import HERMES, LLAMA3_JSON, MISTRAL, MarkedCalls
+from server.api.tool_calls.gemma4_object import QUOTE
+from server.api.tool_calls.marked_calls import (
+    GEMMA4,
+    HERMES,
+    LLAMA3_JSON,
+    MISTRAL,
+    MarkedCalls,
+)
 from server.api.tool_calls.tagged_calls import Schemas, TaggedCalls
 
-Family = Literal["hermes", "llama3_json", "mistral", "gemma3", "pythonic", "qwen3_coder"]
+Family = Literal["hermes", "llama3_json", "mistral", "gemma3", "gemma4", "pythonic", "qwen3_coder"]
 
 _READERS: dict[Family, Callable[[Schemas], CallReader]] = {
     "hermes": lambda tools: MarkedCalls(HERMES, tools),
     "llama3_json": lambda tools: MarkedCalls(LLAMA3_JSON, tools),
     "mistral": lambda tools: MarkedCalls(MISTRAL, tools),
     "gemma3": lambda tools: FencedCalls(tools, fenced=True),
+    "gemma4": lambda tools: MarkedCalls(GEMMA4, tools),
     "pythonic": lambda tools: FencedCalls(tools, fenced=False),
     "qwen3_coder": TaggedCalls,
 }
@@ -25,11 +33,13 @@ MARKERS: dict[Family, tuple[str, ...]] = {
     "llama3_json": ("<|python_tag|>",),
     "mistral": ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
     "gemma3": (),
+    "gemma4": ("<|tool_call>", "<tool_call|>", QUOTE, "<|tool_response>"),
     "pythonic": (),
     "qwen3_coder": ("<tool_call>", "</tool_call>"),
 }
 # What only templates of a family hold, the most telling first.
 _SIGNS: tuple[tuple[str, Family], ...] = (
+    ("<|tool_call>", "gemma4"),
     ("[TOOL_CALLS]", "mistral"),
     ("<function=", "qwen3_coder"),
     ("<tool_call>", "hermes"),

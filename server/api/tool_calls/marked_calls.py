@@ -1,4 +1,6 @@
-"""Reads calls that stand after a marker, or at the start of the text: Hermes, Llama 3 and Mistral.
+"""Reads calls that stand after a marker, or at the start of the text.
+
+Hermes, Llama 3, Mistral and Gemma 4 write them so.
 
 A `CallForm` says what a family writes around the bodies of its calls. One state machine reads them
 all: content until a marker, a body, what may stand after a body, and content again.
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from server.api.tool_calls.call_bodies import CallBody, NamedBody, ObjectBody
+from server.api.tool_calls.call_bodies import CallBody, Gemma4Body, NamedBody, ObjectBody
 from server.api.tool_calls.call_log import CallLog, call_id, mistral_call_id
 from server.api.tool_calls.events import ContentEvent
 
@@ -22,7 +24,7 @@ class CallForm:
 
     `marker` opens calls. `after` may follow a call's body. `bare` takes a call at the start of the
     text without a marker, if it names one of the tools. `named` takes a name before the arguments
-    where no object begins, `listed` takes a list of objects.
+    where no object begins, `listed` takes a list of objects. `own` reads a body that is neither.
     """
 
     marker: str
@@ -30,12 +32,17 @@ class CallForm:
     bare: bool = False
     named: bool = False
     listed: bool = False
+    own: Callable[[CallLog, Callable[[str], bool]], CallBody] | None = None
     new_id: Callable[[], str] = call_id
 
 
 HERMES = CallForm(marker="<tool_call>", after=("</tool_call>",))
 LLAMA3_JSON = CallForm(marker="<|python_tag|>", after=(";",), bare=True)
 MISTRAL = CallForm(marker="[TOOL_CALLS]", named=True, listed=True, new_id=mistral_call_id)
+# The last word is how the model hands over to its tools; it is an end token where files say so.
+GEMMA4 = CallForm(
+    marker="<|tool_call>", after=("<tool_call|>", "<|tool_response>"), named=True, own=Gemma4Body
+)
 
 
 class MarkedCalls:
@@ -60,6 +67,7 @@ class MarkedCalls:
 
     def finish(self) -> list[ContentEvent]:
         if self._body is not None and self._body.has_started:
+            self._body.finish()
             self._log.end()
         elif self._state == self._after_call:
             self._held = ""
@@ -101,7 +109,9 @@ class MarkedCalls:
         self._held = rest
         if not rest:
             return False
-        if self._form.listed and rest[0] == "[" and not self._is_listed:
+        if self._form.own is not None:
+            self._begin(self._form.own(self._log, _any_name))
+        elif self._form.listed and rest[0] == "[" and not self._is_listed:
             self._is_listed = True
             self._raw, self._held = self._raw + "[", rest[1:]
         elif self._form.named and not self._is_listed and rest[0] != "{":

@@ -41,6 +41,7 @@ from server.engine.programs.programs import PickSize, ProgramName
 from server.engine.programs.sampling.sampler import Drawn
 from server.engine.programs.step_output import StepOutput
 from server.files.temporary_folders import temporary_folder
+from server.free_memory import return_zeros
 from server.start_clock import StartPhase
 
 _log = logging.getLogger(__name__)
@@ -188,6 +189,8 @@ class Executor:
         """Run every program on padding, in the same order on every host."""
         sizes = self.blueprint.sizes
         self._state = self._make_state()
+        if self.blueprint.mesh.devices.flat[0].platform == "cpu":
+            _return_zeros(self._state.kv)
         self.set_slot(empty_slot(sizes.slot, 0, sizes.scratch_slot))
         if sizes.images is not None:
             self.encode(version, sizes.empty_image())
@@ -197,6 +200,13 @@ class Executor:
         if self._host_blocks is not None:
             self._state = self._state._replace(kv=self._host_blocks.run_once(self._state.kv))
         jax.block_until_ready((self._state, self._images))
+
+
+def _return_zeros(pools: Any) -> None:
+    """Let KV pools of zeros, in the host's memory, take memory block by block as they are used."""
+    for pool in jax.block_until_ready(jax.tree.leaves(pools)):
+        for shard in pool.addressable_shards:
+            return_zeros(shard.data.unsafe_buffer_pointer(), shard.data.nbytes)
 
 
 def _chip_bytes() -> int | None:

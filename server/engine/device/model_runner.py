@@ -114,10 +114,16 @@ class ModelRunner:
         return self._blueprint.config.bidirectional
 
     @property
+    def num_snapshots(self) -> int | None:
+        """How many recurrent states are kept for prefixes; None where no layer has a state."""
+        sizes = self._blueprint.sizes
+        return sizes.num_snapshots if sizes.num_states else None
+
+    @property
     def readable_image(self) -> ReadableImage | None:
         """What an image must be for the model to read it; None where it reads none."""
         images = self._blueprint.sizes.images
-        return None if images is None else ReadableImage(images.side, images.num_tokens)
+        return None if images is None else ReadableImage(images.vision.sizes)
 
     @property
     def num_ranks(self) -> int:
@@ -168,6 +174,7 @@ class ModelRunner:
                     table,
                     scratch,
                     has_adapters=sizes.has_adapters,
+                    num_states=sizes.num_states,
                     num_images=sizes.num_images_in(bucket),
                 )
                 for rank in range(sizes.num_ranks)
@@ -186,9 +193,9 @@ class ModelRunner:
             [image for row in batch.of_rank(rank) for image in row.images]
             for rank in range(sizes.num_ranks)
         ]
-        side, beyond = sizes.images.side, sizes.images.num_images
+        vision, beyond = sizes.images.vision, sizes.images.num_images
         for number, each in enumerate(zip_longest(*of_ranks)):
-            packed = [pack_image(i, side, beyond if i is None else number) for i in each]
+            packed = [pack_image(i, vision, beyond if i is None else number) for i in each]
             self._executor.encode(batch.version, stack_images(packed))
 
     def read(self, in_flight: InFlight) -> StepResult:

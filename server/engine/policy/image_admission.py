@@ -6,6 +6,7 @@ Knows sizes and places only; pixels are bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from server.engine.policy.admission import AdmissionError
 from server.link.frames import Submit
@@ -14,20 +15,34 @@ from server.link.images import PromptImage
 _CHANNELS = 3
 
 
+class Sizes(Protocol):
+    """The sizes, height and width in pixels, at which the model reads images."""
+
+    @property
+    def num_tokens(self) -> int:
+        """The most tokens of an image."""
+
+    def tokens_of(self, size: tuple[int, int]) -> int | None:
+        """The tokens of an image of this size; None for a size that the model does not read."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadableImage:
-    """What the model reads: `side` x `side` pixels, as `num_tokens` tokens."""
+    """What the model reads: images of these sizes, with the tokens that these sizes say."""
 
-    side: int
-    num_tokens: int
+    sizes: Sizes
+
+    @property
+    def num_tokens(self) -> int:
+        """The most tokens of an image."""
+        return self.sizes.num_tokens
 
     def __str__(self) -> str:
-        return f"{self.side} x {self.side} and {self.num_tokens}"
+        return str(self.sizes)
 
     def matches(self, image: PromptImage) -> bool:
-        is_square = image.height == image.width == self.side
         has_all = len(image.pixels) == image.height * image.width * _CHANNELS
-        return is_square and has_all and image.num_tokens == self.num_tokens
+        return has_all and image.num_tokens == self.sizes.tokens_of((image.height, image.width))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class Results:
     ) -> TokenEvent | None:
         """Apply what a step of `version` found for one of its rows; the client's event, if any."""
         seq = row.seq
+        self._blocks.settle(row.snapshot, is_sound=result.is_finite)
         # A sequence that ended while this step was in flight: its row is void.
         if seq.state is SequenceState.FINISHED:
             return None

@@ -57,6 +57,7 @@ class StepChoice:
         """Choose the rows of a step of `version`, and advance their counts as if it had run."""
         num_running = len(self._running)
         self._adapters.begin_pass(self)
+        self._blocks.begin_pass()
         self._make_way(version)
         shares = self._shares_of_shortest(version)
         chunks = self._schedule_running(version, shares)
@@ -270,8 +271,10 @@ class StepChoice:
         draft_ids: tuple[int, ...] = (),
     ) -> ScheduledRow:
         """The row, after counting it as if it had run and no draft had come true."""
-        num_computed_tokens = seq.num_computed_tokens
+        num_computed_tokens, restored_slot = seq.num_computed_tokens, seq.restored_slot
+        snapshot = self._blocks.snapshot(seq, num_computed_tokens + num_scheduled_tokens)
         seq.num_computed_tokens += num_scheduled_tokens
+        seq.restored_slot = -1
         is_sampling = (
             seq.num_computed_tokens == seq.num_tokens and seq.num_tokens < seq.max_num_tokens
         )
@@ -283,6 +286,8 @@ class StepChoice:
             is_sampling,
             is_admitted,
             draft_ids=draft_ids,
+            restored_slot=restored_slot,
+            snapshot=snapshot,
         )
 
     def _make_room(self, seq: Sequence, wanted: int) -> int:

@@ -54,7 +54,7 @@ def outlook(
 ) -> Outlook:
     """What `seq` finds if it is queued now."""
     num_own_tokens = num_tokens_to_compute(seq)
-    num_ahead = waiting.num_ahead(seq.source, seq.priority)
+    num_ahead = waiting.num_ahead(seq)
     ahead = sorted(map(num_tokens_to_compute, waiting.ahead_of(seq.priority)))[:num_ahead]
     under_way = (each.num_uncomputed_tokens for each in running if not each.is_decoding)
     return Outlook(

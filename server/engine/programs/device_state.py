@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from models.config import AnyVisionConfig
 from models.decoder.decoder import KVPools
+from models.decoder.state_pool import StatePool
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.image_input import ImageInput, pack_image, stack_images
@@ -27,18 +29,22 @@ from server.engine.programs.sampling.sampler import (
 class ImageSizes:
     """Room for the images of one step of one data rank.
 
-    At most `num_images`, each of `side` x `side` pixels and `num_tokens` tokens.
+    At most `num_images`, as `vision` reads them.
     """
 
-    side: int
-    num_tokens: int
+    vision: AnyVisionConfig
     num_images: int
+
+    @property
+    def num_tokens(self) -> int:
+        """The most tokens of an image."""
+        return self.vision.num_tokens
 
     def num_images_in(self, bucket: Bucket) -> int:
         """How many images a step of this bucket has room for; 0 where it has none at all."""
         if bucket.row_tokens is not None:
             return 0
-        return min(self.num_images, bucket.num_tokens // self.num_tokens)
+        return min(self.num_images, bucket.num_tokens // self.vision.sizes.least_tokens)
 
 
 class DeviceState(NamedTuple):
@@ -46,6 +52,7 @@ class DeviceState(NamedTuple):
 
     kv: KVPools
     sampler: SamplerState
+    recurrent: tuple[StatePool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +61,9 @@ class StateSizes:
 
     `num_words` words have a bit for every row of the embedding. A draw has `draw_rows` rows.
     `has_adapters`: rows may have adapters. `num_host_blocks` is how many blocks of each kind are
-    kept in host memory; () is none. `images` is None where no image is read.
+    kept in host memory; () is none. `images` is None where no image is read. `num_states` is
+    how many recurrent states there is room for: one for each sequence, snapshots, and one more; 0
+    where no layer has a state.
     """
 
     num_ranks: int = 1
@@ -65,6 +74,7 @@ class StateSizes:
     num_words: int
     draw_rows: int
     has_adapters: bool = False
+    num_states: int = 0
     num_host_blocks: tuple[int, ...] = ()
     images: ImageSizes | None = None
 
@@ -92,6 +102,7 @@ class StateSizes:
             self.table_size,
             self.scratch_slot,
             has_adapters=self.has_adapters,
+            num_states=self.num_states,
             num_images=self.num_images_in(bucket),
         )
         return stack_ranks([of_rank] * self.num_ranks)
@@ -108,8 +119,13 @@ class StateSizes:
     def empty_image(self) -> ImageInput:
         """The input of an encoding of no image."""
         assert self.images is not None
-        of_rank = pack_image(None, self.images.side, self.images.num_images)
+        of_rank = pack_image(None, self.images.vision, self.images.num_images)
         return stack_images([of_rank] * self.num_ranks)
+
+    @property
+    def num_snapshots(self) -> int:
+        """The recurrent states that are kept for prefixes; their slots follow the sequences'."""
+        return max(0, self.num_states - self.max_num_seqs - 1)
 
     @property
     def scratch_slot(self) -> int:

@@ -53,7 +53,7 @@ class ImagePrograms:
         def encode(leaves: list[jax.Array], rows_MND: jax.Array, inputs: ImageInput) -> jax.Array:
             tower, image = self.merge(leaves).vision, self.own(inputs)
             assert tower is not None
-            found_ND = tower(image.pixels_HWC).astype(rows_MND.dtype)
+            found_ND = tower(image.pixels, image.grid).astype(rows_MND.dtype)
             return rows_MND.at[image.number].set(found_ND, mode="drop")
 
         mapped = jax.shard_map(
@@ -94,6 +94,6 @@ def row_bytes(width: int, layout: DecoderLayout, images: ImageSizes) -> int:
     return rows.size * rows.dtype.itemsize
 
 
-def in_step(rows_MND: jax.Array, start_M: jax.Array) -> StepImages:
+def in_step(rows_MND: jax.Array, start_M: jax.Array, size_M: jax.Array) -> StepImages:
     """A step's images: the first of the rows, as many as the step has room for."""
-    return StepImages(rows_MND[: len(start_M)], start_M)
+    return StepImages(rows_MND[: len(start_M)], start_M, size_M)

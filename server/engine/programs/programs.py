@@ -19,6 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from models.decoder.decoder import Decoder, pool_shapes
 from models.decoder.layout import DecoderLayout
+from models.decoder.state_pool import abstract_states, state_pool_specs
 from models.sharding import DATA, shardings_of
 from models.weights.loading import leaf_shardings
 from server.engine.programs.adapter_programs import AdapterPrograms, choose
@@ -206,12 +207,14 @@ class Programs:
         pools = tuple(layout.backend.abstract_pool(shape) for shape in shapes)
         vocab = layout.vocab_rows(config)
         sampler = abstract_state(sizes.max_num_seqs, vocab, sizes.slot, sizes.num_ranks)
-        return DeviceState(pools, sampler)
+        num_states = sizes.num_ranks * sizes.num_states
+        return DeviceState(pools, sampler, abstract_states(config, layout, num_states))
 
     def state_specs(self) -> DeviceState:
         """The split of the state, as the attention backend and the sampler define it."""
-        num_pools = len(self.abstract_state().kv)
-        return DeviceState((self._layout.backend.pool_specs(),) * num_pools, state_specs())
+        state = self.abstract_state()
+        kv = (self._layout.backend.pool_specs(),) * len(state.kv)
+        return DeviceState(kv, state_specs(), (state_pool_specs(),) * len(state.recurrent))
 
     def _step(
         self,
@@ -227,14 +230,14 @@ class Programs:
         ragged, token_ids_T = ragged_of(inputs, state.sampler, bucket)
         images = None
         if inputs.image_start_M is not None:
-            images = in_step(rows_MND, inputs.image_start_M)
+            images = in_step(rows_MND, inputs.image_start_M, inputs.image_size_M)
             ragged = with_images(ragged, images)
         chosen = None
         if self._layout.adapters is not None:
             chosen = choose(adapters, inputs.adapter_S[ragged.row_T], self._layout.adapters)
-        x_TD, kv = model(
+        x_TD, pools = model(
             token_ids_T,
-            state.kv,
+            (*state.kv, *state.recurrent),
             ragged,
             row_tokens=bucket.row_tokens,
             adapters=chosen,
@@ -249,7 +252,8 @@ class Programs:
         if bucket.row_tokens is None:
             prompt = prompt_logprobs(model, x_TD, inputs.target_T)
             pooled = pool(x_TD, inputs.row_T, inputs.target_T, bucket.num_rows)
-        return StepOutput(drawn, prompt, pooled), logits_SV, DeviceState(kv, sampler)
+        kv, recurrent = pools[: len(state.kv)], pools[len(state.kv) :]
+        return StepOutput(drawn, prompt, pooled), logits_SV, DeviceState(kv, sampler, recurrent)
 
     def _merge(self, leaves: list[jax.Array]) -> Decoder:
         model: Decoder = nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from models.attention.base import Ragged
+from models.attention.base import Ragged, StateSlots
 from models.vision.step_images import StepImages
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.step_input import StepInput
@@ -27,6 +27,7 @@ def ragged_of(inputs: StepInput, sampler: SamplerState, bucket: Bucket) -> tuple
         query_start_S1=inputs.query_start_S1,
         num_decodes=inputs.num_decodes[0],
         num_rows=jnp.sum(jnp.diff(inputs.query_start_S1) > 0, dtype=jnp.int32),
+        slots=None if inputs.states_4S is None else StateSlots(*inputs.states_4S),
     )
     return ragged, jnp.where(inputs.token_ids_T < 0, drawn_T, inputs.token_ids_T)
 
@@ -34,4 +35,6 @@ def ragged_of(inputs: StepInput, sampler: SamplerState, bucket: Bucket) -> tuple
 def with_images(ragged: Ragged, images: StepImages) -> Ragged:
     """The geometry of a step in which the tokens of an image see one another."""
     last_seen_T = images.last_seen(ragged.positions_T)
-    return ragged._replace(last_seen_T=last_seen_T, image_start_M=images.start_M)
+    return ragged._replace(
+        last_seen_T=last_seen_T, image_start_M=images.start_M, image_size_M=images.size_M
+    )

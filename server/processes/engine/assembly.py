@@ -15,6 +15,7 @@ from server.engine.engine import Engine
 from server.engine.observer import Observer
 from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.blocks.snapshots import snapshots
 from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.exact_choice import ExactChoice
 from server.engine.policy.image_admission import ImageLimits
@@ -52,6 +53,7 @@ def build_engine(
                 prefix_caching=config.prefix_caching and not runner.is_bidirectional,
                 chunk=runner.max_num_batched_tokens if config.exact else 0,
                 num_host_blocks=runner.num_host_blocks,
+                snapshots=snapshots(config.max_num_seqs, runner.num_snapshots),
             ),
             choice=_choice_of(runner, config),
             max_num_seqs=config.max_num_seqs,

@@ -84,6 +84,10 @@ class ServingRunner(Runner[Any], Protocol):
         """Whether a token sees later ones, so that a step must hold all of a prompt."""
 
     @property
+    def num_snapshots(self) -> int | None:
+        """How many recurrent states are kept for prefixes; None where no layer has a state."""
+
+    @property
     def readable_image(self) -> ReadableImage | None:
         """What an image must be for the model to read it; None where it reads none."""
 

@@ -58,8 +58,37 @@ def test_tools_are_in_the_prompt_of_every_family(name):
 def test_a_history_with_calls_is_in_the_prompt_of_every_family(name):
     thanks = Message(role="assistant", content="It is 7 degrees.")
     rendered = render(name, USER, CALLING, RESULT, thanks, USER, tools=(WEATHER,))
-    assert '{"city": "Oslo"}' in rendered
+    is_own = name.startswith("gemma4")
+    assert ('{city:<|"|>Oslo<|"|>}' if is_own else '{"city": "Oslo"}') in rendered
     assert "7 degrees" in rendered
+
+
+@pytest.mark.parametrize("name", ["gemma4", "gemma4-first"])
+def test_gemma_4_s_calls_results_and_answer_are_one_turn(name):
+    answer = Message(role="assistant", content="It is 7 degrees.")
+    rendered = render(name, USER, CALLING, RESULT, answer, USER)
+    assert (
+        '<|turn>model\n<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>}<tool_call|>'
+        '<|tool_response>response:get_weather{value:<|"|>7 degrees<|"|>}<tool_response|>'
+        "It is 7 degrees.<turn|>\n<|turn>user\n"
+    ) in rendered
+    assert render(name, USER, CALLING, RESULT).endswith("<tool_response|>")
+
+
+def test_gemma_4_s_template_takes_thoughts_out_of_what_was_said():
+    said = Message(role="assistant", content="<|channel>thought\nHm.<channel|>Yes.<turn|>")
+    tokenizer = TOKENIZERS["gemma4"]
+    rendered = render("gemma4", USER, said, USER)
+    assert "Hm." not in rendered
+    assert "Yes.<turn|><turn|>" in rendered
+    assert tokenizer.encode(rendered).count(tokenizer.encode("<turn|>")[0]) == 3
+
+
+def test_gemma_4_s_thoughts_before_calls_stay_in_the_prompt():
+    thinking = replace(CALLING, reasoning="Which city?")
+    assert "<|channel>thought\nWhich city?\n<channel|><|tool_call>" in render(
+        "gemma4", USER, thinking, RESULT
+    )
 
 
 # Llama 3's template refuses several calls in one message.
@@ -213,12 +242,14 @@ def test_tags_of_reasoning_in_an_assistant_s_message_stay_whole():
     assert tokenizer.encode("<think>")[0] in token_ids
 
 
-PIECES = [*"<|>[]/ \n_aim", *SPECIAL, *ADDED, "<|im_", "start|>", "\ufdd0", "é"]
+PIECES = [*"<|>[]/ \n_aim", *SPECIAL, *ADDED, "<|im_", "start|>", "<|chan", "nel>", "\ufdd0", "é"]
 TEXT = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(["qwen3", "llama3", "mistral", "gemma3"]), st.lists(TEXT, min_size=1))
+@given(
+    st.sampled_from(["qwen3", "llama3", "mistral", "gemma3", "gemma4"]), st.lists(TEXT, min_size=1)
+)
 def test_no_text_of_a_user_makes_a_control_token(name, texts):
     messages = [
         Message(role="assistant" if i % 2 else "user", content=text.replace("think>", ""))

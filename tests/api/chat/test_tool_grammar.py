@@ -41,7 +41,7 @@ UNIT = Tool(
 )
 NOW = Tool(name="now", parameters={"type": "object", "additionalProperties": False})
 REQUIRED, AUTO = ToolChoice("required"), ToolChoice("auto")
-FAMILIES = ["hermes", "llama3_json", "mistral", "gemma3"]
+FAMILIES = ["hermes", "llama3_json", "mistral", "gemma3", "gemma4"]
 
 
 @cache
@@ -71,7 +71,22 @@ def allows(matcher, text: str) -> bool:
     return matcher.inner.validate_tokens(token_ids) == len(token_ids)
 
 
+def in_gemma4(value: object) -> str:
+    match value:
+        case str():
+            return f'<|"|>{value}<|"|>'
+        case dict():
+            keys = sorted(value, key=str.lower)
+            return "{" + ",".join(f"{key}:{in_gemma4(value[key])}" for key in keys) + "}"
+        case list():
+            return f"[{','.join(map(in_gemma4, value))}]"
+    return json.dumps(value)
+
+
 def written(family: str, *calls: tuple[str, str]) -> str:
+    if family == "gemma4":
+        bodies = [f"call:{name}{in_gemma4(json.loads(arguments))}" for name, arguments in calls]
+        return "".join(f"<|tool_call>{body}<tool_call|>" for body in bodies)
     key = "parameters" if family == "llama3_json" else "arguments"
     objects = [f'{{"name": "{name}", "{key}": {arguments}}}' for name, arguments in calls]
     return {

@@ -10,18 +10,29 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from models.image_sizes import CellSizes, SquareSizes
 from models.vision.image_format import ImageFormat
 
 # Small numbers with the texts of Gemma 3.
 FORM = ImageFormat(
-    height=32,
-    width=32,
+    sizes=SquareSizes(32, 4),
     resample=2,
-    num_tokens=4,
     token_id=0,
     token="<image_soft_token>",
     start="<start_of_image>",
     end="<end_of_image>",
+    placeholder="<start_of_image>",
+    around="\n\n",
+)
+# The same with the texts of Gemma 4: cells of 16 pixels, at most 8 of them.
+CELLS = ImageFormat(
+    sizes=CellSizes(16, 8),
+    resample=3,
+    token_id=0,
+    token="<|image|>",
+    start="<|image>",
+    end="<image|>",
+    placeholder="<|image|>",
 )
 
 

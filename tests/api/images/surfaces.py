@@ -11,13 +11,14 @@ from typing import Any
 import grpc
 import httpx
 
+from models.vision.image_format import ImageFormat
 from server.api.images.image_reader import ImageLimits
 from server.config.server_config import ServerConfig
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine
 from tests.api.grpc.serving import Serving, collect, serving
 from tests.api.http_client import app_of
-from tests.api.images.pictures import data_url
+from tests.api.images.pictures import FORM, data_url
 from tests.api.images.vision import vision_form, vision_tokenizer
 
 # A role and its content: texts, and the files of images.
@@ -36,11 +37,15 @@ class Answer:
 
 @asynccontextmanager
 async def vision_serving(
-    engine: FakeEngine, tokenizer=None, limits: ImageLimits | None = None, **options: Any
+    engine: FakeEngine,
+    tokenizer=None,
+    limits: ImageLimits | None = None,
+    form: ImageFormat = FORM,
+    **options: Any,
 ) -> AsyncIterator[Serving]:
     """Both transports over a model that reads images."""
     tokenizer = tokenizer or vision_tokenizer()
-    images = {"image_format": vision_form(tokenizer), "image_limits": limits}
+    images = {"image_format": vision_form(tokenizer, form), "image_limits": limits}
     async with serving(engine, tokenizer=tokenizer, images=images, **options) as s:
         yield s
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from models.image_sizes import SquareSizes
 from server.api.antipode_v1.chats import conversation
 from server.api.chat.fitted_request import fitted
 from server.api.chat.format import ChatSettings
@@ -289,7 +290,7 @@ async def test_nothing_that_lasts_as_long_as_an_answer_holds_its_images():
 
 
 def test_a_prompt_has_no_more_images_than_a_frame_to_the_engine_holds():
-    form = replace(vision_form(TOKENIZER), height=896, width=896)
+    form = replace(vision_form(TOKENIZER), sizes=SquareSizes(896, 4))
     images = PromptImages(form, ImageLimits())
     info = vision_engine(max_images=1024).info
     sent = [SentImage(where=f"content[{i}]", data=A) for i in range(84)]

@@ -26,7 +26,14 @@ THREE = replace(FORM, token_id=SOFT)
     ],
 )
 def test_an_image_starts_at_its_first_soft_token(token_ids, starts):
-    assert image_starts(token_ids, len(starts), THREE) == starts
+    assert image_starts(token_ids, [4] * len(starts), THREE) == starts
+
+
+def test_images_may_differ_in_their_tokens():
+    large = (7, *(SOFT,) * 6, 8)
+    assert image_starts((*IMAGE, *large), [4, 6], THREE) == (1, 7)
+    with pytest.raises(ApiError, match="has part of an image at its token 1"):
+        image_starts((*large, *IMAGE), [4, 6], THREE)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +51,12 @@ def test_an_image_starts_at_its_first_soft_token(token_ids, starts):
 )
 def test_tokens_that_do_not_fit_the_images_are_refused(token_ids, num_images, said):
     with pytest.raises(ApiError, match=said):
-        image_starts(token_ids, num_images, THREE)
+        image_starts(token_ids, [4] * num_images, THREE)
 
 
 def test_images_are_given_their_places_in_order():
-    images = [ReadImage(height=2, width=1, pixels=bytes([i] * 6), digest=b"%d" % i) for i in (1, 2)]
-    first, second = prompt_images(images, (3, 20), THREE)
+    fields = {"height": 2, "width": 1, "num_tokens": 4}
+    images = [ReadImage(**fields, pixels=bytes([i] * 6), digest=b"%d" % i) for i in (1, 2)]
+    first, second = prompt_images(images, (3, 20))
     assert (first.start, first.num_tokens, first.height, first.width) == (3, 4, 2, 1)
     assert (second.start, second.pixels, second.digest) == (20, bytes([2] * 6), b"2")

@@ -14,7 +14,7 @@ from models.vision.image_format import ImageFormat
 from server.api.tokenizers.tokenizer import Tokenizer
 from tests.api.fakes import FakeEngine, small_pretrained
 from tests.api.images import pictures
-from tests.api.templates import GEMMA3_IMAGES
+from tests.api.templates import GEMMA3_IMAGES, GEMMA4, tokenizer_with
 
 MAX_IMAGES = 3
 _TOKENS = {
@@ -30,8 +30,14 @@ def vision_tokenizer(template: str = GEMMA3_IMAGES) -> Tokenizer:
     return Tokenizer(_pretrained(template))
 
 
-def vision_form(tokenizer: Tokenizer) -> ImageFormat:
-    return replace(pictures.FORM, token_id=tokenizer.special_id(pictures.FORM.token))
+@cache
+def cell_tokenizer() -> Tokenizer:
+    """The small tokenizer with the tokens and the template of Gemma 4."""
+    return tokenizer_with(GEMMA4)
+
+
+def vision_form(tokenizer: Tokenizer, form: ImageFormat = pictures.FORM) -> ImageFormat:
+    return replace(form, token_id=tokenizer.special_id(form.token))
 
 
 def vision_engine(script: Any = None, **options: Any) -> FakeEngine:
@@ -43,10 +49,12 @@ def vision_engine(script: Any = None, **options: Any) -> FakeEngine:
 def processor() -> Any:
     """transformers' processor over the same tokenizer."""
     form = pictures.FORM
-    images = Gemma3ImageProcessorPil(size={"height": form.height, "width": form.width})
+    side = form.sizes.most_pixels**0.5
+    images = Gemma3ImageProcessorPil(size={"height": int(side), "width": int(side)})
     pretrained = _pretrained(GEMMA3_IMAGES)
+    num_tokens = form.sizes.num_tokens
     return Gemma3Processor(
-        images, pretrained, chat_template=GEMMA3_IMAGES, image_seq_length=form.num_tokens
+        images, pretrained, chat_template=GEMMA3_IMAGES, image_seq_length=num_tokens
     )
 
 

@@ -14,7 +14,16 @@ from server.api.requests.validation import RequestLimits
 from tests.api.fakes import FakeEngine
 from tests.api.http.asgi import events, joined
 from tests.api.http_client import app_of
-from tests.api.templates import DEEPSEEK, HARMONY, LLAMA3, MISTRAL, QWEN2, QWEN3, tokenizer_with
+from tests.api.templates import (
+    DEEPSEEK,
+    GEMMA4,
+    HARMONY,
+    LLAMA3,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    tokenizer_with,
+)
 
 PATH = "/v1/chat/completions"
 QUESTION = {"role": "user", "content": "How warm is it in Oslo?"}
@@ -523,6 +532,7 @@ def client_of(engine, lifecycle, health, template, **settings):
     [
         (MISTRAL, '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Oslo"}}]'),
         (LLAMA3, '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Oslo"}}'),
+        (GEMMA4, '<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>}<tool_call|>'),
         (QWEN2, CALL),
     ],
 )
@@ -536,6 +546,62 @@ async def test_markers_that_are_special_tokens_are_seen(
     (call,) = choice["message"]["tool_calls"]
     assert call["function"] == {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
     assert choice["message"]["content"] is None
+
+
+GEMMA4_ANSWER = (
+    "<|channel>thought\nIt asks for Oslo.\n<channel|>Let me see.\n"
+    '<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>}<tool_call|><|tool_call>call:now{}<tool_call|>'
+)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_gemma_4_answer_is_reasoning_content_and_calls(
+    engine, lifecycle, health, says, is_streamed
+):
+    tokenizer, http = client_of(engine, lifecycle, health, GEMMA4)
+    says(GEMMA4_ANSWER, tokenizer)
+    body = {"messages": [QUESTION], "tools": [WEATHER, NOW], "stream": is_streamed}
+    body["chat_template_kwargs"] = {"enable_thinking": True}
+    async with http:
+        response = await http.post(PATH, json=body)
+    if is_streamed:
+        *parts, _ = events(response.content)
+        choices = [part["choices"][0] for part in parts]
+        assert arguments_of(choices) == (
+            ['{"city": "Oslo"}', "{}"],
+            "Let me see.",
+            "It asks for Oslo.",
+        )
+        assert choices[-1]["finish_reason"] == "tool_calls"
+    else:
+        (choice,) = response.json()["choices"]
+        message = choice["message"]
+        assert message["reasoning_content"] == "It asks for Oslo."
+        assert message["content"] == "Let me see."
+        functions = [call["function"] for call in message["tool_calls"]]
+        assert functions[0] == {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
+        assert functions[1] == {"name": "now", "arguments": "{}"}
+    assert "<|think|>" in tokenizer.decode(
+        engine.submitted[-1].prompt_token_ids, skip_special_tokens=False
+    )
+
+
+async def test_a_schema_that_gemma_4_s_form_cannot_say_is_refused_only_where_it_is_strict(
+    engine, lifecycle, health, says
+):
+    tokenizer, http = client_of(engine, lifecycle, health, GEMMA4)
+    unique = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"a": unique}}}
+    says("<|tool_call>call:f{a:[1]}<tool_call|>", tokenizer)
+    async with http:
+        body = {"messages": [QUESTION], "tool_choice": "required"}
+        tool = {"type": "function", "function": function}
+        assert (await http.post(PATH, json={**body, "tools": [tool]})).status_code == 200
+        tool = {"type": "function", "function": {**function, "strict": True}}
+        refused = await http.post(PATH, json={**body, "tools": [tool]})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "tools"
+    assert "'f' has 'uniqueItems'" in refused.json()["error"]["message"]
 
 
 async def test_an_operator_can_turn_both_readers_off(engine, lifecycle, health, says):

@@ -63,6 +63,9 @@ TAGGED_ADD = (
     '<parameter=b>[2, {"c": null}]</parameter></function></tool_call>'
 )
 
+GEMMA4 = 'call:get_weather{city:<|"|>Oslo<|"|>}'
+GEMMA4_ADD = "call:add{a:1,b:[2,{c:null}]}"
+
 CALLS = [
     ("hermes", f'<tool_call>\n{{"name": "get_weather", "arguments": {OSLO}}}\n</tool_call>', "", 1),
     (
@@ -116,6 +119,17 @@ CALLS = [
     ("gemma3", '```tool_code\nget_weather(city="Oslo")\n```', "", 1),
     ("gemma3", f'Hi!\n```json\n[{{"name": "get_weather", "parameters": {OSLO}}}]\n```', "Hi!", 1),
     ("gemma3", "[get_weather(city='Oslo'), add(a=1, b=[2, {'c': None}])]", "", 2),
+    ("gemma4", f"<|tool_call>{GEMMA4}<tool_call|>", "", 1),
+    (
+        "gemma4",
+        f"Well.\n<|tool_call>{GEMMA4}<tool_call|><|tool_call>{GEMMA4_ADD}<tool_call|>",
+        "Well.",
+        2,
+    ),
+    ("gemma4", f"<|tool_call>{GEMMA4}<tool_call|><|tool_response>", "", 1),
+    ("gemma4", f"<|tool_call>\n{GEMMA4}", "", 1),
+    ("gemma4", '<|tool_call>call:get_weather{ "city": "Oslo" }<tool_call|>', "", 1),
+    ("gemma4", '<|tool_call>call:get_weather{<|"|>city<|"|>: Oslo}<tool_call|> Done.', "Done.", 1),
     ("qwen3_coder", TAGGED, "", 1),
     ("qwen3_coder", f"Well.\n{TAGGED}\n{TAGGED_ADD}\n", "Well.", 2),
     ("qwen3_coder", TAGGED.removeprefix("<tool_call>\n").removesuffix("</tool_call>"), "", 1),
@@ -146,6 +160,13 @@ NO_CALLS = [
     ("gemma3", "```python\nprint(1)\n```\nThat prints 1."),
     ("gemma3", "```tool_code\nget_weather("),
     ("gemma3", '```json\n{"name": "Alice"}\n``` and more'),
+    ("gemma4", "<|tool_call> oops and <|tool_"),
+    ("gemma4", "<|tool_call>call:get_weather(city)<tool_call|>"),
+    ("gemma4", "<|tool_call>call:get_weather{city}<tool_call|> and more"),
+    ("gemma4", "<|tool_call>call:get_weather{city:}<tool_call|>"),
+    ("gemma4", '<|tool_call>call:get_weather{<|"|>ci'),
+    ("gemma4", "<|tool_call>call:get_weather[]"),
+    ("gemma4", '<|tool_call>get_weather{city:<|"|>Oslo<|"|>}<tool_call|>'),
     ("qwen3_coder", "<tool_call>\noops"),
     ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nOs"),
     ("qwen3_coder", "a <function=> b </function> c"),
@@ -173,7 +194,7 @@ def cut_texts(draw: st.DrawFn) -> tuple[str, list[str]]:
             text = text[: draw(st.integers(0, len(text)))]
         case "changed":
             at = draw(st.integers(0, len(text) - 1))
-            text = text[:at] + draw(st.sampled_from(list('{}[]",:;\\x1 \n<`'))) + text[at + 1 :]
+            text = text[:at] + draw(st.sampled_from(list('{}[]",:;\\x1 \n<`|'))) + text[at + 1 :]
         case "twice":
             text = text + draw(st.sampled_from(["", " ", "\nand "])) + text
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
@@ -188,18 +209,22 @@ def test_pieces_give_what_the_whole_text_gives(cut):
     assert read(family, *pieces) == read(family, whole) == read(family, *whole)
 
 
-@pytest.mark.parametrize("family", ["hermes", "llama3_json", "mistral"])
+@pytest.mark.parametrize("family", ["hermes", "llama3_json", "mistral", "gemma4"])
 def test_arguments_are_passed_on_while_they_come(family):
     opening = {
         "hermes": '<tool_call>\n{"name": "add", "arguments": ',
         "llama3_json": '{"name": "add", "parameters": ',
         "mistral": '[TOOL_CALLS] [{"name": "add", "arguments": ',
+        "gemma4": "<|tool_call>call:add",
     }[family]
+    quote = '<|"|>' if family == "gemma4" else '"'
     reader = call_reader(family, NAMES)
-    (started,) = [e for e in reader.feed(opening + "{") if isinstance(e, CallStarted)]
+    events = reader.feed(opening + "{") + reader.feed(f"{quote}a{quote}: {quote}long ")
+    (started,) = [event for event in events if isinstance(event, CallStarted)]
     assert started.name == "add"
-    assert reader.feed('"a": "long ') == [ArgumentsDelta(0, '"a": "long ')]
-    assert reader.feed('text"') == [ArgumentsDelta(0, 'text"')]
+    begun = "".join(event.text for event in events if isinstance(event, ArgumentsDelta))
+    assert begun == '{"a": "long '
+    assert reader.feed(f"text{quote}") == [ArgumentsDelta(0, 'text"')]
 
 
 def test_a_call_that_is_broken_off_keeps_what_came():
@@ -216,6 +241,62 @@ def test_line_breaks_inside_strings_are_escaped():
     text = '<tool_call>{"name": "add", "arguments": {"a": "x\ny\t"}}</tool_call>'
     ((_, arguments),) = read("hermes", text).calls
     assert json.loads(arguments) == {"a": "x\ny\t"}
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ('<|"|>a "b" \\ {c}, [d]:\n\t<|<|"<|"|>', 'a "b" \\ {c}, [d]:\n\t<|<|"'),
+        ('<|"|><|"|>', ""),
+        ("-1.5e3", -1500.0),
+        ("007", "007"),
+        ("True", True),
+        ("None", None),
+        ("a bare word: 1", "a bare word: 1"),
+        ('"in \\"JSON\\""', 'in "JSON"'),
+        ('[{x:[]},<|"|>é<|"|>,{}]', [{"x": []}, "é", {}]),
+    ],
+)
+def test_gemma_4_s_values_become_json(written, value):
+    ((_, arguments),) = read("gemma4", f"<|tool_call>call:add{{a:{written}, b:1}}").calls
+    assert json.loads(arguments) == {"a": value, "b": 1}
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(alphabet='ab <|">{}[],:\\\n\x00é', max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("kxyz"), inner),
+    max_leaves=6,
+).filter(lambda value: '<|"|>' not in json.dumps(value, ensure_ascii=False).replace('\\"', '"'))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(["a", "b-c", "d.e f"]), JSON), st.data())
+def test_what_gemma_4_s_template_writes_is_read_back(arguments, data):
+    text = f"<|tool_call>call:add{in_gemma4(arguments)}<tool_call|>"
+    at = data.draw(st.integers(0, len(text)))
+    ((_, written),) = read("gemma4", text[:at], text[at:]).calls
+    assert json.loads(written) == arguments
+
+
+def in_gemma4(value: object) -> str:
+    """As Gemma 4's template writes a value."""
+    match value:
+        case str():
+            return f'<|"|>{value}<|"|>'
+        case dict():
+            return f"{{{','.join(f'{key}:{in_gemma4(item)}' for key, item in value.items())}}}"
+        case list():
+            return f"[{','.join(map(in_gemma4, value))}]"
+    return json.dumps(value)
+
+
+def test_a_gemma_4_call_that_is_broken_off_keeps_what_came():
+    text = '<|tool_call>call:add{a:<|"|>long te'
+    assert read("gemma4", text) == Read("", (("add", '{"a": "long te'),))
+    assert read("gemma4", "<|tool_call>call:add{a:12") == Read("", (("add", '{"a": 12'),))
 
 
 @pytest.mark.parametrize(
@@ -261,6 +342,8 @@ def test_mistral_s_ids_are_those_its_template_takes():
         ("llama3", "llama3_json"),
         ("mistral", "mistral"),
         ("gemma3", None),
+        ("gemma4", "gemma4"),
+        ("gemma4-first", "gemma4"),
     ],
 )
 def test_the_family_is_known_by_the_template(template, family):

@@ -31,6 +31,7 @@ class SlowRunner(FakeRunner):
     draft_rooms = ()  # Nothing verifies drafts.
     num_host_blocks = ()
     is_bidirectional = False
+    num_snapshots = None
     readable_image = None
 
     def read(self, in_flight):

@@ -20,6 +20,7 @@ from server.engine.device.model_runner import ModelRunner
 from server.engine.engine import Engine
 from server.engine.policy.adapter_slots import AdapterSlots
 from server.engine.policy.blocks.block_manager import BlockManager
+from server.engine.policy.blocks.snapshots import snapshots
 from server.engine.policy.data_ranks import Ranks
 from server.engine.policy.exact_choice import ExactChoice
 from server.engine.policy.image_admission import ImageLimits
@@ -104,9 +105,10 @@ class Session:
             BlockManager(
                 kinds,
                 runner.block_size,
-                prefix_caching=not runner.is_bidirectional,
+                prefix_caching=config.prefix_caching and not runner.is_bidirectional,
                 chunk=chunk,
                 num_host_blocks=runner.num_host_blocks,
+                snapshots=snapshots(config.max_num_seqs, runner.num_snapshots),
             )
             for _ in range(runner.num_ranks)
         ]

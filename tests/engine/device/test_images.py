@@ -6,6 +6,7 @@ follows such a choice is compared no further.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from hashlib import blake2b
@@ -25,14 +26,15 @@ from server.link.images import PromptImage
 from server.link.sampling import Grammar, SamplingParams
 from tests.engine.device.test_identity import Request, Session
 from tests.golden import image_model, random_models
-from tests.golden.image_model import NAME
+from tests.golden.image_model import CELLS, NAME, NAMES
 from tests.models.adapters import random_adapter, write_adapter
 
-folder, reference = image_model.folder, image_model.reference
+name, folder, reference = image_model.name, image_model.folder, image_model.reference
 
+BOTH = pytest.mark.parametrize("name", NAMES, indirect=True)
 NUM_TOKENS = 32
 MARGIN = 1e-3
-# An image has 16 tokens, and its window layers look back over 12.
+# An image has 16 tokens, or 13 to 20 where sizes differ; layers with windows look back over 12.
 LIMITS = {
     "max_num_seqs": 8,
     "max_num_batched_tokens": 64,
@@ -45,8 +47,8 @@ ONE_IMAGE = {"max_num_batched_tokens": 32}
 
 
 @pytest.fixture(scope="module")
-def requests():
-    return all_requests()
+def requests(name):
+    return all_requests(name)
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +56,23 @@ def base(folder):
     return build(folder)
 
 
-def all_requests():
+def all_requests(name):
     """Those of the reference, with their images."""
-    prompts = random_models.prompts_with_images(NAME)
-    pixels = iter(random_models.pixels(NAME, sum(len(starts) for _, starts in prompts)))
+    prompts = random_models.prompts_with_images(name)
+    pixels = random_models.pixels(name, sum(len(starts) for _, starts in prompts))
+    sizes = [math.prod(random_models.grid(name, i)) for i in range(len(pixels))]
+    images = iter(zip(pixels, sizes, strict=True))
     return [
-        greedy(prompt, [image(next(pixels), start) for start in starts])
+        greedy(prompt, [image(*next(images), start) for start in starts])
         for prompt, starts in prompts
     ]
 
 
-def image(pixels, start):
+def image(pixels, num_tokens, start):
     content = pixels.tobytes()
     return PromptImage(
         start=start,
-        num_tokens=16,
+        num_tokens=num_tokens,
         height=pixels.shape[0],
         width=pixels.shape[1],
         pixels=content,
@@ -97,16 +101,21 @@ def check(reference, tokens, numbers=None):
         assert at is None or reference.margins[number, at] < MARGIN, (number, at)
 
 
+@BOTH
 @pytest.mark.parametrize("overlap", [True, False])
 def test_tokens_are_those_of_transformers(base, reference, requests, overlap):
     check(reference, Session(*base, overlap=overlap).run(requests))
 
 
-def test_nothing_but_an_image_and_its_neighbours_fits_into_a_step(folder, reference, requests):
-    runner, config = build(folder, max_num_batched_tokens=24)
+@pytest.mark.parametrize(("name", "step"), [(NAME, 24), (CELLS, 28)], indirect=["name"])
+def test_nothing_but_an_image_and_its_neighbours_fits_into_a_step(
+    folder, reference, requests, step
+):
+    runner, config = build(folder, max_num_batched_tokens=step)
     check(reference, Session(runner, config).run(requests))
 
 
+@BOTH
 def test_prefixes_with_images_are_found_again(base, reference, requests):
     session, few = Session(*base), requests[:9]
     session.run(few)
@@ -114,6 +123,7 @@ def test_prefixes_with_images_are_found_again(base, reference, requests):
     assert session.num_cached_tokens > sum(len(each.prompt) for each in few) / 2
 
 
+@BOTH
 def test_prompts_that_differ_only_in_their_images_share_nothing(base, reference, requests):
     i = next(i for i, request in enumerate(requests) if len(request.images) == 1)
     other = next(each.images[0] for each in requests[i + 1 :] if each.images)
@@ -127,12 +137,14 @@ def test_prompts_that_differ_only_in_their_images_share_nothing(base, reference,
     assert differing != session.run([requests[i]])
 
 
+@BOTH
 def test_preempted_prompts_are_read_again(base, reference, requests):
     session = Session(*base, num_blocks=90)
     check(reference, session.run(requests))
     assert session.observer.num_preempted > 0
 
 
+@BOTH
 def test_choices_share_their_prompt(base, reference, requests):
     several = [replace(request, n=3) for request in requests[:9]]
     tokens = Session(*base).run(several)
@@ -140,6 +152,7 @@ def test_choices_share_their_prompt(base, reference, requests):
     assert all(tokens[i, choice] == tokens[i, 0] for i in range(9) for choice in range(3))
 
 
+@BOTH
 def test_a_resumed_choice_gives_the_rest(base, reference, requests):
     tokens = Session(*base).run(requests[:6])
     resumed = [replace(r, received=[tokens[i, 0][:7]]) for i, r in enumerate(requests[:6])]
@@ -147,6 +160,7 @@ def test_a_resumed_choice_gives_the_rest(base, reference, requests):
     assert all(rest[i, 0] == tokens[i, 0][7:] for i in range(6))
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("data_size", "tensor_size", "step"),
     [(1, 2, ONE_IMAGE), (1, 4, {}), (2, 1, ONE_IMAGE), (2, 2, {})],
@@ -161,6 +175,7 @@ def test_every_mesh_gives_the_same_tokens(
     check(reference, Session(runner, config).run(requests[:12]), range(12))
 
 
+@BOTH
 def test_drafts_change_no_token(folder, reference, requests):
     runner, config = build(folder, speculation="prompt_lookup", **ONE_IMAGE)
     drafts = speculation(runner.draft_rooms, config.most_drafts)
@@ -196,6 +211,7 @@ def test_adapters_and_images_stay_apart(folder, reference, requests, tmp_path):
     assert all(together[i, 0] != together[i + 6, 0] for i in range(6, 12))
 
 
+@BOTH
 def test_blocks_with_images_come_back_from_the_host(folder, reference, requests):
     runner, config = build(folder, prefix_host_bytes=8 << 20)
     session = Session(runner, config, num_blocks=90)
@@ -204,6 +220,7 @@ def test_blocks_with_images_come_back_from_the_host(folder, reference, requests)
     assert session.blocks[0].host.num_restored > 0
 
 
+@BOTH
 @pytest.mark.parametrize("settings", [{"kv_dtype": "int8"}, {"weight_dtype": "int8"}], ids=str)
 def test_eight_bits_serve_images_whatever_else_runs(folder, requests, settings):
     """The tokens are not the reference's, but one's own, and not those of other images."""
@@ -244,6 +261,7 @@ def with_logprobs(request):
     return replace(request, params=params)
 
 
+@BOTH
 def test_exact_steps_give_the_same_bits_whatever_else_runs(folder, reference, requests):
     """In chunks of 32 tokens, at whose ends images lie."""
     runner, config = build(folder, exact=True, max_num_batched_tokens=32)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from models.image_sizes import SquareSizes
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.image_admission import TEXT_ONLY, ImageLimits, ReadableImage
 from server.link.frames import Submit
 from server.link.sampling import SamplingParams
 from tests.engine.builders import make_image
 
-LIMITS = ImageLimits(ReadableImage(side=1, num_tokens=4), max_images=2)
+LIMITS = ImageLimits(ReadableImage(SquareSizes(side=1, num_tokens=4)), max_images=2)
 
 
 def submit(*images, **fields):

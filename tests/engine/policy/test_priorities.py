@@ -61,10 +61,46 @@ class TestBands:
         queue = self.queue(
             request(0, priority=1), *(request(i, source="a") for i in (1, 2, 3)), request(4)
         )
-        assert queue.num_ahead("new", 0) == 3
-        assert queue.num_ahead("a", 0) == 5
-        assert queue.num_ahead("new", 2) == 0
-        assert queue.num_ahead("new", -1) == 5
+        assert queue.num_ahead(request(5, source="new")) == 3
+        assert queue.num_ahead(request(5, source="a")) == 5
+        assert queue.num_ahead(request(5, source="new", priority=2)) == 0
+        assert queue.num_ahead(request(5, source="new", priority=-1)) == 5
+
+    def test_the_requests_of_a_source_that_are_due_later_are_not_ahead(self):
+        queue = self.queue(*(request(i, source="a", ttft_seconds=4.0 * i) for i in (1, 2, 3)))
+        assert queue.num_ahead(request(5, source="a", ttft_seconds=9.0)) == 2
+        assert queue.num_ahead(request(5, source="b", ttft_seconds=9.0)) == 1
+
+
+class TestHopes:
+    def order(self, *seqs):
+        queue = WaitingQueue(9)
+        for seq in seqs:
+            queue.add([seq])
+        return [seq.request_id for seq in queue.in_turn()]
+
+    def test_within_a_source_the_first_token_that_is_due_first_comes_first(self):
+        hopes = enumerate((9.0, 0.5, 3.0))
+        assert self.order(*(request(i, ttft_seconds=hope) for i, hope in hopes)) == [1, 2, 0]
+
+    def test_what_names_no_time_is_due_five_seconds_after_it_came(self):
+        early, late = request(0, arrival=0.0), request(1, arrival=3.0)
+        patient, eager = (request(n, arrival=3.5, ttft_seconds=t) for n, t in ((2, 9.0), (3, 2.0)))
+        assert self.order(early, late, patient, eager) == [0, 3, 1, 2]
+
+    def test_a_deadline_is_a_time_too(self):
+        urgent, patient = (request(n, deadline=t) for n, t in ((1, 1.0), (2, 9.0)))
+        assert self.order(request(0), urgent, patient) == [1, 0, 2]
+
+    def test_no_hope_gets_before_another_source(self):
+        one, eager = request(0, source="a"), request(1, source="b", ttft_seconds=0.1)
+        assert self.order(one, eager, request(2, source="a", ttft_seconds=0.1)) == [2, 1, 0]
+
+    def test_further_choices_go_with_the_first(self):
+        queue = WaitingQueue(9)
+        queue.add([request(0, ttft_seconds=9.0)])
+        queue.add([request(1, index=i, ttft_seconds=1.0) for i in range(2)])
+        assert [(s.request_id, s.index) for s in queue.in_turn()] == [(1, 0), (0, 0), (1, 1)]
 
 
 class TestShedding:

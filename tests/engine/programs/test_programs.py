@@ -15,11 +15,13 @@ from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import abstract_decoder, random_leaves
 from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.programs.baked import program_key
 from server.engine.programs.device_state import StateSizes
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.slot_input import SlotSizes
 from server.engine.programs.programs import Programs
 from tests.models.checkpoints import LLAMA
+from tests.models.cpu_kernels.compiled import need_kernels
 from tests.models.paged import make_layout
 
 CONFIG = parse_config(
@@ -42,8 +44,8 @@ SIZES = StateSizes(
 DECODE, MIXED = Bucket(8, 8, decode_only=True), Bucket(32, 8, decode_only=False)
 
 
-def make_programs(dtype):
-    layout = make_layout(dtype=jnp.dtype(dtype))
+def make_programs(dtype, **layout_fields):
+    layout = make_layout(dtype=jnp.dtype(dtype), **layout_fields)
     mesh = make_mesh(CONFIG, 1)
     return Programs(abstract_decoder(CONFIG, layout), layout, mesh, SIZES), layout, mesh
 
@@ -54,11 +56,22 @@ def num_bytes(tree):
 
 @pytest.mark.parametrize("bucket", [DECODE, MIXED], ids=["decode", "mixed"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_copies_neither_weights_nor_pool(dtype, bucket):
-    programs, _, _ = make_programs(dtype)
+@pytest.mark.parametrize("cpu_kernels", [False, True], ids=["xla", "kernels"])
+def test_a_step_copies_neither_weights_nor_pool(dtype, bucket, cpu_kernels):
+    if cpu_kernels:
+        need_kernels()
+    programs, _, _ = make_programs(dtype, cpu_kernels=cpu_kernels)
     memory = programs.lower(bucket).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 0.1 * num_bytes(programs.abstract_leaves)
     assert memory.alias_size_in_bytes == num_bytes(programs.abstract_state())
+
+
+def test_kernels_are_part_of_the_key_of_a_kept_program():
+    keys = [
+        program_key(programs.lower(DECODE), mesh)
+        for programs, _, mesh in (make_programs("bfloat16", cpu_kernels=on) for on in (False, True))
+    ]
+    assert keys[0].differences(keys[1]) == ["program"]
 
 
 def test_other_weights_are_a_rebind():

@@ -57,6 +57,14 @@ def test_another_file_names_an_end_token(folder, name, content):
     assert tokenizer_end_ids(folder) == (11,)
 
 
+def test_gemma_4_ends_its_turns_and_hands_over_to_tools_by_tokens_of_its_template(tmp_path):
+    names = ["<turn|>", "<|tool_response>", "<tool_response|>"]
+    added = [{"id": 10 + i, "content": name} for i, name in enumerate(names)]
+    write(tmp_path, "tokenizer.json", {"added_tokens": added, "model": {"vocab": {}}})
+    write(tmp_path, "chat_template.jinja", "".join(names))
+    assert tokenizer_end_ids(tmp_path) == (10, 11)
+
+
 def test_a_folder_without_a_tokenizer_names_none(tmp_path):
     assert tokenizer_end_ids(tmp_path) == ()
     write(tmp_path, "tokenizer_config.json", {"eos_token": "</s>"})

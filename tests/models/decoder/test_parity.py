@@ -14,6 +14,7 @@ import pytest
 from models import demo
 from models.huggingface.config_file import parse_config
 from tests.golden import random_models, references
+from tests.models.cpu_kernels.compiled import need_kernels
 from tests.models.paged import PagedModel
 
 LOGIT_TOLERANCE = 1e-4
@@ -28,6 +29,8 @@ EVERYWHERE = [
     "mistral-window",
     "qwen2-mixed-window",
     "qwen3-moe",
+    "qwen3_5",
+    "qwen3_5-moe",
 ]
 
 
@@ -97,6 +100,25 @@ def test_stacked_layers_agree_too(checkpoint, name, record_property):
 )
 def test_every_mesh_agrees(checkpoint, name, tensor_size, record_property):
     check(checkpoint(name), name, record_property, tensor_size=tensor_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor_size"),
+    [
+        ("llama3-untied", 1),
+        ("llama3-untied", 2),
+        ("qwen3", 1),
+        ("gemma2", 1),
+        ("gemma3", 2),
+        ("gpt-oss", 1),
+        ("mistral-window", 1),
+        ("qwen3_5", 1),
+        ("tiny-1", 1),
+    ],
+)
+def test_the_kernels_for_cpu_agree(checkpoint, name, tensor_size, record_property):
+    need_kernels()
+    check(checkpoint(name), name, record_property, tensor_size=tensor_size, cpu_kernels=True)
 
 
 @pytest.mark.parametrize("name", random_models.CONFIGS)

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from models.decoder.rope import rope_frequencies, rope_tables, rotate_keys, rotate_queries
+from models.decoder.rope import (
+    rope_frequencies,
+    rope_tables,
+    rotate_keys,
+    rotate_queries,
+    rotated_size,
+)
 from models.huggingface.config_file import parse_config
 from tests.models import naive
 from tests.models.checkpoints import LLAMA
@@ -55,6 +63,23 @@ def test_a_product_depends_on_the_distance_alone():
     near = rotated(LLAMA, q, [9])[0, 0] @ rotated(LLAMA, k, [4])[0, 0]
     far = rotated(LLAMA, q, [209])[0, 0] @ rotated(LLAMA, k, [204])[0, 0]
     assert near == pytest.approx(far, abs=1e-4)
+
+
+def test_a_part_of_a_head_is_rotated_like_a_head_of_that_size():
+    hf = LLAMA | {"architectures": ["Qwen3_5ForCausalLM"], "full_attention_interval": 2}
+    rope = parse_config(hf | {"head_dim": 32, "partial_rotary_factor": 0.25}).rope
+    x = np.random.default_rng(0).standard_normal((1, 9, 1, 32)).astype(np.float32)
+    tables = rope_tables(rope, 32, jnp.arange(9))
+    size = rotated_size(rope, 32)
+    out = np.asarray(rotate_queries(jnp.asarray(x), tables, size))
+    small = np.asarray(
+        rotate_queries(
+            jnp.asarray(x[..., :8]), rope_tables(replace(rope, part=1.0), 8, jnp.arange(9))
+        )
+    )
+    assert size == 8
+    assert_allclose(out[..., :8], small, atol=1e-6)
+    assert_array_equal(out[..., 8:], x[..., 8:])
 
 
 def test_bfloat16_is_rotated_in_float32():

@@ -6,7 +6,14 @@ import json
 import pytest
 import transformers
 
-from models.config import GlobalAttention, ModelConfigError, MoeConfig, RopeConfig, RopeScaling
+from models.config import (
+    RECURRENT,
+    GlobalAttention,
+    ModelConfigError,
+    MoeConfig,
+    RopeConfig,
+    RopeScaling,
+)
 from models.huggingface.config_file import parse_config, read_config, supported_architectures
 from tests.models.checkpoints import LLAMA
 
@@ -63,6 +70,20 @@ MISTRAL3 = {
     },
 }
 # A published vision checkpoint says of its text model only what is not the default.
+QWEN3_5 = LLAMA | {
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "rope_theta": 1e7,
+    "partial_rotary_factor": 0.25,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "full_attention_interval": 4,
+}
+QWEN3_5_MOE = QWEN3_5 | {"architectures": ["Qwen3_5MoeForCausalLM"], "num_experts": 8}
 VISION = {
     "architectures": ["Gemma3ForConditionalGeneration"],
     "eos_token_id": [1, 106],
@@ -323,6 +344,25 @@ def test_experts_beside_an_mlp_are_read():
     )
 
 
+def test_qwen3_5_is_read_with_its_peculiarities():
+    config = parse_config(QWEN3_5)
+    assert config.layer_windows == (RECURRENT, RECURRENT, RECURRENT, None)
+    assert (config.windows, config.kinds) == ((None,), (None, RECURRENT))
+    assert config.rope == RopeConfig(theta=1e7, part=0.25)
+    assert (config.output_gate, config.unit_offset, config.qk_norm) == (True, True, True)
+    recurrence = config.of_layer(0).recurrence
+    assert (recurrence.key_size, recurrence.value_size, recurrence.conv_size) == (2048, 4096, 4)
+    assert config.of_layer(3).recurrence is None
+    listed = QWEN3_5 | {"layer_types": ["full_attention"] * 4}
+    assert parse_config(listed).recurrence is None
+
+
+def test_the_experts_of_qwen3_5_have_a_shared_one_beside_them():
+    config = parse_config(QWEN3_5_MOE | {"shared_expert_intermediate_size": 40})
+    assert (config.moe.shared, config.moe.renormalize, config.mlp_size) == (True, True, 40)
+    assert (config.moe.num_experts, config.moe.num_experts_per_token) == (8, 8)
+
+
 def test_the_text_model_of_a_vision_checkpoint():
     config = parse_config(VISION)
     assert (config.vocab_size, config.num_heads, config.num_kv_heads) == (262_208, 8, 4)
@@ -462,6 +502,20 @@ def test_the_window_of_every_layer(hf, windows):
             MOE | {"num_experts_per_tok": 9},
             "num_experts_per_tok is greater than",
         ),
+        (QWEN3_5 | {"attention_bias": True}, "attention_bias is not supported"),
+        (QWEN3_5 | {"attn_output_gate": False}, "attn_output_gate false is not supported"),
+        (QWEN3_5_MOE | {"mlp_only_layers": [0]}, "mlp_only_layers. are not supported"),
+        (QWEN3_5_MOE | {"num_experts_per_tok": 9}, "num_experts_per_tok is greater than"),
+        (QWEN3_5 | {"layer_types": ["linear_attention"] * 4}, "has no full_attention; a model"),
+        (QWEN3_5 | {"layer_types": ["full_attention"]}, "layer_types must list 4 layers"),
+        (QWEN3_5 | {"layer_types": ["mamba"] * 4}, r"layer types \['mamba'\] are not supported"),
+        (QWEN3_5 | {"linear_num_key_heads": 5}, "linear_num_key_heads 5 does not divide .* 32"),
+        (QWEN3_5 | {"linear_conv_kernel_dim": 1}, "linear_conv_kernel_dim 1 is not supported"),
+        (
+            QWEN3_5 | {"partial_rotary_factor": 0.9},
+            "0.9 does not leave an even part of head_dim 16",
+        ),
+        (QWEN3_5 | {"rope_parameters": {"rope_type": "proportional"}}, "proportional is not"),
         (GEMMA2 | {"use_bidirectional_attention": True}, "use_bidirectional_attention is not"),
         (GEMMA3 | {"final_logit_softcapping": 30.0}, "final_logit_softcapping is not supported"),
         (GEMMA2 | {"hidden_activation": "relu"}, "hidden_act 'relu' is not supported"),
@@ -476,7 +530,7 @@ def test_what_is_refused_says_why(hf, sentence):
 def test_every_supported_architecture_parses():
     for name in supported_architectures():
         # By default, a text model of Gemma 4 has embeddings for each layer.
-        text = LLAMA | {"hidden_size_per_layer_input": 0}
+        text = LLAMA | {"hidden_size_per_layer_input": 0, "full_attention_interval": 2}
         hf = MOE | text | {"architectures": [name], "text_config": text, "num_local_experts": 4}
         assert parse_config(hf).architecture == name
 
@@ -570,6 +624,7 @@ FAMILIES = {
     "gemma3": GEMMA3 | {"use_bidirectional_attention": False},
     "gemma4": without(GEMMA4, "rope_theta")
     | {"enable_moe_block": False, "num_kv_shared_layers": 0},
+    "qwen3_5": QWEN3_5,
     "yarn": LLAMA | {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "truncate": True}},
 }
 # What no field of a decoder is, each of another JSON type; 1 and true are numbers and flags.

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from models.image_sizes import CellSizes, SquareSizes
 from models.vision.image_format import ImageFormatError, read_image_format
 
 CONFIG = {
@@ -41,11 +42,11 @@ def written(tmp_path):
 
 def test_an_image_is_soft_tokens_between_two_others(written):
     form = read_image_format(written())
-    assert (form.height, form.width, form.resample) == (32, 32, 2)
-    assert (form.num_tokens, form.token_id) == (4, 9)
+    assert (form.sizes, form.resample) == (SquareSizes(32, 4), 2)
+    assert form.token_id == 9
     assert form.placeholder == "<start_of_image>"
     soft = "<image_soft_token>" * 4
-    assert form.expansion == f"\n\n<start_of_image>{soft}<end_of_image>\n\n"
+    assert form.expansion(4) == f"\n\n<start_of_image>{soft}<end_of_image>\n\n"
 
 
 @pytest.mark.parametrize("name", ["Gemma3ForCausalLM", "LlamaForCausalLM"])
@@ -78,7 +79,31 @@ def test_published_defaults_are_those_of_transformers(written):
     names = {255_999: "<start_of_image>", 256_000: "<end_of_image>", 262_144: "<image_soft_token>"}
     added = [{"id": number, "content": text} for number, text in names.items()]
     form = read_image_format(written(published, {"added_tokens": added}))
-    assert (form.height, form.num_tokens, form.token_id) == (896, 256, 262_144)
+    assert (form.sizes, form.token_id) == (SquareSizes(896, 256), 262_144)
+
+
+GEMMA4 = {"architectures": ["Gemma4ForConditionalGeneration"]}
+GEMMA4_TOKENS = {
+    "added_tokens": [
+        {"id": 255_999, "content": "<|image>"},
+        {"id": 258_880, "content": "<|image|>"},
+        {"id": 258_882, "content": "<image|>"},
+    ]
+}
+
+
+def test_gemma_4_reads_images_in_cells(written):
+    form = read_image_format(written(GEMMA4, GEMMA4_TOKENS))
+    assert (form.sizes, form.resample, form.token_id) == (CellSizes(48, 280), 3, 258_880)
+    assert form.placeholder == "<|image|>"
+    assert form.expansion(3) == "<|image><|image|><|image|><|image|><image|>"
+
+
+def test_gemma_4_s_files_say_how_large_an_image_may_be(written):
+    config = GEMMA4 | {"vision_config": {"patch_size": 4, "pooling_kernel_size": 2}}
+    processor = {"image_processor": {"max_soft_tokens": 70, "resample": 2}}
+    form = read_image_format(written(config, GEMMA4_TOKENS, processor_config=processor))
+    assert (form.sizes, form.resample) == (CellSizes(8, 70), 2)
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ def checkpoint(tmp_path):
         "boi_token_index": special(FORM.start),
         "eoi_token_index": special(FORM.end),
         "image_token_index": special(FORM.token),
-        "mm_tokens_per_image": FORM.num_tokens,
-        "vision_config": {"image_size": FORM.height},
+        "mm_tokens_per_image": FORM.sizes.num_tokens,
+        "vision_config": {"image_size": 32},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path

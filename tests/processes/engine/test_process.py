@@ -33,6 +33,7 @@ class ServingFakeRunner(FakeRunner):
     draft_rooms = ()  # Nothing verifies drafts.
     num_host_blocks = ()
     is_bidirectional = False
+    num_snapshots = None
     readable_image = None
 
     def read(self, in_flight):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 # A body that comes slower than this, after `body_timeout_seconds`, is given up.
 MIN_BODY_BYTES_PER_SECOND = 4096
+# Google's load balancers keep idle connections for 600 s; the server must not close them earlier.
+KEEP_ALIVE_SECONDS = 620
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,10 @@ from operator import ge
 from server.engine.policy.blocks.block_pool import BlockPool
 from server.engine.policy.blocks.host_pool import HostPool, HostPrefixes
 from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.blocks.snapshots import Snapshots
 from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.sequence import Sequence
+from server.engine.policy.sequences.snapshot import Snapshot
 
 _DIGEST_BYTES = 16
 
@@ -31,6 +33,7 @@ class BlockManager:
     Unless `chunk` is 0, only prompt tokens are found, and only in whole chunks of that many tokens:
     the KV of a shorter chunk, or of a generated token, may differ in rounding. `num_host_blocks` is
     how many blocks of each kind host memory keeps when they leave their pool; () is none.
+    With `snapshots`, layers have a state too: a prefix is found only where its state was kept.
     """
 
     def __init__(
@@ -41,7 +44,9 @@ class BlockManager:
         prefix_caching: bool = True,
         chunk: int = 0,
         num_host_blocks: tuple[int, ...] = (),
+        snapshots: Snapshots | None = None,
     ) -> None:
+        self.snapshots = snapshots
         sizes = num_host_blocks or (0,) * len(kinds)
         self.pools = tuple(
             BlockPool(kind, block_size, HostPool(size))
@@ -74,7 +79,7 @@ class BlockManager:
 
     def num_cached_tokens(self, seq: Sequence) -> int:
         """Tokens of `seq`, which holds no blocks, whose KV it would find."""
-        return len(self._found_digests(seq)) * self.block_size
+        return len(self._found(seq)[0]) * self.block_size
 
     def check_windows(self, max_chunk: int, max_num_tokens: int) -> None:
         """Raise ValueError unless a sequence that is alone can run to its end in such chunks."""
@@ -96,7 +101,7 @@ class BlockManager:
         `block_tables` and `num_computed_tokens` (what was found). False, and nothing changed, when
         that would not leave each of `others` a block to grow into.
         """
-        digests = self._found_digests(seq)
+        digests, num_matched = self._found(seq)
         num_computed_tokens = len(digests) * self.block_size
         chunk_end = self.num_blocks_for(num_computed_tokens + max_chunk)
         end = self.num_blocks_for(num_tokens)
@@ -107,8 +112,39 @@ class BlockManager:
         seq.block_tables = tuple(map(BlockPool.grant, self.pools, claims))
         seq.num_indexed_blocks = len(digests)
         seq.num_computed_tokens = num_computed_tokens
+        if self.snapshots is not None:
+            seq.restored_slot = self.snapshots.use(digests[-1]) if digests else -1
+            wanted = {num_matched * self.block_size, self._last_boundary(seq)}
+            seq.kept_positions = tuple(sorted(at for at in wanted if at > num_computed_tokens))
         self.num_restored_tokens += max(len(each.restored) for each in claims) * self.block_size
         return True
+
+    def begin_pass(self) -> None:
+        """The rows of another step are chosen."""
+        if self.snapshots is not None:
+            self.snapshots.begin_pass()
+
+    def settle(self, snapshot: Snapshot | None, *, is_sound: bool) -> None:
+        """The step that was to keep a state was read."""
+        if self.snapshots is not None and snapshot is not None:
+            self.snapshots.settle(snapshot, is_sound=is_sound)
+
+    def snapshot(self, seq: Sequence, end: int) -> Snapshot | None:
+        """The state that a step which computes `seq` to `end` keeps; None if it keeps none.
+
+        One is kept at the last whole block before the prompt's last token, because a longer prompt
+        may begin with it; and where the prompt parts from one that was computed before, as another
+        may do again.
+        """
+        positions = (at for at in seq.kept_positions if seq.num_computed_tokens < at <= end)
+        position = next(positions, 0)
+        if self.snapshots is None or not self.prefix_caching or not position:
+            return None
+        digest = self._digest(seq, position // self.block_size - 1)
+        return None if self.snapshots.has(digest) else self.snapshots.begin(digest, position)
+
+    def _last_boundary(self, seq: Sequence) -> int:
+        return (seq.num_prompt_tokens - 1) // self.block_size * self.block_size
 
     def grow(self, seq: Sequence, num_tokens: int, *, others: Iterable[Sequence] = ()) -> int:
         """Make room for the next `num_tokens`, or as many as there are blocks for: how many.
@@ -163,6 +199,8 @@ class BlockManager:
         for digest in seq.block_digests:
             for pool in self.pools:
                 pool.forget(digest)
+            if self.snapshots is not None:
+                self.snapshots.forget(digest)
 
     @property
     def host(self) -> HostPrefixes:
@@ -189,6 +227,8 @@ class BlockManager:
         """Raise IntegrityError unless in every pool free + held = all, `seqs` being all holders."""
         for pool, tables in zip(self.pools, self._tables(seqs), strict=True):
             pool.check_integrity(tables)
+        if self.snapshots is not None:
+            self.snapshots.check_integrity()
 
     def _tables(self, seqs: Iterable[Sequence]) -> list[list[list[int]]]:
         """The block tables of `seqs`, pool by pool."""
@@ -207,11 +247,12 @@ class BlockManager:
         """How many blocks long all tables of `seq` can be."""
         return min(map(BlockPool.longest, self.pools, seq.block_tables, beside))
 
-    def _found_digests(self, seq: Sequence) -> list[bytes]:
-        """Of the longest prefix after which every pool still has all that the next token sees."""
+    def _found(self, seq: Sequence) -> tuple[list[bytes], int]:
+        """Digests of the longest prefix after which every pool still has all that the next token
+        sees, and how many blocks long one would be that need not end where one may."""
         num_findable = self._num_findable_tokens(seq)
         limit = 0 if seq.needs_whole_prompt else self.num_shareable_blocks(num_findable)
-        num_found, runs = 0, [0] * len(self.pools)
+        num_found, num_matched, runs = 0, 0, [0] * len(self.pools)
         for end in range(1, limit + 1):
             digest = self._digest(seq, end - 1)
             runs = [
@@ -220,14 +261,18 @@ class BlockManager:
             ]
             seen = [end - pool.first_block(end * self.block_size) for pool in self.pools]
             if all(map(ge, runs, seen)):
+                num_matched = end
                 num_found = end if self._may_end(seq, end) else num_found
             elif runs[0] < end and self.pools[0].kind.window is None:
                 break
-        return seq.block_digests[:num_found]
+        return seq.block_digests[:num_found], num_matched
 
     def _may_end(self, seq: Sequence, num_blocks: int) -> bool:
-        """Whether what is found may end here: whole blocks of a chunk, and no part of an image."""
+        """Whether what is found may end here: whole blocks of a chunk, no part of an image, and
+        a state that was kept, where layers have one."""
         end = num_blocks * self.block_size
+        if self.snapshots is not None and not self.snapshots.has(self._digest(seq, num_blocks - 1)):
+            return False
         return self._whole(num_blocks) == num_blocks and seq.before_image(end) == end
 
     def _digest(self, seq: Sequence, i: int) -> bytes:

@@ -1,14 +1,15 @@
 """What waits with one priority: the choices of requests, in the order of their turns.
 
-Sources take turns, the requests of a source take turns, and a turn is one choice. Knows no other
-priority, and neither slots nor blocks.
+Sources take turns, the requests of a source take turns, and a turn is one choice. A new request
+goes before those of its source whose first token is due later. Knows no other priority, and neither
+slots nor blocks.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, takewhile
 
 from server.engine.policy.sequences.sequence import Sequence
 
@@ -53,15 +54,20 @@ class Band:
             for choices in ring.values():
                 yield choices[0]
 
-    def num_ahead(self, source: str) -> int:
-        """The requests whose turn comes before that of a further one of `source`."""
-        num_own = len(self.requests_of(source))
+    def num_ahead(self, seq: Sequence) -> int:
+        """The requests whose turn comes before that of `seq`, once it is added."""
+        source, ring = seq.source, self.requests_of(seq.source)
+        num_own = len(ring) - len(_due_after(ring, seq.due))
         others = (len(ring) for name, ring in self._rings.items() if name != source)
         return len(self.first) + num_own + sum(min(num, num_own + 1) for num in others)
 
     def add(self, seq: Sequence) -> None:
-        """Behind all others of its request."""
-        self._rings.setdefault(seq.source, {}).setdefault(seq.request, []).append(seq)
+        """Behind all others of its request. A new request goes where it is due in its source."""
+        ring = self._rings.setdefault(seq.source, {})
+        later = [] if seq.request in ring else _due_after(ring, seq.due)
+        ring.setdefault(seq.request, []).append(seq)
+        for request in later:
+            ring[request] = ring.pop(request)
 
     def remove(self, seq: Sequence) -> None:
         """It will not run. Its request keeps its turn."""
@@ -83,6 +89,12 @@ class Band:
             ring = self._rings[seq.source] = self._rings.pop(seq.source)
             if seq.request in ring:
                 ring[seq.request] = ring.pop(seq.request)
+
+
+def _due_after(ring: Ring, due: float) -> list[Request]:
+    """The requests behind the last one that is due no later than this, in their order."""
+    behind = takewhile(lambda request: ring[request][0].due > due, reversed(ring))
+    return list(behind)[::-1]
 
 
 def _take_turns[T](iterators: Iterable[Iterator[T]]) -> Iterator[T]:

@@ -88,11 +88,11 @@ class WaitingQueue:
             band.heads() for each, band in self._bands.items() if each >= priority
         )
 
-    def num_ahead(self, source: str, priority: int) -> int:
-        """The requests whose turn comes before that of a further one of this source."""
-        higher = (band for each, band in self._bands.items() if each > priority)
-        band = self._bands.get(priority, Band())
-        return sum(sum(1 for _ in each.heads()) for each in higher) + band.num_ahead(source)
+    def num_ahead(self, seq: Sequence) -> int:
+        """The requests whose turn comes before that of `seq`, once it is added."""
+        higher = (band for each, band in self._bands.items() if each > seq.priority)
+        band = self._bands.get(seq.priority, Band())
+        return sum(sum(1 for _ in each.heads()) for each in higher) + band.num_ahead(seq)
 
     def add(self, seqs: list[Sequence], *, first: bool = False) -> None:
         """Queue choices behind all others of their request, or before all of their priority."""

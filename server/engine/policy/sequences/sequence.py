@@ -6,6 +6,7 @@ Plain Python, owned by the step loop; nothing here decides anything. Counts of t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -39,6 +40,10 @@ class SequenceState(Enum):
     FINISHED = "finished"
 
 
+# How soon the first token is hoped for where the caller names no time, in seconds.
+USUAL_TTFT_SECONDS = 5.0
+
+
 # No generated repr: it would carry prompt and completion into logs and tracebacks.
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Sequence:
@@ -62,6 +67,8 @@ class Sequence:
     adapter's slot on the device while the sequence runs, 0 without an adapter.
     `slot` is its row of the device's per-sequence state, -1 while it is not running.
     `block_tables` are its blocks by kind of layers, 0 for those given back; none while not running.
+    `kept_positions` are where steps keep its recurrent state, in order. `restored_slot` is the slot
+    of the state that its next step begins with; -1: its own.
     `drafter` guesses its next tokens; None before the first guess.
     `matcher` follows the grammar that the generated tokens must fit; None without one.
     `images` are in the order of their tokens. A step computes all tokens of an image, or none.
@@ -110,6 +117,8 @@ class Sequence:
     block_tables: tuple[list[int], ...] = field(default=(), init=False)
     block_digests: list[bytes] = field(default_factory=list, init=False)
     num_indexed_blocks: int = field(default=0, init=False)
+    kept_positions: tuple[int, ...] = field(default=(), init=False)
+    restored_slot: int = field(default=-1, init=False)
     drafter: Drafter | None = field(default=None, init=False)
     first_scheduled_time: float | None = field(default=None, init=False)
     first_token_time: float | None = field(default=None, init=False)
@@ -121,6 +130,12 @@ class Sequence:
         self.max_num_tokens = self.num_prompt_tokens + self.params.max_tokens
         eos_token_ids = () if self.params.ignore_eos else self.eos_token_ids
         self.stop_token_ids = frozenset((*eos_token_ids, *self.params.stop_token_ids))
+
+    @property
+    def due(self) -> float:
+        """When its first token is hoped for, or needed."""
+        hope = USUAL_TTFT_SECONDS if self.ttft_seconds is None else self.ttft_seconds
+        return min(self.arrival + hope, math.inf if self.deadline is None else self.deadline)
 
     @property
     def request(self) -> tuple[int, int]:
@@ -166,8 +181,11 @@ class Sequence:
         return end
 
     def whole_chunk(self, num_tokens: int) -> int:
-        """As many of the next `num_tokens` as cut no image."""
-        return self.before_image(self.num_computed_tokens + num_tokens) - self.num_computed_tokens
+        """As many of the next `num_tokens` as cut no image, and pass one kept position at most."""
+        computed = self.num_computed_tokens
+        end = self.before_image(computed + num_tokens)
+        kept = [position for position in self.kept_positions if computed < position <= end]
+        return (kept[0] if len(kept) > 1 else end) - computed
 
     @property
     def is_decoding(self) -> bool:

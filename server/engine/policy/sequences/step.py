@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from server.engine.policy.sequences.block_moves import BlockMoves
 from server.engine.policy.sequences.loaded_adapter import Placement
 from server.engine.policy.sequences.sequence import LoadedVersion, Sequence
+from server.engine.policy.sequences.snapshot import Snapshot
 from server.link.frames import TokenLogprobs
 from server.link.images import PromptImage
 
@@ -25,7 +26,8 @@ class ScheduledRow:
     its tokens are then known. `is_replay`: a token that was generated before is computed again as
     the decode that it was. A position beyond `seq.token_ids` holds the token in flight.
     `draft_ids` are the last of the scheduled tokens: guesses, after a token that is known. The row
-    draws a token after each of them too.
+    draws a token after each of them too. `restored_slot` has the state that the row begins with, -1
+    if that is the sequence's own; `snapshot` is the state that it keeps on its way.
     """
 
     seq: Sequence
@@ -35,6 +37,8 @@ class ScheduledRow:
     is_admitted: bool
     is_replay: bool = False
     draft_ids: tuple[int, ...] = ()
+    restored_slot: int = -1
+    snapshot: Snapshot | None = None
 
     @property
     def end(self) -> int:

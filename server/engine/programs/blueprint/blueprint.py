@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from models.attention.choice import choose_backend
 from models.config import ModelConfig
+from models.cpu_kernels import library
 from models.decoder.decoder import Decoder
 from models.decoder.layout import AdapterSizes, DecoderLayout
 from models.sharding import DATA, TENSOR, data_size, tensor_size
@@ -25,6 +26,7 @@ from server.engine.programs.blueprint.chip_memory import (
     SizeError,
     adapter_bytes,
     check_table,
+    state_bytes,
     tree_bytes,
     weight_bytes,
 )
@@ -145,6 +147,7 @@ def choose_sizes(
         num_words=-(-layout.vocab_rows(config) // WORD),
         draw_rows=min(defaults.draw_rows, ladder.widest),
         has_adapters=layout.adapters is not None,
+        num_states=num_states(config, engine),
         images=image_sizes(config, ladder),
     )
 
@@ -166,7 +169,19 @@ def choose_layout(
         backend=choose_backend(engine.attention_backend, platform, config, tensor_size),
         quantized=keeps_int8(config, engine),
         adapters=AdapterSizes(engine.max_loras, engine.max_lora_rank) if engine.max_loras else None,
+        cpu_kernels=on_cpu and engine.cpu_kernels == "auto" and library.are_available(),
     )
+
+
+def num_states(config: ModelConfig, engine: EngineConfig) -> int:
+    """The recurrent states of a data rank: of each sequence, of as many prefixes, and one more.
+
+    With `exact`, prefixes would have to end where chunks end, and none is kept.
+    """
+    if config.recurrence is None:
+        return 0
+    keeps_prefixes = engine.prefix_caching and not engine.exact
+    return engine.max_num_seqs * (1 + keeps_prefixes) + 1
 
 
 def keeps_int8(config: ModelConfig, engine: EngineConfig) -> bool:
@@ -190,6 +205,7 @@ def measure(
         sampler=tree_bytes(sampler, state_specs(), mesh),
         adapters=adapter_bytes(model.config, layout, mesh),
         images=_image_bytes(model.config, engine, layout),
+        states=state_bytes(model.config, layout, num_states(model.config, engine)),
     )
 
 

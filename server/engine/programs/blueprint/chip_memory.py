@@ -19,6 +19,7 @@ from models.config import ModelConfig
 from models.decoder.adapters import of_layers
 from models.decoder.decoder import Decoder, pool_shapes
 from models.decoder.layout import DecoderLayout
+from models.decoder.state_pool import abstract_states
 from models.weights.loading import leaf_shardings
 
 # Kept free for the working memory of a step, and for its inputs and outputs.
@@ -44,12 +45,13 @@ class ChipMemory:
     sampler: int
     adapters: int = 0
     images: int = 0
+    states: int = 0
     temporaries: int = TEMPORARY_BYTES
 
     @property
     def for_kv(self) -> int:
         """Bytes left for KV; negative where even the rest does not fit."""
-        beside = self.sampler + self.adapters + self.images + self.temporaries
+        beside = self.sampler + self.adapters + self.images + self.states + self.temporaries
         return self.usable - self.weights - beside
 
 
@@ -84,14 +86,19 @@ def shard_bytes(leaves: Iterable[jax.ShapeDtypeStruct], shardings: list[NamedSha
 def block_bytes(
     config: ModelConfig, layout: DecoderLayout, block_size: int
 ) -> dict[int | None, int]:
-    """One chip's bytes of a block of one layer, by the layer's window."""
+    """One chip's bytes of a block of one layer that has KV, by the layer's window."""
     one_each = (1,) * len(config.windows)
     pools = pool_shapes(config, replace(layout, stacked=False), one_each, block_size)
     sizes = map(_tree_size, map(layout.backend.abstract_pool, pools))
     return {
         window: size // layout.tensor_size
-        for window, size in zip(config.layer_windows, sizes, strict=True)
+        for window, size in zip(config.kv_windows, sizes, strict=True)
     }
+
+
+def state_bytes(config: ModelConfig, layout: DecoderLayout, num_slots: int) -> int:
+    """One chip's bytes of so many slots, in all layers that have a state."""
+    return sum(map(_tree_size, abstract_states(config, layout, num_slots))) // layout.tensor_size
 
 
 def _tree_size(tree: Any) -> int:
@@ -104,7 +111,7 @@ def kind_bytes(
 ) -> dict[int | None, int]:
     """One chip's bytes of a block in all layers of a kind, by the kind's window."""
     of_layer = block_bytes(config, layout, block_size)
-    return {window: of_layer[window] * config.layer_windows.count(window) for window in of_layer}
+    return {window: of_layer[window] * config.kv_windows.count(window) for window in of_layer}
 
 
 def check_table(max_num_seqs: int, max_model_len: int, block_size: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.config import ModelConfig, VisionConfig
+from models.config import AnyVisionConfig, ModelConfig
 from server.config.engine_config import EngineConfig
 from server.config.setting import ConfigError
 from server.engine.programs.blueprint.chip_memory import SizeError
@@ -25,11 +25,10 @@ def image_sizes(config: ModelConfig, ladder: Ladder) -> ImageSizes | None:
     vision = config.vision
     if vision is None:
         return None
-    num_images = ladder.max_num_batched_tokens // vision.num_tokens
-    return ImageSizes(vision.image_size, vision.num_tokens, num_images)
+    return ImageSizes(vision, ladder.max_num_batched_tokens // vision.sizes.least_tokens)
 
 
-def step_of_image(vision: VisionConfig, engine: EngineConfig) -> int:
+def step_of_image(vision: AnyVisionConfig, engine: EngineConfig) -> int:
     """The tokens of a step that has room for an image whatever else runs."""
     return vision.num_tokens + engine.max_num_seqs
 

@@ -21,6 +21,7 @@ def check_compatible(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> N
     _check_speculation(engine, data_size(mesh))
     _check_host_prefixes(engine, mesh)
     _check_bidirectional(config, engine)
+    _check_states(config, engine)
 
 
 def _check_length(config: ModelConfig, engine: EngineConfig) -> None:
@@ -88,3 +89,24 @@ def _check_bidirectional(config: ModelConfig, engine: EngineConfig) -> None:
                 f"{name} is for models that generate; this one makes embeddings only, since its "
                 f"tokens see later tokens: turn {name} off"
             )
+
+
+def _check_states(config: ModelConfig, engine: EngineConfig) -> None:
+    """A state holds all tokens before it: none can be taken back, and none found again."""
+    if config.recurrence is None:
+        return
+    if engine.speculation != "off":
+        raise ConfigError(
+            f"speculation is {engine.speculation}, but layers of this model have a recurrent state,"
+            " from which wrong drafts cannot be taken back: set speculation to off"
+        )
+    if engine.max_loras:
+        raise ConfigError(
+            "max_loras is above 0, but layers of this model have a recurrent state, which no"
+            " adapter changes yet: merge the adapter into the model, or set max_loras to 0"
+        )
+    if engine.prefix_host_bytes:
+        raise ConfigError(
+            f"prefix_host_bytes is {engine.prefix_host_bytes}, but layers of this model have a"
+            " recurrent state, which is not kept in host memory: set prefix_host_bytes to 0"
+        )

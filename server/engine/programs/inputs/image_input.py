@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.config import AnyVisionConfig
+from models.vision.pixel_input import packed_pixels, pixel_shape
 from server.link.images import PromptImage
 
 # NumPy on the way in, traced inside the program.
@@ -13,21 +15,25 @@ type Array = Any
 
 
 class ImageInput(NamedTuple):
-    """RGB bytes [height, width, 3], and the image's number in the step, beyond all for no image.
+    """RGB bytes in the tower's shape, and the image's number in the step, beyond all for no image.
 
-    Where there are several data ranks, both have an axis of them in front.
+    `grid` is how many lines and columns of cells it has. Where there are several data ranks, each
+    has an axis of them in front.
     """
 
-    pixels_HWC: Array
+    pixels: Array
     number: Array
+    grid: Array
 
 
-def pack_image(image: PromptImage | None, side: int, number: int) -> ImageInput:
-    """An image of one rank, of `side` x `side` pixels; None is black."""
-    shape = side, side, 3
+def pack_image(image: PromptImage | None, vision: AnyVisionConfig, number: int) -> ImageInput:
+    """An image of one rank; None is black."""
     if image is None:
-        return ImageInput(np.zeros(shape, np.uint8), np.int32(number))
-    return ImageInput(np.frombuffer(image.pixels, np.uint8).reshape(shape), np.int32(number))
+        black = np.zeros(pixel_shape(vision), np.uint8)
+        return ImageInput(black, np.int32(number), np.ones(2, np.int32))
+    pixels = np.frombuffer(image.pixels, np.uint8).reshape(image.height, image.width, 3)
+    packed, grid = packed_pixels(pixels, vision)
+    return ImageInput(packed, np.int32(number), np.array(grid, np.int32))
 
 
 def stack_images(inputs: list[ImageInput]) -> ImageInput:

@@ -17,6 +17,7 @@ import numpy as np
 from server.engine.policy.sequences.pooling import pooled_positions
 from server.engine.policy.sequences.step import ScheduledRow
 from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.state_slots import empty_states, pack_states
 from server.link.sampling import OPTIONS
 
 # Token id that stands for "the one this slot drew last": the host does not know it yet.
@@ -80,7 +81,10 @@ class StepInput(NamedTuple):
     Padding tokens have row S; padding rows have no tokens. `target_T` is the next prompt token
     whose log probability is wanted, or POOLED, or NO_TARGET. `adapter_S` has the number of each
     row's adapter slot, from 1, 0 for none; it is None on a server without slots. `image_start_M` is
-    the place in the step of each image's first token, T for no image; None without room for any.
+    the place in the step of each image's first token, T for no image, and `image_size_M` how many
+    tokens it has; both are None without room for any. `states_4S` has each row's slots of recurrent
+    states, as `StateSlots` orders them, the last one for padding; None for a model whose layers
+    have none.
     """
 
     token_ids_T: Array
@@ -94,6 +98,8 @@ class StepInput(NamedTuple):
     sampling: SamplingInput
     adapter_S: Array = None
     image_start_M: Array = None
+    states_4S: Array = None
+    image_size_M: Array = None
 
 
 def stack_ranks(inputs: list[StepInput]) -> StepInput:
@@ -121,6 +127,7 @@ def empty_input(
     scratch_slot: int,
     *,
     has_adapters: bool = False,
+    num_states: int = 0,
     num_images: int = 0,
 ) -> StepInput:
     """All padding, for one rank: what warm-up runs, and what `pack` fills."""
@@ -141,6 +148,8 @@ def empty_input(
         sampling=_empty_sampling(bucket.num_draws, scratch_slot),
         adapter_S=ints(s) if has_adapters else None,
         image_start_M=ints(num_images, fill=t) if num_images else None,
+        states_4S=empty_states(s, num_states) if num_states else None,
+        image_size_M=ints(num_images) if num_images else None,
     )
 
 
@@ -189,6 +198,7 @@ def pack(
     scratch_slot: int,
     *,
     has_adapters: bool = False,
+    num_states: int = 0,
     num_images: int = 0,
 ) -> StepInput:
     """The step input of one rank's rows, which fit `bucket`."""
@@ -198,22 +208,28 @@ def pack(
         table_size,
         scratch_slot,
         has_adapters=has_adapters,
+        num_states=num_states,
         num_images=num_images,
     )
-    image_starts: list[int] = []
+    images: list[tuple[int, int]] = []
     start = 0
     for i, row in enumerate(rows):
         end = start + row.num_scheduled_tokens
         _pack_tokens(step, i, row, slice(start, end))
         step.query_start_S1[i] = start
-        image_starts += [start + each.start - row.num_computed_tokens for each in row.images]
+        first = start - row.num_computed_tokens
+        images += [(first + each.start, each.num_tokens) for each in row.images]
         start = end
     step.query_start_S1[len(rows) :] = start
     step.num_decodes[0] = sum(row.is_decode and not row.draft_ids for row in rows)
     if step.adapter_S is not None:
         step.adapter_S[: len(rows)] = [row.seq.adapter_slot for row in rows]
-    if step.image_start_M is not None:
-        step.image_start_M[: len(image_starts)] = image_starts
+    if step.states_4S is not None:
+        pack_states(step.states_4S, rows)
+    if step.image_start_M is not None and images:
+        step.image_start_M[: len(images)], step.image_size_M[: len(images)] = zip(
+            *images, strict=True
+        )
     places = draw_places(rows, bucket)
     _pack_sampling(step.sampling, dict(_draws_at_once(rows, places)))
     for i, row in zip(places, rows, strict=True):

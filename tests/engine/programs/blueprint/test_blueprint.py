@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from models.cpu_kernels import library
 from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from server.config.engine_config import EngineConfig
@@ -18,9 +19,11 @@ from server.engine.programs.blueprint.blueprint import choose_layout, make_bluep
 from server.engine.programs.blueprint.chip_memory import adapter_bytes
 from server.engine.programs.blueprint.matrix_dtype import dtype_note
 from server.engine.programs.inputs.buckets import Bucket
+from tests.golden.configs import CONFIGS
 from tests.models.checkpoints import LLAMA
 
 CONFIG = parse_config(LLAMA)
+HYBRID = parse_config(CONFIGS["qwen3_5"])
 
 
 def draw(num_devices=1, **settings):
@@ -61,6 +64,14 @@ def test_matrices_stay_int8_if_the_checkpoint_is_quantized_or_the_setting_asks(
     config = replace(CONFIG, stored_bits=stored_bits)
     layout = choose_layout(config, EngineConfig(weight_dtype=weight_dtype), "cpu", 1)
     assert layout.quantized is expected
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_kernels_are_for_cpu_where_they_are_compiled_and_not_turned_off(monkeypatch, compiled):
+    monkeypatch.setattr(library, "are_available", lambda: compiled)
+    assert choose_layout(CONFIG, EngineConfig(), "cpu", 1).cpu_kernels is compiled
+    assert not choose_layout(CONFIG, EngineConfig(cpu_kernels="off"), "cpu", 1).cpu_kernels
+    assert not choose_layout(CONFIG, EngineConfig(), "tpu", 1).cpu_kernels
 
 
 @pytest.mark.parametrize(("asked", "longest"), [(0, 256), (100, 100), (256, 256)])
@@ -158,6 +169,32 @@ def test_adapters_are_refused_with_exact_and_on_several_hosts():
     several = SimpleNamespace(devices=mesh.devices, shape=mesh.shape, is_multi_process=True)
     with pytest.raises(ConfigError, match=r"on several hosts; .*merge the adapter into"):
         make_blueprint(CONFIG, EngineConfig(max_loras=1), several, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"speculation": "prompt_lookup"}, "wrong drafts cannot be taken back: set speculation to"),
+        ({"max_loras": 1}, "no adapter changes yet: merge the adapter into the model, or set"),
+        ({"prefix_host_bytes": 1 << 20}, "not kept in host memory: set prefix_host_bytes to 0"),
+    ],
+)
+def test_what_a_recurrent_state_cannot_follow_is_refused(settings, words):
+    mesh = make_mesh(HYBRID, 1, jax.devices()[:1])
+    with pytest.raises(ConfigError, match=words):
+        make_blueprint(HYBRID, EngineConfig(**settings), mesh, None)
+    assert make_blueprint(HYBRID, EngineConfig(), mesh, None).sizes.num_states
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_states"),
+    [({}, 11), ({"prefix_caching": False}, 6), ({"exact": True}, 6)],
+)
+def test_a_state_is_kept_for_each_sequence_and_as_many_prefixes(settings, num_states):
+    mesh = make_mesh(HYBRID, 1, jax.devices()[:1])
+    sizes = make_blueprint(HYBRID, EngineConfig(max_num_seqs=5, **settings), mesh, None).sizes
+    assert (sizes.num_states, sizes.num_snapshots) == (num_states, num_states - 6)
+    assert draw(max_num_seqs=5).sizes.num_states == 0
 
 
 def test_slots_of_adapters_take_memory_only_where_a_setting_asks_for_them():

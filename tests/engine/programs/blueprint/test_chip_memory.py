@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import pytest
 
@@ -7,7 +9,7 @@ from models.huggingface.config_file import parse_config
 from models.sharding import make_mesh
 from models.weights.loading import random_leaves
 from server.config.engine_config import EngineConfig
-from server.engine.programs.blueprint.blueprint import make_blueprint
+from server.engine.programs.blueprint.blueprint import make_blueprint, measure
 from server.engine.programs.blueprint.chip_memory import (
     MAX_TABLE_ENTRIES,
     ChipMemory,
@@ -15,6 +17,8 @@ from server.engine.programs.blueprint.chip_memory import (
     block_bytes,
     check_table,
     kind_bytes,
+    state_bytes,
+    tree_bytes,
     weight_bytes,
 )
 from server.engine.programs.blueprint.kv_blocks import count_blocks
@@ -62,7 +66,26 @@ def test_each_kind_of_layers_has_blocks_of_its_own_size(num_devices, global_head
     assert kind_bytes(config, layout, 16) == {None: 3 * expected[None], 8: 4 * expected[8]}
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gemma4", "gemma4-moe"])
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_states_are_counted_for_every_slot_and_have_no_blocks(num_devices):
+    """Qwen3.5: 6 of 7 layers, each with 8 matrices of 16 x 24 and 3 inputs of 320 channels."""
+    config = parse_config(CONFIGS["qwen3_5"])
+    mesh = make_mesh(config, num_devices, jax.devices()[:num_devices])
+    engine = EngineConfig(max_num_seqs=5, prefix_caching=False)
+    blueprint = make_blueprint(config, engine, mesh, None)
+    of_slot = 6 * 4 * (8 * 16 * 24 + 3 * 320) // num_devices
+    assert state_bytes(config, blueprint.layout, 6) == 6 * of_slot
+    programs = blueprint.programs()
+    states, specs = programs.abstract_state().recurrent, programs.state_specs().recurrent
+    assert tree_bytes(states, specs, mesh) == 6 * of_slot
+    heads = 2 if num_devices == 1 else 1
+    assert kind_bytes(config, blueprint.layout, 16) == {None: heads * 2 * 32 * 4 * 16}
+    assert measure(blueprint.model, blueprint.layout, engine, 1 << 30).states == 6 * of_slot
+    prefixes = replace(engine, prefix_caching=True)
+    assert measure(blueprint.model, blueprint.layout, prefixes, 1 << 30).states == 11 * of_slot
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gemma4", "gemma4-moe", "qwen3_5"])
 @pytest.mark.parametrize("num_devices", [1, 4])
 def test_the_pools_fill_the_bytes_for_kv_and_no_more(name, num_devices):
     config, kv_bytes = parse_config(CONFIGS[name]), 30_000_000

@@ -30,9 +30,21 @@ def draw(config=CONFIG, **settings):
 
 def test_a_step_has_room_for_the_images_that_its_tokens_hold():
     sizes = draw(max_num_batched_tokens=64).sizes
-    assert (sizes.images.side, sizes.images.num_tokens, sizes.images.num_images) == (32, 16, 4)
+    assert (sizes.images.num_tokens, sizes.images.num_images) == (16, 4)
+    assert sizes.empty_image().pixels.shape == (32, 32, 3)
     buckets = [Bucket(16, 4, False), Bucket(48, 4, False), Bucket(512, 4, False)]
     assert [sizes.num_images_in(bucket) for bucket in buckets] == [1, 3, 4]
+
+
+def test_images_that_differ_in_size_have_room_for_the_smallest():
+    """An image is 10 to 20 tokens, of cells of 2 x 2 patches of 4 x 4 pixels."""
+    config = parse_config(WITH_IMAGES["gemma4-images"])
+    config = replace(config, vision=replace(config.vision, num_tokens=20))
+    sizes = draw(config, max_num_batched_tokens=64, max_model_len=256).sizes
+    assert (sizes.images.num_tokens, sizes.images.num_images) == (20, 6)
+    buckets = [Bucket(8, 4, False), Bucket(16, 4, False), Bucket(64, 4, False)]
+    assert [sizes.num_images_in(bucket) for bucket in buckets] == [0, 1, 6]
+    assert sizes.empty_image().pixels.shape == (20, 4, 48)
 
 
 def test_steps_of_decodes_and_of_drafts_have_none():

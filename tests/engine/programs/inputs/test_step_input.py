@@ -336,4 +336,5 @@ def test_images_are_marked_where_their_tokens_begin_in_the_step():
     step = pack(rows, bucket, NUM_KINDS, TABLE_SIZE, SCRATCH_SLOT, num_images=4)
     # What was computed before has no place in the step.
     assert step.image_start_M.tolist() == [3, 9, 16, 16]
+    assert step.image_size_M.tolist() == [2, 2, 0, 0]
     assert pack_rows(*rows).image_start_M is None

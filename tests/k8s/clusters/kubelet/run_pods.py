@@ -14,7 +14,8 @@ from tests.k8s.clusters.kubelet.fake_api import FakeApi
 
 PODS = "/api/v1/namespaces/n/pods"
 MAPS = "/api/v1/namespaces/n/configmaps"
-NAMES = {"service": "10.1.1.9"}
+# A Service has the name of the pod.
+NAMES = {"service": "10.1.1.9", "p": "10.1.1.9"}
 WAIT_SECONDS = 60
 SERVE = """
 import http.server, signal, sys
@@ -29,8 +30,10 @@ http.server.HTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
 LOOK = """
 import os, socket
 print(os.getpid(), os.environ["ADDRESS"], socket.gethostbyname("service"))
+print(socket.gethostname(), socket.gethostbyname(socket.gethostname()))
 print([name for name in os.listdir("/etc/app") if name[0] != "."], open("/etc/app/a").read())
 open("/scratch/x", "w").close()
+open("/dev/shm/x", "x").close()
 try:
     open("/etc/app/b", "w")
 except OSError as error:
@@ -75,6 +78,7 @@ class Story:
         self.api = FakeApi()
         self.folder = folder
         self.api.put(MAPS, config_map(a="1"))
+        self.names = dict(NAMES)
         addresses = iter(range(99))
         node = Node(
             name="node",
@@ -86,7 +90,7 @@ class Story:
             buckets=folder / "buckets",
             images={"program": Image(entrypoint=())},
             service_host="10.1.0.1",
-            names=lambda _: NAMES,
+            names=lambda _: self.names,
             interfaces=lambda: f"v{next(addresses)}",
             contents=Contents(self.api),
         )
@@ -145,6 +149,22 @@ async def a_changed_config_map_reaches_a_running_pod(story):
     assert "changed" in story.log()
 
 
+async def a_new_name_reaches_a_running_pod(story):
+    program = (
+        "import socket, time\n"
+        "def there():\n"
+        "    try: return socket.gethostbyname('late')\n"
+        "    except OSError: return ''\n"
+        "while there() != '10.1.1.8': time.sleep(0.01)\n"
+        "print('found')"
+    )
+    await story.run(pod(program, "Never"))
+    await story.until_running()
+    story.names["late"] = "10.1.1.8"
+    await story.until(lambda: story.status["phase"] == "Succeeded")
+    assert "found" in story.log()
+
+
 async def a_pod_without_volumes_starts_again_when_it_fails(story):
     made = pod("raise SystemExit(3)")
     del made["spec"]["volumes"]
@@ -194,7 +214,8 @@ async def a_container_sees_its_own_addresses_processes_and_files(story):
     await story.run(made)
     await story.until(lambda: story.status.get("phase") == "Succeeded")
     read_only = "Read-only file system"
-    assert story.log().splitlines() == ["1 10.1.1.2 10.1.1.9", "['a'] 1", read_only, read_only]
+    seen = ["1 10.1.1.2 10.1.1.9", "p 10.1.1.2", "['a'] 1", read_only, read_only]
+    assert story.log().splitlines() == seen
 
 
 async def tell(name, folder):

@@ -15,6 +15,7 @@ from tests.helm.charts import PROJECT
 STORIES = (
     "a_pod_runs_is_ready_and_ends_by_sigterm",
     "a_changed_config_map_reaches_a_running_pod",
+    "a_new_name_reaches_a_running_pod",
     "a_pod_without_volumes_starts_again_when_it_fails",
     "a_pod_whose_object_is_gone_is_killed",
     "a_failing_liveness_probe_starts_the_container_again",
