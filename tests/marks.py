@@ -13,8 +13,10 @@ MARKS = {
     "compiles": (
         "commands/test_plan.py",
         "commands/test_publish.py",
+        "e2e/test_gemma4_requests.py",
         "e2e/test_image_requests.py",
         "e2e/test_images.py",
+        "e2e/test_states.py",
         "engine/device/test_combinations.py",
         "engine/device/test_draws.py",
         "engine/device/test_embeddings.py",

@@ -208,7 +208,7 @@ async def _run_all(arguments: argparse.Namespace, clusters: Clusters, outcome: O
     if not arguments.scenario:
         for name, check in checks.chosen(clusters, is_short=arguments.short).items():
             await _check(name, partial(check, clusters), outcome)
-    outcome.facts |= {"shares": clusters.shares}
+    outcome.facts |= {"shares": clusters.shares, "routed": clusters.routed}
     for scenario in _chosen(arguments):
         outcome.results.append(await _scenario(scenario, clusters, shape))
         _write(arguments.output, outcome)
@@ -271,6 +271,8 @@ def _print(outcome: Outcome) -> None:
         )
     if groups := facts.get("groups"):
         print("groups:", ", ".join(f"{name} {figure}" for name, figure in groups.items()))
+    if routed := facts.get("routed"):
+        print(f"Envoy Gateway: installed, and the gateway's chart taken, in {routed} s")
     if shares := facts.get("shares"):
         print("picker:", ", ".join(f"{name} {share:.2f}" for name, share in shares.items()))
     for words in facts["missing"]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 
@@ -13,6 +15,7 @@ import httpx
 
 from k8s.clusters import overrides
 from k8s.clusters.control_plane import admission
+from k8s.clusters.gateway.gateway import HTTP_PORT
 from k8s.clusters.lab import (
     CHIPS_BY_CLAIM,
     GATEWAY_RELEASE,
@@ -31,7 +34,7 @@ from k8s.lab.proxy import Address
 
 type Check = Callable[[Clusters], Awaitable[list[str]]]
 
-_SECONDS_TO_SCHEDULE = 60.0
+_SECONDS_TO_SCHEDULE, _SECONDS_TO_COUNT = 60.0, 20.0
 _NUM_ROUTED = 20
 _SECOND, _PATIENCE = "second", "--timeout=420s"
 # What the scheduler says where the device plugin counts chips, and where claims give them.
@@ -140,6 +143,7 @@ async def routed(clusters: Clusters) -> list[str]:
     region's server, and to the other's at once when that server is killed.
     """
     assert clusters.envoy_gateway is not None
+    began = time.monotonic()
     await clusters.envoy_gateway.install()
     servers = [clusters.servers(region)[0] for region in clusters.regions.values()]
     await clusters.envoy_gateway.install_routes([one.address for one in servers])
@@ -147,28 +151,46 @@ async def routed(clusters: Clusters) -> list[str]:
     if wrong:
         return wrong
     proxy = await clusters.envoy_gateway.proxy()
-    wrong = await _through(proxy, clusters.expected[VERSION], "both servers")
+    clusters.routed = round(time.monotonic() - began, 1)
+    wrong = await _through(proxy, servers[0].address, clusters.expected[VERSION])
     for pid in servers[0].pids:
         os.kill(pid, signal.SIGKILL)
-    wrong += await _through(proxy, clusters.expected[VERSION], "the other region's server")
+    wrong += await _through(proxy, servers[1].address, clusters.expected[VERSION])
     await clusters.envoy_gateway.uninstall()
     await clusters.settle()
     return wrong
 
 
-async def _through(proxy: Address, expected: Sequence[list[int]], what: str) -> list[str]:
-    """Every prompt once by gRPC, and single requests by HTTP."""
-    wrong = []
-    if await undisturbed(proxy, len(expected[0])) != expected:
-        wrong.append(f"{what}: other tokens come by gRPC through Envoy Gateway")
+async def _through(proxy: Address, server: str, expected: Sequence[list[int]]) -> list[str]:
+    """Single requests by HTTP, all of which this server must answer; then every prompt by gRPC."""
+    wrong, before = [], await _num_answered(server)
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         url = f"http://{proxy.host}:{proxy.http}/v1/completions"
         body = {"prompt": "a", "max_tokens": 4}
         answers = [await client.post(url, json=body) for _ in range(_NUM_ROUTED)]
     failed = [one for one in answers if one.is_error]
     if failed:
-        wrong.append(f"{what}: {len(failed)} of {_NUM_ROUTED} requests failed: {failed[0].text}")
+        wrong.append(f"{len(failed)} of {_NUM_ROUTED} requests failed: {failed[0].text}")
+    # A server counts a request a moment after it has answered.
+    deadline = time.monotonic() + _SECONDS_TO_COUNT
+    while (answered := await _num_answered(server) - before) != _NUM_ROUTED:
+        if time.monotonic() > deadline:
+            wrong.append(f"{server} answered {answered} of {_NUM_ROUTED} requests")
+            break
+        await asyncio.sleep(0.2)
+    if await undisturbed(proxy, len(expected[0])) != expected:
+        wrong.append("other tokens come by gRPC through Envoy Gateway")
     return wrong
+
+
+async def _num_answered(server: str) -> int:
+    """How many requests a server has answered to their end."""
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        text = (await client.get(f"http://{server}:{HTTP_PORT}/metrics")).text
+    found = re.findall(
+        r'^antipode_requests_total\{.*outcome="(?:stop|length)".*\} (\S+)$', text, re.M
+    )
+    return int(sum(map(float, found)))
 
 
 async def uninstalled(clusters: Clusters) -> list[str]:

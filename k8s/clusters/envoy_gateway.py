@@ -24,7 +24,20 @@ RELEASE = "other"
 # Envoy Gateway's proxies listen above the ports that only root may have.
 _PROXY_PORT = 10_080
 _SYSTEM, _CLASS = "envoy-gateway-system", "envoy-gateway"
-_IMAGE = "docker.io/envoyproxy/gateway:pinned"
+# The chart of its module lacks what a release fills in. No webhook of the lab's leads into pods.
+_VALUES = (
+    "global.images.envoyGateway.image=docker.io/envoyproxy/gateway:pinned",
+    "global.images.envoyGateway.pullPolicy=IfNotPresent",
+    "config.envoyGateway.extensionApis.enableBackend=true",
+    "topologyInjector.enabled=false",
+)
+_RESOLVER = {
+    "name": "envoy.network.dns_resolver.getaddrinfo",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.getaddrinfo.v3"
+        ".GetAddrInfoDnsResolverConfig"
+    },
+}
 _API = "gateway.envoyproxy.io/v1alpha1"
 _DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _CHART = CHECKOUT / "helm" / "antipode-gateway"
@@ -51,12 +64,10 @@ class EnvoyGateway:
             path = f"{_DEFINITIONS}/{definition['metadata']['name']}"
             await self._region.api.apply(path, definition)
         await self._region.make_plain_namespace(_SYSTEM)
-        values = ("global.images.envoyGateway.image", _IMAGE), ("topologyInjector.enabled", "false")
         await self._region.helm(
             *("install", "envoy-gateway", str(self._charts), "--skip-crds"),
             f"--values={self._charts / 'values.tmpl.yaml'}",
-            *(f"--set={name}={value}" for name, value in values),
-            "--set=config.envoyGateway.extensionApis.enableBackend=true",
+            *(f"--set={value}" for value in _VALUES),
             namespace=_SYSTEM,
         )
         for path, thing in _class():
@@ -144,9 +155,15 @@ def is_true(thing: Object, condition: str) -> bool:
 
 
 def _class() -> list[tuple[str, Object]]:
-    """The class that the chart's Gateway names, and how its proxies are reached."""
+    """The class that the chart's Gateway names, how its proxies are reached, and how they find
+    Envoy Gateway: by the hosts file, which their own resolver does not read for full names.
+    """
     service = {"envoyService": {"type": "ClusterIP"}}
-    spec = {"provider": {"type": "Kubernetes", "kubernetes": service}}
+    by_hosts_file = {"op": "add", "path": "/typed_dns_resolver_config", "value": _RESOLVER}
+    spec = {
+        "provider": {"type": "Kubernetes", "kubernetes": service},
+        "bootstrap": {"type": "JSONPatch", "jsonPatches": [by_hosts_file]},
+    }
     settings = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "lab"}
     proxies = f"/apis/{_API}/namespaces/{_SYSTEM}/envoyproxies/lab"
     proxy = {"apiVersion": _API, "kind": "EnvoyProxy", "metadata": {"name": "lab"}, "spec": spec}

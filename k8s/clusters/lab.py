@@ -71,6 +71,8 @@ class Clusters:
         # Only where its images are known.
         self.envoy_gateway: EnvoyGateway | None = None
         self.shares: dict[str, float] = {}
+        # Seconds until Envoy Gateway had taken the gateway's chart, and its proxy was ready.
+        self.routed: float | None = None
         self.numbers = Numbers.from_charts()
         self.expected: Expected = {}
 

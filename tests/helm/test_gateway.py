@@ -134,6 +134,14 @@ def test_envoy_asks_each_pool_in_its_own_protocol_whether_it_is_ready():
     assert checks["prod-grpc"]["grpc"] == {"service": service}
 
 
+def test_envoy_sends_a_request_again_that_a_killed_server_had_read():
+    policies = [one for one in render("antipode-gateway", ENVOY) if "retry" in one.get("spec", {})]
+    assert len(policies) == 2
+    for policy in policies:
+        # reset-before-request would leave out what was already sent on a kept connection.
+        assert "reset" in policy["spec"]["retry"]["retryOn"]["triggers"]
+
+
 NO_HOSTS = [
     *("http://a.b", "a.b:80", "*", "*.a.b", "a", "1", "true", "a..b", "a.b.", "-a.b", "a-.b"),
     *("10.0.0", "10.0.0.256", "fd00::1", "a.1", "A.b", "a b.c", "", "a." * 127 + "b"),

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from k8s.clusters.host.unavailable import UnavailableError
 
@@ -72,6 +73,8 @@ def make_network(gateways: Sequence[str]) -> None:
     for gateway in gateways:
         _ip("addr", "add", f"{gateway}/16", "dev", BRIDGE)
     _ip("link", "set", BRIDGE, "up")
+    # Pods of one region reach those of another, as in one network of Google Cloud.
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
 def connect(pid: int, address: str, gateway: str, name: str) -> None:

@@ -19,6 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 _PR_SET_PDEATHSIG = 1
+_SHARED_MEMORY = "/dev/shm"
 CANNOT_RUN = 127
 
 
@@ -72,6 +73,9 @@ def _make_tree(spec: dict[str, Any]) -> None:
         _mount(source, root + target, flags=_MS_BIND | _MS_REC)
         if read_only:
             _make_read_only(root + target, _AT_RECURSIVE)
+    if _SHARED_MEMORY not in [target for _, target, _ in spec["mounts"]]:
+        # A container has its own, which it may write to, unless its pod brings another.
+        _mount("tmpfs", root + _SHARED_MEMORY, kind="tmpfs")
     if spec["read_only"]:
         _make_read_only(root, 0)
 

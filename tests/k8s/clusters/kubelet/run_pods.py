@@ -33,6 +33,7 @@ print(os.getpid(), os.environ["ADDRESS"], socket.gethostbyname("service"))
 print(socket.gethostname(), socket.gethostbyname(socket.gethostname()))
 print([name for name in os.listdir("/etc/app") if name[0] != "."], open("/etc/app/a").read())
 open("/scratch/x", "w").close()
+open("/dev/shm/x", "x").close()
 try:
     open("/etc/app/b", "w")
 except OSError as error:
