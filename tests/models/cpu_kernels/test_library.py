@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 
 import pytest
@@ -85,3 +86,11 @@ def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(KernelsError, match="no-such-flag"):
         library.compile_library(tmp_path / "kernels.so")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_is_logged_once_and_leaves_the_work_to_xla(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "kernels.so")
+    with caplog.at_level(logging.INFO):
+        assert not library.are_available()
+        assert not library.are_available()
+    assert caplog.text.count("CPU kernels are not used, XLA does their work: they are not") == 1
