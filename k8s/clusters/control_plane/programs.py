@@ -79,7 +79,7 @@ def built(minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM, more: Sequence[s
 
 
 def source(folder: str) -> Path:
-    """The source of a controller's module, with its definitions and charts. Errors as from `build`."""
+    """The source of a controller's module: its definitions and charts. Errors as from `build`."""
     return GoCommand(MODULES / folder).source(_CONTROLLERS[folder])
 
 
