@@ -123,6 +123,9 @@ def _open(arguments: argparse.Namespace) -> programs.Programs:
     built = programs.build(arguments.kubernetes, arguments.helm, within, more)
     if built.seconds:
         print(f"built in {built.seconds:.0f} s", file=sys.stderr, flush=True)
+    for folder in more:
+        # Within its own network the lab reaches no module proxy.
+        programs.source(folder)
     isolation.go_inside("k8s.clusters", sys.argv[1:])
     isolation.make_network([gateway(number) for number in range(1, len(REGIONS) + 1)])
     return built
@@ -170,7 +173,7 @@ async def _run(arguments: argparse.Namespace, built: programs.Programs, outcome:
         return
     clusters = Clusters(arguments.output.resolve(), built, known, arguments.replicas)
     if arguments.envoy_gateway:
-        source = programs.source(programs.ENVOY_GATEWAY, "github.com/envoyproxy/gateway")
+        source = programs.source(programs.ENVOY_GATEWAY)
         clusters.envoy_gateway = EnvoyGateway(source, clusters.regions[REGIONS[1]])
     try:
         say("starting two control planes")

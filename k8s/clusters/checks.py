@@ -15,6 +15,7 @@ import httpx
 
 from k8s.clusters import overrides
 from k8s.clusters.control_plane import admission
+from k8s.clusters.envoy_gateway import EnvoyGateway
 from k8s.clusters.gateway.gateway import HTTP_PORT
 from k8s.clusters.lab import (
     CHIPS_BY_CLAIM,
@@ -143,21 +144,27 @@ async def routed(clusters: Clusters) -> list[str]:
     region's server, and to the other's at once when that server is killed.
     """
     assert clusters.envoy_gateway is not None
+    try:
+        return await _routed(clusters, clusters.envoy_gateway)
+    finally:
+        await clusters.envoy_gateway.uninstall()
+        await clusters.settle()
+
+
+async def _routed(clusters: Clusters, gateway: EnvoyGateway) -> list[str]:
     began = time.monotonic()
-    await clusters.envoy_gateway.install()
+    await gateway.install()
     servers = [clusters.servers(region)[0] for region in clusters.regions.values()]
-    await clusters.envoy_gateway.install_routes([one.address for one in servers])
-    wrong = await clusters.envoy_gateway.refusals()
+    await gateway.install_routes([one.address for one in servers])
+    wrong = await gateway.refusals()
     if wrong:
         return wrong
-    proxy = await clusters.envoy_gateway.proxy()
+    proxy = await gateway.proxy()
     clusters.routed = round(time.monotonic() - began, 1)
     wrong = await _through(proxy, servers[0].address, clusters.expected[VERSION])
     for pid in servers[0].pids:
         os.kill(pid, signal.SIGKILL)
     wrong += await _through(proxy, servers[1].address, clusters.expected[VERSION])
-    await clusters.envoy_gateway.uninstall()
-    await clusters.settle()
     return wrong
 
 

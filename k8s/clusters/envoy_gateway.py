@@ -7,6 +7,7 @@ runs. Knows no servers: the caller names the backends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,14 +124,17 @@ class EnvoyGateway:
         ]
 
     async def uninstall(self) -> None:
-        """Both releases and every pod of theirs."""
-        await self._region.helm("uninstall", RELEASE, namespace=OTHER_NAMESPACE)
-        await self._region.kubectl("delete", "gatewayclass", _CLASS)
-        while any(_OWNER in one.pod["metadata"]["labels"] for one in self._region.workers):
-            await asyncio.sleep(0.5)
-        await self._region.helm("uninstall", "envoy-gateway", namespace=_SYSTEM)
-        while any(one.namespace == _SYSTEM for one in self._region.workers):
-            await asyncio.sleep(0.5)
+        """Both releases, as far as they are there, and every pod of theirs."""
+        async with asyncio.timeout(_SECONDS):
+            with contextlib.suppress(RuntimeError):
+                await self._region.helm("uninstall", RELEASE, namespace=OTHER_NAMESPACE)
+            await self._region.kubectl("delete", "gatewayclass", _CLASS, "--ignore-not-found")
+            while any(_OWNER in one.pod["metadata"]["labels"] for one in self._region.workers):
+                await asyncio.sleep(0.5)
+            with contextlib.suppress(RuntimeError):
+                await self._region.helm("uninstall", "envoy-gateway", namespace=_SYSTEM)
+            while any(one.namespace == _SYSTEM for one in self._region.workers):
+                await asyncio.sleep(0.5)
 
     def _definitions(self) -> list[Object]:
         folder = self._charts / "charts" / "crds" / "crds"

@@ -64,7 +64,7 @@ class Groups:
         self.figures = Figures()
         self._folder = folder
         self._region = Region(REGIONS[0], 1, built, folder, images)
-        source = programs.source(programs.LEADER_WORKER_SET, "sigs.k8s.io/lws")
+        source = programs.source(programs.LEADER_WORKER_SET)
         self._controller = LeaderWorkerSetController(built["lws"], source, self._region.plane)
 
     async def start(self, definitions: Path | None) -> None:

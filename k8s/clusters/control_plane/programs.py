@@ -24,6 +24,11 @@ MINORS = tuple(sorted(path.name.removeprefix("kubernetes-") for path in MODULES.
 DEFAULT_HELM = "3"
 HELMS = tuple(sorted(path.name.removeprefix("helm-") for path in MODULES.glob("helm-*")))
 LEADER_WORKER_SET, ENVOY_GATEWAY = "lws", "envoy-gateway"
+# The modules of controllers, whose source the lab also needs.
+_CONTROLLERS = {
+    LEADER_WORKER_SET: "sigs.k8s.io/lws",
+    ENVOY_GATEWAY: "github.com/envoyproxy/gateway",
+}
 _NAMES = {"go.etcd.io/etcd/server/v3": "etcd", "sigs.k8s.io/lws/cmd": "lws"}
 _VERSION = "k8s.io/component-base/version"
 
@@ -73,9 +78,9 @@ def built(minor: str = DEFAULT_MINOR, helm: str = DEFAULT_HELM, more: Sequence[s
     return all(path.exists() for name in folders for path in _targets(name).values())
 
 
-def source(folder: str, module: str) -> Path:
-    """The source of a module that a folder's go.mod requires. Errors as from `build`."""
-    return GoCommand(MODULES / folder).source(module)
+def source(folder: str) -> Path:
+    """The source of a controller's module: its definitions and charts. Errors as from `build`."""
+    return GoCommand(MODULES / folder).source(_CONTROLLERS[folder])
 
 
 def _folders(minor: str, helm: str, more: Sequence[str]) -> tuple[str, ...]:
