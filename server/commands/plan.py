@@ -17,7 +17,6 @@ import msgspec
 
 from server.config.engine_config import EngineConfig
 from server.plan.progress import ProgressLines
-from server.plan.result_store import RESULTS, ResultStore
 from server.plan.slice_types import SliceError, SliceType, check_packages, find_slice, slice_names
 
 if TYPE_CHECKING:
@@ -135,6 +134,7 @@ def _tune(arguments: argparse.Namespace, request: PlanRequest) -> int:
     from server.config.compiler_options import spell_compiler_options
     from server.plan.compilation import Keep, OutOfMemoryError
     from server.plan.plan import largest_steps
+    from server.plan.result_store import RESULTS, ResultStore
     from server.plan.tuning import render_trial, tune
 
     if not request.slice.chip.clock_hz:
