@@ -13,8 +13,10 @@ MARKS = {
     "compiles": (
         "commands/test_plan.py",
         "commands/test_publish.py",
+        "e2e/test_gemma4_requests.py",
         "e2e/test_image_requests.py",
         "e2e/test_images.py",
+        "e2e/test_states.py",
         "engine/device/test_combinations.py",
         "engine/device/test_draws.py",
         "engine/device/test_embeddings.py",
@@ -41,6 +43,7 @@ MARKS = {
         "models/attention/test_later_tokens.py",
         "models/attention/test_xla.py",
         "models/cpu_kernels/test_attention.py",
+        "models/cpu_kernels/test_model.py",
         "models/cpu_kernels/test_product.py",
         "models/decoder",
         "models/lora/test_parity.py",

@@ -16,6 +16,7 @@ _ARCHITECTURES = ("Gemma4ForConditionalGeneration",)
 _TOWER = "gemma4_vision"
 # What transformers takes where a file does not say it.
 _NUM_TOKENS = 280
+_ROPE_TYPES = (None, "default", "axial")
 _DEFAULTS: Mapping[str, Any] = {
     "model_type": _TOWER,
     "hidden_size": 768,
@@ -99,8 +100,10 @@ def _refuse_unsupported(vision: HF) -> None:
 
 def _theta(vision: HF) -> float:
     fields = vision.get("rope_parameters") or {}
-    if not isinstance(fields, Mapping) or fields.get("rope_type", "axial") != "axial":
-        raise ModelConfigError(f"vision_config: rope_parameters {fields!r:.80} are not supported")
+    # By "default", older files mean what newer ones call "axial".
+    is_axial = isinstance(fields, Mapping) and fields.get("rope_type") in _ROPE_TYPES
+    if not is_axial:
+        raise ModelConfigError(f"vision_config: rope_parameters {fields!s:.80} are not supported")
     return number(fields, "rope_theta", 100.0)
 
 

@@ -110,11 +110,12 @@ def _refuse_code(hf: HF) -> None:
 def parse_config(hf: HF) -> ModelConfig:
     """A `ModelConfig` from the fields of a Hugging Face config.json."""
     architecture = _architecture(hf)
-    stored_bits, vision = _stored_bits(hf), parse_vision(architecture, hf)
-    hf = _text_fields(architecture, hf)
-    _refuse_unsupported(hf)
-    common = _common(architecture, hf) | {"stored_bits": stored_bits, "vision": vision}
-    config = ModelConfig(**(common | ARCHITECTURES[architecture](hf)))
+    stored_bits, text = _stored_bits(hf), _text_fields(architecture, hf)
+    _refuse_unsupported(text)
+    # What is wrong with the text model is said first: a model whose text is not served has no use.
+    common = _common(architecture, text) | ARCHITECTURES[architecture](text)
+    vision = parse_vision(architecture, hf)
+    config = ModelConfig(**(common | {"stored_bits": stored_bits, "vision": vision}))
     _check(config)
     return config
 

@@ -48,6 +48,8 @@ def qwen3_5(hf: HF) -> Fields:
     """The fields of a dense model."""
     if flag(hf, "attention_bias"):
         raise ModelConfigError("attention_bias is not supported for this architecture")
+    if not flag(hf, "attn_output_gate", True):
+        raise ModelConfigError("attn_output_gate false is not supported for this architecture")
     layers = _layers(hf)
     return {
         "layer_windows": layers,
@@ -60,6 +62,8 @@ def qwen3_5(hf: HF) -> Fields:
 
 def qwen3_5_moe(hf: HF) -> Fields:
     """The fields of a model with experts, and a shared one, in the place of each MLP."""
+    if hf.get("mlp_only_layers", []) != []:
+        raise ModelConfigError("experts on some layers only (mlp_only_layers) are not supported")
     moe = MoeConfig(
         num_experts=integer(hf, "num_experts"),
         num_experts_per_token=integer(hf, "num_experts_per_tok"),

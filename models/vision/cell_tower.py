@@ -20,7 +20,7 @@ from models.parameters import declare, ones, zeros
 from models.sharding import TENSOR
 
 _F32 = jnp.dtype(jnp.float32)
-# Patches whose scores against all others are in memory at once.
+# The most patches whose scores against all others are in memory at once.
 _QUERY_TILE = 256
 _NEVER = -1e30
 
@@ -119,7 +119,7 @@ class CellTowerLayer(nnx.Module):
             )
         )
         q, k = (_rotated(each, patches.place_P2, self.config.rope_theta) for each in (q, k))
-        tile = _QUERY_TILE if num_patches % _QUERY_TILE == 0 else num_patches
+        tile = max(n for n in range(1, _QUERY_TILE + 1) if num_patches % n == 0)
 
         def attend(q_QNH: jax.Array) -> jax.Array:
             scores = jnp.einsum("qnh,pnh->nqp", q_QNH, k, preferred_element_type=_F32)

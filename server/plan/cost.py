@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.plan.hlo import Instruction, Module, Shape
 
@@ -86,6 +86,9 @@ def _cost_of_instruction(module: Module, instruction: Instruction) -> Cost:
             return _cheapest([_cost_of(module, branch) for branch in instruction.branches])
         case "call":
             return _cost_of(module, instruction.attribute("to_apply") or "")
+        case "call-start":
+            # A v7x leaves collectives to its sparse cores, which compute beside the rest.
+            return replace(_cost_of(module, instruction.attribute("to_apply") or ""), cycles=0)
         case "custom-call" if 'custom_call_target="tpu_custom_call"' in instruction.rest:
             return Cost(cycles=_cycles(instruction), pallas_calls=1)
         case opcode if opcode in _ASYNC_COPIES:

@@ -45,7 +45,11 @@ def test_every_default_is_an_allowed_value():
 
 
 # What an empty setting of text may be set to, where that is not any text.
-_EXAMPLES = {"cors_origins": "http://x", "objectives": "batch=-1"}
+_EXAMPLES = {
+    "cors_origins": "http://x",
+    "objectives": "batch=-1",
+    "compiler_options": "decode:",
+}
 
 
 @pytest.mark.parametrize("setting", list(settings()), ids=lambda setting: setting.key)

@@ -9,12 +9,16 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from tests.api.templates import GEMMA3_IMAGES
+from tests.api.templates import GEMMA3_IMAGES, GEMMA4
 from tests.golden import random_models
 from tests.models.checkpoints import LLAMA, write_checkpoint
 
 # At the ids that the checkpoint's config.json names.
 IMAGE_TOKENS = ["<image_soft_token>", "<start_of_image>", "<end_of_image>"]
+GEMMA4_TOKENS = [
+    *("<|image|>", "<|image>", "<image|>", "<|turn>", "<turn|>", "<|think|>", "<|channel>"),
+    *("<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", '<|"|>'),
+]
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>"]
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
@@ -37,6 +41,13 @@ def write_image_checkpoint(folder: Path) -> Path:
     unused = [f"<unused{i}>" for i in range(500 - len(SPECIAL_TOKENS) - 256)]
     more = [*unused, *IMAGE_TOKENS, "<start_of_turn>", "<end_of_turn>"]
     return write_tokenizer(folder, more, GEMMA3_IMAGES)
+
+
+def write_gemma4_checkpoint(folder: Path) -> Path:
+    """The same with the images, the tokens and the chat template of Gemma 4."""
+    random_models.write("gemma4-images", folder)
+    unused = [f"<unused{i}>" for i in range(500 - len(SPECIAL_TOKENS) - 256)]
+    return write_tokenizer(folder, [*unused, *GEMMA4_TOKENS], GEMMA4)
 
 
 def write_tokenizer(

@@ -424,7 +424,7 @@ WITH_IMAGES: dict[str, dict[str, Any]] = {
             "num_hidden_layers": 3,
             "layer_types": [_SLIDING, _FULL, _FULL],
             "sliding_window": 12,
-            "max_position_embeddings": 320,
+            "max_position_embeddings": 1024,
             "global_head_dim": 32,
             "num_global_key_value_heads": 2,
             "attention_k_eq_v": True,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import jax
 import pytest
 
 from server.engine.programs.baked import BakedError, BakedFolder, program_key
+from server.engine.programs.compiler_options import CompilerOptions
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.programs import PickSize
 from server.plan.compilation import (
@@ -157,16 +159,22 @@ def test_what_is_compiled_for_an_absent_slice_can_be_baked(ask, tmp_path):
         folder.load(entry, lowered, blueprint.mesh)
 
 
-def test_options_reach_the_compiler_and_the_key_of_the_result(ask, tmp_path):
-    """An option that is not obeyed would give the same program."""
-    results = ResultStore(tmp_path)
+def test_options_reach_the_compiler_for_their_kind_of_step_only(ask):
+    """The compiler refuses an option that it does not know."""
+    options = CompilerOptions(by_kind={"other": {"xla_tpu_no_such_option": 1}})
+    blueprint = replace(blueprint_for(ask()), compiler_options=options)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_tpu_no_such_option"):
+        compile_programs(blueprint, ["set_slot"])
+    compile_programs(blueprint, [DECODE])
+
+
+def test_a_result_is_kept_for_the_options_that_it_was_compiled_with(ask, tmp_path):
+    keep = Keep(results=ResultStore(tmp_path))
     found = []
-    for setting in ("prefill:", "prefill:xla_tpu_scoped_vmem_limit_kib=8192"):
+    for setting in ("other:", "other:xla_tpu_scoped_vmem_limit_kib=8192", "other:"):
         blueprint = blueprint_for(ask(compiler_options=setting))
-        found += compile_programs(blueprint, [PREFILL], keep=Keep(results=results))
-    without, limited = found
-    assert without.program_hash == limited.program_hash
-    assert without.cycles != limited.cycles
+        found += compile_programs(blueprint, ["set_slot"], keep=keep)
+    assert len({program.program_hash for program in found}) == 1
     assert len(list(tmp_path.iterdir())) == 2
 
 

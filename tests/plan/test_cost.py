@@ -54,6 +54,20 @@ def test_a_gather_is_counted_by_its_result():
     assert cost().collective_bytes - cost(gathered).collective_bytes == 4 * 3 * ARRAY // 4
 
 
+def test_collectives_on_sparse_cores_are_counted_and_their_cycles_are_not():
+    """A v7x starts them as calls: `%started` of the step is one, of a computation without any."""
+    inside = "ROOT %s = s32[65]{0:T(128)} parameter(0), backend_config"
+    reduced = (
+        "%s = bf16[64,4096]{1,0:T(8,128)(2,1)} parameter(0)\n"
+        "  ROOT %r = bf16[64,4096]{1,0:T(8,128)(2,1)} all-reduce(%s), channel_id=3,"
+        " replica_groups={{0,1,2,3}}, to_apply=%add.1, backend_config"
+    )
+    with_one = cost(STEP.replace(inside, reduced).replace("9223372036854775807", "7"))
+    assert with_one.collectives == cost().collectives + 1
+    assert with_one.collective_bytes == cost().collective_bytes + 2 * 3 * ARRAY // 4
+    assert with_one.cycles == cost().cycles + 7
+
+
 def test_copies_into_vmem_are_counted_in_bytes():
     assert cost().prefetch_bytes == ARRAY
 

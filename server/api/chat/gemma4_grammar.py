@@ -22,6 +22,8 @@ _BARE_KEY = re.compile(r'[^\s:,{}\[\]<"]+')
 _KEY = r"/[A-Za-z0-9_.$\-]{1,100}/"
 _TYPES = ("string", "number", "integer", "boolean", "null", "array", "object")
 _SCALARS = ("number", "integer", "boolean", "null")
+# What a regular expression of a grammar cannot have.
+_PLACES = re.compile(r"\(\?(?!:)|\\[bB1-9kc]|(?<![\\\[])\^|(?<!\\)\$")
 _NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _SAID = {
     *("type", "enum", "const", "anyOf", "$ref", "properties", "required", "additionalProperties"),
@@ -66,7 +68,7 @@ class Gemma4Rules:
 
     def _alternatives(self, schema: Any) -> str:
         if not isinstance(schema, dict):
-            return self._anything() if schema is True or not self.strict else self._false()
+            return self._anything() if schema is True else self._left_out("allows no value")
         if self.strict and (unsaid := schema.keys() - _SAID - _NO_CONSTRAINTS):
             raise self._refused(f"has {min(unsaid)!r}")
         if isinstance(schema.get("$ref"), str):
@@ -82,22 +84,22 @@ class Gemma4Rules:
                 return _any_of([self._value(option) for option in schema[several]])
         named = schema.get("type", _implied_type(schema))
         kinds = [named] if isinstance(named, str) else named
-        if not isinstance(kinds, list) or not set(kinds) <= set(_TYPES):
-            raise self._refused(f"has the type {named!r}")
+        if not isinstance(kinds, list) or any(kind not in _TYPES for kind in kinds):
+            return self._left_out(f"has the type {named!r:.80}")
         return _any_of([self._of_type(kind, schema) for kind in kinds]) or self._anything()
 
     def _check_alone(self, key: str, schema: Mapping[str, Any]) -> None:
         if self.strict and (beside := schema.keys() - {key, "type"} - _NO_CONSTRAINTS):
             raise self._refused(f"has {min(beside)!r} beside {key!r}")
 
-    def _false(self) -> str:
-        raise self._refused("allows no value")
-
     def _reference(self, reference: str) -> str:
         """A rule of its own, because a schema may refer to itself."""
+        target = self._target(reference)
+        if target is None:
+            return self._left_out(f"has the reference {reference!r:.80}, which leads nowhere")
         if reference not in self._named:
             name = self._named[reference] = f"{self.prefix}_{len(self._named)}"
-            self.lines.append(f"{name}: {self._value(self._target(reference))}")
+            self.lines.append(f"{name}: {self._value(target)}")
         return self._named[reference]
 
     def _target(self, reference: str) -> Any:
@@ -106,7 +108,7 @@ class Gemma4Rules:
         for part in path:
             key = part.replace("~1", "/").replace("~0", "~")
             if not reference.startswith("#") or not isinstance(target, dict) or key not in target:
-                raise self._refused(f"has the reference {reference!r:.80}, which leads nowhere")
+                return None
             target = target[key]
         return target
 
@@ -119,15 +121,18 @@ class Gemma4Rules:
             case "object":
                 return self._object(schema)
         numeric = {key: schema[key] for key in _NUMERIC if key in schema}
-        return f"%json {json.dumps({'type': kind} | numeric)}"
+        style = {} if self.strict else {"x-guidance": {"lenient": True}}
+        return f"%json {json.dumps(style | {'type': kind} | numeric)}"
 
     def _string(self, schema: Mapping[str, Any]) -> str:
         least, most = _count(schema, "minLength", 0), _count(schema, "maxLength", None)
         has_length = least or most is not None
-        if isinstance(schema.get("pattern"), str) and not (has_length and not self.strict):
-            if has_length:
-                raise self._refused("has a pattern and a length of one string")
-            return self._quoted(_whole(schema["pattern"]))
+        if isinstance(pattern := schema.get("pattern"), str):
+            whole = _whole(pattern)
+            if whole is not None and not has_length:
+                return self._quoted(whole)
+            if self.strict:
+                raise self._refused(f"has the pattern {pattern!r:.80}, alone or beside a length")
         if not has_length:
             return self._quoted(_ANY)
         return self._quoted(rf"(.|\n){{{least},{'' if most is None else most}}}")
@@ -207,6 +212,12 @@ class Gemma4Rules:
             self.lines.append(f"{name}: {self._quoted(_ANY)} | {scalars} | {nested}")
         return self._named["any"]
 
+    def _left_out(self, problem: str) -> str:
+        """The body for what no rule can say: any value, unless the tool is strict."""
+        if self.strict:
+            raise self._refused(problem)
+        return self._anything()
+
     def _refused(self, problem: str) -> ApiError:
         message = (
             f"the schema of the tool {self.tool!r} {problem}, which cannot be enforced in the form"
@@ -228,10 +239,15 @@ def _implied_type(schema: Mapping[str, Any]) -> list[str]:
     return ["object"] if "properties" in schema else []
 
 
-def _whole(pattern: str) -> str:
-    """A regular expression for all of a text of which some part matches the pattern."""
+def _whole(pattern: str) -> str | None:
+    """A regular expression for all of a text of which some part matches the pattern.
+
+    None for a pattern that looks around, refers back, or names a place within the text.
+    """
     starts, ends = pattern.startswith("^"), bool(re.search(r"(?<!\\)\$$", pattern))
     inner = pattern[1 if starts else 0 : -1 if ends else None]
+    if _PLACES.search(inner):
+        return None
     inner = re.sub(r"(?s)\\.|/|\n", _in_regex, inner)
     return f"{'' if starts else _ANY}({inner}){'' if ends else _ANY}"
 

@@ -127,8 +127,8 @@ class ChatTemplate:
         With images, it has for each what the tokenizer makes the image's tokens of: as many as
         `image_tokens` has for it, and the most that an image may be where that is empty.
         """
-        messages = self._conform(messages, tools)
         num_images = sum(len(message.images) for message in messages)
+        messages = self._conform(messages, tools)
         rendered = self._rendered_in_pieces(messages, tools, options)
         return rendered if not num_images else self._with_images(rendered, num_images, image_tokens)
 

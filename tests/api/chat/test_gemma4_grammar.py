@@ -134,6 +134,9 @@ def test_without_tokens_for_its_markers_the_form_is_the_same(schema):
         (of_object(a={"$ref": "#/$defs/none"}), "leads nowhere"),
         (of_object(a={"type": "text"}), "the type 'text'"),
         (of_object(a=False), "allows no value"),
+        (of_object(a={"type": "string", "pattern": "a(?=b)"}), "has the pattern 'a(?=b)'"),
+        (of_object(a={"type": "string", "pattern": "^a|b$|c^"}), "has the pattern"),
+        (of_object(a={"type": "string", "pattern": "a", "maxLength": 3}), "beside a length"),
         (of_object(a={"const": '<|"|>'}), "a value with"),
     ],
 )
@@ -141,6 +144,37 @@ def test_a_strict_schema_that_no_rule_can_say_is_refused(schema, words):
     with pytest.raises(ApiError, match="the schema of the tool 'f'") as caught:
         grammar_of(schema, strict=True)
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "any"},
+        {"type": {}},
+        {"$ref": "https://x/y"},
+        {"type": ["text"]},
+        {"allOf": [STRING]},
+    ],
+)
+def test_what_no_rule_can_say_of_a_schema_that_is_not_strict_is_left_out(schema):
+    matcher = matcher_of(of_object(a=schema))
+    assert allows(matcher, call({"a": ["anything", 1]}))
+    assert not allows(matcher, call({}))
+
+
+def test_a_pattern_that_no_rule_can_say_is_left_out_where_nothing_is_strict():
+    schema = {"type": "string", "pattern": "^(?!x).*\\bword$"}
+    assert allows(matcher_of(of_object(a=schema)), call({"a": "xyz"}))
+
+
+def test_names_that_no_bare_key_may_have_stand_between_quotes():
+    matcher = matcher_of(of_object(**{"a": STRING, "b: c": {"type": "boolean"}}))
+    text = '<|tool_call>call:f{a:<|"|>x<|"|>,<|"|>b: c<|"|>:true}<tool_call|>'
+    assert allows(matcher, text)
+    reader = call_reader("gemma4", {})
+    events = [*reader.feed(text), *reader.finish()]
+    arguments = "".join(event.text for event in events if isinstance(event, ArgumentsDelta))
+    assert json.loads(arguments) == {"a": "x", "b: c": True}
 
 
 def test_nesting_is_bounded():

@@ -10,7 +10,10 @@ from transformers.image_utils import load_image
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
 from models.image_sizes import CellSizes
+from server.api.chat.messages import Message, ToolCall
+from server.api.chat.template import ChatTemplate, ChatTemplateError, RenderOptions
 from server.api.images.decoding import read_image
+from server.api.images.sent_image import SentImage
 from tests.api.fakes import FakeEngine
 from tests.api.images.pictures import CELLS, data_url, file_of, picture, rotated
 from tests.api.images.surfaces import (
@@ -22,7 +25,8 @@ from tests.api.images.surfaces import (
     vision_serving,
 )
 from tests.api.images.test_decoding import FILES
-from tests.api.images.vision import cell_tokenizer, vision_engine
+from tests.api.images.vision import cell_tokenizer, vision_engine, vision_form
+from tests.api.templates import GEMMA4, GEMMA4_FIRST, tokenizer_with
 
 # Cells of 8 pixels, and the fewest tokens that transformers allows as the most.
 PUBLISHED = replace(CELLS, sizes=CellSizes(8, 70))
@@ -109,6 +113,21 @@ async def test_texts_that_look_like_an_image_stay_texts():
         answer = await ask_http(s, CHAT, {"messages": openai_messages([("user", [text, WIDE])])})
     assert answer.status == 200, answer.error
     assert engine.submitted[0].prompt_token_ids.count(SOFT) == 8
+
+
+def test_an_image_in_a_tool_s_result_is_not_lost_where_the_template_has_no_place_for_it():
+    call = ToolCall(id="c1", name="look", arguments={})
+    shown = Message(role="tool", tool_call_id="c1").with_parts(("seen", SentImage(where="it")))
+    messages = [
+        Message(role="user", content="Look."),
+        Message(role="assistant", tool_calls=(call,)),
+        shown,
+    ]
+    for template in (GEMMA4, GEMMA4_FIRST):
+        tokenizer = tokenizer_with(template)
+        chat = ChatTemplate(tokenizer, images=vision_form(tokenizer, CELLS))
+        with pytest.raises(ChatTemplateError, match="image"):
+            chat.render(messages, (), RenderOptions(), [8])
 
 
 async def test_a_resumed_prompt_must_have_the_places_of_these_images():

@@ -220,6 +220,7 @@ def test_blocks_with_images_come_back_from_the_host(folder, reference, requests)
     assert session.blocks[0].host.num_restored > 0
 
 
+@BOTH
 @pytest.mark.parametrize("settings", [{"kv_dtype": "int8"}, {"weight_dtype": "int8"}], ids=str)
 def test_eight_bits_serve_images_whatever_else_runs(folder, requests, settings):
     """The tokens are not the reference's, but one's own, and not those of other images."""

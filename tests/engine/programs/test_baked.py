@@ -18,6 +18,7 @@ from server.engine.device.executor import Executor
 from server.engine.policy.sequences.sequence import LoadedVersion
 from server.engine.programs.baked import BakedError, BakedFolder, Compiler, program_key, spell
 from server.engine.programs.blueprint.blueprint import make_blueprint
+from server.engine.programs.compiler_options import CompilerOptions
 from server.engine.programs.inputs.buckets import Bucket
 from server.plan.compilation import Keep, compile_programs, program_names
 from tests.models.checkpoints import write_checkpoint
@@ -170,6 +171,17 @@ def test_flags_of_the_compiler_are_part_of_the_key(blueprint, monkeypatch):
     assert before.differences(after) == ["flags"]
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--a  --b")
     assert program_key(lowered, blueprint.mesh) == after
+
+
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_a_server_compiles_with_the_options_of_the_program(blueprint, tmp_path, has_folder):
+    """The compiler refuses an option that it does not know."""
+    options = CompilerOptions(by_kind={"other": {"xla_no_such_option": 1}})
+    folder = BakedFolder(tmp_path) if has_folder else None
+    compiler = Compiler(blueprint.mesh, folder, options)
+    lowered = blueprint.programs().lower("make_state")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        compiler.compile("make_state", lowered)
 
 
 def test_options_of_the_program_are_part_of_the_key(blueprint):

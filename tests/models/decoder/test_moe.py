@@ -37,11 +37,14 @@ def x():
     return np.random.default_rng(0).standard_normal((TOKENS, CONFIG.hidden_size)).astype(np.float32)
 
 
-def output(x, *, tensor_size=1, is_stacked=False, is_split=False, quantized=False):
+def output(x, *, tensor_size=1, is_stacked=False, is_split=False, quantized=False, config=CONFIG):
     """The layer's output on a mesh; stacked, of the middle one of three layers."""
     layout = make_layout(tensor_size=tensor_size, quantized=quantized, stacked=is_stacked)
-    graphdef, state = nnx.split(Moe(nnx.Rngs(3), CONFIG, layout))
+    graphdef, state = nnx.split(Moe(nnx.Rngs(3), config, layout))
     leaves, treedef = jax.tree.flatten(state)
+    # Biases are made as zeros, which would be lost unseen.
+    leaves = [leaf + jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape) / 8
+              if not np.any(leaf) else leaf for leaf in leaves]  # fmt: skip
     axes = [leaf.get_metadata("logical_axes") for _, leaf in nnx.to_flat_state(state)]
     paths = [path for path, _ in nnx.to_flat_state(state)]
     if is_stacked:
@@ -124,3 +127,14 @@ def test_int8_experts_run_in_every_form(x, is_stacked):
     alone = output(x, quantized=True)
     assert np.abs(alone).max() > 0
     assert_allclose(out, alone, atol=1e-6, rtol=1e-3)
+
+
+def test_biases_are_those_of_a_rows_expert_in_every_form(x, monkeypatch):
+    config = replace(CONFIG, moe=replace(CONFIG.moe, biases=True), activation="clamped_silu")
+    dense = output(x, config=config)
+    assert np.abs(dense - output(x, config=replace(CONFIG, activation="clamped_silu"))).max() > 0.01
+    monkeypatch.setattr(moe, "DENSE_TOKENS", 0)
+    assert_allclose(output(x, config=config), dense, atol=1e-6, rtol=1e-4)
+    monkeypatch.setattr(moe, "_MARGIN", 0.3)
+    monkeypatch.setattr(moe, "_TILE", 7)
+    assert_allclose(output(x, config=config, tensor_size=2), dense, atol=1e-6, rtol=1e-4)

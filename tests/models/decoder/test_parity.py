@@ -112,6 +112,7 @@ def test_every_mesh_agrees(checkpoint, name, tensor_size, record_property):
         ("gemma3", 2),
         ("gpt-oss", 1),
         ("mistral-window", 1),
+        ("qwen3_5", 1),
         ("tiny-1", 1),
     ],
 )

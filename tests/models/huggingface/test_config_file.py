@@ -83,6 +83,7 @@ QWEN3_5 = LLAMA | {
     "linear_conv_kernel_dim": 4,
     "full_attention_interval": 4,
 }
+QWEN3_5_MOE = QWEN3_5 | {"architectures": ["Qwen3_5MoeForCausalLM"], "num_experts": 8}
 VISION = {
     "architectures": ["Gemma3ForConditionalGeneration"],
     "eos_token_id": [1, 106],
@@ -357,8 +358,7 @@ def test_qwen3_5_is_read_with_its_peculiarities():
 
 
 def test_the_experts_of_qwen3_5_have_a_shared_one_beside_them():
-    moe = QWEN3_5 | {"architectures": ["Qwen3_5MoeForCausalLM"], "num_experts": 8}
-    config = parse_config(moe | {"shared_expert_intermediate_size": 40})
+    config = parse_config(QWEN3_5_MOE | {"shared_expert_intermediate_size": 40})
     assert (config.moe.shared, config.moe.renormalize, config.mlp_size) == (True, True, 40)
     assert (config.moe.num_experts, config.moe.num_experts_per_token) == (8, 8)
 
@@ -503,6 +503,9 @@ def test_the_window_of_every_layer(hf, windows):
             "num_experts_per_tok is greater than",
         ),
         (QWEN3_5 | {"attention_bias": True}, "attention_bias is not supported"),
+        (QWEN3_5 | {"attn_output_gate": False}, "attn_output_gate false is not supported"),
+        (QWEN3_5_MOE | {"mlp_only_layers": [0]}, "mlp_only_layers. are not supported"),
+        (QWEN3_5_MOE | {"num_experts_per_tok": 9}, "num_experts_per_tok is greater than"),
         (QWEN3_5 | {"layer_types": ["linear_attention"] * 4}, "has no full_attention; a model"),
         (QWEN3_5 | {"layer_types": ["full_attention"]}, "layer_types must list 4 layers"),
         (QWEN3_5 | {"layer_types": ["mamba"] * 4}, r"layer types \['mamba'\] are not supported"),

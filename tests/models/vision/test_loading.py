@@ -52,6 +52,21 @@ def test_every_spelling_of_the_names_is_the_same_tower(tmp_path, tensors, rename
     assert_array_equal(found["vision.projector.norm"], 1 + weight)
 
 
+@pytest.mark.parametrize("rename", [lambda name: name, lambda name: name.removeprefix("model.")])
+def test_gemma_4_s_names_are_found_with_their_prefix_and_without(tmp_path, rename):
+    tensors = random_models.weights("gemma4-images")
+    kept = {rename(n) if "language" not in n else n: each for n, each in tensors.items()}
+    found = load(write(tmp_path, kept), random_models.WITH_IMAGES["gemma4-images"])
+    tower, projection = "model.vision_tower", "model.embed_vision.embedding_projection.weight"
+    layer = f"{tower}.encoder.layers.2"
+    gate = tensors[f"{layer}.mlp.gate_proj.linear.weight"]
+    assert_array_equal(found["vision.layers.gate.kernel"][2], gate.T)
+    norm = tensors[f"{layer}.self_attn.q_norm.weight"]
+    assert_array_equal(found["vision.layers.q_norm.scale"][2], norm)
+    assert_array_equal(found["vision.projector.kernel"], tensors[projection].T)
+    assert_array_equal(found["vision.projector.shift"], tensors[f"{tower}.std_bias"])
+
+
 def test_a_head_that_nothing_uses_is_passed_over(tmp_path, tensors):
     head = {"vision_tower.vision_model.head.probe": np.ones((1, 1, 32), np.float32)}
     assert load(write(tmp_path, tensors | head), CONFIG)
