@@ -14,6 +14,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
+from server import first_process as _first_process  # noqa: F401 (its import is its effect)
 from server.commands import plan as plan_command
 from server.commands import publish
 from server.commands import serve as serve_command
