@@ -15,12 +15,18 @@ from starlette.responses import Response
 from server.api.http.json_bodies.json_response import encode
 from server.api.open_inference.inference import Inference
 from server.api.open_inference.options import check_tensor, merged
-from server.api.open_inference.tensors import Tensor, checked, from_raw, raw
+from server.api.open_inference.tensors import (
+    Tensor,
+    checked,
+    from_raw,
+    raw,
+    unnested,
+    without_ones,
+)
 from server.api.requests.validation import invalid
 
 # The length of the JSON before the binary tensors.
 LENGTH_HEADER = "inference-header-content-length"
-_MAX_DEPTH = 8
 _OF_THE_BODY = ("parameters", "id")
 
 
@@ -97,12 +103,24 @@ class Binary:
     """Which outputs of an answer are binary: those that say so, or all if the request does."""
 
     def __init__(self, body: InferBody) -> None:
-        self._all = bool(body.parameters.get("binary_data_output"))
-        self._own = {output.name: output.parameters.get("binary_data") for output in body.outputs}
+        self._all = read_flag(body.parameters, "binary_data_output")
+        self._own = {
+            output.name: read_flag(output.parameters, "binary_data", otherwise=self._all)
+            for output in body.outputs
+        }
 
     def __contains__(self, name: str) -> bool:
-        own = self._own.get(name)
-        return self._all if own is None else bool(own)
+        return self._own.get(name, self._all)
+
+
+def read_flag(given: Mapping[str, Any], name: str, *, otherwise: bool = False) -> bool:
+    """What is true or false; the text "false" is neither. `otherwise` where it is not given."""
+    value = given.get(name)
+    if value is None:
+        return otherwise
+    if not isinstance(value, bool):
+        raise invalid(f"{name} must be true or false", name)
+    return value
 
 
 def infer_response(
@@ -128,10 +146,7 @@ def read_generate(value: Any, model: str, version: str, known: Sequence[str]) ->
     """The request of `generate`: inputs by their names, and all else as parameters."""
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object")
-    nested = value.get("parameters") or {}
-    if not isinstance(nested, dict):
-        raise invalid("parameters must be a JSON object", "parameters")
-    nested = {key: each for key, each in nested.items() if each is not None}
+    nested = {key: each for key, each in read_parameters(value).items() if each is not None}
     flat = {key: each for key, each in value.items() if each is not None}
     # An input that is among the parameters too is refused here, as an option is.
     given = merged(flat, {key: each for key, each in nested.items() if key not in _OF_THE_BODY})
@@ -139,7 +154,7 @@ def read_generate(value: Any, model: str, version: str, known: Sequence[str]) ->
     return Inference(
         model=model,
         version=version,
-        id=str(value.get("id") or ""),
+        id=_id(value.get("id")),
         parameters=given,
         inputs={
             name: _from_json(name, each)
@@ -147,6 +162,20 @@ def read_generate(value: Any, model: str, version: str, known: Sequence[str]) ->
             if name in known and each is not None
         },
     )
+
+
+def read_parameters(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a decoded body; none where it has none."""
+    found = value.get("parameters")
+    if found is not None and not isinstance(found, dict):
+        raise invalid("parameters must be a JSON object", "parameters")
+    return found or {}
+
+
+def _id(value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise invalid("id must be text", "id")
+    return value or ""
 
 
 def generate_answer(
@@ -167,7 +196,7 @@ def _inputs(body: InferBody, tail: bytes) -> dict[str, Tensor]:
         if size is None:
             found[entry.name] = _listed(entry)
             continue
-        if not isinstance(size, int) or size < 0 or at + size > len(tail):
+        if type(size) is not int or size < 0 or at + size > len(tail):
             raise invalid(
                 f"{entry.name}: binary_data_size is {size!r}, but {len(tail) - at} bytes are left",
                 entry.name,
@@ -183,20 +212,15 @@ def _inputs(body: InferBody, tail: bytes) -> dict[str, Tensor]:
 def _listed(entry: InputBody) -> Tensor:
     if isinstance(entry.data, UnsetType):
         raise invalid(f"{entry.name} has neither data nor binary_data_size", entry.name)
-    values = _flat(entry.data, entry.name)
+    nesting, values = unnested(entry.name, entry.data)
+    if len(nesting) > 1 and without_ones(nesting) != without_ones(entry.shape):
+        raise invalid(
+            f"{entry.name} has lists of shape {nesting}, but its shape is {entry.shape[:8]}",
+            entry.name,
+        )
     return checked(
         entry.name, entry.datatype, entry.shape, _elements(entry.name, entry.datatype, values)
     )
-
-
-def _flat(value: list[Any], name: str, depth: int = 0) -> list[Any]:
-    """The elements of nested lists, in row-major order."""
-    if depth > _MAX_DEPTH:
-        raise invalid(f"{name}: data is nested too deeply", name)
-    if not any(isinstance(each, list) for each in value):
-        return value
-    parts = [_flat(each, name, depth + 1) if isinstance(each, list) else [each] for each in value]
-    return [each for part in parts for each in part]
 
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -227,10 +251,7 @@ def _elements(name: str, datatype: str, values: list[Any]) -> list[Any]:
 
 def _from_json(name: str, value: Any) -> Tensor:
     """The tensor that a plain value of `generate` means."""
-    values = _flat(value if isinstance(value, list) else [value], name)
-    shape: tuple[int, ...] = (len(values),)
-    if isinstance(value, list) and value and all(isinstance(each, list) for each in value):
-        shape = (len(value), len(values) // len(value))
+    shape, values = unnested(name, value if isinstance(value, list) else [value])
     if all(isinstance(each, dict) for each in values):
         texts = [msgspec.json.encode(each) for each in values]
         return checked(name, "BYTES", shape, texts)

@@ -33,6 +33,8 @@ from server.api.requests.validation import invalid
 from server.api.streams.generation_group import GenerationGroup
 
 _MICROSECONDS = 1_000_000
+# The most that the protocol's own messages can carry; a longer one is as good as none.
+_MAX_TIMEOUT = (1 << 63) - 1
 # Marks the end of shorter rows in `output_ids`.
 _NO_TOKEN = -1
 
@@ -142,12 +144,12 @@ class Inference:
 
     def _timeout(self, seconds: float | None) -> float | None:
         """The shorter of the call's deadline and the parameter `timeout`, in microseconds."""
-        given = self.parameters.get("timeout")
+        given = self.parameters.get("timeout", 0)
+        if type(given) is not int or given < 0:
+            raise invalid("timeout must be a whole number of microseconds", "timeout")
         if not given:
             return seconds
-        if not isinstance(given, int) or given < 0:
-            raise invalid("timeout must be a whole number of microseconds", "timeout")
-        own = given / _MICROSECONDS
+        own = min(given, _MAX_TIMEOUT) / _MICROSECONDS
         return own if seconds is None else min(seconds, own)
 
 

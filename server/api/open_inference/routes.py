@@ -113,14 +113,14 @@ def _add_repository(router: APIRouter, repository: Repository) -> None:
     @router.post(f"{PREFIX}/repository/index", summary="List versions")
     async def index(request: Request) -> Response:
         repository.authorize(request.headers)
-        entries = repository.index(only_ready=bool((await _body(request)).get("ready")))
+        entries = repository.index(only_ready=bodies.read_flag(await _body(request), "ready"))
         body = [RepositoryEntry.of(entry) for entry in entries]
         return Response(msgspec.json.encode(body), media_type="application/json")
 
     @router.post(f"{PREFIX}/repository/models/{{model:path}}/load", summary="Load a version")
     async def load(model: str, request: Request) -> Response:
         repository.authorize(request.headers)
-        await repository.load(model, (await _body(request)).get("parameters") or {})
+        await repository.load(model, bodies.read_parameters(await _body(request)))
         return Response()
 
     @router.post(f"{PREFIX}/repository/models/{{model:path}}/unload", summary="Free a version")

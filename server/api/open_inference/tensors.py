@@ -19,6 +19,7 @@ from server.api.requests.validation import invalid
 # Prompts and options have few elements; a longer tensor can only be token ids.
 MAX_ELEMENTS = 1 << 20
 MAX_TEXTS = 1 << 10
+_MAX_DEPTH = 8
 _LENGTH = struct.Struct("<I")
 _DTYPES: Mapping[str, str] = {
     "BOOL": "?",
@@ -72,6 +73,26 @@ def checked(name: str, datatype: str, shape: Sequence[int], values: Sequence[Any
             f"{name} has {len(values)} elements, but its shape {list(shape)[:8]} has {count}", name
         )
     return Tensor(name, datatype, tuple(shape), values)
+
+
+def unnested(name: str, value: list[Any], depth: int = 0) -> tuple[list[int], list[Any]]:
+    """The shape of nested lists, and their elements. ApiError unless all rows are equally long."""
+    if depth > _MAX_DEPTH:
+        raise invalid(f"{name}: data is nested too deeply", name)
+    are_lists = [isinstance(each, list) for each in value]
+    if not any(are_lists):
+        return [len(value)], value
+    if not all(are_lists):
+        raise invalid(f"{name}: data has lists next to elements; nest all or none", name)
+    parts = [unnested(name, each, depth + 1) for each in value]
+    if any(shape != parts[0][0] for shape, _ in parts):
+        raise invalid(f"{name}: data has rows of different lengths; send a request for each", name)
+    return [len(value), *parts[0][0]], [each for _, part in parts for each in part]
+
+
+def without_ones(shape: Sequence[int]) -> list[int]:
+    """The sizes that divide elements: a size of one does not."""
+    return [size for size in shape if size != 1]
 
 
 def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes) -> Tensor:

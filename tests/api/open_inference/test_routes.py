@@ -133,6 +133,70 @@ async def test_a_tensor_that_is_none_is_refused(client):
         assert sentence in answer.json()["error"]
 
 
+RAGGED = (
+    ([[5, 6, 7], [8]], "rows of different lengths"),
+    ([[5, 6], []], "rows of different lengths"),
+    ([[5, 6], 7, 8], "lists next to elements"),
+)
+
+
+@pytest.mark.parametrize(("rows", "sentence"), RAGGED)
+async def test_rows_of_different_lengths_are_not_cut_into_other_prompts(
+    client, engine, rows, sentence
+):
+    entry = {"name": "input_ids", "datatype": "INT32", "shape": [2, 2], "data": rows}
+    for path, body in (
+        (PATH, {"inputs": [entry]}),
+        ("/v2/models/small/generate", {"input_ids": rows}),
+    ):
+        answer = await client.post(path, json=body)
+        assert answer.status_code == 400
+        assert sentence in answer.json()["error"]
+    assert engine.submitted == []
+
+
+async def test_rows_must_be_those_of_the_shape(client, engine):
+    entry = {"name": "input_ids", "datatype": "INT32", "data": [[5, 6], [7, 8]]}
+    answer = await client.post(PATH, json={"inputs": [entry | {"shape": [4]}]})
+    assert "lists of shape [2, 2], but its shape is [4]" in answer.json()["error"]
+    flat_or_nested = ([5, 6, 7, 8], [[5, 6], [7, 8]], [[[5, 6], [7, 8]]])
+    for data in flat_or_nested:
+        body = {"inputs": [entry | {"shape": [2, 2], "data": data}]}
+        assert (await client.post(PATH, json=body)).is_success
+    prompts = [each.prompt_token_ids for each in engine.submitted]
+    assert prompts == [[5, 6], [7, 8]] * len(flat_or_nested)
+
+
+OF_ANOTHER_TYPE = (
+    ("generate", {"timeout": True}, "timeout must be a whole number"),
+    ("generate", {"id": {"a": 1}}, "id must be text"),
+    ("generate", {"parameters": [1]}, "parameters must be a JSON object"),
+    ("infer", {"parameters": {"binary_data_output": "false"}}, "must be true or false"),
+    (
+        "infer",
+        {"outputs": [{"name": "index", "parameters": {"binary_data": "false"}}]},
+        "binary_data must be true or false",
+    ),
+    ("infer", {"inputs": [TEXT | {"parameters": {"binary_data_size": False}}]}, "size is False"),
+)
+
+
+@pytest.mark.parametrize(("end", "fields", "sentence"), OF_ANOTHER_TYPE)
+async def test_a_value_of_another_type_is_not_read_as_what_it_looks_like(
+    client, engine, end, fields, sentence
+):
+    own = {"inputs": [TEXT]} if end == "infer" else {"text_input": "a"}
+    answer = await client.post(f"/v2/models/small/{end}", json=own | fields)
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]
+    assert engine.submitted == []
+
+
+async def test_a_timeout_longer_than_any_number_of_the_machine_is_no_fault(client):
+    body = {"text_input": "a", "timeout": 10**400}
+    assert (await client.post("/v2/models/small/generate", json=body)).is_success
+
+
 async def test_a_wrong_length_of_the_json_is_refused(client):
     for length in ("x", "-1", "99999", "1e3"):
         headers = {"Inference-Header-Content-Length": length}
