@@ -71,7 +71,7 @@ def tensors_of(path: Path, reader: FileReader) -> list[tuple[str, Tensor]]:
         return found
     except (ReadError, HeaderError):
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HeaderError(f"{path} is truncated or not a safetensors file: {error}") from error
 
 

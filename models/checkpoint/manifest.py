@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 from models.checkpoint.verified_reading import CHUNK_BYTES, FileSums
 
 NAME = "antipode.json"
+# The manifest of a terabyte of weights has about 5 MB.
+MAX_BYTES = 64 << 20
 _FORMAT = 1
 
 
@@ -51,14 +54,21 @@ def write(folder: Path, golden: Golden | None = None) -> None:
 
 def read(folder: Path) -> dict[str, Any]:
     """The manifest; FileNotFoundError if there is none, ValueError for another format."""
+    check_size((folder / NAME).stat().st_size, str(folder / NAME))
     return parse((folder / NAME).read_bytes(), str(folder / NAME))
+
+
+def check_size(num_bytes: int, place: str) -> None:
+    """ValueError with `place` for a file that is longer than any manifest: nobody reads it."""
+    if num_bytes > MAX_BYTES:
+        raise ValueError(f"{place} has {num_bytes} bytes; a manifest has at most {MAX_BYTES}")
 
 
 def parse(content: bytes, place: str) -> dict[str, Any]:
     """The manifest from its file's content; ValueError with `place` if the content is invalid."""
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is not JSON: {error}") from error
     match found:
         case {"format": format_, "files": dict()} as manifest if format_ == _FORMAT:
@@ -91,10 +101,18 @@ def golden(manifest: dict[str, Any]) -> Golden | None:
             case None:
                 return None
             case {"tolerance": float() | int() as tolerance, "prompts": list(prompts)}:
-                return Golden(float(tolerance), tuple(map(_golden_prompt, prompts)))
+                return Golden(checked_tolerance(tolerance), tuple(map(_golden_prompt, prompts)))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{NAME} has a golden prompt that is none: {error!r}") from error
     raise ValueError(f"{NAME} has no tolerance and list of prompts under golden")
+
+
+def checked_tolerance(value: float | str) -> float:
+    """The tolerance; ValueError for infinity or no number, by which every token would pass."""
+    tolerance = float(value)
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"the tolerance is {value}; it must be a finite number of at least 0")
+    return tolerance
 
 
 def _golden_prompt(entry: dict[str, Any]) -> GoldenPrompt:

@@ -64,7 +64,7 @@ def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=_tolerance,
         default=0.1,
         help="how much more likely than a golden token another token may be that a server generates"
         " in its place, as a difference of natural logarithms (default: 0.1)",
@@ -74,6 +74,13 @@ def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="golden prompts, one per line; by default four short texts",
     )
+
+
+def _tolerance(text: str) -> float:
+    try:
+        return manifest.checked_tolerance(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run_publish(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,9 @@ import json
 import pytest
 
 from models.checkpoint import manifest
+from models.checkpoint.checkpoint import CheckpointError
+from models.checkpoint.files import LocalFiles
+from models.checkpoint.version_folder import open_version
 
 
 @pytest.fixture
@@ -70,3 +73,26 @@ def test_another_format_is_refused(folder):
     (folder / manifest.NAME).write_text('{"format": 9}')
     with pytest.raises(ValueError, match="not a manifest of format 1"):
         manifest.read(folder)
+
+
+@pytest.mark.parametrize("tolerance", ["Infinity", "NaN", "-1"])
+def test_a_tolerance_by_which_every_token_would_pass_is_refused(folder, tolerance):
+    golden = f'{{"tolerance": {tolerance}, "prompts": []}}'
+    found = manifest.parse(f'{{"format": 1, "files": {{}}, "golden": {golden}}}'.encode(), "here")
+    with pytest.raises(ValueError, match="must be a finite number of at least 0"):
+        manifest.golden(found)
+
+
+def test_a_manifest_that_is_nested_without_end_is_refused_in_a_sentence(folder):
+    (folder / manifest.NAME).write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"antipode\.json is not JSON"):
+        manifest.read(folder)
+
+
+def test_a_file_that_is_longer_than_any_manifest_is_not_read(folder, tmp_path):
+    with (folder / manifest.NAME).open("r+b") as file:
+        file.truncate(64 << 30)  # More than this machine could hold.
+    with pytest.raises(ValueError, match="a manifest has at most"):
+        manifest.read(folder)
+    with pytest.raises(CheckpointError, match="a manifest has at most"):
+        open_version(LocalFiles(folder), tmp_path / "copy")
