@@ -85,14 +85,26 @@ def _tolerance(text: str) -> float:
 
 def run_publish(arguments: argparse.Namespace) -> int:
     """Publish. Returns the exit code."""
-    texts: tuple[str, ...] = _TEXTS
-    if arguments.prompts:
-        lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
-        texts = tuple(line for line in lines if line.strip())
+    return _explained(lambda: _publish_as_asked(arguments))
+
+
+def _publish_as_asked(arguments: argparse.Namespace) -> str:
+    texts = _read_texts(Path(arguments.prompts)) if arguments.prompts else _TEXTS
     source, target = Path(arguments.source), arguments.target
     if is_gcs(target):
-        return _explained(lambda: publish_to_bucket(source, target, texts, arguments.tolerance))
-    return _explained(lambda: publish(source, Path(target), texts, arguments.tolerance))
+        return publish_to_bucket(source, target, texts, arguments.tolerance)
+    return publish(source, Path(target), texts, arguments.tolerance)
+
+
+def _read_texts(path: Path) -> tuple[str, ...]:
+    """The lines that are not empty. Raises PublishError: servers refuse a version without any."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise PublishError(f"the golden prompts in {path} cannot be read: {error}") from error
+    if texts := tuple(line for line in lines if line.strip()):
+        return texts
+    raise PublishError(f"{path} has no golden prompt; write at least one, each in a line")
 
 
 def run_verify(arguments: argparse.Namespace) -> int:

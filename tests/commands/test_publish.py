@@ -79,3 +79,24 @@ def test_a_step_holds_golden_prompts_whole_where_tokens_see_later_ones(tmp_path,
 def test_golden_prompts_are_no_longer_than_the_model_allows(tmp_path):
     write_checkpoint(tmp_path, LLAMA | {"max_position_embeddings": 64})
     assert _sizes(tmp_path).max_model_len == 64
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "cannot be read"), (b"\xff", "cannot be read"), (b"\n \n", "has no golden prompt")],
+)
+def test_golden_prompts_that_are_none_are_refused_in_one_line(tmp_path, capsys, content, words):
+    prompts = tmp_path / "prompts.txt"
+    if content is not None:
+        prompts.write_bytes(content)
+    target = tmp_path / "tiny" / "1"
+    assert main(["publish", str(TINY), str(target), "--prompts", str(prompts)]) == 1
+    assert words in capsys.readouterr().err
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("tolerance", ["inf", "nan", "-0.1"])
+def test_a_tolerance_by_which_every_token_would_pass_is_refused(tmp_path, capsys, tolerance):
+    with pytest.raises(SystemExit):
+        main(["publish", str(TINY), str(tmp_path / "tiny" / "1"), f"--tolerance={tolerance}"])
+    assert "must be a finite number of at least 0" in capsys.readouterr().err
