@@ -23,6 +23,8 @@ from server.config.priorities import read_priorities
 from server.config.server_config import ServerConfig
 from server.config.setting import ENVIRONMENT_PREFIX, ConfigError
 
+_MAX_FILE_CHARS = 1 << 20
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--config` and one flag per setting. A flag that is not given sets no attribute."""
@@ -74,11 +76,13 @@ def load_config(flags: Mapping[str, str], environment: Mapping[str, str]) -> Con
 
 
 def _read_file(path: Path) -> dict[str, object]:
+    text = _read_text(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+        _check_each_key_once(text, path)
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         reason = " ".join(str(error).split())
         raise ConfigError(f"the configuration file {path} is not YAML: {reason}") from error
     if content is None:
@@ -90,6 +94,31 @@ def _read_file(path: Path) -> dict[str, object]:
         if key not in known:
             _refuse_key(str(key), path, known)
     return content
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_FILE_CHARS + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
+    if len(text) > _MAX_FILE_CHARS:
+        raise ConfigError(
+            f"the configuration file {path} has more than {_MAX_FILE_CHARS} characters, the most"
+            " that are read"
+        )
+    return text
+
+
+def _check_each_key_once(text: str, path: Path) -> None:
+    """PyYAML keeps the last of two equal keys, so the first would be ignored without a word."""
+    document = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(document, yaml.MappingNode):
+        return
+    keys = [key.value for key, _ in document.value]
+    for position, key in enumerate(keys):
+        if key in keys[:position]:
+            raise ConfigError(f"{key} stands twice in {path}; write it once")
 
 
 def _refuse_key(key: str, path: Path, known: list[str]) -> NoReturn:

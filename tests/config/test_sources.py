@@ -163,6 +163,10 @@ def test_a_wrong_value_names_its_source_and_what_is_allowed(flags, environment, 
         ("42: 8", "42 in {path} is not a setting; see `antipode serve --help`"),
         ("- 8", "the configuration file {path} must hold one mapping of settings"),
         ("a: [", "the configuration file {path} is not YAML: "),
+        ("max_num_seqs: 4\nexact: true\nmax_num_seqs: 8", "max_num_seqs stands twice in {path};"),
+        ("[" * 20_000, "the configuration file {path} is not YAML: maximum recursion depth"),
+        ("#" * ((1 << 20) + 1), "the configuration file {path} has more than 1048576 characters"),
+        ("? [exact]\n: 1", "the configuration file {path} is not YAML: "),
     ],
 )
 def test_a_wrong_file_says_which_and_why(config_file, text, sentence):
