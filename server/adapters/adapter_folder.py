@@ -54,10 +54,10 @@ def parse_adapters(text: str) -> list[WantedAdapter]:
 
 def _parse(text: str) -> WantedAdapter:
     name, equals, path = text.partition("=")
-    if equals:
+    if path:
         return WantedAdapter(check_name(name), path=path)
     name, at, version = text.partition("@")
-    if at and not is_version(version):
+    if equals or (at and not is_version(version)):
         raise AdapterNameError(f"{text!r} must be NAME, NAME@VERSION with a number, or NAME=PATH")
     return WantedAdapter(check_name(name), version or None)
 
@@ -77,6 +77,11 @@ def find_adapter(wanted: WantedAdapter, model: ServedModel) -> AdapterPlace:
     check_name(wanted.name)
     if wanted.name == model.name:
         raise AdapterNameError(f"adapter {wanted.name} has the model's name; requests could not")
+    if wanted.version is not None and not is_version(wanted.version):
+        raise AdapterNameError(
+            f"version {wanted.version[:60]!r} of adapter {wanted.name} is no whole number without"
+            " leading zeros; leave it out for the newest"
+        )
     if wanted.path:
         version = wanted.path.rstrip("/").rpartition("/")[2]
         of_path = version if is_version(version) else ""

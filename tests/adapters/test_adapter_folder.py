@@ -38,6 +38,7 @@ def test_a_setting_names_adapters_by_version_or_path_or_neither():
     ("text", "message"),
     [
         ("sql@new", "must be NAME, NAME@VERSION with a number"),
+        ("own=", "must be NAME, NAME@VERSION with a number, or NAME=PATH"),
         ("a:b", "cannot be an adapter's name"),
         ("=x", "cannot be an adapter's name"),
         ("sql,sql@2", "adapter sql is named twice"),
@@ -75,6 +76,9 @@ def test_adapters_of_a_checkpoint_without_a_number_lie_in_it(tmp_path):
         (WantedAdapter("none"), "there is no adapter none: .*/adapters/none holds neither"),
         (WantedAdapter("tiny"), "has the model's name"),
         (WantedAdapter("../x"), "cannot be an adapter's name"),
+        (WantedAdapter("sql", "../sql/2"), "is no whole number"),
+        (WantedAdapter("sql", ""), "is no whole number"),
+        (WantedAdapter("sql", "latest", path="/x/7"), "leave it out for the newest"),
     ],
 )
 def test_what_is_not_there_or_cannot_be_named_is_refused(model, wanted, message):
