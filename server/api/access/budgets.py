@@ -56,7 +56,8 @@ class Budgets:
     def __init__(self, path: Path | None = None) -> None:
         file = os.memfd_create("budgets") if path is None else os.open(path, _FLAGS, 0o600)
         weakref.finalize(self, os.close, file)
-        os.ftruncate(file, _SIZE)
+        # A hole in a file on a full disk would end the process at the first write into it.
+        os.posix_fallocate(file, 0, _SIZE)
         self._file, self._records = file, mmap.mmap(file, _SIZE)
 
     def admit(self, caller: Caller, now: float) -> tuple[float, str]:

@@ -105,3 +105,10 @@ def test_more_names_than_records_drop_those_that_were_unused_for_longest(monkeyp
         assert budgets.admit(caller(name, requests_per_minute=1), float(now))[0] == 0
     assert budgets.admit(caller("c", requests_per_minute=1), 3.0)[0] > 0
     assert budgets.admit(caller("a", requests_per_minute=1), 3.0)[0] == 0
+
+
+def test_the_file_has_its_room_from_the_start(tmp_path):
+    """A write to a mapped hole, on a disk that has become full, would kill the process."""
+    Budgets(tmp_path / "budgets")
+    status = (tmp_path / "budgets").stat()
+    assert status.st_blocks * 512 >= status.st_size > 0
