@@ -122,6 +122,11 @@ class TestRefusal:
         shard.write_bytes(shard.read_bytes()[:keep])
         assert f"{shard} is truncated or not a safetensors file" in refusal(folder)
 
+    def test_a_header_that_is_nested_without_end(self, folder):
+        shard, header = folder / "model-1.safetensors", b"[" * 100_000
+        shard.write_bytes(struct.pack("<Q", len(header)) + header)
+        assert f"{shard} is truncated or not a safetensors file" in refusal(folder)
+
     def test_a_file_that_is_something_else(self, folder):
         (folder / "model-1.safetensors").write_text("version https://git-lfs.example/spec/v1\n" * 4)
         assert "model-1.safetensors is truncated or not a safetensors file" in refusal(folder)
