@@ -18,7 +18,6 @@ from server.api.openai.bodies.field_types import (
     MAX_TOKENS_BOUNDS,
     REST_OF_CONTEXT,
     Body,
-    Int,
     Name,
     Prompt,
     TokenIds,
@@ -27,6 +26,7 @@ from server.api.openai.bodies.field_types import (
 from server.api.openai.bodies.message_bodies import MessageBody
 from server.api.openai.bodies.sampling_body import SamplingBody
 from server.api.openai.bodies.tool_bodies import ToolFields
+from server.api.requests.numbers import Int
 from server.api.requests.validation import RANGES, invalid
 
 

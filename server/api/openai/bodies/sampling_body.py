@@ -18,7 +18,6 @@ from server.api.openai.bodies.field_types import (
     REST_OF_CONTEXT,
     BadWord,
     Body,
-    Int,
     Name,
     Stop,
     TokenIds,
@@ -27,6 +26,7 @@ from server.api.openai.bodies.field_types import (
 )
 from server.api.openai.bodies.grammar_bodies import read_grammar
 from server.api.requests.generation import ResumePoint, Sampling
+from server.api.requests.numbers import Int
 from server.api.requests.validation import LOGIT_BIAS_RANGE, MAX_BAD_WORDS, check_count, invalid
 from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, OPTIONS, Option
 
