@@ -96,7 +96,7 @@ class ChatBody(SamplingBody, ChatOptions):
     top_logprobs: Int | None = Field(None, json_schema_extra=bounds("logprobs"))
 
     def asked_names(self) -> dict[str, str]:
-        names = super().asked_names() | {"prompt": "messages"}
+        names = super().asked_names() | {"prompt": "messages", "logprobs": "top_logprobs"}
         newer = {"max_tokens": "max_completion_tokens"}
         return names if self.max_completion_tokens is None else names | newer
 
