@@ -120,6 +120,7 @@ async def test_a_request_while_the_model_loads_is_unavailable(client, engine):
         ({"stop": ["x"] * 17}, "stop", "at most 16"),
         ({"stop_token_ids": [266]}, "stop_token_ids", "outside the vocabulary"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "'x', which is no token id"),
+        ({"logit_bias": {"5": 1, "05": -1}}, "logit_bias", "'05', which is no token id"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "at most 100"),
         ({"logit_bias": {"999": 1}}, "logit_bias", "outside the vocabulary"),
         ({"logit_bias": [1]}, "logit_bias", "logit_bias: should be an object"),
