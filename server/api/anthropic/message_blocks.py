@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from server.api.chat.messages import Message, Part, ToolCall
-from server.api.http.errors.union_errors import or_text
+from server.api.http.errors.union_errors import or_text, said_plainly
 from server.api.images.sent_image import SentImage, image_of_base64, image_of_url
 from server.api.requests.validation import invalid
 
@@ -46,12 +46,18 @@ class ImageSourceBody(_Wire):
         )
 
 
+# A search_result's is a text. Its type is what is refused then, and not this field.
+Source = Annotated[
+    ImageSourceBody | str | None, said_plainly("must be an object with a type, and data or url")
+]
+
+
 class ResultBlock(_Wire):
     """A part of a tool's result, or of the system's text."""
 
     type: str
     text: str | None = None
-    source: ImageSourceBody | None = None
+    source: Source = None
 
 
 def _as_block(text: str) -> dict[str, Any]:
@@ -76,7 +82,7 @@ class Block(_Wire):
     tool_use_id: str | None = None
     content: TextBlocks = None
     is_error: bool | None = None
-    source: ImageSourceBody | None = None
+    source: Source = None
 
 
 class AnthropicMessageBody(_Wire):
@@ -185,9 +191,12 @@ def _parts(blocks: TextBlocks, where: str) -> list[Part]:
     ]
 
 
-def _image(source: ImageSourceBody | None, where: str) -> SentImage:
-    if source is None:
-        raise invalid(f"{where} has no source", f"{where}.source")
+def _image(source: Source, where: str) -> SentImage:
+    if not isinstance(source, ImageSourceBody):
+        raise invalid(
+            f"{where} has no source that is an object with a type, and data or url",
+            f"{where}.source",
+        )
     return source.read(where)
 
 

@@ -21,6 +21,7 @@ from server.api.chat.tools import ToolChoice
 from server.api.foreign_fields.checking import check_foreign_at
 from server.api.requests.client_json import schema_grammar
 from server.api.requests.generation import Sampling
+from server.api.requests.numbers import Int
 from server.api.requests.validation import RANGES, invalid
 from server.link.sampling import Grammar, Range
 
@@ -50,7 +51,7 @@ class ThinkingBody(_Wire):
     """`budget_tokens` is taken, but only `max_tokens` limits the thinking."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: int | None = None
+    budget_tokens: Int | None = None
     display: Literal["summarized", "omitted"] | None = None
 
 
@@ -116,13 +117,13 @@ class PromptBody(_Wire):
 
 
 class MessagesBody(PromptBody):
-    max_tokens: int = Field(json_schema_extra=_MAX_TOKENS.schema())
+    max_tokens: Int = Field(json_schema_extra=_MAX_TOKENS.schema())
     temperature: float | None = Field(None, json_schema_extra=_TEMPERATURE.schema())
     top_p: float | None = Field(None, json_schema_extra=RANGES["top_p"].schema())
-    top_k: int | None = Field(None, json_schema_extra=RANGES["top_k"].schema())
+    top_k: Int | None = Field(None, json_schema_extra=RANGES["top_k"].schema())
     stop_sequences: list[str] | None = None
     stream: bool | None = None
-    seed: int | None = Field(None, json_schema_extra=RANGES["seed"].schema())
+    seed: Int | None = Field(None, json_schema_extra=RANGES["seed"].schema())
 
     @property
     def shows_thinking(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from server.api.chat.answer import AnswerReader
 from server.api.chat.answer_grammar import after_reasoning, answer_body
-from server.api.chat.messages import Message
+from server.api.chat.messages import Message, results_by_call
 from server.api.chat.reasoning import (
     FORMATS,
     ReasoningFormat,
@@ -46,7 +46,10 @@ class ChatSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """What a client asks: messages, tools, and how the prompt ends."""
+    """What a client asks: messages, tools, and how the prompt ends.
+
+    The results of calls made together stand in the order of the calls.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
@@ -54,6 +57,9 @@ class Conversation:
     parallel_tool_calls: bool = True
     thinking: Thinking = field(default_factory=Thinking)
     options: RenderOptions = field(default_factory=RenderOptions)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "messages", results_by_call(self.messages))
 
     @property
     def offered(self) -> tuple[Tool, ...]:

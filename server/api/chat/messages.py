@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 from server.api.images.sent_image import SentImage
@@ -73,6 +74,23 @@ class Message:
             "reasoning_content": self.reasoning,
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def results_by_call(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation with each run of results in the order of the calls before it.
+
+    Many chat templates write results without ids: only their order says which call each answers.
+    A run with a result of no such call stays as it is.
+    """
+    ordered: list[Message] = []
+    for are_results, run in groupby(messages, lambda message: message.role == "tool"):
+        results = list(run)
+        if are_results and ordered:
+            place = {call.id: i for i, call in enumerate(ordered[-1].tool_calls)}
+            if all(result.tool_call_id in place for result in results):
+                results.sort(key=lambda result: place[result.tool_call_id or ""])
+        ordered += results
+    return tuple(ordered)
 
 
 def _part(part: Part) -> dict[str, str]:

@@ -16,6 +16,7 @@ from server.api.chat.thinking import Thinking
 from server.api.foreign_fields.checking import check_foreign_at
 from server.api.requests.client_json import schema_grammar, written_again
 from server.api.requests.generation import Sampling
+from server.api.requests.numbers import Int
 from server.api.requests.validation import RANGES, invalid
 from server.api.responses.input_items import Input, read_input
 from server.api.responses.tool_bodies import ToolFields
@@ -151,16 +152,16 @@ class InputBody(ToolFields):
 class ResponsesBody(InputBody):
     """Null is the same as left out."""
 
-    max_output_tokens: int | None = Field(None, json_schema_extra=_MAX_TOKENS.schema())
+    max_output_tokens: Int | None = Field(None, json_schema_extra=_MAX_TOKENS.schema())
     temperature: float | None = Field(None, json_schema_extra=_bounds("temperature"))
     top_p: float | None = Field(None, json_schema_extra=_bounds("top_p"))
-    top_k: int | None = Field(None, json_schema_extra=_bounds("top_k"))
+    top_k: Int | None = Field(None, json_schema_extra=_bounds("top_k"))
     min_p: float | None = Field(None, json_schema_extra=_bounds("min_p"))
     presence_penalty: float | None = Field(None, json_schema_extra=_bounds("presence_penalty"))
     frequency_penalty: float | None = Field(None, json_schema_extra=_bounds("frequency_penalty"))
     repetition_penalty: float | None = Field(None, json_schema_extra=_bounds("repetition_penalty"))
-    seed: int | None = Field(None, json_schema_extra=_bounds("seed"))
-    top_logprobs: int | None = Field(None, json_schema_extra=_bounds("logprobs"))
+    seed: Int | None = Field(None, json_schema_extra=_bounds("seed"))
+    top_logprobs: Int | None = Field(None, json_schema_extra=_bounds("logprobs"))
     include: list[str] | None = None
     stream: bool | None = None
     store: bool | None = Field(None, description="Taken, but nothing is stored.")
@@ -168,7 +169,7 @@ class ResponsesBody(InputBody):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    max_tool_calls: int | None = None
+    max_tool_calls: Int | None = None
     request_id: str | None = Field(
         None, description="Used in the answer's id and the X-Request-Id header, instead of theirs."
     )

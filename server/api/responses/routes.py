@@ -90,6 +90,16 @@ def _add_stored(router: APIRouter) -> None:
             " all earlier items in input",
         )
 
+    async def not_compacted() -> Response:
+        raise ApiError(
+            ErrorKind.NOT_FOUND,
+            "this server compacts no responses; cut or summarize the earlier items, and send them"
+            " in input",
+        )
+
+    router.add_api_route(
+        "/v1/responses/compact", not_compacted, methods=["POST"], include_in_schema=False
+    )
     for method, path, summary in (
         ("GET", _STORED, "A stored response: always 404"),
         ("DELETE", _STORED, "Delete a stored response: always 404"),

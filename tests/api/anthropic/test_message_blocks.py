@@ -81,6 +81,8 @@ def test_redacted_thinking_adds_nothing():
             r"messages\[0\].content\[0\].source is of type 'file'",
         ),
         ([("user", [{"type": "document"}])], "'document'"),
+        ([("user", [{"type": "search_result", "source": "x"}])], "'search_result'"),
+        ([("user", [{"type": "image", "source": "x"}])], r"content\[0\] has no source"),
         ([("user", [USE])], "'tool_use' in a message of the user"),
         ([("assistant", [{"type": "server_tool_use"}])], "'server_tool_use'"),
         ([("user", [{"type": "text"}])], "has no text"),

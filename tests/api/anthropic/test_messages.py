@@ -313,3 +313,11 @@ class TestTheRequest:
             tools=[{**CLOCK, "type": "custom", "cache_control": {"type": "ephemeral"}}],
             something_new={"a": 1},
         )
+
+
+async def test_whole_numbers_may_have_a_point(client, engine, says):
+    says("x")
+    thinking = {"type": "enabled", "budget_tokens": 1024.0}
+    await ask(client, max_tokens=16.0, top_k=3.0, seed=7.0, thinking=thinking)
+    asked = engine.submitted[-1].params
+    assert (asked.max_tokens, asked.top_k, asked.seed) == (16, 3, 7)

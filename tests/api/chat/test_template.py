@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.api.chat.format import Conversation
 from server.api.chat.messages import Message, ToolCall
 from server.api.chat.template import ChatTemplate, ChatTemplateError, RenderOptions
 from server.api.chat.tools import Tool
@@ -99,6 +100,24 @@ def test_several_results_follow_one_another(name):
     results = (RESULT, Message(role="tool", content="21 degrees", tool_call_id="call_2"))
     rendered = render(name, USER, calling, *results, tools=(WEATHER,))
     assert rendered.index("7 degrees") < rendered.index("21 degrees")
+
+
+# Qwen's templates write no ids: the order of the results alone says which call each answers.
+@pytest.mark.parametrize("name", sorted(TEMPLATES.keys() - {"llama3"}))
+def test_results_that_came_in_another_order_stand_in_the_order_of_their_calls(name):
+    calling = Message(role="assistant", tool_calls=(CALL, replace(CALL, id="call_2")))
+    second = Message(role="tool", content="21 degrees", tool_call_id="call_2")
+    in_order = Conversation(messages=(USER, calling, RESULT, second, USER))
+    swapped = Conversation(messages=(USER, calling, second, RESULT, USER))
+    assert render(name, *swapped.messages) == render(name, *in_order.messages)
+
+
+@pytest.mark.parametrize("other", [None, "call_unknown"])
+def test_results_of_which_one_answers_no_call_stay_as_they_were_sent(other):
+    calling = Message(role="assistant", tool_calls=(CALL, replace(CALL, id="call_2")))
+    stray = Message(role="tool", content="21 degrees", tool_call_id=other)
+    messages = (USER, calling, stray, RESULT)
+    assert Conversation(messages=messages).messages == messages
 
 
 def test_a_template_without_tools_gets_them_in_the_system_message():

@@ -235,7 +235,7 @@ async def test_template_options_are_taken_but_no_template(client, engine, tokeni
             "messages[0].content[0]",
         ),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"logprobs": 2}, "logprobs"),
         ({"max_completion_tokens": -2}, "max_completion_tokens"),
         ({"max_completion_tokens": 1, "max_tokens": -2}, "max_tokens"),

@@ -101,3 +101,8 @@ async def test_fields_that_change_nothing_pass(client):
 async def test_a_wrong_type_or_format_is_named(client):
     assert (await refusal(client, input={"a": 1}))["param"].startswith("input")
     assert (await refusal(client, input="a", encoding_format="hex"))["param"] == "encoding_format"
+
+
+async def test_whole_numbers_may_have_a_point(client):
+    whole, pointed = [await embed(client, input="a", dimensions=d) for d in (4, 4.0)]
+    assert pointed["data"] == whole["data"]

@@ -332,3 +332,22 @@ async def test_a_stored_response_is_not_found_because_none_is_stored(client, met
     response = await client.request(method, f"{PATH}/resp_1{path}")
     assert response.status_code == 404
     assert "stores no responses" in response.json()["error"]["message"]
+
+
+async def test_a_compaction_is_answered_with_the_reason_why_there_is_none(client):
+    response = await client.post(f"{PATH}/compact", json={"model": "small", "input": "hi"})
+    assert response.status_code == 404
+    assert "compacts no responses" in response.json()["error"]["message"]
+
+
+async def test_whole_numbers_may_have_a_point(client, engine, says):
+    says("x")
+    answer = await ask(client, max_output_tokens=16.0, top_k=3.0, seed=7.0)
+    asked = engine.submitted[-1].params
+    assert (asked.max_tokens, asked.top_k, asked.seed) == (16, 3, 7)
+    assert json.dumps(answer["max_output_tokens"]) == "16"
+
+
+async def test_a_bound_is_refused_by_the_name_that_the_client_gave(client):
+    response = await client.post(PATH, json={"input": "hi", "top_logprobs": 21})
+    assert response.json()["error"]["param"] == "top_logprobs"

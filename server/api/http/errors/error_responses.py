@@ -21,6 +21,9 @@ from server.api.http.routes.paths import Paths
 from server.errors import ApiError, ErrorKind
 
 _KIND_OF_STATUS = {413: ErrorKind.TOO_LARGE, 503: ErrorKind.UNAVAILABLE}
+# By pydantic's type of a fault. Its own sentences speak of Python: dictionaries, and attributes.
+_NO_OBJECT = "should be an object"
+_OF_TYPES = dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), _NO_OBJECT)
 
 
 def error_json(error: ApiError) -> bytes:
@@ -96,7 +99,8 @@ async def _on_invalid_body(request: Request, error: Exception) -> Response:
     if first["loc"] == ("body",):
         return error_response(_invalid(_body_fault(request)))
     param = _param(first["loc"])
-    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    message = _OF_TYPES.get(first["type"], first["msg"])
+    message = message.removeprefix("Input ").removeprefix("Value error, ")
     return error_response(_invalid(f"{param}: {message[0].lower()}{message[1:]}", param))
 
 

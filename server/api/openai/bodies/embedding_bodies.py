@@ -15,6 +15,7 @@ from server.api.foreign_fields.checking import check_foreign_at
 from server.api.foreign_fields.table import OF_INPUTS
 from server.api.http.errors.union_errors import said_plainly
 from server.api.openai.bodies.field_types import Prompt
+from server.api.requests.numbers import Int
 from server.api.requests.refused_fields import refused
 
 # Fields of other servers that would change the answer, and the values with which they would not.
@@ -40,7 +41,7 @@ class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", populate_by_name=True)
 
     model: str = Field("", description="The served model's name; empty is whichever is served.")
-    truncate_prompt_tokens: int | None = Field(
+    truncate_prompt_tokens: Int | None = Field(
         None, description="Cut longer inputs to so many tokens, -1: to the most that fit."
     )
     request_id: str | None = None
@@ -56,7 +57,7 @@ class EmbeddingBody(_Body):
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="Unset is float; base64 is of little-endian float32."
     )
-    dimensions: int | None = Field(
+    dimensions: Int | None = Field(
         None,
         json_schema_extra={"minimum": 1},
         description="Keep the first numbers of each vector, and normalize what is kept.",
@@ -98,7 +99,7 @@ _Texts = Annotated[
 class RerankBody(_Body):
     query: str
     documents: _Documents = Field(json_schema_extra={"minItems": 1})
-    top_n: int | None = Field(None, description="Results to return; unset or 0 returns all.")
+    top_n: Int | None = Field(None, description="Results to return; unset or 0 returns all.")
     return_documents: bool | None = Field(None, description="Unset is true.")
 
     @property

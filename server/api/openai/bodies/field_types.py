@@ -33,11 +33,6 @@ from server.api.requests.validation import (
 )
 
 
-def _whole(value: Any) -> Any:
-    """16.0 as 16: JSON has one kind of number."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def _checked_once(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     """Long lists were checked where they were decoded, in a thread."""
     return value if type(value) is Integers else check(value)
@@ -47,7 +42,6 @@ def _no_null(value: Any) -> Any:
     return "" if value is None else value
 
 
-type Int = Annotated[int, BeforeValidator(_whole)]
 type Name = Annotated[
     str,
     BeforeValidator(_no_null),

@@ -58,7 +58,7 @@ def _response_format(value: Mapping[str, Any]) -> _Asked:
     kind = value.get("type")
     name = "response_format"
     readers: Mapping[Any, Callable[[], _Asked]] = {
-        "text": lambda: (name, None),
+        "text": lambda: _text(value),
         "json_object": lambda: _json_object(value),
         "json_schema": lambda: _json_schema(value),
         "structural_tag": lambda: (name, _grammar("structural_tag", dict(value), name)),
@@ -68,6 +68,18 @@ def _response_format(value: Mapping[str, Any]) -> _Asked:
             f"response_format.type is {_shown(kind)}; it must be one of {', '.join(readers)}", name
         )
     return readers[kind]()
+
+
+def _text(value: Mapping[str, Any]) -> _Asked:
+    for key, entry in value.items():
+        if key != "type" and entry is not None:
+            raise invalid(
+                f"response_format.{key} is not supported next to the type text, which limits"
+                " nothing; leave it out, or write another type",
+                f"response_format.{key}",
+                "unsupported_parameter",
+            )
+    return "response_format", None
 
 
 def _json_object(value: Mapping[str, Any]) -> _Asked:

@@ -18,7 +18,6 @@ from server.api.openai.bodies.field_types import (
     MAX_TOKENS_BOUNDS,
     REST_OF_CONTEXT,
     Body,
-    Int,
     Name,
     Prompt,
     TokenIds,
@@ -27,6 +26,7 @@ from server.api.openai.bodies.field_types import (
 from server.api.openai.bodies.message_bodies import MessageBody
 from server.api.openai.bodies.sampling_body import SamplingBody
 from server.api.openai.bodies.tool_bodies import ToolFields
+from server.api.requests.numbers import Int
 from server.api.requests.validation import RANGES, invalid
 
 
@@ -96,7 +96,7 @@ class ChatBody(SamplingBody, ChatOptions):
     top_logprobs: Int | None = Field(None, json_schema_extra=bounds("logprobs"))
 
     def asked_names(self) -> dict[str, str]:
-        names = super().asked_names() | {"prompt": "messages"}
+        names = super().asked_names() | {"prompt": "messages", "logprobs": "top_logprobs"}
         newer = {"max_tokens": "max_completion_tokens"}
         return names if self.max_completion_tokens is None else names | newer
 

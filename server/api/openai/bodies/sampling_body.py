@@ -6,6 +6,7 @@ the fields that a body does not have.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,6 @@ from server.api.openai.bodies.field_types import (
     REST_OF_CONTEXT,
     BadWord,
     Body,
-    Int,
     Name,
     Stop,
     TokenIds,
@@ -27,11 +27,14 @@ from server.api.openai.bodies.field_types import (
 )
 from server.api.openai.bodies.grammar_bodies import read_grammar
 from server.api.requests.generation import ResumePoint, Sampling
+from server.api.requests.numbers import Int
 from server.api.requests.validation import LOGIT_BIAS_RANGE, MAX_BAD_WORDS, check_count, invalid
 from server.link.sampling import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS, OPTIONS, Option
 
 # The service's options that a body spells another way; all others have the same name in both.
 _SPELLED_OTHERWISE = {"max_tokens", "logprobs", "logit_bias", "stop", "grammar"}
+
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,8}")
 
 _SAME_NAME = {field.name for field in fields(Sampling)} - _SPELLED_OTHERWISE
 
@@ -103,7 +106,7 @@ class SamplingBody(_OptionsBody):
         None,
         description="Added to the logits, by token id.",
         json_schema_extra={
-            "propertyNames": {"pattern": "^[0-9]+$"},
+            "propertyNames": {"pattern": f"^({_TOKEN_ID.pattern})$"},
             "additionalProperties": {"type": "number", **LOGIT_BIAS_RANGE.schema()},
         },
     )
@@ -210,6 +213,7 @@ def _logit_bias(logit_bias: Mapping[str, float]) -> dict[int, float]:
 
 
 def _token_id(key: str) -> int:
-    if not (key.isascii() and key.isdecimal() and len(key) < 10):
+    """05 is refused: next to 5, one of the two would be lost."""
+    if not _TOKEN_ID.fullmatch(key):
         raise invalid(f"logit_bias has the key {key[:40]!r}, which is no token id", "logit_bias")
     return int(key)

@@ -74,6 +74,11 @@ REFUSED = {
         "response_format.type is 'xml'; it must be one of text, json_object, json_schema",
     ),
     "no type": ({"response_format": {}}, "response_format", "type is missing"),
+    "text with a schema": (
+        {"response_format": {"type": "text", "json_schema": {"schema": SCHEMA}}},
+        "response_format.json_schema",
+        "response_format.json_schema is not supported next to the type text",
+    ),
     "no schema": (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
         "response_format.json_schema.schema",
