@@ -94,7 +94,7 @@ def client(folders, tmp_path):
 
 def find_request(reference):
     """One with images, and the tokens that it must give: none of them is a close call."""
-    for number, request in enumerate(all_requests()):
+    for number, request in enumerate(all_requests(NAME)):
         if request.images and (reference.margins[number, :NUM_TOKENS] > MARGIN).all():
             return request, reference.greedy_ids[number, :NUM_TOKENS].tolist()
     raise AssertionError("every request has a close call")
