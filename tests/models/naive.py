@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.models import naive_recurrent
+
 type Tensors = Mapping[str, np.ndarray]
 
 
@@ -34,12 +36,15 @@ class Reading:
     experts_per_token: int
     renormalise: bool
     value_norm: bool
+    output_gate: bool
+    num_key_heads: int
 
 
 def read(config: dict[str, Any]) -> Reading:
     is_gemma = config["architectures"][0].startswith("Gemma")
     is_gemma4 = config["architectures"][0].startswith("Gemma4")
-    hf = gemma_fields(config) if is_gemma else config
+    is_hybrid = config["architectures"][0].startswith("Qwen3_5")
+    hf = gemma_fields(config) if is_gemma else config.get("text_config", config)
     kinds = layer_kinds(hf)
     head_dim = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
     return Reading(
@@ -55,12 +60,17 @@ def read(config: dict[str, Any]) -> Reading:
         attention_cap=hf.get("attn_logit_softcapping"),
         logit_cap=hf.get("final_logit_softcapping"),
         eps=hf["rms_norm_eps"],
-        norm_offset=1.0 if is_gemma and not is_gemma4 else 0.0,
+        norm_offset=1.0 if is_hybrid or (is_gemma and not is_gemma4) else 0.0,
         embedding_scale=math.sqrt(hf["hidden_size"]) if is_gemma else 1.0,
         activation=hf["hidden_activation"] if is_gemma else hf.get("hidden_act", "silu"),
         experts_per_token=hf.get("num_experts_per_tok", hf.get("top_k_experts")) or 0,
-        renormalise=hf.get("norm_topk_prob", is_gemma4 or hf.get("model_type") == "gpt_oss"),
+        renormalise=hf.get(
+            "norm_topk_prob", is_gemma4 or is_hybrid or hf.get("model_type") == "gpt_oss"
+        ),
         value_norm=is_gemma4,
+        output_gate=is_hybrid,
+        # Of its recurrent layers.
+        num_key_heads=hf.get("linear_num_key_heads", 0),
     )
 
 
@@ -97,10 +107,12 @@ def gemma_fields(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def layer_kinds(hf: dict[str, Any]) -> list[str]:
-    """`full_attention` or `sliding_attention` of every layer."""
+    """`full_attention`, `sliding_attention` or `linear_attention` of every layer."""
     if hf.get("layer_types"):
         return hf["layer_types"]
     layers = range(hf["num_hidden_layers"])
+    if "linear_num_key_heads" in hf:
+        return ["full_attention" if layer % 4 == 3 else "linear_attention" for layer in layers]
     if not hf.get("sliding_window") or not hf.get("use_sliding_window", True):
         return ["full_attention" for _ in layers]
     if "sliding_window_pattern" in hf:
@@ -148,7 +160,7 @@ def _layer(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.ndarra
     def norm(which: str, y: np.ndarray, number: str = "") -> np.ndarray:
         return _norm(reading, w, f"{name}{which}_layernorm{number}", y)
 
-    attended = _attention(reading, w, layer, norm("input", x))
+    attended = _mix(reading, w, layer, norm("input", x))
     if f"{name}pre_feedforward_layernorm.weight" not in w:
         x = x + attended
         return x + _mlp(reading, w, name + "mlp.", norm("post_attention", x))
@@ -172,10 +184,17 @@ def _cap(x: np.ndarray, cap: float | None) -> np.ndarray:
     return x if cap is None else cap * np.tanh(x / cap)
 
 
+def _mix(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.ndarray:
+    name = f"model.layers.{layer}.linear_attn."
+    if f"{name}A_log" in w:
+        return naive_recurrent.mix(w, name, x, reading.num_key_heads, reading.eps)
+    return _attention(reading, w, layer, x)
+
+
 def _attention(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.ndarray:
     name = f"model.layers.{layer}.self_attn."
     heads, length, window = reading.num_heads, len(x), reading.windows[layer]
-    head_dim = len(w[f"{name}q_proj.weight"]) // heads
+    head_dim = len(w[f"{name}q_proj.weight"]) // heads // (2 if reading.output_gate else 1)
 
     def project(letter: str) -> np.ndarray:
         y = x @ w[f"{name}{letter}_proj.weight"].T + w.get(f"{name}{letter}_proj.bias", 0.0)
@@ -186,6 +205,8 @@ def _attention(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.nd
         return _norm(reading, w, f"{name}{letter}_norm", y) if has_norm else y
 
     q, k = project("q"), project("k")
+    # A head's gate comes after its query.
+    q, gate = (q[:, ::2], q[:, 1::2]) if reading.output_gate else (q, None)
     # A layer without a matrix for values takes the keys' product, which is neither normed nor
     # turned as keys are.
     v = project("v") if f"{name}v_proj.weight" in w else k
@@ -200,7 +221,8 @@ def _attention(reading: Reading, w: Tensors, layer: int, x: np.ndarray) -> np.nd
     seen = (distance >= 0) & (distance < (window or length))
     scores = np.where(seen, _cap(scores, reading.attention_cap), -np.inf)
     weights = _softmax(_with_sinks(scores, w.get(f"{name}sinks")))[:, :, :length]
-    out = np.einsum("hqk,khd->qhd", weights, v).reshape(length, -1)
+    out = np.einsum("hqk,khd->qhd", weights, v)
+    out = (out if gate is None else out / (1 + np.exp(-gate))).reshape(length, -1)
     return out @ w[f"{name}o_proj.weight"].T + w.get(f"{name}o_proj.bias", 0.0)
 
 
@@ -233,6 +255,9 @@ def _experts(reading: Reading, w: Tensors, name: str, x: np.ndarray) -> np.ndarr
         rows = np.flatnonzero(share)
         dense = _mlp(reading, w, f"{name}experts.{expert}.", x[rows])
         out[rows] += share[rows, None] * dense
+    if f"{name}shared_expert_gate.weight" in w:
+        share = 1 / (1 + np.exp(-x @ w[f"{name}shared_expert_gate.weight"].T))
+        out += share * _mlp(reading, w, f"{name}shared_expert.", x)
     return out
 
 
@@ -295,17 +320,20 @@ def rotate(config: dict[str, Any], x: np.ndarray) -> np.ndarray:
 
 
 def turn(frequencies: np.ndarray, x: np.ndarray) -> np.ndarray:
-    angles = np.arange(len(x))[:, None, None] * frequencies
-    first, second = np.split(x, 2, axis=-1)
+    """Pairs that are half of the turning part apart; the rest of a head stays."""
+    angles, half = np.arange(len(x))[:, None, None] * frequencies, len(frequencies)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     cos, sin = np.cos(angles), np.sin(angles)
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], -1)
 
 
 def frequencies(hf: dict[str, Any], head_dim: int, kind: str) -> np.ndarray:
     """Radians a position, of each pair of the head: in Gemma 3 its windows have their own."""
     rope = _rope(hf, kind)
-    half = head_dim // 2
-    turning = rope.get("partial_rotary_factor", 1.0) * half
+    part, half = rope.get("partial_rotary_factor", 1.0), head_dim // 2
+    turning = part * half
+    if rope.get("rope_type") == "default":  # The pairs lie in the first part of the head.
+        half = turning = int(turning)
     frequencies = rope["rope_theta"] ** (-np.arange(half) / half) * (np.arange(half) < turning)
     return _stretch(rope, frequencies)
 
