@@ -51,7 +51,7 @@ async def test_a_server_answers_alike_in_every_protocol_and_ends_cleanly_under_l
 
         streams = await start_streams(http, 48, num_started=8, max_tokens=200)
         # The last are so long that they are still running when the drain begins.
-        streams += await start_streams(http, 16, num_started=0, max_tokens=1200)
+        streams += await start_streams(http, 16, num_started=0, max_tokens=1900)
         await asyncio.to_thread(
             wait_for, lambda: num_accepted(server) == 64 + len(found) + 1, "64 streams"
         )
@@ -65,7 +65,7 @@ async def test_a_server_answers_alike_in_every_protocol_and_ends_cleanly_under_l
         for stream, _ in kept:
             assert (stream.error, stream.is_broken, stream.is_done) == (None, False, True)
             assert stream.finish_reason == "length"
-        assert [len(stream.token_ids) for stream, _ in kept] == [200] * 24 + [1200] * 8
+        assert [len(stream.token_ids) for stream, _ in kept] == [200] * 24 + [1900] * 8
     assert server.wait_exit() == 0
     assert not [line for line in server.log if line.get("severity") in ("ERROR", "CRITICAL")]
 
