@@ -11,6 +11,7 @@ from typing import Any
 
 from models.config import CellVisionConfig, ModelConfigError
 from models.huggingface.fields import HF, flag, integer, number
+from models.huggingface.tower_fields import check_activation, tower_fields
 
 _ARCHITECTURES = ("Gemma4ForConditionalGeneration",)
 _TOWER = "gemma4_vision"
@@ -35,11 +36,8 @@ _DEFAULTS: Mapping[str, Any] = {
 
 def parse_cell_vision(architecture: str, hf: HF) -> CellVisionConfig | None:
     """The tower of a config.json; None where the checkpoint has none that is served."""
-    fields = hf.get("vision_config")
-    if architecture not in _ARCHITECTURES or not isinstance(fields, Mapping):
-        return None
-    vision = dict(_DEFAULTS) | {key: value for key, value in fields.items() if value is not None}
-    if vision["model_type"] != _TOWER:
+    vision = tower_fields(hf, _DEFAULTS) if architecture in _ARCHITECTURES else None
+    if vision is None:
         return None
     _refuse_unsupported(vision)
     text = hf.get("text_config")
@@ -80,10 +78,7 @@ def with_cell_processor(vision: CellVisionConfig, hf: HF) -> CellVisionConfig | 
 
 
 def _refuse_unsupported(vision: HF) -> None:
-    if vision["hidden_activation"] != _DEFAULTS["hidden_activation"]:
-        raise ModelConfigError(
-            f"vision_config: hidden_activation {vision['hidden_activation']!r} is unsupported"
-        )
+    check_activation(vision, "hidden_activation", _DEFAULTS)
     for name in ("use_clipped_linears", "attention_bias"):
         if flag(vision, name):
             raise ModelConfigError(f"vision_config: {name} is not supported")

@@ -19,6 +19,7 @@ from models.config import (
 )
 from models.huggingface.cell_vision import parse_cell_vision, with_cell_processor
 from models.huggingface.fields import HF, integer, number
+from models.huggingface.tower_fields import check_activation, tower_fields
 
 # The second is what newer tools write, and read first: it has the fields of the first under
 # `image_processor`.
@@ -47,14 +48,10 @@ def parse_vision(architecture: str, hf: HF) -> AnyVisionConfig | None:
 
 
 def _parse_siglip(architecture: str, hf: HF) -> VisionConfig | None:
-    fields = hf.get("vision_config")
-    if architecture not in _ARCHITECTURES or not isinstance(fields, Mapping):
+    vision = tower_fields(hf, _DEFAULTS) if architecture in _ARCHITECTURES else None
+    if vision is None:
         return None
-    vision = dict(_DEFAULTS) | {key: value for key, value in fields.items() if value is not None}
-    if vision["model_type"] != _TOWER:
-        return None
-    if vision["hidden_act"] != _DEFAULTS["hidden_act"]:
-        raise ModelConfigError(f"vision_config: hidden_act {vision['hidden_act']!r} is unsupported")
+    check_activation(vision, "hidden_act", _DEFAULTS)
     config = VisionConfig(
         hidden_size=integer(vision, "hidden_size"),
         num_layers=integer(vision, "num_hidden_layers"),

@@ -2,13 +2,13 @@
 
 A bidirectional transformer over the patches of one image, told apart by vectors and rotations for
 both axes. The patches of a cell are averaged to a token's row, which is normed and projected to the
-decoder's width (transformers, Gemma4VisionModel and Gemma4MultimodalEmbedder). Layers are stacked
-and scanned. It computes on one shard of a `shard_map` over the `tensor` axis, and sums over shards
-explicitly. Knows neither prompts nor files.
+decoder's width (transformers, Gemma4VisionModel and Gemma4MultimodalEmbedder). Knows neither
+prompts nor files.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,12 +17,7 @@ from flax import nnx
 
 from models.config import CellVisionConfig
 from models.parameters import declare, ones, zeros
-from models.sharding import TENSOR
-
-_F32 = jnp.dtype(jnp.float32)
-# The most patches whose scores against all others are in memory at once.
-_QUERY_TILE = 256
-_NEVER = -1e30
+from models.vision.tower_parts import F32, Linear, attend, is_split, run_layers, stack_layers
 
 
 class Places(NamedTuple):
@@ -47,56 +42,36 @@ class Norm(nnx.Module):
     """A norm over the last axis to a mean square of one, with a weight, or without for None."""
 
     def __init__(self, rngs: nnx.Rngs, size: int | None, eps: float) -> None:
-        self.scale = None if size is None else declare(rngs, (size,), (None,), _F32, ones)
+        self.scale = None if size is None else declare(rngs, (size,), (None,), F32, ones)
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(_F32)
+        wide = x.astype(F32)
         y = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         return (y if self.scale is None else y * self.scale[...]).astype(x.dtype)
-
-
-class Matrix(nnx.Module):
-    """A matrix [in, out]. `axes` are their logical axes, None where not split."""
-
-    def __init__(
-        self,
-        rngs: nnx.Rngs,
-        shape: tuple[int, int],
-        axes: tuple[str | None, str | None],
-        dtype: jnp.dtype,
-    ) -> None:
-        self.kernel = declare(rngs, shape, axes, dtype)
-        self.is_partial = axes[0] is not None
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """In x's dtype; a product whose input is split is summed over the shards."""
-        w = self.kernel[...]
-        y = jnp.dot(x.astype(w.dtype), w, preferred_element_type=_F32)
-        return (jax.lax.psum(y, TENSOR) if self.is_partial else y).astype(x.dtype)
 
 
 class CellTowerLayer(nnx.Module):
     """Attention of every patch over every patch and a gated MLP, each normed before and after."""
 
     def __init__(
-        self, rngs: nnx.Rngs, config: CellVisionConfig, dtype: jnp.dtype, *, is_split: bool
+        self, rngs: nnx.Rngs, config: CellVisionConfig, dtype: jnp.dtype, *, split: bool
     ) -> None:
         d, f, eps = config.hidden_size, config.mlp_size, config.norm_eps
         n = config.num_heads * config.head_dim
-        heads, mlp = ("q_heads", "mlp") if is_split else (None, None)
+        heads, mlp = ("q_heads", "mlp") if split else (None, None)
         self.config = config
         self.attention_norm, self.attention_post_norm = Norm(rngs, d, eps), Norm(rngs, d, eps)
-        self.q = Matrix(rngs, (d, n), (None, heads), dtype)
-        self.k = Matrix(rngs, (d, n), (None, heads), dtype)
-        self.v = Matrix(rngs, (d, n), (None, heads), dtype)
-        self.output = Matrix(rngs, (n, d), (heads, None), dtype)
+        self.q = Linear(rngs, (d, n), (None, heads), dtype, has_bias=False)
+        self.k = Linear(rngs, (d, n), (None, heads), dtype, has_bias=False)
+        self.v = Linear(rngs, (d, n), (None, heads), dtype, has_bias=False)
+        self.output = Linear(rngs, (n, d), (heads, None), dtype, has_bias=False)
         self.q_norm, self.k_norm = (Norm(rngs, config.head_dim, eps) for _ in range(2))
         self.v_norm = Norm(rngs, None, eps)
         self.mlp_norm, self.mlp_post_norm = Norm(rngs, d, eps), Norm(rngs, d, eps)
-        self.gate = Matrix(rngs, (d, f), (None, mlp), dtype)
-        self.up = Matrix(rngs, (d, f), (None, mlp), dtype)
-        self.down = Matrix(rngs, (f, d), (mlp, None), dtype)
+        self.gate = Linear(rngs, (d, f), (None, mlp), dtype, has_bias=False)
+        self.up = Linear(rngs, (d, f), (None, mlp), dtype, has_bias=False)
+        self.down = Linear(rngs, (f, d), (mlp, None), dtype, has_bias=False)
 
     def __call__(self, x_PD: jax.Array, patches: Places) -> jax.Array:
         with jax.named_scope("attention"):
@@ -108,7 +83,7 @@ class CellTowerLayer(nnx.Module):
             return x_PD + self.mlp_post_norm(self.down(gated))
 
     def _attend(self, x_PD: jax.Array, patches: Places) -> jax.Array:
-        """Softmax attention of this shard's heads, one tile of queries at a time: [P, N H]."""
+        """Attention of this shard's heads over the image's patches: [P, N H]."""
         num_patches = x_PD.shape[0]
         q, k, v = (
             norm(linear(x_PD).reshape(num_patches, -1, self.config.head_dim))
@@ -119,23 +94,14 @@ class CellTowerLayer(nnx.Module):
             )
         )
         q, k = (_rotated(each, patches.place_P2, self.config.rope_theta) for each in (q, k))
-        tile = max(n for n in range(1, _QUERY_TILE + 1) if num_patches % n == 0)
-
-        def attend(q_QNH: jax.Array) -> jax.Array:
-            scores = jnp.einsum("qnh,pnh->nqp", q_QNH, k, preferred_element_type=_F32)
-            scores = jnp.where(patches.is_real_P, scores, _NEVER)
-            weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-            return jnp.einsum("nqp,pnh->qnh", weights, v, preferred_element_type=_F32)
-
-        out = jax.lax.map(attend, q.reshape(-1, tile, *q.shape[1:]))
-        return out.reshape(num_patches, -1).astype(x_PD.dtype)
+        return attend(q, k, v, 1.0, patches.is_real_P).astype(x_PD.dtype)
 
 
 def _rotated(x_PNH: jax.Array, place_P2: jax.Array, theta: float) -> jax.Array:
     """The first half of each head turned by the column, the second by the line."""
     half = x_PNH.shape[-1] // 2
-    turns = theta ** -(jnp.arange(0, half, 2, dtype=_F32) / half)
-    angle_P2F = place_P2[..., None].astype(_F32) * turns
+    turns = theta ** -(jnp.arange(0, half, 2, dtype=F32) / half)
+    angle_P2F = place_P2[..., None].astype(F32) * turns
     cos, sin = (f(angle_P2F)[:, None].astype(x_PNH.dtype) for f in (jnp.cos, jnp.sin))
     # Pairs lie half of a half apart: [P, N, axis, part of the pair, pair].
     first, second = jnp.moveaxis(x_PNH.reshape(*x_PNH.shape[:2], 2, 2, -1), 3, 0)
@@ -154,9 +120,9 @@ class CellPatches(nnx.Module):
     def __call__(self, colours_PC: jax.Array, patches: Places) -> jax.Array:
         """[P, D], float32, from colours between -1 and 1."""
         w = self.kernel[...]
-        y = jnp.dot(colours_PC.astype(w.dtype), w, preferred_element_type=_F32)
+        y = jnp.dot(colours_PC.astype(w.dtype), w, preferred_element_type=F32)
         column_P, line_P = patches.place_P2.T
-        table = self.places[...].astype(_F32)
+        table = self.places[...].astype(F32)
         return y + table[0, column_P] + table[1, line_P]
 
 
@@ -167,8 +133,8 @@ class CellProjector(nnx.Module):
         self, rngs: nnx.Rngs, config: CellVisionConfig, width: int, dtype: jnp.dtype
     ) -> None:
         d = config.hidden_size
-        self.shift = declare(rngs, (d,), (None,), _F32, zeros) if config.standardizes else None
-        self.scale = declare(rngs, (d,), (None,), _F32, ones) if config.standardizes else None
+        self.shift = declare(rngs, (d,), (None,), F32, zeros) if config.standardizes else None
+        self.scale = declare(rngs, (d,), (None,), F32, ones) if config.standardizes else None
         self.norm = Norm(rngs, None, config.norm_eps)
         self.kernel = declare(rngs, (d, width), (None, None), dtype)
         self.config = config
@@ -176,12 +142,12 @@ class CellProjector(nnx.Module):
     def __call__(self, x_PD: jax.Array) -> jax.Array:
         """[tokens, width], float32; arbitrary for cells that the image has not."""
         d, w = x_PD.shape[-1], self.kernel[...]
-        x = x_PD.astype(_F32).reshape(self.config.num_tokens, -1, d).mean(1) * d**0.5
+        x = x_PD.astype(F32).reshape(self.config.num_tokens, -1, d).mean(1) * d**0.5
         if self.shift is not None and self.scale is not None:
             x = (x - self.shift[...]) * self.scale[...]
         # Rounded where transformers rounds.
         x = self.norm(x.astype(x_PD.dtype))
-        return jnp.dot(x.astype(w.dtype), w, preferred_element_type=_F32)
+        return jnp.dot(x.astype(w.dtype), w, preferred_element_type=F32)
 
 
 class CellVisionTower(nnx.Module):
@@ -200,15 +166,10 @@ class CellVisionTower(nnx.Module):
         activation_dtype: jnp.dtype,
         tensor_size: int,
     ) -> None:
-        is_split = config.num_heads % tensor_size == 0 and config.mlp_size % tensor_size == 0
-
-        @nnx.split_rngs(splits=config.num_layers)
-        @nnx.vmap(in_axes=(0,), out_axes=0)
-        def make(rngs: nnx.Rngs) -> CellTowerLayer:
-            return CellTowerLayer(rngs, config, dtype, is_split=is_split)
-
+        split = is_split(config, tensor_size)
+        make = partial(CellTowerLayer, config=config, dtype=dtype, split=split)
         self.patches = CellPatches(rngs, config, dtype)
-        self.layers: CellTowerLayer = make(rngs)
+        self.layers: CellTowerLayer = stack_layers(rngs, config.num_layers, make)
         self.projector = CellProjector(rngs, config, width, dtype)
         self.config, self.activation_dtype = config, activation_dtype
 
@@ -220,14 +181,7 @@ class CellVisionTower(nnx.Module):
         """
         config = self.config
         patches = places(grid, config)
-        colours_PC = 2 * (pixels.reshape(-1, pixels.shape[-1]).astype(_F32) / 255 - 0.5)
+        colours_PC = 2 * (pixels.reshape(-1, pixels.shape[-1]).astype(F32) / 255 - 0.5)
         x_PD = self.patches(colours_PC, patches).astype(self.activation_dtype)
-        graphdef, weights = nnx.split(self.layers)
-
-        # Indexed inside, because XLA would copy weights that are scanned inputs.
-        def body(x_PD: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-            layer = nnx.merge(graphdef, jax.tree.map(lambda w: w[i], weights))
-            return layer(x_PD, patches), None
-
-        x_PD, _ = jax.lax.scan(body, x_PD, jnp.arange(config.num_layers))
+        x_PD = run_layers(self.layers, x_PD, patches)
         return self.projector(x_PD).astype(self.activation_dtype)
