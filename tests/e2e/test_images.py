@@ -5,91 +5,41 @@ What an API process would send is sent by the test itself: pixels at the model's
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import tempfile
-import threading
-import time
-from pathlib import Path
 
 import pytest
-from safetensors.numpy import save_file
 
-from models.checkpoint import manifest
-from models.checkpoint.manifest import Golden, GoldenPrompt
-from server.config.engine_config import EngineConfig
-from server.link.frames import EngineInfo, Pulse, VersionCommand, VersionResult
-from server.processes.engine.build import build_model_runner
-from server.versions.served_model import find_model
-from tests.e2e.checkpoints import write_tokenizer
-from tests.e2e.servers import KEEPING, first_free_port
-from tests.e2e.test_hosts import LOOPBACK, devices
+from server.link.frames import EngineInfo, Pulse
+from tests.e2e.engines import (
+    change,
+    serving,
+    serving_from_two_hosts,
+    wait_long,
+    write_two_versions,
+)
 from tests.engine.device.test_images import MARGIN, NAME, all_requests, greedy
-from tests.golden import random_models, references
-from tests.processes.engine.test_process import Client, Running, metric
+from tests.golden import references
+from tests.processes.engine.test_process import metric
 
-WAIT_SECONDS = 240
 NUM_TOKENS = 12
-
-
-class RealBuilder:
-    def __init__(self):
-        self.go_on = threading.Event()
-
-    def __call__(self, config, listener):
-        return build_model_runner(config, listener)
-
-
-def wait_long(client, kind, where=lambda frame: True):
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(AssertionError):
-            return client.wait_for(kind, where)
-    raise AssertionError(f"no such {kind.__name__} within {WAIT_SECONDS} s")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Two versions that differ in their towers only."""
-    root = tmp_path_factory.mktemp("versions")
-    first, second = (random_models.write(NAME, root / version) for version in ("1", "2"))
-    tensors = random_models.weights(NAME)
-    changed = {
-        name: values * 2 if name.startswith("multi_modal_projector") else values
-        for name, values in tensors.items()
-    }
-    save_file(changed, second / "model.safetensors")
-    reference = references.read(f"images/{NAME}")
-    text = GoldenPrompt(tuple(reference.prompts[0]), tuple(reference.greedy_ids[0, :4].tolist()))
-    for folder in (first, second):
-        write_tokenizer(folder)
-        manifest.write(folder, Golden(0.1, (text,)))
-    return first, second
+
+    def changed(name, values):
+        return values * 2 if name.startswith("multi_modal_projector") else values
+
+    root, reference = tmp_path_factory.mktemp("versions"), references.read(f"images/{NAME}")
+    return write_two_versions(root, NAME, changed, reference, num_golden=4)
 
 
 @pytest.fixture
 def client(folders, tmp_path):
-    config = EngineConfig(
-        model=str(folders[0]),
-        dtype="float32",
-        tensor_parallel_size=1,
-        data_parallel_size=1,
-        max_num_seqs=4,
-        max_num_batched_tokens=32,
-        max_model_len=256,
-        num_blocks=64,
-        block_size=16,
-        max_images_per_prompt=2,
-        compile_cache_dir="",
-        watch_window_seconds=0,
-    )
-    running = Running(tmp_path / "engine.sock", RealBuilder(), config, find_model(config))
-    client = running.start()
-    yield client
-    client.socket.close()
-    running.process.command("stop")
-    running.thread.join(WAIT_SECONDS)
-    assert running.exit_code == 0
+    sizes = {"max_num_batched_tokens": 32, "max_images_per_prompt": 2}
+    with serving(folders[0], tmp_path / "engine.sock", **sizes) as client:
+        yield client
 
 
 def find_request(reference):
@@ -109,12 +59,6 @@ def generate(client, request_id, request, **changes):
         **changes,
     )
     return client.tokens(request_id)
-
-
-def change(client, command_id, action, **fields):
-    client.send(VersionCommand(command_id=command_id, action=action, **fields))
-    result = wait_long(client, VersionResult, lambda found: found.command_id == command_id)
-    assert result.error is None, result.message
 
 
 def test_images_are_served_by_the_tower_of_the_version(client, folders):
@@ -144,46 +88,11 @@ def test_images_are_served_by_the_tower_of_the_version(client, folders):
     assert metric(pulse, "antipode_compilations_after_ready_total") == 0
 
 
-def connect(folder):
-    """A client of the engine whose socket lies in a folder of this one."""
-    for path in folder.rglob("engine.sock"):
-        with contextlib.suppress(ConnectionRefusedError):
-            return Client(path)
-    raise AssertionError("no engine listens")
-
-
-@pytest.fixture
-def short_folder():
-    """A folder whose name leaves room for a socket's path, whatever the test is called."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
 @pytest.mark.parametrize("tensor_size", [1, 2], ids=["a rank each", "together"])
-def test_several_hosts_read_images(start, folders, short_folder, monkeypatch, tensor_size):
-    monkeypatch.setenv("TMPDIR", str(short_folder))
-    sizes = ("--max-num-seqs=2", "--max-num-batched-tokens=32", "--max-model-len=256")
-    hosts = f"{LOOPBACK.address(0)}:{first_free_port(2)},{LOOPBACK.address(1)}"
-    group = [
-        start(
-            KEEPING,
-            f"--hosts={hosts}",
-            f"--host-index={index}",
-            f"--tensor-parallel-size={tensor_size}",
-            "--group-timeout-seconds=60",
-            "--dtype=float32",
-            "--num-blocks=64",
-            "--block-size=16",
-            *sizes,
-            model=folders[0],
-            **devices(1),
-        )
-        for index in range(2)
-    ]
-    group[0].wait_ready()
-    client = connect(short_folder)
-    client.wait_for(EngineInfo)
-    request, expected = find_request(references.read(f"images/{NAME}"))
-    for request_id in (1, 2):
-        assert generate(client, request_id, request)[0][:NUM_TOKENS] == expected
-    client.socket.close()
+def test_several_hosts_read_images(start, folders, monkeypatch, tensor_size):
+    flag = "--max-num-batched-tokens=32"
+    with serving_from_two_hosts(start, monkeypatch, folders[0], tensor_size, flag) as client:
+        client.wait_for(EngineInfo)
+        request, expected = find_request(references.read(f"images/{NAME}"))
+        for request_id in (1, 2):
+            assert generate(client, request_id, request)[0][:NUM_TOKENS] == expected
