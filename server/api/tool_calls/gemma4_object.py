@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from server.api.tool_calls.json_text import JsonText
+from server.api.tool_calls.json_text import JsonText, ValueReader
 
 QUOTE = '<|"|>'
 _MAX_DEPTH = 128
@@ -23,36 +23,20 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _WORDS = {"true": "true", "false": "false", "null": "null", "none": "null"}
 
 
-class Gemma4Object:
-    """One object, from its brace. `feed` takes what belongs to it and leaves the rest.
+class Gemma4Object(ValueReader):
+    """One object, from its brace.
 
     `is_certain`: a first value has begun, or the object is whole, so that this is an object indeed.
-    One that is `is_broken` cannot become JSON any more; what of it was no JSON yet is passed on.
+    What of a broken one was no JSON yet is passed on.
     """
 
     def __init__(self) -> None:
+        super().__init__("object")
         self.is_certain = False
-        self.is_done = False
-        self.is_broken = False
-        self._json = ""
-        self._open: list[str] = []
-        self._expects = "object"
         # Of a bare word, or of a quote that may be one.
         self._word = ""
         self._quote = ""
         self._string: JsonText | None = None
-
-    def feed(self, text: str, start: int = 0) -> int:
-        """Read on from `start`. Returns the position of the first character that was not taken."""
-        position = start
-        while position < len(text) and not (self.is_done or self.is_broken):
-            position = self._step(text, position)
-        return position
-
-    def take(self) -> str:
-        """What was read since the last call, as JSON."""
-        text, self._json = self._json, ""
-        return text
 
     def finish(self) -> str:
         """What was read of a word or string that broke off: no more text will come."""
@@ -84,12 +68,12 @@ class Gemma4Object:
             self._nest(character, "value or end")
         elif character in "}]" and self._may_close(character):
             self._open.pop()
-            self._json += character
+            self.text += character
             self._end_value()
         elif character == ":" and expects == "colon":
-            self._json, self._expects = self._json + ": ", "value"
+            self.text, self._expects = self.text + ": ", "value"
         elif character == "," and expects == "comma or end":
-            self._json += ", "
+            self.text += ", "
             self._expects = "key" if self._open[-1] == "{" else "value"
         elif character == "<" and (takes_value or takes_key):
             self._quote = character
@@ -105,7 +89,7 @@ class Gemma4Object:
 
     def _nest(self, bracket: str, expects: str) -> None:
         self._open.append(bracket)
-        self._json, self._expects = self._json + bracket, expects
+        self.text, self._expects = self.text + bracket, expects
 
     def _may_close(self, character: str) -> bool:
         opening = "{" if character == "}" else "["
@@ -127,7 +111,7 @@ class Gemma4Object:
             self._quote = self._quote[:-1]
             return self._break(position)
         if self._quote == QUOTE:
-            self._quote, self._json = "", self._json + '"'
+            self._quote, self.text = "", self.text + '"'
             is_key = "key" in self._expects
             self._expects = "key string" if is_key else "string"
             self.is_certain = self.is_certain or not is_key
@@ -135,23 +119,23 @@ class Gemma4Object:
 
     def _in_string(self, text: str, position: int) -> int:
         if not self._quote and (plain := _UNQUOTED.match(text, position)):
-            self._json += _escaped(plain[0])
+            self.text += _escaped(plain[0])
             return plain.end()
         character = text[position]
         if QUOTE.startswith(self._quote + character):
             self._quote += character
         else:
             # What looked like the quote's beginning is text, and the quote may begin here.
-            self._json, self._quote = self._json + _escaped(self._quote), ""
+            self.text, self._quote = self.text + _escaped(self._quote), ""
             return position
         if self._quote == QUOTE:
-            self._quote, self._json = "", self._json + '"'
+            self._quote, self.text = "", self.text + '"'
             self._end_word(is_key=self._expects == "key string")
         return position + 1
 
     def _in_json_string(self, text: str, position: int, string: JsonText) -> int:
         position = string.feed(text, position)
-        self._json += string.take()
+        self.text += string.take()
         self.is_broken = string.is_broken
         if string.is_done:
             self._string = None
@@ -169,12 +153,12 @@ class Gemma4Object:
             return self._break(position)
         if position < len(text):
             word, self._word = self._word.strip(), ""
-            self._json += json.dumps(word, ensure_ascii=False) if is_key else _value(word)
+            self.text += json.dumps(word, ensure_ascii=False) if is_key else _value(word)
             self._end_word(is_key=is_key)
         return position
 
     def _break(self, position: int) -> int:
-        self._json += self._word + self._quote
+        self.text += self._word + self._quote
         self._word, self._quote, self.is_broken = "", "", True
         return position
 

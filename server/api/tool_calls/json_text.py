@@ -16,22 +16,18 @@ _WHOLE_SCALAR = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true
 _MAX_SCALAR = 400
 
 
-class JsonText:
-    """One JSON value. `feed` takes what belongs to the value and leaves the rest.
+class ValueReader:
+    """One value, as a model writes it. `feed` takes what belongs to it and leaves the rest.
 
-    `text` collects what was read, with the control characters inside strings escaped, because
-    models write line breaks there and JSON forbids them. A value that is `is_broken` cannot become
-    JSON any more.
+    `text` collects what was read, as JSON. A value that is `is_broken` cannot become JSON any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, expects: str) -> None:
         self.text = ""
         self.is_done = False
         self.is_broken = False
         self._open: list[str] = []
-        self._expects = "value"
-        self._scalar = ""
-        self._num_hex = 0
+        self._expects = expects
 
     def feed(self, text: str, start: int = 0) -> int:
         """Read on from `start`. Returns the position of the first character that was not taken."""
@@ -44,6 +40,23 @@ class JsonText:
         """What was read since the last call."""
         text, self.text = self.text, ""
         return text
+
+    def _step(self, text: str, position: int) -> int:
+        """Read a part from `position`; the position after it."""
+        raise NotImplementedError
+
+
+class JsonText(ValueReader):
+    """One JSON value.
+
+    The control characters inside strings are escaped, because models write line breaks there and
+    JSON forbids them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("value")
+        self._scalar = ""
+        self._num_hex = 0
 
     def _step(self, text: str, position: int) -> int:
         match self._expects:

@@ -18,19 +18,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from models.attention.xla import XlaAttention
 from models.cpu_kernels.attention import suits
 from tests.models.attention.ragged import (
-    MAX_LEN,
     MAX_ROWS,
-    chunk,
     decode,
     make_spec,
     make_step,
-    naive_attention,
 )
-from tests.models.attention.test_xla import MIXED, attend, decodes, mixed
+from tests.models.attention.test_xla import MIXED, SHORT, attend, check, decodes, mixed, short_rows
 from tests.models.cpu_kernels.compiled import need_kernels
-
-SHORT = 5
-short_rows = st.builds(chunk, st.integers(0, MAX_LEN - SHORT), st.integers(1, SHORT))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,12 +43,6 @@ specs = st.sampled_from(
         make_kernel_spec(window=140, softcap=2.0, group=5, block_size=64),
     ]
 )
-
-
-def check(spec, rows, seed=0, atol=1e-5):
-    step = make_step(spec, rows, seed)
-    out, _ = attend(spec, step)
-    assert_allclose(out, naive_attention(spec, step), atol=atol)
 
 
 @settings(max_examples=30)
