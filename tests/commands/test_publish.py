@@ -10,7 +10,8 @@ import pytest
 from models.checkpoint import manifest
 from models.checkpoint.checkpoint import CheckpointError
 from server.__main__ import main
-from server.commands.publish import PublishError, _sizes, publish, verify
+from server.commands.golden_prompts import sizes_of
+from server.commands.publish import PublishError, publish, verify
 from tests.golden import random_models
 from tests.models.checkpoints import LLAMA, write_checkpoint
 
@@ -72,13 +73,13 @@ def test_the_command_says_it_in_one_line(version, capsys):
 
 @pytest.mark.parametrize(("name", "expected"), [("gemma3", 32), ("embeddinggemma", 128)])
 def test_a_step_holds_golden_prompts_whole_where_tokens_see_later_ones(tmp_path, name, expected):
-    sizes = _sizes(random_models.write(name, tmp_path))
+    sizes = sizes_of(random_models.write(name, tmp_path))
     assert sizes.max_num_batched_tokens == expected
 
 
 def test_golden_prompts_are_no_longer_than_the_model_allows(tmp_path):
     write_checkpoint(tmp_path, LLAMA | {"max_position_embeddings": 64})
-    assert _sizes(tmp_path).max_model_len == 64
+    assert sizes_of(tmp_path).max_model_len == 64
 
 
 @pytest.mark.parametrize(
