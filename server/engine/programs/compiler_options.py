@@ -29,8 +29,10 @@ type StepKind = Literal["decode", "prefill", "other"]
 
 # On v7x the compiler would copy all layers' weights into tiles of 16 rows at each step.
 _SMALL_TILES = {"xla_tpu_control_large_2nd_minor_layout_for_x16": 0}
+# More VMEM for one operation gives larger tiles, but from 50 MiB on, a large vocabulary's logits
+# move to HBM. Presets whose temporaries stay small with more have an entry of their own.
 _BY_GENERATION: Mapping[str, OptionsByKind] = {
-    "v6e": {"prefill": {"xla_tpu_scoped_vmem_limit_kib": 65536}},
+    "v6e": {"prefill": {"xla_tpu_scoped_vmem_limit_kib": 49152}},
     "v7x": {
         "decode": _SMALL_TILES,
         "prefill": _SMALL_TILES | {"xla_tpu_scoped_vmem_limit_kib": 49152},

@@ -55,7 +55,7 @@ def test_every_program_of_a_v7x_keeps_its_tiles():
 
 def test_a_v6e_gives_prefills_more_vmem_and_nothing_else():
     options = choose_compiler_options(replace(LLAMA, hidden_size=64), "", V6E)
-    assert options.of(PREFILL) == {VMEM: 65536}
+    assert options.of(PREFILL) == {VMEM: 49152}
     assert options.of(DECODE) == options.of(VERIFY) == options.of("set_slot") == {}
 
 
@@ -69,7 +69,7 @@ def test_the_preset_of_the_same_shape_beats_the_chip(preset_options):
     assert choose_compiler_options(tuned, "", V6E).of(PREFILL) == {VMEM: 81920}
     assert choose_compiler_options(tuned, "", V7X).of(PREFILL)[VMEM] == 49152
     other = replace(LLAMA, num_layers=31)
-    assert choose_compiler_options(other, "", V6E).of(PREFILL) == {VMEM: 65536}
+    assert choose_compiler_options(other, "", V6E).of(PREFILL) == {VMEM: 49152}
 
 
 def test_the_setting_beats_the_preset_for_the_kinds_it_names(preset_options):
