@@ -197,13 +197,7 @@ def _over_context(
     """
     pool, spec = context.pool, context.spec
     if spec.cpu_kernels and suits(q_NKQGH, pool.k):
-        # Not `_first_seen`: each query has a range of its own.
-        first_NQ = (
-            jnp.zeros_like(position_NQ) if spec.window is None else position_NQ - spec.window + 1
-        )
-        seen_NQ = (jnp.maximum(first_NQ, 0), last_NQ)
-        cap, sinks = spec.softcap, context.sinks_KG
-        return attention(q_NKQGH, seen_NQ, tables_NB, pool, softcap=cap, sinks_KG=sinks)
+        return _by_kernel(context, q_NKQGH, position_NQ, last_NQ, tables_NB)
     n, kv_heads, q_len, group, head_dim = q_NKQGH.shape
     dtype = _product_dtype(spec)
     blocks = max(1, min(_CHUNK_TOKENS // spec.block_size, tables_NB.shape[1]))
@@ -233,6 +227,20 @@ def _over_context(
     state = jax.lax.fori_loop(first, last, chunk, start)
     out = state.values / jnp.maximum(state.total, 1e-30)[..., None]
     return out.reshape(q_NKQGH.shape)
+
+
+def _by_kernel(
+    context: _Context,
+    q_NKQGH: jax.Array,
+    position_NQ: jax.Array,
+    last_NQ: jax.Array,
+    tables_NB: jax.Array,
+) -> jax.Array:
+    """The same, by the kernel for CPUs, to which each query has a range of its own."""
+    window, cap, sinks = context.spec.window, context.spec.softcap, context.sinks_KG
+    first_NQ = 0 * position_NQ if window is None else jnp.maximum(position_NQ - window + 1, 0)
+    seen_NQ = (first_NQ, last_NQ)
+    return attention(q_NKQGH, seen_NQ, tables_NB, context.pool, softcap=cap, sinks_KG=sinks)
 
 
 def _start(sinks_KG: jax.Array | None, shape: tuple[int, int, int, int], head_dim: int) -> _Softmax:
