@@ -17,6 +17,7 @@ import statistics
 import tempfile
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".cache/xla").absolute()))
@@ -28,6 +29,7 @@ from benchmarks.decode_steps import DecodeRun
 from models.checkpoint.files import LocalFiles
 from models.demo import ensure as ensure_demo
 from server.config.engine_config import EngineConfig
+from server.engine.device.executor import Executor
 from server.engine.device.model_runner import ModelRunner
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.link.frames import Submit
@@ -42,7 +44,9 @@ class Bench:
 
     def __init__(self, checkpoint: Path, num_rows: int, num_adapters: int, rank: int) -> None:
         self._num_rows = num_rows
-        slots = {"max_loras": num_adapters, "max_lora_rank": rank} if num_adapters else {}
+        slots: dict[str, Any] = {}
+        if num_adapters:
+            slots = {"max_loras": num_adapters, "max_lora_rank": rank}
         config = EngineConfig(
             model=str(checkpoint), max_num_seqs=num_rows, kv_cache_bytes=1 << 29, **slots
         )
@@ -61,8 +65,12 @@ class Bench:
         return statistics.median(run.measure().steps)
 
     def _read(self, checkpoint: Path, rank: int) -> None:
+        if not self._adapters:
+            return
         executor = self._runner._executor
-        files = checkpoint.glob("*.safetensors") if self._adapters else ()
+        assert isinstance(executor, Executor)
+        assert executor.adapters is not None
+        files = checkpoint.glob("*.safetensors")
         tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
         for seed, each in enumerate(self._adapters):
             with tempfile.TemporaryDirectory() as place:

@@ -38,7 +38,7 @@ from models.demo import ensure as ensure_demo
 from models.huggingface.config_file import read_config
 from models.sharding import allowed_tensor_sizes
 from server.config.engine_config import EngineConfig
-from server.engine.device.model_runner import ModelRunner
+from server.engine.device.model_runner import InFlight, ModelRunner
 from server.engine.engine import Engine
 from server.engine.policy.blocks.block_manager import BlockManager
 from server.engine.policy.data_ranks import Ranks
@@ -122,7 +122,7 @@ class Bench:
 
     def _engine(
         self, send: Callable[[int, link.Step], None], observer: FakeObserver, texts: Tokens
-    ) -> Engine[object]:
+    ) -> Engine[InFlight]:
         runner, config, rooms = self._runner, self._config, self._runner.draft_rooms
         chunk = runner.max_num_batched_tokens if config.exact else 0
         scheduler = Scheduler(

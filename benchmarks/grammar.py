@@ -27,7 +27,7 @@ from benchmarks.decode_steps import DecodeRun, Times
 from models.demo import ensure as ensure_demo
 from server.api.tokenizers.tokenizer import Tokenizer
 from server.config.engine_config import EngineConfig
-from server.engine.device.model_runner import ModelRunner
+from server.engine.device.model_runner import InFlight, ModelRunner
 from server.engine.engine import Engine
 from server.grammar.compiler import Compiler
 from server.link.frames import Submit, Vocabulary
@@ -74,7 +74,7 @@ class Bench:
             self._submit(run.engine, i, is_constrained=i < num_constrained)
         return run.measure()
 
-    def _submit(self, engine: Engine[object], i: int, *, is_constrained: bool) -> None:
+    def _submit(self, engine: Engine[InFlight], i: int, *, is_constrained: bool) -> None:
         grammar = Grammar("json_schema", json.dumps(_SCHEMA)) if is_constrained else None
         params = SamplingParams(
             max_tokens=_NEW_TOKENS, temperature=1.0, seed=i, ignore_eos=True, grammar=grammar

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import psutil
 import uvloop
@@ -81,7 +82,7 @@ async def measure(opener: Open, address: str, pid: int, options: argparse.Namesp
     prompts = [random.choices(_TOKEN_IDS, k=_PROMPT_TOKENS) for _ in range(options.streams)]
     most = _MAX_MODEL_LEN - _PROMPT_TOKENS
     transports = await opener(address, prompts, most, arrivals)
-    started = asyncio.create_task(arrivals.all_started.wait())
+    started: asyncio.Future[Any] = asyncio.create_task(arrivals.all_started.wait())
     async with asyncio.timeout(_RAMP_SECONDS):
         await asyncio.wait({started, arrivals.failed}, return_when=asyncio.FIRST_COMPLETED)
     await _sleep(_SETTLE_SECONDS, arrivals)

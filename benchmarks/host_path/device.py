@@ -44,6 +44,7 @@ class PacedRunner:
     num_ranks: int = 1
     is_bidirectional: bool = False
     readable_image: None = None
+    num_snapshots: int | None = None
     num_host_blocks: tuple[int, ...] = ()
     draft_rooms: tuple[DraftRoom, ...] = ()
     _free_at: float = field(default=0.0, init=False)

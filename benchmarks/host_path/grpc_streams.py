@@ -10,6 +10,7 @@ import asyncio
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import hpack
@@ -108,10 +109,11 @@ async def open_streams(
 ) -> list[asyncio.BaseTransport]:
     """A connection for every few prompts; close them to end the streams."""
     host, port = address.rsplit(":", 1)
-    loop, opened = asyncio.get_running_loop(), []
+    loop = asyncio.get_running_loop()
+    opened: list[asyncio.BaseTransport] = []
     for first, some in _parts([_request(prompt, max_tokens) for prompt in prompts]):
-        connection = GrpcConnection(arrivals, first, address, some)
-        transport, _ = await loop.create_connection(lambda made=connection: made, host, int(port))
+        made = partial(GrpcConnection, arrivals, first, address, some)
+        transport, _ = await loop.create_connection(made, host, int(port))
         opened.append(transport)
     return opened
 

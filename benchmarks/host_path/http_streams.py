@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import cast
 
 from benchmarks.host_path.arrivals import Arrivals
@@ -50,10 +51,11 @@ async def open_streams(
 ) -> list[asyncio.BaseTransport]:
     """One connection for each prompt; close them to end the streams."""
     host, port = address.rsplit(":", 1)
-    loop, opened = asyncio.get_running_loop(), []
+    loop = asyncio.get_running_loop()
+    opened: list[asyncio.BaseTransport] = []
     for number, prompt in enumerate(prompts):
-        stream = HttpStream(arrivals, number, _request(address, prompt, max_tokens))
-        transport, _ = await loop.create_connection(lambda made=stream: made, host, int(port))
+        made = partial(HttpStream, arrivals, number, _request(address, prompt, max_tokens))
+        transport, _ = await loop.create_connection(made, host, int(port))
         opened.append(transport)
     return opened
 

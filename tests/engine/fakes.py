@@ -343,7 +343,7 @@ def golden_of(weights: int) -> Golden:
 class FakeObserver:
     """Remembers what the engine told the metrics."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.steps: list[StepStats] = []
         self.num_preempted = 0
         self.admitted: list[tuple[float, int, int]] = []
