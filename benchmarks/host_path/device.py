@@ -14,7 +14,7 @@ from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.sequences.step import RowResult, ScheduledBatch, StepResult
 from server.engine.policy.speculation import DraftRoom
 from server.engine.programs.inputs.buckets import Bucket
-from server.engine.programs.inputs.step_input import pack
+from server.engine.programs.inputs.packing import pack
 from tests.e2e.checkpoints import SPECIAL_TOKENS
 
 # In the tokenizer of one token per byte, whose first byte is "!".

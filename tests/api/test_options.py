@@ -13,7 +13,8 @@ from antipode.types import Options
 
 from server.engine.policy.sequences.step import ScheduledRow
 from server.engine.programs.inputs.buckets import Bucket
-from server.engine.programs.inputs.step_input import empty_input, pack
+from server.engine.programs.inputs.packing import pack
+from server.engine.programs.inputs.step_input import empty_input
 from server.link.sampling import OPTIONS, Option, SamplingParams
 from server.pb.antipode.v1 import generation_pb2 as pb
 from tests.api.fakes import FakeEngine

@@ -18,7 +18,8 @@ from server.engine.policy.sequences.sequence import Sequence, SequenceState
 from server.engine.policy.sequences.step import ScheduledBatch, ScheduledRow
 from server.engine.programs.blueprint.blueprint import Blueprint
 from server.engine.programs.inputs.buckets import Bucket
-from server.engine.programs.inputs.step_input import DrawInput, draw_places, pack_draw, stack_draws
+from server.engine.programs.inputs.packing import draw_places, pack_draw
+from server.engine.programs.inputs.step_input import DrawInput, stack_draws
 from server.engine.programs.sampling.sampler import Drawn
 from server.grammar.masks import MaskedRow, MaskWriter
 

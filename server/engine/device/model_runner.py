@@ -33,8 +33,9 @@ from server.engine.policy.speculation import DraftRoom
 from server.engine.programs.blueprint.blueprint import Blueprint
 from server.engine.programs.inputs.buckets import Bucket
 from server.engine.programs.inputs.image_input import ImageInput, pack_image, stack_images
+from server.engine.programs.inputs.packing import pack
 from server.engine.programs.inputs.slot_input import SlotInput, needs_slot_state, pack_slot
-from server.engine.programs.inputs.step_input import StepInput, pack, stack_ranks
+from server.engine.programs.inputs.step_input import StepInput, stack_ranks
 from server.engine.programs.sampling.sampler import Drawn, Logprobs
 from server.engine.programs.step_output import StepOutput
 from server.link.frames import TokenLogprobs

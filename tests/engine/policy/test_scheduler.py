@@ -5,6 +5,7 @@ import pytest
 from server.engine.policy.admission import AdmissionError
 from server.engine.policy.blocks.block_pool import IntegrityError
 from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.block_table import block_table
 from server.engine.policy.sequences.sequence import LoadedVersion, SequenceState
 from server.engine.policy.sequences.step import RowResult, StepResult
 from tests.engine.builders import is_all_free, make_choices, make_ranks, make_sequence, serve
@@ -925,7 +926,7 @@ class TestIntegrity:
         scheduler = make_ranks()
         seq = make_sequence([1])
         scheduler.add([seq], 0.0)
-        seq.block_tables = ([1],)
+        seq.block_tables = (block_table([1]),)
         with pytest.raises(IntegrityError, match="waiting"):
             scheduler.check_integrity()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from server.engine.policy.sequences.block_table import block_table
 from server.engine.policy.sequences.step import ScheduledRow
 from tests.engine.builders import make_sequence
 
@@ -29,7 +30,7 @@ def make_row(
     seq.token_ids += output
     seq.num_in_flight_tokens = in_flight
     seq.slot = slot
-    table = list(blocks)[: -(-(num_computed + num_scheduled) // BLOCK_SIZE)]
+    table = block_table(blocks[: -(-(num_computed + num_scheduled) // BLOCK_SIZE)])
     num_returned = num_computed // BLOCK_SIZE
-    seq.block_tables = (table, [0] * num_returned + table[num_returned:])
+    seq.block_tables = (table, block_table([0] * num_returned) + table[num_returned:])
     return ScheduledRow(seq, num_computed, num_scheduled, is_sampling, False)

@@ -11,8 +11,9 @@ from numpy.testing import assert_array_equal
 from models.sharding import DATA, TENSOR
 from server.engine.policy.sequences.step import ScheduledRow
 from server.engine.programs.inputs.buckets import Bucket
+from server.engine.programs.inputs.packing import pack, pack_draw
 from server.engine.programs.inputs.slot_input import SlotSizes, pack_slot
-from server.engine.programs.inputs.step_input import WORD, pack, pack_draw
+from server.engine.programs.inputs.step_input import WORD
 from server.engine.programs.sampling.filters import choose_tokens, filter_logits
 from server.engine.programs.sampling.sampler import (
     abstract_state,

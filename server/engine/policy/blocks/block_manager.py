@@ -19,6 +19,7 @@ from server.engine.policy.blocks.host_pool import HostPool, HostPrefixes
 from server.engine.policy.blocks.layer_kinds import KVKind
 from server.engine.policy.blocks.snapshots import Snapshots
 from server.engine.policy.sequences.block_moves import BlockMoves
+from server.engine.policy.sequences.block_table import BlockTable
 from server.engine.policy.sequences.sequence import Sequence
 from server.engine.policy.sequences.snapshot import Snapshot
 
@@ -230,7 +231,7 @@ class BlockManager:
         if self.snapshots is not None:
             self.snapshots.check_integrity()
 
-    def _tables(self, seqs: Iterable[Sequence]) -> list[list[list[int]]]:
+    def _tables(self, seqs: Iterable[Sequence]) -> list[list[BlockTable]]:
         """The block tables of `seqs`, pool by pool."""
         tables = [seq.block_tables for seq in seqs]
         return [[each[i] for each in tables] for i in range(len(self.pools))]
@@ -243,7 +244,7 @@ class BlockManager:
         """As many of these blocks as are found together."""
         return num_blocks - num_blocks % self._blocks_found_at_once
 
-    def _longest(self, seq: Sequence, beside: list[list[list[int]]]) -> int:
+    def _longest(self, seq: Sequence, beside: list[list[BlockTable]]) -> int:
         """How many blocks long all tables of `seq` can be."""
         return min(map(BlockPool.longest, self.pools, seq.block_tables, beside))
 

@@ -13,6 +13,7 @@ from itertools import chain
 
 from server.engine.policy.blocks.host_pool import HostPool
 from server.engine.policy.blocks.layer_kinds import KVKind
+from server.engine.policy.sequences.block_table import BlockTable, block_table
 
 
 class IntegrityError(Exception):
@@ -90,23 +91,24 @@ class BlockPool:
         end = min(end, max(chunk_end, num_unseen + self._share))
         return Claim(num_unseen, shared, end, restored)
 
-    def can_grant(self, claim: Claim, beside: Iterable[list[int]]) -> bool:
+    def can_grant(self, claim: Claim, beside: Iterable[BlockTable]) -> bool:
         """Whether there is enough, and a block for each table of `beside` to grow into."""
         num_revived = sum(self._ref_counts[block] == 0 for block in claim.shared if block)
         num_taken = claim.num_new + num_revived
         return num_taken + self._num_growing(beside) <= self.num_free_blocks
 
-    def grant(self, claim: Claim) -> list[int]:
+    def grant(self, claim: Claim) -> BlockTable:
         """The table of a claim that can be granted."""
         for block in filter(None, claim.shared):
             self._cached.pop(block, None)
             self._ref_counts[block] += 1
         restored = iter(self._restore(claim.restored))
-        table = [0] * claim.num_unseen + [block or next(restored) for block in claim.shared]
+        shared = (block or next(restored) for block in claim.shared)
+        table = block_table([*[0] * claim.num_unseen, *shared])
         self.extend(table, claim.end)
         return table
 
-    def longest(self, table: list[int], beside: Iterable[list[int]]) -> int:
+    def longest(self, table: BlockTable, beside: Iterable[BlockTable]) -> int:
         """How long `table` may become: any free block for its share, then what is left over."""
         num_free = self.num_free_blocks
         share_end = _num_given_back(table) + self._share
@@ -114,11 +116,11 @@ class BlockPool:
             return len(table) + num_free
         return max(share_end, len(table) + max(0, num_free - self._num_growing(beside)))
 
-    def extend(self, table: list[int], end: int) -> None:
+    def extend(self, table: BlockTable, end: int) -> None:
         """Make `table` at least `end` blocks long; there must be enough."""
         table.extend(self._take() for _ in range(end - len(table)))
 
-    def trim(self, table: list[int], end: int) -> None:
+    def trim(self, table: BlockTable, end: int) -> None:
         """Give back what `table` holds before `end`, the last block first."""
         while end and table[end - 1]:
             end -= 1
@@ -142,7 +144,7 @@ class BlockPool:
             del self._cached[block]
             self._blank.append(block)
 
-    def check_integrity(self, tables: Iterable[list[int]]) -> None:
+    def check_integrity(self, tables: Iterable[BlockTable]) -> None:
         """Raise IntegrityError unless free + held = all, `tables` being all that is held."""
         held = Counter(filter(None, chain.from_iterable(tables)))
         free = [*self._blank, *self._cached]
@@ -163,7 +165,7 @@ class BlockPool:
         ):
             raise IntegrityError("a free block is on the wrong list")
 
-    def _num_growing(self, tables: Iterable[list[int]]) -> int:
+    def _num_growing(self, tables: Iterable[BlockTable]) -> int:
         """How many of the tables may take a block before they have one to give back."""
         return sum(len(table) - _num_given_back(table) < self._share for table in tables)
 
@@ -202,6 +204,6 @@ class BlockPool:
             del self._block_by_digest[digest]
 
 
-def _num_given_back(table: list[int]) -> int:
+def _num_given_back(table: BlockTable) -> int:
     """Blocks are given back in order: the zeros come first."""
     return bisect_left(table, 1)

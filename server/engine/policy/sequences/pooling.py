@@ -27,6 +27,8 @@ def pooled_positions(row: ScheduledRow) -> range:
 
 def record_pooled(row: ScheduledRow, result: RowResult) -> None:
     """Keep the sum of a chunk. A prompt that is computed again brings every sum again."""
+    if row.seq.pooling is None:
+        return
     pooled = pooled_positions(row)
     if not pooled:
         return

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from server.engine.policy.drafts.drafter import Drafter
+from server.engine.policy.sequences.block_table import BlockTable
 from server.engine.policy.sequences.loaded_adapter import LoadedAdapter
 from server.grammar.matcher import Matcher
 from server.link.frames import EngineErrorKind, FinishReason, Pooling, TokenLogprobs
@@ -114,7 +115,7 @@ class Sequence:
     num_in_flight_tokens: int = field(default=0, init=False)
     slot: int = field(default=-1, init=False)
     adapter_slot: int = field(default=0, init=False)
-    block_tables: tuple[list[int], ...] = field(default=(), init=False)
+    block_tables: tuple[BlockTable, ...] = field(default=(), init=False)
     block_digests: list[bytes] = field(default_factory=list, init=False)
     num_indexed_blocks: int = field(default=0, init=False)
     kept_positions: tuple[int, ...] = field(default=(), init=False)
@@ -169,8 +170,9 @@ class Sequence:
         The last token of a full sequence needs none, but a prompt is computed even for no token at
         all: its log probabilities may be all that was asked for.
         """
-        is_full = self.num_tokens >= self.max_num_tokens
-        end = self.num_prompt_tokens if is_full else self.num_tokens
+        end = len(self.token_ids) + self.num_in_flight_tokens
+        if end >= self.max_num_tokens:
+            end = self.num_prompt_tokens
         return max(0, end - self.num_computed_tokens)
 
     def before_image(self, end: int) -> int:
@@ -182,6 +184,8 @@ class Sequence:
 
     def whole_chunk(self, num_tokens: int) -> int:
         """As many of the next `num_tokens` as cut no image, and pass one kept position at most."""
+        if not self.images and not self.kept_positions:
+            return num_tokens
         computed = self.num_computed_tokens
         end = self.before_image(computed + num_tokens)
         kept = [position for position in self.kept_positions if computed < position <= end]

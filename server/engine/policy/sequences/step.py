@@ -47,6 +47,8 @@ class ScheduledRow:
     @property
     def images(self) -> tuple[PromptImage, ...]:
         """The images whose tokens it computes; never a part of one."""
+        if not self.seq.images:
+            return ()
         first, end = self.num_computed_tokens, self.end
         return tuple(each for each in self.seq.images if first <= each.start < end)
 

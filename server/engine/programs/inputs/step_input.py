@@ -1,23 +1,17 @@
-"""Packs a scheduled batch into the arrays of one compiled step.
+"""The arrays of one compiled step, and of the draw that may follow it: names, shapes, padding.
 
-NumPy only: from rows to padded arrays, and the ladder of sizes they are padded to. Knows neither
-why a row was scheduled nor what the step computes.
+NumPy only. Knows neither what rows are packed into them nor what the step computes.
 """
 
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from server.engine.policy.sequences.pooling import pooled_positions
-from server.engine.policy.sequences.step import ScheduledRow
 from server.engine.programs.inputs.buckets import Bucket
-from server.engine.programs.inputs.state_slots import empty_states, pack_states
+from server.engine.programs.inputs.state_slots import empty_states
 from server.link.sampling import OPTIONS
 
 # Token id that stands for "the one this slot drew last": the host does not know it yet.
@@ -34,13 +28,13 @@ POOLED = -2
 type Array = Any
 
 # The options that a step has an array of, in the table's order.
-_ROWS = {option.name: option.rule.row for option in OPTIONS if option.rule.row is not None}
+ROW_OPTIONS = {option.name: option.rule.row for option in OPTIONS if option.rule.row is not None}
 
 
 def _sampling_fields() -> Any:
     """A base class with a field for each option. No type checker can read fields from a table."""
     others = ("has_bias", "suppress_stops", "wants_logprobs", "seed", "choice", "position")
-    return namedtuple("_SamplingFields", ("slot", "is_sampling", *_ROWS, *others))
+    return namedtuple("_SamplingFields", ("slot", "is_sampling", *ROW_OPTIONS, *others))
 
 
 _SamplingFields: Any = _sampling_fields()
@@ -180,7 +174,7 @@ def _empty_sampling(num_rows: int, scratch_slot: int) -> SamplingInput:
     return SamplingInput(
         slot=np.full(num_rows, scratch_slot, np.int32),
         is_sampling=falses(),
-        **{name: np.full(num_rows, row.padding, row.dtype) for name, row in _ROWS.items()},
+        **{name: np.full(num_rows, row.padding, row.dtype) for name, row in ROW_OPTIONS.items()},
         has_bias=falses(),
         suppress_stops=falses(),
         wants_logprobs=falses(),
@@ -188,132 +182,3 @@ def _empty_sampling(num_rows: int, scratch_slot: int) -> SamplingInput:
         choice=np.zeros(num_rows, np.uint32),
         position=np.zeros(num_rows, np.uint32),
     )
-
-
-def pack(
-    rows: Sequence[ScheduledRow],
-    bucket: Bucket,
-    num_kinds: int,
-    table_size: int,
-    scratch_slot: int,
-    *,
-    has_adapters: bool = False,
-    num_states: int = 0,
-    num_images: int = 0,
-) -> StepInput:
-    """The step input of one rank's rows, which fit `bucket`."""
-    step = empty_input(
-        bucket,
-        num_kinds,
-        table_size,
-        scratch_slot,
-        has_adapters=has_adapters,
-        num_states=num_states,
-        num_images=num_images,
-    )
-    images: list[tuple[int, int]] = []
-    start = 0
-    for i, row in enumerate(rows):
-        end = start + row.num_scheduled_tokens
-        _pack_tokens(step, i, row, slice(start, end))
-        step.query_start_S1[i] = start
-        first = start - row.num_computed_tokens
-        images += [(first + each.start, each.num_tokens) for each in row.images]
-        start = end
-    step.query_start_S1[len(rows) :] = start
-    step.num_decodes[0] = sum(row.is_decode and not row.draft_ids for row in rows)
-    if step.adapter_S is not None:
-        step.adapter_S[: len(rows)] = [row.seq.adapter_slot for row in rows]
-    if step.states_4S is not None:
-        pack_states(step.states_4S, rows)
-    if step.image_start_M is not None and images:
-        step.image_start_M[: len(images)], step.image_size_M[: len(images)] = zip(
-            *images, strict=True
-        )
-    places = draw_places(rows, bucket)
-    _pack_sampling(step.sampling, dict(_draws_at_once(rows, places)))
-    for i, row in zip(places, rows, strict=True):
-        if row.is_constrained:  # Its newest token may be in flight.
-            step.sampling.slot[i] = row.seq.slot
-    return step
-
-
-def draw_places(rows: Sequence[ScheduledRow], bucket: Bucket) -> list[int]:
-    """Where each row of one rank first draws: its own place, or its first token's."""
-    if not bucket.num_drafts:
-        return list(range(len(rows)))
-    return list(accumulate((row.num_scheduled_tokens for row in rows), initial=0))[:-1]
-
-
-def pack_draw(
-    rows: Mapping[int, ScheduledRow], num_rows: int, num_words: int, scratch_slot: int
-) -> DrawInput:
-    """The draw for some of one rank's rows, before it is known which tokens are allowed.
-
-    `rows` is by the place where it draws in the step.
-    """
-    draw = empty_draw(num_rows, num_words, scratch_slot)
-    draw.row_S[: len(rows)] = list(rows)
-    _pack_sampling(draw.sampling, dict(enumerate(rows.values())))
-    # The matcher knows better when an end token must wait, and when it must not.
-    draw.sampling.suppress_stops[:] = False
-    return draw
-
-
-def _draws_at_once(
-    rows: Sequence[ScheduledRow], places: Sequence[int]
-) -> Iterator[tuple[int, ScheduledRow]]:
-    """Every draw of the step by its place. A row with drafts draws as if it ended at each token.
-
-    These all write the slot's last token. The host knows the right one before it is needed.
-    """
-    for first, row in zip(places, rows, strict=True):
-        if not row.is_sampling or row.is_constrained:
-            continue
-        yield first + len(row.draft_ids), row
-        for i in range(len(row.draft_ids)):
-            yield first + i, replace(row, num_scheduled_tokens=1 + i, draft_ids=())
-
-
-def _pack_tokens(step: StepInput, i: int, row: ScheduledRow, where: slice) -> None:
-    seq, first, end = row.seq, row.num_computed_tokens, row.end
-    known = [*seq.token_ids[first : end - len(row.draft_ids)], *row.draft_ids]
-    step.token_ids_T[where] = known + [IN_FLIGHT] * (end - first - len(known))
-    step.positions_T[where] = np.arange(first, end)
-    step.row_T[where] = i
-    for kind, table in enumerate(seq.block_tables):
-        step.block_tables_KSB[kind, i, : len(table)] = table
-    step.seq_lens_S[i] = end
-    if seq.pooling is not None:
-        pooled = pooled_positions(row)
-        offset = where.start - first
-        step.target_T[offset + pooled.start : offset + pooled.stop] = POOLED
-    elif seq.needs_whole_prompt:
-        targets = seq.token_ids[first + 1 : min(end + 1, seq.num_prompt_tokens)]
-        step.target_T[where.start : where.start + len(targets)] = targets
-
-
-def _pack_sampling(sampling: SamplingInput, rows: Mapping[int, ScheduledRow]) -> None:
-    """Array by array, which costs less than row by row: the host packs while the device waits.
-
-    `rows` is by place.
-    """
-    if not rows:
-        return
-    sampled, places = rows.values(), np.array(list(rows))
-    seqs = [row.seq for row in sampled]
-    params = [seq.params for seq in seqs]
-    for name in _ROWS:
-        getattr(sampling, name)[places] = [getattr(each, name) for each in params]
-    sampling.slot[places] = [seq.slot for seq in seqs]
-    sampling.is_sampling[places] = True
-    sampling.has_bias[places] = [bool(each.logit_bias) for each in params]
-    sampling.suppress_stops[places] = [_suppresses_stops(row) for row in sampled]
-    sampling.wants_logprobs[places] = [each.num_logprobs >= 0 for each in params]
-    sampling.seed[places] = [(each.seed & 0xFFFFFFFF, each.seed >> 32) for each in params]
-    sampling.choice[places] = [seq.index for seq in seqs]
-    sampling.position[places] = [row.end for row in sampled]
-
-
-def _suppresses_stops(row: ScheduledRow) -> bool:
-    return row.end - row.seq.num_prompt_tokens < row.seq.params.min_tokens

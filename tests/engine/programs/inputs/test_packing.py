@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from server.engine.policy.sequences.step import ScheduledBatch
 from server.engine.programs.inputs.buckets import Bucket, Ladder
+from server.engine.programs.inputs.packing import draw_places, pack
 from server.engine.programs.inputs.step_input import (
     IN_FLIGHT,
     NO_TARGET,
     POOLED,
-    draw_places,
     empty_input,
-    pack,
     stack_ranks,
 )
 from server.link.frames import TokenLogprobs
@@ -112,7 +111,7 @@ class TestTokens:
             assert step.seq_lens_S[i] == row.end
             for kind, table in enumerate(row.seq.block_tables):
                 packed = step.block_tables_KSB[kind, i].tolist()
-                assert packed == table + [0] * (TABLE_SIZE - len(table))
+                assert packed == [*table, *[0] * (TABLE_SIZE - len(table))]
 
     @given(batch=batches())
     def test_the_rest_is_padding(self, batch):
