@@ -44,6 +44,7 @@ from server.api.tokenizers.tokenizer import Tokenizer
 from server.errors import ApiError, ErrorKind
 from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient, EngineStream
+from server.link.wakeup import Wakeup
 from server.trace_context import current_trace_id
 
 # A drawn seed is exact in a double, so no JSON reader can garble what is reported.
@@ -200,7 +201,7 @@ class GenerationService:
         )
 
     async def _submit_all(self, prepared: Sequence[PreparedRequest]) -> GenerationGroup:
-        wakeup = asyncio.Event()
+        wakeup = Wakeup()
         generations: list[Generation] = []
         group = GenerationGroup(generations, wakeup)
         try:
@@ -212,7 +213,7 @@ class GenerationService:
             raise
         return group
 
-    def _submit(self, prepared: PreparedRequest, wakeup: asyncio.Event) -> Generation:
+    def _submit(self, prepared: PreparedRequest, wakeup: Wakeup) -> Generation:
         call, timeout = current_call(), _timeout_of(prepared.request)
         deadline = None if timeout is None else time.monotonic() + timeout
         stream = self._engine_stream(prepared, deadline, wakeup)
@@ -235,7 +236,7 @@ class GenerationService:
         lasting.callback(observe, "request_duration")
 
     def _engine_stream(
-        self, prepared: PreparedRequest, deadline: float | None, wakeup: asyncio.Event
+        self, prepared: PreparedRequest, deadline: float | None, wakeup: Wakeup
     ) -> EngineStream:
         if prepared.is_complete:
             return EngineStream(0, wakeup)

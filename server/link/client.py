@@ -39,6 +39,7 @@ from server.link.frames import (
 from server.link.framing import api_codec
 from server.link.images import PromptImage
 from server.link.sampling import SamplingParams
+from server.link.wakeup import Wakeup
 
 type AbortReason = Literal["abort", "stop", "deadline_exceeded"]
 
@@ -50,7 +51,7 @@ class EngineStream:
 
     __slots__ = ("_events", "_wakeup", "request_id")
 
-    def __init__(self, request_id: int, wakeup: asyncio.Event) -> None:
+    def __init__(self, request_id: int, wakeup: Wakeup) -> None:
         self.request_id = request_id
         self._events: list[TokenEvent] = []
         self._wakeup = wakeup
@@ -135,7 +136,7 @@ class EngineClient(asyncio.Protocol):
         n: int,
         received: Sequence[Sequence[int] | None] = (),
         deadline: float | None,
-        wakeup: asyncio.Event,
+        wakeup: Wakeup,
         version: str | None = None,
         adapter: str | None = None,
         adapter_version: str | None = None,

@@ -23,6 +23,7 @@ from server.link.client import AbortReason, EngineStream
 from server.link.frames import EngineInfo, Pooling, Pulse, TokenEvent, TokenLogprobs
 from server.link.images import PromptImage
 from server.link.sampling import SamplingParams
+from server.link.wakeup import Wakeup
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -123,7 +124,7 @@ class FakeEngine:
         n: int,
         received: Sequence[Sequence[int] | None] = (),
         deadline: float | None,
-        wakeup: asyncio.Event,
+        wakeup: Wakeup,
         version: str | None = None,
         adapter: str | None = None,
         adapter_version: str | None = None,

@@ -25,6 +25,7 @@ from server.link.frames import (
 )
 from server.link.framing import engine_codec
 from server.link.sampling import SamplingParams
+from server.link.wakeup import Wakeup
 
 INFO = EngineInfo(
     model="m", version="1", max_model_len=9, vocab_size=9, eos_token_ids=(0,), max_num_seqs=1
@@ -79,23 +80,23 @@ async def link(tmp_path) -> AsyncIterator[tuple[EngineClient, FakeEngineEnd]]:
         yield both
 
 
-def submit(client: EngineClient, wakeup: asyncio.Event | None = None) -> EngineStream:
+def submit(client: EngineClient, wakeup: Wakeup | None = None) -> EngineStream:
     params = SamplingParams(max_tokens=5)
-    return client.submit((1, 2), params, n=1, deadline=None, wakeup=wakeup or asyncio.Event())
+    return client.submit((1, 2), params, n=1, deadline=None, wakeup=wakeup or Wakeup())
 
 
 def token(stream: EngineStream, *token_ids: int) -> TokenEvent:
     return TokenEvent(request_id=stream.request_id, token_ids=list(token_ids))
 
 
-async def woken(wakeup: asyncio.Event) -> None:
+async def woken(wakeup: Wakeup) -> None:
     await asyncio.wait_for(wakeup.wait(), 5)
     wakeup.clear()
 
 
 async def test_each_stream_gets_its_own_events(link):
     client, end = link
-    wakeup = asyncio.Event()
+    wakeup = Wakeup()
     first, second = submit(client, wakeup), submit(client, wakeup)
     assert first.request_id != second.request_id
     end.send(Step(events=[token(second, 7), token(first, 5)]), Step(events=[token(first, 6)]))
@@ -122,7 +123,7 @@ async def test_what_the_engine_is_told(link):
 
 async def test_a_released_stream_gets_nothing_more(link):
     client, end = link
-    wakeup = asyncio.Event()
+    wakeup = Wakeup()
     gone, staying = submit(client), submit(client, wakeup)
     client.release(gone)
     client.release(gone)
@@ -150,7 +151,7 @@ async def test_a_frame_may_come_in_pieces(link):
 
 async def test_an_engine_that_ends_ends_every_stream_as_unavailable(link):
     client, end = link
-    wakeups = [asyncio.Event(), asyncio.Event()]
+    wakeups = [Wakeup(), Wakeup()]
     streams = [submit(client, wakeup) for wakeup in wakeups]
     end.writer.close()
     for stream, wakeup in zip(streams, wakeups, strict=True):
@@ -163,7 +164,7 @@ async def test_an_engine_that_ends_ends_every_stream_as_unavailable(link):
 
 async def test_a_fatal_fault_reaches_every_stream_in_the_engines_words(link):
     client, end = link
-    wakeup = asyncio.Event()
+    wakeup = Wakeup()
     stream = submit(client, wakeup)
     end.send(Fatal(message="out of memory"))
     end.writer.close()

@@ -28,6 +28,7 @@ from server.lifecycle import Lifecycle, ServerState
 from server.link.client import EngineClient, EngineStream
 from server.link.frames import EngineInfo, TokenEvent
 from server.link.sampling import SamplingParams
+from server.link.wakeup import Wakeup
 
 # OpenAI's limit.
 MAX_INPUTS = 2048
@@ -186,7 +187,7 @@ class _Run[T]:
     ) -> None:
         self._engine, self._prepared, self._recipe = engine, prepared, recipe
         self._encode = encode
-        self._wakeup = asyncio.Event()
+        self._wakeup = Wakeup()
         self._open: dict[int, EngineStream] = {}
         self._vectors: dict[int, T] = {}
         self._named = prepared.named

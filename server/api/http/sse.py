@@ -17,6 +17,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from server.api.http.connections.writing import PARTS, Parts
 from server.api.http.disconnect import ClientGoneError, until_disconnect
 from server.api.http.errors.error_responses import error_json
 from server.api.http.json_bodies.json_response import encode
@@ -75,7 +76,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with until_disconnect(receive):
-                await self._write(send)
+                await self._write(send, scope.get("extensions", {}).get(PARTS))
         except TimeoutError:
             logger.warning("a client read nothing for %s s", self._write_timeout_seconds)
         except (ClientGoneError, OSError):
@@ -83,10 +84,10 @@ class EventStream(Response):
         finally:
             await self._group.aclose()
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, send: Send, parts: Parts | None) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": list(HEADERS)}
         await self._send(send, start)
-        async with aclosing(self._events()) as blocks:
+        async with aclosing(self._events(parts)) as blocks:
             async for events in blocks:
                 body = {"type": "http.response.body", "body": events, "more_body": True}
                 await self._send(send, body)
@@ -97,12 +98,17 @@ class EventStream(Response):
         async with asyncio.timeout(self._write_timeout_seconds):
             await send(message)
 
-    async def _events(self) -> AsyncGenerator[bytes]:
-        """The bytes to write at each wake-up, until the end or an error."""
+    async def _events(self, parts: Parts | None) -> AsyncGenerator[bytes]:
+        """The bytes to write at each wake-up, until the end or an error.
+
+        `parts` takes those for which nothing must wait.
+        """
         try:
             while taken := await self._group.take():
                 if events := await self._encoded(taken):
                     yield events
+                if parts is not None and not self._is_large:
+                    await self._write_at_once(parts)
             yield self._encode(self._chunks.closing()) + self._end
         except ApiError as error:
             yield self._failure(error)
@@ -111,6 +117,15 @@ class EventStream(Response):
             yield self._failure(
                 ApiError(ErrorKind.INTERNAL, "the server failed to go on with this stream")
             )
+
+    async def _write_at_once(self, parts: Parts) -> None:
+        """Write events while the client reads fast enough, without waking the request's task."""
+
+        def write(taken: list[tuple[int, Delta]]) -> None:
+            if events := self._encode(self._chunks.chunks(taken)):
+                parts.write_part(events)
+
+        await self._group.feed(lambda: parts.can_write_part, write)
 
     _end = DONE
 
@@ -124,9 +139,14 @@ class EventStream(Response):
     def _failure(self, error: ApiError) -> bytes:
         return _event(error_json(error)) + DONE
 
+    @property
+    def _is_large(self) -> bool:
+        """Whether the log probabilities of prompts are many."""
+        return self._has_prompt_logprobs and self._group.num_prompt_entries > MAX_INLINE_UNITS
+
     async def _encoded(self, taken: list[tuple[int, Delta]]) -> bytes:
-        """The events of these deltas; in a thread if the log probabilities of prompts are many."""
-        if not self._has_prompt_logprobs or self._group.num_prompt_entries <= MAX_INLINE_UNITS:
+        """The events of these deltas; in a thread if they are large."""
+        if not self._is_large:
             return self._encode(self._chunks.chunks(taken))
         return await asyncio.to_thread(lambda: self._encode(self._chunks.chunks(taken), encode))
 

@@ -7,7 +7,6 @@ fewer, larger deltas. However a stream ends early (client gone, cancelled, deadl
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
@@ -28,6 +27,7 @@ from server.errors import ApiError, ErrorKind
 from server.grammar.grammar_error import SUBJECT
 from server.link.client import AbortReason, EngineClient, EngineStream
 from server.link.frames import TokenEvent, TokenLogprobs
+from server.link.wakeup import Wakeup
 
 
 class Generation:
@@ -44,7 +44,7 @@ class Generation:
         engine: EngineClient,
         tokenizer: Tokenizer,
         stream: EngineStream,
-        wakeup: asyncio.Event,
+        wakeup: Wakeup,
     ) -> None:
         request = prepared.request
         self.request = request
@@ -77,7 +77,7 @@ class Generation:
     @property
     def is_finished(self) -> bool:
         """Whether no more deltas will come."""
-        return self.error is not None or all(c.finish_reason is not None for c in self._choices)
+        return self.error is not None or None not in [c.finish_reason for c in self._choices]
 
     @property
     def has_begun(self) -> bool:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-from server.api.requests.generation import (
-    Delta,
-    Usage,
-)
+from server.api.requests.generation import Delta, Usage
 from server.api.streams.generation import Generation
+from server.link.wakeup import Wakeup
+
+type Taken = list[tuple[int, Delta]]
 
 
 class GenerationGroup:
     """Several prompts of one client request, read together. They share `wakeup`."""
 
-    def __init__(self, generations: Sequence[Generation], wakeup: asyncio.Event) -> None:
+    def __init__(self, generations: Sequence[Generation], wakeup: Wakeup) -> None:
         self.generations = generations
         self._wakeup = wakeup
 
@@ -58,21 +60,39 @@ class GenerationGroup:
         await self._wait_until(all, lambda generation: generation.is_finished)
         return [generation.take_nowait() for generation in self.generations]
 
-    async def take(self) -> list[tuple[int, Delta]]:
+    async def take(self) -> Taken:
         """Wait for deltas, each with its prompt's position. An empty list is the end."""
         while True:
-            self._wakeup.clear()
-            taken = [
-                (position, delta)
-                for position, generation in enumerate(self.generations)
-                for delta in generation.take_nowait()
-            ]
-            if taken:
+            if taken := self._take_nowait():
                 return taken
             self._raise_error()
-            if all(generation.is_finished for generation in self.generations):
+            if self._is_finished:
                 return []
             await self._wakeup.wait()
+
+    async def feed(self, is_ready: Callable[[], bool], consume: Callable[[Taken], None]) -> None:
+        """Give deltas to `consume` as they come, as `take` returns them. No task wakes for them.
+
+        Returns when `is_ready` is not, and when no more will come: what is left is for `take`.
+        """
+        loop, context = asyncio.get_running_loop(), copy_context()
+        is_over: asyncio.Future[None] = loop.create_future()
+
+        def feed_once() -> None:
+            if is_over.done():
+                return
+            try:
+                if is_ready():
+                    if taken := self._take_nowait():
+                        consume(taken)
+                    if not self._is_finished:
+                        return
+                is_over.set_result(None)
+            except Exception as error:
+                is_over.set_exception(error)
+
+        with self._wakeup.calling(partial(loop.call_soon, feed_once, context=context)):
+            await is_over
 
     async def aclose(self) -> None:
         for generation in self.generations:
@@ -102,6 +122,18 @@ class GenerationGroup:
             if quantifier(map(is_done, self.generations)):
                 return
             await self._wakeup.wait()
+
+    @property
+    def _is_finished(self) -> bool:
+        return False not in [generation.is_finished for generation in self.generations]
+
+    def _take_nowait(self) -> Taken:
+        self._wakeup.clear()
+        return [
+            (position, delta)
+            for position, generation in enumerate(self.generations)
+            for delta in generation.take_nowait()
+        ]
 
     def _raise_error(self) -> None:
         for generation in self.generations:

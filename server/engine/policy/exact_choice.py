@@ -10,7 +10,6 @@ the programs' promise.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from server.engine.policy.sequences.sequence import LoadedVersion, Sequence, SequenceState
@@ -98,7 +97,7 @@ class ExactChoice(StepChoice):
         is_past_prompt = _is_past_prompt(seq)
         row = super()._run(seq, num_scheduled_tokens, **marks)
         is_replay = is_past_prompt and not row.is_sampling
-        return replace(row, is_replay=True) if is_replay else row
+        return row._replace(is_replay=True) if is_replay else row
 
     def _chunk(self, seq: Sequence, budget: int) -> int:
         """The rest of the chunk of the prompt that is next; 0 where it exceeds the budget.

@@ -59,14 +59,17 @@ class StepChoice:
         self._adapters.begin_pass(self)
         self._blocks.begin_pass()
         self._make_way(version)
-        shares = self._shares_of_shortest(version)
-        chunks = self._schedule_running(version, shares)
+        running = [seq for seq in self._running if seq.version == version]
+        # Asked once: every row of every step passes here.
+        decoding = {seq for seq in running if seq.is_decoding}
+        shares = self._shares_of_shortest(version, running, decoding)
+        chunks = self._schedule_running(running, decoding, shares)
         num_preempted = num_running - len(self._running)
         admitted: list[Sequence] = []
         # Who was preempted must not come back before what is in flight for it was read.
         if not num_preempted:
             admitted = self._schedule_admissions(version, shares, chunks, now)
-        self._extend(version, chunks)
+        self._extend(version, chunks, decoding)
         # A sequence that comes back may have one token left to compute, as if it decoded.
         drafts = {} if admitted else self._drafts(chunks)
         rows = [
@@ -104,11 +107,12 @@ class StepChoice:
         for seq in sheddable[: max(num_ready - num_free_slots, int(is_starved))]:
             self.preempt(seq)
 
-    def _shares_of_shortest(self, version: LoadedVersion) -> dict[Sequence, int]:
+    def _shares_of_shortest(
+        self, version: LoadedVersion, running: list[Sequence], decoding: set[Sequence]
+    ) -> dict[Sequence, int]:
         """What prompts get out of their turn, at the most, of what decodes leave."""
-        running = [seq for seq in self._running if seq.version == version]
-        budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in running)
-        under_way = [s for s in running if s.num_uncomputed_tokens and not s.is_decoding]
+        budget = self._max_num_batched_tokens - len(decoding)
+        under_way = [s for s in running if s not in decoding and s.num_uncomputed_tokens]
         least = max((seq.priority for seq in under_way), default=-MAX_PRIORITY)
         # Nobody overtakes a higher priority, be it under way or waiting.
         others = takewhile(lambda seq: seq.priority >= least, self._may_overtake(version))
@@ -140,23 +144,22 @@ class StepChoice:
         return is_first and self._versions.meant_by(seq.version) is not None
 
     def _schedule_running(
-        self, version: LoadedVersion, shares: dict[Sequence, int]
+        self, running: list[Sequence], decoding: set[Sequence], shares: dict[Sequence, int]
     ) -> dict[Sequence, int]:
         """Every decode, and chunks of prompts under way: each its share, and what is left of the
         budget by age."""
         chunks: dict[Sequence, int] = {}
-        running = [seq for seq in self._running if seq.version == version]
-        budget = self._max_num_batched_tokens - sum(seq.is_decoding for seq in running)
-        budget -= sum(shares.values())
+        budget = self._max_num_batched_tokens - len(decoding) - sum(shares.values())
         for seq in running:
-            share = shares.pop(seq, 0)
-            is_decoding = seq.is_decoding
-            most = min(budget + share, seq.num_uncomputed_tokens)
-            wanted = 1 if is_decoding else seq.whole_chunk(most)
-            num_tokens = self._make_room(seq, wanted)
+            if seq in decoding:
+                num_tokens = self._make_room(seq, 1)
+            else:
+                share = shares.pop(seq, 0)
+                most = min(budget + share, seq.num_uncomputed_tokens)
+                num_tokens = self._make_room(seq, seq.whole_chunk(most))
+                budget += share - num_tokens
             if num_tokens:
                 chunks[seq] = num_tokens
-            budget += 0 if is_decoding else share - num_tokens
         return chunks
 
     def _schedule_admissions(
@@ -194,12 +197,16 @@ class StepChoice:
             admitted.append(seq)
         return admitted
 
-    def _extend(self, version: LoadedVersion, chunks: dict[Sequence, int]) -> None:
+    def _extend(
+        self, version: LoadedVersion, chunks: dict[Sequence, int], decoding: set[Sequence]
+    ) -> None:
         """Give prompts under way, by age, what is left. Nobody is preempted for it."""
         budget = self._max_num_batched_tokens - sum(chunks.values())
         for seq in self._running:
             if budget <= 0:
                 break
+            if seq in decoding:
+                continue
             num_tokens = chunks.get(seq, 0)
             more = min(budget, seq.num_uncomputed_tokens - num_tokens)
             wanted = seq.whole_chunk(num_tokens + more)
@@ -253,8 +260,9 @@ class StepChoice:
 
     def _drafts(self, chunks: dict[Sequence, int]) -> dict[Sequence, tuple[int, ...]]:
         """Drafts for the rows of a step of only decodes, all tokens known, as blocks allow."""
-        is_ready = all(seq.is_decoding and not seq.num_in_flight_tokens for seq in chunks)
-        if self._speculation is None or not is_ready:
+        if self._speculation is None:
+            return {}
+        if not all(seq.is_decoding and not seq.num_in_flight_tokens for seq in chunks):
             return {}
         drafts: dict[Sequence, tuple[int, ...]] = {}
         for seq, found in self._speculation.choose(chunks).items():
@@ -275,9 +283,8 @@ class StepChoice:
         snapshot = self._blocks.snapshot(seq, num_computed_tokens + num_scheduled_tokens)
         seq.num_computed_tokens += num_scheduled_tokens
         seq.restored_slot = -1
-        is_sampling = (
-            seq.num_computed_tokens == seq.num_tokens and seq.num_tokens < seq.max_num_tokens
-        )
+        num_tokens = seq.num_tokens
+        is_sampling = seq.num_computed_tokens == num_tokens < seq.max_num_tokens
         seq.num_in_flight_tokens += is_sampling
         return ScheduledRow(
             seq,

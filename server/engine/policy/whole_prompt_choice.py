@@ -13,7 +13,9 @@ from server.engine.policy.step_choice import StepChoice
 class WholePromptChoice(StepChoice):
     """A prompt whose turn it is waits for a step that has room for it, and all others behind it."""
 
-    def _shares_of_shortest(self, version: LoadedVersion) -> dict[Sequence, int]:
+    def _shares_of_shortest(
+        self, version: LoadedVersion, running: list[Sequence], decoding: set[Sequence]
+    ) -> dict[Sequence, int]:
         """None: a share would be a part of a prompt."""
         return {}
 

@@ -9,6 +9,29 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from starlette.types import ASGIApp, Message
 
+from server.api.http.connections.writing import PARTS, Parts
+
+
+class DirectParts:
+    """Takes parts of a body at once, as the server's connections do; full when the test says so."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.is_full = False
+
+    @property
+    def can_write_part(self) -> bool:
+        return not self.is_full
+
+    def write_part(self, part: bytes) -> None:
+        self.parts.append(part)
+
+    async def until_written(self, count: int) -> None:
+        """Wait for that many parts."""
+        async with asyncio.timeout(5):
+            while len(self.parts) < count:
+                await asyncio.sleep(0)
+
 
 class Exchange:
     """A POST to `app`; `writes` is what was sent. `before_write` may block, as slow clients do."""
@@ -19,6 +42,7 @@ class Exchange:
         path: str,
         body: object,
         before_write: Callable[[], Awaitable[None]] | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self.writes: list[Message] = []
         self._before_write = before_write
@@ -37,6 +61,7 @@ class Exchange:
             "server": ("server", 80),
             "client": ("client", 1),
             "root_path": "",
+            "extensions": {} if parts is None else {PARTS: parts},
         }
         self.task = asyncio.create_task(app(scope, self._incoming.get, self._send))
 

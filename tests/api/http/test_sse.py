@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.api.fakes import FakeEngine
-from tests.api.http.asgi import Exchange, events
+from tests.api.http.asgi import DirectParts, Exchange, events
 
 COMPLETIONS = "/v1/completions"
 
@@ -217,3 +217,77 @@ async def test_the_first_prompt_that_begins_is_written_while_others_wait(app, en
     engine.emit(ids("b"), to=0, finish_reason="length")
     await exchange.task
     assert texts(exchange.bodies[1]) == ["xb"]
+
+
+class TestPartsAtOnce:
+    """What a server's connections take directly, after the first event."""
+
+    @pytest.fixture
+    def parts(self) -> DirectParts:
+        return DirectParts()
+
+    async def test_events_after_the_first_are_parts_one_for_each_step(
+        self, app, engine, ids, parts
+    ):
+        exchange = Exchange(app, COMPLETIONS, stream_body(), parts=parts)
+        await submitted(engine)
+        engine.emit(ids("a"))
+        await exchange.until_written(1)
+        for count, text in enumerate("bcd", start=1):
+            engine.emit(ids(text))
+            await parts.until_written(count)
+        engine.emit(ids("e"), finish_reason="length")
+        await exchange.task
+        assert texts(exchange.bodies[0]) == ["a"]
+        assert [texts(part) for part in parts.parts] == [["b"], ["c"], ["d"], ["e"]]
+        assert exchange.bodies[1:] == [b"data: [DONE]\n\n"]
+
+    async def test_a_client_that_is_behind_is_waited_for(self, app, engine, ids, parts):
+        exchange = Exchange(app, COMPLETIONS, stream_body(), parts=parts)
+        await submitted(engine)
+        engine.emit(ids("a"))
+        await exchange.until_written(1)
+        parts.is_full = True
+        engine.emit(ids("b"))
+        await exchange.until_written(2)
+        parts.is_full = False
+        engine.emit(ids("c"))
+        await parts.until_written(1)
+        assert [texts(body) for body in (*exchange.bodies, *parts.parts)] == [["a"], ["b"], ["c"]]
+        exchange.disconnect()
+        await exchange.task
+
+    async def test_a_failure_is_told_after_the_parts(self, app, engine, ids, parts):
+        exchange = Exchange(app, COMPLETIONS, stream_body(), parts=parts)
+        await submitted(engine)
+        engine.emit(ids("a"))
+        await exchange.until_written(1)
+        engine.emit(ids("b"))
+        engine.emit(finish_reason="error", error="unavailable", message="the engine has ended")
+        await exchange.task
+        assert [texts(part) for part in parts.parts] == [["b"]]
+        error, done = events(exchange.bodies[1])
+        assert (error["error"]["message"], done) == ("the engine has ended", "[DONE]")
+
+    async def test_a_fault_of_ours_ends_the_stream(self, app, engine, ids, parts, monkeypatch):
+        exchange = Exchange(app, COMPLETIONS, stream_body(), parts=parts)
+        await submitted(engine)
+        engine.emit(ids("a"))
+        await exchange.until_written(1)
+        monkeypatch.setattr("server.api.http.sse._event", _fail_once(b"data: "))
+        engine.emit(ids("b"))
+        await exchange.task
+        error, done = events(exchange.bodies[1])
+        assert (error["error"]["type"], done) == ("internal_server_error", "[DONE]")
+        assert engine.aborted == [(1, None, "abort")]
+
+    async def test_a_client_that_vanishes_is_aborted_at_once(self, app, engine, ids, parts):
+        exchange = Exchange(app, COMPLETIONS, stream_body(), parts=parts)
+        await submitted(engine)
+        engine.emit(ids("a"))
+        await exchange.until_written(1)
+        exchange.disconnect()
+        await exchange.task
+        engine.emit(ids("b"))
+        await asyncio.sleep(0)
+        assert (engine.aborted, parts.parts) == ([(1, None, "abort")], [])

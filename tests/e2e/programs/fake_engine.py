@@ -46,7 +46,7 @@ def _with_hidden_states(row: RowResult) -> RowResult:
     """A hidden state of two numbers, 1 and the token: pooled, how many there are and their sum."""
     if not row.pooled:
         return row
-    return replace(row, pooled=struct.pack("<2f", len(row.pooled), sum(row.pooled)))
+    return row._replace(pooled=struct.pack("<2f", len(row.pooled), sum(row.pooled)))
 
 
 def build(config: EngineConfig, listener: BuildListener) -> Built:

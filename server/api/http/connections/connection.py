@@ -30,7 +30,7 @@ from server.api.http.connections.request_reader import (
     RequestReader,
 )
 from server.api.http.connections.request_scope import names, scope_of
-from server.api.http.connections.writing import Exchange, JoinedWrites, refusal
+from server.api.http.connections.writing import PARTS, Exchange, JoinedWrites, refusal
 from server.api.http.middleware.cors import refusal_headers
 from server.errors import ErrorKind
 
@@ -246,6 +246,7 @@ class HttpConnection(HttpToolsProtocol):
             keep_alive=is_current and not names(request, b"connection", b"close"),
             on_response=self.on_response_complete,
         )
+        scope["extensions"] = {PARTS: cast(Any, self.cycle)}
         self._start_asgi_task(self.cycle, self.app)
 
     def _await_head(self) -> None:

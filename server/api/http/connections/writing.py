@@ -12,7 +12,7 @@ import asyncio
 import operator
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.exceptions import HTTPException
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -21,6 +21,20 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from server.api.http.connections.request_reader import RefusedRequestError
 from server.api.http.errors.error_responses import error_json, error_response
 from server.errors import ApiError, ErrorKind
+
+# The extension of ASGI by which a server writes parts of a body at once.
+PARTS = "antipode.parts"
+
+
+class Parts(Protocol):
+    """Writes parts of a body that has begun: what middleware need not see, and nobody waits for."""
+
+    @property
+    def can_write_part(self) -> bool:
+        """Whether the client has read enough for another part."""
+
+    def write_part(self, part: bytes) -> None:
+        """Write some bytes."""
 
 
 class Exchange(RequestResponseCycle):
@@ -54,6 +68,20 @@ class Exchange(RequestResponseCycle):
             # HTTP/1.0 has no chunks: the end of the connection is the end of the body.
             self.expected_content_length = len(message.get("body", b""))
         await super().send(message)
+
+    @property
+    def can_write_part(self) -> bool:
+        """Whether the client has read enough for another part of the body."""
+        return not self.flow.write_paused
+
+    def write_part(self, part: bytes) -> None:
+        """Write a part of a body that has begun and goes on. It has a byte at least.
+
+        It is what `send` does with such a part, without what waits and what looks at every message.
+        """
+        if not self.disconnected:
+            framed = b"%x\r\n%b\r\n" % (len(part), part)
+            self.transport.write(framed if self.chunked_encoding else part)
 
     async def send_500_response(self) -> None:
         """The answer where the application gave none, because it failed or was cancelled."""

@@ -53,6 +53,8 @@ class BlockManager:
             BlockPool(kind, block_size, HostPool(size))
             for kind, size in zip(kinds, sizes, strict=True)
         )
+        # Only these give blocks back while a sequence runs.
+        self._windowed = [i for i, kind in enumerate(kinds) if kind.window is not None]
         self.num_restored_tokens = 0
         self.block_size = block_size
         self.prefix_caching = prefix_caching
@@ -137,9 +139,11 @@ class BlockManager:
         may begin with it; and where the prompt parts from one that was computed before, as another
         may do again.
         """
+        if self.snapshots is None or not self.prefix_caching:
+            return None
         positions = (at for at in seq.kept_positions if seq.num_computed_tokens < at <= end)
         position = next(positions, 0)
-        if self.snapshots is None or not self.prefix_caching or not position:
+        if not position:
             return None
         digest = self._digest(seq, position // self.block_size - 1)
         return None if self.snapshots.has(digest) else self.snapshots.begin(digest, position)
@@ -184,8 +188,9 @@ class BlockManager:
 
         The steps that computed those tokens may be in flight: who takes the blocks runs after them.
         """
-        for pool, table in zip(self.pools, seq.block_tables, strict=True):
-            pool.trim(table, pool.first_block(num_tokens))
+        for kind in self._windowed:
+            pool = self.pools[kind]
+            pool.trim(seq.block_tables[kind], pool.first_block(num_tokens))
 
     def free(self, seq: Sequence) -> None:
         """Take all blocks back. The tail goes first in line for reuse: heads are shared more."""

@@ -7,7 +7,6 @@ NumPy only. Knows neither why a row was scheduled nor what the step computes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -104,7 +103,7 @@ def _draws_at_once(
             continue
         yield first + len(row.draft_ids), row
         for i in range(len(row.draft_ids)):
-            yield first + i, replace(row, num_scheduled_tokens=1 + i, draft_ids=())
+            yield first + i, row._replace(num_scheduled_tokens=1 + i, draft_ids=())
 
 
 def _pack_tokens(step: StepInput, rows: Sequence[ScheduledRow], starts: Sequence[int]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,7 +130,7 @@ class TestVerifying:
         rows = [make_row([5], 1, 1 + count, output=[6]) for count in num_drafts]
         drafts = [tuple(range(count)) for count in num_drafts]
         return ScheduledBatch(
-            tuple(replace(row, draft_ids=ids) for row, ids in zip(rows, drafts, strict=True))
+            tuple(row._replace(draft_ids=ids) for row, ids in zip(rows, drafts, strict=True))
         )
 
     def test_a_ladder_verifies_for_few_rows(self):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -296,7 +296,7 @@ class TestDrafts:
         """A decode without drafts, then one with two."""
         plain = make_row([5], 1, 1, output=[6], slot=3, temperature=1.0)
         drafting = make_row([5, 7], 2, 3, output=[8], slot=1, min_tokens=3, seed=9, **params)
-        return pack_rows(plain, replace(drafting, draft_ids=(20, 21)), bucket=self.BUCKET)
+        return pack_rows(plain, drafting._replace(draft_ids=(20, 21)), bucket=self.BUCKET)
 
     def test_drafts_stand_after_the_token_that_is_known(self):
         step = self.pack()
@@ -319,7 +319,7 @@ class TestDrafts:
 
     def test_a_row_draws_where_its_first_token_stands(self):
         plain = make_row([5], 1, 1, output=[6])
-        rows = [replace(make_row([5], 1, 3, output=[6]), draft_ids=(1, 2)), plain]
+        rows = [make_row([5], 1, 3, output=[6])._replace(draft_ids=(1, 2)), plain]
         assert draw_places(rows, self.BUCKET) == [0, 3]
         assert draw_places(rows, Bucket(4, 4, decode_only=True)) == [0, 1]
         assert draw_places([], self.BUCKET) == []
