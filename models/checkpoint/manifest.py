@@ -101,7 +101,7 @@ def golden(manifest: dict[str, Any]) -> Golden | None:
             case None:
                 return None
             case {"tolerance": float() | int() as tolerance, "prompts": list(prompts)}:
-                return Golden(checked_tolerance(tolerance), tuple(map(_golden_prompt, prompts)))
+                return Golden(checked_tolerance(tolerance), _golden_prompts(prompts))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{NAME} has a golden prompt that is none: {error!r}") from error
     raise ValueError(f"{NAME} has no tolerance and list of prompts under golden")
@@ -115,10 +115,25 @@ def checked_tolerance(value: float | str) -> float:
     return tolerance
 
 
-def _golden_prompt(entry: dict[str, Any]) -> GoldenPrompt:
-    return GoldenPrompt(
-        tuple(map(int, entry["prompt_token_ids"])), tuple(map(int, entry["token_ids"]))
+def _golden_prompts(entries: list[dict[str, Any]]) -> tuple[GoldenPrompt, ...]:
+    """Every one asks the weights for a token: what asks for none, any weights would pass."""
+    if not entries:
+        raise ValueError("the list of prompts is empty; leave golden out to check nothing")
+    return tuple(
+        GoldenPrompt(
+            *(_token_ids(number, entry, name) for name in ("prompt_token_ids", "token_ids"))
+        )
+        for number, entry in enumerate(entries, 1)
     )
+
+
+def _token_ids(number: int, entry: dict[str, Any], name: str) -> tuple[int, ...]:
+    found = entry[name]
+    is_list = isinstance(found, list) and found
+    # A bool is an int, but no token.
+    if not is_list or any(type(each) is not int or each < 0 for each in found):
+        raise ValueError(f"{name} of prompt {number} must be a list of one token id or more")
+    return tuple(found)
 
 
 def _described(path: Path) -> dict[str, Any]:

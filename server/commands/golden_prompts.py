@@ -36,11 +36,15 @@ _SIZES = EngineConfig(
 
 
 def make_golden(folder: Path, texts: tuple[str, ...], tolerance: float) -> Golden:
-    """Golden prompts of these texts, continued by the checkpoint on this machine's devices."""
+    """Golden prompts of these texts, continued by the checkpoint on this machine's devices.
+
+    ValueError for a text without a token.
+    """
     tokenizer = Tokenizer.load(folder)
     prompts = [tuple(tokenizer.encode(text)[:_NUM_PROMPT_TOKENS]) for text in texts]
-    answers = _generate(folder, [prompt for prompt in prompts if prompt])
-    return Golden(tolerance, tuple(map(GoldenPrompt, filter(None, prompts), answers)))
+    if not all(prompts):
+        raise ValueError(f"the tokenizer makes no token of {texts[prompts.index(())]!r}")
+    return Golden(tolerance, tuple(map(GoldenPrompt, prompts, _generate(folder, prompts))))
 
 
 def _generate(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

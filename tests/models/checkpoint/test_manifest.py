@@ -75,12 +75,33 @@ def test_another_format_is_refused(folder):
         manifest.read(folder)
 
 
+def golden_of(content: str) -> manifest.Golden | None:
+    """The golden prompts of a manifest that has `content` as these."""
+    found = manifest.parse(f'{{"format": 1, "files": {{}}, "golden": {content}}}'.encode(), "here")
+    return manifest.golden(found)
+
+
 @pytest.mark.parametrize("tolerance", ["Infinity", "NaN", "-1"])
-def test_a_tolerance_by_which_every_token_would_pass_is_refused(folder, tolerance):
-    golden = f'{{"tolerance": {tolerance}, "prompts": []}}'
-    found = manifest.parse(f'{{"format": 1, "files": {{}}, "golden": {golden}}}'.encode(), "here")
+def test_a_tolerance_by_which_every_token_would_pass_is_refused(tolerance):
     with pytest.raises(ValueError, match="must be a finite number of at least 0"):
-        manifest.golden(found)
+        golden_of(f'{{"tolerance": {tolerance}, "prompts": []}}')
+
+
+@pytest.mark.parametrize("token_ids", ["[]", "null", '"12"', "[1.5]", "[true]", "[-1]", '["1"]'])
+@pytest.mark.parametrize("name", ["prompt_token_ids", "token_ids"])
+def test_a_golden_prompt_that_asks_for_no_token_is_refused(name, token_ids):
+    whole = {"prompt_token_ids": "[1]", "token_ids": "[2]"}
+    fields = ", ".join(f'"{key}": {ids}' for key, ids in (whole | {name: token_ids}).items())
+    with pytest.raises(ValueError, match=f"{name} of prompt 2 must be a list of one token id"):
+        golden_of(
+            '{"tolerance": 0, "prompts": [{"prompt_token_ids": [1], "token_ids": [2]}, '
+            f"{{{fields}}}]}}"
+        )
+
+
+def test_an_empty_list_of_golden_prompts_is_refused():
+    with pytest.raises(ValueError, match="leave golden out to check nothing"):
+        golden_of('{"tolerance": 0, "prompts": []}')
 
 
 def test_a_manifest_that_is_nested_without_end_is_refused_in_a_sentence(folder):
