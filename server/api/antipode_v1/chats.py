@@ -10,7 +10,7 @@ from typing import Any
 
 from server.api.chat.call_arguments import arguments_of
 from server.api.chat.format import Conversation
-from server.api.chat.messages import Message, Part, ToolCall
+from server.api.chat.messages import Message, Part, ToolCall, check_results
 from server.api.chat.template import RenderOptions
 from server.api.chat.tools import Tool, ToolChoice
 from server.api.images.sent_image import image_of_bytes, image_of_url
@@ -30,8 +30,10 @@ _MODES = {
 def conversation(chat: pb.Chat) -> Conversation:
     """In the service's words. ApiError for a message or a tool that cannot be read."""
     has_parallel = chat.HasField("parallel_tool_calls")
+    messages = tuple(_message(entry, i) for i, entry in enumerate(chat.messages))
+    check_results(messages, "chat.messages")
     return Conversation(
-        messages=tuple(_message(entry, i) for i, entry in enumerate(chat.messages)),
+        messages=messages,
         tools=tuple(_tool(entry, i) for i, entry in enumerate(chat.tools)),
         tool_choice=_tool_choice(chat.tool_choice),
         parallel_tool_calls=chat.parallel_tool_calls if has_parallel else True,

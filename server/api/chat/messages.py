@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from server.api.images.sent_image import SentImage
+from server.errors import ApiError, ErrorKind
 
 type Part = str | SentImage
 
@@ -91,6 +92,24 @@ def results_by_call(messages: Sequence[Message]) -> tuple[Message, ...]:
                 results.sort(key=lambda result: place[result.tool_call_id or ""])
         ordered += results
     return tuple(ordered)
+
+
+def check_results(messages: Sequence[Message], where: str) -> None:
+    """ApiError for a result of a call that no message before it has; `where` is their field.
+
+    Most templates write a result without its id: it would pass for that of another call.
+    """
+    called: set[str] = set()
+    for i, message in enumerate(messages):
+        called.update(call.id for call in message.tool_calls)
+        call_id = message.tool_call_id
+        if message.role == "tool" and call_id is not None and call_id not in called:
+            raise ApiError(
+                ErrorKind.INVALID_REQUEST,
+                f"{where}[{i}] is the result of the call {call_id[:64]!r}, which no message before"
+                " it has; send the assistant's message with that call, too",
+                param=f"{where}[{i}]",
+            )
 
 
 def _part(part: Part) -> dict[str, str]:

@@ -14,6 +14,10 @@ from server.errors import ApiError, ErrorKind
 # The names of the switch in published templates, the most usual first.
 _SWITCHES = ("enable_thinking", "thinking")
 _EFFORT = "reasoning_effort"
+# The efforts of OpenAI and of published templates, the least first.
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+# What frameworks send for "as you like".
+_NO_EFFORT = ("", "auto", "default")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +31,15 @@ class Thinking:
 
     @classmethod
     def of_effort(cls, effort: str | None, field: str) -> Thinking:
-        """What OpenAI's effort asks: `none` is an answer without thinking."""
+        """What OpenAI's effort asks: `none` is an answer without thinking. May raise ApiError."""
+        if effort is None or effort in _NO_EFFORT:
+            return cls()
+        if effort not in _EFFORTS:
+            known = ", ".join(_EFFORTS)
+            raise _refused(f"{field} is {effort[:64]!r}; it must be one of {known}", field)
         if effort == "none":
             return cls(is_on=False, switch_field=field)
-        return cls(effort=effort or None, effort_field=field)
+        return cls(effort=effort, effort_field=field)
 
     def variables(self, template: str, *, thinks: bool) -> dict[str, object]:
         """The template's variables. `thinks`: the model writes reasoning unless it is stopped."""

@@ -75,6 +75,8 @@ class GenerationGroup:
 
         Returns when `is_ready` is not, and when no more will come: what is left is for `take`.
         """
+        if self._is_finished:
+            return
         loop, context = asyncio.get_running_loop(), copy_context()
         is_over: asyncio.Future[None] = loop.create_future()
 

@@ -140,6 +140,11 @@ class TestPrompt:
         assert read.tool_choice == ToolChoice("named", "f")
         assert read.options.template_options == {"x": [1]}
 
+    def test_a_result_of_a_call_that_nobody_made_is_refused(self):
+        stray = pb.ChatMessage(role="tool", content="2", tool_call_id="c")
+        with pytest.raises(ApiError, match=r"chat\.messages\[0\] is the result of the call 'c'"):
+            chats.conversation(pb.Chat(messages=[stray]))
+
     @pytest.mark.parametrize(
         ("fields", "where"),
         [

@@ -72,3 +72,15 @@ def test_the_effort_none_switches_thinking_off():
 
 def test_nothing_asked_is_nothing_set():
     assert Thinking().variables(QWEN3 + EFFORT, thinks=True) == {}
+
+
+@pytest.mark.parametrize("effort", [None, "", "auto", "default"])
+def test_an_effort_that_leaves_it_to_the_model_asks_for_nothing(effort):
+    asked = Thinking.of_effort(effort, "reasoning_effort")
+    assert asked.variables(QWEN3 + EFFORT, thinks=True) == {}
+
+
+def test_a_word_that_is_no_effort_is_refused_with_those_that_are():
+    with pytest.raises(ApiError, match="'hgih'; it must be one of none, minimal, low") as caught:
+        Thinking.of_effort("hgih", "reasoning.effort")
+    assert caught.value.param == "reasoning.effort"

@@ -257,6 +257,13 @@ class TestPartsAtOnce:
         exchange.disconnect()
         await exchange.task
 
+    async def test_a_stream_that_its_first_event_ends_has_no_parts(self, app, engine, ids, parts):
+        exchange = Exchange(app, COMPLETIONS, stream_body(), parts=parts)
+        await submitted(engine)
+        engine.emit(ids("a"), finish_reason="length")
+        await asyncio.wait_for(exchange.task, 5)
+        assert (texts(exchange.bodies[0]), parts.parts) == (["a"], [])
+
     async def test_a_failure_is_told_after_the_parts(self, app, engine, ids, parts):
         exchange = Exchange(app, COMPLETIONS, stream_body(), parts=parts)
         await submitted(engine)

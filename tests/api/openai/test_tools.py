@@ -298,11 +298,6 @@ RENDERED_CALL = f"<|im_start|>assistant\n{CALL}<|im_end|>"
         ),
         ({"role": "assistant", "content": None, "refusal": "No."}, "assistant\nNo.<|im_end|>"),
         ({"role": "assistant", "reasoning": "Hm."}, "<think>\nHm.\n</think>\n<|im_end|>"),
-        (
-            {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "7"}]},
-            "<tool_response>\n7\n</tool_response>",
-        ),
-        ({"role": "function", "name": "get_weather", "content": "7"}, "<tool_response>\n7\n"),
         ({"role": "developer", "content": "French."}, "<|im_start|>system\nFrench.<|im_end|>"),
         ({"role": "user", "content": "Hi", "name": "Ann"}, "user\nHi<|im_end|>"),
     ],
@@ -314,6 +309,48 @@ async def test_every_form_of_message_reaches_the_template(
     response = await client.post(PATH, json={"messages": [QUESTION, message, QUESTION]})
     assert response.status_code == 200, response.text
     assert rendered in prompt(engine, tokenizer)
+
+
+OLDER_CALLING = {
+    "role": "assistant",
+    "content": None,
+    "function_call": CALLING["tool_calls"][0]["function"],
+}
+
+
+@pytest.mark.parametrize(
+    ("calling", "result"),
+    [
+        (
+            CALLING,
+            {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "7"}]},
+        ),
+        (CALLING, {"role": "tool", "content": "7"}),
+        (OLDER_CALLING, {"role": "function", "name": "get_weather", "content": "7"}),
+    ],
+)
+async def test_every_form_of_result_reaches_the_template(
+    client, says, engine, tokenizer, calling, result
+):
+    says("Yes.")
+    response = await client.post(PATH, json={"messages": [QUESTION, calling, result]})
+    assert response.status_code == 200, response.text
+    assert "<tool_response>\n7\n</tool_response>" in prompt(engine, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [QUESTION, {"role": "tool", "tool_call_id": "call_1", "content": "7"}],
+        [QUESTION, {"role": "function", "name": "get_weather", "content": "7"}],
+        [CALLING, {"role": "tool", "tool_call_id": "call_2", "content": "7"}],
+        [QUESTION, {"role": "tool", "tool_call_id": "call_1", "content": "7"}, CALLING],
+    ],
+)
+async def test_a_result_of_a_call_that_nobody_made_is_refused(client, messages):
+    error = (await client.post(PATH, json={"messages": messages})).json()["error"]
+    assert "which no message before it has" in error["message"]
+    assert error["param"] == "messages[1]"
 
 
 @pytest.mark.parametrize(

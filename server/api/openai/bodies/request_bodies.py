@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import Field
 
 from server.api.chat.format import Conversation
+from server.api.chat.messages import check_results
 from server.api.chat.template import RenderOptions
 from server.api.chat.thinking import Thinking
 from server.api.foreign_fields.table import OF_INPUTS
@@ -73,8 +74,10 @@ class ChatOptions(ToolFields, Body):
         continues = bool(self.continue_final_message) or _continues(messages)
         adds = self.add_generation_prompt
         parallel = self.parallel_tool_calls
+        read = tuple(message.read(i) for i, message in enumerate(messages))
+        check_results(read, "messages")
         return Conversation(
-            messages=tuple(message.read(i) for i, message in enumerate(messages)),
+            messages=read,
             tools=self.read_tools(),
             tool_choice=self.read_tool_choice(),
             parallel_tool_calls=True if parallel is None else parallel,
