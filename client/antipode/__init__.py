@@ -8,6 +8,7 @@ from antipode.client import AsyncClient
 from antipode.errors import (
     AntipodeError,
     AuthenticationError,
+    ClosedClientError,
     DeadlineExceededError,
     InvalidRequestError,
     NotFoundError,
@@ -43,6 +44,7 @@ __all__ = [
     "CallDelta",
     "Choice",
     "Client",
+    "ClosedClientError",
     "DeadlineExceededError",
     "Delta",
     "Embeddings",

@@ -35,6 +35,10 @@ class AuthenticationError(AntipodeError):
     """The server refuses this client's credentials."""
 
 
+class ClosedClientError(AntipodeError):
+    """The client was closed, or belongs to the process that this one was forked from."""
+
+
 class DeadlineExceededError(AntipodeError):
     """The call's `timeout` passed; it includes all tries and the waits between them."""
 

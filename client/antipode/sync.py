@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from antipode.client import AsyncClient
 from antipode.resilience.retry import RetryPolicy
+from antipode.resilience.usability import Usability
 from antipode.stream import AsyncStream
 from antipode.tls import Tls
 from antipode.types import Choice, Delta, Embeddings, Options, Prompt, ResumeExactness, Start, Usage
@@ -62,7 +64,9 @@ class Stream:
         return self._loop.run(self._stream.collect())
 
     def close(self) -> None:
-        self._loop.run(self._stream.aclose())
+        """End the call; a client that is closed has ended it already."""
+        if self._loop.is_usable:
+            self._loop.run(self._stream.aclose())
 
     def __enter__(self) -> Self:
         return self
@@ -126,8 +130,10 @@ class Client:
         return self._loop.run(self._client.embed(inputs, **options))
 
     def close(self) -> None:
-        self._loop.run(self._client.aclose())
-        self._loop.stop()
+        """Break running streams, and end their calls. May be called again."""
+        if self._loop.is_usable:
+            self._loop.run(self._client.aclose())
+            self._loop.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -145,23 +151,57 @@ class _Loop:
     """An event loop in a thread that ends with the program."""
 
     def __init__(self) -> None:
+        self._usability = Usability()
+        self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="antipode", daemon=True)
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Wait for a coroutine; an interrupt of the waiting thread cancels the coroutine too."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        """Wait for a coroutine; an interrupt of the waiting thread cancels the coroutine too.
+
+        ClosedClientError where nothing would run it any more.
+        """
+        future = self._begin(coroutine)
         try:
             return future.result()
+        except CancelledError:
+            self._usability.check()
+            raise
         except BaseException:
             future.cancel()
             raise
 
+    def _begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            self._usability.check()
+            # So that nothing begins after all was cancelled.
+            with self._lock:
+                self._usability.check()
+                return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except BaseException:
+            coroutine.close()
+            raise
+
+    @property
+    def is_usable(self) -> bool:
+        return not (self._usability.is_closed or self._usability.is_foreign)
+
     def stop(self) -> None:
+        """End what still runs, so that nobody waits for it, and then the thread."""
+        with self._lock:
+            self._usability.is_closed = True
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _create(addresses: tuple[str, ...], **options: Any) -> AsyncClient:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
-from antipode import AntipodeError, AsyncClient, Client, InvalidRequestError, RetryPolicy
+from antipode import (
+    AntipodeError,
+    AsyncClient,
+    Client,
+    ClosedClientError,
+    InvalidRequestError,
+    RetryPolicy,
+)
 from antipode.command import main
 
 from tests.client.fake_server import FunctionEngine, fake_server
@@ -104,6 +113,61 @@ def test_a_port_of_another_protocol_is_explained(server, scheme, port, advice):
         pytest.raises(AntipodeError, match=advice),
     ):
         client.generate("x", max_tokens=1).collect()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+class TestUnusable:
+    def test_a_closed_client_says_so_and_may_be_closed_again(self, server, transport):
+        client = Client(f"{transport}://{server.addresses[transport]}", trust_env=False)
+        stream = client.generate("say it", max_tokens=900)
+        assert next(iter(stream)).text
+        client.close()
+        client.close()
+        stream.close()
+        with pytest.raises(ClosedClientError, match="this client is closed"):
+            client.generate("say it", max_tokens=1).collect()
+        with pytest.raises(ClosedClientError, match="this client is closed"):
+            next(iter(stream))
+
+    async def test_a_closed_client_says_so_in_asyncio(self, server, transport):
+        client = AsyncClient(f"{transport}://{server.addresses[transport]}", trust_env=False)
+        await client.aclose()
+        with pytest.raises(ClosedClientError, match="this client is closed"):
+            await client.generate("say it", max_tokens=1).collect()
+
+    def test_who_waits_in_another_thread_is_told_of_the_end(self, server, transport):
+        client = Client(f"{transport}://{server.addresses[transport]}", trust_env=False)
+        has_begun = threading.Event()
+
+        def read():
+            with suppress(AntipodeError):
+                for _ in client.generate("say it", max_tokens=900):
+                    has_begun.set()
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        has_begun.wait(10)
+        client.close()
+        reading.join(10)
+        assert not reading.is_alive()
+
+    def test_a_client_of_the_process_before_the_fork_says_so(self, server, transport):
+        with Client(f"{transport}://{server.addresses[transport]}", trust_env=False) as client:
+            child = os.fork()
+            if child == 0:  # It must not go on with the tests, whatever happens.
+                os._exit(_told_of_the_fork(client))
+            assert os.waitpid(child, 0)[1] == 0
+
+
+def _told_of_the_fork(client) -> int:
+    """0 if a call is refused for that reason, and closing does nothing."""
+    signal.alarm(10)
+    try:
+        client.generate("say it", max_tokens=1).collect()
+    except ClosedClientError as error:
+        client.close()
+        return 0 if "made before the process was forked" in str(error) else 1
+    return 2
 
 
 def test_an_http_address_may_end_in_v1(server):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from antipode.resilience.usability import Usability
 from antipode.types import EmbeddingRequest, Embeddings, Event, Request, Resume
 
 
@@ -30,15 +31,18 @@ class Transports:
 
     def __init__(self, transports: list[Transport]) -> None:
         self._transports = transports
+        self._usability = Usability()
         self._turn = 0
 
     @property
     def current(self) -> Transport:
+        """The one to call now. ClosedClientError if none may be called any more."""
+        self._usability.check()
         return self._transports[self._turn % len(self._transports)]
 
     def pass_turn(self, failed: Transport) -> None:
         """If several calls fail on one server, only the first moves on to the next server."""
-        if failed is self.current:
+        if failed is self._transports[self._turn % len(self._transports)]:
             self._turn += 1
 
     async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
@@ -51,5 +55,6 @@ class Transports:
             raise
 
     async def aclose(self) -> None:
+        self._usability.is_closed = True
         for transport in self._transports:
             await transport.aclose()
