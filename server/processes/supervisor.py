@@ -25,12 +25,12 @@ from pathlib import Path
 from server.child_processes import DRAIN_SIGNAL, Child, Command, Task
 from server.config.config import Config
 from server.config.server_config import ServerConfig
-from server.config.setting import ConfigError
-from server.files.temporary_folders import clear_abandoned, temporary_folder
+from server.files.temporary_folders import clear_abandoned
 from server.logs import set_up_logging
 from server.ports import address, reserved_ports
 from server.processes.api.access import check_access, warn_of_strangers
 from server.processes.api.beats import LOOKS, Beats
+from server.processes.link_folder import link_folder
 from server.processes.signals import Signals
 from server.slice.group_secret import read_group_secret
 from server.slice.host_group import find_group
@@ -47,8 +47,6 @@ _ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _WATCHED = (*_ASKING, DRAIN_SIGNAL, signal.SIGCHLD)
 # How long a child process may take to end when it serves nothing any more.
 _STOP_SECONDS = 5.0
-# sockaddr_un has room for these, without the zero at the end.
-_MAX_SOCKET_PATH_BYTES = 107
 _FAILED = 1
 _IMPATIENT = 130
 
@@ -80,7 +78,7 @@ def run_supervisor(
     engine = replace(engine, model=model.source, served_model_name=model.name)
     with (
         reserved_ports(config.server) as server,
-        temporary_folder("link") as folder,
+        link_folder() as link,
         Signals(_watched()) as signals,
     ):
         _log.info(
@@ -98,26 +96,15 @@ def run_supervisor(
         )
         warn_of_strangers(server)
         resolved = Config(engine=engine, server=server)
-        supervisor = _Supervisor(resolved, _socket_path(folder), signals, model_file)
+        supervisor = _Supervisor(resolved, link, signals, model_file)
         return supervisor.run(engine_command, api_command)
 
 
 def _run_follower(config: Config, engine_command: Sequence[str]) -> int:
     """Run a host that is not the slice's first: only the engine, without ports. The exit code."""
-    with temporary_folder("link") as folder, Signals(_watched()) as signals:
-        supervisor = _Supervisor(config, _socket_path(folder), signals)
+    with link_folder() as link, Signals(_watched()) as signals:
+        supervisor = _Supervisor(config, link, signals)
         return supervisor.follow(engine_command)
-
-
-def _socket_path(folder: Path) -> Path:
-    """The engine's socket; ConfigError where the temporary folder's name is too long for one."""
-    path = folder / "engine.sock"
-    if (num_bytes := len(os.fsencode(path))) > _MAX_SOCKET_PATH_BYTES:
-        raise ConfigError(
-            f"the path of the engine's socket, {path}, has {num_bytes} bytes; a socket's path may "
-            f"have {_MAX_SOCKET_PATH_BYTES}: set TMPDIR to a folder with a shorter name"
-        )
-    return path
 
 
 def _admin_addresses(server: ServerConfig) -> dict[str, str]:

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from server.api.access.api_keys import MAX_KEYS, Caller
 
+# The file's name, next to the engine's socket.
+BUDGETS = "budgets"
 _MINUTE = 60.0
 # The digest of a name and its limits, both levels, and when they were filled.
 _RECORD = struct.Struct("<32s3d")
@@ -31,6 +33,20 @@ _SIZE = _NUM_RECORDS * _RECORD.size
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 _REQUESTS, _TOKENS = range(2)
 _LIMITS = ("requests_per_minute", "tokens_per_minute")
+
+
+def reserve_budgets(path: Path) -> None:
+    """Make the file at `path` with its room on the disk. OSError where there is none."""
+    file = os.open(path, _FLAGS, 0o600)
+    try:
+        _reserve(file)
+    finally:
+        os.close(file)
+
+
+def _reserve(file: int) -> None:
+    """A hole in a file on a full disk would end the process at the first write into it."""
+    os.posix_fallocate(file, 0, _SIZE)
 
 
 @dataclass(slots=True)
@@ -56,8 +72,7 @@ class Budgets:
     def __init__(self, path: Path | None = None) -> None:
         file = os.memfd_create("budgets") if path is None else os.open(path, _FLAGS, 0o600)
         weakref.finalize(self, os.close, file)
-        # A hole in a file on a full disk would end the process at the first write into it.
-        os.posix_fallocate(file, 0, _SIZE)
+        _reserve(file)
         self._file, self._records = file, mmap.mmap(file, _SIZE)
 
     def admit(self, caller: Caller, now: float) -> tuple[float, str]:

@@ -13,7 +13,7 @@ from importlib.metadata import version as release_of
 from pathlib import Path
 
 from models.vision.image_format import ImageFormat
-from server.api.access.budgets import Budgets
+from server.api.access.budgets import BUDGETS, Budgets
 from server.api.adapter_admin import AdapterAdmin
 from server.api.chat.format import ChatSettings
 from server.api.embeddings.embedding_recipe import EmbeddingRecipe
@@ -67,7 +67,7 @@ class ApiProcess:
         room = room_for_images(server, image_format)
         self._grammars = service.grammars
         self._tracing = tracing(server, release_of("antipode-server"))
-        budgets = Budgets(Path(link).with_name("budgets"))
+        budgets = Budgets(Path(link).with_name(BUDGETS))
         gatekeeper = api_gatekeeper(server, self._engine, budgets, self._tracing)
         tls = tls_files(server)
         adapters = AdapterAdmin(models, self._engine)
