@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from benchmarks.load.summary import Summary
 
 # Panels: the latency's name, and its percent.
@@ -21,6 +19,9 @@ type Results = Mapping[str, Mapping[str, Sequence[Summary]]]
 
 def draw(results: Results, title: str, path: Path) -> None:
     """Write a PNG with a panel for each latency, medians of the rounds."""
+    # Imported here: that takes a second, and most who import this draw nothing.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5 * len(_PANELS), 4), layout="constrained")
     figure.suptitle(title)
     for axes, (latency, percent) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("google.cloud.storage", reason="the extra gcs is not installed")
+# Not imported: that takes seconds, in every worker that collects the tests.
+if find_spec("google.cloud.storage") is None:
+    pytest.skip("the extra gcs is not installed", allow_module_level=True)
 emulator = pytest.importorskip("gcp_storage_emulator.server", reason="there is no emulator")
 
 from models.checkpoint import manifest  # noqa: E402

@@ -148,25 +148,31 @@ def _empty_blocks(num_blocks: int) -> bytes:
     return b"\0\0\0\xff\xff" * num_blocks + b"\1\0\0\xff\xff"
 
 
-NOISE = random.Random(0).randbytes(1 << 24)
+def _noise(num_bytes: int) -> bytes:
+    return random.Random(0).randbytes(num_bytes)
+
+
+# Made where they are sent: they are large.
 BODIES = {
-    "empty members": ("gzip", gzip.compress(b"") * 400_000),
-    "members of a byte": ("gzip", gzip.compress(b"x") * 400_000),
-    "members of a block": ("gzip", gzip.compress(NOISE[: 1 << 14]) * (MAX_MEMBERS - 1)),
-    "empty blocks": ("deflate", _empty_blocks(1 << 21)),
-    "zeros": ("deflate", zlib.compress(b"\0" * (1 << 25))),
-    "stored": ("gzip", gzip.compress(NOISE, compresslevel=0)),
+    "empty members": lambda: ("gzip", gzip.compress(b"") * 400_000),
+    "members of a byte": lambda: ("gzip", gzip.compress(b"x") * 400_000),
+    "members of a block": lambda: ("gzip", gzip.compress(_noise(1 << 14)) * (MAX_MEMBERS - 1)),
+    "empty blocks": lambda: ("deflate", _empty_blocks(1 << 21)),
+    "zeros": lambda: ("deflate", zlib.compress(b"\0" * (1 << 25))),
+    "stored": lambda: ("gzip", gzip.compress(_noise(1 << 24), compresslevel=0)),
 }
 
 
 @pytest.mark.parametrize("kind", BODIES)
 async def test_the_event_loop_has_its_turn_between_bounded_pieces_of_inflating(kind):
+    encoding, body = BODIES[kind]()
     async with watched_turns() as turns:
         with contextlib.suppress(HTTPException):
-            await pieces(*BODIES[kind])
+            await pieces(encoding, body)
     assert turns.longest < 0.02
 
 
 async def test_a_body_is_inflated_to_what_it_was():
-    assert await inflated("gzip", gzip.compress(NOISE[:1000] * 5000)) == NOISE[:1000] * 5000
-    assert await inflated("gzip", BODIES["stored"][1]) == NOISE
+    repeated, stored = _noise(1000) * 5000, _noise(1 << 24)
+    assert await inflated("gzip", gzip.compress(repeated)) == repeated
+    assert await inflated("gzip", gzip.compress(stored, compresslevel=0)) == stored
