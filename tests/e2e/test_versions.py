@@ -13,14 +13,13 @@ import sys
 from pathlib import Path
 
 import httpx
-import ml_dtypes
-import numpy as np
 import pytest
 from antipode import AsyncClient, Choice
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.swap import FLAGS, MODEL, TOKEN, connected, run
 from models.checkpoint import manifest
+from server.api.tokenizers.tokenizer import Tokenizer
 from tests.e2e.servers import PAUSED, REAL, wait_for
 
 
@@ -282,14 +281,26 @@ def damaged(folder, damage):
         case "wrong golden tokens":
             manifest.write(folder, manifest.golden(manifest.read(MODEL / "1")))
         case "not a number":
-            # With golden prompts that ask for nothing, so that only requests find it out.
             tensors = load_file(weights)
-            tensors["model.norm.weight"] = np.full(
-                tensors["model.norm.weight"].shape, np.nan, ml_dtypes.bfloat16
-            )
+            poison(tensors, Tokenizer.load(folder).encode("def")[-1])
             save_file(tensors, weights)
-            manifest.write(folder, manifest.Golden(0.1, (manifest.GoldenPrompt((5, 6), ()),)))
+            manifest.write(folder, manifest.Golden(0.1, (manifest.GoldenPrompt((5, 6), (0,)),)))
     return folder
+
+
+def poison(tensors, token_id):
+    """Have the MLP of the first layer overflow at one token, so that only requests find it out.
+
+    Only that token has anything in the first dimension. All logits are equal: 0 is the greedy
+    token.
+    """
+    tensors["model.norm.weight"][:] = 0
+    embeddings = tensors["model.embed_tokens.weight"]
+    embeddings[:, 0], embeddings[token_id] = 0, 0
+    embeddings[token_id, 0] = 1
+    tensors["model.layers.0.self_attn.o_proj.weight"][0] = 0
+    for name in ("gate_proj", "up_proj"):
+        tensors[f"model.layers.0.mlp.{name}.weight"][0, 0] = 1e30
 
 
 async def refusal(client, route, **body):

@@ -10,6 +10,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+import h2.connection
+import h2.errors
+import h2.events
 import h11
 import pytest
 
@@ -140,7 +143,6 @@ def test_a_body_whose_end_is_in_doubt_is_refused_and_not_read_on(edge, head):
         (b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
         (b"POST / HTTP/1.1\r\nHost: s\r\nTRANSFER-ENCODING: chunked, gzip\r\n\r\n", 501),
         (b"GET / HTTP/2.0\r\nHost: s\r\n\r\n", 505),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         (b"GET / HTTP/1.1\r\nHost: s\r\nX: " + b"a" * 4096 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: s\r\nX: " + b"a" * 4096, 431),
         (b"GET /" + b"a" * 4096, 431),
@@ -149,6 +151,15 @@ def test_a_body_whose_end_is_in_doubt_is_refused_and_not_read_on(edge, head):
 )
 def test_what_is_no_request_of_http_1_is_refused(edge, request_bytes, status):
     assert refusal(edge, request_bytes)["status"] == status
+
+
+def test_a_client_that_begins_with_http_2_is_told_in_its_frames(edge):
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    events = client.receive_data(edge.exchange(client.data_to_send()))
+    [end] = [each for each in events if isinstance(each, h2.events.ConnectionTerminated)]
+    assert end.error_code == h2.errors.ErrorCodes.HTTP_1_1_REQUIRED
+    assert b"speaks HTTP/1.1 only" in end.additional_data
 
 
 @pytest.mark.parametrize(

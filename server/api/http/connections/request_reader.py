@@ -49,6 +49,15 @@ class RefusedRequestError(ApiError):
         self.status = status
 
 
+class Http2Error(RefusedRequestError):
+    """The client began with HTTP/2's preface: it reads HTTP/2's frames, and no answer of 1.1."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this port speaks HTTP/1.1 only; gRPC has a port of its own", _VERSION_NOT_SUPPORTED
+        )
+
+
 class RequestReader:
     """The requests of one connection, in order. `next_event` after each `feed` until it is None."""
 
@@ -169,10 +178,7 @@ class RequestReader:
                 "this port speaks HTTP/1.1 without TLS, and these bytes are not"
             )
         if self._waiting.startswith(_HTTP_2_PREFACE):
-            raise RefusedRequestError(
-                "this port speaks HTTP/1.1 only; gRPC has a port of its own",
-                _VERSION_NOT_SUPPORTED,
-            )
+            raise Http2Error
         found = _HEAD_END.search(self._waiting, max(0, self._searched - 3))
         self._searched = len(self._waiting)
         if (found.end() if found else len(self._waiting)) > self._max_header_bytes:

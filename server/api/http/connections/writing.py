@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import struct
 import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -18,10 +19,12 @@ from starlette.exceptions import HTTPException
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from server.api.http.connections.request_reader import RefusedRequestError
+from server.api.http.connections.request_reader import Http2Error, RefusedRequestError
 from server.api.http.errors.error_responses import error_json, error_response
 from server.errors import ApiError, ErrorKind
 
+# Of HTTP/2: the types of two frames, and a reason for the end (RFC 9113, 6 and 7).
+_SETTINGS, _GOAWAY, _HTTP_1_1_REQUIRED = 0x4, 0x7, 0xD
 # The extension of ASGI by which a server writes parts of a body at once.
 PARTS = "antipode.parts"
 
@@ -135,8 +138,21 @@ def _closing(error: RefusedRequestError) -> dict[str, str]:
     return headers
 
 
+def goodbye(error: Http2Error) -> bytes:
+    """The settings and the end of an HTTP/2 connection, in frames (RFC 9113, 6.5 and 6.8)."""
+    reason = struct.pack(">II", 0, _HTTP_1_1_REQUIRED) + error.message.encode()
+    return _frame(_SETTINGS, b"") + _frame(_GOAWAY, reason)
+
+
+def _frame(kind: int, payload: bytes) -> bytes:
+    """A frame of the whole connection, without flags (RFC 9113, 4.1)."""
+    return len(payload).to_bytes(3, "big") + struct.pack(">BBI", kind, 0, 0) + payload
+
+
 def refusal(error: RefusedRequestError, default_headers: list[tuple[bytes, bytes]]) -> bytes:
     """A whole response that reports `error`."""
+    if isinstance(error, Http2Error):
+        return goodbye(error)
     body = error_json(error)
     headers = [
         *default_headers,
