@@ -2,12 +2,10 @@
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := .venv/bin/python -m
 ARGS ?=
-# Two at once: what compiles slows down what else does, so no more than there are cores. Files in
-# their order: by default those of few tests come last, and few are slow ones.
-IN_ORDER := --dist loadfile --no-loadscope-reorder
-TWO_AT_ONCE := -n 2 $(IN_ORDER)
-# The unit tests wait as long as they compute, and compile nothing: others fill the waits.
-FIVE_AT_ONCE := -n 5 $(IN_ORDER)
+# Three at once, for two cores: tests wait for servers and for time, and others fill the waits. Each
+# further one imports and collects everything again. Files in their order: by default those of few
+# tests come last, and few are slow ones.
+THREE_AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 # Where it is set, every process compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -50,12 +48,12 @@ clusters: setup .cache/envoy/ready ## install the charts on two real clusters an
 	$(RUN) k8s.clusters $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
 
 unit: setup ## run the tests that compile nothing and start no server
-	$(RUN) pytest $(FIVE_AT_ONCE) --unit $(ARGS)
+	$(RUN) pytest $(THREE_AT_ONCE) --unit $(ARGS)
 
 check: lint unit ## check before every commit: style, types and the quick tests
 
 test: setup .cache/envoy/ready examples ## run all tests; ARGS="tests/config/test_sources.py -k flag" picks some
-	$(RUN) pytest $(TWO_AT_ONCE) $(ARGS)
+	$(RUN) pytest $(THREE_AT_ONCE) $(ARGS)
 
 examples: examples/node_modules/.package-lock.json ## install what the JavaScript examples import
 

@@ -89,6 +89,7 @@ MARKS = {
         "engine/policy/test_without_arrays.py",
         "engine/programs/blueprint/test_image_sizes.py",
         "engine/programs/test_lowering.py",
+        "models/cpu_kernels/test_library.py",
         "plan/test_suggestion.py",
         "processes/api/test_image_frames.py",
         "test_main.py",

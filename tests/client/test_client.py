@@ -135,7 +135,7 @@ class TestUnusable:
         with pytest.raises(ClosedClientError, match="this client is closed"):
             await client.generate("say it", max_tokens=1).collect()
 
-    def test_who_waits_in_another_thread_is_told_of_the_end(self, server, transport):
+    def test_a_thread_that_waits_is_told_of_the_end(self, server, transport):
         client = Client(f"{transport}://{server.addresses[transport]}", trust_env=False)
         has_begun = threading.Event()
 
