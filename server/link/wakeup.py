@@ -30,14 +30,20 @@ class Wakeup:
 
     async def wait(self) -> None:
         """Return once it is set."""
+        if self._is_set:
+            return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def wake() -> None:
             if not waiter.done():
                 waiter.set_result(None)
 
-        with self.calling(wake):
+        # Not by `calling`, which would cost every token of a stream a generator.
+        self._wake = wake
+        try:
             await waiter
+        finally:
+            self._wake = None
 
     @contextmanager
     def calling(self, wake: Callable[[], object]) -> Iterator[None]:
