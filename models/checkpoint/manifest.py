@@ -102,8 +102,10 @@ def golden(manifest: dict[str, Any]) -> Golden | None:
                 return None
             case {"tolerance": float() | int() as tolerance, "prompts": list(prompts)}:
                 return Golden(checked_tolerance(tolerance), _golden_prompts(prompts))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{NAME} has a golden prompt that is none: {error!r}") from error
+    except ValueError as error:
+        raise ValueError(f"{NAME} has golden prompts that cannot be used: {error}") from error
     raise ValueError(f"{NAME} has no tolerance and list of prompts under golden")
 
 
@@ -118,7 +120,7 @@ def checked_tolerance(value: float | str) -> float:
 def _golden_prompts(entries: list[dict[str, Any]]) -> tuple[GoldenPrompt, ...]:
     """Every one asks the weights for a token: what asks for none, any weights would pass."""
     if not entries:
-        raise ValueError("the list of prompts is empty; leave golden out to check nothing")
+        raise ValueError("the list of prompts is empty; publish it again (antipode publish)")
     return tuple(
         GoldenPrompt(
             *(_token_ids(number, entry, name) for name in ("prompt_token_ids", "token_ids"))

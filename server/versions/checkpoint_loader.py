@@ -123,7 +123,7 @@ class CheckpointLoader:
                 f"{folder.place} has no {MANIFEST}, so it may be half written: publish it "
                 "(antipode publish)"
             )
-        if folder.golden is None or not folder.golden.prompts:
+        if folder.golden is None:
             raise ValueError(
                 f"{folder.place}/{MANIFEST} has no golden prompts by which the weights could be "
                 "checked: publish it again (antipode publish)"

@@ -38,12 +38,16 @@ class Transports:
     def current(self) -> Transport:
         """The one to call now. ClosedClientError if none may be called any more."""
         self._usability.check()
-        return self._transports[self._turn % len(self._transports)]
+        return self._next
 
     def pass_turn(self, failed: Transport) -> None:
         """If several calls fail on one server, only the first moves on to the next server."""
-        if failed is self._transports[self._turn % len(self._transports)]:
+        if failed is self._next:
             self._turn += 1
+
+    @property
+    def _next(self) -> Transport:
+        return self._transports[self._turn % len(self._transports)]
 
     async def embed(self, request: EmbeddingRequest, timeout: float | None) -> Embeddings:
         """One try at the server whose turn it is."""

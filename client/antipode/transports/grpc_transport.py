@@ -74,10 +74,11 @@ CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 ]
 # What grpc reports where the port does not speak gRPC, or not in the address's way.
+_HTTP_PORT = "this port speaks HTTP/1.1: use http:// or https://, or the gRPC port"
 WRONG_ADDRESS: Mapping[str, str] = {
-    "http1.x server": "this port speaks HTTP/1.1: use http:// or https://, or the gRPC port",
+    "http1.x server": _HTTP_PORT,
     # HTTP_1_1_REQUIRED, of a server that says so in HTTP/2's frames.
-    "Error code: 13": "this port speaks HTTP/1.1: use http:// or https://, or the gRPC port",
+    "Error code: 13": _HTTP_PORT,
     "http2 header with status": "this port has no gRPC service: use http://, or the gRPC port",
     "WRONG_VERSION_NUMBER": "this port does not speak TLS: use grpc://",
 }

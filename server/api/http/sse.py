@@ -22,8 +22,7 @@ from server.api.http.disconnect import ClientGoneError, until_disconnect
 from server.api.http.errors.error_responses import error_json
 from server.api.http.json_bodies.json_response import encode
 from server.api.large_work import MAX_INLINE_UNITS
-from server.api.requests.generation import Delta
-from server.api.streams.generation_group import GenerationGroup
+from server.api.streams.generation_group import GenerationGroup, Taken
 from server.errors import ApiError, ErrorKind
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ DONE = b"data: [DONE]\n\n"
 class Chunks(Protocol):
     """The chunks that an endpoint makes of a stream."""
 
-    def chunks(self, taken: list[tuple[int, Delta]]) -> Iterable[msgspec.Struct]:
+    def chunks(self, taken: Taken) -> Iterable[msgspec.Struct]:
         """The chunks for these deltas, each with its prompt's position; may be empty."""
 
     def closing(self) -> Iterable[msgspec.Struct]:
@@ -121,7 +120,7 @@ class EventStream(Response):
     async def _write_at_once(self, parts: Parts) -> None:
         """Write events while the client reads fast enough, without waking the request's task."""
 
-        def write(taken: list[tuple[int, Delta]]) -> None:
+        def write(taken: Taken) -> None:
             if events := self._encode(self._chunks.chunks(taken)):
                 parts.write_part(events)
 
@@ -144,7 +143,7 @@ class EventStream(Response):
         """Whether the log probabilities of prompts are many."""
         return self._has_prompt_logprobs and self._group.num_prompt_entries > MAX_INLINE_UNITS
 
-    async def _encoded(self, taken: list[tuple[int, Delta]]) -> bytes:
+    async def _encoded(self, taken: Taken) -> bytes:
         """The events of these deltas; in a thread if they are large."""
         if not self._is_large:
             return self._encode(self._chunks.chunks(taken))

@@ -100,7 +100,7 @@ def test_a_golden_prompt_that_asks_for_no_token_is_refused(name, token_ids):
 
 
 def test_an_empty_list_of_golden_prompts_is_refused():
-    with pytest.raises(ValueError, match="leave golden out to check nothing"):
+    with pytest.raises(ValueError, match="the list of prompts is empty"):
         golden_of('{"tolerance": 0, "prompts": []}')
 
 
